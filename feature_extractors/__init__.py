@@ -1,0 +1,1 @@
+"""Captures and records in, numbers out: no torch, no transport."""

@@ -1,0 +1,181 @@
+"""The three modalities in Zeek's names: packets, connections and log entries, as columns of a `Windows` block.
+
+A `Windows` block is all that is known of `n` connections over one span each. The embedded engine makes one from a
+capture (`extract.Extractor`), the live endpoint from Zeek's events (`cmdana_plugin.window.Aligner`), training on
+logs from a directory of Zeek logs (`readers.zeek_logs`); from here on nobody needs to know which.
+
+Unset stays unset: NaN in a float column, -1 in an integer column, "" in a text column, and no rows for a missing
+modality. Zero means zero.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LogValue = bool | int | float | str | list["LogValue"] | None
+
+MAX_PACKETS: Final = 32  # packets of a connection that the packet modality describes (detector.md, section 3)
+MAX_LOG_ENTRIES: Final = 16  # log entries of a connection that the log modality describes
+
+
+class Modality(enum.IntEnum):
+    """The three streams, and the state as the fourth thing a verdict may rely on."""
+
+    PACKET = 0
+    CONNECTION = 1
+    LOG = 2
+    STATE = 3
+
+
+class Stage(enum.IntEnum):
+    """Early: at 32 packets or 10 s of a connection that lives on. Final: at its end."""
+
+    EARLY = 0
+    FINAL = 1
+
+
+# Zeek's conn_state, in the order of the code in `Connections.conn_state` (base/protocols/conn/main.zeek).
+CONN_STATES: Final = (
+    "S0", "S1", "SF", "REJ", "S2", "S3", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR", "OTH",
+)  # fmt: skip
+
+# Zeek's `proto` by the IP protocol number that we store; every other number is unknown_transport.
+PROTO_NAMES: Final[Mapping[int, str]] = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmp"}
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One record of one Zeek log stream that belongs to a connection, with Zeek's field names.
+
+    `stream` is the log's path without extension ("dns", "http", "ssl"). `fields` leaves out `ts`, `uid` and `id`
+    and holds set fields only; times and intervals are seconds as float.
+    """
+
+    stream: str
+    ts: float
+    uid: str
+    fields: Mapping[str, LogValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """The first `MAX_PACKETS` packets of each connection, in order of arrival, all connections joined end to end.
+
+    Fields that only a capture shows (from `window` on) are unset on rows that came from Zeek's events.
+    """
+
+    ts: NDArray[np.float64]  # [P] seconds since the epoch
+    is_orig: NDArray[np.bool_]  # [P] sent by the originator
+    ip_length: NDArray[np.int32]  # [P] bytes of the IP packet, header included
+    payload: NDArray[np.int32]  # [P] bytes of transport payload
+    flags: NDArray[np.int16]  # [P] TCP flags (FIN 1 SYN 2 RST 4 PSH 8 ACK 16 URG 32 ECE 64 CWR 128), -1 unset
+    window: NDArray[np.int32]  # [P] TCP window as sent, unscaled, -1 unset
+    ttl_delta: NDArray[np.int16]  # [P] TTL minus the TTL of this direction's first packet; -32768 unset
+    entropy: NDArray[np.float32]  # [P] bits per byte of the captured payload, 0..8, NaN where none
+    printable: NDArray[np.float32]  # [P] share of printable ASCII in the captured payload, 0..1, NaN where none
+    retransmit: NDArray[np.int8]  # [P] 1 if it repeats sequence space already seen, 0 if not, -1 unset
+    gap: NDArray[np.int8]  # [P] 1 if it begins past the next expected sequence number, 0 if not, -1 unset
+    options: NDArray[np.int32]  # [P] hash in 0..65535 of kinds and order of TCP options, -1 unset
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """`n` connections as Zeek's conn.log has them, one row each."""
+
+    uid: NDArray[np.bytes_]  # [n] S20; 'C' plus base62
+    ts: NDArray[np.float64]  # [n] seconds since the epoch, of the first packet
+    end: NDArray[np.float64]  # [n] network time at which the row was made; the order in which rows are scored
+    stage: NDArray[np.int8]  # [n] Stage
+    orig_h: NDArray[np.uint8]  # [n, 16] IPv4 as ::ffff:a.b.c.d
+    resp_h: NDArray[np.uint8]  # [n, 16]
+    orig_p: NDArray[np.uint16]  # [n] ICMP: Zeek's convention, type of the originator
+    resp_p: NDArray[np.uint16]  # [n] ICMP: Zeek's convention, type of the answer or the code
+    ip_proto: NDArray[np.uint8]  # [n] IP protocol number
+    service: Sequence[str]  # [n] Zeek's service: sorted, joined by ",", "" unset
+    duration: NDArray[np.float64]  # [n] seconds, NaN unset
+    orig_bytes: NDArray[np.int64]  # [n] payload bytes (TCP: by sequence numbers), -1 unset
+    resp_bytes: NDArray[np.int64]  # [n]
+    conn_state: NDArray[np.int8]  # [n] index into CONN_STATES, -1 unset
+    missed_bytes: NDArray[np.int64]  # [n]
+    history: NDArray[np.bytes_]  # [n] S64
+    orig_pkts: NDArray[np.int64]  # [n]
+    orig_ip_bytes: NDArray[np.int64]  # [n]
+    resp_pkts: NDArray[np.int64]  # [n]
+    resp_ip_bytes: NDArray[np.int64]  # [n]
+    vlan: NDArray[np.int32]  # [n] outer VLAN id, -1 unset
+    inner_vlan: NDArray[np.int32]  # [n] -1 unset
+    tunneled: NDArray[np.bool_]  # [n] seen inside a tunnel that was decapsulated
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """All that is known of `n` connections: row i owns packets [packet_start[i], packet_start[i+1]) and likewise logs."""
+
+    connections: Connections
+    packets: Packets
+    packet_start: NDArray[np.int64]  # [n + 1]
+    logs: Sequence[LogEntry]
+    log_start: NDArray[np.int64]  # [n + 1]
+
+    def __len__(self) -> int:
+        return len(self.connections)
+
+
+def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
+    """The given rows, in the given order. Time and memory are linear in what is taken."""
+    packet_rows, packet_start = _ragged(windows.packet_start, rows)
+    log_rows, log_start = _ragged(windows.log_start, rows)
+    connections = windows.connections
+    columns = {
+        f.name: [connections.service[i] for i in rows] if f.name == "service" else getattr(connections, f.name)[rows]
+        for f in fields(Connections)
+    }
+    return Windows(
+        connections=Connections(**columns),
+        packets=Packets(**{f.name: getattr(windows.packets, f.name)[packet_rows] for f in fields(Packets)}),
+        packet_start=packet_start,
+        logs=[windows.logs[i] for i in log_rows],
+        log_start=log_start,
+    )
+
+
+def concat(blocks: Sequence[Windows]) -> Windows:
+    """The blocks joined end to end. Raises `ValueError` where there is none."""
+    if not blocks:
+        raise ValueError("concat needs at least one block of windows")
+    columns = {
+        f.name: [s for b in blocks for s in b.connections.service]
+        if f.name == "service"
+        else np.concatenate([getattr(b.connections, f.name) for b in blocks])
+        for f in fields(Connections)
+    }
+    return Windows(
+        connections=Connections(**columns),
+        packets=Packets(
+            **{f.name: np.concatenate([getattr(b.packets, f.name) for b in blocks]) for f in fields(Packets)}
+        ),
+        packet_start=_joined([b.packet_start for b in blocks]),
+        logs=[entry for b in blocks for entry in b.logs],
+        log_start=_joined([b.log_start for b in blocks]),
+    )
+
+
+def _ragged(start: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    lengths = start[rows + 1] - start[rows]
+    new = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=new[1:])
+    return np.arange(new[-1]) - np.repeat(new[:-1] - start[rows], lengths), new
+
+
+def _joined(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    offsets = np.cumsum([0] + [int(s[-1]) for s in starts])
+    return np.concatenate([[0]] + [s[1:] + o for s, o in zip(starts, offsets, strict=False)]).astype(np.int64)
