@@ -1,0 +1,51 @@
+"""How odd a block of windows is: what a detector answers, before anyone decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_extractors.observations import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One row per window, in the windows' order."""
+
+    score: NDArray[np.float64]  # [n] 0..1, higher is odder: x / (x + 3) with x = -log10(p_value); .5 is p = 1e-3
+    p_value: NDArray[np.float64]  # [n] calibrated tail probability, 0 < p <= 1, lower is odder
+    components: Mapping[str, NDArray[np.float64]]  # name -> [n] one-sided p-value, NaN where it does not apply
+    reliance: NDArray[np.float64]  # [n, 4] in the order of `Modality`; rows sum to 1, missing is 0
+    attack: Sequence[str]  # [n] class named by a supervised head, "" where it names none
+
+
+class Detector(Protocol):
+    """Scores windows in stream order against the state that earlier windows left behind.
+
+    A window is scored from the past only: its own content enters the state after its score. Early windows are
+    scored and leave no trace in the state.
+    """
+
+    name: str  # name and version for the `model` column
+    schema_digest: str
+
+    def receive(self, windows: Windows) -> Scores: ...
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        """Reasons in an analyst's words for the given rows of the block just received, most telling first."""
+        ...
+
+
+def score_of(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The score of a tail probability, 0..1, strictly falling in `p_value`."""
+    x = -np.log10(np.clip(p_value, 1e-300, 1.0))
+    return x / (x + 3.0)
+
+
+def p_value_of(score: float) -> float:
+    """The inverse of `score_of` for 0 <= score < 1."""
+    return float(10.0 ** (-3.0 * score / (1.0 - score)))
