@@ -1,4 +1,4 @@
-"""A score against the alert budget: the verdict on one connection, as it crosses to Zeek and into cmdana.log."""
+"""A score against the budget: the verdict on a connection, as it crosses to Zeek and into cmdana.log."""
 
 from __future__ import annotations
 

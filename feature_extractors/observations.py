@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,9 @@ class Packets:
     window: NDArray[np.int32]  # [P] TCP window as sent, unscaled, -1 unset
     ttl_delta: NDArray[np.int16]  # [P] TTL minus the TTL of this direction's first packet; -32768 unset
     entropy: NDArray[np.float32]  # [P] bits per byte of the captured payload, 0..8, NaN where none
-    printable: NDArray[np.float32]  # [P] share of printable ASCII in the captured payload, 0..1, NaN where none
+    printable: NDArray[
+        np.float32
+    ]  # [P] share of printable ASCII in the captured payload, 0..1, NaN where none
     retransmit: NDArray[np.int8]  # [P] 1 if it repeats sequence space already seen, 0 if not, -1 unset
     gap: NDArray[np.int8]  # [P] 1 if it begins past the next expected sequence number, 0 if not, -1 unset
     options: NDArray[np.int32]  # [P] hash in 0..65535 of kinds and order of TCP options, -1 unset
@@ -135,8 +137,10 @@ def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
     packet_rows, packet_start = _ragged(windows.packet_start, rows)
     log_rows, log_start = _ragged(windows.log_start, rows)
     connections = windows.connections
-    columns = {
-        f.name: [connections.service[i] for i in rows] if f.name == "service" else getattr(connections, f.name)[rows]
+    columns: dict[str, Any] = {
+        f.name: [connections.service[i] for i in rows]
+        if f.name == "service"
+        else getattr(connections, f.name)[rows]
         for f in fields(Connections)
     }
     return Windows(
@@ -152,7 +156,7 @@ def concat(blocks: Sequence[Windows]) -> Windows:
     """The blocks joined end to end. Raises `ValueError` where there is none."""
     if not blocks:
         raise ValueError("concat needs at least one block of windows")
-    columns = {
+    columns: dict[str, Any] = {
         f.name: [s for b in blocks for s in b.connections.service]
         if f.name == "service"
         else np.concatenate([getattr(b.connections, f.name) for b in blocks])

@@ -1,0 +1,318 @@
+"""Zeek's log formats: conn.log, cmdana.log and notice.log, TSV and JSON, as Zeek itself writes them.
+
+Mirrors src/logging/writers/ascii/Ascii.cc and src/threading/formatters/{Ascii,JSON}.cc: header lines, the order and
+types of fields, how unset and empty are written, and how bytes that are no text are escaped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Final, Literal
+
+import numpy as np
+
+from cmdana_plugin.verdict import Notice, Verdict
+from feature_extractors.errors import CmdanaError
+from feature_extractors.observations import CONN_STATES, PROTO_NAMES, Connections
+
+Format = Literal["tsv", "json"]
+Value = bool | int | float | str | Sequence[str] | None
+
+
+class LogError(CmdanaError):
+    """A log cannot be written where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One log stream: its path and its fields with Zeek's types, in the order of the columns."""
+
+    path: str
+    fields: tuple[tuple[str, str], ...]
+
+
+CONN: Final = Stream(
+    "conn",
+    (
+        ("ts", "time"), ("uid", "string"),
+        ("id.orig_h", "addr"), ("id.orig_p", "port"), ("id.resp_h", "addr"), ("id.resp_p", "port"),
+        ("proto", "enum"), ("service", "string"), ("duration", "interval"),
+        ("orig_bytes", "count"), ("resp_bytes", "count"), ("conn_state", "string"),
+        ("local_orig", "bool"), ("local_resp", "bool"), ("missed_bytes", "count"), ("history", "string"),
+        ("orig_pkts", "count"), ("orig_ip_bytes", "count"), ("resp_pkts", "count"), ("resp_ip_bytes", "count"),
+        ("tunnel_parents", "set[string]"), ("ip_proto", "count"), ("community_id", "string"),
+    ),
+)  # fmt: skip
+
+CMDANA: Final = Stream(
+    "cmdana",
+    (
+        ("ts", "time"), ("uid", "string"),
+        ("id.orig_h", "addr"), ("id.orig_p", "port"), ("id.resp_h", "addr"), ("id.resp_p", "port"),
+        ("proto", "enum"), ("service", "string"), ("community_id", "string"), ("stage", "string"),
+        ("score", "double"), ("p_value", "double"), ("threshold", "double"), ("verdict", "string"),
+        ("packet_reliance", "double"), ("connection_reliance", "double"), ("log_reliance", "double"),
+        ("state_reliance", "double"), ("modalities", "set[string]"), ("reasons", "vector[string]"),
+        ("model", "string"),
+    ),
+)  # fmt: skip
+
+NOTICE: Final = Stream(
+    "notice",
+    (
+        ("ts", "time"), ("uid", "string"),
+        ("id.orig_h", "addr"), ("id.orig_p", "port"), ("id.resp_h", "addr"), ("id.resp_p", "port"),
+        ("fuid", "string"), ("file_mime_type", "string"), ("file_desc", "string"),
+        ("proto", "enum"), ("note", "enum"), ("msg", "string"), ("sub", "string"),
+        ("src", "addr"), ("dst", "addr"), ("p", "port"), ("n", "count"), ("peer_descr", "string"),
+        ("actions", "set[enum]"), ("email_dest", "set[string]"), ("suppress_for", "interval"),
+        ("community_id", "string"),
+    ),
+)  # fmt: skip
+
+
+def conn_rows(
+    connections: Connections, community_ids: Sequence[str], local: LocalNets
+) -> Iterator[tuple[Value, ...]]:
+    """Rows of conn.log, in the order of `CONN.fields`."""
+    c = connections
+    orig, resp = addresses(c.orig_h), addresses(c.resp_h)
+    columns = zip(
+        c.ts.tolist(), c.uid.tolist(), orig, c.orig_p.tolist(), resp, c.resp_p.tolist(), c.ip_proto.tolist(),
+        c.service, c.duration.tolist(), c.orig_bytes.tolist(), c.resp_bytes.tolist(), c.conn_state.tolist(),
+        c.missed_bytes.tolist(), c.history.tolist(), c.orig_pkts.tolist(), c.orig_ip_bytes.tolist(),
+        c.resp_pkts.tolist(), c.resp_ip_bytes.tolist(), community_ids, strict=True,
+    )  # fmt: skip
+    for ts, uid, oh, op, rh, rp, ipp, sv, dur, ob, rb, cs, mb, hi, opk, oib, rpk, rib, cid in columns:
+        yield (
+            ts, uid.decode(), oh, op, rh, rp, PROTO_NAMES.get(ipp, "unknown_transport"), sv or None,
+            dur if dur == dur else None, ob if ob >= 0 else None, rb if rb >= 0 else None,
+            CONN_STATES[cs] if cs >= 0 else None, local(oh), local(rh), mb, hi.decode() or None,
+            opk, oib, rpk, rib, None, ipp, cid or None,
+        )  # fmt: skip
+
+
+def cmdana_row(v: Verdict) -> tuple[Value, ...]:
+    """One row of cmdana.log, in the order of `CMDANA.fields`."""
+    return (
+        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, v.community_id, v.stage,
+        v.score, v.p_value, v.threshold, v.verdict, v.packet_reliance, v.connection_reliance, v.log_reliance,
+        v.state_reliance, v.modalities, v.reasons, v.model,
+    )  # fmt: skip
+
+
+def notice_row(n: Notice) -> tuple[Value, ...]:
+    """One row of notice.log, in the order of `NOTICE.fields`."""
+    return (
+        n.ts, n.uid, n.orig_h, n.orig_p, n.resp_h, n.resp_p, None, None, None, n.proto, n.note, n.msg, n.sub,
+        n.src, n.dst, n.p, n.n, None, ("Notice::ACTION_LOG",), (), n.suppress_for, n.community_id,
+    )  # fmt: skip
+
+
+def addresses(column: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[str]:
+    """The text of each address of a [n, 16] column, as Zeek writes it."""
+    raw = np.ascontiguousarray(column).view("V16").ravel().tolist()
+    return [_address(a) for a in raw]
+
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+@lru_cache(maxsize=65536)
+def _address(raw: bytes) -> str:
+    if raw[:12] == _MAPPED:
+        return socket.inet_ntop(socket.AF_INET, raw[12:])
+    return socket.inet_ntop(socket.AF_INET6, raw)
+
+
+class LocalNets:
+    """Whether an address lies in the site's networks (Site::is_local_addr)."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(n, strict=False) for n in networks]
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, address: str) -> bool:
+        known = self._known.get(address)
+        if known is None:
+            ip = ipaddress.ip_address(address)
+            known = any(ip in n for n in self._networks if n.version == ip.version)
+            if len(self._known) >= 65536:
+                self._known.clear()
+            self._known[address] = known
+        return known
+
+
+class LogWriter:
+    """One log file, written beside its name and moved onto it by `close`: nothing half-written is ever found.
+
+    The times of opening and closing in the header are network time, as Zeek's are when it reads a capture.
+    Raises `LogError` when it cannot be written.
+    """
+
+    def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
+        self.path = folder / f"{stream.path}.log"
+        self._partial = folder / f".{stream.path}.log.partial"
+        self._stream = stream
+        self._encode = _json_encoder(stream) if fmt == "json" else _tsv_encoder(stream)
+        self._tsv = fmt == "tsv"
+        self._opened = False
+        self._now = 0.0
+        try:
+            self._file: IO[str] = open(self._partial, "w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
+
+    def write(self, rows: Iterable[tuple[Value, ...]], now: float) -> None:
+        """Rows in the order of the stream's fields, at network time `now` (seconds since the epoch)."""
+        encode = self._encode
+        try:
+            self._open(now)
+            self._file.writelines(encode(row) for row in rows)
+        except OSError as error:
+            raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Ends the log and gives it its name."""
+        try:
+            self._open(self._now)
+            if self._tsv:
+                self._file.write(f"#close\t{_stamp(self._now)}\n")
+            self._file.close()
+            os.replace(self._partial, self.path)
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def abandon(self) -> None:
+        """Leaves nothing behind."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _open(self, now: float) -> None:
+        if self._tsv and not self._opened:
+            self._file.write(_header(self._stream, now))
+        self._opened = True
+        self._now = now
+
+
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d-%H-%M-%S")
+
+
+def _header(stream: Stream, now: float) -> str:
+    names = "\t".join(name for name, _ in stream.fields)
+    types = "\t".join(kind for _, kind in stream.fields)
+    return (
+        "#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n"
+        f"#path\t{stream.path}\n#open\t{_stamp(now)}\n#fields\t{names}\n#types\t{types}\n"
+    )
+
+
+# --- TSV ---
+
+_SPECIAL: Final = re.compile(r"[\x00-\x1f\x7f\\]|[\ud800-\udfff]")
+_SPECIAL_IN_SET: Final = re.compile(r"[\x00-\x1f\x7f\\,]|[\ud800-\udfff]")
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    char = match.group()
+    if char == "\\":
+        return "\\\\"
+    return "".join(f"\\x{b:02x}" for b in char.encode("utf-8", "surrogatepass"))
+
+
+def _text(value: str, special: re.Pattern[str] = _SPECIAL) -> str:
+    # A value that reads like unset or empty is escaped in its first character, as Zeek does.
+    if value in ("-", "(empty)"):
+        return f"\\x{ord(value[0]):02x}{value[1:]}"
+    return special.sub(_escape_match, value) if special.search(value) else value
+
+
+def _tsv_string(value: Value) -> str:
+    assert isinstance(value, str)
+    return _text(value) or "(empty)"
+
+
+def _tsv_double(value: Value) -> str:
+    return f"{value:.6g}"
+
+
+def _tsv_seconds(value: Value) -> str:
+    return f"{value:.6f}"
+
+
+def _tsv_bool(value: Value) -> str:
+    return "T" if value else "F"
+
+
+def _tsv_strings(value: Value) -> str:
+    assert isinstance(value, list | tuple)
+    return ",".join(_text(v, _SPECIAL_IN_SET) or "(empty)" for v in value) if value else "(empty)"
+
+
+_TSV: Final[dict[str, Callable[[Value], str]]] = {
+    "time": _tsv_seconds,
+    "interval": _tsv_seconds,
+    "double": _tsv_double,
+    "bool": _tsv_bool,
+    "string": _tsv_string,
+    "count": str,
+    "port": str,
+    "addr": str,
+    "enum": str,
+    "set[string]": _tsv_strings,
+    "set[enum]": _tsv_strings,
+    "vector[string]": _tsv_strings,
+}
+
+
+def _tsv_encoder(stream: Stream) -> Callable[[tuple[Value, ...]], str]:
+    formatters = [_TSV[kind] for _, kind in stream.fields]
+
+    def encode(row: tuple[Value, ...]) -> str:
+        return "\t".join(["-" if v is None else f(v) for f, v in zip(formatters, row, strict=True)]) + "\n"
+
+    return encode
+
+
+# --- JSON ---
+
+
+def _json_encoder(stream: Stream) -> Callable[[tuple[Value, ...]], str]:
+    names = [json.dumps(name) for name, _ in stream.fields]
+    formatters = [_json_seconds if kind in ("time", "interval") else _json_value for _, kind in stream.fields]
+
+    def encode(row: tuple[Value, ...]) -> str:
+        pairs = [f"{n}:{f(v)}" for n, f, v in zip(names, formatters, row, strict=True) if v is not None]
+        return "{" + ",".join(pairs) + "}\n"
+
+    return encode
+
+
+_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def _json_seconds(value: Value) -> str:
+    return repr(round(float(value), 6))  # type: ignore[arg-type]  # a time or an interval is a number
+
+
+def _json_value(value: Value) -> str:
+    if isinstance(value, str):
+        return _dumps(_plain(value))
+    if isinstance(value, list | tuple):
+        return _dumps([_plain(v) for v in value])
+    return _dumps(value)
+
+
+def _plain(value: str) -> str:
+    # A lone surrogate has no UTF-8; Zeek's JSON writes bytes that are no UTF-8 as \xNN.
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if not value.isascii() else value
