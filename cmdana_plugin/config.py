@@ -1,4 +1,4 @@
-"""`plugin.toml` read, checked and frozen: what an operator may change, its defaults, and a clear word on each mistake."""
+"""`plugin.toml` read, checked and frozen: what an operator may change, and a clear word on each mistake."""
 
 from __future__ import annotations
 

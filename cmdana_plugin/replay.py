@@ -10,12 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmdana_plugin.config import Config
-from cmdana_plugin.logs import CMDANA, CONN, NOTICE, LocalNets, LogError, LogWriter, cmdana_row, conn_rows, notice_row
 from feature_extractors.extract import Extractor, Limits
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.logs import (
+    CMDANA,
+    CONN,
+    NOTICE,
+    LocalNets,
+    LogError,
+    LogWriter,
+    cmdana_row,
+    conn_rows,
+    notice_row,
+)
 from feature_extractors.frames import Counts
 from feature_extractors.observations import Windows
-from feature_extractors.readers import open_capture
+from feature_extractors.readers import find_captures, open_capture
 
 if TYPE_CHECKING:
     from cmdana_plugin.pipeline import Judge
@@ -68,7 +79,14 @@ def prepare(folder: Path, force: bool) -> None:
         raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
     there = [name for s in (CONN, CMDANA, NOTICE) if (folder / (name := f"{s.path}.log")).exists()]
     if there and not force:
-        raise LogError(f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite")
+        raise LogError(
+            f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite"
+        )
+
+
+def sources(names: Sequence[str]) -> list[Path | str]:
+    """The captures named, folders walked in sorted order, "-" for standard input. Raises `CaptureError`."""
+    return [source for name in names for source in ([name] if name == "-" else find_captures([Path(name)]))]
 
 
 def extract(captures: Sequence[Path | str], config: Config, summary: Summary) -> Iterator[Windows]:
@@ -186,5 +204,3 @@ def _consume(
         summary.verdicts.update(v.verdict for v in judged.verdicts)
         summary.notices += judged.notices
         progress(summary)
-
-

@@ -1,0 +1,177 @@
+"""The notices of `notice.log` as a table: from Zeek or from us, TSV or JSON, rotated or growing."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cmdana_plugin.verdict import ANOMALOUS_HOST, NOTICE_TYPES
+from cmdana_plugin.zeeklog import Field, parse_rows, read_rows
+from feature_extractors.errors import CmdanaError, RecordError
+
+_POLL: Final = 0.5  # seconds between looks at a growing log
+_SCORE: Final = "(score "
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which notices to show; each unset part lets all through."""
+
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    note: str | None = None
+    since: float | None = None
+    until: float | None = None
+    min_score: float = 0.0
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        host: str | None,
+        note: str | None,
+        since: str | None,
+        until: str | None,
+        min_score: float = 0.0,
+    ) -> Filter:
+        """From the words of the command line. Raises `CmdanaError` naming the option."""
+        network = None
+        if host is not None:
+            try:
+                network = ipaddress.ip_network(host, strict=False)
+            except ValueError:
+                raise CmdanaError(f"--host: found {host!r}; expected an address or a network") from None
+        if note is not None:
+            note = note if note.startswith("CMDANA::") else f"CMDANA::{note}"
+            if note not in NOTICE_TYPES:
+                short = ", ".join(t.removeprefix("CMDANA::") for t in NOTICE_TYPES)
+                raise CmdanaError(f"--type: found {note.removeprefix('CMDANA::')!r}; expected one of {short}")
+        return cls(network, note, _time("--since", since), _time("--until", until), min_score)
+
+    def __contains__(self, row: Mapping[str, Field]) -> bool:
+        if not str(row.get("note", "")).startswith("CMDANA::"):
+            return False
+        if self.note is not None and row["note"] != self.note:
+            return False
+        ts = float(str(row.get("ts", 0)))
+        if (self.since is not None and ts < self.since) or (self.until is not None and ts >= self.until):
+            return False
+        if self.min_score and row["note"] != ANOMALOUS_HOST and _score(row) < self.min_score:
+            return False
+        if self.network is None:
+            return True
+        named = {str(row[f]) for f in ("src", "dst", "id.orig_h", "id.resp_h") if row.get(f)}
+        return any(ipaddress.ip_address(a) in self.network for a in named)
+
+
+def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json: bool) -> None:
+    """Prints the notices that `wanted` lets through, in order of time; with `follow`, those to come as well.
+
+    Raises `RecordError` where there is no notice.log, or one that cannot be read.
+    """
+    files = notice_logs(paths)
+    rows = sorted(
+        (row for f in files for row in read_rows(f) if row in wanted), key=lambda r: float(str(r["ts"]))
+    )
+    _print(rows, as_json, none="no notices" + (" that match" if wanted != Filter() else ""))
+    if follow:
+        try:
+            for row in tail(files[-1]):
+                if row in wanted:
+                    _print([row], as_json)
+        except KeyboardInterrupt:
+            return
+
+
+def notice_logs(paths: Iterable[Path]) -> list[Path]:
+    """The notice logs named or found in the folders named, rotated ones first. Raises `RecordError`."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            there = [f for f in path.rglob("notice*.log*") if f.is_file() and f.suffix in (".log", ".gz")]
+            if not there:
+                raise RecordError(f"{path}: holds no notice.log")
+            files += sorted(there, key=lambda f: (f.name == "notice.log", str(f)))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise RecordError(f"{path}: does not exist; expected a notice.log or a folder that holds one")
+    return files
+
+
+def tail(path: Path) -> Iterator[Mapping[str, Field]]:
+    """Records written to `path` from now on, through rotation, for ever."""
+    file = path.open(encoding="utf-8", errors="backslashreplace")
+    header = [line for line in file if line.startswith("#")]
+    inode = path.stat().st_ino
+    rest = ""
+    while True:
+        chunk = file.read()
+        if chunk:
+            *lines, rest = (rest + chunk).split("\n")
+            header += [line + "\n" for line in lines if line.startswith("#")]
+            yield from parse_rows(
+                iter([*header, *(line + "\n" for line in lines if line[:1] != "#")]), str(path)
+            )
+            sys.stdout.flush()
+            continue
+        try:
+            rotated = path.stat().st_ino != inode
+        except FileNotFoundError:
+            rotated = False
+        if rotated:
+            file.close()
+            file = path.open(encoding="utf-8", errors="backslashreplace")
+            inode, rest, header = path.stat().st_ino, "", []
+        else:
+            time.sleep(_POLL)
+
+
+def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    console = Console(highlight=False)
+    if not rows:
+        if none:
+            console.print(none)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(none))
+    table.add_column("time (UTC)", no_wrap=True)
+    table.add_column("notice", no_wrap=True)
+    table.add_column("what, and why")
+    table.add_column("uid", no_wrap=True)
+    for row in rows:
+        when = datetime.fromtimestamp(float(str(row["ts"])), UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = escape(str(row.get("msg", "")))
+        if row.get("sub"):
+            what += f"\n[dim]{escape(str(row['sub']))}[/dim]"
+        table.add_row(when, str(row["note"]).removeprefix("CMDANA::"), what, str(row.get("uid", "")))
+    console.print(table)
+
+
+def _score(row: Mapping[str, Field]) -> float:
+    text = str(row.get("msg", ""))
+    at = text.rfind(_SCORE)
+    return float(text[at + len(_SCORE) :].split(",", maxsplit=1)[0]) if at >= 0 else 0.0
+
+
+def _time(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise CmdanaError(f"{option}: found {text!r}; expected a time such as 2026-11-22T14:00") from None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

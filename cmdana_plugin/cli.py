@@ -1,0 +1,193 @@
+"""The command line: `cmdana COMMAND`, each a thin layer over a typed function.
+
+Nothing heavy is imported before a command needs it: torch comes in while a capture is already being read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from cmdana_plugin import config as configuration
+from feature_extractors.errors import CmdanaError
+
+if TYPE_CHECKING:
+    from cmdana_plugin.config import Config
+    from cmdana_plugin.pipeline import Judge
+
+app = typer.Typer(
+    name="cmdana",
+    help="Says which connections and hosts behave unlike the network's own normal, why, and how sure it is.",
+    epilog="Exit status: 0 fine, 1 failed, 2 wrong usage. Start with `cmdana doctor` or `cmdana replay CAPTURE`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="plugin.toml to use; without it ./plugin.toml, or the defaults."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Checkpoint to use instead of [model] path.")
+]
+
+
+def load_judge(config: Config, model: Path | None = None) -> Judge:
+    """The judge for a configuration; imports torch. Raises `CmdanaError` for a model that cannot be used."""
+    from cmdana_plugin.detector import load_detector
+    from cmdana_plugin.pipeline import Judge
+
+    path = model or (Path(config.model.path) if config.model.path else None)
+    detector = load_detector(
+        path, device=config.model.device, threads=config.model.threads, max_hosts=config.model.max_hosts
+    )
+    return Judge(detector, config)
+
+
+@app.command()
+def replay(
+    captures: Annotated[
+        list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the logs.")] = Path(),
+    engine: Annotated[
+        Literal["auto", "embedded", "zeek"] | None,
+        typer.Option(help="What analyses the capture; auto is embedded."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="labels.csv to count found attacks and false alarms against."),
+    ] = None,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Analyse captures: write conn.log, cmdana.log and notice.log, and print the notices."""
+    settings = configuration.load(config)
+    chosen = engine or settings.capture.engine
+    from cmdana_plugin import replay as offline
+    from cmdana_plugin import show
+
+    truth = None
+    if labels is not None:
+        from cmdana_plugin.labels import read_labels
+
+        truth = read_labels(labels)
+    offline.prepare(out, force)
+    if chosen == "zeek":
+        from cmdana_plugin.live import replay_through_zeek
+
+        with show.progress(quiet=as_json) as progress:
+            summary = replay_through_zeek(
+                captures, out, settings, lambda: load_judge(settings, model), progress
+            )
+    else:
+        sources = offline.sources(captures)
+        with show.progress(quiet=as_json) as progress:
+            summary = offline.replay(sources, out, settings, lambda: load_judge(settings, model), progress)
+    found = truth.count(out) if truth else None
+    if as_json:
+        print(json.dumps(show.summary_object(summary, out, found)))
+    else:
+        show.summary(summary, out, found)
+
+
+@app.command()
+def run(
+    model: ModelOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect. SIGTERM stops it cleanly."""
+    settings = configuration.load(config)
+    from cmdana_plugin.live import run as run_live
+
+    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model)))
+
+
+@app.command()
+def train(
+    sources: Annotated[list[str], typer.Argument(help="Captures or folders of Zeek logs of normal traffic.")],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="labels.csv for the supervised heads; unlabelled is normal."),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Checkpoint to start from instead of at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the traffic.")] = 3,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn normal from captures or from Zeek logs, and write a checkpoint with its calibration."""
+    settings = configuration.load(config)
+    if out.exists() and not force:
+        raise CmdanaError(f"{out}: is there already; choose another --out, or --force to overwrite")
+    if not out.parent.is_dir():
+        raise CmdanaError(f"{out}: the folder {out.parent} does not exist")
+    from cmdana_plugin import learn, show
+
+    with show.steps(quiet=as_json) as progress:
+        report = learn.train(
+            sources, out, settings, labels=labels, init=init, seed=seed, epochs=epochs, progress=progress
+        )
+    print(json.dumps(report.object()) if as_json else report.text())
+
+
+@app.command()
+def alerts(
+    logs: Annotated[
+        list[Path] | None, typer.Argument(help="notice.log files or folders; default: here.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Only notices that name this address or network.")] = None,
+    note: Annotated[
+        str | None, typer.Option("--type", help="Only this type, such as Anomalous_Host.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only from this time on (ISO 8601, UTC).")] = None,
+    until: Annotated[str | None, typer.Option(help="Only before this time (ISO 8601, UTC).")] = None,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Only connections with at least this score.")
+    ] = 0.0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new notices.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the notices of notice.log as a table, TSV or JSON, rotated or not."""
+    from cmdana_plugin import alerts as reading
+
+    reading.show_alerts(
+        logs or [Path()],
+        reading.Filter.parse(host=host, note=note, since=since, until=until, min_score=min_score),
+        follow=follow,
+        as_json=as_json,
+    )
+
+
+def main() -> NoReturn:
+    """Entry point: every foreseen fault is one line on stderr and exit status 1."""
+    try:
+        app()
+    except CmdanaError as error:
+        print(f"cmdana: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output has gone (`cmdana alerts | head`); nothing is wrong.
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print("cmdana: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

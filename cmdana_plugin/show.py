@@ -1,0 +1,146 @@
+"""What a person sees in the terminal: progress, the notices as a table, and the sums of a replay."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cmdana_plugin.labels import Found
+    from cmdana_plugin.replay import Summary
+    from cmdana_plugin.verdict import Notice
+
+_TABLE_ROWS = 40  # notices shown; the rest are in notice.log
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
+    """A line on stderr that counts what has been judged; nothing where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+
+        def update(summary: Summary) -> None:
+            status.update(
+                f"{summary.frames:,} frames, {summary.connections:,} connections, {len(summary.notices):,} notices"
+            )
+
+        yield update
+
+
+@contextmanager
+def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar for long work, told by `(what, share done 0..1)`; one line per step where no terminal is."""
+    if quiet:
+        yield lambda _what, _share: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        seen: set[str] = set()
+
+        def line(what: str, _share: float) -> None:
+            if what not in seen:
+                seen.add(what)
+                console.print(escape(what))
+
+        yield line
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        tasks: dict[str, int] = {}
+
+        def update(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = int(bar.add_task(escape(what), total=1.0))
+            bar.update(tasks[what], completed=share)  # type: ignore[arg-type]  # rich's TaskID is an int
+
+        yield update
+
+
+def notices(rows: list[Notice]) -> Table:
+    """The notices as a table, in order of time."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("time (UTC)", no_wrap=True)
+    table.add_column("notice", no_wrap=True)
+    table.add_column("what, and why")
+    for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
+        time = datetime.fromtimestamp(n.ts, UTC).strftime("%m-%d %H:%M:%S")
+        why = f"{escape(n.msg)}\n[dim]{escape(n.sub)}[/dim]" if n.sub else escape(n.msg)
+        table.add_row(time, n.note.removeprefix("CMDANA::"), why)
+    return table
+
+
+def summary(s: Summary, out: Path, found: Found | None) -> None:
+    """Prints the notices and the sums."""
+    console = Console(highlight=False)
+    if s.notices:
+        console.print(notices(s.notices))
+        if len(s.notices) > _TABLE_ROWS:
+            console.print(f"... and {len(s.notices) - _TABLE_ROWS:,} more in {out / 'notice.log'}")
+        console.print()
+    odd = sum(n for word, n in s.verdicts.items() if word != "benign")
+    span = s.last - s.first
+    console.print(
+        f"{s.connections:,} connections in {s.frames:,} frames over {_span(span)}: {odd:,} odd at a threshold of "
+        f"{s.threshold:.3f}, {len(s.notices):,} notices"
+        + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
+        + (f", {s.allowed:,} on the allow-list" if s.allowed else "")
+    )
+    if s.undecoded:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
+        console.print(f"passed over or cut: {reasons}")
+    if found is not None:
+        labelled(console, found)
+    console.print(f"logs: {out / 'conn.log'}, {out / 'cmdana.log'}, {out / 'notice.log'} (model {s.model})")
+
+
+def labelled(console: Console, found: Found) -> None:
+    """Prints verdicts and notices against the labels."""
+    benign, malicious = found.connections["benign"], found.connections["malicious"]
+    console.print("\nagainst the capture's own labels:")
+    for family, (n, flagged, noticed) in found.families.items():
+        console.print(
+            f"  {family:<24} {flagged:>6,} of {n:,} connections odd; {'noticed' if noticed else 'MISSED'}"
+        )
+    console.print(
+        f"  attacks: {found.flagged['malicious']:,} of {malicious:,} connections odd; {found.true_notices} notices\n"
+        f"  false alarms: {found.flagged['benign']:,} of {benign:,} benign connections odd; "
+        f"{found.false_notices} notices rest on benign connections only"
+    )
+    if found.unlabelled or found.unscored:
+        console.print(f"  without a label: {found.unlabelled:,}; labelled but not scored: {found.unscored:,}")
+
+
+def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
+    """The same as an object for `--json`."""
+    return {
+        **asdict(s),
+        "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
+        **({"labels": asdict(found)} if found else {}),
+    }
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
