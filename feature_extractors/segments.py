@@ -24,7 +24,9 @@ class Segments:
     connection: NDArray[np.int64]  # [s]
     is_orig: NDArray[np.bool_]  # [s]
     ts: NDArray[np.float64]  # [s] seconds since the epoch
-    offset: NDArray[np.int64]  # [s] of the first byte in this direction's TCP stream (0: after the SYN, or the
+    offset: NDArray[
+        np.int64
+    ]  # [s] of the first byte in this direction's TCP stream (0: after the SYN, or the
     #                                 first byte seen where the SYN was missed; may be negative then); -1: a datagram
     start: NDArray[np.int64]  # [s] of the first byte in data
     captured: NDArray[np.int32]  # [s] bytes present in data
@@ -32,6 +34,7 @@ class Segments:
     ip_proto: NDArray[np.uint8]  # [s]
     orig_p: NDArray[np.uint16]  # [s]
     resp_p: NDArray[np.uint16]  # [s]
+    partial: NDArray[np.bool_]  # [s] TCP: the beginning was missed (Zeek's IsPartial), as known then
 
     def __len__(self) -> int:
         return len(self.connection)

@@ -1,0 +1,340 @@
+"""What every protocol analyzer shares: the session it writes to, the reader it cuts fields with, and text as Zeek logs it.
+
+An analyzer is fed content in order, `data` for a stream's bytes or one whole datagram, `gap` for bytes that were
+never captured, `end` at the connection's end. It says what it found through its `Session` and raises `ParseError`
+when the bytes are not its protocol (Zeek's AnalyzerViolation); whoever feeds it then lets it go.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from feature_extractors.frames import Counts
+from feature_extractors.observations import LogValue
+from feature_extractors.segments import NEVER
+
+MAX_TEXT: Final = 4096  # bytes of one logged string (Log::default_max_field_string_bytes)
+MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max_field_container_elements)
+
+IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
+
+Fields = dict[str, LogValue]
+
+
+class ParseError(Exception):
+    """These bytes are not, or no longer, the analyzer's protocol. The message is a reason to count, never traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLimits:
+    """Bounds on what one run of protocol analysis may hold; `plugin.toml` names them alike."""
+
+    pending_bytes: int = 256 * 1024  # out-of-order bytes kept per direction while its hole may still fill
+    pending_segments: int = 128  # out-of-order segments kept per direction
+    pending_total: int = 64 * 1024 * 1024  # out-of-order bytes kept in all
+    log_entries: int = 10_000  # log entries per connection
+    log_entries_total: int = 2_000_000  # log entries of connections that are still open
+    buffer_bytes: int = 128 * 1024  # of one message that an analyzer waits to see whole
+    decoded_bytes: int = 4 * 1024 * 1024  # a compressed HTTP body is measured up to this size
+    transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
+
+
+class Session:
+    """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
+
+    __slots__ = (
+        "_entries_open", "counts", "create", "entries", "expect", "had_gap", "ip_proto", "limits", "orig_p", "partial",
+        "resp_p", "services", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ip_proto: int,
+        orig_p: int,
+        resp_p: int,
+        limits: ContentLimits,
+        counts: Counts,
+        entries_open: list[int] | None = None,
+    ) -> None:
+        self.ip_proto = ip_proto
+        self.orig_p = orig_p
+        self.resp_p = resp_p
+        self.limits = limits
+        self.counts = counts
+        self.services: dict[str, None] = {}  # confirmed, in order; a dict stands for an ordered set
+        self.entries: list[tuple[str, float, Fields]] = []
+        self.partial = False  # a TCP connection whose beginning was not captured
+        self.had_gap = False
+        self.size = 0  # payload bytes of both directions so far
+        self.create: Callable[[str, Session], Analyzer] | None = None  # makes the analyzer of a name, to be nested
+        self.expect: Callable[[int, str, float], None] | None = None  # (responder port, analyzer, ts): one is to come
+        self._entries_open = entries_open if entries_open is not None else [0]
+
+    def confirm(self, service: str) -> None:
+        """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
+        self.services[service] = None
+
+    def log(self, stream: str, ts: float, fields: Fields) -> Fields:
+        """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
+        if len(self.entries) >= self.limits.log_entries or self._entries_open[0] >= self.limits.log_entries_total:
+            self.counts.add("log_entries_over_limit")
+            return fields
+        self._entries_open[0] += 1
+        self.entries.append((stream, ts, fields))
+        return fields
+
+    def child(self, name: str) -> Analyzer | None:
+        """A new analyzer for what this connection carries inside or turns to; None where nobody makes any."""
+        return self.create(name, self) if self.create else None
+
+    def feed(self, analyzer: Analyzer, is_orig: bool, ts: float, data: bytes) -> None:
+        """Hands content to an analyzer; one that refuses it is let go, and its service with it.
+
+        Mirrors scripts/base/frameworks/analyzer/dpd.zeek: no service is lost for what comes after 10 KB, nor on a
+        connection that was not captured whole.
+        """
+        if analyzer.done:
+            return
+        try:
+            analyzer.data(is_orig, ts, data)
+        except ParseError as error:
+            self.counts.add(f"{analyzer.service}_{error}")
+            analyzer.stop()
+            if not (self.partial or self.had_gap) and self.size <= IGNORE_VIOLATIONS_AFTER:
+                self.services.pop(analyzer.service, None)
+
+    def take(self) -> list[tuple[str, float, Fields]]:
+        entries, self.entries = self.entries, []
+        self._entries_open[0] -= len(entries)
+        return entries
+
+
+class Analyzer:
+    """One protocol on one connection. Subclasses say what they do with `data`; the rest has a default."""
+
+    service: ClassVar[str]  # the name of Zeek's analyzer in lower case, as conn.log's `service` has it
+    needs_start: ClassVar[bool] = False  # refuses TCP connections whose beginning was missed, as Zeek's does
+    done: bool = False  # nothing more is wanted
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        """Takes the next bytes of a stream, or one datagram. Raises `ParseError`."""
+        raise NotImplementedError
+
+    def gap(self, is_orig: bool, length: int) -> None:
+        """`length` bytes of the stream are missing here. By default the stream cannot be understood any more."""
+        self.stop()
+
+    def end(self) -> None:
+        """The connection has ended."""
+
+    def skip(self, is_orig: bool) -> int:
+        """How many of the following bytes of this direction need not be delivered (NEVER: none matter again)."""
+        return NEVER if self.done else 0
+
+    def stop(self) -> None:
+        """Nothing more is wanted in either direction."""
+        self.done = True
+
+
+class Reader:
+    """Cuts fixed fields off the front of bytes; what is not there raises `ParseError`."""
+
+    __slots__ = ("data", "end", "pos")
+
+    def __init__(self, data: bytes, pos: int = 0, end: int | None = None) -> None:
+        self.data = data
+        self.pos = pos
+        self.end = len(data) if end is None else end
+
+    @property
+    def left(self) -> int:
+        return self.end - self.pos
+
+    def _advance(self, n: int) -> int:
+        pos = self.pos
+        if n < 0 or pos + n > self.end:
+            raise ParseError("message_too_short")
+        self.pos = pos + n
+        return pos
+
+    def skip(self, n: int) -> None:
+        self._advance(n)
+
+    def take(self, n: int) -> bytes:
+        pos = self._advance(n)
+        return self.data[pos : pos + n]
+
+    def u8(self) -> int:
+        return self.data[self._advance(1)]
+
+    def u16(self) -> int:
+        pos = self._advance(2)
+        return self.data[pos] << 8 | self.data[pos + 1]
+
+    def u24(self) -> int:
+        return int.from_bytes(self.take(3), "big")
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "big")
+
+    def u16le(self) -> int:
+        pos = self._advance(2)
+        return self.data[pos] | self.data[pos + 1] << 8
+
+    def u32le(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def u64le(self) -> int:
+        return int.from_bytes(self.take(8), "little")
+
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
+        return layout.unpack_from(self.data, self._advance(layout.size))
+
+    def sub(self, n: int) -> Reader:
+        pos = self._advance(n)
+        return Reader(self.data, pos, pos + n)
+
+
+class Framed:
+    """Keeps one direction's bytes until a whole message is there, never more than `limit`.
+
+    `feed` appends; `take(n)` hands out n bytes or None. Bytes are moved once per message, not once per segment.
+    """
+
+    __slots__ = ("_buffer", "_pos", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self._buffer = bytearray()
+        self._pos = 0
+        self.limit = limit
+
+    def __len__(self) -> int:
+        return len(self._buffer) - self._pos
+
+    def feed(self, data: bytes) -> None:
+        if self._pos:
+            del self._buffer[: self._pos]
+            self._pos = 0
+        if len(self._buffer) + len(data) > self.limit + 65536:
+            raise ParseError("message_too_long")
+        self._buffer += data
+
+    def peek(self, n: int) -> bytes | None:
+        if len(self._buffer) - self._pos < n:
+            return None
+        return bytes(self._buffer[self._pos : self._pos + n])
+
+    def take(self, n: int) -> bytes | None:
+        """The next n bytes, or None while they are not all there. Raises `ParseError` where n exceeds the limit."""
+        if n > self.limit:
+            raise ParseError("message_too_long")
+        if len(self._buffer) - self._pos < n:
+            return None
+        out = bytes(self._buffer[self._pos : self._pos + n])
+        self._pos += n
+        return out
+
+    def drop(self, n: int) -> int:
+        """Passes over up to n buffered bytes and says how many there were."""
+        n = min(n, len(self._buffer) - self._pos)
+        self._pos += n
+        return n
+
+    def rest(self) -> bytes:
+        out = bytes(self._buffer[self._pos :])
+        self._buffer.clear()
+        self._pos = 0
+        return out
+
+
+class Lines:
+    """Cuts one direction's bytes into lines ended by LF or CRLF; a line longer than `limit` is cut there.
+
+    A lone CR stays in the line, as in Zeek's ContentLine with its default of CR and LF both ending lines off.
+    """
+
+    __slots__ = ("_buffer", "_from", "limit")
+
+    def __init__(self, limit: int = 16 * 1024) -> None:
+        self._buffer = bytearray()
+        self._from = 0  # no line end lies before this offset, so that tiny segments cost linear time
+        self.limit = limit
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def line(self) -> bytes | None:
+        """The next whole line without its end, or None. Call until None before feeding more."""
+        end = self._buffer.find(b"\n", self._from)
+        if end < 0 or end > self.limit:
+            if len(self._buffer) > self.limit:
+                out = bytes(self._buffer[: self.limit])
+                del self._buffer[: self.limit]
+                self._from = 0
+                return out
+            self._from = len(self._buffer)
+            return None
+        out = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._from = 0
+        return out[:-1] if out.endswith(b"\r") else out
+
+    def rest(self) -> bytes:
+        out = bytes(self._buffer)
+        self._buffer.clear()
+        self._from = 0
+        return out
+
+
+_PLAIN: Final = re.compile(rb"[ -~]*\Z")
+_BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
+
+
+def text(raw: bytes, limit: int = MAX_TEXT) -> str:
+    r"""Bytes as Zeek's JSON logs have them: UTF-8, or every byte that is not plain ASCII as `\xNN`.
+
+    Mirrors escape_utf8 in Zeek's util.cc: one bad sequence, unprintable control or private code point makes the whole
+    string escaped. Never longer than four characters per byte of `limit`.
+    """
+    if len(raw) > limit:
+        raw = raw[:limit]
+    if _PLAIN.match(raw):
+        return raw.decode("ascii")
+    try:
+        out = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        if not _BAD_ASCII.search(out):
+            return out
+    return "".join(
+        chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in raw
+    )
+
+
+def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
+    """A whole number as Zeek's atoi_n reads it: leading blanks, then digits up to the first other byte."""
+    raw = raw.lstrip(b" \t")
+    alphabet = b"0123456789abcdefABCDEF"[: 10 if base == 10 else 22]
+    n = 0
+    while n < len(raw) and n <= digits and raw[n] in alphabet:
+        n += 1
+    if n == 0 or n > digits:
+        return None
+    return int(raw[:n], base)
+
+
+__all__ = [
+    "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "Lines", "ParseError", "Reader",
+    "Session", "number", "text",
+]  # fmt: skip

@@ -1,0 +1,270 @@
+"""Reassembles the content of connections and hands it to protocol analyzers, which yield log entries and `service`.
+
+Mirrors in meaning src/analyzer/protocol/tcp/TCP_Reassembler.cc of Zeek 8.2.2, without acknowledgements: a hole is
+given up when the other side speaks on, when too much waits behind it, or at the connection's end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_extractors.analyzers.base import ContentLimits, Session
+from feature_extractors.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
+from feature_extractors.analyzers.registry import create
+from feature_extractors.frames import Counts
+from feature_extractors.observations import LogEntry
+from feature_extractors.segments import NEVER, Segments, Wanted
+
+__all__ = ["Content", "ContentLimits"]
+
+MAX_EXPECTED = 1024  # connections announced by others (FTP data, DCC) that may be awaited at once
+EXPECT_SECONDS = 300.0
+
+
+class _Stream:
+    """One direction of a TCP connection: what comes next, and what came too early."""
+
+    __slots__ = ("free", "next", "pending", "pending_bytes")
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.free = 0  # content before this offset was declared unneeded and may be missing without harm
+        self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
+        self.pending_bytes = 0
+
+
+class _Connection:
+    __slots__ = ("root", "session", "streams", "told")
+
+    def __init__(self, session: Session, root: Detector) -> None:
+        self.session = session
+        self.root = root
+        self.streams = (_Stream(), _Stream())  # responder's, originator's
+        self.told = (0, 0)
+
+
+class Content:
+    """All connections whose content is being analysed. State lives from a connection's first payload to `close`."""
+
+    def __init__(self, limits: ContentLimits | None = None) -> None:
+        self.limits = limits or ContentLimits()
+        self.counts = Counts()
+        self._connections: dict[int, _Connection] = {}
+        self._pending_total = 0
+        self._entries_open = [0]
+        self._expected: OrderedDict[int, tuple[str, float]] = OrderedDict()
+
+    def receive(self, segments: Segments) -> Wanted:
+        """Analyses a block of segments. The answer names every connection that wants less than before."""
+        connections = self._connections
+        view = memoryview(np.ascontiguousarray(segments.data)).cast("B") if len(segments.data) else memoryview(b"")
+        changed: dict[int, None] = {}
+        start = segments.start
+        rows = zip(
+            segments.connection.tolist(),
+            segments.is_orig.tolist(),
+            segments.ts.tolist(),
+            segments.offset.tolist(),
+            start.tolist(),
+            (start + segments.captured).tolist(),
+            segments.length.tolist(),
+            segments.ip_proto.tolist(),
+            segments.orig_p.tolist(),
+            segments.resp_p.tolist(),
+            segments.partial.tolist(),
+            strict=True,
+        )
+        for serial, is_orig, ts, offset, begin, end, length, ip_proto, orig_p, resp_p, partial in rows:
+            connection = connections.get(serial)
+            if connection is None:
+                connection = self._open(ip_proto, orig_p, resp_p, ts)
+                connections[serial] = connection
+            session = connection.session
+            root = connection.root
+            if ip_proto != 6:
+                if root.done:
+                    continue
+                session.size += length
+                root.data(is_orig, ts, bytes(view[begin:end]))
+                if root.done:
+                    changed[serial] = None
+                continue
+            if root.done:
+                changed[serial] = None
+                continue
+            stream = connection.streams[is_orig]
+            upper = offset + length
+            if upper <= stream.next:
+                continue
+            session.partial = partial
+            if offset <= stream.next or offset <= stream.free:
+                self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                if stream.pending:
+                    self._drain(connection, stream, is_orig, ts)
+            else:
+                self._wait(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+            other = connection.streams[not is_orig]
+            if other.pending and not stream.pending:
+                # The peer speaks on, so it has what we lack.
+                self._give_up(connection, other, not is_orig, ts)
+            if root.done or root.skip(is_orig):
+                changed[serial] = None
+        return self._wanted(changed)
+
+    def close(
+        self, connections: NDArray[np.int64], uids: NDArray[np.bytes_]
+    ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
+        """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1]."""
+        services: list[str] = []
+        entries: list[LogEntry] = []
+        log_start = np.zeros(len(connections) + 1, np.int64)
+        for i, (serial, uid) in enumerate(zip(connections.tolist(), uids.tolist(), strict=True)):
+            connection = self._connections.pop(serial, None)
+            if connection is None:
+                services.append("")
+            else:
+                for is_orig in (True, False):
+                    stream = connection.streams[is_orig]
+                    if stream.pending:
+                        self._give_up(connection, stream, is_orig, 0.0)
+                connection.root.end()
+                services.append(",".join(sorted(connection.session.services)))
+                name = uid.decode("ascii")
+                entries += [
+                    LogEntry(stream_name, ts, name, fields)
+                    for stream_name, ts, fields in connection.session.take()
+                    if fields
+                ]
+            log_start[i + 1] = len(entries)
+        return services, entries, log_start
+
+    def flip(self, connection: int) -> None:
+        """The connection's originator and responder have changed sides, as a rule before any content."""
+        old = self._connections.get(connection)
+        if old is None:
+            return
+        session = old.session
+        session.orig_p, session.resp_p = session.resp_p, session.orig_p
+        resp, orig = old.streams
+        if session.ip_proto == 6 and not (resp.next or orig.next):
+            new = self._open(6, session.orig_p, session.resp_p, 0.0)
+            new.session.partial = session.partial
+            self._connections[connection] = old = new
+        old.streams = (orig, resp)
+
+    def _open(self, ip_proto: int, orig_p: int, resp_p: int, ts: float) -> _Connection:
+        session = Session(ip_proto, orig_p, resp_p, self.limits, self.counts, self._entries_open)
+        session.create = create
+        session.expect = self._expect
+        names: tuple[str, ...] = ()
+        if ip_proto == 17:
+            name = UDP_PORTS.get(resp_p)
+            names = (name,) if name else ()
+        elif ip_proto == 6:
+            name = TCP_PORTS.get(resp_p)
+            names = (name,) if name else TCP_TWO.get(resp_p, ())
+            if self._expected and (announced := self._expected.get(resp_p)) is not None:
+                if 0 <= ts - announced[1] <= EXPECT_SECONDS:
+                    session.confirm(announced[0])
+                del self._expected[resp_p]
+        return _Connection(session, Detector(session, names))
+
+    def _expect(self, port: int, name: str, ts: float) -> None:
+        self._expected[port] = name, ts
+        if len(self._expected) > MAX_EXPECTED:
+            self._expected.popitem(last=False)
+
+    def _deliver(
+        self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float, offset: int, data: bytes, length: int
+    ) -> None:
+        """Hands on what is new of a segment that begins at or before what comes next."""
+        session = connection.session
+        root = connection.root
+        if offset > stream.next:  # within what was declared unneeded
+            root.gap(is_orig, offset - stream.next)
+            session.size += offset - stream.next
+            stream.next = offset
+        old = stream.next - offset
+        stream.next = offset + length
+        session.size += length - old
+        if len(data) < length:
+            session.had_gap = True
+            self.counts.add("tcp_payload_not_captured")
+            root.gap(is_orig, length - old)
+            return
+        root.data(is_orig, ts, data[old:] if old else data)
+        if skip := root.skip(is_orig):
+            stream.free = min(stream.next + skip, NEVER)
+
+    def _wait(
+        self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float, offset: int, data: bytes, length: int
+    ) -> None:
+        """Keeps a segment that came before its turn."""
+        old = stream.pending.get(offset)
+        if old is not None:
+            if old[1] >= length:
+                return
+            self._forget(stream, offset)
+        stream.pending[offset] = data, length
+        stream.pending_bytes += len(data)
+        self._pending_total += len(data)
+        limits = self.limits
+        if (
+            stream.pending_bytes > limits.pending_bytes
+            or len(stream.pending) > limits.pending_segments
+            or self._pending_total > limits.pending_total
+        ):
+            self._give_up(connection, stream, is_orig, ts)
+
+    def _forget(self, stream: _Stream, offset: int) -> tuple[bytes, int]:
+        data, length = stream.pending.pop(offset)
+        stream.pending_bytes -= len(data)
+        self._pending_total -= len(data)
+        return data, length
+
+    def _drain(self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float) -> None:
+        """Hands on waiting segments whose turn has come. Linear but for the sort of at most `pending_segments`."""
+        for offset in sorted(stream.pending):
+            if offset > stream.next and offset > stream.free:
+                break
+            data, length = self._forget(stream, offset)
+            if offset + length > stream.next:
+                self._deliver(connection, stream, is_orig, ts, offset, data, length)
+
+    def _give_up(self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float) -> None:
+        """Declares every hole before what waits to be missing, and hands on what waits."""
+        session = connection.session
+        for offset in sorted(stream.pending):
+            data, length = self._forget(stream, offset)
+            if offset + length <= stream.next:
+                continue
+            if offset > stream.next and offset > stream.free:
+                self.counts.add("tcp_content_gap")
+                session.had_gap = True
+                connection.root.gap(is_orig, offset - stream.next)
+                session.size += offset - stream.next
+                stream.next = offset
+            self._deliver(connection, stream, is_orig, ts, offset, data, length)
+
+    def _wanted(self, changed: dict[int, None]) -> Wanted:
+        """The bounds of those connections that now want less than they were told."""
+        serials: list[int] = []
+        bounds: list[tuple[int, int]] = []
+        for serial in changed:
+            connection = self._connections[serial]
+            if connection.root.done:
+                told = NEVER, NEVER
+            else:
+                resp, orig = connection.streams
+                told = max(orig.free, 0), max(resp.free, 0)
+            if told != connection.told:
+                connection.told = told
+                serials.append(serial)
+                bounds.append(told)
+        orig_from, resp_from = np.asarray(bounds, np.int64).reshape(-1, 2).T
+        return Wanted(connection=np.asarray(serials, np.int64), orig_from=orig_from, resp_from=resp_from)
+
+
