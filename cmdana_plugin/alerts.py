@@ -6,6 +6,7 @@ import ipaddress
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import ANOMALOUS_HOST, NOTICE_TYPES
-from cmdana_plugin.zeeklog import Field, parse_rows, read_rows
+from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, parse_rows, read_rows
 from feature_extractors.errors import CmdanaError, RecordError
 
 _POLL: Final = 0.5  # seconds between looks at a growing log
@@ -63,7 +65,7 @@ class Filter:
             return False
         if self.note is not None and row["note"] != self.note:
             return False
-        ts = float(str(row.get("ts", 0)))
+        ts = number(row, "ts")
         if (self.since is not None and ts < self.since) or (self.until is not None and ts >= self.until):
             return False
         if self.min_score and row["note"] != ANOMALOUS_HOST and _score(row) < self.min_score:
@@ -71,7 +73,7 @@ class Filter:
         if self.network is None:
             return True
         named = {str(row[f]) for f in ("src", "dst", "id.orig_h", "id.resp_h") if row.get(f)}
-        return any(ipaddress.ip_address(a) in self.network for a in named)
+        return any(_within(a, self.network) for a in named)
 
 
 def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json: bool) -> None:
@@ -80,9 +82,13 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     Raises `RecordError` where there is no notice.log, or one that cannot be read.
     """
     files = notice_logs(paths)
+    skipped: Skipped = Counter()
     rows = sorted(
-        (row for f in files for row in read_rows(f) if row in wanted), key=lambda r: float(str(r["ts"]))
+        (row for f in files for row in read_rows(f, skipped=skipped) if row in wanted),
+        key=lambda r: number(r, "ts"),
     )
+    for reason, n in skipped.items():
+        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
     _print(rows, as_json, none="no notices" + (" that match" if wanted != Filter() else ""))
     if follow:
         try:
@@ -94,18 +100,10 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
 
 
 def notice_logs(paths: Iterable[Path]) -> list[Path]:
-    """The notice logs named or found in the folders named, rotated ones first. Raises `RecordError`."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            there = [f for f in path.rglob("notice*.log*") if f.is_file() and f.suffix in (".log", ".gz")]
-            if not there:
-                raise RecordError(f"{path}: holds no notice.log")
-            files += sorted(there, key=lambda f: (f.name == "notice.log", str(f)))
-        elif path.exists():
-            files.append(path)
-        else:
-            raise RecordError(f"{path}: does not exist; expected a notice.log or a folder that holds one")
+    """The notice logs named or found in the folders named, rotated ones first. Raises `RecordError` for none."""
+    files = find_logs(paths, "notice")
+    if not files:
+        raise RecordError(f"{', '.join(map(str, paths))}: no notice.log there")
     return files
 
 
@@ -153,18 +151,33 @@ def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -
     table.add_column("what, and why")
     table.add_column("uid", no_wrap=True)
     for row in rows:
-        when = datetime.fromtimestamp(float(str(row["ts"])), UTC).strftime("%Y-%m-%d %H:%M:%S")
-        what = escape(str(row.get("msg", "")))
+        when = datetime.fromtimestamp(number(row, "ts"), UTC).strftime("%Y-%m-%d %H:%M:%S")
+        what = escape(printable(str(row.get("msg", ""))))
         if row.get("sub"):
-            what += f"\n[dim]{escape(str(row['sub']))}[/dim]"
-        table.add_row(when, str(row["note"]).removeprefix("CMDANA::"), what, str(row.get("uid", "")))
+            what += f"\n[dim]{escape(printable(str(row['sub'])))}[/dim]"
+        table.add_row(
+            when,
+            printable(str(row["note"]).removeprefix("CMDANA::")),
+            what,
+            printable(str(row.get("uid", ""))),
+        )
     console.print(table)
+
+
+def _within(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    try:
+        return ipaddress.ip_address(address) in network
+    except ValueError:
+        return False
 
 
 def _score(row: Mapping[str, Field]) -> float:
     text = str(row.get("msg", ""))
     at = text.rfind(_SCORE)
-    return float(text[at + len(_SCORE) :].split(",", maxsplit=1)[0]) if at >= 0 else 0.0
+    try:
+        return float(text[at + len(_SCORE) :].split(",", maxsplit=1)[0]) if at >= 0 else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _time(option: str, text: str | None) -> float | None:

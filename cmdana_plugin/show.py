@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
     from cmdana_plugin.verdict import Notice
 
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
+
+# Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
+_UNSAFE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ud800-\\udfff]"
+)
+
+
+def printable(text: str, most: int = 400) -> str:
+    """A text from the network as it may be shown: what is not printable as an escape, cut to `most` characters."""
+    shown = _UNSAFE.sub(
+        lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text[: most + 1]
+    )
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 @contextmanager
@@ -83,7 +97,7 @@ def notices(rows: list[Notice]) -> Table:
     table.add_column("what, and why")
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
         time = datetime.fromtimestamp(n.ts, UTC).strftime("%m-%d %H:%M:%S")
-        why = f"{escape(n.msg)}\n[dim]{escape(n.sub)}[/dim]" if n.sub else escape(n.msg)
+        why = escape(printable(n.msg)) + (f"\n[dim]{escape(printable(n.sub))}[/dim]" if n.sub else "")
         table.add_row(time, n.note.removeprefix("CMDANA::"), why)
     return table
 
