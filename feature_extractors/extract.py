@@ -1,0 +1,322 @@
+"""From blocks of frames to windows: the embedded engine's extractor, `receive` and `finish`."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import tracker
+from .analyzers.base import ContentLimits
+from .content import Content
+from .errors import CaptureError
+from .frames import Counts, FrameBlock
+from .link import KNOWN_LINKS
+from .observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
+from .observations import concat as concat_windows
+from .reasons import REASONS
+from .segments import Segments, Wanted
+from .state import (
+    BLOCK,
+    CONNECTION,
+    ENDPOINT,
+    FRAGMENT_BUFFER,
+    FRAGMENTS,
+    KEPT,
+    N_DECODED,
+    N_EXTRA,
+    N_FREE,
+    N_FREE_BLOCKS,
+    N_FREE_KEPT,
+    N_ROW_PACKETS,
+    N_ROWS,
+    N_SEED,
+    N_SEGMENTS,
+    N_UNKNOWN_LINK,
+    NONE,
+    PACKET,
+    ROW,
+    ROW_PACKET,
+    SEGMENT,
+    State,
+    TrackerLimits,
+    likely_server_ports,
+)
+from .uid import uids
+
+_ROWS: Final = 16_384  # ended connections between two looks at them
+_SEGMENTS: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractorLimits:
+    """How much the extractor may hold."""
+
+    tracker: TrackerLimits = field(default_factory=TrackerLimits)
+    content: ContentLimits = field(default_factory=ContentLimits)
+
+
+class Extractor:
+    """Frames in, windows out, in order of `end`; the same windows however the capture is cut into blocks.
+
+    `early`: connections that live on after 32 packets or 10 s give an early window too, without log entries.
+    `content`: payload is analysed for log entries and `service`.
+    """
+
+    def __init__(
+        self, limits: ExtractorLimits | None = None, early: bool = False, content: bool = True
+    ) -> None:
+        self._limits = limits or ExtractorLimits()
+        self._content = Content(self._limits.content) if content else None
+        self._state = _new_state(self._limits.tracker, early, content)
+        self._links: set[int] = set()
+        self._frames = 0
+
+    @property
+    def counts(self) -> Counts:
+        """What was passed over or let go so far, by reason."""
+        counts = Counts()
+        for name, n in zip(REASONS, self._state.counts.tolist(), strict=True):
+            if not name.startswith("_"):
+                counts.add(name, n)
+        if self._content is not None:
+            counts.by_reason.update(self._content.counts.by_reason)
+        return counts
+
+    def receive(self, block: FrameBlock) -> Windows:
+        """The windows that end by the last frame of the block."""
+        self._frames += len(block)
+        self._links.update(np.unique(block.link).tolist())
+        columns = tuple(
+            _readonly(column)
+            for column in (block.data, block.start, block.captured, block.length, block.ts, block.link)
+        )
+        at, parts = 0, []
+        while True:
+            at = tracker.process(self._state, *columns, at)
+            parts.append(self._drain(block.data))
+            if at == len(block):
+                return _joined(parts)
+            self._grow()
+
+    def finish(self) -> Windows:
+        """All connections still open end now, as they do in Zeek when it stops.
+
+        Raises `CaptureError` where not one frame could be decoded because of the capture's link type.
+        """
+        n = self._state.n
+        if self._frames and not n[N_DECODED] and n[N_UNKNOWN_LINK] == self._frames:
+            found = ", ".join(map(str, sorted(self._links - KNOWN_LINKS)))
+            expected = ", ".join(map(str, sorted(KNOWN_LINKS)))
+            raise CaptureError(f"link type: found {found}, expected one of {expected}")
+        slots = np.flatnonzero(self._state.heap_at != NONE).astype(np.int32)
+        order = slots[np.argsort(self._state.conns["serial"][slots])]
+        at, parts = 0, []
+        while True:
+            at = tracker.finish(self._state, order, at)
+            parts.append(self._drain(np.zeros(0, np.uint8)))
+            if at == len(order):
+                return _joined(parts)
+
+    def _grow(self) -> None:
+        """Doubles what ran short; the limits bound it all, since each thing belongs to a connection."""
+        st = self._state
+        if st.n[N_FREE] < tracker.FRAME_CONNECTIONS:
+            old = len(st.conns)
+            new = old * 2
+            table = np.full(_table_size(new), NONE, np.int32)
+            heap_at = np.full(new, NONE, np.int32)
+            heap_at[:old] = st.heap_at
+            free = np.empty(new, np.int32)
+            free[: st.n[N_FREE]] = st.free[: st.n[N_FREE]]
+            free[st.n[N_FREE] : st.n[N_FREE] + old] = np.arange(new - 1, old - 1, -1)
+            st.n[N_FREE] += old
+            st = st._replace(
+                conns=_longer(st.conns, new),
+                ends=_longer(st.ends, 2 * new),
+                free=free,
+                table=table,
+                heap=_longer(st.heap, new),
+                heap_at=heap_at,
+                heap_time=_longer(st.heap_time, new),
+            )
+            tracker.rehash(st, np.flatnonzero(heap_at != NONE).astype(np.int32))
+        if st.n[N_FREE_KEPT] < tracker.FRAME_CONNECTIONS:
+            kept, free = _longer_pool(st.kept, st.free_kept, int(st.n[N_FREE_KEPT]))
+            st.n[N_FREE_KEPT] += len(kept) // 2
+            st = st._replace(kept=kept, free_kept=free)
+        if st.n[N_FREE_BLOCKS] < tracker.FRAME_CONNECTIONS:
+            blocks, free = _longer_pool(st.blocks, st.free_blocks, int(st.n[N_FREE_BLOCKS]))
+            st.n[N_FREE_BLOCKS] += len(blocks) // 2
+            st = st._replace(blocks=blocks, free_blocks=free)
+        self._state = st
+
+    def _drain(self, data: NDArray[np.uint8]) -> Windows:
+        """Hands the segments to the analyzers, and makes windows of the rows."""
+        st = self._state
+        if self._content is not None and st.n[N_SEGMENTS]:
+            rows = st.segments[: st.n[N_SEGMENTS]]
+            segments = _segments(rows, data, st.extra[: st.n[N_EXTRA]])
+            self._want(rows, self._content.receive(segments))
+        st.n[N_SEGMENTS] = 0
+        st.n[N_EXTRA] = 0
+        windows = self._windows(st.rows[: st.n[N_ROWS]], st.row_packets[: st.n[N_ROW_PACKETS]])
+        st.n[N_ROWS] = 0
+        st.n[N_ROW_PACKETS] = 0
+        return windows
+
+    def _want(self, rows: NDArray[np.void], wanted: Wanted) -> None:
+        if not len(wanted.connection):
+            return
+        serials, first = np.unique(rows["connection"], return_index=True)
+        at = np.searchsorted(serials, wanted.connection)
+        known = (at < len(serials)) & (serials[np.minimum(at, len(serials) - 1)] == wanted.connection)
+        tracker.want(
+            self._state,
+            rows["slot"][first[at[known]]],
+            wanted.connection[known],
+            wanted.orig_from[known],
+            wanted.resp_from[known],
+        )
+
+    def _windows(self, rows: NDArray[np.void], kept: NDArray[np.void]) -> Windows:
+        names = _uids(rows)
+        service = [""] * len(rows)
+        logs: list[LogEntry] = []
+        log_start = np.zeros(len(rows) + 1, np.int64)
+        if self._content is not None and len(rows):
+            final = np.flatnonzero(rows["stage"] == Stage.FINAL)
+            services, logs, starts = self._content.close(rows["serial"][final], names[final])
+            for i, name in zip(final.tolist(), services, strict=True):
+                service[i] = name
+            log_start[final + 1] = np.diff(starts)
+            log_start = np.cumsum(log_start)
+        packet_start = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(rows["packets"], out=packet_start[1:])
+        return Windows(
+            connections=_connections(rows, names, service),
+            packets=Packets(**{name: kept[name].copy() for name in ROW_PACKET.names or ()}),
+            packet_start=packet_start,
+            logs=logs,
+            log_start=log_start,
+        )
+
+
+def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
+    n = min(4096, max(2 * tracker.FRAME_CONNECTIONS, limits.connections + tracker.FRAME_CONNECTIONS))
+    counters = np.zeros(16, np.int64)
+    counters[N_FREE] = n
+    counters[N_FREE_KEPT] = 4 * n
+    counters[N_FREE_BLOCKS] = 1024
+    counters[N_SEED] = secrets.randbits(62)  # changes where things lie, never what comes out
+    whole = np.zeros(FRAGMENT_BUFFER, np.uint8)
+    counts = np.arange(4097, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log2 = np.where(counts > 0, counts * np.log2(counts), 0.0)
+    return State(
+        conns=np.zeros(n, CONNECTION),
+        ends=np.zeros(2 * n, ENDPOINT),
+        free=np.arange(n - 1, -1, -1, dtype=np.int32),
+        table=np.full(_table_size(n), NONE, np.int32),
+        heap=np.zeros(n, np.int32),
+        heap_at=np.full(n, NONE, np.int32),
+        heap_time=np.zeros(n, np.float64),
+        kept=np.zeros(4 * n, KEPT),
+        free_kept=np.arange(4 * n - 1, -1, -1, dtype=np.int32),
+        blocks=np.zeros(1024, BLOCK),
+        free_blocks=np.arange(1023, -1, -1, dtype=np.int32),
+        rows=np.zeros(_ROWS, ROW),
+        row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
+        segments=np.zeros(_SEGMENTS, SEGMENT),
+        extra=np.zeros(8 * tracker.FRAME_EXTRA, np.uint8),
+        fragments=np.zeros(limits.fragments, FRAGMENTS),
+        fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),
+        whole=whole,
+        whole_readonly=_readonly(whole),
+        packet=np.zeros(1, PACKET),
+        n=counters,
+        clock=np.zeros(1, np.float64),
+        counts=np.zeros(len(REASONS), np.int64),
+        server_ports=likely_server_ports(),
+        log2=log2,
+        limits=np.array([limits.connections, limits.blocks_per_direction, early, content], np.int64),
+    )
+
+
+def _readonly(column: NDArray[np.generic]) -> NDArray[np.generic]:
+    """A contiguous view that cannot be written: the loop is compiled once, for such arrays."""
+    view = np.ascontiguousarray(column).view()
+    view.flags.writeable = False
+    return view
+
+
+def _table_size(slots: int) -> int:
+    return 1 << (2 * slots - 1).bit_length()
+
+
+def _longer(old: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    new = np.zeros(size, old.dtype)
+    new[: len(old)] = old
+    return new
+
+
+def _longer_pool(pool: NDArray[np.void], free: NDArray[np.int32], n: int) -> tuple[NDArray[np.void], NDArray[np.int32]]:
+    size = len(pool)
+    longer = np.empty(2 * size, np.int32)
+    longer[:n] = free[:n]
+    longer[n : n + size] = np.arange(2 * size - 1, size - 1, -1)
+    return _longer(pool, 2 * size), longer  # type: ignore[return-value]
+
+
+def _segments(rows: NDArray[np.void], data: NDArray[np.uint8], extra: NDArray[np.uint8]) -> Segments:
+    columns = {name: rows[name].copy() for name in SEGMENT.names or () if name != "slot"}
+    return Segments(data=np.concatenate([data, extra]) if len(extra) else data, **columns)
+
+
+def _uids(rows: NDArray[np.void]) -> NDArray[np.bytes_]:
+    parts = np.empty((len(rows), 6), np.int64)
+    parts[:, 0] = rows["ts"].copy().view(np.int64)
+    parts[:, 1] = rows["side0_hi"]
+    parts[:, 2] = rows["side0_lo"]
+    parts[:, 3] = rows["orig_lo"] ^ rows["resp_lo"] ^ rows["orig_hi"] ^ rows["resp_hi"]
+    parts[:, 4] = (rows["p0"].astype(np.int64) << 24) | (rows["p1"].astype(np.int64) << 8) | rows["proto"]
+    parts[:, 5] = rows["serial"]
+    return uids(parts)
+
+
+def _address(hi: NDArray[np.int64], lo: NDArray[np.int64]) -> NDArray[np.uint8]:
+    halves = np.stack([hi, lo], axis=1).astype(">i8")
+    return halves.view(np.uint8).reshape(len(hi), 16)
+
+
+def _connections(rows: NDArray[np.void], names: NDArray[np.bytes_], service: list[str]) -> Connections:
+    columns = {
+        name: rows[column].copy()
+        for name, column in (
+            ("ts", "ts"), ("end", "end"), ("stage", "stage"), ("orig_p", "orig_p"), ("resp_p", "resp_p"),
+            ("ip_proto", "proto"), ("duration", "duration"), ("orig_bytes", "orig_bytes"),
+            ("resp_bytes", "resp_bytes"), ("conn_state", "conn_state"), ("missed_bytes", "missed"),
+            ("orig_pkts", "orig_pkts"), ("orig_ip_bytes", "orig_ip_bytes"), ("resp_pkts", "resp_pkts"),
+            ("resp_ip_bytes", "resp_ip_bytes"), ("vlan", "vlan"), ("inner_vlan", "inner_vlan"),
+            ("tunneled", "tunneled"),
+        )
+    }  # fmt: skip
+    return Connections(
+        uid=names,
+        service=service,
+        orig_h=_address(rows["orig_hi"], rows["orig_lo"]),
+        resp_h=_address(rows["resp_hi"], rows["resp_lo"]),
+        history=np.ascontiguousarray(rows["history"]).view("S64").reshape(-1),
+        **columns,
+    )
+
+
+def _joined(parts: list[Windows]) -> Windows:
+    some = [part for part in parts if len(part)]
+    return concat_windows(some) if len(some) > 1 else (some or parts)[0]
+
+
+__all__ = ["Extractor", "ExtractorLimits", "TrackerLimits"]

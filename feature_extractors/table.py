@@ -1,0 +1,168 @@
+"""Finding a connection by its key, and its next timer: a hash table and an indexed heap over the tracker's slots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .state import N_HEAP, N_SEED, NONE
+
+
+@njit(cache=True)
+def _mix(h: Any) -> Any:
+    h ^= h >> np.uint64(32)
+    h *= np.uint64(0xD6E8FEB86659FD93)
+    h ^= h >> np.uint64(32)
+    return h
+
+
+@njit(cache=True)
+def hash_key(st: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int, proto: int) -> int:
+    """A seeded hash, 0..2**62, the same for both directions."""
+    seed = np.uint64(st.n[N_SEED])
+    a = _mix(_mix(np.uint64(hi0) ^ seed) + np.uint64(lo0)) + np.uint64(p0) * np.uint64(0x9E3779B97F4A7C15)
+    b = _mix(_mix(np.uint64(hi1) ^ seed) + np.uint64(lo1)) + np.uint64(p1) * np.uint64(0x9E3779B97F4A7C15)
+    h = _mix((_mix(a) + _mix(b)) ^ np.uint64(proto) * np.uint64(0xC2B2AE3D27D4EB4F))
+    return np.int64(h >> np.uint64(2))
+
+
+@njit(cache=True)
+def _same(c: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int) -> bool:
+    return (
+        c.lo0 == lo0 and c.lo1 == lo1 and c.p0 == p0 and c.p1 == p1 and c.hi0 == hi0 and c.hi1 == hi1
+    )  # fmt: skip
+
+
+@njit(cache=True)
+def find(st: Any, packet: Any, key_hash: int) -> int:
+    """The slot of the packet's connection, in either direction; `NONE` if there is none."""
+    mask = len(st.table) - 1
+    at = key_hash & mask
+    while True:
+        slot = st.table[at]
+        if slot == NONE:
+            return NONE
+        c = st.conns[slot]
+        if c.key_hash == key_hash and c.proto == packet.proto and c.one_way == packet.one_way:
+            if _same(
+                c, packet.src_hi, packet.src_lo, packet.src_p, packet.dst_hi, packet.dst_lo, packet.dst_p
+            ) or (
+                not c.one_way
+                and _same(
+                    c, packet.dst_hi, packet.dst_lo, packet.dst_p, packet.src_hi, packet.src_lo, packet.src_p
+                )
+            ):
+                return np.int64(slot)
+        at = (at + 1) & mask
+
+
+@njit(cache=True)
+def insert(st: Any, slot: int) -> None:
+    """Enters the slot under its `key_hash`. The table is never more than half full."""
+    mask = len(st.table) - 1
+    at = st.conns[slot].key_hash & mask
+    while st.table[at] != NONE:
+        at = (at + 1) & mask
+    st.table[at] = slot
+
+
+@njit(cache=True)
+def remove(st: Any, slot: int) -> None:
+    """Takes the slot out and moves those behind it up, so that no tombstone is left."""
+    mask = len(st.table) - 1
+    at = st.conns[slot].key_hash & mask
+    while st.table[at] != slot:
+        at = (at + 1) & mask
+    hole = at
+    while True:
+        at = (at + 1) & mask
+        other = st.table[at]
+        if other == NONE:
+            break
+        home = st.conns[other].key_hash & mask
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            st.table[hole] = other
+            hole = at
+    st.table[hole] = NONE
+
+
+@njit(cache=True)
+def heap_push(st: Any, slot: int, time: float) -> None:
+    """Puts the slot into the heap, to be looked at by `time`."""
+    at = st.n[N_HEAP]
+    st.n[N_HEAP] += 1
+    st.heap_time[slot] = time
+    st.heap[at] = slot
+    st.heap_at[slot] = at
+    _up(st, at)
+
+
+@njit(cache=True)
+def heap_move(st: Any, slot: int, time: float) -> None:
+    """Changes the time by which the slot is looked at."""
+    earlier = time < st.heap_time[slot]
+    st.heap_time[slot] = time
+    if earlier:
+        _up(st, np.int64(st.heap_at[slot]))
+    else:
+        _down(st, np.int64(st.heap_at[slot]))
+
+
+@njit(cache=True)
+def heap_remove(st: Any, slot: int) -> None:
+    at = np.int64(st.heap_at[slot])
+    st.heap_at[slot] = NONE
+    st.n[N_HEAP] -= 1
+    last = st.n[N_HEAP]
+    if at == last:
+        return
+    moved = st.heap[last]
+    st.heap[at] = moved
+    st.heap_at[moved] = at
+    _up(st, at)
+    _down(st, np.int64(st.heap_at[moved]))
+
+
+@njit(cache=True)
+def _up(st: Any, begin: int) -> None:
+    at = begin
+    slot = st.heap[at]
+    time = st.heap_time[slot]
+    while at > 0:
+        parent = (at - 1) >> 2
+        other = st.heap[parent]
+        if st.heap_time[other] <= time:
+            break
+        st.heap[at] = other
+        st.heap_at[other] = at
+        at = parent
+    st.heap[at] = slot
+    st.heap_at[slot] = at
+
+
+@njit(cache=True)
+def _down(st: Any, begin: int) -> None:
+    at = begin
+    size = st.n[N_HEAP]
+    slot = st.heap[at]
+    time = st.heap_time[slot]
+    while True:
+        first = 4 * at + 1
+        if first >= size:
+            break
+        best = first
+        best_time = st.heap_time[st.heap[first]]
+        for child in range(first + 1, min(first + 4, size)):
+            t = st.heap_time[st.heap[child]]
+            if t < best_time:
+                best, best_time = child, t
+        if best_time >= time:
+            break
+        other = st.heap[best]
+        st.heap[at] = other
+        st.heap_at[other] = at
+        at = best
+    st.heap[at] = slot
+    st.heap_at[slot] = at
