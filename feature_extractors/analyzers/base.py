@@ -289,11 +289,15 @@ class Lines:
         self._from = 0
         return out[:-1] if out.endswith(b"\r") else out
 
-    def rest(self) -> bytes:
-        out = bytes(self._buffer)
-        self._buffer.clear()
+    def take(self, n: int) -> bytes:
+        """Up to n bytes as they are, line ends included."""
+        out = bytes(self._buffer[:n])
+        del self._buffer[:n]
         self._from = 0
         return out
+
+    def rest(self) -> bytes:
+        return self.take(len(self._buffer))
 
 
 _PLAIN: Final = re.compile(rb"[ -~]*\Z")

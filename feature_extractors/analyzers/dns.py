@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from socket import AF_INET6, inet_ntoa, inet_ntop
+from socket import inet_ntoa
 from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import Analyzer, Fields, Framed, ParseError, Session, text
+from feature_extractors.analyzers.ip import address
 
 MAX_QUERIES: Final = 25  # Zeek's dns_max_queries
 MAX_DEPTH: Final = 20  # Zeek's dns_max_compression_chain_depth
@@ -287,7 +288,7 @@ class Dns(Analyzer):
         elif rtype == 28 or rtype == 38:
             if length < 16:
                 raise _Malformed
-            said = ipv6(data[pos : pos + 16])
+            said = address(data[pos : pos + 16])
             end = pos + 16
         elif rtype in (5, 12, 2):
             said = text(message.name().lower())
@@ -341,13 +342,6 @@ class Dns(Analyzer):
             if pos + 10 + length > message.end:
                 raise _Malformed
             message.pos = pos + 10 + length
-
-
-def ipv6(raw: bytes) -> str:
-    """An IPv6 address as Zeek writes it: one that maps IPv4 as IPv4."""
-    if raw[:12] == b"\0" * 10 + b"\xff\xff":
-        return inet_ntoa(raw[12:])
-    return inet_ntop(AF_INET6, raw)
 
 
 def netbios_name(encoded: bytes) -> bytes:

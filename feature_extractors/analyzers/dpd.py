@@ -56,21 +56,21 @@ _HTTP_CLIENT: Final = _rule(rb"[ \t\n\v\f\r]*(?:" + _METHODS + rb")")
 _HTTP_SERVER: Final = _rule(rb"HTTP/[0-9]", re.I)
 _SSH: Final = _rule(rb"SSH-[12]\.", re.I)
 _TLS_SERVER: Final = _rule(
-    rb"(?:\x15\x03[\0-\3]....)?\x16\x03[\0-\3]..\x02...(?:\x03[\0-\4]|\x7f[\0-\x50])", re.S
+    rb"(?:\x15\x03[\x00-\x03]....)?\x16\x03[\x00-\x03]..\x02...(?:\x03[\x00-\x04]|\x7f[\x00-\x50])", re.S
 )
-_TLS_CLIENT: Final = _rule(rb"\x16\x03[\0-\3]..\x01...\x03[\0-\3]", re.S)
-_DTLS_CLIENT: Final = _rule(rb"\x16\xfe[\xff\xfd]\0{7}...\x01.{11}\xfe[\xff\xfd]", re.S)
-_DCE_RPC: Final = _rule(rb"\x05[\0\1][\0-\x13]")
-_SOCKS4_CLIENT: Final = _rule(rb"\x04[\1\2].{0,32}?\0")
-_SOCKS4_SERVER: Final = _rule(rb"\0[\x5a-\x5d]")
-_SOCKS5_CLIENT: Final = _rule(rb"\x05.[\0-\3\5-\x09]")
-_SOCKS5_SERVER: Final = _rule(rb"\x05[\0-\3\5-\x09\xff]")
-_KRB_REQUEST: Final = _rule(rb"[\x6a\x6c].{1,4}\x30.{1,4}\xa1\3\2\1\5\xa2\3\2\1")
-_KRB_REPLY: Final = _rule(rb"[\x6b\x6d\x7e].{1,4}\x30.{1,4}\xa0\3\2\1\5\xa1\3\2\1")
+_TLS_CLIENT: Final = _rule(rb"\x16\x03[\x00-\x03]..\x01...\x03[\x00-\x03]", re.S)
+_DTLS_CLIENT: Final = _rule(rb"\x16\xfe[\xff\xfd]\x00{7}...\x01.{11}\xfe[\xff\xfd]", re.S)
+_DCE_RPC: Final = _rule(rb"\x05[\x00\x01][\x00-\x13]")
+_SOCKS4_CLIENT: Final = _rule(rb"\x04[\x01\x02].{0,32}?\x00")
+_SOCKS4_SERVER: Final = _rule(rb"\x00[\x5a-\x5d]")
+_SOCKS5_CLIENT: Final = _rule(rb"\x05.[\x00-\x03\x05-\x09]")
+_SOCKS5_SERVER: Final = _rule(rb"\x05[\x00-\x03\x05-\x09\xff]")
+_KRB_REQUEST: Final = _rule(rb"[\x6a\x6c].{1,4}\x30.{1,4}\xa1\x03\x02\x01\x05\xa2\x03\x02\x01")
+_KRB_REPLY: Final = _rule(rb"[\x6b\x6d\x7e].{1,4}\x30.{1,4}\xa0\x03\x02\x01\x05\xa1\x03\x02\x01")
 _SIP_REQUEST: Final = _rule(rb".* SIP/[0-9]\.[0-9]\r\n")
 _SIP_REPLY: Final = _rule(rb" ?SIP/[0-9]\.[0-9](?:\r\n| [0-9]{3} )")
 _XMPP: Final = _rule(rb"(?:<\?xml[^?>]*\?>)?[\n\r ]*<stream:stream [^>]*xmlns='jabber:")
-_RDPEUDP: Final = _rule(rb"\xff{4}...\1", re.S)
+_RDPEUDP: Final = _rule(rb"\xff{4}...\x01", re.S)
 _SMTP_SERVER: Final = _rule(rb"[ \t\n\v\f\r]*220[ \t\n\v\f\r-]")
 _SMTP_CLIENT: Final = _rule(rb"(?:|.*[\n\r])[ \t\n\v\f\r]*(?:helo|ehlo)", re.I)
 _FTP_SERVER: Final = _rule(rb"[\n\r ]*(?:120|220)[^0-9].*[\n\r] *(?:230|331)[^0-9]")
@@ -214,7 +214,7 @@ class Detector(Analyzer):
         else:
             if not data:
                 return
-            self._heads[is_orig] += data
+            self._heads[is_orig] = (self._heads[is_orig] + data)[: 2 * BUFFER_SIZE]
             found = tcp_signatures(self._heads[1], self._heads[0], is_orig)
         self._chunks.append((is_orig, ts, data))
         self._size += len(data)
