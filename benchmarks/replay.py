@@ -1,0 +1,107 @@
+"""End to end: `cmdana replay` against `zeek -r` on the same captures, in turn in one run, as ratios.
+
+    python benchmarks/replay.py [--rounds 3] [--grow BYTES] CAPTURE...
+
+Time is wall time of the whole command, start-up included; memory is the largest resident set. `--grow` joins the
+captures over and over, each round later in time and with other hosts' ports left alone, until BYTES are reached:
+memory must not follow. Without Zeek on the PATH the ratio is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GLOBAL = struct.Struct("<IHHiIII")
+RECORD = struct.Struct("<IIII")
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, int]:
+    """Wall seconds and peak resident KiB of one run. Raises `RuntimeError` with stderr when it fails."""
+    with (folder / "stderr").open("w+b") as err:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        if child.returncode:
+            err.seek(0)
+            raise RuntimeError(f"{command[0]} failed: {err.read().decode()[-500:]}")
+    return seconds, usage.ru_maxrss
+
+
+def grow(captures: list[Path], size: int, target: Path) -> None:
+    """Joins classic little-endian pcaps of one link type to about `size` bytes, each round an hour later."""
+    parts = []
+    for capture in captures:
+        raw = capture.read_bytes()
+        if raw[:4] != b"\xd4\xc3\xb2\xa1":
+            raise SystemExit(f"{capture}: --grow joins little-endian microsecond pcaps only")
+        parts.append(raw)
+    with target.open("wb") as out:
+        out.write(parts[0][: GLOBAL.size])
+        shift = 0
+        while out.tell() < size:
+            for raw in parts:
+                view, at, rows = bytearray(raw[GLOBAL.size :]), 0, 0
+                while at + RECORD.size <= len(view):
+                    seconds, micros, captured, length = RECORD.unpack_from(view, at)
+                    RECORD.pack_into(view, at, (seconds + shift) & 0xFFFFFFFF, micros, captured, length)
+                    at += RECORD.size + captured
+                    rows += 1
+                out.write(view)
+            shift += 3600
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("captures", nargs="+", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--grow", type=int, default=0)
+    arguments = parser.parse_args()
+    zeek = shutil.which("zeek")
+    cmdana = Path(sys.executable).with_name("cmdana")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        captures = [c.resolve() for c in arguments.captures]
+        if arguments.grow:
+            grown = folder / "grown.pcap"
+            grow(captures, arguments.grow, grown)
+            captures = [grown]
+        for capture in captures:
+            ours: list[tuple[float, int]] = []
+            theirs: list[tuple[float, int]] = []
+            for i in range(arguments.rounds + 1):  # the first round warms the file cache and is left out
+                one = timed([str(cmdana), "replay", "--force", "--out", "ours", str(capture)], folder)
+                ours += [one] if i else []
+                if zeek:
+                    other = timed([zeek, "-C", "-r", str(capture)], folder)
+                    theirs += [other] if i else []
+            row = {
+                "capture": capture.name,
+                "bytes": capture.stat().st_size,
+                "seconds": round(statistics.median(s for s, _ in ours), 3),
+                "peak_mib": max(m for _, m in ours) // 1024,
+            }
+            if theirs:
+                row["zeek_seconds"] = round(statistics.median(s for s, _ in theirs), 3)
+                row["zeek_peak_mib"] = max(m for _, m in theirs) // 1024
+                row["times_as_fast_as_zeek"] = round(
+                    statistics.median(t / o for (t, _), (o, _) in zip(theirs, ours, strict=True)), 2
+                )
+            print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`cmdana replay` as a user meets it: the logs of a real capture, always the same, and a clear word on bad input."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmdana_plugin.zeeklog import read_rows
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "tests/traces/demo/demo.pcap.gz"
+LABELS = ROOT / "tests/traces/demo/labels.csv"
+CMDANA = [sys.executable, "-m", "cmdana_plugin.cli"]
+
+
+def cmdana(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CMDANA, *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.log"))}
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("replay")
+    done = cmdana("replay", "--json", "--out", "out", "--labels", LABELS, DEMO, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "out", json.loads(done.stdout)
+
+
+def test_every_connection_of_the_capture_is_in_both_logs(replayed: tuple[Path, dict[str, object]]) -> None:
+    out, said = replayed
+    conn = {str(r["uid"]) for r in read_rows(out / "conn.log")}
+    judged = {str(r["uid"]) for r in read_rows(out / "cmdana.log") if r["stage"] == "final"}
+    assert conn == judged
+    assert len(conn) == said["connections"]
+    assert len(conn) > 1000
+
+
+def test_the_recorded_attacks_are_noticed_and_false_alarms_are_few(
+    replayed: tuple[Path, dict[str, object]],
+) -> None:
+    _, said = replayed
+    found = said["labels"]
+    assert isinstance(found, dict)
+    families = found["families"]
+    noticed = [f for f, (_, _, raised) in families.items() if raised]
+    assert len(families) >= 5
+    assert len(noticed) >= 3, families
+    assert found["false_notices"] <= found["true_notices"]
+
+
+def test_reasons_are_given_for_every_verdict_that_is_not_benign(
+    replayed: tuple[Path, dict[str, object]],
+) -> None:
+    out, _ = replayed
+    odd = [r for r in read_rows(out / "cmdana.log") if r["verdict"] != "benign"]
+    assert odd
+    for row in odd:
+        assert row["reasons"]
+        shares = [float(str(row[f"{m}_reliance"])) for m in ("packet", "connection", "log", "state")]
+        assert sum(shares) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_same_capture_gives_the_same_logs_byte_for_byte(
+    replayed: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out, _ = replayed
+    plain = tmp_path / "demo.pcap"
+    plain.write_bytes(gzip.decompress(DEMO.read_bytes()))
+    for reader in ("native", "scapy"):
+        (tmp_path / "plugin.toml").write_text(f'[capture]\nreader = "{reader}"\n')
+        done = cmdana("replay", "--out", reader, plain, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert digests(tmp_path / reader) == digests(out), reader
+
+
+def test_a_pipe_is_read_as_a_file_is(replayed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    out, _ = replayed
+    with gzip.open(DEMO) as plain:
+        done = subprocess.run(
+            [*CMDANA, "replay", "--out", "piped", "-"],
+            cwd=tmp_path, input=plain.read(), capture_output=True, check=False, timeout=280,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "piped") == digests(out)
+
+
+def test_json_logs_hold_the_same_records(replayed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    out, _ = replayed
+    (tmp_path / "plugin.toml").write_text('[logs]\nformat = "json"\n')
+    assert cmdana("replay", "--out", "json", DEMO, cwd=tmp_path).returncode == 0
+    for name in ("conn.log", "cmdana.log", "notice.log"):
+        tsv, other = list(read_rows(out / name)), list(read_rows(tmp_path / "json" / name))
+        assert [r.get("uid") for r in tsv] == [r.get("uid") for r in other]
+        assert [float(str(r["ts"])) for r in tsv] == [float(str(r["ts"])) for r in other]
+
+
+TRUNCATED = gzip.decompress(DEMO.read_bytes())[:100_001] if DEMO.exists() else b""
+
+BAD_INPUT = [
+    # name, content (None: no file), arguments, exit status, what the line says
+    ("missing.pcap", None, [], 1, "missing.pcap"),
+    ("empty.pcap", b"", [], 1, "empty.pcap"),
+    ("text.pcap", b"hello, I am no capture\n" * 10, [], 1, "text.pcap"),
+    ("head.pcap", b"\xd4\xc3\xb2\xa1\x02\x00", [], 1, "head.pcap"),
+    ("link.pcap", b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00" + bytes(8) + b"\xff\xff\x00\x00" + b"\xf0\x00\x00\x00"
+     + bytes(8) + b"\x04\x00\x00\x00\x04\x00\x00\x00" + b"abcd", [], 1, "link type 240"),
+    ("fine.pcap", TRUNCATED, ["--config", "nowhere.toml"], 1, "nowhere.toml"),
+    ("fine.pcap", TRUNCATED, ["--model", "nowhere.safetensors"], 1, "nowhere.safetensors"),
+    ("fine.pcap", TRUNCATED, ["--labels", "nowhere.csv"], 1, "nowhere.csv"),
+    ("fine.pcap", TRUNCATED, ["--engine", "steam"], 2, "steam"),
+    ("fine.pcap", TRUNCATED, ["--nonsense"], 2, "nonsense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "arguments", "status", "says"), BAD_INPUT)
+def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
+    name: str, content: bytes | None, arguments: list[str], status: int, says: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = cmdana("replay", "--out", "out", *arguments, name, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 1:
+        assert done.stderr.startswith("cmdana: ")
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert not list((tmp_path / "out").glob(".*")) if (tmp_path / "out").exists() else True
+
+
+def test_a_truncated_capture_is_judged_as_far_as_it_goes_and_the_cut_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "cut.pcap").write_bytes(TRUNCATED)
+    done = cmdana("replay", "--out", "out", "--json", "cut.pcap", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["connections"] > 0
+    assert said["undecoded"]["capture_truncated"] == 1
+
+
+def test_logs_that_are_there_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "cut.pcap").write_bytes(TRUNCATED)
+    (tmp_path / "conn.log").write_text("precious\n")
+    done = cmdana("replay", "cut.pcap", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "already holds conn.log" in done.stderr
+    assert (tmp_path / "conn.log").read_text() == "precious\n"
+    assert cmdana("replay", "--force", "cut.pcap", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "conn.log").read_text() != "precious\n"
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.pcap").write_bytes(TRUNCATED)
+    (tmp_path / "out").write_text("")
+    done = cmdana("replay", "--out", "out", "cut.pcap", cwd=tmp_path)
+    assert (done.returncode, "is a file; --out needs a folder" in done.stderr) == (1, True)
