@@ -1,0 +1,165 @@
+"""Broker's Python bindings as a transport: those of Zeek's own build, or Debian's `python3-broker`.
+
+Bindings and Zeek must be of one Broker version: the bindings of the same Zeek are the safe choice. The package
+named `broker` on the public index is another thing, and is recognised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import select
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from cmdana_plugin.endpoint.transport import Disconnected, Received, TransportError
+from cmdana_plugin.endpoint.wire import Event
+
+_PLACES: Final = (
+    "/usr/local/zeek/lib/zeek/python",
+    "/opt/zeek/lib/zeek/python",
+    "/usr/lib/zeek/python",
+    "/usr/lib/python3/dist-packages",
+)
+_QUEUE: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
+_CONNECT_TIMEOUT: Final = 10.0  # seconds
+
+
+def bindings() -> ModuleType:
+    """The module `broker`, from where Python looks or from the usual places. Raises `TransportError`."""
+    try:
+        module = importlib.import_module("broker")
+    except ImportError:
+        module = _from_usual_places()
+    if not hasattr(module, "Endpoint"):
+        raise TransportError(
+            f"[endpoint] transport = \"broker\": found another package named 'broker' in {module.__file__}; "
+            "expected Broker's Python bindings: uninstall that one and put Zeek's lib/zeek/python on PYTHONPATH"
+        )
+    return module
+
+
+class BrokerTransport:
+    """A Broker endpoint that peers with one Zeek and subscribes to one topic prefix."""
+
+    def __init__(self, host: str, port: int, topic: str, *, ssl: bool = True, ca_file: str = "") -> None:
+        self._broker: Any = bindings()
+        self._host = host
+        self._port = port
+        self._topic = topic
+        self._ssl = ssl
+        self._ca_file = ca_file
+        self._endpoint: Any = None
+        self._subscriber: Any = None
+        self._status: Any = None
+        self._lost = False
+        self._lock = threading.Lock()
+
+    def open(self) -> str:
+        """Peers and subscribes. Broker reconnects by itself only while open; we close and open anew instead."""
+        broker = self._broker
+        options = broker.BrokerOptions()
+        options.disable_ssl = not self._ssl
+        configuration = broker.Configuration(options)
+        if self._ca_file:
+            configuration.openssl_cafile = self._ca_file
+        endpoint = broker.Endpoint(configuration)
+        make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
+        subscriber = make(self._topic, _QUEUE)
+        status = getattr(endpoint, "make_safe_status_subscriber", endpoint.make_status_subscriber)(True)
+        if not endpoint.peer(self._host, self._port, 0.0):
+            where = f"{self._host}:{self._port}"
+            endpoint.shutdown()
+            tls = "on" if self._ssl else "off"
+            raise TransportError(
+                f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, and is TLS "
+                f"({tls} here, [endpoint] broker_ssl) the same as its Broker::disable_ssl?"
+            )
+        with self._lock:
+            self._endpoint, self._subscriber, self._status = endpoint, subscriber, status
+            self._lost = False
+        return f"Broker {broker.Version.string()} peer at {self._host}:{self._port}"
+
+    def receive(self, timeout: float) -> Sequence[Received]:
+        """The events that have come. `get` would hold the interpreter's lock, so wait on the descriptor instead."""
+        with self._lock:
+            subscriber, status = self._subscriber, self._status
+        if subscriber is None:
+            raise Disconnected
+        select.select([subscriber.fd(), status.fd()], [], [], timeout)
+        if status.available() and any(map(self._is_loss, status.poll())):
+            self._lost = True
+        received: list[Received] = []
+        if subscriber.available():
+            for topic, data in subscriber.poll():
+                event = self._event(topic, data)
+                if event is not None:
+                    received.append(event)
+        if self._lost and not received:
+            raise Disconnected("the peer is gone")
+        return received
+
+    def send(self, event: Event) -> None:
+        """One Zeek event."""
+        with self._lock:
+            if self._endpoint is None or self._lost:
+                raise Disconnected
+            self._endpoint.publish(event.topic, self._broker.zeek.Event(event.name, event.payload))
+
+    def close(self) -> None:
+        """Leaves; what was published before is delivered first."""
+        with self._lock:
+            endpoint = self._endpoint
+            self._endpoint = self._subscriber = self._status = None
+        if endpoint is not None:
+            endpoint.shutdown()
+
+    def _event(self, topic: str, data: object) -> Event | None:
+        broker = self._broker
+        make = getattr(broker.zeek, "SafeEvent", broker.zeek.Event)
+        event = make(data)
+        valid = getattr(event, "valid", None)
+        if valid is not None and not valid():
+            return None
+        arguments = event.args()
+        if len(arguments) != 1:
+            return None
+        payload = arguments[0]
+        if isinstance(payload, bytes):
+            payload = payload.decode("utf-8", "backslashreplace")
+        return Event(topic, event.name(), payload) if isinstance(payload, str) else None
+
+    def _is_loss(self, status: Any) -> bool:
+        code = status.code()
+        return code in (self._broker.SC.PeerLost, self._broker.SC.PeerRemoved) or isinstance(
+            status, self._broker.Error
+        )
+
+
+def _from_usual_places() -> ModuleType:
+    for place in _PLACES:
+        init = Path(place) / "broker" / "__init__.py"
+        if not init.is_file():
+            continue
+        # Only this one package from there: the whole folder would shadow the installed ones.
+        spec = importlib.util.spec_from_file_location(
+            "broker", init, submodule_search_locations=[str(init.parent)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["broker"] = module
+        try:
+            spec.loader.exec_module(module)
+        except ImportError:
+            del sys.modules["broker"]  # made for another Python
+            continue
+        return module
+    raise TransportError(
+        '[endpoint] transport = "broker": found no Python bindings of Broker; expected those of your Zeek '
+        '(PYTHONPATH=$(zeek-config --python_dir)) or Debian\'s python3-broker; or use transport = "websocket"'
+    )

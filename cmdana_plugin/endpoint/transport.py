@@ -1,0 +1,228 @@
+"""What a transport is, and the thread that always drains one: bounded, counted, reconnecting."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cmdana_plugin.endpoint.wire import Event, PeerError, head
+from feature_extractors.errors import CmdanaError
+from feature_extractors.frames import Counts
+
+if TYPE_CHECKING:
+    from cmdana_plugin.config import Endpoint
+
+Received = Event | PeerError
+
+_POLL: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
+
+_BEAT: Final = 1.0  # seconds between two heartbeats
+
+
+class TransportError(CmdanaError):
+    """Zeek cannot be reached this way; the message says where, why, and what to look at."""
+
+
+class Disconnected(Exception):
+    """An open transport has lost its peer."""
+
+
+class Transport(Protocol):
+    """One road to Zeek. `send` may be called from another thread than `receive`."""
+
+    def open(self) -> str:
+        """Connects and subscribes; says who answered. Raises `TransportError`."""
+        ...
+
+    def receive(self, timeout: float) -> Sequence[Received]:
+        """What has come, after at most `timeout` seconds; empty if nothing. Raises `Disconnected`."""
+        ...
+
+    def send(self, event: Event) -> None:
+        """Raises `Disconnected`."""
+        ...
+
+    def close(self) -> None:
+        """Says goodbye; may be called in any state and more than once."""
+        ...
+
+
+class Inbox:
+    """What the drain thread has received and nobody has judged yet: bounded in records, the oldest let go first."""
+
+    def __init__(self, max_records: int, counts: Counts) -> None:
+        self._max_records = max_records
+        self._counts = counts
+        self._waiting: deque[tuple[Received, int, float]] = deque()
+        self._records = 0
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        """Records waiting."""
+        return self._records
+
+    def put(self, received: Sequence[Received], now: float) -> None:
+        """Never waits. `now` is the arrival in seconds of any steady clock."""
+        with self._changed:
+            for event in received:
+                connections, records = head(event.payload) if isinstance(event, Event) else (0, 0)
+                self._waiting.append((event, max(records, 1), now))
+                self._records += max(records, 1)
+                self._counts.add("connections_received", connections)
+            while self._records > self._max_records and len(self._waiting) > 1:
+                event, records, _ = self._waiting.popleft()
+                self._records -= records
+                self._counts.add("records_dropped_full_queue", records)
+                if isinstance(event, Event):
+                    self._counts.add("connections_dropped_full_queue", head(event.payload)[0])
+            self._changed.notify()
+
+    def take(
+        self, max_records: int, gather: float, timeout: float, clock: Callable[[], float]
+    ) -> list[Received]:
+        """Up to about `max_records` records, waiting until the first has lain for `gather` seconds to get so many.
+
+        Returns an empty list after `timeout` seconds without any.
+        """
+        deadline = clock() + timeout
+        with self._changed:
+            while True:
+                if self._waiting:
+                    due = self._waiting[0][2] + gather
+                    if self._records >= max_records or clock() >= due:
+                        break
+                else:
+                    due = deadline
+                    if clock() >= deadline:
+                        return []
+                self._changed.wait(max(min(due, deadline) - clock(), 0.001))
+                if clock() >= deadline and not self._waiting:
+                    return []
+            taken: list[Received] = []
+            records = 0
+            while self._waiting and (not taken or records + self._waiting[0][1] <= max_records):
+                event, n, _ = self._waiting.popleft()
+                self._records -= n
+                records += n
+                taken.append(event)
+            return taken
+
+
+class Drain(threading.Thread):
+    """Keeps a transport connected and empty, so that Zeek never waits for us nor holds our arrears in its memory.
+
+    `hello` gives the events to send on every new connection, `beat` those to send every second after that, from
+    this thread because the one that judges may be long at it. What happens is told to `tell` in lines for the
+    operator.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        inbox: Inbox,
+        hello: Callable[[], Sequence[Event]],
+        beat: Callable[[], Sequence[Event]],
+        tell: Callable[[str], None],
+        reconnect: tuple[float, float] = (0.5, 30.0),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name="cmdana-drain", daemon=True)
+        self.counts = Counts()
+        self._transport = transport
+        self._inbox = inbox
+        self._hello = hello
+        self._beat = beat
+        self._tell = tell
+        self._least, self._most = reconnect
+        self._clock = clock
+        self._stop_asked = threading.Event()
+        self._open = threading.Event()
+        self.crashed: BaseException | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether Zeek is there now, as far as we know."""
+        return self._open.is_set()
+
+    def send(self, events: Sequence[Event]) -> int:
+        """Sends what can be sent and counts the rest; how many were sent."""
+        for sent, event in enumerate(events):
+            try:
+                if not self.connected:
+                    raise Disconnected
+                self._transport.send(event)
+            except Disconnected:
+                self.counts.add("events_unsent", len(events) - sent)
+                return sent
+        return len(events)
+
+    def stop(self) -> None:
+        """Closes the transport and ends the thread."""
+        self._stop_asked.set()
+        self._transport.close()
+        self.join(10.0)
+
+    def run(self) -> None:
+        """The thread; a bug in it is kept in `crashed` for the main thread to raise."""
+        try:
+            self._keep_connected()
+        except BaseException as bug:  # noqa: BLE001 - handed to the main thread, which raises it
+            self.crashed = bug
+
+    def _keep_connected(self) -> None:
+        delay, told = self._least, ""
+        while not self._stop_asked.is_set():
+            try:
+                peer = self._transport.open()
+            except TransportError as error:
+                self.counts.add("connects_failed")
+                if str(error) != told:
+                    told = str(error)
+                    self._tell(f"{told}; trying again")
+                # Full jitter: many endpoints that lost one Zeek must not come back as one.
+                self._stop_asked.wait(random.uniform(self._least / 2, delay))
+                delay = min(2 * delay, self._most)
+                continue
+            if self._stop_asked.is_set():
+                self._transport.close()
+                return
+            delay, told = self._least, ""
+            self.counts.add("connects")
+            self._tell(f"connected to {peer}")
+            self._open.set()
+            self.send(self._hello())
+            due = self._clock() + _BEAT
+            try:
+                while not self._stop_asked.is_set():
+                    if self._clock() >= due:
+                        due = self._clock() + _BEAT
+                        self.send(self._beat())
+                    received = self._transport.receive(_POLL)
+                    if received:
+                        self._inbox.put(received, self._clock())
+            except Disconnected as lost:
+                self.counts.add("disconnects")
+                if not self._stop_asked.is_set():
+                    self._tell(f"lost {peer}{f': {lost}' if str(lost) else ''}; reconnecting")
+            finally:
+                self._open.clear()
+                self._transport.close()
+            self._stop_asked.wait(random.uniform(0, self._least))
+
+
+def make_transport(endpoint: Endpoint, version: str) -> Transport:
+    """The transport that `plugin.toml` names. Raises `TransportError` where it cannot work at all."""
+    if endpoint.transport == "broker":
+        from cmdana_plugin.endpoint.broker import BrokerTransport
+
+        return BrokerTransport(
+            endpoint.broker_host, endpoint.broker_port, endpoint.topic_events,
+            ssl=endpoint.broker_ssl, ca_file=endpoint.ca_file,
+        )  # fmt: skip
+    from cmdana_plugin.endpoint.websocket import WebSocketTransport
+
+    return WebSocketTransport(endpoint.url, endpoint.topic_events, version, ca_file=endpoint.ca_file)

@@ -1,0 +1,135 @@
+"""Zeek's WebSocket API (`/v1/messages/json`) as a transport: ws or wss, frames as bytes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from cmdana_plugin.endpoint.transport import Disconnected, Received, TransportError
+from cmdana_plugin.endpoint.wire import MAX_PAYLOAD, Event, WireError, decode_ack, decode_frame, encode_frame
+
+_OPEN_TIMEOUT: Final = 10.0  # seconds
+_MOST_AT_ONCE: Final = 64  # frames given by one receive
+_PING: Final = 10.0  # seconds; a cut network is noticed after two of them
+
+
+class WebSocketTransport:
+    """A client of Zeek's WebSocket server, subscribed to one topic prefix.
+
+    A frame that is no message of Zeek's is a bad peer: it is counted in `refused_frames` and passed over.
+    """
+
+    def __init__(self, url: str, topic: str, version: str, ca_file: str = "") -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise TransportError(
+                f"[endpoint] url: found {url!r}; expected ws://HOST:PORT/v1/messages/json or wss://"
+            )
+        self._url = url
+        self._topic = topic
+        self._version = version
+        self._host = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "wss" else 80)
+        self._tls = _tls(ca_file) if parts.scheme == "wss" else None
+        self._connection: ClientConnection | None = None
+        self.refused_frames = 0
+
+    def open(self) -> str:
+        """Connects, subscribes, and waits for Zeek's acknowledgement."""
+        try:
+            sock = socket.create_connection((self._host, self._port), timeout=_OPEN_TIMEOUT)
+        except OSError as error:
+            raise TransportError(
+                f"{self._url}: nobody listens there ({error.strerror or error}); "
+                "does Zeek run, and does it load cmdana/listen-websocket?"
+            ) from None
+        try:
+            # A socket of our own keeps an http_proxy of the environment out of the way to our own Zeek.
+            connection = connect(
+                self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
+                open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
+                additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
+            )  # fmt: skip
+        except ssl.SSLError as error:
+            sock.close()
+            raise TransportError(f"{self._url}: TLS fails: {_words(error)}") from None
+        except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
+            sock.close()
+            hint = "" if self._tls else "; does Zeek expect TLS here (wss://)?"
+            raise TransportError(
+                f"{self._url}: no WebSocket handshake: {error or 'no answer'}{hint}"
+            ) from None
+        try:
+            connection.send(json.dumps([self._topic]))
+            endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
+        except (WireError, ConnectionClosed, TimeoutError) as error:
+            connection.close()
+            raise TransportError(
+                f"{self._url}: Zeek does not acknowledge us: {error or 'no answer'}"
+            ) from None
+        self._connection = connection
+        return f"Zeek {zeek} at {self._url} (as {endpoint})"
+
+    def receive(self, timeout: float) -> Sequence[Received]:
+        """The frames that have come, decoded."""
+        connection = self._connection
+        if connection is None:
+            raise Disconnected
+        received: list[Received] = []
+        try:
+            while len(received) < _MOST_AT_ONCE:
+                frame = _bytes(connection, 0 if received else timeout)
+                try:
+                    event = decode_frame(frame)
+                except WireError:
+                    self.refused_frames += 1
+                    continue
+                if event is not None:
+                    received.append(event)
+        except TimeoutError:
+            pass
+        except ConnectionClosed as closed:
+            if not received:
+                raise Disconnected(str(closed)) from None
+        return received
+
+    def send(self, event: Event) -> None:
+        """One text frame."""
+        connection = self._connection
+        if connection is None:
+            raise Disconnected
+        try:
+            connection.send(encode_frame(event))
+        except (ConnectionClosed, OSError) as closed:
+            raise Disconnected(str(closed)) from None
+
+    def close(self) -> None:
+        """Waits at most two seconds for Zeek's answer to the goodbye."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _bytes(connection: ClientConnection, timeout: float) -> bytes:
+    frame = connection.recv(timeout=timeout, decode=False)
+    return frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogateescape")
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise TransportError(
+            f"[endpoint] ca_file: {ca_file}: found {_words(error)}; expected a PEM file of certificates"
+        ) from None
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error)

@@ -1,0 +1,340 @@
+"""The live endpoint: a Zeek's observations judged as they come, and captures replayed through a Zeek of our own."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cmdana_plugin.endpoint.session import Identity, Session
+from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
+from cmdana_plugin.endpoint.wire import Batch, Event
+from cmdana_plugin.window import Aligner
+from feature_extractors.errors import CmdanaError
+from feature_extractors.frames import Counts
+
+if TYPE_CHECKING:
+    from cmdana_plugin.config import Config, Endpoint
+    from cmdana_plugin.pipeline import Judge, Judged
+    from cmdana_plugin.replay import Summary
+
+_VERSION: Final = importlib.metadata.version("cmdana")
+_STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
+_LEAVE: Final = 5.0  # seconds for what is in flight when we are told to stop
+_QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
+
+
+class ZeekError(CmdanaError):
+    """The Zeek that a replay needs cannot be started, or stopped too early."""
+
+
+class Live:
+    """Session, aligner and judge around one transport; `step` moves on what has come.
+
+    A thread drains the transport and keeps the heartbeat; everything else runs where `step` is called.
+    """
+
+    def __init__(
+        self,
+        settings: Endpoint,
+        judge: Judge,
+        transport: Transport,
+        tell: Callable[[str], None],
+        *,
+        early: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._judge = judge
+        self._tell = tell
+        self._early = early
+        self._clock = clock
+        self._progress = clock()
+        self.counts = Counts()
+        self.aligner = Aligner()
+        self.inbox = Inbox(settings.queue_records, self.counts)
+        identity = Identity(
+            f"{secrets.token_hex(8)}", _VERSION, judge.detector.name, judge.detector.schema_digest
+        )
+        self.session = Session(identity, settings.topic_verdicts)
+        self.drain = Drain(
+            transport, self.inbox, self.session.connected, self._beat, tell,
+            reconnect=(settings.reconnect_min, settings.reconnect_max), clock=clock,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begins to connect."""
+        self.drain.start()
+
+    def step(self, timeout: float) -> Judged | None:
+        """Judges and answers one micro-batch; None where nothing came within `timeout` seconds."""
+        self._progress = self._clock()
+        received = self.inbox.take(
+            self._settings.batch_records, self._settings.batch_seconds, timeout, self._clock
+        )
+        if self.drain.crashed is not None:
+            raise self.drain.crashed
+        return self._move(received) if received else None
+
+    def leave(self) -> None:
+        """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
+        self.drain.send(self.session.finish())
+        deadline = self._clock() + _LEAVE
+        while self.drain.connected and self._clock() < deadline:
+            if self.step(_QUIET) is None and not len(self.inbox):
+                break
+        self.aligner.finish()
+        self.drain.stop()
+
+    def counters(self) -> dict[str, int]:
+        """Every count that this endpoint keeps, by reason."""
+        total: Counter[str] = Counter({"connections_judged": self.session.judged})
+        for counts in (self.counts, self.session.counts, self.aligner.counts, self.drain.counts):
+            total.update(counts.by_reason)
+        return dict(total)
+
+    def gauges(self) -> dict[str, float]:
+        """What holds now."""
+        return {"connected": float(self.drain.connected), "records_waiting": float(len(self.inbox))}
+
+    def _move(self, received: Sequence[Received]) -> Judged:
+        batches: list[Batch] = self.session.receive(received)
+        windows = self.aligner.receive(batches)
+        judged = self._judge.receive(windows)
+        events = self.session.answer(judged)
+        unsent = len(events) - self.drain.send(events)
+        if unsent:
+            self.counts.add("verdict_events_unsent", unsent)
+        for line in self.session.news:
+            self._tell(line)
+        self.session.news.clear()
+        return judged
+
+    def _beat(self) -> list[Event]:
+        return self.session.alive() if self._clock() - self._progress < _STUCK else []
+
+
+def run(settings: Config, load: Callable[[], Judge]) -> int:
+    """Judges a running Zeek's connections until SIGTERM or SIGINT; the exit status.
+
+    Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port.
+    """
+    from cmdana_plugin.endpoint.metrics import serve
+
+    transport = make_transport(settings.endpoint, _VERSION)
+    judge = load()
+    live = Live(settings.endpoint, judge, transport, _tell)
+    stop_metrics = (
+        serve(settings.endpoint.metrics_port, live.counters, live.gauges)
+        if settings.endpoint.metrics_port
+        else None
+    )
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        live.start()
+        while not stop.is_set():
+            live.step(0.2)
+        live.leave()
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        if stop_metrics is not None:
+            stop_metrics()
+    counters = live.counters()
+    _tell(
+        "stopped: "
+        + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
+    )
+    return 0
+
+
+def replay_through_zeek(
+    captures: Sequence[Path | str],
+    out: Path,
+    settings: Config,
+    load: Callable[[], Judge],
+    progress: Callable[[Summary], None] = lambda _: None,
+) -> Summary:
+    """Reads each capture with a Zeek that has CMDANA loaded; Zeek writes its own logs and notices to `out`.
+
+    Several captures are read one after another, each into a folder of its own below `out`, and the detector
+    remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing or Zeek fails.
+    """
+    from cmdana_plugin.replay import Summary, sources
+
+    found = sources([str(c) for c in captures])
+    zeek, scripts = zeek_program(settings), scripts_folder(settings)
+    judge = load()
+    summary = Summary([str(c) for c in found])
+    for capture in found:
+        folder = out if len(found) == 1 else out / Path(capture).name
+        folder.mkdir(parents=True, exist_ok=True)
+        with _readable(capture) as readable:
+            _replay_one(readable, folder, settings, judge, zeek, scripts, summary, progress)
+    summary.suppressed = judge.decider.suppressed
+    summary.allowed = judge.decider.allowed
+    summary.model = judge.detector.name
+    summary.threshold = judge.decider.threshold
+    return summary
+
+
+def zeek_program(settings: Config) -> str:
+    """The Zeek to run. Raises `ZeekError`."""
+    found = shutil.which(settings.zeek.path)
+    if found is None:
+        raise ZeekError(
+            f"[zeek] path: found no program {settings.zeek.path!r}; expected Zeek 8.0 or later on the PATH, "
+            "or use the embedded engine, which needs none"
+        )
+    return found
+
+
+def scripts_folder(settings: Config) -> Path:
+    """The folder with CMDANA's Zeek scripts. Raises `ZeekError`."""
+    places = (
+        [Path(settings.zeek.scripts)]
+        if settings.zeek.scripts
+        else [
+            Path(__file__).parent.parent / "zeek_scripts",
+            Path(sysconfig.get_path("data")) / "share" / "cmdana" / "zeek_scripts",
+        ]
+    )
+    for place in places:
+        if (place / "replay.zeek").is_file():
+            return place.resolve()
+    raise ZeekError(
+        f"[zeek] scripts: found no replay.zeek in {' or '.join(map(str, places))}; "
+        "expected the folder of CMDANA's Zeek scripts"
+    )
+
+
+def _replay_one(
+    capture: Path,
+    folder: Path,
+    settings: Config,
+    judge: Judge,
+    zeek: str,
+    scripts: Path,
+    summary: Summary,
+    progress: Callable[[Summary], None],
+) -> None:
+    port = _free_port()
+    endpoint = settings.endpoint.model_copy(
+        update={
+            "transport": "websocket",
+            "url": f"ws://127.0.0.1:{port}/v1/messages/json",
+            "reconnect_min": 0.05,
+            "reconnect_max": 0.2,
+            "queue_records": 2**40,  # Zeek itself waits for us while it reads a capture
+        }
+    )
+    command = [
+        zeek, "-C", "-r", str(capture.resolve()), str(scripts), str(scripts / "replay.zeek"),
+        f"CMDANA::websocket_port={port}/tcp", f"CMDANA::topic_observations={endpoint.topic_events}",
+        f"CMDANA::topic_verdicts={endpoint.topic_verdicts}",
+        f"CMDANA::early_verdicts={'T' if settings.verdict.early else 'F'}",
+        f"CMDANA::suppress_for={settings.verdict.suppress_for}sec",
+        f"LogAscii::use_json={'T' if settings.logs.format == 'json' else 'F'}",
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+        )
+        live = Live(endpoint, judge, make_transport(endpoint, _VERSION), lambda _: None)
+        live.start()
+        try:
+            while process.poll() is None:
+                judged = live.step(0.1)
+                if judged is not None:
+                    _count(judged, summary)
+                    progress(summary)
+        finally:
+            live.drain.stop()
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(10.0)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        said.seek(0)
+        words = said.read().decode("utf-8", "replace").strip().splitlines()
+    summary.undecoded.update({name: n for name, n in live.counters().items() if n and name in _WORTH_TELLING})
+    if not live.session.finished:
+        last = words[-1] if words else "it said nothing"
+        raise ZeekError(f"{capture}: Zeek stopped with status {process.returncode} before the end: {last}")
+
+
+_WORTH_TELLING: Final = frozenset(
+    (
+        "connections_lost",
+        "late_log",
+        "log_evicted",
+        "log_without_connection",
+        "message_refused",
+        "verdict_events_unsent",
+    )
+)
+
+
+def _count(judged: Judged, summary: Summary) -> None:
+    for verdict in judged.verdicts:
+        if verdict.stage == "final":
+            summary.connections += 1
+            summary.verdicts[verdict.verdict] += 1
+            summary.first = min(summary.first or verdict.ts, verdict.ts)
+            summary.last = max(summary.last, verdict.ts)
+    summary.notices += judged.notices
+
+
+@contextmanager
+def _readable(capture: Path | str) -> Iterator[Path]:
+    """A capture as a plain file: Zeek reads neither gzip nor our standard input."""
+    if capture != "-" and not _is_gzip(Path(capture)):
+        yield Path(capture)
+        return
+    with tempfile.NamedTemporaryFile(suffix=".pcap") as plain:
+        if capture == "-":
+            shutil.copyfileobj(sys.stdin.buffer, plain)
+        else:
+            try:
+                with gzip.open(capture) as packed:
+                    shutil.copyfileobj(packed, plain)
+            except (OSError, EOFError) as error:
+                raise ZeekError(f"{capture}: cannot be unpacked: {error}") from None
+        plain.flush()
+        yield Path(plain.name)
+
+
+def _is_gzip(capture: Path) -> bool:
+    try:
+        with capture.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise ZeekError(f"{capture}: cannot be read: {error.strerror}") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tell(line: str) -> None:
+    print(f"cmdana: {line}", file=sys.stderr, flush=True)

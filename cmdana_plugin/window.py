@@ -1,0 +1,253 @@
+"""Zeek's observations brought together by uid: batches in, blocks of complete windows out."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.endpoint.wire import PACKET_WIDTH, Batch, ConnectionRow
+from feature_extractors.frames import Counts
+from feature_extractors.observations import (
+    CONN_STATES,
+    MAX_LOG_ENTRIES,
+    MAX_PACKETS,
+    Connections,
+    LogEntry,
+    Packets,
+    Stage,
+    Windows,
+)
+
+_STATE_CODE: Final = {name: code for code, name in enumerate(CONN_STATES)}
+_MAX_SKEW: Final = (
+    60.0  # seconds that workers of a cluster may be apart; a greater step back is another capture
+)
+_CERTIFICATES: Final = (
+    10_000  # x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
+)
+_FIN, _SYN = 1, 2
+
+
+@dataclass(slots=True)
+class _Pending:
+    entries: list[LogEntry] = field(default_factory=list)
+    bytes: int = 0
+
+
+class Aligner:
+    """Joins log entries to their connection and packs ended connections into `Windows`, in order of `end`.
+
+    Zeek publishes a connection after its logs, so a window is complete when its connection arrives; a log that
+    arrives later is counted (`late_log` within the memory of the last uids) and passed over. A modality that has
+    not arrived is empty. State is bounded by `max_uids` and `max_bytes` over all pending log entries; past a bound
+    the uid longest without a new entry is let go and counted.
+    """
+
+    def __init__(self, max_uids: int = 100_000, max_bytes: int = 256 * 1024 * 1024) -> None:
+        self.counts = Counts()
+        self._max_uids = max_uids
+        self._max_bytes = max_bytes
+        self._pending: OrderedDict[str, _Pending] = OrderedDict()
+        self._pending_bytes = 0
+        self._certificates: OrderedDict[str, LogEntry] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._end = -np.inf
+
+    def receive(self, batches: Sequence[Batch]) -> Windows:
+        """The windows that these batches complete, early ones among them."""
+        rows: list[ConnectionRow] = []
+        logs: list[list[LogEntry]] = []
+        for batch in batches:
+            for entry, size in zip(batch.logs, batch.log_bytes, strict=True):
+                self._keep(entry, size)
+            for row in batch.connections:
+                rows.append(row)
+                logs.append(self._logs_of(row))
+        order = sorted(range(len(rows)), key=lambda i: rows[i].end)
+        windows = pack([rows[i] for i in order], [logs[i] for i in order])
+        self._forward(windows.connections.end)
+        return windows
+
+    def finish(self) -> None:
+        """Counts what never met its connection and forgets it."""
+        self.counts.add("log_without_connection", sum(len(p.entries) for p in self._pending.values()))
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def _keep(self, entry: LogEntry, size: int) -> None:
+        if entry.stream == "x509":
+            fingerprint = entry.fields.get("fingerprint")
+            if isinstance(fingerprint, str):
+                self._certificates[fingerprint] = entry
+                self._certificates.move_to_end(fingerprint)
+                if len(self._certificates) > _CERTIFICATES:
+                    self._certificates.popitem(last=False)
+            return
+        if entry.uid in self._ended:
+            self.counts.add("late_log")
+            return
+        pending = self._pending.setdefault(entry.uid, _Pending())
+        self._pending.move_to_end(entry.uid)
+        if len(pending.entries) >= MAX_LOG_ENTRIES:
+            self.counts.add("log_beyond_window")
+            return
+        pending.entries.append(entry)
+        pending.bytes += size
+        self._pending_bytes += size
+        while len(self._pending) > self._max_uids or self._pending_bytes > self._max_bytes:
+            _, evicted = self._pending.popitem(last=False)
+            self._pending_bytes -= evicted.bytes
+            self.counts.add("log_evicted", len(evicted.entries))
+
+    def _logs_of(self, row: ConnectionRow) -> list[LogEntry]:
+        if row.stage == Stage.EARLY:
+            pending = self._pending.get(row.uid)
+            return self._with_certificates(row.uid, list(pending.entries)) if pending else []
+        self._ended[row.uid] = None
+        if len(self._ended) > self._max_uids:
+            self._ended.popitem(last=False)
+        pending = self._pending.pop(row.uid, None)
+        if pending is None:
+            return []
+        self._pending_bytes -= pending.bytes
+        return self._with_certificates(row.uid, pending.entries)
+
+    def _with_certificates(self, uid: str, entries: list[LogEntry]) -> list[LogEntry]:
+        for entry in [e for e in entries if e.stream == "ssl"]:
+            chain = entry.fields.get("cert_chain_fps")
+            for fingerprint in chain if isinstance(chain, list) else ():
+                known = self._certificates.get(fingerprint) if isinstance(fingerprint, str) else None
+                if known is not None and len(entries) < MAX_LOG_ENTRIES:
+                    entries.append(LogEntry("x509", entry.ts, uid, known.fields))
+        entries.sort(key=lambda e: e.ts)
+        return entries
+
+    def _forward(self, end: NDArray[np.float64]) -> None:
+        """Lifts an `end` that lies a little before what was scored already to that time, in place."""
+        if not len(end):
+            return
+        behind = (end < self._end) & (end > self._end - _MAX_SKEW)
+        self.counts.add("connection_behind_others", int(behind.sum()))
+        end[behind] = self._end
+        self._end = float(end.max()) if end[-1] >= self._end - _MAX_SKEW else float(end[-1])
+
+
+def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> Windows:
+    """The rows as a block of windows, in the order given, each with its log entries."""
+    n = len(rows)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(ConnectionRow._fields)
+    c = dict(zip(ConnectionRow._fields, columns, strict=True))
+    connections = Connections(
+        uid=np.array([u.encode() for u in c["uid"]], "S20"),
+        ts=np.array(c["ts"], np.float64),
+        end=np.array(c["end"], np.float64),
+        stage=np.array(c["stage"], np.int8),
+        orig_h=_addresses(c["orig_h"]),
+        resp_h=_addresses(c["resp_h"]),
+        orig_p=np.array(c["orig_p"], np.uint16),
+        resp_p=np.array(c["resp_p"], np.uint16),
+        ip_proto=np.array([p if p < 256 else 255 for p in c["ip_proto"]], np.uint8),
+        service=list(c["service"]),
+        duration=np.array([np.nan if v is None else v for v in c["duration"]], np.float64),
+        orig_bytes=_optional(c["orig_bytes"], np.int64),
+        resp_bytes=_optional(c["resp_bytes"], np.int64),
+        conn_state=np.array([_STATE_CODE.get(s, -1) for s in c["conn_state"]], np.int8),
+        missed_bytes=np.array(c["missed_bytes"], np.int64),
+        history=np.array([h.encode("ascii", "replace") for h in c["history"]], "S64"),
+        orig_pkts=np.array(c["orig_pkts"], np.int64),
+        orig_ip_bytes=np.array(c["orig_ip_bytes"], np.int64),
+        resp_pkts=np.array(c["resp_pkts"], np.int64),
+        resp_ip_bytes=np.array(c["resp_ip_bytes"], np.int64),
+        vlan=_optional(c["vlan"], np.int32),
+        inner_vlan=_optional(c["inner_vlan"], np.int32),
+        tunneled=np.array(c["tunneled"], np.bool_),
+    )
+    lengths = [min(len(p) // PACKET_WIDTH, MAX_PACKETS) for p in c["packets"]]
+    flat = [v for p in c["packets"] for v in p[: MAX_PACKETS * PACKET_WIDTH]]
+    log_start = np.zeros(n + 1, np.int64)
+    np.cumsum([len(entries) for entries in logs], out=log_start[1:])
+    packet_start = np.zeros(n + 1, np.int64)
+    np.cumsum(lengths, out=packet_start[1:])
+    return Windows(
+        connections=connections,
+        packets=_packets(np.array(flat, np.float64).reshape(-1, PACKET_WIDTH), connections.ts, packet_start),
+        packet_start=packet_start,
+        logs=[entry for entries in logs for entry in entries],
+        log_start=log_start,
+    )
+
+
+def _packets(table: NDArray[np.float64], ts: NDArray[np.float64], start: NDArray[np.int64]) -> Packets:
+    n = len(table)
+    offset, is_orig, ip_length, payload, flags, window, ttl, seq = table.T
+    unset = np.full(n, np.nan, np.float32)
+    packets = Packets(
+        ts=np.repeat(ts, np.diff(start)) + offset,
+        is_orig=is_orig > 0,
+        ip_length=_clip(ip_length, np.int32),
+        payload=_clip(payload, np.int32),
+        flags=_clip(flags, np.int16),
+        window=_clip(window, np.int32),
+        ttl_delta=np.full(n, -32768, np.int16),
+        entropy=unset,
+        printable=unset.copy(),
+        retransmit=np.full(n, -1, np.int8),
+        gap=np.full(n, -1, np.int8),
+        options=np.full(n, -1, np.int32),
+    )
+    _sequence(packets, ttl.tolist(), seq.tolist(), start.tolist())
+    return packets
+
+
+def _sequence(packets: Packets, ttl: list[float], seq: list[float], start: list[int]) -> None:
+    """What a packet is against the earlier ones of its direction, by the tracker's rules (`tracker._tcp`)."""
+    is_orig, payload, flags = packets.is_orig.tolist(), packets.payload.tolist(), packets.flags.tolist()
+    for begin, end in itertools.pairwise(start):
+        first_ttl: list[float | None] = [None, None]
+        last_seq: list[int | None] = [None, None]
+        for k in range(begin, end):
+            side = int(is_orig[k])
+            if 0 <= ttl[k] <= 255:
+                first = first_ttl[side]
+                if first is None:
+                    first = first_ttl[side] = ttl[k]
+                packets.ttl_delta[k] = int(ttl[k] - first)
+            if flags[k] < 0 or seq[k] < 0:
+                continue
+            here, last = int(seq[k]), last_seq[side]
+            ahead = 0 if last is None or payload[k] <= 0 else (here - last) & 0xFFFFFFFF
+            packets.retransmit[k] = ahead >= 1 << 31
+            packets.gap[k] = 0 < ahead < 1 << 31
+            until = here + max(payload[k], 0) + bool(flags[k] & _SYN) + bool(flags[k] & _FIN)
+            if last is None or 0 < ((until - last) & 0xFFFFFFFF) < 1 << 31:
+                last_seq[side] = until & 0xFFFFFFFF
+
+
+def _clip(column: NDArray[np.float64], dtype: type[np.signedinteger]) -> NDArray[np.signedinteger]:
+    return np.clip(column, -1, np.iinfo(dtype).max).astype(dtype)
+
+
+def _optional(column: Sequence[int | None], dtype: type[np.signedinteger]) -> NDArray[np.signedinteger]:
+    return np.array([-1 if v is None else v for v in column], dtype)
+
+
+def _addresses(column: Sequence[str]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(map(_address, column)), np.uint8).reshape(-1, 16)
+
+
+@lru_cache(maxsize=65536)
+def _address(text: str) -> bytes:
+    try:
+        if ":" in text:
+            return socket.inet_pton(socket.AF_INET6, text)
+        return b"\0" * 10 + b"\xff\xff" + socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        return b"\0" * 16  # Zeek writes addresses; anything else must still not stop the others
