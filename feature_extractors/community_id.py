@@ -44,7 +44,7 @@ def community_id_v1(
         src, dst = _address(orig), _address(resp)
         answers = _ICMP_ANSWERS if proto == 1 else _ICMP6_ANSWERS
         one_way = proto in (1, 58) and answers.get(sport) != dport
-        if not one_way and (src, sport) > (dst, dport):
+        if not one_way and (src, _swapped(sport)) > (dst, _swapped(dport)):
             src, dst, sport, dport = dst, src, dport, sport
         tuple_bytes = prefix + src + dst + bytes((proto, 0))
         if proto in _PORTED:
@@ -52,6 +52,14 @@ def community_id_v1(
         digest = hashlib.sha1(tuple_bytes, usedforsecurity=False).digest()
         ids.append("1:" + base64.b64encode(digest).decode())
     return ids
+
+
+def _swapped(port: int) -> int:
+    """Where a host talks to itself, Zeek orders the ports as a little-endian host reads them off the wire.
+
+    The specification orders them as numbers; being found beside Zeek's own logs counts for more.
+    """
+    return (port & 0xFF) << 8 | port >> 8
 
 
 def _address(packed: bytes) -> bytes:

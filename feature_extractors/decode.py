@@ -70,7 +70,7 @@ def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
             reason = add_fragment(
                 st, data, packet, be16(data, at + 4), offset, more, header, header, packet.proto
             )
-            return reason if reason else _whole(packet)
+            return reason if reason else _whole(packet, packet.end & 0xFFFF)
     packet.begin = at + header
     packet.end = at + captured
     packet.payload_len = packet.total_len - header if packet.total_len else 0
@@ -80,14 +80,17 @@ def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
 
 
 @njit(cache=True)
-def _whole(packet: Any) -> int:
-    """Points the packet at the reassembled datagram in `State.whole`."""
-    packet.total_len = packet.end & 0xFFFF
-    packet.payload_len = packet.end - packet.begin
+def _whole(packet: Any, total: int) -> int:
+    """Points the packet at the reassembled datagram in `State.whole`; `total` is what its length field can say."""
+    if packet.begin > total:
+        return reasons.BAD_IP_HEADER
+    packet.total_len = total
+    packet.payload_len = total - packet.begin
+    packet.end = total
     packet.ip_begin = 0
-    packet.ip_end = packet.end
-    packet.wire_end = packet.end
-    packet.cap_end = packet.end
+    packet.ip_end = total
+    packet.wire_end = total
+    packet.cap_end = total
     return -1
 
 
@@ -118,13 +121,11 @@ def _ipv6(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
             reason = add_fragment(st, data, packet, ident, offset, more, header, header - 8, packet.proto)
             if reason:
                 return reason
-            _whole(packet)
             begin, last = _extensions(
                 st.whole_readonly, packet, 0, packet.begin, packet.end, np.int64(packet.proto)
             )
             packet.begin = begin
-            packet.payload_len = packet.end - begin
-            return _upper(packet, last, -1)
+            return _upper(packet, last, _whole(packet, ((packet.end - 40) & 0xFFFF) + 40))
     packet.begin = begin
     packet.end = at + captured
     packet.payload_len = total - header
@@ -286,8 +287,10 @@ def udp_tunnel(data: Any, packet: Any, begin: int, end: int, resp_p: int) -> int
     missing = packet.wire_end - packet.cap_end
     size = end - begin
     if resp_p == 4789:
-        if size <= 8 or not data[begin] & 0x08:
+        if size < 8 or not data[begin] & 0x08:
             return reasons.BAD_TUNNEL
+        if size == 8:
+            return reasons.TUNNEL_WITHOUT_IP
         return _inner(packet, begin + 8, end, missing, ETHERNET)
     if resp_p == 6081:
         return _geneve(data, packet, begin, end, missing)
@@ -304,17 +307,21 @@ def udp_tunnel(data: Any, packet: Any, begin: int, end: int, resp_p: int) -> int
 
 @njit(cache=True)
 def _geneve(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
-    if end - begin < 8 or np.int64(data[begin]) >> 6 != 0:
+    if end - begin < 8:
         return reasons.BAD_TUNNEL
+    if np.int64(data[begin]) >> 6 != 0:
+        return reasons.TUNNEL_WITHOUT_IP
     at = begin + 8 + (np.int64(data[begin]) & 0x3F) * 4
-    if at >= end:
+    if at > end:
         return reasons.BAD_TUNNEL
+    if at == end:
+        return reasons.TUNNEL_WITHOUT_IP
     kind = be16(data, begin + 2)
     if kind == 0x6558:
         return _inner(packet, at, end, missing, ETHERNET)
     if kind in (0x0800, 0x86DD):
         return _inner(packet, at, end, missing, RAW)
-    return reasons.BAD_TUNNEL
+    return reasons.TUNNEL_WITHOUT_IP
 
 
 @njit(cache=True)
@@ -414,10 +421,10 @@ def _ayiya(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     if end - begin < 8:
         return reasons.BAD_TUNNEL
     at = begin + 8 + (1 << (np.int64(data[begin]) >> 4)) + (np.int64(data[begin + 1]) >> 4) * 4
-    if at >= end:
+    if at > end:
         return reasons.BAD_TUNNEL
     if data[begin + 2] & 0x0F != 1:
         return -1
-    if data[begin + 3] not in (IP_IN_IP, IPV6_IN_IP):
-        return reasons.BAD_TUNNEL
+    if at == end or data[begin + 3] not in (IP_IN_IP, IPV6_IN_IP):
+        return reasons.TUNNEL_WITHOUT_IP
     return _inner(packet, at, end, missing, RAW)

@@ -32,6 +32,7 @@ PACKET = np.dtype(
         ("gre_version", "i4"),  # -1: not GRE
         ("link", "i4"),  # what begins at ip_begin of the next layer
         ("src_p", "i4"), ("dst_p", "i4"),
+        ("encap", "i8"),  # the tunnels around it, 0: none
         ("one_way", "u1"),  # an ICMP message that is never answered
         ("depth", "u1"),  # tunnels around it
     ]
@@ -48,6 +49,7 @@ CONNECTION = np.dtype(
         ("t_inactive", "f8"), ("t_expire", "f8"), ("t_expire2", "f8"), ("t_attempt", "f8"),
         ("t_delete", "f8"), ("t_dns", "f8"), ("t_early", "f8"),  # when each timer fires
         ("missed", "i8"),
+        ("encap", "i8"),
         ("wanted0", "i8"), ("wanted1", "i8"),  # stream offsets beyond which side 0's and 1's payload is wanted
         ("seen", "u4"),  # history letters given, as Zeek's hist_seen
         ("kept_first", "i4"), ("kept_last", "i4"),
@@ -56,6 +58,7 @@ CONNECTION = np.dtype(
         ("is_active", "u1"), ("is_partial", "u1"), ("first_seen", "u1"),
         ("close_deferred", "u1"), ("deferred_event", "u1"),
         ("tunneled", "u1"), ("early", "u1"), ("early_due", "u1"), ("violated", "u1"),
+        ("tunnel_changes", "u1"), ("app", "u1"),
         ("history_len", "u1"),
         ("history", "u1", (HISTORY,)),
     ]

@@ -68,6 +68,7 @@ _SESSION_TIMER: Final = 6.0
 _BROADCAST: Final = (0xFFFF << 32) | 0xFFFFFFFF
 _S0, _S1, _SF, _REJ, _S2, _S3, _RSTO, _RSTR, _RSTOS0, _RSTRH, _SH, _SHR, _OTH = range(13)  # CONN_STATES
 _UNKNOWN_X: Final = 0x400
+_MAX_TUNNEL_CHANGES: Final = 5
 _KNOWN: Final = tuple(sorted(KNOWN_LINKS))
 
 
@@ -185,6 +186,7 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
     packet.vlan = -1
     packet.inner_vlan = -1
     packet.depth = 0
+    packet.encap = 0
     packet.ip_begin = begin
     packet.ip_end = begin + captured
     packet.cap_end = begin + captured
@@ -212,6 +214,7 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
             if packet.depth >= MAX_TUNNELS:
                 st.counts[reasons.TUNNEL_DEPTH] += 1
                 return
+            packet.encap = _encap(packet.encap, packet.src_lo ^ packet.dst_lo, packet.src_hi ^ packet.dst_hi)
             if proto == GRE:
                 reason = decode.gre(data, packet, packet.begin, packet.end)
             else:
@@ -224,6 +227,13 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
                 st.counts[reason] += 1
             return
         packet.depth += 1
+
+
+@njit(cache=True)
+def _encap(outer: int, a: int, b: int) -> int:
+    """Names a tunnel within others."""
+    h = (outer * 31 + a) * 0x9E3779B1 + b
+    return h if h else np.int64(1)
 
 
 @njit(cache=True)
@@ -256,10 +266,17 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
     if slot == NONE:
         slot = _new_connection(st, data, at, packet, key_hash, ts)
     c = st.conns[slot]
+    if c.encap != packet.encap:
+        c.encap = packet.encap
+        if c.tunnel_changes < _MAX_TUNNEL_CHANGES:
+            c.tunnel_changes += 1
+        else:
+            check_history(st, c, _UNKNOWN_X, ord("X"))
     side = _side(c, packet)
-    length = packet.payload_len if packet.payload_len else present
     if proto == TCP:
+        length = packet.payload_len if packet.total_len else present
         return _tcp(st, data, extra_base, packet, slot, side, ts, length, present)
+    length = packet.payload_len if packet.payload_len else present
     c.last = ts
     e = st.ends[2 * slot + side]
     if proto == UDP:
@@ -269,15 +286,18 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         _add_size(e, declared - 8)
         _keep(st, data, slot, side, packet, ts, at + 8, length - 8, present - 8, -1, -1, -1)
         _hand_over(st, data, extra_base, slot, side, ts, -1, at + 8, length - 8, present - 8)
-        _count_packet(st, slot, side, packet)
-        if packet.depth >= MAX_TUNNELS:
-            return -1
         resp_p = c.p1 if c.orig_side == 0 else c.p0
-        if c.violated:
+        role = _application_flip(st, slot, side, data, at + 8, min(length, present) - 8, resp_p, packet)
+        _count_packet(st, slot, role, packet)
+        if c.violated and resp_p not in (2152, 2123):
             return -1
-        reason = decode.udp_tunnel(data, packet, at + 8, at + 8 + min(length, present) - 8, resp_p)
-        if reason > 0:
+        reason = decode.udp_tunnel(data, packet, at + 8, at + min(length, present), resp_p)
+        if reason == 0 and packet.depth >= MAX_TUNNELS:
+            check_history(st, c, _UNKNOWN_X, ord("X"))
+            return reasons.TUNNEL_DEPTH
+        if reason == reasons.BAD_TUNNEL:
             c.violated = 1
+        packet.encap = _encap(packet.encap, c.serial + 1, 0)
         return reason
     if proto in (ICMP, ICMP6):
         _add_size(e, length - 8)
@@ -288,6 +308,46 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
     _keep(st, data, slot, side, packet, ts, at, length, present, -1, -1, -1)
     _count_packet(st, slot, side, packet)
     return -1
+
+
+@njit(cache=True)
+def _application_flip(
+    st: Any, slot: int, side: int, data: Any, at: int, size: int, resp_p: int, packet: Any
+) -> int:
+    """Zeek's DNS and NTP analyzers turn a connection round when its first message is an answer.
+
+    Returns the side to which Zeek counts this packet: it has the role that the sender had before.
+    """
+    c = st.conns[slot]
+    is_orig = side == c.orig_side
+    turn = False
+    if resp_p in (53, 137, 5353, 5355) and size >= 12:
+        opcode = (np.int64(data[at + 2]) >> 3) & 0x0F
+        if opcode not in (0, 4, 5) and c.p0 != 137 and c.p1 != 137:
+            check_history(st, c, _UNKNOWN_X, ord("X"))
+        else:
+            turn = not c.app and is_orig and data[at + 2] & 0x80 != 0 and not _to_multicast(c)
+            c.app = 1
+    elif resp_p == 123 and size >= 48:
+        mode = data[at] & 0x07
+        flow = 1 if is_orig else 2
+        turn = not c.app & flow and ((mode == 4 and is_orig) or (mode == 3 and not is_orig))
+        if turn:
+            c.app |= flow
+    if not turn:
+        return side
+    flip(st, c)
+    a, b = st.ends[2 * slot], st.ends[2 * slot + 1]
+    a.size, b.size = b.size, a.size  # what was counted stays with the role
+    return 1 - side
+
+
+@njit(cache=True)
+def _to_multicast(c: Any) -> bool:
+    hi, lo = (c.hi1, c.lo1) if c.orig_side == 0 else (c.hi0, c.lo0)
+    if hi == 0 and lo >> 32 == 0xFFFF:
+        return (lo >> 28) & 0x0F == 0x0E
+    return (hi >> 56) & 0xFF == 0xFF
 
 
 @njit(cache=True)
@@ -415,6 +475,9 @@ def _new_connection(st: Any, data: Any, at: int, packet: Any, key_hash: int, ts:
     c.early = 0
     c.early_due = 1 if st.limits[L_EARLY] else 0
     c.violated = 0
+    c.encap = packet.encap
+    c.tunnel_changes = 0
+    c.app = 0
     c.history_len = 0
     _clear_end(st.ends[2 * slot])
     _clear_end(st.ends[2 * slot + 1])
