@@ -31,19 +31,24 @@ class Capture(_Table):
 
 
 class Tracker(_Table):
-    """The embedded engine's connection table; the timeouts are Zeek's and bear Zeek's names."""
+    """What the embedded engine's connection table may hold (`feature_extractors.state.TrackerLimits`)."""
 
-    max_connections: Count = 1_000_000
-    tcp_inactivity_timeout: Seconds = 300.0
-    udp_inactivity_timeout: Seconds = 60.0
-    icmp_inactivity_timeout: Seconds = 60.0
+    connections: Count = 262_144
+    blocks_per_direction: Count = 256
+    fragments: Count = 256
 
 
 class Content(_Table):
-    """How much application content is looked at, and never kept."""
+    """How much of application content may wait to be parsed (`feature_extractors.analyzers.base.ContentLimits`)."""
 
-    max_pending_bytes: Count = 64 * 1024 * 1024
-    max_name_length: Count = 4096
+    pending_bytes: Count = 256 * 1024
+    pending_segments: Count = 128
+    pending_total: Count = 64 * 1024 * 1024
+    log_entries: Count = 10_000
+    log_entries_total: Count = 2_000_000
+    buffer_bytes: Count = 128 * 1024
+    decoded_bytes: Count = 4 * 1024 * 1024
+    transactions: Count = 100
 
 
 class Model(_Table):

@@ -243,7 +243,7 @@ def _tsv_string(value: Value) -> str:
 
 
 def _tsv_double(value: Value) -> str:
-    return f"{value:.6g}"
+    return repr(float(f"{value:.6g}"))
 
 
 def _tsv_seconds(value: Value) -> str:

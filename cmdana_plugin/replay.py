@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_extractors.extract import Extractor, Limits
-
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
     CMDANA,
@@ -24,9 +22,12 @@ from cmdana_plugin.logs import (
     conn_rows,
     notice_row,
 )
+from feature_extractors.analyzers.base import ContentLimits
+from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.frames import Counts
 from feature_extractors.observations import Windows
 from feature_extractors.readers import find_captures, open_capture
+from feature_extractors.state import TrackerLimits
 
 if TYPE_CHECKING:
     from cmdana_plugin.pipeline import Judge
@@ -54,15 +55,10 @@ class Summary:
     threshold: float = 0.0
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> ExtractorLimits:
     """The extractor's limits as `plugin.toml` sets them."""
-    return Limits(
-        max_connections=config.tracker.max_connections,
-        tcp_inactivity_timeout=config.tracker.tcp_inactivity_timeout,
-        udp_inactivity_timeout=config.tracker.udp_inactivity_timeout,
-        icmp_inactivity_timeout=config.tracker.icmp_inactivity_timeout,
-        max_pending_bytes=config.content.max_pending_bytes,
-        max_name_length=config.content.max_name_length,
+    return ExtractorLimits(
+        TrackerLimits(**config.tracker.model_dump()), ContentLimits(**config.content.model_dump())
     )
 
 

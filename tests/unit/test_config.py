@@ -1,10 +1,15 @@
 """plugin.toml: the shipped file says the defaults, and each mistake gets one line that names it."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from cmdana_plugin.config import Config, ConfigError, load, parse
+from cmdana_plugin.replay import limits_of
+from feature_extractors.analyzers.base import ContentLimits
+from feature_extractors.extract import ExtractorLimits
+from feature_extractors.state import TrackerLimits
 
 SHIPPED = Path(__file__).parents[2] / "plugin.toml"
 
@@ -57,3 +62,9 @@ def test_a_missing_file_that_was_asked_for_is_an_error_and_a_missing_default_is_
     assert load(None) == Config()
     with pytest.raises(ConfigError, match="nowhere.toml: cannot be read: No such file or directory"):
         load(Path("nowhere.toml"))
+
+
+def test_the_limits_of_the_extractors_are_all_settable_and_have_the_same_defaults() -> None:
+    assert limits_of(Config()) == ExtractorLimits()
+    assert {name for name, _ in Config().tracker} == {f.name for f in fields(TrackerLimits)}
+    assert {name for name, _ in Config().content} == {f.name for f in fields(ContentLimits)}
