@@ -1,0 +1,185 @@
+"""scapy's raw readers and its sniffing socket as readers of frames; scapy dissects nothing here.
+
+scapy knows less of pcapng than our own reader: it ignores if_tsoffset and the byte order and interfaces of further
+sections, and it knows neither Kuznetzov's pcap nor pcap before version 2.4.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from feature_extractors.errors import CaptureError
+from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.readers.gather import RawFrame, gather, seconds
+from feature_extractors.readers.native import MAX_FRAME, PCAPNG_MAGIC, read_header, snapshot_length
+from feature_extractors.readers.source import Source, is_live, label, open_source
+
+_BUFFER: Final = 256 * 1024
+_MAX_READ: Final = 16 * 1024 * 1024  # bytes that no record reaches
+_WAIT: Final = 0.5  # seconds for which live frames wait for more to come
+_LINKS: Final = {
+    "Ether": 1,
+    "IP": 101,
+    "IPv6": 101,
+    "CookedLinux": 113,
+    "Loopback": 0,
+}  # scapy's layer, LINKTYPE
+
+
+class ScapyReader:
+    """The frames of one pcap or pcapng as scapy reads them. A pipe comes once only."""
+
+    def __init__(self, name: str | Path) -> None:
+        """Raises `CaptureError` where `name` is no such capture."""
+        self.counts = Counts()
+        self._name = name
+        self._live = is_live(name)
+        file = self._open()
+        self._opened: _File | None = file
+        if not self._live:
+            file.close()
+            self._opened = None
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        if self._live and self._opened is None:
+            raise RuntimeError(f"{label(self._name)} comes once only and was read already")
+        self.counts.by_reason.clear()
+        file, self._opened = self._opened or self._open(), None
+        return gather(self._frames(file), self.counts)
+
+    def _open(self) -> _File:
+        source = open_source(self._name, self.counts)
+        try:
+            return _File(source, read_header(source, label(self._name)))
+        except CaptureError:
+            source.close()
+            raise
+
+    def _frames(self, file: _File) -> Iterator[RawFrame]:
+        from scapy.utils import RawPcapNgReader, RawPcapReader, Scapy_Exception
+
+        logging.getLogger("scapy.runtime").setLevel(logging.ERROR)  # what it warns of is counted
+        try:
+            reader: Any = (RawPcapNgReader if file.is_pcapng else RawPcapReader)(file)
+            read = self._pcapng if file.is_pcapng else self._pcap
+            while True:
+                file.begin_record()
+                try:
+                    yield from read(reader)
+                except EOFError:
+                    break
+            if file.truncated:
+                self.counts.add("capture_truncated")
+            elif not file.ended:
+                self.counts.add("bad_record_length")
+        except Scapy_Exception as error:
+            raise CaptureError(f"scapy cannot read {label(self._name)}: {error}") from error
+        finally:
+            file.close()
+
+    def _pcap(self, reader: Any) -> Iterator[RawFrame]:
+        data, meta = reader._read_packet(size=MAX_FRAME)
+        if meta.caplen > MAX_FRAME or len(data) < meta.caplen:
+            raise EOFError
+        snaplen = snapshot_length(reader.snaplen)
+        self.counts.add("captured_over_snaplen", len(data) > snaplen)
+        signed = reader.endian == "<" and meta.usec >= 1 << 31  # as libpcap has it
+        fraction = meta.usec - (1 << 32) if signed else meta.usec
+        ts = seconds(meta.sec, fraction, 1_000_000_000 if reader.nano else 1_000_000)
+        yield RawFrame(data[:snaplen], meta.wirelen, ts, reader.linktype & 0x03FFFFFF)
+
+    def _pcapng(self, reader: Any) -> Iterator[RawFrame]:
+        found = reader._read_block(size=MAX_FRAME)
+        if found is None:
+            return
+        data, meta = found
+        ticks = ((meta.tshigh or 0) << 32) + (meta.tslow or 0)
+        whole, fraction = divmod(ticks, meta.tsresol)
+        ts = seconds(whole, fraction, meta.tsresol)
+        yield RawFrame(data, meta.wirelen, ts, meta.linktype)
+
+
+class ScapySniffer:
+    """Frames of a live interface in blocks, at most half a second old, until `stop`."""
+
+    def __init__(self, interface: str, bpf: str = "") -> None:
+        """Raises `CaptureError` where the interface cannot be listened on: no such one, or no permission."""
+        import scapy.arch  # sets conf.L2listen for this system
+        import scapy.layers.inet6  # noqa: F401  # names the link layers of interfaces
+        from scapy.config import conf
+        from scapy.error import Scapy_Exception
+
+        self.counts = Counts()
+        self._stopped = False
+        try:
+            self._socket = conf.L2listen(iface=interface, filter=bpf or None)
+        except (OSError, ValueError, Scapy_Exception) as error:
+            raise CaptureError(f"cannot listen on interface {interface}: {error}") from error
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        return gather(self._frames(), self.counts)
+
+    def stop(self) -> None:
+        """Ends the iteration within half a second; may be called from a signal handler or another thread."""
+        self._stopped = True
+
+    def _frames(self) -> Iterator[RawFrame | None]:
+        flush = time.monotonic() + _WAIT
+        try:
+            while not self._stopped:
+                for ready in self._socket.select([self._socket], max(0.0, flush - time.monotonic())):
+                    layer, data, ts = ready.recv_raw(MAX_FRAME)
+                    if not data:
+                        continue
+                    link = _LINKS.get(layer.__name__)
+                    if link is None:
+                        self.counts.add("unknown_link_type")
+                        continue
+                    yield RawFrame(data, len(data), time.time() if ts is None else float(ts), link)
+                if time.monotonic() >= flush:
+                    yield None
+                    flush = time.monotonic() + _WAIT
+        finally:
+            self._socket.close()
+
+
+class _File:
+    """A source as the file object that scapy reads; remembers whether the last record was whole."""
+
+    def __init__(self, source: Source, head: bytes) -> None:
+        self.name = "capture"
+        self.is_pcapng = head.startswith(PCAPNG_MAGIC)
+        self.ended = False  # at the end, between two records
+        self.truncated = False  # at the end, within a record
+        self._source = source
+        self._buffer = bytearray(_BUFFER)
+        self._ready = head
+        self._at = 0
+        self._in_record = True
+
+    def begin_record(self) -> None:
+        self._in_record = False
+
+    def read(self, n: int) -> bytes:
+        if n > _MAX_READ:
+            raise EOFError
+        while len(self._ready) - self._at < n:
+            got = self._source.fill(memoryview(self._buffer))
+            if got == 0:
+                break
+            self._ready = self._ready[self._at :] + bytes(self._buffer[:got])
+            self._at = 0
+        out = self._ready[self._at : self._at + n]
+        self._at += len(out)
+        if len(out) < n:
+            self.ended = not self._in_record and not out
+            self.truncated = self.truncated or not self.ended
+        self._in_record = True
+        return out
+
+    def close(self) -> None:
+        self._source.close()
