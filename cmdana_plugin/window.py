@@ -155,19 +155,19 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
         orig_p=np.array(c["orig_p"], np.uint16),
         resp_p=np.array(c["resp_p"], np.uint16),
         ip_proto=np.array([p if p < 256 else 255 for p in c["ip_proto"]], np.uint8),
-        service=list(c["service"]),
+        service=[",".join(sorted(s.split(","))) for s in c["service"]],
         duration=np.array([np.nan if v is None else v for v in c["duration"]], np.float64),
-        orig_bytes=_optional(c["orig_bytes"], np.int64),
-        resp_bytes=_optional(c["resp_bytes"], np.int64),
+        orig_bytes=_counts(c["orig_bytes"]),
+        resp_bytes=_counts(c["resp_bytes"]),
         conn_state=np.array([_STATE_CODE.get(s, -1) for s in c["conn_state"]], np.int8),
-        missed_bytes=np.array(c["missed_bytes"], np.int64),
+        missed_bytes=_counts(c["missed_bytes"]),
         history=np.array([h.encode("ascii", "replace") for h in c["history"]], "S64"),
-        orig_pkts=np.array(c["orig_pkts"], np.int64),
-        orig_ip_bytes=np.array(c["orig_ip_bytes"], np.int64),
-        resp_pkts=np.array(c["resp_pkts"], np.int64),
-        resp_ip_bytes=np.array(c["resp_ip_bytes"], np.int64),
-        vlan=_optional(c["vlan"], np.int32),
-        inner_vlan=_optional(c["inner_vlan"], np.int32),
+        orig_pkts=_counts(c["orig_pkts"]),
+        orig_ip_bytes=_counts(c["orig_ip_bytes"]),
+        resp_pkts=_counts(c["resp_pkts"]),
+        resp_ip_bytes=_counts(c["resp_ip_bytes"]),
+        vlan=_vlan(c["vlan"]),
+        inner_vlan=_vlan(c["inner_vlan"]),
         tunneled=np.array(c["tunneled"], np.bool_),
     )
     lengths = [min(len(p) // PACKET_WIDTH, MAX_PACKETS) for p in c["packets"]]
@@ -178,20 +178,28 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
     np.cumsum(lengths, out=packet_start[1:])
     return Windows(
         connections=connections,
-        packets=_packets(np.array(flat, np.float64).reshape(-1, PACKET_WIDTH), connections.ts, packet_start),
+        packets=_packets(
+            np.array(flat, np.float64).reshape(-1, PACKET_WIDTH),
+            connections.ts,
+            np.array(c["flipped"], np.bool_),
+            packet_start,
+        ),
         packet_start=packet_start,
         logs=[entry for entries in logs for entry in entries],
         log_start=log_start,
     )
 
 
-def _packets(table: NDArray[np.float64], ts: NDArray[np.float64], start: NDArray[np.int64]) -> Packets:
+def _packets(
+    table: NDArray[np.float64], ts: NDArray[np.float64], flipped: NDArray[np.bool_], start: NDArray[np.int64]
+) -> Packets:
     n = len(table)
     offset, is_orig, ip_length, payload, flags, window, ttl, seq = table.T
     unset = np.full(n, np.nan, np.float32)
+    lengths = np.diff(start)
     packets = Packets(
-        ts=np.repeat(ts, np.diff(start)) + offset,
-        is_orig=is_orig > 0,
+        ts=np.repeat(ts, lengths) + offset,
+        is_orig=(is_orig > 0) ^ np.repeat(flipped, lengths),
         ip_length=_clip(ip_length, np.int32),
         payload=_clip(payload, np.int32),
         flags=_clip(flags, np.int16),
@@ -235,8 +243,12 @@ def _clip(column: NDArray[np.float64], dtype: type[np.signedinteger]) -> NDArray
     return np.clip(column, -1, np.iinfo(dtype).max).astype(dtype)
 
 
-def _optional(column: Sequence[int | None], dtype: type[np.signedinteger]) -> NDArray[np.signedinteger]:
-    return np.array([-1 if v is None else v for v in column], dtype)
+def _vlan(column: Sequence[int | None]) -> NDArray[np.int32]:
+    return np.array([-1 if v is None else v for v in column], np.int32)
+
+
+def _counts(column: Sequence[int | None]) -> NDArray[np.int64]:
+    return np.array([-1 if v is None else min(v, 2**63 - 1) for v in column], np.int64)
 
 
 def _addresses(column: Sequence[str]) -> NDArray[np.uint8]:

@@ -91,6 +91,7 @@ class ConnectionRow(NamedTuple):
     vlan: int | None
     inner_vlan: int | None
     tunneled: int
+    flipped: int  # roles were changed after the first packet was described
     packets: list[float]
 
 
@@ -140,6 +141,7 @@ _FLOAT: Final = (float, int)
 _STR: Final = (str,)
 _NONE: Final = (type(None),)
 _INT64: Final = 2**63 - 1
+_COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
@@ -161,19 +163,21 @@ def decode_batch(payload: str) -> Batch:
     sizes: list[int] = []
     for record in _typed(message, "r", list):
         if type(record) is not list or not record:
-            _refuse("r", record, "an array that begins with its kind")
+            raise _refused("r", record, "an array that begins with its kind")
         if record[0] == "c":
             if len(record) != 1 + len(ConnectionRow._fields):
-                _refuse("r", f"{len(record) - 1} fields", f"{len(ConnectionRow._fields)} in a connection")
+                raise _refused(
+                    "r", f"{len(record) - 1} fields", f"{len(ConnectionRow._fields)} in a connection"
+                )
             connections.append(ConnectionRow._make(record[1:]))
         elif record[0] == "l":
             if len(record) != 3 or type(record[1]) is not str or type(record[2]) is not dict:
-                _refuse("r", record[:2], '["l", stream, fields]')
+                raise _refused("r", record[:2], '["l", stream, fields]')
             if (entry := log_entry(record[1], record[2])) is not None:
                 logs.append(entry)
                 sizes.append(256 + sum(_size(v) for v in entry.fields.values()))
         else:
-            _refuse("r", record[0], '"c" or "l"')
+            raise _refused("r", record[0], '"c" or "l"')
     _check(connections)
     return Batch(
         node=_typed(message, "node", str), run=_typed(message, "run", str), seq=_natural(message, "seq"),
@@ -272,7 +276,7 @@ def decode_frame(frame: bytes) -> Event | PeerError | None:
         case {"type": "data-message"}:
             return None
         case _:
-            _refuse("frame", frame[:80], "a data-message or an error")
+            raise _refused("frame", frame[:80], "a data-message or an error")
 
 
 def decode_ack(frame: bytes) -> tuple[str, str]:
@@ -283,7 +287,7 @@ def decode_ack(frame: bytes) -> tuple[str, str]:
         case {"type": "error", "code": str(code), "context": str(context)}:
             raise WireError(f"Zeek refuses the connection: {context} ({code})")
         case _:
-            _refuse("ack", frame[:80], 'an object of type "ack"')
+            raise _refused("ack", frame[:80], 'an object of type "ack"')
 
 
 # ConnectionRow, field by field: types, least and greatest value.
@@ -299,18 +303,19 @@ _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
     "ip_proto": (_INT, 0, 65535),
     "service": (_STR, 0, 0),
     "duration": (_FLOAT + _NONE, -1e12, 1e12),
-    "orig_bytes": (_INT + _NONE, 0, _INT64),
-    "resp_bytes": (_INT + _NONE, 0, _INT64),
+    "orig_bytes": (_INT + _NONE, 0, _COUNT),
+    "resp_bytes": (_INT + _NONE, 0, _COUNT),
     "conn_state": (_STR, 0, 0),
-    "missed_bytes": (_INT, 0, _INT64),
+    "missed_bytes": (_INT, 0, _COUNT),
     "history": (_STR, 0, 0),
-    "orig_pkts": (_INT, 0, _INT64),
-    "orig_ip_bytes": (_INT, 0, _INT64),
-    "resp_pkts": (_INT, 0, _INT64),
-    "resp_ip_bytes": (_INT, 0, _INT64),
+    "orig_pkts": (_INT, 0, _COUNT),
+    "orig_ip_bytes": (_INT, 0, _COUNT),
+    "resp_pkts": (_INT, 0, _COUNT),
+    "resp_ip_bytes": (_INT, 0, _COUNT),
     "vlan": (_INT + _NONE, 0, 65535),
     "inner_vlan": (_INT + _NONE, 0, 65535),
     "tunneled": (_INT, 0, 1),
+    "flipped": (_INT, 0, 1),
 }
 
 
@@ -322,19 +327,19 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
     for (name, (types, least, most)), column in zip(_COLUMNS.items(), columns, strict=False):
         if not set(map(type, column)) <= set(types):
             bad = next(v for v in column if type(v) not in types)
-            _refuse(name, bad, " or ".join(t.__name__ for t in types))
+            raise _refused(name, bad, " or ".join(t.__name__ for t in types))
         if types is not _STR:
             values = [v for v in column if v is not None]
             if values and not (least <= min(values) and max(values) <= most):
-                _refuse(name, [min(values), max(values)], f"{least}..{most}")
+                raise _refused(name, [min(values), max(values)], f"{least}..{most}")
     for uid in columns[1]:
         if not _UID.match(uid):
-            _refuse("uid", uid, "1 to 20 letters and digits")
+            raise _refused("uid", uid, "1 to 20 letters and digits")
     for packets in columns[-1]:
         if type(packets) is not list or len(packets) % PACKET_WIDTH or len(packets) > 64 * PACKET_WIDTH:
-            _refuse("packets", packets, f"a flat array of {PACKET_WIDTH} numbers for each packet")
+            raise _refused("packets", packets, f"a flat array of {PACKET_WIDTH} numbers for each packet")
         if not set(map(type, packets)) <= {int, float} or (packets and max(map(abs, packets)) > 2**53):
-            _refuse("packets", packets, "numbers of at most 2^53")
+            raise _refused("packets", packets, "numbers of at most 2^53")
 
 
 def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
@@ -396,7 +401,7 @@ def _dump(value: object) -> str:
 
 def _json(what: str, text: str) -> object:
     if len(text) > MAX_PAYLOAD:
-        _refuse(what, f"{len(text)} characters", f"at most {MAX_PAYLOAD}")
+        raise _refused(what, f"{len(text)} characters", f"at most {MAX_PAYLOAD}")
     try:
         return json.loads(text, parse_constant=_constant)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -406,7 +411,7 @@ def _json(what: str, text: str) -> object:
 def _object(what: str, payload: str) -> Mapping[str, Any]:
     message = _json(what, payload)
     if not isinstance(message, dict):
-        _refuse(what, message, "a JSON object")
+        raise _refused(what, message, "a JSON object")
     if message.get("v") != WIRE_VERSION:
         raise WireError(
             f"{what}: found wire version {message.get('v')!r}; expected {WIRE_VERSION}: "
@@ -418,20 +423,20 @@ def _object(what: str, payload: str) -> Mapping[str, Any]:
 def _typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
     value = message.get(name)
     if type(value) not in types:
-        _refuse(name, value, " or ".join(t.__name__ for t in types))
+        raise _refused(name, value, " or ".join(t.__name__ for t in types))
     return value
 
 
 def _natural(message: Mapping[str, Any], name: str) -> int:
     value: int = _typed(message, name, int)
     if not 0 <= value <= _INT64:
-        _refuse(name, value, f"0..{_INT64}")
+        raise _refused(name, value, f"0..{_INT64}")
     return value
 
 
 def _number(value: float, name: str) -> float:
     if not math.isfinite(value):
-        _refuse(name, value, "a finite number")
+        raise _refused(name, value, "a finite number")
     return float(value)
 
 
@@ -439,5 +444,5 @@ def _constant(name: str) -> NoReturn:
     raise WireError(f"message: found {name}; expected a finite number")
 
 
-def _refuse(name: str, found: object, expected: str) -> NoReturn:
-    raise WireError(f"{name}: found {str(found)[:80]!r}; expected {expected}")
+def _refused(name: str, found: object, expected: str) -> WireError:
+    return WireError(f"{name}: found {str(found)[:80]!r}; expected {expected}")

@@ -1,0 +1,134 @@
+##! Each connection once at its end, after its logs, and once early if it lives on.
+
+@load base/protocols/conn
+@load base/frameworks/notice
+@load ./packets
+
+module CMDANA;
+
+export {
+	## Whether a long connection is also judged before its end: at 32 packets or after
+	## :zeek:id:`CMDANA::early_after`, whichever is first.
+	option early_verdicts = T;
+
+	## Age at which a connection of three packets or more is judged early, seen at its next packet.
+	const early_after = 10sec &redef;
+
+	## Publishes a connection as it is now.
+	##
+	## final: it has ended, or nothing more of it will be seen.
+	global tell_connection: function(c: connection, final: bool);
+}
+
+redef record Packets += {
+	told_early: bool &default=F;
+	told_final: bool &default=F;
+};
+
+# The same words as in conn.log; Zeek keeps its own function to itself (base/protocols/conn/main.zeek).
+function state_of(c: connection): string
+	{
+	local o = c$orig$state;
+	local r = c$resp$state;
+	local proto = get_port_transport_proto(c$id$resp_p);
+
+	if ( proto == udp )
+		return o == UDP_ACTIVE ? (r == UDP_ACTIVE ? "SF" : "S0") : (r == UDP_ACTIVE ? "SHR" : "OTH");
+
+	if ( proto != tcp )
+		return "OTH";
+
+	local o_silent = o == TCP_INACTIVE || o == TCP_PARTIAL;
+	local r_silent = r == TCP_INACTIVE || r == TCP_PARTIAL;
+
+	if ( r == TCP_RESET )
+		{
+		if ( o == TCP_SYN_SENT || o == TCP_SYN_ACK_SENT
+		     || (o == TCP_RESET && c$orig$size == 0 && c$resp$size == 0) )
+			return "REJ";
+		return o_silent ? "RSTRH" : "RSTR";
+		}
+
+	if ( o == TCP_RESET )
+		{
+		if ( ! r_silent )
+			return "RSTO";
+		return /\^?S[^HAFGIQ]*R.*/ == c$history ? "RSTOS0" : "OTH";
+		}
+
+	if ( o == TCP_CLOSED )
+		return r == TCP_CLOSED ? "SF" : (r_silent ? "SH" : "S2");
+	if ( r == TCP_CLOSED )
+		return o_silent ? "SHR" : "S3";
+	if ( o == TCP_SYN_SENT && r == TCP_INACTIVE )
+		return "S0";
+	return o == TCP_ESTABLISHED && r == TCP_ESTABLISHED ? "S1" : "OTH";
+	}
+
+function tell_connection(c: connection, final: bool)
+	{
+	local id = c$id;
+	local o = c$orig;
+	local r = c$resp;
+	local known = c$duration > 0sec;
+	local service = "\"\"";
+	local vlan = "null,null";
+
+	if ( |c$service| > 0 )
+		service = to_json(to_lower(join_string_set(c$service, ",")));
+	if ( c?$vlan )
+		vlan = fmt("%d,%s", c$vlan, c?$inner_vlan ? cat(c$inner_vlan) : "null");
+
+	tell(fmt("[\"c\",%d,\"%s\",%.6f,%.6f,\"%s\",%d,\"%s\",%d,%d,%s,%s,%s,%s,\"%s\",%d,\"%s\",%d,%d,%d,%d,%s,%d,%s]",
+	    final, c$uid, c$start_time, network_time(), id$orig_h, id$orig_p, id$resp_h, id$resp_p,
+	    id$proto, service, known ? fmt("%.6f", c$duration) : "null", known ? cat(o$size) : "null",
+	    known ? cat(r$size) : "null", state_of(c), c?$conn ? c$conn$missed_bytes : 0,
+	    c$history, o?$num_pkts ? o$num_pkts : 0, o?$num_bytes_ip ? o$num_bytes_ip : 0,
+	    r?$num_pkts ? r$num_pkts : 0, r?$num_bytes_ip ? r$num_bytes_ip : 0, vlan,
+	    c?$tunnel && |c$tunnel| > 0, packet_rows(c)));
+	}
+
+function tell_early(c: connection)
+	{
+	if ( ! early_verdicts || ! c?$cmdana || c$cmdana$told_early )
+		return;
+
+	c$cmdana$told_early = T;
+	tell_connection(c, F);
+	}
+
+event conn_generic_packet_threshold_crossed(c: connection, threshold: count) &priority=-5
+	{
+	if ( ! detector_ready || ! early_verdicts )
+		return;
+
+	if ( threshold == 32 )
+		tell_early(c);
+	else if ( threshold == 3 )
+		ConnThreshold::set_duration_threshold(c, early_after);
+	}
+
+event ConnThreshold::duration_threshold_crossed(c: connection, threshold: interval, is_orig: bool)
+	{
+	if ( detector_ready && threshold == early_after )
+		tell_early(c);
+	}
+
+# After the logs that the same end writes, so that the detector has them when the connection arrives.
+event connection_state_remove(c: connection) &priority=-100
+	{
+	if ( c?$cmdana && c$cmdana$told_final )
+		return;
+
+	++tally$ended;
+
+	if ( ! detector_ready || zeek_is_terminating() )
+		{
+		++tally$unsent;
+		return;
+		}
+
+	++tally$sent;
+	++finals;
+	tell_connection(c, T);
+	}

@@ -1,0 +1,34 @@
+##! Opens a Broker port to a detector that uses Broker's Python bindings (``[endpoint] transport = "broker"``).
+##!
+##! Broker encrypts by default but knows its peer only where certificates are configured (Broker::ssl_cafile and
+##! kin): leave it on loopback otherwise.
+
+@load base/frameworks/cluster
+
+@if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE && |Cluster::nodes| == 0 )
+@load frameworks/cluster/backend/broker
+@endif
+
+module CMDANA;
+
+export {
+	## Address to listen on.
+	const broker_addr = "127.0.0.1" &redef;
+
+	## Port to listen on. Must match ``[endpoint] broker_port`` in plugin.toml.
+	const broker_port = 9999/tcp &redef;
+}
+
+event zeek_init() &priority=-100
+	{
+	if ( Cluster::is_enabled() && Cluster::local_node_type() != Cluster::MANAGER )
+		return;
+
+	if ( Cluster::backend != Cluster::CLUSTER_BACKEND_BROKER )
+		Reporter::fatal(fmt("cmdana: listen-broker needs the cluster backend Broker, found %s; use listen-websocket",
+		    Cluster::backend));
+
+	if ( Broker::listen(broker_addr, broker_port, 0sec) == 0/tcp )
+		Reporter::fatal(fmt("cmdana: cannot listen on %s:%d for the detector; is the port taken? CMDANA::broker_port is where to choose another",
+		    broker_addr, broker_port));
+	}

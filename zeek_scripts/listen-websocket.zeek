@@ -1,0 +1,43 @@
+##! Opens Zeek's WebSocket API to the detector, on a Zeek of its own or on a cluster's manager.
+##!
+##! The API has no authentication: whoever reaches the port can publish any event. Leave it on loopback, or give a
+##! certificate and put a proxy that authenticates before it.
+
+@load base/frameworks/cluster
+
+@if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE && |Cluster::nodes| == 0 )
+@load frameworks/cluster/backend/broker
+@endif
+
+module CMDANA;
+
+export {
+	## Address to listen on.
+	const websocket_addr = 127.0.0.1 &redef;
+
+	## Port to listen on. Must match ``[endpoint] url`` in plugin.toml.
+	const websocket_port = 27759/tcp &redef;
+
+	## PEM files that turn on TLS (wss) where both are set.
+	const websocket_cert_file = "" &redef;
+	const websocket_key_file = "" &redef;
+
+	## How often a silent client is asked for a sign of life; negative is never.
+	const websocket_ping = 5sec &redef;
+}
+
+event zeek_init() &priority=-100
+	{
+	if ( Cluster::is_enabled() && Cluster::local_node_type() != Cluster::MANAGER )
+		return;
+
+	local options = Cluster::WebSocketServerOptions($listen_addr=websocket_addr, $listen_port=websocket_port,
+	    $ping_interval=websocket_ping);
+	if ( websocket_cert_file != "" && websocket_key_file != "" )
+		options$tls_options = Cluster::WebSocketTLSOptions($cert_file=websocket_cert_file,
+		    $key_file=websocket_key_file);
+
+	if ( ! Cluster::listen_websocket(options) )
+		Reporter::fatal(fmt("cmdana: cannot listen on %s:%d for the detector; is the port taken? CMDANA::websocket_port is where to choose another",
+		    websocket_addr, websocket_port));
+	}

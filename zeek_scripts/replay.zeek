@@ -1,0 +1,104 @@
+##! Reads a capture with the detector at its side, for ``cmdana replay --engine zeek``: waits until the detector is
+##! there, judges every connection, those open at the capture's end too, and ends when all verdicts are in.
+
+@load ./__load__
+@load ./listen-websocket
+
+module CMDANA;
+
+export {
+	## Reading pauses while more verdicts than this are outstanding, so that neither side fills its memory.
+	const replay_window = 20000 &redef;
+}
+
+redef exit_only_after_terminate = T;
+
+# In a capture, time passes as fast as the packets are read: batches are cut by their size.
+redef batch_interval = 365days;
+redef websocket_ping = -1sec;
+
+# No timer fires after the capture's end, so what is open then is found by our own record.
+global open_connections: table[string] of conn_id = table();
+global paused = T;
+global file_ended = F;
+
+event zeek_init() &priority=-200
+	{
+	suspend_processing();
+	}
+
+event CMDANA::detector_found(who: Alive)
+	{
+	if ( paused )
+		{
+		paused = F;
+		continue_processing();
+		}
+	}
+
+event CMDANA::detector_lost(why: string)
+	{
+	if ( zeek_is_terminating() )
+		return;
+
+	Reporter::error(fmt("cmdana: the detector is gone before the capture's end: %s", why));
+	terminate();
+	}
+
+event new_connection(c: connection)
+	{
+	open_connections[c$uid] = c$id;
+	}
+
+event connection_state_remove(c: connection) &priority=-200
+	{
+	delete open_connections[c$uid];
+
+	if ( ! paused && tally$sent > tally$judged + replay_window )
+		{
+		paused = T;
+		flush();
+		suspend_processing();
+		}
+	}
+
+event CMDANA::verdicts(answer: string) &priority=-10
+	{
+	if ( paused && detector_ready && tally$sent < tally$judged + replay_window / 2 )
+		{
+		paused = F;
+		continue_processing();
+		}
+	}
+
+event Pcap::file_done(path: string)
+	{
+	for ( uid, id in open_connections )
+		{
+		if ( ! connection_exists(id) )
+			next;
+
+		local c = lookup_connection(id);
+		if ( c$uid != uid )
+			next;
+
+		if ( ! c?$cmdana )
+			c$cmdana = Packets($first_h=id$orig_h, $first_p=id$orig_p);
+
+		# Its removal while Zeek stops is not another end.
+		c$cmdana$told_final = T;
+		++tally$ended;
+		++tally$sent;
+		++finals;
+		tell_connection(c, T);
+		}
+
+	file_ended = T;
+	flush(T);
+	}
+
+event CMDANA::detector_alive(who: Alive)
+	{
+	if ( file_ended && who$finished == run )
+		terminate();
+	}

@@ -1,0 +1,168 @@
+##! What the detector found: a row in cmdana.log for each connection, and notices for the odd ones.
+##!
+##! Notices are worded by the detector and raised here, through Zeek's notice framework: what a site does with them
+##! stays with its :zeek:id:`Notice::policy`.
+
+@load base/frameworks/notice
+@load policy/frameworks/notice/community-id
+@load ./batches
+
+module CMDANA;
+
+export {
+	redef enum Log::ID += { LOG };
+
+	redef enum Notice::Type += {
+		## A connection unlike the network's own normal.
+		Anomalous_Connection,
+		## An incident: many odd connections of one host, merged.
+		Anomalous_Host,
+		## A connection that a supervised model recognises.
+		Known_Attack,
+		## The network's own normal has moved away from what the model learned.
+		Traffic_Drift,
+		## The detector is gone; nothing is judged until it is back.
+		Detector_Lost,
+	};
+
+	## For how long a notice of the same identifier is not repeated.
+	option suppress_for = 1hr;
+
+	## Whether benign verdicts are logged as well.
+	option log_benign = T;
+
+	## A default logging policy hook for the stream.
+	global log_policy: Log::PolicyHook;
+
+	## One judged connection.
+	type Info: record {
+		## When the connection began.
+		ts: time &log;
+		uid: string &log;
+		id: conn_id &log;
+		proto: transport_proto &log;
+		service: string &log &optional;
+		community_id: string &log;
+		## "early" while the connection lives, "final" at its end.
+		stage: string &log;
+		## 0 to 1, higher is odder.
+		score: double &log;
+		## Calibrated tail probability, 0 to 1, lower is odder.
+		p_value: double &log;
+		## On the score: at or above it the verdict is not benign.
+		threshold: double &log;
+		## "benign", "anomalous", or the name of a known attack.
+		verdict: string &log;
+		## On what the score rests; the four add up to 1.
+		packet_reliance: double &log;
+		connection_reliance: double &log;
+		log_reliance: double &log;
+		state_reliance: double &log;
+		## Which of packet, connection and log the detector had.
+		modalities: set[string] &log;
+		## In words, most telling first.
+		reasons: vector of string &log;
+		## Name and version of the model.
+		model: string &log;
+	};
+
+	## Raised for each verdict as it is logged.
+	global log_cmdana: event(rec: Info);
+
+	## Whether this node logs verdicts and raises notices: the manager, or a Zeek on its own.
+	global judges: function(): bool;
+}
+
+const notice_types: table[string] of Notice::Type = {
+	["CMDANA::Anomalous_Connection"] = Anomalous_Connection,
+	["CMDANA::Anomalous_Host"] = Anomalous_Host,
+	["CMDANA::Known_Attack"] = Known_Attack,
+	["CMDANA::Traffic_Drift"] = Traffic_Drift,
+};
+
+function judges(): bool
+	{
+	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
+	}
+
+function log_verdict(v: Verdict)
+	{
+	if ( v$stage == "final" )
+		++tally$judged;
+	else
+		++tally$judged_early;
+
+	if ( v$verdict == "benign" && ! log_benign )
+		return;
+
+	local id = conn_id($orig_h=v$orig_h, $orig_p=v$orig_p, $resp_h=v$resp_h, $resp_p=v$resp_p);
+	local info = Info($ts=v$ts, $uid=v$uid, $id=id, $proto=v$proto, $community_id=v$community_id,
+	    $stage=v$stage, $score=v$score, $p_value=v$p_value, $threshold=v$threshold, $verdict=v$verdict,
+	    $packet_reliance=v$packet_reliance, $connection_reliance=v$connection_reliance,
+	    $log_reliance=v$log_reliance, $state_reliance=v$state_reliance, $modalities=v$modalities,
+	    $reasons=v$reasons, $model=v$model);
+	if ( v?$service )
+		info$service = v$service;
+	Log::write(LOG, info);
+	}
+
+# The connection is often gone by now, so the notice is filled from the wire and not from a connection record.
+function raise_notice(w: NoticeWords)
+	{
+	if ( w$note !in notice_types )
+		{
+		++tally$refused;
+		return;
+		}
+
+	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
+	    $identifier=w$identifier, $suppress_for=suppress_for);
+
+	if ( w?$uid )
+		n$uid = w$uid;
+	if ( w?$orig_h && w?$orig_p && w?$resp_h && w?$resp_p )
+		n$id = conn_id($orig_h=w$orig_h, $orig_p=w$orig_p, $resp_h=w$resp_h, $resp_p=w$resp_p);
+	if ( w?$src )
+		n$src = w$src;
+	if ( w?$dst )
+		n$dst = w$dst;
+	if ( w?$p )
+		n$p = w$p;
+	if ( w?$n )
+		n$n = w$n;
+	if ( w?$community_id )
+		n$community_id = w$community_id;
+
+	++tally$notices;
+	NOTICE(n);
+	}
+
+event CMDANA::verdicts(answer: string)
+	{
+	if ( ! judges() )
+		return;
+
+	local parsed = from_json(answer, Answer);
+	if ( ! parsed$valid )
+		{
+		if ( ++tally$refused == 1 )
+			Reporter::warning(fmt("cmdana: verdicts that cannot be read: %s", parsed$err));
+		return;
+		}
+
+	local a = parsed$v as Answer;
+	for ( _, v in a$verdicts )
+		log_verdict(v);
+	for ( _, w in a$notices )
+		raise_notice(w);
+	}
+
+event zeek_init() &priority=5
+	{
+	Log::create_stream(LOG, Log::Stream($columns=Info, $ev=log_cmdana, $path="cmdana", $policy=log_policy));
+
+	if ( judges() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
+		Cluster::subscribe(topic_verdicts);
+	}
+
+redef ignored_logs += { LOG };
