@@ -172,6 +172,43 @@ def alerts(
     )
 
 
+@app.command()
+def report(
+    logs: Annotated[
+        Path, typer.Argument(help="Folder that holds cmdana.log; rotated logs count too.")
+    ] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained page: incidents, scores against the threshold, reliance, the budget used."""
+    settings = configuration.load(config)
+    _refuse_to_overwrite(out, force)
+    from cmdana_plugin import report as pages
+    from cmdana_plugin import show
+
+    with show.steps(quiet=as_json) as progress:
+        seen = pages.gather(logs, progress)
+    budget = settings.verdict.alerts_per_day
+    pages.write(pages.render(seen, logs, budget), out)
+    if as_json:
+        print(json.dumps(pages.summary_object(seen, out, budget)))
+    else:
+        print(
+            f"{out}: {pages.plural(seen.connections, 'connection')}, {pages.plural(seen.notices, 'notice')}"
+        )
+
+
+def _refuse_to_overwrite(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise CmdanaError(f"{path}: is a folder; expected a file to write")
+    if path.exists() and not force:
+        raise CmdanaError(f"{path}: is there already; choose another --out, or --force to overwrite")
+    if not path.parent.is_dir():
+        raise CmdanaError(f"{path}: the folder {path.parent} does not exist")
+
+
 def main() -> NoReturn:
     """Entry point: every foreseen fault is one line on stderr and exit status 1."""
     try:

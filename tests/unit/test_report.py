@@ -1,0 +1,215 @@
+"""The report: true to the logs, one page that loads nothing, and safe to open whatever the traffic was called."""
+
+import base64
+import gzip
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import browser
+import madeup
+import pytest
+
+from cmdana_plugin import charts, report
+from cmdana_plugin.logs import LogError
+from cmdana_plugin.verdict import ANOMALOUS_HOST, DETECTOR_LOST, Notice, Verdict
+from feature_extractors.errors import RecordError
+
+
+def odd(ts: float, i: int, orig: str = "10.0.0.66", reasons: Sequence[str] = ("a reason",)) -> Verdict:
+    return madeup.verdict(ts, i, orig, "192.0.2.1", 445, None, 1e-5, reasons)
+
+
+def usual(ts: float, i: int, service: str | None = "dns") -> Verdict:
+    return madeup.verdict(ts, i, "10.0.0.5", "10.0.0.1", 53, service, 0.5)
+
+
+def page_of(folder: Path) -> str:
+    return report.render(report.gather(folder), folder, 20.0)
+
+
+def test_it_counts_what_the_logs_say(tmp_path: Path) -> None:
+    rows = [
+        usual(madeup.START, 1),
+        replace(odd(madeup.START + 1, 2), stage="early"),
+        odd(madeup.START + 2, 2),
+        usual(madeup.START + 90_000, 3, None),
+    ]
+    madeup.write_logs(tmp_path, rows)
+    seen = report.gather(tmp_path)
+    assert (seen.connections, seen.early, seen.odd, seen.conn) == (3, 1, 1, 4)
+    assert (seen.first, seen.last) == (madeup.START, madeup.START + 90_000)
+    assert seen.services == {"dns": [1, 0], "445/tcp": [1, 1], "53/tcp": [1, 0]}
+    assert seen.tails == [1, 1, 1, 1]  # one connection at p = 1e-5, under every level
+    assert sum(seen.scores) == 3
+    assert seen.scores[int(rows[2].score * report.BINS)] == 1
+    assert seen.hosts == {"10.0.0.5", "10.0.0.1", "10.0.0.66", "192.0.2.1"}
+    assert seen.bytes == 4 * (1020 + 94160)
+    assert dict(seen.days) == {"2025-11-22": 1}
+    (incident,) = seen.incidents.values()
+    assert incident.note == "Anomalous_Connection"
+    assert incident.trigger is not None
+    assert incident.trigger.facts == "lasted 1.5 s, sent 500 B, got 90 kB, state SF, history ShADadFf"
+
+
+def test_every_form_of_the_logs_gives_the_same_report(tmp_path: Path) -> None:
+    rows = madeup.verdicts(600)
+    madeup.write_logs(tmp_path / "tsv", rows)
+    madeup.write_logs(tmp_path / "json", rows, "json")
+    rotated = tmp_path / "rotated"
+    for part, name in ((rows[:300], "2025-11-22"), (rows[300:], "2025-11-23")):
+        madeup.write_logs(tmp_path / "part", part)
+        (rotated / name).mkdir(parents=True)
+        for stream in ("cmdana", "conn"):
+            data = gzip.compress((tmp_path / "part" / f"{stream}.log").read_bytes())
+            (rotated / name / f"{stream}.00:00:00-00:00:00.log.gz").write_bytes(data)
+    shutil.copy(tmp_path / "tsv" / "notice.log", rotated)
+    tsv, json, split = (report.gather(tmp_path / name) for name in ("tsv", "json", "rotated"))
+    for other in (json, split):
+        assert other.connections == tsv.connections == 600
+        assert other.odd == tsv.odd > 0
+        assert other.scores == tsv.scores
+        assert other.services == tsv.services
+        assert other.incidents == tsv.incidents
+        assert other.time.cells == pytest.approx(tsv.time.cells)
+
+
+def test_notices_of_one_host_are_one_incident_whether_zeek_or_we_wrote_them(tmp_path: Path) -> None:
+    ours = Notice(
+        ts=madeup.START, note=ANOMALOUS_HOST, msg="10.0.0.9 receives 2 odd connections from 1 host (445/tcp)",
+        sub="a reason; evidence 8 decades", identifier="i", uid=f"C{2:017d}", dst="10.0.0.9", n=2,
+    )  # fmt: skip
+    # Zeek fills in the other side of a notice about a connection.
+    zeeks = replace(ours, ts=madeup.START + 60, msg=ours.msg.replace(" 2 ", " 20 "), src="10.0.0.66", n=20)
+    madeup.write_logs(tmp_path, [usual(madeup.START, 2)], extra=[ours, zeeks])
+    (incident,) = report.gather(tmp_path).incidents.values()
+    assert (incident.notices, incident.n, incident.msg) == (2, 20, zeeks.msg)
+    assert incident.trigger is not None
+
+
+def test_whatever_traffic_is_called_the_page_holds_no_markup_or_control_of_its_own(tmp_path: Path) -> None:
+    name = madeup.HOSTILE
+    rows = [replace(odd(madeup.START, 1, reasons=(name,)), service=name, model=name, verdict=name, uid=name)]
+    lost = Notice(ts=1.0, note=DETECTOR_LOST, msg=name, sub=name, identifier="i")
+    madeup.write_logs(tmp_path, rows, extra=[lost])
+    page = page_of(tmp_path)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;\\x00\\x1b[31m\\u202e{{ 7*7 }}" in page
+    assert "<script" not in page
+    assert not re.search("[\x00-\x08\x0e-\x1f\u202a-\u202e]", page)
+    assert "A" * 1000 not in page
+
+
+def test_the_page_loads_nothing_and_its_policy_allows_its_own_style_only(tmp_path: Path) -> None:
+    madeup.write_logs(tmp_path, madeup.verdicts(300))
+    page = page_of(tmp_path)
+    for word in ("http://", "https://", "src=", "url(", "@import", "<link", "<script", " style=", "onload"):
+        assert word not in page, word
+    style = page.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in page
+
+
+def test_broken_lines_are_said_on_the_page_and_the_rest_is_reported(tmp_path: Path) -> None:
+    madeup.write_logs(tmp_path, [usual(madeup.START, 1), usual(madeup.START + 1, 2)], "json")
+    with (tmp_path / "cmdana.log").open("a") as log:
+        log.write('{"ts":1,"score":\n{"ts":-5,"score":0.1,"p_value":0.5}\n{"ts":1,"uid":"C"}\n{"ts":5,"sco')
+    seen = report.gather(tmp_path)
+    assert seen.connections == 2
+    page = report.render(seen, tmp_path, 20.0)
+    for words in ("no JSON record (1)", "no time, or one out of range (1)", "missing or out of range (1)"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [replace(usual(madeup.START, 1), stage="early")]], ids=["none", "early"]
+)
+def test_logs_without_a_final_verdict_give_a_page_that_says_so(tmp_path: Path, rows: list[Verdict]) -> None:
+    madeup.write_logs(tmp_path, rows)
+    page = page_of(tmp_path)
+    assert "no final verdict" in page
+    assert "No notice of cmdana" in page
+
+
+def test_logs_of_an_older_version_without_reliance_or_threshold_still_report(tmp_path: Path) -> None:
+    (tmp_path / "cmdana.log").write_text(
+        '{"ts":5.0,"uid":"C1","score":0.9,"p_value":1e-9,"verdict":"anomalous"}\n'
+    )
+    page = page_of(tmp_path)
+    assert "1 connection of" in page
+    assert "What the verdicts relied on" not in page
+
+
+def test_a_folder_without_verdicts_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no cmdana\.log there"):
+        report.gather(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"nowhere/report\.html: cannot be written: No such file"):
+        report.write("page", tmp_path / "nowhere" / "report.html")
+
+
+def test_a_timeline_widens_its_columns_instead_of_growing() -> None:
+    timeline = report.Timeline(1)
+    for i in range(200_000):
+        timeline.add("", i * 7.0, 1.0)
+    assert len(timeline.cells) <= 50_000
+    assert timeline.width in charts.LADDER
+    assert timeline.width > 1
+    assert sum(cell[0] for cell in timeline.cells.values()) == 200_000
+    assert sum(cell[0] for cell in timeline.columns(timeline.width * 10 // 10).values()) == 200_000
+
+
+def test_a_timeline_of_more_hosts_than_it_may_hold_counts_what_it_drops() -> None:
+    timeline = report.Timeline(1)
+    for i in range(60_000):
+        timeline.add(str(i), 0.0, 1.0)
+    assert len(timeline.cells) == 50_000
+    assert timeline.dropped == 10_000
+
+
+def test_each_width_of_a_time_column_divides_the_next() -> None:
+    assert all(b % a == 0 for a, b in zip(charts.LADDER, charts.LADDER[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("p_value", "words"),
+    [
+        (1.0, "nearly all"),
+        (0.5, "1 in 2"),
+        (0.001, "1 in 1,000"),
+        (2.5e-5, "1 in 40,000"),
+        (1e-12, "1 in 1e12"),
+    ],
+)
+def test_a_p_value_is_said_as_a_person_says_it(p_value: float, words: str) -> None:
+    assert charts.one_in(p_value) == words
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not on the PATH")
+def test_a_real_browser_shows_it_at_phone_and_desk_width_light_and_dark(tmp_path: Path) -> None:
+    rows = madeup.verdicts(3000)
+    rows += [
+        replace(
+            odd(rows[-1].ts + 1, 9001, orig="2001:db8:1111:2222:3333:4444:5555:6666"), service=madeup.HOSTILE
+        )
+    ]
+    madeup.write_logs(tmp_path, rows)
+    path = tmp_path / "report.html"
+    report.write(page_of(tmp_path), path)
+    pictures = set()
+    with browser.browser() as chromium:
+        for width in (360, 1200):
+            for dark in (False, True):
+                seen = chromium.look(path, width, dark=dark)
+                assert seen.console == []
+                assert seen.requests == []
+                assert seen.scroll_width <= width
+                assert seen.visible_svgs >= 6
+                assert "3,001 connections of" in seen.text
+                assert "<script>alert(1)</script>" in seen.text  # as words
+                pictures.add(seen.png)
+    assert len(pictures) == 4
