@@ -1,0 +1,1 @@
+"""The traffic laboratory: real programs in network namespaces, recorded with the truth per connection."""

@@ -1,0 +1,55 @@
+"""`python -m benchmarks.lab record|check|clean|list`: the laboratory's front door."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.lab import net, record, scenario
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 fine, 1 failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    rec = verbs.add_parser("record", help="play a scenario and write capture and labels")
+    rec.add_argument("--scenario", required=True, help=f"a file, or one of {', '.join(scenario.known())}")
+    rec.add_argument("--seconds", type=float, help="length of the recording (default: the scenario's)")
+    rec.add_argument("--seed", type=int, default=1)
+    rec.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    rec.add_argument("--name", default="capture", help="of the capture file")
+    rec.add_argument("--gzip", action="store_true", help="compress the capture")
+    rec.add_argument("--classes", choices=("both", "benign", "attacks"), default="both")
+    verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
+    verbs.add_parser("list", help="name the scenarios")
+    wanted = parser.parse_args(arguments)
+    try:
+        return _do(wanted)
+    except scenario.LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: stopped, nothing left behind", file=sys.stderr)
+        return 1
+
+
+def _do(wanted: argparse.Namespace) -> int:
+    if wanted.verb == "list":
+        for name in scenario.known():
+            print(f"{name:<14}{scenario.load(name).about}")
+    elif wanted.verb == "clean":
+        net.require(("ip",))
+        removed = net.clean()
+        print(f"removed {len(removed)} namespaces")
+    else:
+        found = scenario.load(wanted.scenario)
+        seconds = found.seconds if wanted.seconds is None else wanted.seconds
+        if not 5 <= seconds <= 86_400:
+            raise scenario.LabError(f"--seconds: found {seconds:g}, expected 5 to 86400")
+        record.record(found, seconds, wanted.seed, wanted.out, name=wanted.name, compress=wanted.gzip, classes=wanted.classes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

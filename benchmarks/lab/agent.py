@@ -1,0 +1,100 @@
+"""Runs inside one host's namespace: starts each planned program at its time, as its actor, and logs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+PULSE = 0.01  # seconds between looks at the clock and at the children
+AT_ONCE = 60  # programs of one host at the same time; later ones wait, which the log shows
+
+
+def main(plan: str, log: str, start: str) -> int:
+    """`plan`: steps as JSON lines in time order; `start`: the recording's zero as seconds since 1970."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with open(plan, encoding="utf-8") as steps, open(log, "w", encoding="utf-8", buffering=1) as out:
+        running: dict[int, tuple[subprocess.Popen[bytes], dict[str, Any], float]] = {}
+        try:
+            _play(_steps(steps), out, float(start), running)
+        finally:
+            for child, _, _ in running.values():
+                _end(child)
+    return 0
+
+
+def _steps(lines: TextIO) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        yield json.loads(line)
+
+
+def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: dict[int, Any]) -> None:
+    step = next(steps, None)
+    while step is not None or running:
+        now = time.time() - start
+        while step is not None and step["at"] <= now and len(running) < AT_ONCE:
+            child = _launch(step, out)
+            if child is not None:
+                running[child.pid] = (child, step, now)
+            step = next(steps, None)
+        for pid, (child, done, began) in list(running.items()):
+            status = child.poll()
+            if status is None and now - began > done["limit"]:
+                _end(child)
+                status = child.wait()
+            if status is not None:
+                del running[pid]
+                out.write(json.dumps(_record(done, start + began, time.time(), pid, status)) + "\n")
+        time.sleep(PULSE)
+
+
+def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None:
+    try:
+        child = subprocess.Popen(
+            step["argv"],
+            stdin=subprocess.PIPE if step.get("feed") else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/games", "LANG": "C.UTF-8", **step.get("env", {})},
+            cwd=step.get("cwd", "/"),
+            user=step["uid"],
+            group=step["gid"],
+            extra_groups=[],
+            start_new_session=True,
+        )
+    except OSError as error:
+        out.write(json.dumps({**_record(step, time.time(), time.time(), 0, -1), "error": str(error)}) + "\n")
+        return None
+    if child.stdin is not None:
+        try:
+            child.stdin.write(step["feed"].encode())
+            child.stdin.close()
+        except BrokenPipeError:
+            pass
+    return child
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """The program and what it started: asked, then made."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, sig)
+            child.wait(timeout=0.3)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _record(step: dict[str, Any], began: float, ended: float, pid: int, status: int) -> dict[str, Any]:
+    kept = {key: step[key] for key in ("gid", "what", "argv")}
+    return {"began": round(began, 3), "ended": round(ended, 3), "pid": pid, "status": status, **kept}
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

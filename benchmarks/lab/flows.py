@@ -1,0 +1,165 @@
+"""The recording's connections, cut as Zeek cuts them, with the few header values the shortcut test asks for."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from benchmarks.lab.scenario import LabError
+
+IDLE = {"tcp": 300.0, "udp": 60.0, "icmp": 60.0}  # seconds, Zeek's defaults
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
+Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
+_COUNTERPART = {8: 0, 0: 8, 13: 14, 14: 13}  # ICMP request and reply, as in Zeek's icmp analyzer
+_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
+
+
+@dataclass
+class Flow:
+    """One connection; grows while the capture is read."""
+
+    key: Key
+    start: float
+    last: float
+    packets: list[int] = field(default_factory=lambda: [0, 0])  # by originator, by responder
+    bytes: list[int] = field(default_factory=lambda: [0, 0])  # of payload
+    flags: list[int] = field(default_factory=lambda: [0, 0])  # all TCP flags seen
+    ttl: list[int] = field(default_factory=lambda: [0, 0])  # of the first packet each way
+    window: list[int] = field(default_factory=lambda: [0, 0])
+    mss: list[int] = field(default_factory=lambda: [0, 0])
+    mac: bytes = b""  # of the first frame: destination, source
+    questions: set[str] = field(default_factory=set)  # DNS names asked for
+    cause: Key | None = None  # of an ICMP error: the connection that it is about
+    answer_after: float | None = None  # seconds until the responder's first packet
+
+    @property
+    def closed(self) -> bool:
+        both = self.flags[0] & self.flags[1]
+        return bool(both & _FIN or (self.flags[0] | self.flags[1]) & _RST)
+
+
+def read(capture: Path) -> list[Flow]:
+    """Every connection of the capture in order of its first packet."""
+    opened: dict[Key, Flow] = {}
+    flows: list[Flow] = []
+    for ts, frame in frames(capture):
+        _frame(ts, frame, opened, flows)
+    return flows
+
+
+def frames(capture: Path) -> Iterator[tuple[float, bytes]]:
+    """Time and bytes of each frame of a pcap file as tcpdump writes it, gzipped or not."""
+    opener = gzip.open if capture.suffix == ".gz" else open
+    with opener(capture, "rb") as file:
+        yield from _records(file, capture)  # type: ignore[arg-type]
+
+
+def _records(file: IO[bytes], capture: Path) -> Iterator[tuple[float, bytes]]:
+    head = file.read(24)
+    magic = struct.unpack("<I", head[:4])[0] if len(head) == 24 else 0
+    if magic not in (0xA1B2C3D4, 0xA1B23C4D):
+        raise LabError(f"{capture}: not a capture of this laboratory (little-endian pcap)")
+    unit = 1e-6 if magic == 0xA1B2C3D4 else 1e-9
+    while len(record := file.read(16)) == 16:
+        seconds, fraction, size, _ = struct.unpack("<IIII", record)
+        frame = file.read(size)
+        if len(frame) < size:
+            return
+        yield seconds + fraction * unit, frame
+
+
+def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) -> None:
+    if len(frame) < 34 or frame[12:14] != b"\x08\x00":
+        return
+    header = (frame[14] & 15) * 4
+    protocol = PROTOCOLS.get(frame[23])
+    if protocol is None or struct.unpack("!H", frame[20:22])[0] & 0x1FFF:
+        return
+    body = frame[14 + header : 14 + struct.unpack("!H", frame[16:18])[0]]
+    source, target = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
+    if len(body) < 8:
+        return
+    flags, window, size = 0, 0, len(body) - 8
+    cause = None
+    if protocol == "icmp":
+        source_port, target_port = body[0], _COUNTERPART.get(body[0], body[1])
+        if body[0] in (3, 11, 12) and len(body) >= 36:
+            cause = _quoted(body[8:])
+    else:
+        source_port, target_port = struct.unpack("!HH", body[:4])
+        if protocol == "tcp" and len(body) >= 20:
+            flags, window, size = body[13], struct.unpack("!H", body[14:16])[0], len(body) - (body[12] >> 4) * 4
+    key = (protocol, source, source_port, target, target_port)
+    flow, side = _find(key, ts, flags, opened, flows)
+    if flow.packets[side] == 0:
+        flow.ttl[side], flow.window[side] = frame[22], window
+        flow.mss[side] = _mss(body) if flags & _SYN else 0
+        if side == 0:
+            flow.mac, flow.cause = frame[:12], cause
+        elif flow.answer_after is None:
+            flow.answer_after = ts - flow.start
+    flow.packets[side] += 1
+    flow.bytes[side] += size
+    flow.flags[side] |= flags
+    flow.last = ts
+    if protocol == "udp" and target_port == 53 and size > 12:
+        flow.questions.add(_question(body[8:]))
+
+
+def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[Flow]) -> tuple[Flow, int]:
+    protocol, source, source_port, target, target_port = key
+    reverse = (protocol, target, target_port, source, source_port)
+    for side, candidate in ((0, key), (1, reverse)):
+        flow = opened.get(candidate)
+        if flow is None:
+            continue
+        again = flags & (_SYN | _ACK) == _SYN and flow.closed
+        if ts - flow.last <= IDLE[protocol] and not again:
+            return flow, side
+        del opened[candidate]
+    side = 0
+    if flags & (_SYN | _ACK) == _SYN | _ACK:
+        key, side = reverse, 1  # the answer came first: the recording missed the question
+    flow = opened[key] = Flow(key, ts, ts)
+    flows.append(flow)
+    return flow, side
+
+
+def _quoted(packet: bytes) -> Key | None:
+    """The connection of the packet that an ICMP error quotes."""
+    protocol = PROTOCOLS.get(packet[9])
+    header = (packet[0] & 15) * 4
+    if protocol is None or len(packet) < header + 4:
+        return None
+    source, target = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
+    if protocol == "icmp":
+        kind = packet[header]
+        return (protocol, source, kind, target, _COUNTERPART.get(kind, packet[header + 1]))
+    ports = struct.unpack("!HH", packet[header : header + 4])
+    return (protocol, source, ports[0], target, ports[1])
+
+
+def _mss(tcp: bytes) -> int:
+    options = tcp[20 : (tcp[12] >> 4) * 4]
+    while len(options) > 1 and options[0] != 0:
+        if options[0] == 1:
+            options = options[1:]
+            continue
+        if options[0] == 2 and len(options) >= 4:
+            return int.from_bytes(options[2:4], "big")
+        options = options[max(2, options[1]) :]
+    return 0
+
+
+def _question(message: bytes) -> str:
+    """The first name of a DNS message, in lower case."""
+    labels, at = [], 12
+    while at < len(message) and 0 < message[at] < 64:
+        labels.append(message[at + 1 : at + 1 + message[at]].decode("latin-1").lower())
+        at += 1 + message[at]
+    return ".".join(labels)

@@ -1,0 +1,374 @@
+"""What people and machines ordinarily do: each habit turns one occasion into the programs it starts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.lab.net import Host
+from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World
+
+PROGRAMS = Path(__file__).with_name("programs")
+AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+    "curl/7.88.1",
+    "updater/2.4",
+)
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """One actor wants one thing at one time."""
+
+    world: World
+    actor: Actor
+    at: float
+    rng: random.Random
+
+    def step(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0, feed: str = "", **env: str) -> Step:
+        return Step(round(self.at + after, 3), what, argv, limit, env, feed)
+
+    def curl(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0) -> Step:
+        agent = AGENTS[hash_of(self.actor.name) % len(AGENTS)]
+        return self.step(what, "curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", agent, *argv, after=after, limit=limit + 5)  # fmt: skip
+
+    def server(self, service: str) -> tuple[Host, str] | None:
+        """A host inside that offers this, by its name."""
+        offering = self.world.offering(service, inside=True) or self.world.offering(service)
+        offering = [h for h in offering if h.name != self.actor.host]
+        if not offering:
+            return None
+        host = self.rng.choice(offering)
+        return host, self.world.name_of(host)
+
+
+def hash_of(text: str) -> int:
+    """The same in every process, unlike hash()."""
+    return random.Random(text).randrange(1 << 30)
+
+
+Habit = Callable[[Occasion], Iterator[Step]]
+
+
+def _pages(o: Occasion, site: str, scheme: str, count: int, what: str) -> Iterator[Step]:
+    after = 0.0
+    for _ in range(count):
+        urls: list[str] = []
+        parts = [f"p{o.rng.randrange(PAGES)}.html", *(f"a{o.rng.randrange(ASSETS)}" for _ in range(o.rng.choice((0, 0, 1, 2, 4))))]
+        for part in parts:
+            urls += ["-o", "/dev/null", f"{scheme}://{site}/{part}"]
+        together = ["--parallel", "--parallel-max", "4"] if o.rng.random() < 0.3 else []
+        version = o.rng.choice(([], [], ["--http1.1"], ["--tls-max", "1.2"]))
+        yield o.curl(what, *together, *version, "--compressed", *urls, after=after)
+        after += o.rng.lognormvariate(1.0, 0.8)
+
+
+def browse(o: Occasion) -> Iterator[Step]:
+    sites = o.world.sites(inside=False)
+    favourite = sites[: max(1, len(sites) // 2)] if o.rng.random() < 0.6 else sites
+    scheme = "https" if o.rng.random() < 0.85 else "http"
+    yield from _pages(o, o.rng.choice(favourite), scheme, o.rng.choice((1, 1, 2, 3)), "browse")
+
+
+def intranet(o: Occasion) -> Iterator[Step]:
+    sites = o.world.sites(inside=True)
+    if sites:
+        yield from _pages(o, o.rng.choice(sites), o.rng.choice(("https", "http")), o.rng.choice((1, 2)), "intranet")
+
+
+def plain_page(o: Occasion) -> Iterator[Step]:
+    yield from _pages(o, o.rng.choice(o.world.sites(inside=False)), "http", 1, "plain-page")
+
+
+def missing_page(o: Occasion) -> Iterator[Step]:
+    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
+    yield o.curl("missing-page", "-o", "/dev/null", f"http://{site}/old/{o.rng.randrange(10**4)}.html")
+
+
+def staff_page(o: Occasion) -> Iterator[Step]:
+    """Behind a password, and people mistype."""
+    sites = o.world.sites(inside=True)
+    if not sites:
+        return
+    word = o.world.password(o.actor.name) if o.rng.random() < 0.7 else "wrong" + str(o.rng.randrange(100))
+    url = f"https://{o.rng.choice(sites)}/private/p{o.rng.randrange(PAGES)}.html"
+    yield o.curl("staff-page", "-u", f"{o.actor.name}:{word}", "-o", "/dev/null", url)
+
+
+def update_check(o: Occasion) -> Iterator[Step]:
+    """Software that asks home at regular intervals, much like a beacon: a few polls in a row."""
+    sites = o.world.sites(inside=False)
+    site = sites[hash_of(o.actor.name + "update") % len(sites)]
+    pause = 4.0 + hash_of(o.actor.name + "pause") % 17
+    for number in range(o.rng.randrange(2, 7)):
+        after = number * pause + o.rng.uniform(-0.5, 0.5) if number else 0.0
+        yield o.curl("update-check", "-o", "/dev/null", f"https://{site}/a{o.rng.randrange(2)}?v=2.4.{o.rng.randrange(9)}", after=after)
+
+
+def send_form(o: Occasion) -> Iterator[Step]:
+    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
+    body = "&".join(f"field{n}={o.rng.randrange(10**6)}" for n in range(o.rng.randrange(3, 30)))
+    yield o.curl("send-form", "-o", "/dev/null", "-d", body, f"https://{site}/p0.html")
+
+
+def upload_document(o: Occasion) -> Iterator[Step]:
+    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
+    size = int(o.world.scenario.page_kb * o.rng.choice((0.2, 0.5, 1, 1, 3, 6)))
+    yield o.curl("upload-document", "-T", o.world.file(size), f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}", limit=60)
+
+
+def mail_read(o: Occasion) -> Iterator[Step]:
+    if found := o.server("mail"):
+        word = o.world.password(o.actor.name) if o.rng.random() < 0.95 else "forgotten"
+        url = f"imaps://{found[1]}/INBOX" if o.rng.random() < 0.7 else f"imap://{found[1]}/INBOX"
+        request = o.rng.choice(("NOOP", "SEARCH ALL", "STATUS INBOX (MESSAGES)"))
+        yield o.curl("mail-read", "-u", f"{o.actor.name}:{word}", "-X", request, url)
+
+
+def mail_send(o: Occasion) -> Iterator[Step]:
+    if found := o.server("mail"):
+        domain = o.world.scenario.domain
+        size = int(o.rng.lognormvariate(6.0, 1.0))
+        letter = f"From: {o.actor.name}@{domain}\nTo: team@{domain}\nSubject: note {o.rng.randrange(999)}\n\n" + "word " * (size // 5)
+        secure = ["--ssl-reqd", f"smtp://{found[1]}:587"] if o.rng.random() < 0.6 else [f"smtp://{found[1]}:25"]
+        step = o.curl("mail-send", "--mail-from", f"{o.actor.name}@{domain}", "--mail-rcpt", f"team@{domain}", "-T", "-", *secure)
+        yield Step(step.at, step.what, step.argv, step.limit, step.env, letter)
+
+
+def ssh_session(o: Occasion) -> Iterator[Step]:
+    if found := o.server("ssh"):
+        order = o.rng.choice(("uptime", "df -h", "ls -l /etc", "sleep 2; id", "ps ax | head -40", "sleep 6; uname -a"))
+        yield o.step("ssh-session", "ssh", f"{o.actor.name}@{found[1]}", order, limit=40)
+
+
+def ssh_password(o: Occasion) -> Iterator[Step]:
+    """By password, which people mistype once or twice."""
+    if found := o.server("ssh"):
+        wrong = o.rng.choice((0, 0, 1, 1, 2))
+        for number in range(wrong + 1):
+            word = o.world.password(o.actor.name) if number == wrong else f"typo{o.rng.randrange(99)}"
+            options = ("-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no")
+            yield o.step("ssh-password", "sshpass", "-p", word, "ssh", *options, f"{o.actor.name}@{found[1]}", "id", after=number * 3.0)
+
+
+def sftp_copy(o: Occasion) -> Iterator[Step]:
+    if found := o.server("ssh"):
+        name = o.world.file(int(o.world.scenario.page_kb * o.rng.choice((0.2, 1, 1, 4))))
+        target = f"{o.actor.name}@{found[1]}"
+        if o.rng.random() < 0.5:
+            yield o.step("sftp-copy", "scp", "-q", name, f"{target}:copy-{o.rng.randrange(5)}")
+        else:
+            yield o.step("sftp-copy", "sftp", "-q", "-b", "-", target, feed=f"put {name} file\nls -l\nget file got\n")
+
+
+def database(o: Occasion) -> Iterator[Step]:
+    if found := o.server("database"):
+        queries: list[str] = []
+        for _ in range(o.rng.choice((1, 1, 2, 5))):
+            who = f"c{o.rng.randrange(50)}"
+            queries += ["-c", o.rng.choice((
+                f"select id, amount from orders where who='{who}' limit {o.rng.randrange(1, 30)}",
+                f"insert into orders(who,amount,note) values('{who}',{o.rng.randrange(999)},'new')",
+                "select who, sum(amount) from orders group by who order by 2 desc limit 5",
+            ))]  # fmt: skip
+        word = o.world.password("app") if o.rng.random() < 0.96 else "old-password"
+        yield o.step("database", "psql", "-q", "-h", found[1], "-U", "app", "postgres", *queries, PGPASSWORD=word, PGSSLMODE="prefer")
+
+
+def cache(o: Occasion) -> Iterator[Step]:
+    if found := o.server("cache"):
+        key = f"session:{o.rng.randrange(500)}"
+        order = o.rng.choice((("set", key, "v" * o.rng.randrange(5, 400)), ("get", key), ("incr", "visits"), ("expire", key, "60")))
+        yield o.step("cache", "redis-cli", "-h", found[1], "-r", str(o.rng.choice((1, 1, 3, 8))), *order)
+
+
+def sensor(o: Occasion) -> Iterator[Step]:
+    if found := o.server("broker"):
+        value = f"{{\"t\": {o.rng.uniform(15, 25):.1f}}}"
+        yield o.step("sensor", "mosquitto_pub", "-h", found[1], "-t", f"site/{o.actor.host}/t", "-m", value, "-q", o.rng.choice("01"))
+
+
+def subscribe(o: Occasion) -> Iterator[Step]:
+    if found := o.server("broker"):
+        yield o.step("subscribe", "mosquitto_sub", "-h", found[1], "-t", "site/#", "-W", str(o.rng.randrange(10, 90)), limit=100)
+
+
+def git_work(o: Occasion) -> Iterator[Step]:
+    if found := o.server("git"):
+        url = f"git://{found[1]}/project{o.rng.randrange(3)}.git"
+        folder = f"clone-{o.rng.randrange(10**9)}"
+        if o.rng.random() < 0.5:
+            yield o.step("git-work", "git", "ls-remote", url)
+        else:
+            yield o.step("git-work", "git", "clone", "-q", "--depth", "1", url, str(o.world.home(o.actor) / folder))
+
+
+def backup(o: Occasion) -> Iterator[Step]:
+    if found := o.server("rsync"):
+        name = o.world.file(int(o.world.scenario.page_kb * o.rng.choice((1, 1, 3, 10))))
+        yield o.step("backup", "rsync", "-t", "--ignore-times", "--whole-file", name, f"rsync://{found[1]}/backup/{o.actor.host}-{o.rng.randrange(5)}")
+
+
+def mirror(o: Occasion) -> Iterator[Step]:
+    if found := o.server("rsync"):
+        yield o.step("mirror", "rsync", "--list-only", f"rsync://{found[1]}/mirror/")
+
+
+def look_up(o: Occasion) -> Iterator[Step]:
+    """Names of every kind, and some that do not exist."""
+    for number in range(o.rng.choice((1, 1, 2, 3))):
+        site = o.rng.choice(o.world.sites(inside=False))
+        parent = site.split(".", 1)[1]
+        typo = "".join(o.rng.sample(parent.split(".")[0], k=len(parent.split(".")[0]))) + "." + parent.split(".", 1)[-1]
+        address = o.rng.choice(list(o.world.hosts)).address
+        query = o.rng.choice((
+            (site, "A"), (site, "AAAA"), (parent, "MX"), (parent, "TXT"), (parent, "NS"), (typo, "A"), ("-x", address),
+            (f"printer{o.rng.randrange(9)}.{o.world.scenario.domain}", "A"), (f"_ldap._tcp.{o.world.scenario.domain}", "SRV"),
+        ))  # fmt: skip
+        tcp = ["+tcp"] if o.rng.random() < 0.04 else []
+        yield o.step("look-up", "dig", "+tries=2", "+time=2", *tcp, *query, after=number * o.rng.uniform(0.1, 2.0))
+
+
+def set_clock(o: Occasion) -> Iterator[Step]:
+    if found := o.server("time"):
+        yield o.step("set-clock", "ntpdate", "-q", found[1])
+
+
+def ping(o: Occasion) -> Iterator[Step]:
+    target = o.rng.choice([h for h in o.world.hosts if h.name != o.actor.host])
+    yield o.step("ping", "ping", "-n", "-q", "-c", str(o.rng.choice((1, 3, 5))), target.address)
+
+
+def lost_server(o: Occasion) -> Iterator[Step]:
+    """A misconfigured client: the old server's address, or a port that nobody serves any more."""
+    if o.rng.random() < 0.5:
+        target = o.rng.choice(o.world.free_addresses())
+    else:
+        target = o.rng.choice([h for h in o.world.hosts if h.name != o.actor.host]).address
+    port = (445, 515, 631, 1433, 3128, 3306, 5900, 8080, 8443, 9100)[hash_of(o.actor.name + str(o.rng.randrange(2))) % 10]
+    for number in range(o.rng.choice((1, 2, 3))):
+        yield o.step("lost-server", "nc", "-z", "-w", "3", target, str(port), after=number * 4.0)
+
+
+def lost_server_far(o: Occasion) -> Iterator[Step]:
+    """Nobody has this address outside: the router says so, or nobody answers."""
+    used = {h.address for h in o.world.hosts}
+    target = next(a for a in iter(lambda: f"198.51.100.{o.rng.randrange(2, 250)}", "") if a not in used)
+    yield o.step("lost-server", "nc", "-z", "-w", "3", target, o.rng.choice(("80", "443", "8530")))
+
+
+def poll_devices(o: Occasion) -> Iterator[Step]:
+    """Monitoring: SNMP where it is offered, a knock on web and SSH ports elsewhere."""
+    for number, host in enumerate(o.world.offering("snmp")):
+        yield o.step("poll-devices", "snmpget", "-v2c", "-c", "public", "-t", "1", "-r", "1", host.address, "1.3.6.1.2.1.1.3.0", "1.3.6.1.2.1.1.5.0", after=number * 0.2)  # fmt: skip
+    for service, port in (("web", 443), ("ssh", 22), ("mail", 25), ("database", 5432)):
+        for number, host in enumerate(o.world.offering(service, inside=True)):
+            if o.rng.random() < 0.5 and host.name != o.actor.host:
+                yield o.step("poll-devices", "nc", "-z", "-w", "2", host.address, str(port), after=1 + number * 0.3)
+
+
+def inventory(o: Occasion) -> Iterator[Step]:
+    """The administrators' own weekly look at a few ports of a few hosts, with the same tool that attackers use."""
+    targets = o.rng.sample([h.address for h in o.world.hosts if h.inside and h.name != o.actor.host], k=2)
+    yield o.step("inventory", "nmap", "-sT", "-n", "-Pn", "-p", "22,80,443,5432", "--max-rate", "4", *targets, limit=60)
+
+
+def download(o: Occasion) -> Iterator[Step]:
+    """A roll-out: the same parts for everyone."""
+    site = o.world.sites(inside=False)[0]
+    urls: list[str] = []
+    for number in range(o.rng.choice((2, 4, 6))):
+        urls += ["-o", "/dev/null", f"https://{site}/a{number}"]
+    yield o.curl("download", *urls, limit=60)
+
+
+def api_call(o: Occasion) -> Iterator[Step]:
+    """A program that asks another program, several times over one connection."""
+    hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
+    if hosts:
+        urls: list[str] = []
+        for _ in range(o.rng.choice((1, 1, 2, 5))):
+            urls += ["-o", "/dev/null", f"https://{_site_of(o, o.rng.choice(hosts))}/api/v1/items?page={o.rng.randrange(50)}"]
+        yield o.curl("api-call", *urls)
+
+
+def chat(o: Occasion) -> Iterator[Step]:
+    hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
+    if hosts:
+        seconds = o.rng.randrange(5, 120)
+        argv = ("/usr/bin/python3", str(PROGRAMS / "chat.py"), f"wss://{_site_of(o, o.rng.choice(hosts))}/ws", o.world.ca(), str(seconds), str(o.rng.random()))
+        yield o.step("chat", *argv, limit=seconds + 20)
+
+
+def _site_of(o: Occasion, host: Host) -> str:
+    first = (host.sites or ("www",))[0]
+    return f"{first}.{o.world.scenario.domain}" if host.inside else first
+
+
+def share(o: Occasion) -> Iterator[Step]:
+    """Files of the office's share, now and then with an old password."""
+    if found := o.server("share"):
+        word = o.world.password(o.actor.name) if o.rng.random() < 0.93 else "expired"
+        name = o.world.file(int(o.world.scenario.page_kb * o.rng.choice((0.3, 1, 3))))
+        order, place = o.rng.choice((("ls", "files"), (f"put {name} {o.actor.name}{o.rng.randrange(5)}", "public"), ("get file-4k /dev/null", "files"), ("ls; du", "public")))
+        yield o.step("share", "smbclient", f"//{found[1]}/{place}", "-U", f"{o.actor.name}%{word}", "-c", order)
+
+
+def address_book(o: Occasion) -> Iterator[Step]:
+    if found := o.server("directory"):
+        base = ",".join(f"dc={part}" for part in o.world.scenario.domain.split("."))
+        who = o.rng.choice([a.name for a in o.world.actors])
+        login = ("-D", f"uid={o.actor.name},{base}", "-w", o.world.password(o.actor.name)) if o.rng.random() < 0.5 else ()
+        yield o.step("address-book", "ldapsearch", "-x", "-LLL", "-H", f"ldap://{found[1]}", *login, "-b", base, o.rng.choice((f"(uid={who})", "(objectClass=inetOrgPerson)", "(mail=*)")), "mail")  # fmt: skip
+
+
+def log_line(o: Occasion) -> Iterator[Step]:
+    if found := o.server("syslog"):
+        tcp = "-T" if o.rng.random() < 0.1 else "-d"
+        yield o.step("log-line", "logger", "-n", found[1], "-P", "514", tcp, "-t", "app", f"request {o.rng.randrange(10**6)} done in {o.rng.randrange(900)} ms")
+
+
+def watch(o: Occasion) -> Iterator[Step]:
+    """A film: a piece every two seconds over one connection, slowed to its rate."""
+    hosts = [h for h in o.world.offering("stream") if h.name != o.actor.host]
+    if hosts:
+        host = o.rng.choice(hosts)
+        pieces = o.rng.randrange(3, 40)
+        urls: list[str] = []
+        for number in range(pieces):
+            urls += ["-o", "/dev/null", f"http://{o.world.name_of(host)}:8554/piece{number % 20}.ts"]
+        yield o.curl("watch", "--limit-rate", f"{o.world.scenario.page_kb * 2}k", *urls, limit=150)
+
+
+def control(o: Occasion) -> Iterator[Step]:
+    """The control room reads the controllers."""
+    if found := o.server("modbus"):
+        count = o.rng.choice((1, 3, 10, 30))
+        yield o.step("control", "/usr/bin/python3", str(PROGRAMS / "poll.py"), "read", found[0].address, str(count), "0.8", str(o.rng.random()), limit=60)
+
+
+def adjust(o: Occasion) -> Iterator[Step]:
+    """An operator sets a value, as is her job."""
+    if found := o.server("modbus"):
+        yield o.step("adjust", "/usr/bin/python3", str(PROGRAMS / "poll.py"), "set", found[0].address, str(o.rng.choice((1, 2, 4))), "1.5", str(o.rng.random()))
+
+
+def print_page(o: Occasion) -> Iterator[Step]:
+    if found := o.server("print"):
+        yield o.step("print-page", "nc", "-N", "-w", "5", found[0].address, "9100", feed="%!PS\n" + "(line) show\n" * int(o.rng.lognormvariate(5, 1)))
+
+
+HABITS: dict[str, Habit] = {
+    "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page,
+    "staff-page": staff_page, "update-check": update_check, "send-form": send_form,
+    "upload-document": upload_document, "mail-read": mail_read, "mail-send": mail_send, "ssh-session": ssh_session,
+    "ssh-password": ssh_password, "sftp-copy": sftp_copy, "database": database, "cache": cache, "sensor": sensor,
+    "subscribe": subscribe, "git-work": git_work, "backup": backup, "mirror": mirror, "look-up": look_up,
+    "set-clock": set_clock, "ping": ping, "lost-server": lost_server, "lost-server-far": lost_server_far,
+    "poll-devices": poll_devices, "inventory": inventory, "download": download,
+    "api-call": api_call, "chat": chat, "share": share, "address-book": address_book, "log-line": log_line,
+    "watch": watch, "control": control, "adjust": adjust, "print-page": print_page,
+}  # fmt: skip

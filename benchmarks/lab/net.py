@@ -1,0 +1,210 @@
+"""Network namespaces, the bridge between them, and their removal: the only module that changes the machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.lab.scenario import OUTSIDE, LabError, Link, Scenario, host_names
+
+PREFIX = "cmlab"
+STATE = Path("/var/tmp/cmdana-lab")  # one folder per run: its process id, configurations, homes, logs
+ETC_NETNS = Path("/etc/netns")  # `ip netns exec` lays these files over /etc
+NO_GROUP = 1  # the mark of connections by a process without a group of ours
+TOOLS = ("ip", "tc", "nft", "conntrack", "tcpdump", "ethtool", "setpriv", "openssl")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One namespace with one address."""
+
+    name: str
+    netns: str
+    address: str
+    mac: str
+    inside: bool
+    services: tuple[str, ...]
+    role: str | None
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recording's own names: nothing outside them is ever touched."""
+
+    ident: str
+    state: Path
+
+    def netns(self, host: str) -> str:
+        return f"{PREFIX}-{self.ident}-{host}"
+
+
+def command(*argv: str, check: bool = True, feed: str | None = None) -> str:
+    """Run one tool to its end; raises LabError with the tool's own words."""
+    done = subprocess.run(argv, input=feed, capture_output=True, text=True, check=False, timeout=60)
+    if check and done.returncode != 0:
+        words = " ".join((done.stderr or done.stdout).split())[:300]
+        raise LabError(f"{' '.join(argv[:6])}: {words or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+def require(tools: Iterable[str]) -> None:
+    """Refuse to start without root or with a tool missing."""
+    if os.geteuid() != 0:
+        raise LabError("the laboratory makes network namespaces: run it as root")
+    missing = sorted({tool for tool in tools if shutil.which(tool, path=search_path()) is None})
+    if missing:
+        raise LabError(f"missing programs: {', '.join(missing)} (benchmarks/lab/README.md names their packages)")
+
+
+def search_path() -> str:
+    """Servers live in sbin, which is not on everyone's PATH."""
+    return "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
+    """Give every host an address; `order` (a shuffle by the seed) keeps addresses from telling roles apart."""
+    inside_net = ipaddress.ip_network(scenario.network)
+    hosts: list[Host] = []
+    for inside, groups, net in ((True, scenario.inside, inside_net), (False, scenario.outside, OUTSIDE)):
+        names = [(name, group) for group in groups for name in host_names(group)]
+        slots = [slot for slot in order if slot < min(net.num_addresses - 3, 240)][: len(names)]
+        for (name, group), slot in zip(names, slots, strict=True):
+            address = str(net.network_address + 2 + slot)
+            octets = [int(part) for part in address.split(".")]
+            mac = "02:" + ":".join(f"{part:02x}" for part in ((o * 37 + 11) % 256 for o in (90, *octets)))
+            hosts.append(
+                Host(name, run.netns(name), address, mac, inside, group.services, group.role, group.sites)
+            )
+    return hosts
+
+
+def build(run: Run, scenario: Scenario, hosts: Sequence[Host], groups: Sequence[int], etc: dict[str, str]) -> None:
+    """Make the namespaces: `wire` holds both bridges and `router` joins them; nothing leads out of here."""
+    STATE.mkdir(mode=0o755, exist_ok=True)
+    wire, router = run.netns("wire"), run.netns("router")
+    for netns in (wire, router):
+        _namespace(netns)
+    for bridge in ("inside", "outside"):
+        command("ip", "-n", wire, "link", "add", bridge, "type", "bridge")
+        command("ip", "-n", wire, "link", "set", bridge, "up")
+    gateways = {}
+    for number, (bridge, net) in enumerate((("inside", scenario.network), ("outside", str(OUTSIDE)))):
+        gateway = ipaddress.ip_network(net).network_address + 1
+        gateways[bridge] = str(gateway)
+        prefix = ipaddress.ip_network(net).prefixlen
+        _plug(wire, router, f"r{number}", bridge, f"02:5a:00:00:00:0{number + 1}", f"{gateway}/{prefix}", f"eth{number}", scenario.link)
+    command("ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    for number, host in enumerate(hosts):
+        _namespace(host.netns)
+        _lay_etc(host.netns, etc, host.name)
+        bridge = "inside" if host.inside else "outside"
+        prefix = ipaddress.ip_network(scenario.network if host.inside else str(OUTSIDE)).prefixlen
+        _plug(wire, host.netns, f"p{number}", bridge, host.mac, f"{host.address}/{prefix}", "eth0", scenario.link)
+        command("ip", "-n", host.netns, "route", "add", "default", "via", gateways[bridge])
+        command("ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, scenario.link))
+
+
+def _namespace(netns: str) -> None:
+    command("ip", "netns", "add", netns)
+    command("ip", "-n", netns, "link", "set", "lo", "up")
+    command("ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1", "net.ipv4.ping_group_range=0 2147483647")  # fmt: skip
+
+
+def _lay_etc(netns: str, etc: dict[str, str], host: str) -> None:
+    folder = ETC_NETNS / netns
+    folder.mkdir(parents=True)
+    for name, text in {**etc, "hostname": host + "\n"}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _plug(wire: str, netns: str, port: str, bridge: str, mac: str, address: str, device: str, link: Link) -> None:
+    """A cable from the bridge to a host: same rate and queue both ways, no offloads, so frames are real frames."""
+    command("ip", "-n", wire, "link", "add", port, "type", "veth", "peer", "name", device, "netns", netns)
+    command("ip", "-n", netns, "link", "set", device, "address", mac)
+    command("ip", "-n", wire, "link", "set", port, "master", bridge)
+    for inside, name in ((wire, port), (netns, device)):
+        command("ip", "netns", "exec", inside, "ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off")  # fmt: skip
+        command("ip", "-n", inside, "link", "set", name, "up")
+        command("tc", "-n", inside, "qdisc", "add", "dev", name, "root", "tbf", "rate", f"{link.rate_mbit}mbit", "burst", "32kb", "limit", f"{link.queue_kb}kb")  # fmt: skip
+    command("ip", "-n", netns, "addr", "add", address, "dev", device)
+
+
+def _rules(groups: Sequence[int], link: Link) -> str:
+    """The truth's source: a connection is marked with the group of the process that opens it.
+
+    Raw sockets say the window that the kernel says, so that the tool's own does not give the class away.
+    """
+    elements = ", ".join(f"{gid} : {gid}" for gid in groups) + f", 0 : {NO_GROUP}"
+    loss = round(link.loss * 100_000)
+    drop = f"meta iif != lo numgen random mod 100000 < {loss} counter drop" if loss else ""
+    return f"""
+table inet lab {{
+  map who {{
+    type gid : mark
+    elements = {{ {elements} }}
+  }}
+  chain out {{
+    type filter hook output priority filter
+    ct state new ct mark set meta skgid map @who
+    tcp flags & (syn | ack) == syn tcp window set 64240
+  }}
+  chain in {{
+    type filter hook prerouting priority raw
+    {drop}
+  }}
+}}
+"""
+
+
+def clean(ident: str | None = None) -> list[str]:
+    """Remove what a run left behind; without `ident` every run whose process is gone. Returns the namespaces removed."""
+    removed = []
+    for netns in command("ip", "netns", "list", check=False).split("\n"):
+        name = netns.split(" ")[0]
+        if not name.startswith(f"{PREFIX}-"):
+            continue
+        owner = name.split("-")[1]
+        if owner == ident or (ident is None and not alive(owner)):
+            _end_processes(name)
+            command("ip", "netns", "del", name, check=False)
+            removed.append(name)
+    for folder in (*ETC_NETNS.glob(f"{PREFIX}-*"), *STATE.glob("*")):
+        owner = folder.name.split("-")[1] if folder.parent == ETC_NETNS else folder.name
+        if owner == ident or (ident is None and not alive(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in (ETC_NETNS, STATE):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return removed
+
+
+def alive(ident: str) -> bool:
+    """Whether the recording with this name still runs."""
+    try:
+        pid = int((STATE / ident / "pid").read_text())
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+    return b"python" in line
+
+
+def _end_processes(netns: str) -> None:
+    """Only processes inside this namespace, by their ids: first asked, then made."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        pids = [int(p) for p in command("ip", "netns", "pids", netns, check=False).split()]
+        for pid in pids:
+            try:
+                os.kill(pid, sig)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline and command("ip", "netns", "pids", netns, check=False).split():
+            time.sleep(0.05)

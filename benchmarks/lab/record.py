@@ -1,0 +1,188 @@
+"""One recording from scenario to labelled capture, leaving nothing else behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.lab import attacks, flows, net, services, story, truth
+from benchmarks.lab.net import Host, Run
+from benchmarks.lab.scenario import LabError, Scenario
+from benchmarks.lab.world import World
+
+SETTLE = 2.0  # seconds of recording after the last program
+
+
+def record(scenario: Scenario, seconds: float, seed: int, out: Path, *, name: str = "capture", compress: bool = False, classes: str = "both") -> None:  # fmt: skip
+    """Play the story and write NAME.pcap[.gz], labels.csv, summary.txt, programs.jsonl and story.json to `out`."""
+    _writable(out)
+    offered = {service for group in (*scenario.inside, *scenario.outside) for service in group.services}
+    used = [tool for attack in scenario.attacks for tool in attacks.TOOLS.get(attack.kind, ())]
+    net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
+    net.clean()
+    run = Run(secrets.token_hex(2), net.STATE)
+    run = Run(run.ident, net.STATE / run.ident)
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        run.state.mkdir(parents=True)
+        run.state.chmod(0o755)
+        (run.state / "pid").write_text(str(os.getpid()))
+        _play(scenario, seconds, seed, out, run, name, classes)
+    finally:
+        net.clean(run.ident)
+    if compress:
+        _gzip(out / f"{name}.pcap")
+
+
+def _writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise LabError(f"{out}: not empty; give a new folder with --out")
+        (out / ".probe").touch()
+        (out / ".probe").unlink()
+    except OSError as error:
+        raise LabError(f"{out}: cannot write there: {error.strerror}") from None
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _play(scenario: Scenario, seconds: float, seed: int, out: Path, run: Run, name: str, classes: str) -> None:
+    hosts = net.lay_out(scenario, run, story.order_of_addresses(seed))
+    actors = story.cast(scenario, hosts, seed)
+    world = World(scenario, run, hosts, actors)
+    _say(f"building {len(hosts)} hosts (run {run.ident})")
+    services.prepare(world)
+    told = {a: s for a, s in story.steps(world, seed, seconds).items() if classes == "both" or (classes == "attacks") == bool(a.family)}
+    net.build(run, scenario, hosts, [actor.gid for actor in actors] or [65_000], services.etc_files(world))
+    _say("starting servers")
+    services.start(world)
+    capture = out / f"{name}.pcap"
+    recorder, trackers = _listen(run, hosts, capture)
+    begin = time.time() + 1.5
+    agents = _agents(world, told, begin)
+    stopped = False
+    try:
+        _watch(begin, seconds, capture, agents, sum(len(s) for s in told.values()))
+    except KeyboardInterrupt:
+        stopped = True
+        _say("stopped early: writing what was recorded")
+    for process in agents:
+        _stop(process)
+    if not stopped:
+        time.sleep(SETTLE)
+    lost = _stop_listening(recorder, trackers)
+    _write_up(world, run, hosts, out, name, seed, seconds, lost)
+
+
+def _listen(run: Run, hosts: Sequence[Host], capture: Path) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
+    """tcpdump on the inside bridge, and connection tracking's events in every host."""
+    recorder = subprocess.Popen(
+        ("ip", "netns", "exec", run.netns("wire"), "tcpdump", "-i", "inside", "-n", "-s", "0", "-B", "65536", "-Z", "root", "-w", str(capture)),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    trackers = []
+    (run.state / "truth").mkdir()
+    for host in hosts:
+        with (run.state / "truth" / f"{host.name}.log").open("wb") as log, (run.state / "truth" / f"{host.name}.err").open("wb") as err:
+            argv = ("ip", "netns", "exec", host.netns, "conntrack", "-E", "-e", "NEW", "-o", "timestamp", "-b", "33554432")
+            trackers.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True))
+    time.sleep(1.5)
+    return recorder, trackers
+
+
+def _stop_listening(recorder: subprocess.Popen[str], trackers: Sequence[subprocess.Popen[bytes]]) -> str:
+    for process in trackers:
+        _stop(process)
+    recorder.send_signal(signal.SIGINT)
+    _, words = recorder.communicate(timeout=60)
+    dropped = re.search(r"(\d+) packets dropped by kernel", words)
+    return dropped[1] if dropped else "?"
+
+
+def _agents(world: World, told: dict[story.Actor, list[story.Step]], begin: float) -> list[subprocess.Popen[bytes]]:
+    folder = world.run.state / "plans"
+    folder.mkdir()
+    (world.run.state / "logs").mkdir()
+    processes = []
+    for host in world.hosts:
+        plan = sorted(((s, a) for a, found in told.items() if a.host == host.name for s in found), key=lambda pair: pair[0].at)
+        if not plan:
+            continue
+        path = folder / f"{host.name}.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for step, actor in plan:
+                line = {"at": step.at, "what": step.what, "argv": step.argv, "limit": step.limit, "feed": step.feed, "gid": actor.gid}
+                line |= {"uid": 0 if step.root else actor.uid, "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env}}
+                file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
+        argv = ("ip", "netns", "exec", host.netns, sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(world.run.state / "logs" / f"{host.name}.jsonl"), str(begin))  # fmt: skip
+        processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True))
+    return processes
+
+
+def _watch(begin: float, seconds: float, capture: Path, agents: Sequence[subprocess.Popen[bytes]], programs: int) -> None:
+    _say(f"recording {seconds:.0f} s, {programs} programs planned; Ctrl-C ends it early")
+    while (now := time.time() - begin) < seconds:
+        if now > 5 and all(agent.poll() is not None for agent in agents):
+            break
+        if sys.stderr.isatty():
+            size = capture.stat().st_size / 1e6 if capture.exists() else 0.0
+            sys.stderr.write(f"\r  {max(0, now):6.0f} / {seconds:.0f} s   {size:8.1f} MB")
+            sys.stderr.flush()
+        time.sleep(0.5)
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+            return
+        process.kill()
+        process.wait()
+
+
+def _write_up(world: World, run: Run, hosts: Sequence[Host], out: Path, name: str, seed: int, seconds: float, lost: str) -> None:
+    _say("labelling")
+    opened = truth.events({h.name: run.state / "truth" / f"{h.name}.log" for h in hosts}, hosts)
+    resolvers = {host.address for host in world.offering("resolver")}
+    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, world.actors, resolvers)
+    truth.write(labels, out / "labels.csv", name)
+    overruns = sum("ENOBUFS" in (run.state / "truth" / f"{h.name}.err").read_text(errors="replace") for h in hosts)
+    text = truth.summary(labels)
+    text += f"\n\nscenario {world.scenario.name}, seed {seed}, {seconds:.0f} s; frames dropped by the recorder: {lost}; hosts whose tracking overran: {overruns}\n"  # noqa: E501
+    (out / "summary.txt").write_text(text, encoding="utf-8")
+    with (out / "programs.jsonl").open("w", encoding="utf-8") as file:
+        for log in sorted((run.state / "logs").glob("*.jsonl")):
+            for line in log.read_text(encoding="utf-8").splitlines():
+                file.write(json.dumps({"host": log.stem, **json.loads(line)}) + "\n")
+    people = [{"name": a.name, "host": a.host, "gid": a.gid, "family": a.family} for a in world.actors]
+    places = [{"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services} for h in hosts]
+    told = {"scenario": world.scenario.model_dump(mode="json"), "seed": seed, "seconds": seconds, "actors": people, "hosts": places}
+    (out / "story.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(text)
+
+
+def _gzip(path: Path) -> None:
+    with path.open("rb") as plain, gzip.GzipFile(f"{path}.gz", "wb", 9, mtime=0) as packed:
+        shutil.copyfileobj(plain, packed)
+    path.unlink()
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

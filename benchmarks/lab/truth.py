@@ -1,0 +1,147 @@
+"""Who opened each connection: the kernel's connection tracking in every host, joined with the recording."""
+
+from __future__ import annotations
+
+import csv
+import re
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.lab.flows import Flow, Key
+from benchmarks.lab.net import Host
+from benchmarks.lab.world import Actor
+
+COLUMNS = ("capture", "uid", "ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label", "family", "strength", "reason")  # fmt: skip
+LATE = 2.0  # seconds by which the kernel's event may be stamped after the packet
+_TUPLE = re.compile(
+    r"\[(?P<ts>[\d.]+)\s*\]\s+\[NEW\]\s+(?P<proto>\w+)\s.*?src=(?P<src>\S+) dst=(?P<dst>\S+) "
+    r"(?:sport=(?P<sport>\d+) dport=(?P<dport>\d+)|type=(?P<type>\d+) code=(?P<code>\d+))(?P<rest>.*)"
+)
+_MARK = re.compile(r"\bmark=(\d+)")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row of labels.csv, but for the capture's name and the uid, which only Zeek gives."""
+
+    flow: Flow
+    label: str
+    family: str
+    reason: str
+
+    def row(self, capture: str) -> tuple[str | int, ...]:
+        proto, orig_h, orig_p, resp_h, resp_p = self.flow.key
+        strength = "strict" if self.label != "unknown" else ""
+        return (capture, "", f"{self.flow.start:.6f}", proto, orig_h, orig_p, resp_h, resp_p, self.label, self.family, strength, self.reason)  # fmt: skip
+
+
+Events = Mapping[Key, Sequence[tuple[float, int]]]  # connection: when it was opened and under which mark
+
+
+def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
+    """Read each host's conntrack log; only connections that the host itself opened count."""
+    found: dict[Key, list[tuple[float, int]]] = defaultdict(list)
+    for host in hosts:
+        for key, ts, mark in _lines(logs[host.name]):
+            if mark or key[1] == host.address:  # a mark is only ever set on the way out, forged addresses included
+                found[key].append((ts, mark))
+    return {key: sorted(times) for key, times in found.items()}
+
+
+def _lines(log: Path) -> Iterator[tuple[Key, float, int]]:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if (match := _TUPLE.match(line)) is None:
+            continue
+        mark = _MARK.search(match["rest"])
+        kind = int(match["type"] or 0)
+        ports = (int(match["sport"]), int(match["dport"])) if match["sport"] else (kind, {8: 0, 13: 14}.get(kind, int(match["code"])))
+        yield (match["proto"], match["src"], ports[0], match["dst"], ports[1]), float(match["ts"]), int(mark[1]) if mark else 0
+
+
+def label(flows: Sequence[Flow], opened: Events, actors: Sequence[Actor], resolvers: set[str]) -> list[Label]:
+    """Every connection of the recording gets its label; what nobody opened by our knowledge is unknown."""
+    by_gid = {actor.gid: actor for actor in actors}
+    first = [_direct(flow, opened, by_gid) for flow in flows]
+    asked: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for found in first:
+        if found.flow.key[1] not in resolvers:
+            for question in found.flow.questions:
+                asked[question].add((found.label, found.family))
+    by_key: dict[Key, list[Label]] = defaultdict(list)
+    for found in first:
+        by_key[found.flow.key].append(found)
+    return [_caused(found, by_key, asked, resolvers) for found in first]
+
+
+def _direct(flow: Flow, opened: Events, by_gid: Mapping[int, Actor]) -> Label:
+    times = opened.get(flow.key)
+    if not times:
+        return Label(flow, "unknown", "", "no process of a host opened it")
+    mark = times[max(0, bisect_right(times, (flow.start + LATE, 1 << 62)) - 1)][1]
+    actor = by_gid.get(mark)
+    if actor is None:
+        return Label(flow, "benign", "", "opened by a server's own program")
+    if actor.family:
+        return Label(flow, "malicious", actor.family, f"opened by attacker {actor.name} on {actor.host}")
+    return Label(flow, "benign", "", f"opened by user {actor.name} on {actor.host}")
+
+
+def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Mapping[str, set[tuple[str, str]]], resolvers: set[str]) -> Label:  # fmt: skip
+    """The resolver's own questions and the routers' errors belong to whoever caused them."""
+    flow = found.flow
+    if flow.cause is not None:
+        proto, source, source_port, target, target_port = flow.cause
+        either = (*by_key.get(flow.cause, ()), *by_key.get((proto, target, target_port, source, source_port), ()))
+        about = sorted((other for other in either if other.flow.start <= flow.start), key=lambda other: other.flow.start)
+        if about:
+            return Label(flow, about[-1].label, about[-1].family, f"ICMP error about a connection {about[-1].reason}")
+        return found
+    if flow.key[1] in resolvers and flow.questions and found.reason.endswith("own program"):
+        causes = set().union(*(asked.get(question, set()) for question in flow.questions))
+        kinds = {kind for kind, _ in causes}
+        if kinds == {"malicious"}:
+            return Label(flow, "malicious", sorted(causes)[0][1], "resolver asks on behalf of an attacker")
+        if len(kinds) > 1:
+            return Label(flow, "unknown", "", "resolver asks on behalf of both classes")
+    return found
+
+
+def write(labels: Sequence[Label], path: Path, capture: str) -> None:
+    """labels.csv in the columns of the project's other labelled captures."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(found.row(capture) for found in labels)
+
+
+def summary(labels: Sequence[Label]) -> str:
+    """Connections by service and class, and by family."""
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for found in labels:
+        table[service(found.flow.key)][found.label] += 1
+    lines = [f"{'service':<14}{'benign':>9}{'malicious':>11}{'unknown':>9}"]
+    for name, counts in sorted(table.items(), key=lambda item: -sum(item[1].values())):
+        lines.append(f"{name:<14}{counts['benign']:>9}{counts['malicious']:>11}{counts['unknown']:>9}")
+    total = Counter(found.label for found in labels)
+    lines.append(f"{'all':<14}{total['benign']:>9}{total['malicious']:>11}{total['unknown']:>9}")
+    lines += [f"  {family:<26}{count:>8}" for family, count in Counter(f.family for f in labels if f.family).most_common()]
+    return "\n".join(lines)
+
+
+_SERVICES = {
+    ("tcp", 22): "ssh", ("tcp", 25): "smtp", ("udp", 53): "dns", ("tcp", 53): "dns", ("tcp", 80): "http",
+    ("udp", 123): "ntp", ("tcp", 143): "imap", ("udp", 161): "snmp", ("tcp", 389): "ldap", ("tcp", 443): "ssl",
+    ("tcp", 445): "smb", ("tcp", 502): "modbus", ("udp", 514): "syslog", ("tcp", 587): "submission",
+    ("tcp", 873): "rsync", ("tcp", 993): "imaps", ("tcp", 1883): "mqtt", ("tcp", 5432): "postgresql",
+    ("tcp", 514): "syslog", ("tcp", 6379): "redis", ("tcp", 9100): "print", ("tcp", 8554): "stream", ("tcp", 9418): "git",
+}  # fmt: skip
+
+
+def service(key: Key) -> str:
+    """By the responder's port: enough for a summary."""
+    if key[0] == "icmp":
+        return "icmp"
+    return _SERVICES.get((key[0], key[4]), f"other {key[0]}")
