@@ -13,6 +13,7 @@ from typing import IO
 from benchmarks.lab.scenario import LabError
 
 IDLE = {"tcp": 300.0, "udp": 60.0, "icmp": 60.0}  # seconds, Zeek's defaults
+DNS_IDLE = 10.0  # and for DNS, a question after its session's end
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
 _COUNTERPART = {8: 0, 0: 8, 13: 14, 14: 13}  # ICMP request and reply, as in Zeek's icmp analyzer
@@ -119,7 +120,7 @@ def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[
         if flow is None:
             continue
         again = flags & (_SYN | _ACK) == _SYN and flow.closed
-        if ts - flow.last <= IDLE[protocol] and not again:
+        if ts - flow.last <= (DNS_IDLE if target_port == 53 and protocol == "udp" else IDLE[protocol]) and not again:
             return flow, side
         del opened[candidate]
     side = 0
