@@ -6,7 +6,9 @@ It is slow (hundreds of frames a second) and dissects next to nothing: tshark is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -46,6 +48,7 @@ class PysharkReader:
 
     def _frames(self) -> Iterator[RawFrame]:
         from pyshark import FileCapture
+        from pyshark.capture.capture import TSharkCrashException
 
         loop = asyncio.new_event_loop()
         options = ["-n", "-j", "frame frame_raw"]
@@ -66,9 +69,12 @@ class PysharkReader:
                     yield frame
         except KeyError as error:  # pyshark's parser wants a time in every frame
             raise CaptureError(f"pyshark cannot read on in {self._path}: a frame has no {error}") from error
+        except TSharkCrashException:
+            pass  # whether it is seen here is a matter of chance; a second run tells
         finally:
-            if not _close(capture, loop):
-                self.counts.add("capture_truncated")
+            _close(capture, loop)
+        if _tshark(self._path, "-w", os.devnull).returncode:
+            self.counts.add("capture_truncated")
 
     def _frame(self, packet: Any) -> RawFrame | None:
         info = packet.frame_info._all_fields
@@ -79,7 +85,8 @@ class PysharkReader:
         whole, _, fraction = info["frame.time_epoch"].partition(".")
         micros = int(fraction[:6].ljust(6, "0"))
         ts = seconds(int(whole), -micros if whole.startswith("-") else micros, 1_000_000)
-        return RawFrame(packet.get_raw_packet(), int(info["frame.len"]), ts, link)
+        data = packet.get_raw_packet() if "frame_raw" in packet else b""
+        return RawFrame(data, int(info["frame.len"]), ts, link)
 
 
 def missing_parts() -> str:
@@ -95,10 +102,7 @@ def _check(path: Path) -> None:
     """Raises `CaptureError` where tshark knows no capture of an IP network in the file."""
     if path.stat().st_size == 0:
         raise CaptureError(f"{path} is empty: expected a capture")
-    command = ["tshark", "-n", "-r", str(path), "-c", "1", "-T", "fields", "-e", "frame.encap_type"]
-    ran = subprocess.run(
-        command, check=False, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-    )
+    ran = _tshark(path, "-c", "1", "-T", "fields", "-e", "frame.encap_type")
     encapsulation = ran.stdout.split()
     if not encapsulation and ran.returncode:
         why = [line for line in ran.stderr.splitlines() if line.startswith("tshark:")] or [
@@ -112,16 +116,18 @@ def _check(path: Path) -> None:
         )
 
 
-def _close(capture: Any, loop: asyncio.AbstractEventLoop) -> bool:
-    """Leaves no tshark behind, whether it ended, failed, or is still at work; `False` where it failed."""
+def _tshark(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = ["tshark", "-n", "-r", str(path), *options]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+
+
+def _close(capture: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Leaves no tshark behind, whether it ended, failed, or is still at work."""
     from pyshark.capture.capture import TSharkCrashException
 
-    try:
+    with contextlib.suppress(TSharkCrashException):  # its failure was counted where its output ended
         capture.close()
-    except TSharkCrashException:
-        return False
-    else:
-        return True
-    finally:
-        capture._running_processes.clear()
-        loop.close()
+    capture._running_processes.clear()
+    loop.close()
