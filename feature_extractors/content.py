@@ -6,12 +6,10 @@ given up when the other side speaks on, when too much waits behind it, or at the
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.analyzers.base import ContentLimits, Session
+from feature_extractors.analyzers.base import ContentLimits, Run, Session
 from feature_extractors.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
 from feature_extractors.analyzers.registry import create
 from feature_extractors.frames import Counts
@@ -20,8 +18,7 @@ from feature_extractors.segments import NEVER, Segments, Wanted
 
 __all__ = ["Content", "ContentLimits"]
 
-MAX_EXPECTED = 1024  # connections announced by others (FTP data, DCC) that may be awaited at once
-EXPECT_SECONDS = 300.0
+EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
 
 
 class _Stream:
@@ -54,8 +51,7 @@ class Content:
         self.counts = Counts()
         self._connections: dict[int, _Connection] = {}
         self._pending_total = 0
-        self._entries_open = [0]
-        self._expected: OrderedDict[int, tuple[str, float]] = OrderedDict()
+        self._run = Run(self.limits, self.counts, create)
 
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
@@ -156,9 +152,7 @@ class Content:
         old.streams = (orig, resp)
 
     def _open(self, ip_proto: int, orig_p: int, resp_p: int, ts: float) -> _Connection:
-        session = Session(ip_proto, orig_p, resp_p, self.limits, self.counts, self._entries_open)
-        session.create = create
-        session.expect = self._expect
+        session = Session(ip_proto, orig_p, resp_p, self._run)
         names: tuple[str, ...] = ()
         if ip_proto == 17:
             name = UDP_PORTS.get(resp_p)
@@ -166,16 +160,11 @@ class Content:
         elif ip_proto == 6:
             name = TCP_PORTS.get(resp_p)
             names = (name,) if name else TCP_TWO.get(resp_p, ())
-            if self._expected and (announced := self._expected.get(resp_p)) is not None:
-                if 0 <= ts - announced[1] <= EXPECT_SECONDS:
-                    session.confirm(announced[0])
-                del self._expected[resp_p]
+            if self._run.expected and (announced := self._run.expected.pop(resp_p, None)) is not None:
+                service, since = announced
+                if 0 <= ts - since <= EXPECT_SECONDS:
+                    names = (*names, service)
         return _Connection(session, Detector(session, names))
-
-    def _expect(self, port: int, name: str, ts: float) -> None:
-        self._expected[port] = name, ts
-        if len(self._expected) > MAX_EXPECTED:
-            self._expected.popitem(last=False)
 
     def _deliver(
         self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float, offset: int, data: bytes, length: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from feature_extractors.frames import Counts
@@ -20,6 +21,7 @@ from feature_extractors.segments import NEVER
 MAX_TEXT: Final = 4096  # bytes of one logged string (Log::default_max_field_string_bytes)
 MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max_field_container_elements)
 
+MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
@@ -43,36 +45,43 @@ class ContentLimits:
     transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
 
 
+@dataclass(slots=True)
+class Run:
+    """What the connections of one run share: bounds, counts, and what one connection tells of another."""
+
+    limits: ContentLimits
+    counts: Counts
+    create: Callable[[str, Session], Analyzer | None] | None = None  # makes the analyzer of a name
+    entries_open: int = 0  # log entries of connections that are still open
+    expected: OrderedDict[int, tuple[str, float]] = field(default_factory=OrderedDict)  # by responder port
+    transactions: OrderedDict[int, tuple[Fields, float, float]] = field(default_factory=OrderedDict)  # DHCP's, by xid
+
+    def expect(self, port: int, service: str, ts: float) -> None:
+        """A connection to this responder port is announced, as FTP and IRC do for their data."""
+        self.expected[port] = service, ts
+        if len(self.expected) > MAX_EXPECTED:
+            self.expected.popitem(last=False)
+
+
 class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "_entries_open", "counts", "create", "entries", "expect", "had_gap", "ip_proto", "limits", "orig_p", "partial",
-        "resp_p", "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "limits", "orig_p", "partial", "resp_p", "run", "services", "size",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        ip_proto: int,
-        orig_p: int,
-        resp_p: int,
-        limits: ContentLimits,
-        counts: Counts,
-        entries_open: list[int] | None = None,
-    ) -> None:
+    def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
         self.ip_proto = ip_proto
         self.orig_p = orig_p
         self.resp_p = resp_p
-        self.limits = limits
-        self.counts = counts
+        self.run = run
+        self.limits = run.limits
+        self.counts = run.counts
         self.services: dict[str, None] = {}  # confirmed, in order; a dict stands for an ordered set
         self.entries: list[tuple[str, float, Fields]] = []
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
-        self.create: Callable[[str, Session], Analyzer] | None = None  # makes the analyzer of a name, to be nested
-        self.expect: Callable[[int, str, float], None] | None = None  # (responder port, analyzer, ts): one is to come
-        self._entries_open = entries_open if entries_open is not None else [0]
 
     def confirm(self, service: str) -> None:
         """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
@@ -80,16 +89,17 @@ class Session:
 
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
         """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
-        if len(self.entries) >= self.limits.log_entries or self._entries_open[0] >= self.limits.log_entries_total:
+        run = self.run
+        if len(self.entries) >= self.limits.log_entries or run.entries_open >= self.limits.log_entries_total:
             self.counts.add("log_entries_over_limit")
             return fields
-        self._entries_open[0] += 1
+        run.entries_open += 1
         self.entries.append((stream, ts, fields))
         return fields
 
     def child(self, name: str) -> Analyzer | None:
         """A new analyzer for what this connection carries inside or turns to; None where nobody makes any."""
-        return self.create(name, self) if self.create else None
+        return self.run.create(name, self) if self.run.create else None
 
     def feed(self, analyzer: Analyzer, is_orig: bool, ts: float, data: bytes) -> None:
         """Hands content to an analyzer; one that refuses it is let go, and its service with it.
@@ -109,7 +119,7 @@ class Session:
 
     def take(self) -> list[tuple[str, float, Fields]]:
         entries, self.entries = self.entries, []
-        self._entries_open[0] -= len(entries)
+        self.run.entries_open -= len(entries)
         return entries
 
 
@@ -340,5 +350,5 @@ def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
 
 __all__ = [
     "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "Lines", "ParseError", "Reader",
-    "Session", "number", "text",
+    "Run", "Session", "number", "text",
 ]  # fmt: skip

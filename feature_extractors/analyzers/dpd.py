@@ -196,7 +196,7 @@ class Detector(Analyzer):
             return None
         self._tried.add(name)
         analyzer = self.session.child(name)
-        if analyzer is None or (analyzer.needs_start and self.session.partial):
+        if analyzer is None:
             return None
         self._analyzers.append(analyzer)
         return analyzer
@@ -204,8 +204,10 @@ class Detector(Analyzer):
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         session = self.session
         for analyzer in self._analyzers:
-            session.feed(analyzer, is_orig, ts, data)
+            if not (analyzer.needs_start and session.partial):
+                session.feed(analyzer, is_orig, ts, data)
         if not self._matching:
+            self.done = all(a.done for a in self._analyzers)
             return
         if self._udp:
             if session.services and not self._chunks:
@@ -220,7 +222,7 @@ class Detector(Analyzer):
         self._size += len(data)
         for name in found:
             analyzer_found = self._add(name)
-            if analyzer_found is not None:
+            if analyzer_found is not None and not (analyzer_found.needs_start and session.partial):
                 for chunk in self._chunks:
                     session.feed(analyzer_found, *chunk)
         if self._size > BUFFER_SIZE or len(self._chunks) > MAX_CHUNKS:
