@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: torch comes in while a capt
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -41,13 +42,18 @@ ModelOption = Annotated[
 
 def load_judge(config: Config, model: Path | None = None) -> Judge:
     """The judge for a configuration; imports torch. Raises `CmdanaError` for a model that cannot be used."""
+    import torch
+
     from cmdana_plugin.detector import load_detector
     from cmdana_plugin.pipeline import Judge
 
-    path = model or (Path(config.model.path) if config.model.path else None)
-    detector = load_detector(
-        path, device=config.model.device, threads=config.model.threads, max_hosts=config.model.max_hosts
-    )
+    settings = config.model
+    path = model or (Path(settings.path) if settings.path else None)
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = settings.threads or min(os.cpu_count() or 1, 2)
+    detector = load_detector(path, device=device, threads=threads, hosts=settings.max_hosts)
     return Judge(detector, config)
 
 
@@ -124,7 +130,7 @@ def train(
         Path | None, typer.Option("--init", help="Checkpoint to start from instead of at random.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the traffic.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the traffic.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

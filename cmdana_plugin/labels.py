@@ -55,14 +55,14 @@ class Labels:
     """Labels by 5-tuple (either direction) and start time."""
 
     def __init__(self, by_key: Mapping[Key, list[Label]]) -> None:
-        self._by_key = by_key
+        self.by_key = by_key
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_key.values()))
+        return sum(map(len, self.by_key.values()))
 
     def find(self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float) -> Label | None:
         """The label of the connection that started at `ts`, within a tenth of a second."""
-        near = [e for e in self._by_key.get((proto, frozenset((orig, resp))), ()) if abs(e.ts - ts) <= _SLACK]
+        near = [e for e in self.by_key.get((proto, frozenset((orig, resp))), ()) if abs(e.ts - ts) <= _SLACK]
         return min(near, key=lambda e: abs(e.ts - ts), default=None)
 
     def count(self, folder: Path) -> Found:
@@ -110,8 +110,20 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Reads labels.csv (or .xz) with the columns of the project's data. Raises `LabelError`."""
-    by_key: dict[Key, list[Label]] = defaultdict(list)
+    """Reads labels.csv (or .xz), all its captures as one. Raises `LabelError`."""
+    merged: dict[Key, list[Label]] = defaultdict(list)
+    for labels in labels_by_capture(path).values():
+        for key, entries in labels.by_key.items():
+            merged[key] += entries
+    return Labels(merged)
+
+
+def labels_by_capture(path: Path) -> dict[str, Labels]:
+    """Reads labels.csv (or .xz) with the columns of the project's data, by the `capture` column ("" without one).
+
+    Raises `LabelError`.
+    """
+    by_capture: dict[str, dict[Key, list[Label]]] = defaultdict(lambda: defaultdict(list))
     for number, row in rows(path):
         try:
             orig = (row["orig_h"], int(float(row["orig_p"])))
@@ -123,10 +135,10 @@ def read_labels(path: Path) -> Labels:
             raise LabelError(
                 f"{path}:{number}: label: found {label.label!r}; expected benign, malicious or unknown"
             )
-        by_key[row["proto"], frozenset((orig, resp))].append(label)
-    if not by_key:
+        by_capture[row.get("capture") or ""][row["proto"], frozenset((orig, resp))].append(label)
+    if not by_capture:
         raise LabelError(f"{path}: holds no label")
-    return Labels(by_key)
+    return {capture: Labels(by_key) for capture, by_key in by_capture.items()}
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
