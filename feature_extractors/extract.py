@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import numpy as np
@@ -134,7 +134,7 @@ class Extractor:
             free[: st.n[N_FREE]] = st.free[: st.n[N_FREE]]
             free[st.n[N_FREE] : st.n[N_FREE] + old] = np.arange(new - 1, old - 1, -1)
             st.n[N_FREE] += old
-            st = st._replace(
+            st = _replace(st, 
                 conns=_longer(st.conns, new),
                 ends=_longer(st.ends, 2 * new),
                 free=free,
@@ -147,11 +147,11 @@ class Extractor:
         if st.n[N_FREE_KEPT] < tracker.FRAME_CONNECTIONS:
             kept, free = _longer_pool(st.kept, st.free_kept, int(st.n[N_FREE_KEPT]))
             st.n[N_FREE_KEPT] += len(kept) // 2
-            st = st._replace(kept=kept, free_kept=free)
+            st = _replace(st, kept=kept, free_kept=free)
         if st.n[N_FREE_BLOCKS] < tracker.FRAME_CONNECTIONS:
             blocks, free = _longer_pool(st.blocks, st.free_blocks, int(st.n[N_FREE_BLOCKS]))
             st.n[N_FREE_BLOCKS] += len(blocks) // 2
-            st = st._replace(blocks=blocks, free_blocks=free)
+            st = _replace(st, blocks=blocks, free_blocks=free)
         self._state = st
 
     def _drain(self, data: NDArray[np.uint8]) -> Windows:
@@ -242,8 +242,13 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         counts=np.zeros(len(REASONS), np.int64),
         server_ports=likely_server_ports(),
         log2=log2,
+        histogram=np.zeros(256, np.int32),
         limits=np.array([limits.connections, limits.blocks_per_direction, early, content], np.int64),
     )
+
+
+def _replace(st: State, **arrays: NDArray[np.generic]) -> State:
+    return State(**{f.name: arrays.get(f.name, getattr(st, f.name)) for f in fields(st) if f.init})  # type: ignore[arg-type]
 
 
 def _readonly(column: NDArray[np.generic]) -> NDArray[np.generic]:

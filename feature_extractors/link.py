@@ -14,6 +14,7 @@ NULL, ETHERNET, PPP, FDDI, RAW_OPENBSD, RAW, PPP_SERIAL, RAW_IP, WLAN, LOOP, LIN
     0, 1, 9, 10, 14, 12, 50, 101, 105, 108, 113, 119, 127,
 )  # fmt: skip
 IPV4, IPV6, NFLOG, LINUX_SLL2 = 228, 229, 239, 276
+WLAN_SUBFRAMES: Final = -1  # ours: what is left of an 802.11 aggregate
 KNOWN_LINKS: Final = frozenset(
     (NULL, ETHERNET, PPP, FDDI, RAW_OPENBSD, RAW, PPP_SERIAL, RAW_IP, WLAN, LOOP, LINUX_SLL, PRISM, WLAN_RADIO,
      IPV4, IPV6, NFLOG, LINUX_SLL2)
@@ -79,6 +80,8 @@ def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
         if end - at <= 144:
             return reasons.TRUNCATED_LINK
         return _wlan(data, at + 144, end, packet)
+    if link == WLAN_SUBFRAMES:
+        return _subframe(data, at, end, packet)
     if link == NFLOG:
         return _nflog(data, at, end, packet)
     return _ip(at, end, packet)
@@ -211,7 +214,7 @@ def _cooked(data: Any, at: int, end: int, kind: int, packet: Any) -> int:
 
 @njit(cache=True)
 def _wlan(data: Any, begin: int, end: int, packet: Any) -> int:
-    """IEEE 802.11 data frames; the first of an aggregate is decoded, the rest counted."""
+    """IEEE 802.11 data frames, aggregates of them included."""
     at = begin
     header = 24
     if end - at <= header:
@@ -229,14 +232,33 @@ def _wlan(data: Any, begin: int, end: int, packet: Any) -> int:
         if data[at + 1] & 0x40:
             return reasons.WLAN_ENCRYPTED
         header += 2
-    if aggregated:
-        header += 14
-        if end - at <= header:
-            return reasons.TRUNCATED_LINK
-        size = be16(data, at + header - 2)
-        if size < end - at - header:
-            end = at + header + size
+    if end - at <= header:
+        return reasons.TRUNCATED_LINK
     at += header
+    return _subframe(data, at, end, packet) if aggregated else _llc(data, at, end, packet)
+
+
+@njit(cache=True)
+def _subframe(data: Any, at: int, end: int, packet: Any) -> int:
+    """One frame of an aggregate; what follows it is noted as the rest."""
+    if end - at < 14:
+        return reasons.TRUNCATED_LINK
+    size = be16(data, at + 12)
+    if end - at < size + 14:
+        return reasons.TRUNCATED_LINK
+    following = at + 14 + size
+    if end - following >= size % 4:  # Zeek's padding
+        following += size % 4
+    if following < end:
+        packet.rest_begin = following
+        packet.rest_end = end
+        packet.rest_depth = packet.depth
+        packet.rest_encap = packet.encap
+    return _llc(data, at + 14, at + 14 + size, packet)
+
+
+@njit(cache=True)
+def _llc(data: Any, at: int, end: int, packet: Any) -> int:
     if end - at < 8:
         return reasons.TRUNCATED_LINK
     if data[at] != 0xAA or data[at + 1] != 0xAA or data[at + 2] != 0x03 or be16(data, at + 3) != 0 or data[at + 5]:

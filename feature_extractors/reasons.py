@@ -9,9 +9,8 @@ from typing import Final
     OK, TRUNCATED_LINK, UNKNOWN_ETHERTYPE, NO_IP_ARP, NO_IP_LLC, UNKNOWN_LINK, TRUNCATED_IP, UNKNOWN_IP_VERSION,
     TRUNCATED_IP_LENGTH, BAD_IP_HEADER, FRAGMENT_INCOMPLETE, FRAGMENT_HELD, FRAGMENT_EVICTED, FRAGMENT_BAD,
     FRAGMENT_EXPIRED, ESP, MOBILITY, NO_NEXT_HEADER, TRUNCATED_TRANSPORT, BAD_TCP_HEADER, TUNNEL_DEPTH, BAD_TUNNEL,
-    WLAN_NO_DATA, WLAN_ENCRYPTED, WLAN_AGGREGATED, CONNECTION_EVICTED, BLOCKS_FULL, HISTORY_CUT,
-    TUNNEL_WITHOUT_IP,
-) = range(29)
+    WLAN_NO_DATA, WLAN_ENCRYPTED, CONNECTION_EVICTED, BLOCKS_FULL, HISTORY_CUT, TUNNEL_WITHOUT_IP,
+) = range(28)
 # fmt: on
 
 # Names beginning with "_" are the ordinary course of things and are not reported.
@@ -20,6 +19,6 @@ REASONS: Final = (
     "unknown_ip_version", "truncated_ip_length", "bad_ip_header", "fragment_incompletely_captured", "_fragment_held",
     "fragment_evicted", "fragment_bad", "fragment_expired", "esp", "mobility", "ipv6_no_next_header",
     "truncated_transport_header", "bad_tcp_header", "tunnel_too_deep", "bad_tunnel_header", "wlan_without_data",
-    "wlan_encrypted", "wlan_aggregated_rest", "connection_evicted", "tcp_blocks_full", "history_cut",
+    "wlan_encrypted", "connection_evicted", "tcp_blocks_full", "history_cut",
     "tunnel_without_ip",
 )  # fmt: skip

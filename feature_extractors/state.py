@@ -1,14 +1,14 @@
 """The tracker's memory: the records of connections, endpoints, kept packets and everything around them, as arrays.
 
-All of it is one `State`, a named tuple that the JIT-compiled loop takes as its single argument. Rows are reused;
+All of it is one `State`, which the JIT-compiled loop takes as its single argument (`state_type`). Rows are reused;
 which rows are free is a stack. A connection's two endpoints lie at `2 * slot` and `2 * slot + 1`; the first is the
 sender of the first packet, and `orig_side` says which of them is the originator, so that a flip swaps one bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,9 @@ PACKET = np.dtype(
         ("payload_len", "i8"),  # transport bytes by the IP header; 0 where the IP length is 0 (offloading)
         ("total_len", "i8"),  # of the IP packet by its header
         ("proto", "i4"), ("ttl", "i4"), ("vlan", "i4"), ("inner_vlan", "i4"),
-        ("gre_version", "i4"),  # -1: not GRE
         ("link", "i4"),  # what begins at ip_begin of the next layer
         ("src_p", "i4"), ("dst_p", "i4"),
+        ("rest_begin", "i8"), ("rest_end", "i8"), ("rest_encap", "i8"), ("rest_depth", "u1"),  # of an aggregate
         ("encap", "i8"),  # the tunnels around it, 0: none
         ("one_way", "u1"),  # an ICMP message that is never answered
         ("depth", "u1"),  # tunnels around it
@@ -141,7 +141,8 @@ N_SERIAL, N_FREE, N_FREE_KEPT, N_FREE_BLOCKS, N_ROWS, N_ROW_PACKETS, N_SEGMENTS,
 N_DECODED, N_UNKNOWN_LINK, N_SEED = range(10, 13)
 
 
-class State(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class State:
     """Everything that outlives a frame. Arrays are replaced by larger ones between two calls of the loop."""
 
     conns: NDArray[np.void]  # [c] CONNECTION
@@ -167,9 +168,38 @@ class State(NamedTuple):
     n: NDArray[np.int64]  # [16] the counters above
     clock: NDArray[np.float64]  # [1] network time, never going back
     counts: NDArray[np.int64]  # [len(REASONS)]
-    server_ports: NDArray[np.bool_]  # [2, 65536] Zeek's likely_server_ports, TCP and UDP
+    server_ports: NDArray[np.bool_]  # [2 * 65536] Zeek's likely_server_ports, TCP before UDP
     log2: NDArray[np.float64]  # [4097] n * log2(n)
+    histogram: NDArray[np.int32]  # [256] of the payload being described
     limits: NDArray[np.int64]  # [4] connections, blocks per endpoint, early windows wanted, content wanted
+    addresses: NDArray[np.int64] = field(init=False)  # where each of the above lies, and how long it is
+
+    def __post_init__(self) -> None:
+        addresses = []
+        for name, dtype in ARRAYS.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
+                raise ValueError(f"state {name}: found {array.dtype} {array.shape}, expected {dtype} in one row")
+            addresses += [array.ctypes.data, len(array)]
+        object.__setattr__(self, "addresses", np.array(addresses, np.int64))
+
+    @property
+    def pointer(self) -> int:
+        """Where `addresses` begins; the state must outlive its use."""
+        return int(self.addresses.ctypes.data)
+
+
+# The element type of each array in `State`, in its order.
+ARRAYS: Final = {
+    "conns": CONNECTION, "ends": ENDPOINT, "free": np.dtype(np.int32), "table": np.dtype(np.int32),
+    "heap": np.dtype(np.int32), "heap_at": np.dtype(np.int32), "heap_time": np.dtype(np.float64), "kept": KEPT,
+    "free_kept": np.dtype(np.int32), "blocks": BLOCK, "free_blocks": np.dtype(np.int32), "rows": ROW,
+    "row_packets": ROW_PACKET, "segments": SEGMENT, "extra": np.dtype(np.uint8), "fragments": FRAGMENTS,
+    "fragment_data": np.dtype(np.uint8), "whole": np.dtype(np.uint8), "whole_readonly": np.dtype(np.uint8),
+    "packet": PACKET, "n": np.dtype(np.int64), "clock": np.dtype(np.float64), "counts": np.dtype(np.int64),
+    "server_ports": np.dtype(np.bool_), "log2": np.dtype(np.float64), "histogram": np.dtype(np.int32),
+    "limits": np.dtype(np.int64),
+}  # fmt: skip
 
 
 L_CONNECTIONS, L_BLOCKS, L_EARLY, L_CONTENT = range(4)
@@ -201,8 +231,8 @@ _UDP_SERVERS: Final = (
 
 
 def likely_server_ports() -> NDArray[np.bool_]:
-    """Zeek's `likely_server_ports` after the base scripts have registered theirs; row 0 TCP, row 1 UDP."""
+    """Zeek's `likely_server_ports` after the base scripts have registered theirs: 65536 of TCP, then of UDP."""
     ports = np.zeros((2, 65536), np.bool_)
     ports[0, list(_TCP_SERVERS)] = True
     ports[1, list(_UDP_SERVERS)] = True
-    return ports
+    return ports.reshape(-1)

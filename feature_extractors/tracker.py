@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from . import decode, reasons
-from .link import KNOWN_LINKS, link_layer
+from . import decode, reasons, state_type  # noqa: F401 -- tells numba of State
+from .link import KNOWN_LINKS, WLAN_SUBFRAMES, link_layer
 from .observations import MAX_PACKETS
 from .segments import NEVER
 from .state import (
@@ -192,15 +192,32 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
     packet.cap_end = begin + captured
     packet.wire_end = begin + length
     packet.link = link
+    packet.rest_end = 0
+    _layers(st, block, packet, ts)
+    while packet.rest_end:  # further frames in an 802.11 aggregate
+        packet.depth = packet.rest_depth
+        packet.encap = packet.rest_encap
+        packet.ip_begin, packet.ip_end = packet.rest_begin, packet.rest_end
+        packet.cap_end = packet.wire_end = packet.rest_end
+        packet.link = WLAN_SUBFRAMES
+        packet.rest_end = 0
+        _layers(st, block, packet, ts)
+
+
+@njit(cache=True)
+def _layers(st: Any, block: Any, packet: Any, ts: float) -> None:
+    """Walks from a link layer down through all tunnels."""
     data = block
     whole = False
+    link = packet.link
     while True:
-        packet.gre_version = -1
         reason = link_layer(data, packet.ip_begin, packet.ip_end, packet.link, packet)
+        if whole:
+            packet.rest_end = 0  # lies in memory that the next datagram takes
         if reason == 0:
             reason = decode.decode_ip(st, data, packet)
         if reason > 0:
-            if packet.depth == 0 and link not in _KNOWN:
+            if packet.depth == 0 and link not in _KNOWN and link != WLAN_SUBFRAMES:
                 st.n[N_UNKNOWN_LINK] += 1
                 reason = reasons.UNKNOWN_LINK
             st.counts[reason] += 1
@@ -297,7 +314,10 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
             return reasons.TUNNEL_DEPTH
         if reason == reasons.BAD_TUNNEL:
             c.violated = 1
-        packet.encap = _encap(packet.encap, c.serial + 1, 0)
+        if resp_p != 4754:  # GRE in UDP is named by its addresses
+            packet.encap = _encap(packet.encap, c.serial + 1, 0)
+        else:
+            packet.encap = _encap(packet.encap, packet.src_lo ^ packet.dst_lo, packet.src_hi ^ packet.dst_hi)
         return reason
     if proto in (ICMP, ICMP6):
         _add_size(e, length - 8)
@@ -520,15 +540,15 @@ def _clear_end(e: Any) -> None:
 def _starts_flipped(st: Any, data: Any, at: int, packet: Any) -> bool:
     """Whether the first packet comes from the likely server (WantConnection in TCP.cc and UDP.cc)."""
     if packet.proto == UDP:
-        return st.server_ports[1, packet.src_p] and not st.server_ports[1, packet.dst_p]
+        return st.server_ports[65536 + packet.src_p] and not st.server_ports[65536 + packet.dst_p]
     if packet.proto != TCP:
         return False
     flags = np.int64(data[at + 13])
     if flags & SYN and not flags & ACK:
         return False
-    if not st.server_ports[0, packet.src_p]:
+    if not st.server_ports[packet.src_p]:
         return False
-    if st.server_ports[0, packet.dst_p]:
+    if st.server_ports[packet.dst_p]:
         return not flags & SYN and packet.src_p < packet.dst_p
     return True
 
@@ -630,7 +650,8 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
         k.entropy = np.nan
         k.printable = np.nan
         return
-    seen = np.zeros(256, np.int32)
+    seen = st.histogram
+    seen[:] = 0
     for i in range(begin, begin + size):
         seen[data[i]] += 1
     printable = np.int64(0)

@@ -1,0 +1,256 @@
+"""Extraction against its peers, in one run: packets/s, connections/s and peak memory on three kinds of capture.
+
+    python benchmarks/extract.py [--captures DIR] [--scale 1.0] [--stages]
+
+`bulk` is a few long transfers in full segments, `dense` a scan with 1.6 packets per connection; both are made here.
+`ordinary` is all captures below DIR one after the other in time. Each tool runs in its own process, in turn: Zeek
+(`zeek -r`), nfstream and `tshark -T fields` where they are installed. Ratios hold within one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
+ADDRESS = np.frombuffer(bytes([10, 0, 0, 1]), np.uint8)
+
+
+def frames(n: int, payload: int) -> NDArray[np.uint8]:
+    """`n` pcap records [n, 16 + 54 + payload] of Ethernet, IPv4, TCP, to be filled in."""
+    size = 54 + payload
+    out = np.zeros((n, 16 + size), np.uint8)
+    out[:, 8:16] = np.frombuffer(struct.pack("<II", size, size), np.uint8)
+    out[:, 28:30] = (8, 0)
+    out[:, 30] = 0x45
+    out[:, 32:34] = be(np.full(n, 40 + payload), 2)
+    out[:, 38:40] = (64, 6)
+    out[:, 62] = 0x50
+    out[:, 64:66] = (0xFA, 0xF0)
+    return out
+
+
+def be(values: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+    return values.astype(">u8").view(np.uint8).reshape(len(values), 8)[:, 8 - size :]
+
+
+def stamp(out: NDArray[np.uint8], seconds: NDArray[np.float64]) -> None:
+    whole = np.floor(seconds)
+    out[:, 0:4] = whole.astype("<u4").view(np.uint8).reshape(-1, 4)
+    out[:, 4:8] = ((seconds - whole) * 1e6).astype("<u4").view(np.uint8).reshape(-1, 4)
+
+
+def address(out: NDArray[np.uint8], src: NDArray[np.int64], dst: NDArray[np.int64]) -> None:
+    out[:, 42:46] = be(src, 4)
+    out[:, 46:50] = be(dst, 4)
+
+
+def bulk(path: Path, n: int) -> int:
+    """Eight transfers side by side, an acknowledgement for every second segment."""
+    rng = np.random.default_rng(1)
+    with path.open("wb") as file:
+        file.write(PCAP_HEADER)
+        written = 0
+        turn = 0
+        body = rng.integers(0, 256, 1448, np.uint8)
+        while written < n:
+            k = 3 * 800
+            which = (np.arange(k) // 3) % 8
+            step = turn * 100 + np.arange(k) // 24
+            data = frames(k, 1448)
+            data[:, 70:] = body
+            is_ack = np.arange(k) % 3 == 2
+            seq = 1 + (2 * step + np.arange(k) % 3) * 1448
+            address(data, 0x0A000001 + which, 0x0A010001 + which)
+            data[:, 50:52] = be(40000 + which, 2)
+            data[:, 52:54] = (0x1F, 0x40)
+            data[:, 54:58] = be(seq & 0xFFFFFFFF, 4)
+            data[:, 63] = 0x10
+            stamp(data, 1.6e9 + (written + np.arange(k)) * 1e-5)
+            acks = frames(k, 0)
+            address(acks, 0x0A010001 + which, 0x0A000001 + which)
+            acks[:, 50:52] = (0x1F, 0x40)
+            acks[:, 52:54] = be(40000 + which, 2)
+            acks[:, 58:62] = be((1 + 2 * (step + 1) * 1448) & 0xFFFFFFFF, 4)
+            acks[:, 63] = 0x10
+            acks[:, :8] = data[:, :8]
+            for i in range(k):
+                file.write((acks if is_ack[i] else data)[i].tobytes())
+            written += k
+            turn += 1
+    return written
+
+
+def dense(path: Path, n: int) -> int:
+    """SYNs to ever new hosts and ports, three of five answered by a reset."""
+    with path.open("wb") as file:
+        file.write(PCAP_HEADER)
+        written = 0
+        for first in range(0, n * 5 // 8, 50_000):
+            k = 50_000
+            i = first + np.arange(k)
+            syn = frames(k, 0)
+            address(syn, np.full(k, 0x0A000001), 0x0A020000 + i // 64)
+            syn[:, 50:52] = be(32768 + i % 16384, 2)
+            syn[:, 52:54] = be(1 + i % 64, 2)
+            syn[:, 54:58] = be(i * 7919 & 0xFFFFFFFF, 4)
+            syn[:, 63] = 0x02
+            stamp(syn, 1.6e9 + i * 2e-5)
+            reset = frames(k, 0)
+            reset[:, 42:46], reset[:, 46:50] = syn[:, 46:50], syn[:, 42:46]
+            reset[:, 50:52], reset[:, 52:54] = syn[:, 52:54], syn[:, 50:52]
+            reset[:, 58:62] = be((i * 7919 + 1) & 0xFFFFFFFF, 4)
+            reset[:, 63] = 0x14
+            stamp(reset, 1.6e9 + i * 2e-5 + 1e-5)
+            both = np.stack([syn, reset], axis=1).reshape(2 * k, -1)
+            keep = (np.arange(2 * k) % 2 == 0) | ((np.arange(2 * k) // 2) % 5 < 3)
+            file.write(both[keep].tobytes())
+            written += int(keep.sum())
+    return written
+
+
+def ordinary(path: Path, captures: Path, n: int) -> int:
+    """The captures' Ethernet frames, each capture a minute after the one before it, until there are `n`."""
+    from feature_extractors.errors import CaptureError
+    from feature_extractors.readers.native import NativeReader
+
+    written, now = 0, 1.6e9
+    with path.open("wb") as file:
+        file.write(PCAP_HEADER)
+        while written < n:
+            before = written
+            for capture in sorted(p for p in captures.rglob("*") if p.is_file()):
+                try:
+                    blocks = list(NativeReader(capture))
+                except CaptureError:
+                    continue
+                first = last = None
+                for block in blocks:
+                    for i in np.flatnonzero(block.link == 1):
+                        first = block.ts[i] if first is None else first
+                        last = now + min(max(block.ts[i] - first, 0), 3600)
+                        begin, size = int(block.start[i]), int(block.captured[i])
+                        head = struct.pack("<IIII", int(last), int(last % 1 * 1e6), size, int(block.length[i]))
+                        file.write(head + block.data[begin : begin + size].tobytes())
+                        written += 1
+                now = (last or now) + 60
+                if written >= n:
+                    break
+            if written == before:
+                break
+    return written
+
+
+OURS = """
+import sys, time
+t = time.perf_counter()
+from feature_extractors.extract import Extractor
+from feature_extractors.readers.native import NativeReader
+imported = time.perf_counter() - t
+stages = sys.argv[2] == "stages"
+def run(content):
+    t = time.perf_counter()
+    extractor = Extractor(content=content)
+    packets = rows = 0
+    for block in NativeReader(sys.argv[1]):
+        packets += len(block)
+        rows += len(extractor.receive(block))
+    rows += len(extractor.finish())
+    return packets, rows, time.perf_counter() - t
+packets, rows, seconds = run(True)
+print(packets, rows, round(imported, 3), round(seconds, 3))
+if stages:
+    t = time.perf_counter()
+    for block in NativeReader(sys.argv[1]): pass
+    reading = time.perf_counter() - t
+    tracking = run(False)[2]
+    print(f"stages: read {packets / reading / 1e6:.2f} M packets/s, read and track "
+          f"{packets / tracking / 1e6:.2f} M packets/s, with content {packets / seconds / 1e6:.2f} M packets/s")
+"""
+NFSTREAM = """
+import sys
+from nfstream import NFStreamer
+print(sum(1 for _ in NFStreamer(source=sys.argv[1], n_meters=1)))
+"""
+TSHARK = ["tshark", "-n", "-T", "fields", "-e", "frame.time_epoch", "-e", "ip.src", "-e", "ip.dst", "-e", "tcp.flags"]
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
+    """Seconds, peak memory in MiB of the process, and what it printed."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=errors)
+        _, status, usage = _wait(process)
+        seconds = time.perf_counter() - begun
+        out.seek(0)
+        text = out.read(10_000).decode(errors="replace")
+        if status:
+            errors.seek(0)
+            text += errors.read(2000).decode(errors="replace")
+    return seconds, usage.ru_maxrss / 1024, text
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int, resource.struct_rusage]:
+    import os
+
+    return os.wait4(process.pid, 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captures", type=Path, help="folder of captures for the ordinary case")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--stages", action="store_true", help="time reading and tracking alone as well")
+    parser.add_argument("--peers", default="zeek,nfstream,tshark")
+    args = parser.parse_args()
+    root = Path(__file__).resolve().parents[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cases = {"bulk": bulk(folder / "bulk.pcap", int(400_000 * args.scale))}
+        cases["dense"] = dense(folder / "dense.pcap", int(1_000_000 * args.scale))
+        if args.captures:
+            cases["ordinary"] = ordinary(folder / "ordinary.pcap", args.captures.resolve(), int(600_000 * args.scale))
+        print("| capture | tool | packets | connections | seconds | packets/s | MiB | ratio to ours |")
+        print("|---|---|---:|---:|---:|---:|---:|---:|")
+        for case, packets in cases.items():
+            pcap = str(folder / f"{case}.pcap")
+            ours = [sys.executable, "-c", OURS, pcap, "stages" if args.stages else "no"]
+            timed([*ours[:4], "no"], root)  # warm the compile cache and the page cache
+            seconds, memory, text = timed(ours, root)
+            lines = text.splitlines()
+            _, rows, imported, inner = lines[0].split()
+            base = float(inner) + float(imported)
+            print(f"| {case} | cmdana | {packets} | {rows} | {base:.2f} | {packets / base:,.0f} | {memory:.0f} | 1 |")
+            peers = {
+                "zeek": ["zeek", "-C", "-r", pcap],
+                "nfstream": [sys.executable, "-c", NFSTREAM, pcap],
+                "tshark": [*TSHARK, "-r", pcap],
+            }
+            for peer in args.peers.split(","):
+                command = peers[peer]
+                if peer != "nfstream" and not shutil.which(command[0]):
+                    continue
+                seconds, memory, text = timed(command, folder)
+                found = text.strip().splitlines()[-1] if peer == "nfstream" and text.strip() else ""
+                if peer == "zeek":
+                    log = folder / "conn.log"
+                    found = str(sum(1 for line in log.open() if not line.startswith("#")))
+                print(f"| {case} | {peer} | {packets} | {found[:20]} | {seconds:.2f} | {packets / seconds:,.0f} "
+                      f"| {memory:.0f} | {seconds / base:.1f} |")  # fmt: skip
+            for line in lines[1:]:
+                print(f"\n{case} {line}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
