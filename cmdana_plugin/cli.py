@@ -206,6 +206,123 @@ def report(
         )
 
 
+@app.command()
+def explain(
+    uid: Annotated[str, typer.Argument(help="uid of a connection, from conn.log, cmdana.log or notice.log.")],
+    logs: Annotated[Path, typer.Argument(help="Folder that holds cmdana.log and the other logs.")] = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Say all that the logs know of one verdict: reasons, reliance, its host's history, notices, other logs."""
+    from cmdana_plugin import explain_uid
+
+    found = explain_uid.explain(uid, logs)
+    if as_json:
+        print(json.dumps(explain_uid.explanation_object(found)))
+    else:
+        explain_uid.show(found)
+
+
+@app.command()
+def label(
+    uid: Annotated[str, typer.Argument(help="uid of the connection.")],
+    word: Annotated[Literal["benign", "malicious", "unknown"], typer.Argument(help="What it was.")],
+    logs: Annotated[Path, typer.Option("--logs", help="Folder that holds cmdana.log.")] = Path(),
+    store: Annotated[Path, typer.Option("--store", help="Label file to keep, for `train --labels`.")] = Path(
+        "labels.csv"
+    ),
+    family: Annotated[str, typer.Option(help="Kind of attack, for malicious ones.")] = "",
+    allow: Annotated[
+        bool, typer.Option("--allow", help="Also put connections like it on the allow-list of plugin.toml.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep what you know of a connection for the next training, and quiet connections like it if wanted."""
+    if allow and word != "benign":
+        raise CmdanaError(f"--allow: is for benign connections; this one is called {word}")
+    if family and word != "malicious":
+        raise CmdanaError(f"--family: is for malicious connections; this one is called {word}")
+    settings_file = config or Path("plugin.toml")
+    if allow:
+        configuration.load(settings_file if config or settings_file.exists() else None)
+    from cmdana_plugin import feedback
+
+    row = feedback.find(uid, logs)
+    before = feedback.store(row, word, store, family=family)
+    entry = feedback.allow_entry(row)
+    added = feedback.allow(entry, settings_file) if allow else False
+    if as_json:
+        answer = {
+            "uid": uid,
+            "label": word,
+            "before": before,
+            "store": str(store),
+            "allow": entry,
+            "allowed": added,
+        }
+        print(json.dumps(answer))
+        return
+    was = f", was {before}" if before and before != word else ", as it was already" if before else ""
+    print(f"{store}: {uid} is {word}{was}")
+    if allow:
+        print(f'{settings_file}: [verdict] allow {"now holds" if added else "holds already"} "{entry}"')
+    elif word == "benign":
+        print(
+            f'to quiet all like it, add --allow, or put this into [verdict] allow of plugin.toml: "{entry}"'
+        )
+
+
+@app.command()
+def anonymise(
+    logs: Annotated[Path, typer.Argument(help="Folder of Zeek logs and label files.")],
+    key: Annotated[Path, typer.Option("--key", help="Key file; the same key makes the same addresses.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, empty or new.")],
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Make the key file first, readable by you only.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write logs and labels that can be shared: addresses by Crypto-PAn, names hashed, sentences left out."""
+    from cmdana_plugin import anonymise as anonymous
+    from cmdana_plugin import show
+
+    if new_key:
+        anonymous.new_key(key)
+    with show.steps(quiet=as_json) as progress:
+        done = anonymous.anonymise(logs, out, anonymous.read_key(key), progress)
+    if as_json:
+        print(json.dumps(anonymous.done_object(done, out)))
+        return
+    for name, rows in done.files.items():
+        print(f"{out / name}: {rows:,} rows")
+    for name, reasons in done.skipped.items():
+        print(f"{name}: passed over " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))
+    if done.not_logs:
+        print(
+            f"not copied, no Zeek log: {', '.join(done.not_logs[:20])}{' ...' if len(done.not_logs) > 20 else ''}"
+        )
+
+
+@app.command()
+def doctor(
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is installed and reachable, and what to do about the rest. Exit status 1 if something is broken."""
+    from cmdana_plugin import doctor as examining
+    from cmdana_plugin import show
+
+    findings = []
+    for finding in examining.examine(config, model):
+        findings.append(finding)
+        if not as_json:
+            show.finding(finding)
+    if as_json:
+        print(json.dumps([examining.finding_object(f) for f in findings]))
+    raise typer.Exit(any(f.fails for f in findings))
+
+
 def _refuse_to_overwrite(path: Path, force: bool) -> None:
     if path.is_dir():
         raise CmdanaError(f"{path}: is a folder; expected a file to write")

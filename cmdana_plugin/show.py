@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cmdana_plugin.doctor import Finding
     from cmdana_plugin.labels import Found
     from cmdana_plugin.replay import Summary
     from cmdana_plugin.verdict import Notice
@@ -150,6 +151,15 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
         "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
         **({"labels": asdict(found)} if found else {}),
     }
+
+
+def finding(f: Finding) -> None:
+    """One line of `cmdana doctor`, and one of advice where it is not well."""
+    console = Console(highlight=False, soft_wrap=True)
+    colour = "red" if f.fails else "green" if f.state == "ok" else "yellow"
+    console.print(f"[{colour}]{f.state:<7}[/{colour}] {f.what}: {escape(printable(f.found))}")
+    if f.advice and f.state != "ok":
+        console.print(f"        [dim]{escape(f.advice)}[/dim]")
 
 
 def _span(seconds: float) -> str:

@@ -68,7 +68,8 @@ def verdict(
     shares = [round(g / sum(gate), 4) for g in gate]
     return Verdict(
         ts=ts, uid=f"C{i:017d}", orig_h=orig, orig_p=40000 + i % 20000, resp_h=resp, resp_p=port, proto="tcp",
-        service=service, community_id="1:abc=", stage="final", score=round(score, 6), p_value=float(f"{p:.6g}"), threshold=0.5,
+        service=service, community_id="1:abc=", stage="final", score=round(score, 6),
+        p_value=float(f"{p:.6g}"), threshold=0.5,
         verdict="anomalous" if score >= 0.5 else "benign", packet_reliance=shares[0], connection_reliance=shares[1],
         log_reliance=shares[2], state_reliance=shares[3], modalities=("packet", "connection"),
         reasons=tuple(reasons) or (("a reason",) if score >= 0.5 else ()), model="made-up 1",

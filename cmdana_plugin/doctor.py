@@ -1,0 +1,251 @@
+"""What is installed and reachable, what is missing or wrong, and what to do about each."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from cmdana_plugin import config as configuration
+from cmdana_plugin.config import Config
+from feature_extractors.errors import CmdanaError
+
+State = Literal["ok", "missing", "wrong"]
+
+_WAIT: Final = 20.0  # seconds for a program to answer
+_OLDEST_ZEEK: Final = (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `wrong` is broken; `missing` is absent, and needed only if `required`."""
+
+    what: str
+    state: State
+    found: str
+    advice: str = ""
+    required: bool = False
+
+    @property
+    def fails(self) -> bool:
+        return self.state == "wrong" or (self.state == "missing" and self.required)
+
+
+def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
+    """Each finding as it is made, in the order of the walk, of the configuration and the model asked for."""
+    settings = Config()
+    yield _python()
+    try:
+        settings = configuration.load(path)
+        where = (
+            str(path or "plugin.toml") if path or Path("plugin.toml").exists() else "none, so the defaults"
+        )
+        yield Finding("configuration", "ok", where)
+    except CmdanaError as error:
+        yield Finding(
+            "configuration", "wrong", str(error), "correct that line; the rest is checked with the defaults"
+        )
+    yield _torch(settings)
+    yield _numba()
+    yield _model(settings, model)
+    yield from _tshark(settings)
+    yield from _zeek(settings)
+    yield _broker(settings)
+    yield _endpoint(settings)
+
+
+def finding_object(finding: Finding) -> dict[str, object]:
+    """For `--json`."""
+    return asdict(finding) | {"fails": finding.fails}
+
+
+def _python() -> Finding:
+    version = sys.version.split()[0]
+    if not (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Finding("Python", "wrong", version, "expected 3.11, 3.12 or 3.13")
+    return Finding("Python", "ok", version)
+
+
+def _torch(settings: Config) -> Finding:
+    try:
+        torch = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        return Finding("torch", "missing", str(error), "pip install torch", required=True)
+    there = torch.cuda.is_available()
+    device = torch.cuda.get_device_name(0) if there else "no GPU, runs on the CPU"
+    if settings.model.device == "cuda" and not there:
+        return Finding(
+            "torch", "wrong", f'{torch.__version__}; [model] device = "cuda", but torch sees no GPU',
+            'install a CUDA build of torch and its driver, or set [model] device = "auto"',
+        )  # fmt: skip
+    return Finding("torch", "ok", f"{torch.__version__}, {device}")
+
+
+def _numba() -> Finding:
+    try:
+        numba = importlib.import_module("numba")
+    except ImportError as error:
+        return Finding("numba", "missing", str(error), "pip install numba", required=True)
+    package = importlib.import_module("feature_extractors").__path__[0]
+    cache = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else Path(package) / "__pycache__"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        return Finding(
+            "numba", "missing", f"{numba.__version__}, but its cache {cache} cannot be written: {error.strerror}",
+            "every start compiles for a minute: set NUMBA_CACHE_DIR to a folder that this user may write",
+        )  # fmt: skip
+    kept = sum(1 for _ in Path(package).rglob("*.nbi"))
+    state = f"{kept} functions compiled" if kept else "empty: the first run compiles for a minute"
+    return Finding("numba", "ok", f"{numba.__version__}, cache {state}")
+
+
+def _model(settings: Config, model: Path | None) -> Finding:
+    path = model or (Path(settings.model.path) if settings.model.path else None)
+    try:
+        from cmdana_plugin.detector import load_detector
+
+        detector = load_detector(path, device="cpu", threads=1, hosts=1024)
+    except ImportError as error:
+        return Finding("model", "missing", str(error), "install what is missing above first", required=True)
+    except (CmdanaError, OSError) as error:
+        return Finding(
+            "model", "wrong", str(error), "train one (cmdana train), or name another with [model] path"
+        )
+    return Finding(
+        "model", "ok", f"{detector.name} ({path or 'the one shipped'}), schema {detector.schema_digest[:12]}"
+    )
+
+
+def _tshark(settings: Config) -> Iterator[Finding]:
+    wanted = settings.capture.reader == "pyshark"
+    need = "" if wanted else "only for captures in formats that the native reader does not know: "
+    program = shutil.which("tshark")
+    if program is None:
+        yield Finding("tshark", "missing", "not on the PATH", f"{need}apt-get install tshark", wanted)
+    else:
+        yield Finding("tshark", "ok", _first_line(_said([program, "--version"])))
+    try:
+        yield Finding("pyshark", "ok", importlib.metadata.version("pyshark"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("pyshark", "missing", "not installed", f"{need}pip install 'cmdana[pyshark]'", wanted)
+
+
+def _zeek(settings: Config) -> Iterator[Finding]:
+    from cmdana_plugin.live import scripts_folder, zeek_program
+
+    wanted = settings.capture.engine == "zeek"
+    try:
+        scripts: Path | None = scripts_folder(settings)
+        yield Finding("Zeek scripts", "ok", str(scripts))
+    except CmdanaError as error:
+        scripts = None
+        yield Finding("Zeek scripts", "wrong", str(error), "install cmdana again, or set [zeek] scripts")
+    try:
+        zeek = zeek_program(settings)
+    except CmdanaError:
+        advice = (
+            "needed for `cmdana run` and --engine zeek only: https://docs.zeek.org/en/current/install.html"
+        )
+        yield Finding("Zeek", "missing", f"no program {settings.zeek.path!r}", advice, wanted)
+        return
+    said = _first_line(_said([zeek, "--version"]))
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    if version is None:
+        yield Finding("Zeek", "wrong", f"{zeek} says {said!r}", "[zeek] path: expected Zeek's own program")
+        return
+    if (int(version[1]), int(version[2])) < _OLDEST_ZEEK:
+        yield Finding("Zeek", "wrong", f"{zeek}: {said}", "expected Zeek 8.0 or later", wanted)
+        return
+    yield Finding("Zeek", "ok", f"{said} ({zeek})")
+    if scripts is not None:
+        command = [zeek, "--parse-only", str(scripts), str(scripts / "listen-websocket.zeek")]
+        fault = _failed(command)
+        yield (
+            Finding(
+                "Zeek loads the scripts", "wrong", fault, "are scripts and Python package of one version?"
+            )
+            if fault
+            else Finding("Zeek loads the scripts", "ok", f"@load {scripts}")
+        )
+
+
+def _broker(settings: Config) -> Finding:
+    from cmdana_plugin.endpoint.broker import bindings
+
+    wanted = settings.endpoint.transport == "broker"
+    try:
+        module = bindings()
+    except (CmdanaError, ImportError) as error:
+        advice = 'only for [endpoint] transport = "broker": build Zeek with them, or apt-get install python3-broker'
+        return Finding("Broker bindings", "missing", str(error), advice, wanted)
+    return Finding("Broker bindings", "ok", str(module.__file__))
+
+
+def _endpoint(settings: Config) -> Finding:
+    from cmdana_plugin.endpoint.websocket import WebSocketTransport
+
+    endpoint = settings.endpoint
+    if endpoint.transport == "broker":
+        where = f"{endpoint.broker_host}:{endpoint.broker_port}"
+        try:
+            socket.create_connection((endpoint.broker_host, endpoint.broker_port), timeout=3.0).close()
+        except OSError as error:
+            advice = "needed for `cmdana run` only: start Zeek with cmdana/listen-broker"
+            return Finding("running Zeek", "missing", f"{where}: {error.strerror or error}", advice)
+        return Finding("running Zeek", "ok", f"listens at {where}")
+    try:
+        transport = WebSocketTransport(endpoint.url, "zeek/cmdana/doctor", _version(), endpoint.ca_file)
+    except CmdanaError as error:
+        return Finding("running Zeek", "wrong", str(error), "correct [endpoint] url or ca_file")
+    try:
+        peer = transport.open()
+    except CmdanaError as error:
+        advice = "needed for `cmdana run` only: start Zeek with cmdana and cmdana/listen-websocket"
+        return Finding("running Zeek", "missing", str(error), advice)
+    transport.close()
+    return Finding("running Zeek", "ok", f"{peer} at {endpoint.url}")
+
+
+def _version() -> str:
+    return importlib.metadata.version("cmdana")
+
+
+def _said(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stdout or done.stderr
+
+
+def _failed(command: list[str]) -> str:
+    """What a program said when it failed, in one line; "" when it did not."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT, cwd=folder,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+    return (lines[0] if lines else f"exit status {done.returncode}") if done.returncode else ""
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", maxsplit=1)[0]
