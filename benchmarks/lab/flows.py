@@ -94,7 +94,11 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
     else:
         source_port, target_port = struct.unpack("!HH", body[:4])
         if protocol == "tcp" and len(body) >= 20:
-            flags, window, size = body[13], struct.unpack("!H", body[14:16])[0], len(body) - (body[12] >> 4) * 4
+            flags, window, size = (
+                body[13],
+                struct.unpack("!H", body[14:16])[0],
+                len(body) - (body[12] >> 4) * 4,
+            )
     key = (protocol, source, source_port, target, target_port)
     flow, side = _find(key, ts, flags, opened, flows)
     if flow.packets[side] == 0:
@@ -120,7 +124,10 @@ def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[
         if flow is None:
             continue
         again = flags & (_SYN | _ACK) == _SYN and flow.closed
-        if ts - flow.last <= (DNS_IDLE if target_port == 53 and protocol == "udp" else IDLE[protocol]) and not again:
+        if (
+            ts - flow.last <= (DNS_IDLE if target_port == 53 and protocol == "udp" else IDLE[protocol])
+            and not again
+        ):
             return flow, side
         del opened[candidate]
     side = 0

@@ -28,7 +28,9 @@ class Occasion:
     at: float
     rng: random.Random
 
-    def step(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0, feed: str = "", **env: str) -> Step:
+    def step(
+        self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0, feed: str = "", **env: str
+    ) -> Step:
         return Step(round(self.at + after, 3), what, argv, limit, env, feed)
 
     def curl(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0) -> Step:
@@ -57,7 +59,10 @@ def _pages(o: Occasion, site: str, scheme: str, count: int, what: str) -> Iterat
     after = 0.0
     for _ in range(count):
         urls: list[str] = []
-        parts = [f"p{o.rng.randrange(PAGES)}.html", *(f"a{o.rng.randrange(ASSETS)}" for _ in range(o.rng.choice((0, 0, 1, 2, 4))))]
+        parts = [
+            f"p{o.rng.randrange(PAGES)}.html",
+            *(f"a{o.rng.randrange(ASSETS)}" for _ in range(o.rng.choice((0, 0, 1, 2, 4)))),
+        ]
         for part in parts:
             urls += ["-o", "/dev/null", f"{scheme}://{site}/{part}"]
         together = ["--parallel", "--parallel-max", "4"] if o.rng.random() < 0.3 else []
@@ -76,7 +81,9 @@ def browse(o: Occasion) -> Iterator[Step]:
 def intranet(o: Occasion) -> Iterator[Step]:
     sites = o.world.sites(inside=True)
     if sites:
-        yield from _pages(o, o.rng.choice(sites), o.rng.choice(("https", "http")), o.rng.choice((1, 2)), "intranet")
+        yield from _pages(
+            o, o.rng.choice(sites), o.rng.choice(("https", "http")), o.rng.choice((1, 2)), "intranet"
+        )
 
 
 def plain_page(o: Occasion) -> Iterator[Step]:
@@ -105,7 +112,13 @@ def update_check(o: Occasion) -> Iterator[Step]:
     pause = 4.0 + hash_of(o.actor.name + "pause") % 17
     for number in range(o.rng.randrange(2, 7)):
         after = number * pause + o.rng.uniform(-0.5, 0.5) if number else 0.0
-        yield o.curl("update-check", "-o", "/dev/null", f"https://{site}/a{o.rng.randrange(2)}?v=2.4.{o.rng.randrange(9)}", after=after)
+        yield o.curl(
+            "update-check",
+            "-o",
+            "/dev/null",
+            f"https://{site}/a{o.rng.randrange(2)}?v=2.4.{o.rng.randrange(9)}",
+            after=after,
+        )
 
 
 def send_form(o: Occasion) -> Iterator[Step]:
@@ -117,7 +130,13 @@ def send_form(o: Occasion) -> Iterator[Step]:
 def upload_document(o: Occasion) -> Iterator[Step]:
     site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
     size = int(o.world.scenario.page_kb * o.rng.choice((0.2, 0.5, 1, 1, 3, 6)))
-    yield o.curl("upload-document", "-T", o.world.file(size), f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}", limit=60)
+    yield o.curl(
+        "upload-document",
+        "-T",
+        o.world.file(size),
+        f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}",
+        limit=60,
+    )
 
 
 def mail_read(o: Occasion) -> Iterator[Step]:
@@ -132,15 +151,32 @@ def mail_send(o: Occasion) -> Iterator[Step]:
     if found := o.server("mail"):
         domain = o.world.scenario.domain
         size = int(o.rng.lognormvariate(6.0, 1.0))
-        letter = f"From: {o.actor.name}@{domain}\nTo: team@{domain}\nSubject: note {o.rng.randrange(999)}\n\n" + "word " * (size // 5)
-        secure = ["--ssl-reqd", f"smtp://{found[1]}:587"] if o.rng.random() < 0.6 else [f"smtp://{found[1]}:25"]
-        step = o.curl("mail-send", "--mail-from", f"{o.actor.name}@{domain}", "--mail-rcpt", f"team@{domain}", "-T", "-", *secure)
+        letter = (
+            f"From: {o.actor.name}@{domain}\nTo: team@{domain}\nSubject: note {o.rng.randrange(999)}\n\n"
+            + ("word " * 14 + "\n") * (size // 70 + 1)
+        )
+        secure = (
+            ["--ssl-reqd", f"smtp://{found[1]}:587"] if o.rng.random() < 0.6 else [f"smtp://{found[1]}:25"]
+        )
+        step = o.curl(
+            "mail-send",
+            "--crlf",
+            "--mail-from",
+            f"{o.actor.name}@{domain}",
+            "--mail-rcpt",
+            f"team@{domain}",
+            "-T",
+            "-",
+            *secure,
+        )
         yield Step(step.at, step.what, step.argv, step.limit, step.env, letter)
 
 
 def ssh_session(o: Occasion) -> Iterator[Step]:
     if found := o.server("ssh"):
-        order = o.rng.choice(("uptime", "df -h", "ls -l /etc", "sleep 2; id", "ps ax | head -40", "sleep 6; uname -a"))
+        order = o.rng.choice(
+            ("uptime", "df -h", "ls -l /etc", "sleep 2; id", "ps ax | head -40", "sleep 6; uname -a")
+        )
         yield o.step("ssh-session", "ssh", f"{o.actor.name}@{found[1]}", order, limit=40)
 
 
@@ -151,7 +187,17 @@ def ssh_password(o: Occasion) -> Iterator[Step]:
         for number in range(wrong + 1):
             word = o.world.password(o.actor.name) if number == wrong else f"typo{o.rng.randrange(99)}"
             options = ("-o", "PreferredAuthentications=password", "-o", "PubkeyAuthentication=no")
-            yield o.step("ssh-password", "sshpass", "-p", word, "ssh", *options, f"{o.actor.name}@{found[1]}", "id", after=number * 3.0)
+            yield o.step(
+                "ssh-password",
+                "sshpass",
+                "-p",
+                word,
+                "ssh",
+                *options,
+                f"{o.actor.name}@{found[1]}",
+                "id",
+                after=number * 3.0,
+            )
 
 
 def sftp_copy(o: Occasion) -> Iterator[Step]:
@@ -161,7 +207,9 @@ def sftp_copy(o: Occasion) -> Iterator[Step]:
         if o.rng.random() < 0.5:
             yield o.step("sftp-copy", "scp", "-q", name, f"{target}:copy-{o.rng.randrange(5)}")
         else:
-            yield o.step("sftp-copy", "sftp", "-q", "-b", "-", target, feed=f"put {name} file\nls -l\nget file got\n")
+            yield o.step(
+                "sftp-copy", "sftp", "-q", "-b", "-", target, feed=f"put {name} file\nls -l\nget file got\n"
+            )
 
 
 def database(o: Occasion) -> Iterator[Step]:
@@ -175,25 +223,65 @@ def database(o: Occasion) -> Iterator[Step]:
                 "select who, sum(amount) from orders group by who order by 2 desc limit 5",
             ))]  # fmt: skip
         word = o.world.password("app") if o.rng.random() < 0.96 else "old-password"
-        yield o.step("database", "psql", "-q", "-h", found[1], "-U", "app", "postgres", *queries, PGPASSWORD=word, PGSSLMODE="prefer")
+        yield o.step(
+            "database",
+            "psql",
+            "-q",
+            "-h",
+            found[1],
+            "-U",
+            "app",
+            "postgres",
+            *queries,
+            PGPASSWORD=word,
+            PGSSLMODE="prefer",
+        )
 
 
 def cache(o: Occasion) -> Iterator[Step]:
     if found := o.server("cache"):
         key = f"session:{o.rng.randrange(500)}"
-        order = o.rng.choice((("set", key, "v" * o.rng.randrange(5, 400)), ("get", key), ("incr", "visits"), ("expire", key, "60")))
+        order = o.rng.choice(
+            (
+                ("set", key, "v" * o.rng.randrange(5, 400)),
+                ("get", key),
+                ("incr", "visits"),
+                ("expire", key, "60"),
+            )
+        )
         yield o.step("cache", "redis-cli", "-h", found[1], "-r", str(o.rng.choice((1, 1, 3, 8))), *order)
 
 
 def sensor(o: Occasion) -> Iterator[Step]:
     if found := o.server("broker"):
-        value = f"{{\"t\": {o.rng.uniform(15, 25):.1f}}}"
-        yield o.step("sensor", "mosquitto_pub", "-h", found[1], "-t", f"site/{o.actor.host}/t", "-m", value, "-q", o.rng.choice("01"))
+        value = f'{{"t": {o.rng.uniform(15, 25):.1f}}}'
+        yield o.step(
+            "sensor",
+            "mosquitto_pub",
+            "-h",
+            found[1],
+            "-t",
+            f"site/{o.actor.host}/t",
+            "-m",
+            value,
+            "-q",
+            o.rng.choice("01"),
+        )
 
 
 def subscribe(o: Occasion) -> Iterator[Step]:
     if found := o.server("broker"):
-        yield o.step("subscribe", "mosquitto_sub", "-h", found[1], "-t", "site/#", "-W", str(o.rng.randrange(10, 90)), limit=100)
+        yield o.step(
+            "subscribe",
+            "mosquitto_sub",
+            "-h",
+            found[1],
+            "-t",
+            "site/#",
+            "-W",
+            str(o.rng.randrange(10, 90)),
+            limit=100,
+        )
 
 
 def git_work(o: Occasion) -> Iterator[Step]:
@@ -203,13 +291,23 @@ def git_work(o: Occasion) -> Iterator[Step]:
         if o.rng.random() < 0.5:
             yield o.step("git-work", "git", "ls-remote", url)
         else:
-            yield o.step("git-work", "git", "clone", "-q", "--depth", "1", url, str(o.world.home(o.actor) / folder))
+            yield o.step(
+                "git-work", "git", "clone", "-q", "--depth", "1", url, str(o.world.home(o.actor) / folder)
+            )
 
 
 def backup(o: Occasion) -> Iterator[Step]:
     if found := o.server("rsync"):
         name = o.world.file(int(o.world.scenario.page_kb * o.rng.choice((1, 1, 3, 10))))
-        yield o.step("backup", "rsync", "-t", "--ignore-times", "--whole-file", name, f"rsync://{found[1]}/backup/{o.actor.host}-{o.rng.randrange(5)}")
+        yield o.step(
+            "backup",
+            "rsync",
+            "-t",
+            "--ignore-times",
+            "--whole-file",
+            name,
+            f"rsync://{found[1]}/backup/{o.actor.host}-{o.rng.randrange(5)}",
+        )
 
 
 def mirror(o: Occasion) -> Iterator[Step]:
@@ -222,14 +320,20 @@ def look_up(o: Occasion) -> Iterator[Step]:
     for number in range(o.rng.choice((1, 1, 2, 3))):
         site = o.rng.choice(o.world.sites(inside=False))
         parent = site.split(".", 1)[1]
-        typo = "".join(o.rng.sample(parent.split(".")[0], k=len(parent.split(".")[0]))) + "." + parent.split(".", 1)[-1]
+        typo = (
+            "".join(o.rng.sample(parent.split(".")[0], k=len(parent.split(".")[0])))
+            + "."
+            + parent.split(".", 1)[-1]
+        )
         address = o.rng.choice(list(o.world.hosts)).address
         query = o.rng.choice((
             (site, "A"), (site, "AAAA"), (parent, "MX"), (parent, "TXT"), (parent, "NS"), (typo, "A"), ("-x", address),
             (f"printer{o.rng.randrange(9)}.{o.world.scenario.domain}", "A"), (f"_ldap._tcp.{o.world.scenario.domain}", "SRV"),
         ))  # fmt: skip
         tcp = ["+tcp"] if o.rng.random() < 0.04 else []
-        yield o.step("look-up", "dig", "+tries=2", "+time=2", *tcp, *query, after=number * o.rng.uniform(0.1, 2.0))
+        yield o.step(
+            "look-up", "dig", "+tries=2", "+time=2", *tcp, *query, after=number * o.rng.uniform(0.1, 2.0)
+        )
 
 
 def set_clock(o: Occasion) -> Iterator[Step]:
@@ -248,16 +352,18 @@ def lost_server(o: Occasion) -> Iterator[Step]:
         target = o.rng.choice(o.world.free_addresses())
     else:
         target = o.rng.choice([h for h in o.world.hosts if h.name != o.actor.host]).address
-    port = (445, 515, 631, 1433, 3128, 3306, 5900, 8080, 8443, 9100)[hash_of(o.actor.name + str(o.rng.randrange(2))) % 10]
+    port = (445, 515, 631, 1433, 3128, 3306, 5900, 8080, 8443, 9100)[
+        hash_of(o.actor.name + str(o.rng.randrange(2))) % 10
+    ]
     for number in range(o.rng.choice((1, 2, 3))):
-        yield o.step("lost-server", "nc", "-z", "-w", "3", target, str(port), after=number * 4.0)
+        yield o.step("lost-server", "ncat", "-z", "-w", "3", target, str(port), after=number * 4.0)
 
 
 def lost_server_far(o: Occasion) -> Iterator[Step]:
     """Nobody has this address outside: the router says so, or nobody answers."""
     used = {h.address for h in o.world.hosts}
     target = next(a for a in iter(lambda: f"198.51.100.{o.rng.randrange(2, 250)}", "") if a not in used)
-    yield o.step("lost-server", "nc", "-z", "-w", "3", target, o.rng.choice(("80", "443", "8530")))
+    yield o.step("lost-server", "ncat", "-z", "-w", "3", target, o.rng.choice(("80", "443", "8530")))
 
 
 def poll_devices(o: Occasion) -> Iterator[Step]:
@@ -267,13 +373,17 @@ def poll_devices(o: Occasion) -> Iterator[Step]:
     for service, port in (("web", 443), ("ssh", 22), ("mail", 25), ("database", 5432)):
         for number, host in enumerate(o.world.offering(service, inside=True)):
             if o.rng.random() < 0.5 and host.name != o.actor.host:
-                yield o.step("poll-devices", "nc", "-z", "-w", "2", host.address, str(port), after=1 + number * 0.3)
+                yield o.step(
+                    "poll-devices", "ncat", "-z", "-w", "2", host.address, str(port), after=1 + number * 0.3
+                )
 
 
 def inventory(o: Occasion) -> Iterator[Step]:
     """The administrators' own weekly look at a few ports of a few hosts, with the same tool that attackers use."""
     targets = o.rng.sample([h.address for h in o.world.hosts if h.inside and h.name != o.actor.host], k=2)
-    yield o.step("inventory", "nmap", "-sT", "-n", "-Pn", "-p", "22,80,443,5432", "--max-rate", "4", *targets, limit=60)
+    yield o.step(
+        "inventory", "nmap", "-sT", "-n", "-Pn", "-p", "22,80,443,5432", "--max-rate", "4", *targets, limit=60
+    )
 
 
 def download(o: Occasion) -> Iterator[Step]:
@@ -291,7 +401,11 @@ def api_call(o: Occasion) -> Iterator[Step]:
     if hosts:
         urls: list[str] = []
         for _ in range(o.rng.choice((1, 1, 2, 5))):
-            urls += ["-o", "/dev/null", f"https://{_site_of(o, o.rng.choice(hosts))}/api/v1/items?page={o.rng.randrange(50)}"]
+            urls += [
+                "-o",
+                "/dev/null",
+                f"https://{_site_of(o, o.rng.choice(hosts))}/api/v1/items?page={o.rng.randrange(50)}",
+            ]
         yield o.curl("api-call", *urls)
 
 
@@ -299,7 +413,14 @@ def chat(o: Occasion) -> Iterator[Step]:
     hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
     if hosts:
         seconds = o.rng.randrange(5, 120)
-        argv = ("/usr/bin/python3", str(PROGRAMS / "chat.py"), f"wss://{_site_of(o, o.rng.choice(hosts))}/ws", o.world.ca(), str(seconds), str(o.rng.random()))
+        argv = (
+            "/usr/bin/python3",
+            str(PROGRAMS / "chat.py"),
+            f"wss://{_site_of(o, o.rng.choice(hosts))}/ws",
+            o.world.ca(),
+            str(seconds),
+            str(o.rng.random()),
+        )
         yield o.step("chat", *argv, limit=seconds + 20)
 
 
@@ -313,22 +434,46 @@ def share(o: Occasion) -> Iterator[Step]:
     if found := o.server("share"):
         word = o.world.password(o.actor.name) if o.rng.random() < 0.93 else "expired"
         name = o.world.file(int(o.world.scenario.page_kb * o.rng.choice((0.3, 1, 3))))
-        order, place = o.rng.choice((("ls", "files"), (f"put {name} {o.actor.name}{o.rng.randrange(5)}", "public"), ("get file-4k /dev/null", "files"), ("ls; du", "public")))
-        yield o.step("share", "smbclient", f"//{found[1]}/{place}", "-U", f"{o.actor.name}%{word}", "-c", order)
+        order, place = o.rng.choice(
+            (
+                ("ls", "files"),
+                (f"put {name} {o.actor.name}{o.rng.randrange(5)}", "public"),
+                ("get file-4k /dev/null", "files"),
+                ("ls; du", "public"),
+            )
+        )
+        yield o.step(
+            "share", "smbclient", f"//{found[1]}/{place}", "-U", f"{o.actor.name}%{word}", "-c", order
+        )
 
 
 def address_book(o: Occasion) -> Iterator[Step]:
     if found := o.server("directory"):
         base = ",".join(f"dc={part}" for part in o.world.scenario.domain.split("."))
         who = o.rng.choice([a.name for a in o.world.actors])
-        login = ("-D", f"uid={o.actor.name},{base}", "-w", o.world.password(o.actor.name)) if o.rng.random() < 0.5 else ()
+        login = (
+            ("-D", f"uid={o.actor.name},{base}", "-w", o.world.password(o.actor.name))
+            if o.rng.random() < 0.5
+            else ()
+        )
         yield o.step("address-book", "ldapsearch", "-x", "-LLL", "-H", f"ldap://{found[1]}", *login, "-b", base, o.rng.choice((f"(uid={who})", "(objectClass=inetOrgPerson)", "(mail=*)")), "mail")  # fmt: skip
 
 
 def log_line(o: Occasion) -> Iterator[Step]:
     if found := o.server("syslog"):
         tcp = "-T" if o.rng.random() < 0.1 else "-d"
-        yield o.step("log-line", "logger", "-n", found[1], "-P", "514", tcp, "-t", "app", f"request {o.rng.randrange(10**6)} done in {o.rng.randrange(900)} ms")
+        yield o.step(
+            "log-line",
+            "logger",
+            "-n",
+            found[1],
+            "-P",
+            "514",
+            tcp,
+            "-t",
+            "app",
+            f"request {o.rng.randrange(10**6)} done in {o.rng.randrange(900)} ms",
+        )
 
 
 def watch(o: Occasion) -> Iterator[Step]:
@@ -347,18 +492,46 @@ def control(o: Occasion) -> Iterator[Step]:
     """The control room reads the controllers."""
     if found := o.server("modbus"):
         count = o.rng.choice((1, 3, 10, 30))
-        yield o.step("control", "/usr/bin/python3", str(PROGRAMS / "poll.py"), "read", found[0].address, str(count), "0.8", str(o.rng.random()), limit=60)
+        yield o.step(
+            "control",
+            "/usr/bin/python3",
+            str(PROGRAMS / "poll.py"),
+            "read",
+            found[0].address,
+            str(count),
+            "0.8",
+            str(o.rng.random()),
+            limit=60,
+        )
 
 
 def adjust(o: Occasion) -> Iterator[Step]:
     """An operator sets a value, as is her job."""
     if found := o.server("modbus"):
-        yield o.step("adjust", "/usr/bin/python3", str(PROGRAMS / "poll.py"), "set", found[0].address, str(o.rng.choice((1, 2, 4))), "1.5", str(o.rng.random()))
+        yield o.step(
+            "adjust",
+            "/usr/bin/python3",
+            str(PROGRAMS / "poll.py"),
+            "set",
+            found[0].address,
+            str(o.rng.choice((1, 2, 4))),
+            "1.5",
+            str(o.rng.random()),
+        )
 
 
 def print_page(o: Occasion) -> Iterator[Step]:
     if found := o.server("print"):
-        yield o.step("print-page", "nc", "-N", "-w", "5", found[0].address, "9100", feed="%!PS\n" + "(line) show\n" * int(o.rng.lognormvariate(5, 1)))
+        yield o.step(
+            "print-page",
+            "ncat",
+            "--send-only",
+            "-w",
+            "5",
+            found[0].address,
+            "9100",
+            feed="%!PS\n" + "(line) show\n" * int(o.rng.lognormvariate(5, 1)),
+        )
 
 
 HABITS: dict[str, Habit] = {

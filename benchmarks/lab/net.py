@@ -61,7 +61,9 @@ def require(tools: Iterable[str]) -> None:
         raise LabError("the laboratory makes network namespaces: run it as root")
     missing = sorted({tool for tool in tools if shutil.which(tool, path=search_path()) is None})
     if missing:
-        raise LabError(f"missing programs: {', '.join(missing)} (benchmarks/lab/README.md names their packages)")
+        raise LabError(
+            f"missing programs: {', '.join(missing)} (benchmarks/lab/README.md names their packages)"
+        )
 
 
 def search_path() -> str:
@@ -86,7 +88,9 @@ def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
     return hosts
 
 
-def build(run: Run, scenario: Scenario, hosts: Sequence[Host], groups: Sequence[int], etc: dict[str, str]) -> None:
+def build(
+    run: Run, scenario: Scenario, hosts: Sequence[Host], groups: Sequence[int], etc: dict[str, str]
+) -> None:
     """Make the namespaces: `wire` holds both bridges and `router` joins them; nothing leads out of here."""
     STATE.mkdir(mode=0o755, exist_ok=True)
     wire, router = run.netns("wire"), run.netns("router")
@@ -100,14 +104,32 @@ def build(run: Run, scenario: Scenario, hosts: Sequence[Host], groups: Sequence[
         gateway = ipaddress.ip_network(net).network_address + 1
         gateways[bridge] = str(gateway)
         prefix = ipaddress.ip_network(net).prefixlen
-        _plug(wire, router, f"r{number}", bridge, f"02:5a:00:00:00:0{number + 1}", f"{gateway}/{prefix}", f"eth{number}", scenario.link)
+        _plug(
+            wire,
+            router,
+            f"r{number}",
+            bridge,
+            f"02:5a:00:00:00:0{number + 1}",
+            f"{gateway}/{prefix}",
+            f"eth{number}",
+            scenario.link,
+        )
     command("ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
     for number, host in enumerate(hosts):
         _namespace(host.netns)
         _lay_etc(host.netns, etc, host.name)
         bridge = "inside" if host.inside else "outside"
         prefix = ipaddress.ip_network(scenario.network if host.inside else str(OUTSIDE)).prefixlen
-        _plug(wire, host.netns, f"p{number}", bridge, host.mac, f"{host.address}/{prefix}", "eth0", scenario.link)
+        _plug(
+            wire,
+            host.netns,
+            f"p{number}",
+            bridge,
+            host.mac,
+            f"{host.address}/{prefix}",
+            "eth0",
+            scenario.link,
+        )
         command("ip", "-n", host.netns, "route", "add", "default", "via", gateways[bridge])
         command("ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, scenario.link))
 
@@ -125,7 +147,9 @@ def _lay_etc(netns: str, etc: dict[str, str], host: str) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _plug(wire: str, netns: str, port: str, bridge: str, mac: str, address: str, device: str, link: Link) -> None:
+def _plug(
+    wire: str, netns: str, port: str, bridge: str, mac: str, address: str, device: str, link: Link
+) -> None:
     """A cable from the bridge to a host: same rate and queue both ways, no offloads, so frames are real frames."""
     command("ip", "-n", wire, "link", "add", port, "type", "veth", "peer", "name", device, "netns", netns)
     command("ip", "-n", netns, "link", "set", device, "address", mac)
@@ -151,9 +175,15 @@ table inet lab {{
     type gid : mark
     elements = {{ {elements} }}
   }}
+  set odd {{
+    type ipv4_addr . inet_service . ipv4_addr . inet_service . gid
+    flags dynamic
+    size 65535
+  }}
   chain out {{
     type filter hook output priority filter
     ct state new ct mark set meta skgid map @who
+    ct state invalid meta l4proto tcp add @odd {{ ip saddr . tcp sport . ip daddr . tcp dport . meta skgid }}
     tcp flags & (syn | ack) == syn tcp window set 64240
   }}
   chain in {{

@@ -60,13 +60,19 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _play(scenario: Scenario, seconds: float, seed: int, out: Path, run: Run, name: str, classes: str) -> None:
+def _play(
+    scenario: Scenario, seconds: float, seed: int, out: Path, run: Run, name: str, classes: str
+) -> None:
     hosts = net.lay_out(scenario, run, story.order_of_addresses(seed))
     actors = story.cast(scenario, hosts, seed)
     world = World(scenario, run, hosts, actors)
     _say(f"building {len(hosts)} hosts (run {run.ident})")
     services.prepare(world)
-    told = {a: s for a, s in story.steps(world, seed, seconds).items() if classes == "both" or (classes == "attacks") == bool(a.family)}
+    told = {
+        a: s
+        for a, s in story.steps(world, seed, seconds).items()
+        if classes == "both" or (classes == "attacks") == bool(a.family)
+    }
     net.build(run, scenario, hosts, [actor.gid for actor in actors] or [65_000], services.etc_files(world))
     _say("starting servers")
     services.start(world)
@@ -85,10 +91,17 @@ def _play(scenario: Scenario, seconds: float, seed: int, out: Path, run: Run, na
     if not stopped:
         time.sleep(SETTLE)
     lost = _stop_listening(recorder, trackers)
+    for host in hosts:
+        odd = net.command(
+            "ip", "netns", "exec", host.netns, "nft", "-n", "list", "set", "inet", "lab", "odd", check=False
+        )
+        (run.state / "truth" / f"{host.name}.odd").write_text(odd, encoding="utf-8")
     _write_up(world, run, hosts, out, name, seed, seconds, lost)
 
 
-def _listen(run: Run, hosts: Sequence[Host], capture: Path) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
+def _listen(
+    run: Run, hosts: Sequence[Host], capture: Path
+) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
     """tcpdump on the inside bridge, and connection tracking's events in every host."""
     recorder = subprocess.Popen(
         ("ip", "netns", "exec", run.netns("wire"), "tcpdump", "-i", "inside", "-n", "-s", "0", "-B", "65536", "-Z", "root", "-w", str(capture)),
@@ -97,9 +110,29 @@ def _listen(run: Run, hosts: Sequence[Host], capture: Path) -> tuple[subprocess.
     trackers = []
     (run.state / "truth").mkdir()
     for host in hosts:
-        with (run.state / "truth" / f"{host.name}.log").open("wb") as log, (run.state / "truth" / f"{host.name}.err").open("wb") as err:
-            argv = ("ip", "netns", "exec", host.netns, "conntrack", "-E", "-e", "NEW", "-o", "timestamp", "-b", "33554432")
-            trackers.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True))
+        with (
+            (run.state / "truth" / f"{host.name}.log").open("wb") as log,
+            (run.state / "truth" / f"{host.name}.err").open("wb") as err,
+        ):
+            argv = (
+                "ip",
+                "netns",
+                "exec",
+                host.netns,
+                "conntrack",
+                "-E",
+                "-e",
+                "NEW",
+                "-o",
+                "timestamp",
+                "-b",
+                "33554432",
+            )
+            trackers.append(
+                subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True
+                )
+            )
     time.sleep(1.5)
     return recorder, trackers
 
@@ -113,27 +146,48 @@ def _stop_listening(recorder: subprocess.Popen[str], trackers: Sequence[subproce
     return dropped[1] if dropped else "?"
 
 
-def _agents(world: World, told: dict[story.Actor, list[story.Step]], begin: float) -> list[subprocess.Popen[bytes]]:
+def _agents(
+    world: World, told: dict[story.Actor, list[story.Step]], begin: float
+) -> list[subprocess.Popen[bytes]]:
     folder = world.run.state / "plans"
     folder.mkdir()
     (world.run.state / "logs").mkdir()
     processes = []
     for host in world.hosts:
-        plan = sorted(((s, a) for a, found in told.items() if a.host == host.name for s in found), key=lambda pair: pair[0].at)
+        plan = sorted(
+            ((s, a) for a, found in told.items() if a.host == host.name for s in found),
+            key=lambda pair: pair[0].at,
+        )
         if not plan:
             continue
         path = folder / f"{host.name}.jsonl"
         with path.open("w", encoding="utf-8") as file:
             for step, actor in plan:
-                line = {"at": step.at, "what": step.what, "argv": step.argv, "limit": step.limit, "feed": step.feed, "gid": actor.gid}
-                line |= {"uid": 0 if step.root else actor.uid, "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env}}
+                line = {
+                    "at": step.at,
+                    "what": step.what,
+                    "argv": step.argv,
+                    "limit": step.limit,
+                    "feed": step.feed,
+                    "gid": actor.gid,
+                }
+                line |= {
+                    "uid": 0 if step.root else actor.uid,
+                    "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env},
+                }
                 file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
         argv = ("ip", "netns", "exec", host.netns, sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(world.run.state / "logs" / f"{host.name}.jsonl"), str(begin))  # fmt: skip
-        processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True))
+        processes.append(
+            subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+        )
     return processes
 
 
-def _watch(begin: float, seconds: float, capture: Path, agents: Sequence[subprocess.Popen[bytes]], programs: int) -> None:
+def _watch(
+    begin: float, seconds: float, capture: Path, agents: Sequence[subprocess.Popen[bytes]], programs: int
+) -> None:
     _say(f"recording {seconds:.0f} s, {programs} programs planned; Ctrl-C ends it early")
     while (now := time.time() - begin) < seconds:
         if now > 5 and all(agent.poll() is not None for agent in agents):
@@ -157,13 +211,17 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _write_up(world: World, run: Run, hosts: Sequence[Host], out: Path, name: str, seed: int, seconds: float, lost: str) -> None:
+def _write_up(
+    world: World, run: Run, hosts: Sequence[Host], out: Path, name: str, seed: int, seconds: float, lost: str
+) -> None:
     _say("labelling")
     opened = truth.events({h.name: run.state / "truth" / f"{h.name}.log" for h in hosts}, hosts)
     resolvers = {host.address for host in world.offering("resolver")}
     labels = truth.label(flows.read(out / f"{name}.pcap"), opened, world.actors, resolvers)
     truth.write(labels, out / "labels.csv", name)
-    overruns = sum("ENOBUFS" in (run.state / "truth" / f"{h.name}.err").read_text(errors="replace") for h in hosts)
+    overruns = sum(
+        "ENOBUFS" in (run.state / "truth" / f"{h.name}.err").read_text(errors="replace") for h in hosts
+    )
     text = truth.summary(labels)
     text += f"\n\nscenario {world.scenario.name}, seed {seed}, {seconds:.0f} s; frames dropped by the recorder: {lost}; hosts whose tracking overran: {overruns}\n"  # noqa: E501
     (out / "summary.txt").write_text(text, encoding="utf-8")
@@ -172,10 +230,30 @@ def _write_up(world: World, run: Run, hosts: Sequence[Host], out: Path, name: st
             for line in log.read_text(encoding="utf-8").splitlines():
                 file.write(json.dumps({"host": log.stem, **json.loads(line)}) + "\n")
     people = [{"name": a.name, "host": a.host, "gid": a.gid, "family": a.family} for a in world.actors]
-    places = [{"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services} for h in hosts]
-    told = {"scenario": world.scenario.model_dump(mode="json"), "seed": seed, "seconds": seconds, "actors": people, "hosts": places}
+    places = [
+        {"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services}
+        for h in hosts
+    ]
+    told = {
+        "scenario": world.scenario.model_dump(mode="json"),
+        "seed": seed,
+        "seconds": seconds,
+        "actors": people,
+        "hosts": places,
+    }
     (out / "story.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(text)
+    _picture(labels, out, f"{world.scenario.name}, seed {seed}: {world.scenario.about}")
+
+
+def _picture(labels: Sequence[truth.Label], out: Path, title: str) -> None:
+    try:
+        from benchmarks.lab import picture
+    except ImportError:
+        _say("no picture: matplotlib is not installed")
+        return
+    for ending in ("png", "svg"):
+        picture.draw(labels, out / f"traffic.{ending}", title)
 
 
 def _gzip(path: Path) -> None:

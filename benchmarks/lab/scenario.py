@@ -78,7 +78,9 @@ class Timetable(Part):
     """The story's clock: when it starts, how many hours of it the recording compresses, who works when."""
 
     start_hour: Annotated[float, Field(ge=0.0, lt=24.0)] = 9.0
-    hours: Annotated[float, Field(gt=0.0, le=168.0)] | None = None  # unset: as long as the recording, all at work
+    hours: Annotated[float, Field(gt=0.0, le=168.0)] | None = (
+        None  # unset: as long as the recording, all at work
+    )
     workday: tuple[float, float] = (7.5, 18.5)
     surges: tuple[Surge, ...] = ()
 
@@ -153,7 +155,9 @@ def load(name_or_path: str) -> Scenario:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LabError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
-        raise LabError(f"{path}: found {type(found).__name__}, expected a mapping of keys such as name, inside")
+        raise LabError(
+            f"{path}: found {type(found).__name__}, expected a mapping of keys such as name, inside"
+        )
     try:
         return Scenario.model_validate(found)
     except ValidationError as error:

@@ -61,7 +61,11 @@ def start(world: World) -> list[subprocess.Popen[bytes]]:
     for host in world.hosts:
         for daemon in daemons(world, host):
             log = world.run.state / "srv" / host.name / f"{daemon.what}.out"
-            user = ("setpriv", f"--reuid={daemon.user}", f"--regid={daemon.user}", "--clear-groups", "--") if daemon.user else ()
+            user = (
+                ("setpriv", f"--reuid={daemon.user}", f"--regid={daemon.user}", "--clear-groups", "--")
+                if daemon.user
+                else ()
+            )
             with log.open("wb") as out:
                 process = subprocess.Popen(
                     ("ip", "netns", "exec", host.netns, *user, *daemon.argv),
@@ -81,12 +85,16 @@ def _wait(host: Host, daemon: Daemon, process: subprocess.Popen[bytes], log: Pat
     deadline = time.monotonic() + PATIENCE
     while True:
         listening = command("ip", "netns", "exec", host.netns, "ss", "-Htuln", check=False)
-        open_ports = {(line.split()[0], int(line.split()[4].rsplit(":", 1)[1])) for line in listening.splitlines()}
+        open_ports = {
+            (line.split()[0], int(line.split()[4].rsplit(":", 1)[1])) for line in listening.splitlines()
+        }
         if all(port in open_ports for port in daemon.ports):
             return
         if process.poll() not in (None, 0) or time.monotonic() > deadline:
             words = " ".join(log.read_text(errors="replace").split())[-300:]
-            raise LabError(f"server {daemon.what} on {host.name} does not listen on {daemon.ports}: {words or 'no word'}")
+            raise LabError(
+                f"server {daemon.what} on {host.name} does not listen on {daemon.ports}: {words or 'no word'}"
+            )
         time.sleep(0.1)
 
 
@@ -98,7 +106,20 @@ def _certificates(world: World) -> None:
     folder.mkdir(parents=True)
     key, ca = str(folder / "ca.key"), str(folder / "ca.pem")
     _openssl_key(key)
-    command("openssl", "req", "-x509", "-new", "-key", key, "-out", ca, "-days", "3650", "-subj", "/O=Lab Trust/CN=Lab Root CA")
+    command(
+        "openssl",
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        key,
+        "-out",
+        ca,
+        "-days",
+        "3650",
+        "-subj",
+        "/O=Lab Trust/CN=Lab Root CA",
+    )
     rng = random.Random(f"{world.scenario.name}/tls")
     for name in sorted(_tls_names(world)):
         own, request = str(folder / f"{name}.key"), str(folder / f"{name}.csr")
@@ -135,7 +156,9 @@ def _content(world: World, rng: random.Random) -> None:
         (folder / "files").chmod(0o777)
         for number in range(PAGES):
             links = "".join(f"<img src=/a{rng.randrange(ASSETS)}>" for _ in range(4))
-            body = b"<html><body>" + links.encode() + _text(rng, world.scenario.page_kb * rng.uniform(0.2, 1.5))
+            body = (
+                b"<html><body>" + links.encode() + _text(rng, world.scenario.page_kb * rng.uniform(0.2, 1.5))
+            )
             (folder / f"p{number}.html").write_bytes(body)
         shutil.copy(folder / "p0.html", folder / "index.html")
         for number in range(ASSETS):
@@ -159,21 +182,26 @@ def _home(world: World, name: str, uid: int, gid: int) -> None:
         " NumberOfPasswordPrompts 1\n",
         encoding="utf-8",
     )
-    (home / ".gitconfig").write_text(f"[user]\n name = {name}\n email = {name}@{world.scenario.domain}\n", encoding="utf-8")
+    (home / ".gitconfig").write_text(
+        f"[user]\n name = {name}\n email = {name}@{world.scenario.domain}\n", encoding="utf-8"
+    )
     command("chown", "-R", f"{uid}:{gid}", str(home))
 
 
 def etc_files(world: World) -> dict[str, str]:
     """What `ip netns exec` lays over /etc: our resolver and our accounts beside the machine's own."""
     resolver = world.offering("resolver")[0].address
-    hashed = {a.name: command("openssl", "passwd", "-6", world.password(a.name)).strip() for a in world.actors}
+    hashed = {
+        a.name: command("openssl", "passwd", "-6", world.password(a.name)).strip() for a in world.actors
+    }
     accounts = "".join(f"{a.name}:x:{a.uid}:{a.gid}::{world.home(a)}:/bin/sh\n" for a in world.actors)
     return {
         "resolv.conf": f"nameserver {resolver}\nsearch {world.scenario.domain}\noptions timeout:2 attempts:2\n",
         "hosts": "127.0.0.1 localhost\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
         "passwd": Path("/etc/passwd").read_text(encoding="utf-8") + accounts,
-        "group": Path("/etc/group").read_text(encoding="utf-8") + "".join(f"{a.name}:x:{a.gid}:\n" for a in world.actors),
+        "group": Path("/etc/group").read_text(encoding="utf-8")
+        + "".join(f"{a.name}:x:{a.gid}:\n" for a in world.actors),
         "shadow": Path("/etc/shadow").read_text(encoding="utf-8")
         + "".join(f"{name}:{word}:19000:0:99999:7:::\n" for name, word in hashed.items()),
     }
@@ -187,7 +215,11 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
     names = [f"{s}.{world.scenario.domain}" if host.inside else s for s in sites]
     tls, www = world.run.state / "tls", world.run.state / "www"
     backend = "proxy_pass http://127.0.0.1:8081; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;"  # noqa: E501
-    extra = f"location /api/ {{ {backend} }} location /ws {{ {backend.replace('8081', '8082')} proxy_read_timeout 600; }}" if "api" in host.services else ""
+    extra = (
+        f"location /api/ {{ {backend} }} location /ws {{ {backend.replace('8081', '8082')} proxy_read_timeout 600; }}"
+        if "api" in host.services
+        else ""
+    )
     servers = ""
     for number, name in enumerate(names):
         default = " default_server" if number == 0 else ""
@@ -197,7 +229,10 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
   location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
   location /private/ {{ auth_basic "staff"; auth_basic_user_file {folder}/htpasswd; alias {www / name}/; }}
   {extra} }}"""
-    hashed = "".join(f"{a.name}:{command('openssl', 'passwd', '-apr1', world.password(a.name)).strip()}\n" for a in world.actors[:40])
+    hashed = "".join(
+        f"{a.name}:{command('openssl', 'passwd', '-apr1', world.password(a.name)).strip()}\n"
+        for a in world.actors[:40]
+    )
     (folder / "htpasswd").write_text(hashed, encoding="utf-8")
     (folder / "nginx.conf").write_text(
         f"""user www-data; worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -212,7 +247,13 @@ http {{ access_log {folder}/access.log; client_body_temp_path {folder}/body; pro
 """,
         encoding="utf-8",
     )
-    return [Daemon("nginx", ("nginx", "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"), (("tcp", 80), ("tcp", 443)))]
+    return [
+        Daemon(
+            "nginx",
+            ("nginx", "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"),
+            (("tcp", 80), ("tcp", 443)),
+        )
+    ]
 
 
 def _ssh(world: World, host: Host, folder: Path) -> list[Daemon]:
@@ -235,10 +276,10 @@ def _resolver(world: World, host: Host, folder: Path) -> list[Daemon]:
         names = [f"{other.name}.{domain}", *(f"{s}.{domain}" for s in other.sites)]
         if "web" in other.services and not other.sites:
             names += [f"www.{domain}", f"intranet.{domain}"]
-        records += "".join(f" local-data: \"{n}. 300 IN A {other.address}\"\n" for n in names)
-        pointers += f" local-data-ptr: \"{other.address} 300 {names[0]}\"\n"
+        records += "".join(f' local-data: "{n}. 300 IN A {other.address}"\n' for n in names)
+        pointers += f' local-data-ptr: "{other.address} 300 {names[0]}"\n'
         if "mail" in other.services:
-            records += f" local-data: \"{domain}. 300 IN MX 10 {other.name}.{domain}.\"\n"
+            records += f' local-data: "{domain}. 300 IN MX 10 {other.name}.{domain}."\n'
     root = world.offering("names")[0].address
     (folder / "unbound.conf").write_text(
         f"""server:
@@ -267,7 +308,9 @@ remote-control:
 """,
         encoding="utf-8",
     )
-    return [Daemon("unbound", ("unbound", "-d", "-p", "-c", f"{folder}/unbound.conf"), (("udp", 53), ("tcp", 53)))]
+    return [
+        Daemon("unbound", ("unbound", "-d", "-p", "-c", f"{folder}/unbound.conf"), (("udp", 53), ("tcp", 53)))
+    ]
 
 
 def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
@@ -279,11 +322,14 @@ def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
         for name in dict.fromkeys((*other.sites, f"{other.name}.net.example")):
             lines.append(f"{name}. {rng.choice((20, 60, 120, 300))} IN A {other.address}")
             lines.append(f"{name.split('.', 1)[1]}. IN MX 10 {name}.")
-            lines.append(f"{name.split('.', 1)[1]}. IN TXT \"v=spf1 a mx -all\"")
+            lines.append(f'{name.split(".", 1)[1]}. IN TXT "v=spf1 a mx -all"')
         reverse = ".".join(reversed(other.address.split(".")))
         lines.append(f"{reverse}.in-addr.arpa. IN PTR {world.name_of(other)}.")
         if "tunnel-end" in other.services:
-            lines += [f"{tunnel_domain(world)}. IN NS ns1.{tunnel_domain(world)}.", f"ns1.{tunnel_domain(world)}. IN A {other.address}"]
+            lines += [
+                f"{tunnel_domain(world)}. IN NS ns1.{tunnel_domain(world)}.",
+                f"ns1.{tunnel_domain(world)}. IN A {other.address}",
+            ]
     (folder / "root.zone").write_text("\n".join(dict.fromkeys(lines)) + "\n", encoding="utf-8")
     (folder / "named.conf").write_text(
         f"""options {{ directory "{folder}"; recursion no; listen-on {{ any; }}; listen-on-v6 {{ none; }};
@@ -353,7 +399,9 @@ def _database(world: World, host: Host, folder: Path) -> list[Daemon]:
     data.mkdir()
     command("chown", "postgres:postgres", str(data), str(folder))
     as_postgres = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--")
-    command(*as_postgres, str(tools / "initdb"), "-D", str(data), "-N", "-A", "trust", "--no-locale", "-E", "UTF8")
+    command(
+        *as_postgres, str(tools / "initdb"), "-D", str(data), "-N", "-A", "trust", "--no-locale", "-E", "UTF8"
+    )
     with (data / "pg_hba.conf").open("w", encoding="utf-8") as hba:
         hba.write("local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n")
     argv = (str(tools / "postgres"), "-D", str(data), "-c", "listen_addresses=*", "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "ssl=off", "-c", "log_connections=on", "-c", "max_connections=300")  # fmt: skip
@@ -366,7 +414,19 @@ def _after(world: World, host: Host, daemon: Daemon) -> None:
         conf = str(world.run.state / "srv" / host.name / "smb.conf")
         for actor in world.actors:
             word = world.password(actor.name)
-            command("ip", "netns", "exec", host.netns, "smbpasswd", "-c", conf, "-a", "-s", actor.name, feed=f"{word}\n{word}\n")
+            command(
+                "ip",
+                "netns",
+                "exec",
+                host.netns,
+                "smbpasswd",
+                "-c",
+                conf,
+                "-a",
+                "-s",
+                actor.name,
+                feed=f"{word}\n{word}\n",
+            )
     if daemon.what != "postgres":
         return
     sql = "create table orders(id serial primary key, who text, amount int, note text);" + (
@@ -383,15 +443,22 @@ def _cache(world: World, host: Host, folder: Path) -> list[Daemon]:
 
 
 def _broker(world: World, host: Host, folder: Path) -> list[Daemon]:
-    (folder / "mosquitto.conf").write_text("listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n", encoding="utf-8")
+    (folder / "mosquitto.conf").write_text(
+        "listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n", encoding="utf-8"
+    )
     return [Daemon("mosquitto", ("mosquitto", "-c", f"{folder}/mosquitto.conf"), (("tcp", 1883),))]
 
 
 def _time(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "chrony.conf").write_text(
-        f"local stratum 8\nallow all\ncmdport 0\nbindcmdaddress /\npidfile {folder}/chronyd.pid\n", encoding="utf-8"
+        f"local stratum 8\nallow all\ncmdport 0\nbindcmdaddress /\npidfile {folder}/chronyd.pid\n",
+        encoding="utf-8",
     )
-    return [Daemon("chronyd", ("chronyd", "-d", "-x", "-u", "root", "-f", f"{folder}/chrony.conf"), (("udp", 123),))]
+    return [
+        Daemon(
+            "chronyd", ("chronyd", "-d", "-x", "-u", "root", "-f", f"{folder}/chrony.conf"), (("udp", 123),)
+        )
+    ]
 
 
 def _git(world: World, host: Host, folder: Path) -> list[Daemon]:
@@ -417,12 +484,27 @@ def _rsync(world: World, host: Host, folder: Path) -> list[Daemon]:
         f"[mirror]\npath = {world.run.state}/files\n",
         encoding="utf-8",
     )
-    return [Daemon("rsync", ("rsync", "--daemon", "--no-detach", f"--config={folder}/rsyncd.conf"), (("tcp", 873),))]
+    return [
+        Daemon(
+            "rsync", ("rsync", "--daemon", "--no-detach", f"--config={folder}/rsyncd.conf"), (("tcp", 873),)
+        )
+    ]
 
 
 def _snmp(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "snmpd.conf").write_text("rocommunity public\nsysLocation lab\n", encoding="utf-8")
-    argv = ("snmpd", "-f", "-Lf", "/dev/null", "-C", "-c", f"{folder}/snmpd.conf", "-p", f"{folder}/snmpd.pid", "udp:161")
+    argv = (
+        "snmpd",
+        "-f",
+        "-Lf",
+        "/dev/null",
+        "-C",
+        "-c",
+        f"{folder}/snmpd.conf",
+        "-p",
+        f"{folder}/snmpd.pid",
+        "udp:161",
+    )
     return [Daemon("snmpd", argv, (("udp", 161),))]
 
 
@@ -458,10 +540,12 @@ def _directory(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "slapd.conf").write_text(
         f"include /etc/ldap/schema/core.schema\ninclude /etc/ldap/schema/cosine.schema\n"
         f"include /etc/ldap/schema/inetorgperson.schema\nmoduleload back_mdb\npidfile {folder}/slapd.pid\n"
-        f"database mdb\nmaxsize 10485760\nsuffix \"{base}\"\nrootdn \"cn=admin,{base}\"\nrootpw admin\ndirectory {folder}/ldap\n",
+        f'database mdb\nmaxsize 10485760\nsuffix "{base}"\nrootdn "cn=admin,{base}"\nrootpw admin\ndirectory {folder}/ldap\n',
         encoding="utf-8",
     )
-    entries = [f"dn: {base}\nobjectClass: dcObject\nobjectClass: organization\no: office\ndc: {world.scenario.domain.split('.')[0]}\n"]
+    entries = [
+        f"dn: {base}\nobjectClass: dcObject\nobjectClass: organization\no: office\ndc: {world.scenario.domain.split('.')[0]}\n"
+    ]
     for actor in world.actors:
         entries.append(
             f"dn: uid={actor.name},{base}\nobjectClass: inetOrgPerson\ncn: {actor.name}\nsn: {actor.name}\n"
@@ -469,13 +553,19 @@ def _directory(world: World, host: Host, folder: Path) -> list[Daemon]:
         )
     (folder / "start.ldif").write_text("\n".join(entries), encoding="utf-8")
     command("slapadd", "-q", "-f", f"{folder}/slapd.conf", "-l", f"{folder}/start.ldif")
-    return [Daemon("slapd", ("slapd", "-h", "ldap://0.0.0.0:389", "-f", f"{folder}/slapd.conf", "-d", "0"), (("tcp", 389),))]
+    return [
+        Daemon(
+            "slapd",
+            ("slapd", "-h", "ldap://0.0.0.0:389", "-f", f"{folder}/slapd.conf", "-d", "0"),
+            (("tcp", 389),),
+        )
+    ]
 
 
 def _syslog(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "rsyslog.conf").write_text(
-        f"global(workDirectory=\"{folder}\")\nmodule(load=\"imudp\")\ninput(type=\"imudp\" port=\"514\")\n"
-        f"module(load=\"imtcp\")\ninput(type=\"imtcp\" port=\"514\")\n*.* action(type=\"omfile\" file=\"{folder}/all.log\")\n",
+        f'global(workDirectory="{folder}")\nmodule(load="imudp")\ninput(type="imudp" port="514")\n'
+        f'module(load="imtcp")\ninput(type="imtcp" port="514")\n*.* action(type="omfile" file="{folder}/all.log")\n',
         encoding="utf-8",
     )
     argv = ("rsyslogd", "-n", "-f", f"{folder}/rsyslog.conf", "-i", f"{folder}/rsyslogd.pid")
@@ -491,7 +581,9 @@ def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "film").mkdir()
     rng = random.Random(f"{world.scenario.name}/film")
     for number in range(20):
-        (folder / "film" / f"piece{number}.ts").write_bytes(rng.randbytes(int(world.scenario.page_kb * 1024 * rng.uniform(3, 6))))
+        (folder / "film" / f"piece{number}.ts").write_bytes(
+            rng.randbytes(int(world.scenario.page_kb * 1024 * rng.uniform(3, 6)))
+        )
     (folder / "film.conf").write_text(
         f"user www-data; worker_processes 1; daemon off; pid {folder}/film.pid; error_log {folder}/film-error.log;\n"
         f"events {{ }}\nhttp {{ access_log {folder}/film.log; client_body_temp_path {folder}/b2; proxy_temp_path {folder}/p2;\n"
@@ -499,7 +591,11 @@ def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:
         f" server {{ listen 8554; root {folder}/film; }} }}\n",
         encoding="utf-8",
     )
-    return [Daemon("film", ("nginx", "-e", f"{folder}/film-error.log", "-c", f"{folder}/film.conf"), (("tcp", 8554),))]
+    return [
+        Daemon(
+            "film", ("nginx", "-e", f"{folder}/film-error.log", "-c", f"{folder}/film.conf"), (("tcp", 8554),)
+        )
+    ]
 
 
 def _print(world: World, host: Host, folder: Path) -> list[Daemon]:

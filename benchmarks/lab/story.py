@@ -31,13 +31,17 @@ def cast(scenario: Scenario, hosts: Sequence[Host], seed: int) -> list[Actor]:
     """One actor per host with a role, one per attack, names and group ids dealt blindly."""
     parts = [(host.name, "") for host in hosts if host.role]
     dealer = random.Random(f"{seed}/places")
-    parts += [(dealer.choice(scenario.candidates(attack)), FAMILIES[attack.kind]) for attack in scenario.attacks]
+    parts += [
+        (dealer.choice(scenario.candidates(attack)), FAMILIES[attack.kind]) for attack in scenario.attacks
+    ]
     rng = random.Random(f"{seed}/cast")
     names = [f"{name}{number or ''}" for number in range(len(parts) // len(_NAMES) + 1) for name in _NAMES]
     names, gids = names[: len(parts)], list(range(FIRST_GROUP, FIRST_GROUP + len(parts)))
     rng.shuffle(names)
     rng.shuffle(gids)
-    return [Actor(name, host, gid, family) for name, gid, (host, family) in zip(names, gids, parts, strict=True)]
+    return [
+        Actor(name, host, gid, family) for name, gid, (host, family) in zip(names, gids, parts, strict=True)
+    ]
 
 
 def steps(world: World, seed: int, seconds: float) -> dict[Actor, list[Step]]:
@@ -48,7 +52,11 @@ def steps(world: World, seed: int, seconds: float) -> dict[Actor, list[Step]]:
     told: dict[Actor, list[Step]] = {}
     for actor in people:
         role = scenario.roles[world.host(actor.host).role or ""]
-        told[actor] = [step for habit, rate in role.items() for step in _habit(world, actor, habit, rate * scenario.busy, seed, seconds)]
+        told[actor] = [
+            step
+            for habit, rate in role.items()
+            for step in _habit(world, actor, habit, rate * scenario.busy, seed, seconds)
+        ]
     for number, (actor, attack) in enumerate(zip(attackers, scenario.attacks, strict=True)):
         rng = rng_of(seed, attack, number)
         at = rng.uniform(0.0, 1.0 - attack.lasts) if attack.at is None else attack.at
@@ -64,10 +72,14 @@ def _within(found: Sequence[Step], seconds: float) -> list[Step]:
     return sorted((step for step in found if step.at < seconds - TAIL), key=lambda step: step.at)
 
 
-def _habit(world: World, actor: Actor, habit: str, per_hour: float, seed: int, seconds: float) -> Iterator[Step]:
+def _habit(
+    world: World, actor: Actor, habit: str, per_hour: float, seed: int, seconds: float
+) -> Iterator[Step]:
     """Occasions arrive at random at the rate of the hour (a thinned Poisson process)."""
     if habit not in HABITS:
-        raise LabError(f"scenario {world.scenario.name}: no habit {habit}; there are {', '.join(sorted(HABITS))}")
+        raise LabError(
+            f"scenario {world.scenario.name}: no habit {habit}; there are {', '.join(sorted(HABITS))}"
+        )
     table = world.scenario.timetable
     rng = random.Random(f"{seed}/{actor.host}/{habit}")
     highest = per_hour / 3600.0 * max((1.0, *(surge.factor for surge in table.surges)))
@@ -97,7 +109,12 @@ def _day(hour: float, workday: tuple[float, float]) -> float:
     if not first <= hour <= last:
         return 0.05
     lunch = (first + last) / 2
-    return min(1.0, 0.25 + 0.75 * abs(math.sin(math.pi * (hour - first) / (last - first) * 2)) if abs(hour - lunch) > 2 else 0.6)
+    return min(
+        1.0,
+        0.25 + 0.75 * abs(math.sin(math.pi * (hour - first) / (last - first) * 2))
+        if abs(hour - lunch) > 2
+        else 0.6,
+    )
 
 
 def in_time_order(found: Sequence[Step]) -> bool:

@@ -20,6 +20,7 @@ _TUPLE = re.compile(
     r"\[(?P<ts>[\d.]+)\s*\]\s+\[NEW\]\s+(?P<proto>\w+)\s.*?src=(?P<src>\S+) dst=(?P<dst>\S+) "
     r"(?:sport=(?P<sport>\d+) dport=(?P<dport>\d+)|type=(?P<type>\d+) code=(?P<code>\d+))(?P<rest>.*)"
 )
+_ODD = re.compile(r"([\d.]+) \. (\d+) \. ([\d.]+) \. (\d+) \. (\d+)")
 _MARK = re.compile(r"\bmark=(\d+)")
 
 
@@ -38,6 +39,10 @@ class Label:
         return (capture, "", f"{self.flow.start:.6f}", proto, orig_h, orig_p, resp_h, resp_p, self.label, self.family, strength, self.reason)  # fmt: skip
 
 
+PATIENCE = 1.0  # seconds for which a resolver goes on asking after its client's last packet
+Asked = dict[
+    str, list[tuple[float, float, str, str]]
+]  # DNS name: when it was asked from .. to, class and family
 Events = Mapping[Key, Sequence[tuple[float, int]]]  # connection: when it was opened and under which mark
 
 
@@ -46,9 +51,23 @@ def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
     found: dict[Key, list[tuple[float, int]]] = defaultdict(list)
     for host in hosts:
         for key, ts, mark in _lines(logs[host.name]):
-            if mark or key[1] == host.address:  # a mark is only ever set on the way out, forged addresses included
+            if (
+                mark or key[1] == host.address
+            ):  # a mark is only ever set on the way out, forged addresses included
                 found[key].append((ts, mark))
+    for host in hosts:
+        for key, mark in _odd(logs[host.name].with_suffix(".odd")):
+            found[key].append((0.0, mark))
     return {key: sorted(times) for key, times in found.items()}
+
+
+def _odd(listing: Path) -> Iterator[tuple[Key, int]]:
+    """Connections opened by packets that connection tracking calls invalid: no event, but a set that holds them."""
+    if listing.is_file():
+        for source, source_port, target, target_port, gid in _ODD.findall(
+            listing.read_text(encoding="utf-8")
+        ):
+            yield ("tcp", source, int(source_port), target, int(target_port)), int(gid)
 
 
 def _lines(log: Path) -> Iterator[tuple[Key, float, int]]:
@@ -57,19 +76,27 @@ def _lines(log: Path) -> Iterator[tuple[Key, float, int]]:
             continue
         mark = _MARK.search(match["rest"])
         kind = int(match["type"] or 0)
-        ports = (int(match["sport"]), int(match["dport"])) if match["sport"] else (kind, {8: 0, 13: 14}.get(kind, int(match["code"])))
-        yield (match["proto"], match["src"], ports[0], match["dst"], ports[1]), float(match["ts"]), int(mark[1]) if mark else 0
+        ports = (
+            (int(match["sport"]), int(match["dport"]))
+            if match["sport"]
+            else (kind, {8: 0, 13: 14}.get(kind, int(match["code"])))
+        )
+        yield (
+            (match["proto"], match["src"], ports[0], match["dst"], ports[1]),
+            float(match["ts"]),
+            int(mark[1]) if mark else 0,
+        )
 
 
 def label(flows: Sequence[Flow], opened: Events, actors: Sequence[Actor], resolvers: set[str]) -> list[Label]:
     """Every connection of the recording gets its label; what nobody opened by our knowledge is unknown."""
     by_gid = {actor.gid: actor for actor in actors}
     first = [_direct(flow, opened, by_gid) for flow in flows]
-    asked: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    asked: Asked = defaultdict(list)
     for found in first:
         if found.flow.key[1] not in resolvers:
             for question in found.flow.questions:
-                asked[question].add((found.label, found.family))
+                asked[question].append((found.flow.start, found.flow.last, found.label, found.family))
     by_key: dict[Key, list[Label]] = defaultdict(list)
     for found in first:
         by_key[found.flow.key].append(found)
@@ -89,18 +116,30 @@ def _direct(flow: Flow, opened: Events, by_gid: Mapping[int, Actor]) -> Label:
     return Label(flow, "benign", "", f"opened by user {actor.name} on {actor.host}")
 
 
-def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Mapping[str, set[tuple[str, str]]], resolvers: set[str]) -> Label:  # fmt: skip
+def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Asked, resolvers: set[str]) -> Label:  # fmt: skip
     """The resolver's own questions and the routers' errors belong to whoever caused them."""
     flow = found.flow
     if flow.cause is not None:
         proto, source, source_port, target, target_port = flow.cause
-        either = (*by_key.get(flow.cause, ()), *by_key.get((proto, target, target_port, source, source_port), ()))
-        about = sorted((other for other in either if other.flow.start <= flow.start), key=lambda other: other.flow.start)
+        either = (
+            *by_key.get(flow.cause, ()),
+            *by_key.get((proto, target, target_port, source, source_port), ()),
+        )
+        about = sorted(
+            (other for other in either if other.flow.start <= flow.start), key=lambda other: other.flow.start
+        )
         if about:
-            return Label(flow, about[-1].label, about[-1].family, f"ICMP error about a connection {about[-1].reason}")
+            return Label(
+                flow, about[-1].label, about[-1].family, f"ICMP error about a connection {about[-1].reason}"
+            )
         return found
     if flow.key[1] in resolvers and flow.questions and found.reason.endswith("own program"):
-        causes = set().union(*(asked.get(question, set()) for question in flow.questions))
+        causes = {
+            (kind, family)
+            for question in flow.questions
+            for start, last, kind, family in asked.get(question, ())
+            if start - 0.01 <= flow.start <= last + PATIENCE
+        }
         kinds = {kind for kind, _ in causes}
         if kinds == {"malicious"}:
             return Label(flow, "malicious", sorted(causes)[0][1], "resolver asks on behalf of an attacker")
@@ -127,7 +166,10 @@ def summary(labels: Sequence[Label]) -> str:
         lines.append(f"{name:<14}{counts['benign']:>9}{counts['malicious']:>11}{counts['unknown']:>9}")
     total = Counter(found.label for found in labels)
     lines.append(f"{'all':<14}{total['benign']:>9}{total['malicious']:>11}{total['unknown']:>9}")
-    lines += [f"  {family:<26}{count:>8}" for family, count in Counter(f.family for f in labels if f.family).most_common()]
+    lines += [
+        f"  {family:<26}{count:>8}"
+        for family, count in Counter(f.family for f in labels if f.family).most_common()
+    ]
     return "\n".join(lines)
 
 

@@ -24,7 +24,10 @@ class Api(BaseHTTPRequestHandler):
         if length:
             self.rfile.read(length)
         time.sleep(random.expovariate(50))
-        items = [{"id": random.randrange(10**6), "name": f"item {n}", "ok": True} for n in range(random.randrange(1, 20))]
+        items = [
+            {"id": random.randrange(10**6), "name": f"item {n}", "ok": True}
+            for n in range(random.randrange(1, 20))
+        ]
         body = json.dumps({"path": self.path, "items": items}).encode()
         self.send_response(random.choices((200, 204, 404, 500), (94, 3, 2, 1))[0] if length == 0 else 201)
         self.send_header("Content-Type", "application/json")

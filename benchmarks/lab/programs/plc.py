@@ -10,5 +10,7 @@ from pymodbus.server import StartTcpServer
 if __name__ == "__main__":
     block = ModbusSequentialDataBlock(0, [random.randrange(1000) for _ in range(400)])
     coils = ModbusSequentialDataBlock(0, [False] * 400)
-    context = ModbusServerContext(slaves=ModbusSlaveContext(di=coils, co=coils, hr=block, ir=block), single=True)
+    context = ModbusServerContext(
+        slaves=ModbusSlaveContext(di=coils, co=coils, hr=block, ir=block), single=True
+    )
     StartTcpServer(context=context, address=("0.0.0.0", 502))
