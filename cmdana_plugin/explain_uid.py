@@ -60,9 +60,7 @@ def explain(uid: str, folder: Path) -> Explanation:
     skipped: Skipped = Counter()
     verdicts = sorted((r for r in _lines(scored, uid, skipped) if text(r, "uid") == uid), key=_ts)
     if not verdicts:
-        raise RecordError(
-            f"{folder}: no verdict on uid {printable(uid, 60)} in {plural(len(scored), 'cmdana.log')}"
-        )
+        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there")
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
     before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)

@@ -1,0 +1,99 @@
+"""`cmdana explain`: all that the logs know of one uid, and one clear line where they know nothing."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import madeup
+import pytest
+from rich.console import Console
+
+from cmdana_plugin import explain_uid
+from cmdana_plugin.explain_uid import explain, explanation_object
+from cmdana_plugin.verdict import ANOMALOUS_HOST, Notice
+from feature_extractors.errors import RecordError
+
+
+def history(n: int) -> list[madeup.Verdict]:
+    return [madeup.verdict(madeup.START + i, i, "10.0.0.5", "192.0.2.1", 443, "ssl", 0.5) for i in range(n)]
+
+
+def printed(folder: Path, uid: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    out = io.StringIO()
+    monkeypatch.setattr(explain_uid, "Console", lambda **_: Console(file=out, width=200, highlight=False))
+    explain_uid.show(explain(uid, folder))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("fmt", ["tsv", "json"])
+def test_it_finds_the_row_its_hosts_history_its_notices_and_other_logs(
+    tmp_path: Path, fmt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = history(20)
+    odd = madeup.verdict(
+        rows[10].ts, 10, "10.0.0.5", "203.0.113.9", 443, "ssl", 2.5e-5, ("expected 80-400 B, saw 9 MB",)
+    )
+    rows[10] = odd
+    about_host = Notice(
+        ts=rows[3].ts, note=ANOMALOUS_HOST, msg="10.0.0.5 is behind 2 odd connections", sub="s", identifier="i",
+        uid=rows[3].uid, src="10.0.0.5", n=2,
+    )  # fmt: skip
+    others = replace(about_host, src="10.9.9.9", msg="another host", uid=rows[4].uid)
+    madeup.write_logs(tmp_path, rows, fmt, extra=[about_host, others])  # type: ignore[arg-type]
+    (tmp_path / "ssl.log").write_text(
+        json.dumps({"ts": odd.ts, "uid": odd.uid, "server_name": "example.com\x1b[31m"})
+        + "\n"
+        + json.dumps({"ts": odd.ts, "uid": "Cother", "server_name": f"quotes {odd.uid}"})
+        + "\n"
+    )
+    (tmp_path / "files.log").write_text(
+        json.dumps({"ts": odd.ts, "conn_uids": [odd.uid], "fuid": "F1"}) + "\n"
+    )
+    (tmp_path / "loaded_scripts.log").write_text(f"not a Zeek log {odd.uid}\n")
+    found = explain(odd.uid, tmp_path)
+    assert found.verdict["p_value"] == 2.5e-5
+    assert found.conn is not None
+    assert [r["uid"] for r in found.before] == [r.uid for r in rows[4:10]]
+    assert [r["uid"] for r in found.after] == [r.uid for r in rows[11:17]]
+    assert (found.host_verdicts, found.host_odd) == (20, 1)
+    assert [n["note"] for n in found.notices] == ["CMDANA::Anomalous_Connection", ANOMALOUS_HOST]
+    assert [(stream, row.get("uid")) for stream, row in found.related] == [("files", None), ("ssl", odd.uid)]
+    json.dumps(explanation_object(found))
+    text = printed(tmp_path, odd.uid, monkeypatch)
+    for words in (
+        "10.0.0.5:40010 -> 203.0.113.9:443/tcp (ssl)", "about 1 in 40,000 connections", "expected 80-400 B, saw 9 MB",
+        "20 connections opened in all, 1 odd", "server_name=example.com\\x1b[31m", f"cmdana label {odd.uid} benign",
+    ):  # fmt: skip
+        assert words in text
+    assert "\x1b" not in text
+
+
+def test_of_an_early_and_a_final_verdict_the_final_one_counts_and_both_are_given(tmp_path: Path) -> None:
+    (final,) = history(1)
+    madeup.write_logs(tmp_path, [replace(final, stage="early", score=0.1), final])
+    found = explain(final.uid, tmp_path)
+    assert [r["stage"] for r in found.verdicts] == ["early", "final"]
+    assert found.verdict["stage"] == "final"
+    assert found.host_verdicts == 1
+
+
+def test_names_of_attackers_do_not_reach_the_terminal_as_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = madeup.verdict(
+        madeup.START, 1, "10.0.0.5", "192.0.2.1", 443, "ssl", 1e-6, (madeup.HOSTILE, "[bold]x[/bold]")
+    )
+    madeup.write_logs(tmp_path, [odd])
+    text = printed(tmp_path, odd.uid, monkeypatch)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[bold]x[/bold]" in text
+
+
+def test_an_unknown_uid_and_a_folder_without_verdicts_get_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no cmdana\.log there"):
+        explain("C1", tmp_path)
+    madeup.write_logs(tmp_path, history(3))
+    with pytest.raises(RecordError, match=r"no verdict on uid Cnope in the cmdana\.log there"):
+        explain("Cnope", tmp_path)
