@@ -45,24 +45,24 @@ _METHODS: Final = (
     b"SUBSCRIBE|UNSUBSCRIBE|X-MS-ENUMATTS|MKWORKSPACE|RPC_IN_DATA|RPC_OUT_DATA"
 )
 
+_TEREDO_PREFIX: Final = b"\x20\x01\x00\x00"
 _Match = Callable[[bytes], object]
 
 
 def _rule(pattern: bytes, flags: int = 0) -> _Match:
-    return re.compile(pattern, flags).match
+    """Anchored; a dot stands for any byte, as in Zeek's signatures."""
+    return re.compile(pattern, flags | re.S).match
 
 
 _HTTP_CLIENT: Final = _rule(rb"[ \t\n\v\f\r]*(?:" + _METHODS + rb")")
 _HTTP_SERVER: Final = _rule(rb"HTTP/[0-9]", re.I)
 _SSH: Final = _rule(rb"SSH-[12]\.", re.I)
 _TLS_SERVER: Final = _rule(
-    rb"(?:\x15\x03[\x00-\x03]....)?\x16\x03[\x00-\x03]..\x02...(?:\x03[\x00-\x04]|\x7f[\x00-\x50])", re.S
+    rb"(?:\x15\x03[\x00-\x03]....)?\x16\x03[\x00-\x03]..\x02...(?:\x03[\x00-\x04]|\x7f[\x00-\x50])"
 )
-_TLS_CLIENT: Final = _rule(rb"\x16\x03[\x00-\x03]..\x01...\x03[\x00-\x03]", re.S)
-_DTLS_CLIENT: Final = _rule(rb"\x16\xfe[\xff\xfd]\x00{7}...\x01.{11}\xfe[\xff\xfd]", re.S)
+_TLS_CLIENT: Final = _rule(rb"\x16\x03[\x00-\x03]..\x01...\x03[\x00-\x03]")
+_DTLS_CLIENT: Final = _rule(rb"\x16\xfe[\xff\xfd]\x00{7}...\x01.{11}\xfe[\xff\xfd]")
 _DCE_RPC: Final = _rule(rb"\x05[\x00\x01][\x00-\x13]")
-_SOCKS4_CLIENT: Final = _rule(rb"\x04[\x01\x02].{0,32}?\x00")
-_SOCKS4_SERVER: Final = _rule(rb"\x00[\x5a-\x5d]")
 _SOCKS5_CLIENT: Final = _rule(rb"\x05.[\x00-\x03\x05-\x09]")
 _SOCKS5_SERVER: Final = _rule(rb"\x05[\x00-\x03\x05-\x09\xff]")
 _KRB_REQUEST: Final = _rule(rb"[\x6a\x6c].{1,4}\x30.{1,4}\xa1\x03\x02\x01\x05\xa2\x03\x02\x01")
@@ -70,7 +70,7 @@ _KRB_REPLY: Final = _rule(rb"[\x6b\x6d\x7e].{1,4}\x30.{1,4}\xa0\x03\x02\x01\x05\
 _SIP_REQUEST: Final = _rule(rb".* SIP/[0-9]\.[0-9]\r\n")
 _SIP_REPLY: Final = _rule(rb" ?SIP/[0-9]\.[0-9](?:\r\n| [0-9]{3} )")
 _XMPP: Final = _rule(rb"(?:<\?xml[^?>]*\?>)?[\n\r ]*<stream:stream [^>]*xmlns='jabber:")
-_RDPEUDP: Final = _rule(rb"\xff{4}...\x01", re.S)
+_RDPEUDP: Final = _rule(rb"\xff{4}...\x01")
 _SMTP_SERVER: Final = _rule(rb"[ \t\n\v\f\r]*220[ \t\n\v\f\r-]")
 _SMTP_CLIENT: Final = _rule(rb"(?:|.*[\n\r])[ \t\n\v\f\r]*(?:helo|ehlo)", re.I)
 _FTP_SERVER: Final = _rule(rb"[\n\r ]*(?:120|220)[^0-9].*[\n\r] *(?:230|331)[^0-9]")
@@ -108,9 +108,9 @@ def tcp_signatures(orig: bytes, resp: bytes, is_orig: bool) -> list[str]:
             found.append("dnp3_tcp")
     if first == 5 and _DCE_RPC(mine):
         found.append("dce_rpc")
-    if len(mine) > 7 and mine[4] in (0xFE, 0xFF) and mine[5:8] == b"SMB" and b"\n" not in mine[:4]:
+    if len(mine) > 7 and mine[4] in (0xFE, 0xFF) and mine[5:8] == b"SMB":
         found.append("smb")
-    if len(mine) > 12 and mine[4] in b"\x6a\x6b\x6c\x6d\x7e" and b"\n" not in mine[:4]:
+    if len(mine) > 12 and mine[4] in b"\x6a\x6b\x6c\x6d\x7e":
         kerberos = mine[4:40]
         if _KRB_REQUEST(kerberos) or _KRB_REPLY(kerberos):
             found.append("krb_tcp")
@@ -131,16 +131,14 @@ def _pairs(orig: bytes, resp: bytes, found: list[str]) -> None:
         found.append("rfb")
     if resp.startswith(b"+OK") and _POP3_CLIENT(orig):
         found.append("pop3")
-    if resp[0] in b"0123456789: \t\r\n\v\f" or b"\n" in resp[:512]:
+    if b"\n" in resp or resp[0] in b"0123456789: \t\r\v\f":
         if _SMTP_SERVER(resp) and _SMTP_CLIENT(orig):
             found.append("smtp")
         if _FTP_SERVER(resp) and _FTP_CLIENT(orig):
             found.append("ftp")
         if _IRC_SERVER(resp) and (_IRC_CLIENT1(orig) or _IRC_CLIENT2(orig)):
             found.append("irc")
-    if (_SOCKS5_SERVER(resp) and _SOCKS5_CLIENT(orig)) or (
-        (_SOCKS4_SERVER(resp) and _SOCKS4_CLIENT(orig)) or (_SOCKS4_SERVER(orig) and _SOCKS4_CLIENT(resp))
-    ):
+    if _SOCKS5_SERVER(resp) and _SOCKS5_CLIENT(orig):
         found.append("socks")
     for one, other in ((orig, resp), (resp, orig)):
         if (b"mstshash=" in one or b"Duca" in one) and _RDP_CLIENT(one) and _RDP_SERVER(other):
@@ -153,7 +151,7 @@ def udp_signatures(datagram: bytes) -> list[str]:
     if not datagram:
         return found
     first = datagram[0]
-    if datagram[236:240] == b"\x63\x82\x53\x63" and b"\n" not in datagram[:236]:
+    if datagram[236:240] == b"\x63\x82\x53\x63":
         found.append("dhcp")
     if first == 0x16 and _DTLS_CLIENT(datagram):
         found.append("dtls")
@@ -168,9 +166,26 @@ def udp_signatures(datagram: bytes) -> list[str]:
         found.append("krb")
     if datagram.find(b"MQ", 4, 9) >= 4:
         found.append("mqtt")
+    if first >> 4 == 6 or (first == 0 and datagram[1:2] in (b"\0", b"\1")):
+        if _teredo(datagram):
+            found.append("teredo")
     if b"SIP/" in datagram[:2048] and (_SIP_REPLY(datagram) or _SIP_REQUEST(datagram)):
         found.append("sip")
     return found
+
+
+def _teredo(datagram: bytes) -> bool:
+    """TeredoAnalyzer::DetectProtocol: an IPv6 packet to or from Teredo's prefix, or one behind Teredo's headers."""
+    if len(datagram) < 40:
+        return False
+    if datagram[0] >> 4 == 6:
+        return datagram[8:12] == _TEREDO_PREFIX or datagram[24:28] == _TEREDO_PREFIX
+    pos = 0
+    if datagram[1] == 1:
+        pos = 13 + datagram[2] + datagram[3]
+    if datagram[pos : pos + 2] == b"\0\0":
+        pos += 8
+    return pos > 0 and len(datagram) - pos >= 40 and datagram[pos] >> 4 == 6
 
 
 class Detector(Analyzer):

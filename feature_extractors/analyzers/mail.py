@@ -242,7 +242,7 @@ class Pop3(LineProtocol):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._command = b""
+        self._waiting: deque[bytes] = deque()
         self._multiline = False
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
@@ -250,21 +250,24 @@ class Pop3(LineProtocol):
         if is_orig:
             if word in (b"USER", b"PASS", b"APOP", b"CAPA", b"STLS", b"AUTH", b"STAT", b"LIST", b"RETR", b"QUIT", b"UIDL",
                         b"TOP", b"DELE", b"NOOP", b"RSET"):  # fmt: skip
-                self._command = word
-                self._multiline = False
+                if len(self._waiting) < self.session.limits.transactions:
+                    self._waiting.append(word)
             return
         if self._multiline:
             self._multiline = line != b"."
             return
+        command = self._waiting[0] if self._waiting else b""
+        if word in (b"+OK", b"-ERR") and self._waiting:
+            self._waiting.popleft()
         if word == b"+OK":
-            if self._command in (b"USER", b"CAPA", b"STLS", b"PASS", b"APOP"):
+            if command in (b"USER", b"CAPA", b"STLS", b"PASS", b"APOP"):
                 self.session.confirm(self.service)
-            if self._command == b"STLS":
+            if command == b"STLS":
                 self._start_tls()
-            self._multiline = self._command in (b"CAPA", b"LIST", b"RETR", b"UIDL", b"TOP", b"AUTH")
+            self._multiline = command in (b"CAPA", b"LIST", b"RETR", b"UIDL", b"TOP", b"AUTH")
         elif word not in (b"-ERR", b"+", b""):
             raise ParseError("unknown_server_command")
-        elif word == b"+" and self._command not in (b"AUTH",):
+        elif word == b"+" and command not in (b"AUTH",):
             raise ParseError("unknown_server_command")
 
 

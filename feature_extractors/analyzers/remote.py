@@ -24,7 +24,6 @@ _SOCKS5: Final = {
     4: "Host unreachable", 5: "Connection refused", 6: "TTL expired", 7: "Command not supported",
     8: "Address type not supported",
 }  # fmt: skip
-_SOCKS4: Final = {90: "succeeded", 91: "general SOCKS server failure", 92: "general SOCKS server failure"}
 
 
 class Rdp(Analyzer):
@@ -269,7 +268,10 @@ class Rfb(Analyzer):
 
 
 class Socks(Analyzer):
-    """SOCKS 4 and 5: what was asked for and granted; what then passes is looked at as a connection of its own."""
+    """SOCKS 5: what was asked for and granted; what then passes is looked at as a connection of its own.
+
+    SOCKS 4 is refused: Zeek 8.2.2 never confirms it.
+    """
 
     service: ClassVar[str] = "socks"
     needs_start: ClassVar[bool] = True
@@ -326,8 +328,6 @@ class Socks(Analyzer):
         if head is None:
             return False
         if self._step[1] == "greeting":
-            if head[0] == 4:
-                return self._request4(ts, stream)
             if head[0] != 5:
                 raise ParseError("unknown_version")
             self._version = 5
@@ -358,31 +358,6 @@ class Socks(Analyzer):
             self._step[1] = "done"
         return False
 
-    def _request4(self, ts: float, stream: Framed) -> bool:
-        said = stream.peek(len(stream)) or b""
-        end = said.find(b"\0", 8)
-        if len(said) < 9 or end < 0:
-            return False
-        self._version = 4
-        host = address(said[4:8])
-        size = end + 1
-        name = ""
-        if said[4:7] == b"\0\0\0" and said[7]:
-            last = said.find(b"\0", size)
-            if last < 0:
-                return False
-            name = text(said[size:last], 255)
-            size = last + 1
-        stream.take(size)
-        entry = self._log(ts)
-        entry["request.host"] = host
-        if name:
-            entry["request.name"] = name
-        entry["request_p"] = said[2] << 8 | said[3]
-        entry["user"] = text(said[8:end], 255)
-        self._step = ["reply4", "done"]
-        return False
-
     def _reply(self, ts: float, stream: Framed) -> bool:
         step = self._step[0]
         if step == "greeting":
@@ -401,16 +376,6 @@ class Socks(Analyzer):
                 return False
             self._step = ["reply", "request"]
             return True
-        if step == "reply4":
-            answer = stream.take(8)
-            if answer is None:
-                return False
-            entry = self._log(ts)
-            entry["status"] = _SOCKS4.get(answer[1]) or f"unknown-{answer[1]}"
-            entry["bound.host"] = address(answer[4:8])
-            entry["bound_p"] = answer[2] << 8 | answer[3]
-            self._open()
-            return False
         if step == "reply":
             answer5 = self._address(stream)
             if answer5 is None:

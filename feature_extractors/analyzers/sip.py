@@ -31,6 +31,9 @@ class Sip(Analyzer):
         self._response = 0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        if data[:1] == b"\r" and len(data) == 2:
+            return
+        is_orig = data[:4] != b"SIP/"  # whoever sends it, a reply is the responder's
         head, _, _ = data.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n", _MAX_HEADERS + 1)
         first = lines[0]

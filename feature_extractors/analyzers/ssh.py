@@ -39,6 +39,7 @@ class Ssh(Analyzer):
         self._failure = 0
         self._attempts = 0
         self._client_spoke = False
+        self._first_version = False
         self._skipped_banner = False
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
@@ -51,6 +52,9 @@ class Ssh(Analyzer):
         if self._banners[is_orig] is None and not self._banner(is_orig, stream):
             return
         while (head := stream.peek(6)) is not None:
+            if self._first_version:
+                self._packet1(is_orig, head, stream)
+                return
             length = int.from_bytes(head[:4], "big")
             if not 2 <= length <= MAX_PACKET - 4:
                 raise ParseError("packet_too_long")
@@ -103,13 +107,25 @@ class Ssh(Analyzer):
             entry["version"] = 2 if server[4:5] == b"2" or min(majors) == 2 else 1
         elif 1 in majors:
             return
-        if server[4:5] != b"2" and server[4:8] != b"1.99":
+        self._first_version = entry.get("version") == 1
+
+    def _packet1(self, is_orig: bool, head: bytes, stream: Framed) -> None:
+        """SSH 1: the client's session key (message 3) ends what can be read."""
+        length = int.from_bytes(head[:4], "big")
+        pad = 8 - length % 8
+        start = stream.peek(4 + pad + 1)
+        if start is None:
+            return
+        if is_orig and start[4 + pad] == 3:
+            self.session.confirm(self.service)
+            self.stop()
+        elif stream.drop(4 + pad + length) < 4 + pad + length:
             self.stop()
 
     def _packet(self, is_orig: bool, kind: int, payload: bytes) -> None:
         if kind == _KEXINIT:
             self._offer(is_orig, payload)
-        elif kind == _NEWKEYS:
+        elif kind == _NEWKEYS and self._offers[0] is not None and self._offers[1] is not None:
             self.session.confirm(self.service)
             self._log()
             self._keyed[is_orig] = True

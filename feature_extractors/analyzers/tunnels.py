@@ -71,8 +71,8 @@ class _BothSides(Analyzer):
             self.stop()
 
 
-class Gtpv1(_BothSides):
-    """GTP-U packets on ports 2152 and 2123."""
+class Gtpv1(Analyzer):
+    """GTP-U packets on ports 2152 and 2123: one whole IP packet inside is enough."""
 
     service: ClassVar[str] = "gtpv1"
 
@@ -90,11 +90,12 @@ class Gtpv1(_BothSides):
                 kind = data[pos + size - 1]
                 pos += size
         if _is_ip(data[pos:]):
-            self._saw(is_orig)
+            self.session.confirm(self.service)
+            self.stop()
 
 
 class Teredo(_BothSides):
-    """IPv6 packets on port 3544, behind authentication and origin indications."""
+    """IPv6 packets behind authentication and origin indications."""
 
     service: ClassVar[str] = "teredo"
 

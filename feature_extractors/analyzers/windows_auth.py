@@ -258,12 +258,9 @@ class Ntlm(Analyzer):
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         reader = Reader(data)
-        if reader.take(8) != b"NTLMSSP\0":
-            raise ParseError("not_ntlm")
+        reader.skip(8)  # Zeek reads what it is given as NTLM without asking for the signature
         kind = reader.u32le()
-        if kind not in (1, 2, 3):
-            raise ParseError("not_ntlm")
-        if self._entry is None:
+        if self._entry is None and kind in (1, 2, 3):
             self._entry = self.session.log("ntlm", ts, {})
         if kind == 2:
             self._challenge(reader, data)

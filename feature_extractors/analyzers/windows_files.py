@@ -165,6 +165,7 @@ class Smb(Analyzer):
         super().__init__(session)
         self._streams = (Framed(MAX_MESSAGE), Framed(MAX_MESSAGE))
         self._skip = [0, 0]
+        self._lost = True  # no message has begun yet where we look
         self._chunks = 0
         self._pipes: dict[int, DceRpc] = {}
         self._pipe_trees: set[int] = set()
@@ -176,6 +177,21 @@ class Smb(Analyzer):
         self._seen: set[tuple[object, ...]] = set()
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        if self._lost:
+            if data[4:8] not in (b"\xfeSMB", b"\xffSMB"):
+                return
+            self._lost = False
+        try:
+            self._deliver(is_orig, ts, data)
+        except ParseError:
+            if not (self.session.partial or self.session.had_gap):
+                raise
+            # A connection seen in parts: wait for a segment that begins with a message.
+            self._lost = True
+            self._skip = [0, 0]
+            self._streams = (Framed(MAX_MESSAGE), Framed(MAX_MESSAGE))
+
+    def _deliver(self, is_orig: bool, ts: float, data: bytes) -> None:
         skipped = min(self._skip[is_orig], len(data))
         self._skip[is_orig] -= skipped
         stream = self._streams[is_orig]
@@ -205,7 +221,9 @@ class Smb(Analyzer):
         if length <= self._skip[is_orig]:
             self._skip[is_orig] -= length
         else:
-            self.stop()
+            self._lost = True
+            self._skip = [0, 0]
+            self._streams = (Framed(MAX_MESSAGE), Framed(MAX_MESSAGE))
 
     def skip(self, is_orig: bool) -> int:
         return NEVER if self.done else self._skip[is_orig]
