@@ -48,7 +48,7 @@ from .state import (
 from .uid import uids
 
 _ROWS: Final = 16_384  # ended connections between two looks at them
-_SEGMENTS: Final = 16_384
+_SEGMENTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ class Extractor:
     def receive(self, block: FrameBlock) -> Windows:
         """The windows that end by the last frame of the block."""
         self._frames += len(block)
-        self._links.update(np.unique(block.link).tolist())
+        if len(block) and block.link.min() == block.link.max():
+            self._links.add(int(block.link[0]))
+        else:
+            self._links.update(np.unique(block.link).tolist())
         columns = tuple(
             _readonly(column)
             for column in (block.data, block.start, block.captured, block.length, block.ts, block.link)
@@ -242,7 +245,7 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         counts=np.zeros(len(REASONS), np.int64),
         server_ports=likely_server_ports(),
         log2=log2,
-        histogram=np.zeros(256, np.int32),
+        histogram=np.zeros(4 * 256, np.int32),
         limits=np.array([limits.connections, limits.blocks_per_direction, early, content], np.int64),
     )
 

@@ -170,7 +170,7 @@ class State:
     counts: NDArray[np.int64]  # [len(REASONS)]
     server_ports: NDArray[np.bool_]  # [2 * 65536] Zeek's likely_server_ports, TCP before UDP
     log2: NDArray[np.float64]  # [4097] n * log2(n)
-    histogram: NDArray[np.int32]  # [256] of the payload being described
+    histogram: NDArray[np.int32]  # [4 * 256] zero between uses; of the payload being described
     limits: NDArray[np.int64]  # [4] connections, blocks per endpoint, early windows wanted, content wanted
     addresses: NDArray[np.int64] = field(init=False)  # where each of the above lies, and how long it is
 

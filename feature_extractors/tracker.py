@@ -651,17 +651,32 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
         k.printable = np.nan
         return
     seen = st.histogram
-    seen[:] = 0
-    for i in range(begin, begin + size):
-        seen[data[i]] += 1
-    printable = np.int64(0)
-    total = 0.0
-    for b in range(256):
-        count = np.int64(seen[b])
-        if count:
+    printable, total = np.int64(0), 0.0
+    if size <= 128:  # fewer bytes than it takes to look through all values
+        for i in range(begin, begin + size):
+            seen[data[i]] += 1
+        for i in range(begin, begin + size):
+            b = np.int64(data[i])
+            count = np.int64(seen[b])
+            seen[b] = 0
+            total += st.log2[count]
+            printable += count if 32 <= b < 127 else 0
+    else:
+        i, end = begin, begin + size - 3
+        while i < end:  # four tables, so that equal neighbours need not wait for each other
+            seen[data[i]] += 1
+            seen[256 + np.int64(data[i + 1])] += 1
+            seen[512 + np.int64(data[i + 2])] += 1
+            seen[768 + np.int64(data[i + 3])] += 1
+            i += 4
+        while i < begin + size:
+            seen[data[i]] += 1
+            i += 1
+        for b in range(256):
+            count = np.int64(seen[b]) + seen[256 + b] + seen[512 + b] + seen[768 + b]
             total += st.log2[count] if count < len(st.log2) else count * np.log2(np.float64(count))
-            if 32 <= b < 127:
-                printable += count
+            printable += count if 32 <= b < 127 else 0
+        seen[:] = 0
     k.entropy = max(np.log2(np.float64(size)) - total / size, 0.0)
     k.printable = printable / size
 
