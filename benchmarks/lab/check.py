@@ -6,7 +6,7 @@ import csv
 import ipaddress
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ FEATURES = (
     *(f"orig_addr{n}" for n in range(4)), *(f"resp_addr{n}" for n in range(4)),
 )  # fmt: skip
 OUTSIDE = str(OUTSIDE_NET.network_address).rsplit(".", 1)[0]
+HEADER = 8  # the first features: headers, ports and delay
 LEAST = 10  # of each class, for a service to be compared
 LIMIT = 0.6  # mean AUC over the services and recordings above which the laboratory fails its own test
 Array = NDArray[np.float64]
@@ -94,14 +95,20 @@ def load(folder: Path) -> Recording:
 def _features(flow: flows.Flow, start: float) -> list[float]:
     answered = bool(flow.packets[1])
     delay = flow.answer_after if flow.key[0] == "tcp" and flow.answer_after is not None else np.nan
-    numbers = [flow.ttl[0], flow.ttl[1] if answered else np.nan, flow.window[0], flow.window[1] if answered else np.nan, flow.mss[0], flow.mss[1] if answered else np.nan]  # fmt: skip
+    numbers = [
+        value
+        for pair in (flow.ttl, flow.window, flow.mss)
+        for value in (pair[0], pair[1] if answered else np.nan)
+    ]
     addresses = [*ipaddress.ip_address(flow.key[1]).packed, *ipaddress.ip_address(flow.key[3]).packed]
-    return [*numbers, delay, flow.key[2], flow.start - start, *flow.mac[6:12], *flow.mac[:6], *addresses]
+    return [*numbers, delay, flow.key[2], flow.start - start, *flow.macs[6:12], *flow.macs[:6], *addresses]
 
 
 def _place(flow: flows.Flow) -> str:
     """Whether a connection leaves the site is behaviour too, and a router on the way costs one TTL."""
-    return "outside" if OUTSIDE in (flow.key[1].rsplit(".", 1)[0], flow.key[3].rsplit(".", 1)[0]) else "inside"
+    return (
+        "outside" if OUTSIDE in (flow.key[1].rsplit(".", 1)[0], flow.key[3].rsplit(".", 1)[0]) else "inside"
+    )
 
 
 def _outcome(flow: flows.Flow) -> str:
@@ -112,7 +119,12 @@ def _outcome(flow: flows.Flow) -> str:
 
 
 def judge(recordings: Sequence[Recording]) -> Verdict:
-    """Several recordings: leave one out. A single one: leave a fifth of its originating hosts out."""
+    """Several recordings: leave one out. A single one: leave a fifth of its originating hosts out.
+
+    Within a single one an attack has one target and one hour, so addresses and time are only asked across several.
+    """
+    if len(recordings) == 1:
+        recordings = [replace(recordings[0], features=recordings[0].features[:, :HEADER])]
     areas: dict[str, list[float]] = defaultdict(list)
     compared = 0
     for train, test in _folds(recordings):
@@ -122,9 +134,7 @@ def judge(recordings: Sequence[Recording]) -> Verdict:
             bad = test.malicious & chosen
             good = ~test.malicious & chosen
             if min(bad.sum(), good.sum()) >= LEAST:
-                areas[service].append(
-                    _area(scores[bad], scores[good])
-                )
+                areas[service].append(_area(scores[bad], scores[good]))
                 compared += int(chosen.sum())
     return Verdict({service: float(np.mean(found)) for service, found in areas.items()}, compared)
 
@@ -151,7 +161,8 @@ def _choose(one: Recording, mask: NDArray[np.bool_]) -> Recording:
 def _join(many: Sequence[Recording]) -> Recording:
     features = np.concatenate([one.features for one in many])
     malicious = np.concatenate([one.malicious for one in many])
-    return Recording("+".join(o.name for o in many), features, malicious, [s for o in many for s in o.service], [h for o in many for h in o.host])  # fmt: skip
+    services, hosts = [s for one in many for s in one.service], [h for one in many for h in one.host]
+    return Recording("+".join(one.name for one in many), features, malicious, services, hosts)
 
 
 def _fit(train: Recording, test: Recording) -> Array:

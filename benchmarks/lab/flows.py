@@ -28,12 +28,12 @@ class Flow:
     start: float
     last: float
     packets: list[int] = field(default_factory=lambda: [0, 0])  # by originator, by responder
-    bytes: list[int] = field(default_factory=lambda: [0, 0])  # of payload
+    payload: list[int] = field(default_factory=lambda: [0, 0])  # of payload
     flags: list[int] = field(default_factory=lambda: [0, 0])  # all TCP flags seen
     ttl: list[int] = field(default_factory=lambda: [0, 0])  # of the first packet each way
     window: list[int] = field(default_factory=lambda: [0, 0])
     mss: list[int] = field(default_factory=lambda: [0, 0])
-    mac: bytes = b""  # of the first frame: destination, source
+    macs: bytes = b""  # of the first frame: destination, source
     questions: set[str] = field(default_factory=set)  # DNS names asked for
     cause: Key | None = None  # of an ICMP error: the connection that it is about
     answer_after: float | None = None  # seconds until the responder's first packet
@@ -105,11 +105,11 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
         flow.ttl[side], flow.window[side] = frame[22], window
         flow.mss[side] = _mss(body) if flags & _SYN else 0
         if side == 0:
-            flow.mac, flow.cause = frame[:12], cause
+            flow.macs, flow.cause = frame[:12], cause
         elif flow.answer_after is None:
             flow.answer_after = ts - flow.start
     flow.packets[side] += 1
-    flow.bytes[side] += size
+    flow.payload[side] += size
     flow.flags[side] |= flags
     flow.last = ts
     if protocol == "udp" and target_port == 53 and size > 12:

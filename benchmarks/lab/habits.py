@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.net import Host
-from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World
+from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World, words
 
 PROGRAMS = Path(__file__).with_name("programs")
 AGENTS = (
@@ -35,7 +35,8 @@ class Occasion:
 
     def curl(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0) -> Step:
         agent = AGENTS[hash_of(self.actor.name) % len(AGENTS)]
-        return self.step(what, "curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", agent, *argv, after=after, limit=limit + 5)  # fmt: skip
+        fixed = ("curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", agent)
+        return self.step(what, *fixed, *argv, after=after, limit=limit + 5)
 
     def server(self, service: str) -> tuple[Host, str] | None:
         """A host inside that offers this, by its name."""
@@ -328,7 +329,8 @@ def look_up(o: Occasion) -> Iterator[Step]:
         address = o.rng.choice(list(o.world.hosts)).address
         query = o.rng.choice((
             (site, "A"), (site, "AAAA"), (parent, "MX"), (parent, "TXT"), (parent, "NS"), (typo, "A"), ("-x", address),
-            (f"printer{o.rng.randrange(9)}.{o.world.scenario.domain}", "A"), (f"_ldap._tcp.{o.world.scenario.domain}", "SRV"),
+            (f"printer{o.rng.randrange(9)}.{o.world.scenario.domain}", "A"),
+            (f"_ldap._tcp.{o.world.scenario.domain}", "SRV"),
         ))  # fmt: skip
         tcp = ["+tcp"] if o.rng.random() < 0.04 else []
         yield o.step(
@@ -369,7 +371,13 @@ def lost_server_far(o: Occasion) -> Iterator[Step]:
 def poll_devices(o: Occasion) -> Iterator[Step]:
     """Monitoring: SNMP where it is offered, a knock on web and SSH ports elsewhere."""
     for number, host in enumerate(o.world.offering("snmp")):
-        yield o.step("poll-devices", "snmpget", "-v2c", "-c", "public", "-t", "1", "-r", "1", host.address, "1.3.6.1.2.1.1.3.0", "1.3.6.1.2.1.1.5.0", after=number * 0.2)  # fmt: skip
+        argv = (
+            *words("snmpget -v2c -c public -t 1 -r 1"),
+            host.address,
+            "1.3.6.1.2.1.1.3.0",
+            "1.3.6.1.2.1.1.5.0",
+        )
+        yield o.step("poll-devices", *argv, after=number * 0.2)
     for service, port in (("web", 443), ("ssh", 22), ("mail", 25), ("database", 5432)):
         for number, host in enumerate(o.world.offering(service, inside=True)):
             if o.rng.random() < 0.5 and host.name != o.actor.host:
@@ -456,7 +464,9 @@ def address_book(o: Occasion) -> Iterator[Step]:
             if o.rng.random() < 0.5
             else ()
         )
-        yield o.step("address-book", "ldapsearch", "-x", "-LLL", "-H", f"ldap://{found[1]}", *login, "-b", base, o.rng.choice((f"(uid={who})", "(objectClass=inetOrgPerson)", "(mail=*)")), "mail")  # fmt: skip
+        wanted = o.rng.choice((f"(uid={who})", "(objectClass=inetOrgPerson)", "(mail=*)"))
+        argv = ("ldapsearch", "-x", "-LLL", "-H", f"ldap://{found[1]}", *login, "-b", base, wanted, "mail")
+        yield o.step("address-book", *argv)
 
 
 def log_line(o: Occasion) -> Iterator[Step]:

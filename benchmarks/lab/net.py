@@ -137,7 +137,8 @@ def build(
 def _namespace(netns: str) -> None:
     command("ip", "netns", "add", netns)
     command("ip", "-n", netns, "link", "set", "lo", "up")
-    command("ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1", "net.ipv4.ping_group_range=0 2147483647")  # fmt: skip
+    off = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+    command("ip", "netns", "exec", netns, "sysctl", "-qw", *off, "net.ipv4.ping_group_range=0 2147483647")
 
 
 def _lay_etc(netns: str, etc: dict[str, str], host: str) -> None:
@@ -155,9 +156,11 @@ def _plug(
     command("ip", "-n", netns, "link", "set", device, "address", mac)
     command("ip", "-n", wire, "link", "set", port, "master", bridge)
     for inside, name in ((wire, port), (netns, device)):
-        command("ip", "netns", "exec", inside, "ethtool", "-K", name, "tx", "off", "tso", "off", "gso", "off", "gro", "off")  # fmt: skip
+        offloads = ("tx", "off", "tso", "off", "gso", "off", "gro", "off")
+        command("ip", "netns", "exec", inside, "ethtool", "-K", name, *offloads)
         command("ip", "-n", inside, "link", "set", name, "up")
-        command("tc", "-n", inside, "qdisc", "add", "dev", name, "root", "tbf", "rate", f"{link.rate_mbit}mbit", "burst", "32kb", "limit", f"{link.queue_kb}kb")  # fmt: skip
+        shape = ("rate", f"{link.rate_mbit}mbit", "burst", "32kb", "limit", f"{link.queue_kb}kb")
+        command("tc", "-n", inside, "qdisc", "add", "dev", name, "root", "tbf", *shape)
     command("ip", "-n", netns, "addr", "add", address, "dev", device)
 
 
@@ -195,7 +198,7 @@ table inet lab {{
 
 
 def clean(ident: str | None = None) -> list[str]:
-    """Remove what a run left behind; without `ident` every run whose process is gone. Returns the namespaces removed."""
+    """Remove what a run left behind, without `ident` what every dead run did; returns the namespaces removed."""
     removed = []
     for netns in command("ip", "netns", "list", check=False).split("\n"):
         name = netns.split(" ")[0]

@@ -19,15 +19,26 @@ from pathlib import Path
 from benchmarks.lab import attacks, flows, net, services, story, truth
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import LabError, Scenario
-from benchmarks.lab.world import World
+from benchmarks.lab.world import Actor, Step, World, words
 
 SETTLE = 2.0  # seconds of recording after the last program
 
 
-def record(scenario: Scenario, seconds: float, seed: int, out: Path, *, name: str = "capture", compress: bool = False, classes: str = "both") -> None:  # fmt: skip
+def record(
+    scenario: Scenario,
+    seconds: float,
+    seed: int,
+    out: Path,
+    *,
+    name: str = "capture",
+    compress: bool = False,
+    classes: str = "both",
+) -> None:
     """Play the story and write NAME.pcap[.gz], labels.csv, summary.txt, programs.jsonl and story.json to `out`."""
     _writable(out)
-    offered = {service for group in (*scenario.inside, *scenario.outside) for service in group.services}
+    offered: set[str] = {
+        service for group in (*scenario.inside, *scenario.outside) for service in group.services
+    }
     used = [tool for attack in scenario.attacks for tool in attacks.TOOLS.get(attack.kind, ())]
     net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
     net.clean()
@@ -103,8 +114,10 @@ def _listen(
     run: Run, hosts: Sequence[Host], capture: Path
 ) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
     """tcpdump on the inside bridge, and connection tracking's events in every host."""
+    fixed = words("tcpdump -i inside -n -s 0 -B 65536 -Z root -w")
+    argv = ("ip", "netns", "exec", run.netns("wire"), *fixed, str(capture))
     recorder = subprocess.Popen(
-        ("ip", "netns", "exec", run.netns("wire"), "tcpdump", "-i", "inside", "-n", "-s", "0", "-B", "65536", "-Z", "root", "-w", str(capture)),
+        argv,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     trackers = []
@@ -114,23 +127,11 @@ def _listen(
             (run.state / "truth" / f"{host.name}.log").open("wb") as log,
             (run.state / "truth" / f"{host.name}.err").open("wb") as err,
         ):
-            argv = (
-                "ip",
-                "netns",
-                "exec",
-                host.netns,
-                "conntrack",
-                "-E",
-                "-e",
-                "NEW",
-                "-o",
-                "timestamp",
-                "-b",
-                "33554432",
-            )
+            watch = words("conntrack -E -e NEW -o timestamp -b 33554432")
+            tracker = (*words("ip netns exec"), host.netns, *watch)
             trackers.append(
                 subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True
+                    tracker, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True
                 )
             )
     time.sleep(1.5)
@@ -146,9 +147,7 @@ def _stop_listening(recorder: subprocess.Popen[str], trackers: Sequence[subproce
     return dropped[1] if dropped else "?"
 
 
-def _agents(
-    world: World, told: dict[story.Actor, list[story.Step]], begin: float
-) -> list[subprocess.Popen[bytes]]:
+def _agents(world: World, told: dict[Actor, list[Step]], begin: float) -> list[subprocess.Popen[bytes]]:
     folder = world.run.state / "plans"
     folder.mkdir()
     (world.run.state / "logs").mkdir()
@@ -176,7 +175,9 @@ def _agents(
                     "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env},
                 }
                 file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
-        argv = ("ip", "netns", "exec", host.netns, sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(world.run.state / "logs" / f"{host.name}.jsonl"), str(begin))  # fmt: skip
+        log = world.run.state / "logs" / f"{host.name}.jsonl"
+        agent = (sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(log), str(begin))
+        argv = ("ip", "netns", "exec", host.netns, *agent)
         processes.append(
             subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -223,7 +224,10 @@ def _write_up(
         "ENOBUFS" in (run.state / "truth" / f"{h.name}.err").read_text(errors="replace") for h in hosts
     )
     text = truth.summary(labels)
-    text += f"\n\nscenario {world.scenario.name}, seed {seed}, {seconds:.0f} s; frames dropped by the recorder: {lost}; hosts whose tracking overran: {overruns}\n"  # noqa: E501
+    text += (
+        f"\n\nscenario {world.scenario.name}, seed {seed}, {seconds:.0f} s; "
+        f"frames dropped by the recorder: {lost}; hosts whose tracking overran: {overruns}\n"
+    )
     (out / "summary.txt").write_text(text, encoding="utf-8")
     with (out / "programs.jsonl").open("w", encoding="utf-8") as file:
         for log in sorted((run.state / "logs").glob("*.jsonl")):

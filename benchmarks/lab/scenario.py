@@ -55,7 +55,7 @@ class Hosts(Part):
 class Attack(Part):
     """`host` does it from `at` for `lasts` (both shares of the recording), `pace` times as fast as usual.
 
-    A host that stands for several (`desk`) or `anyone` (inside) is dealt by the seed; so is the time where `at` is unset.
+    A host that stands for several (`desk`) or `anyone` (inside) is dealt by the seed; so is an unset `at`.
     """
 
     kind: AttackKind

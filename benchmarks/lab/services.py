@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.lab.net import Host, command, search_path
 from benchmarks.lab.scenario import LabError
-from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, World
+from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, World, words
 
 PROGRAMS = Path(__file__).with_name("programs")
 PATIENCE = 40.0  # seconds for a server to listen; the machine may be busy
@@ -33,7 +33,8 @@ def needed_tools(services: set[str]) -> list[str]:
     programs = {
         "web": "nginx", "ssh": "sshd", "resolver": "unbound", "names": "named", "mail": "dovecot",
         "cache": "redis-server", "broker": "mosquitto", "time": "chronyd", "git": "git", "rsync": "rsync",
-        "snmp": "snmpd", "share": "smbd", "directory": "slapd", "tunnel-end": "iodined", "syslog": "rsyslogd", "print": "ncat", "stream": "nginx",
+        "snmp": "snmpd", "share": "smbd", "directory": "slapd", "tunnel-end": "iodined",
+        "syslog": "rsyslogd", "print": "ncat", "stream": "nginx",
     }  # fmt: skip
     return [programs[s] for s in sorted(services) if s in programs]
 
@@ -128,7 +129,9 @@ def _certificates(world: World) -> None:
         extension = folder / f"{name}.ext"
         extension.write_text(f"subjectAltName=DNS:{name}\n", encoding="utf-8")
         days = str(rng.choice((90, 90, 365, 365, 825)))
-        command("openssl", "x509", "-req", "-in", request, "-CA", ca, "-CAkey", key, "-days", days, "-out", str(folder / f"{name}.pem"), "-extfile", str(extension), "-set_serial", str(rng.getrandbits(64)))  # fmt: skip
+        signed = ("-CA", ca, "-CAkey", key, "-days", days, "-set_serial", str(rng.getrandbits(64)))
+        out = ("-out", str(folder / f"{name}.pem"), "-extfile", str(extension))
+        command("openssl", "x509", "-req", "-in", request, *signed, *out)
     for path in folder.iterdir():
         path.chmod(0o644)
 
@@ -143,7 +146,26 @@ def _tls_names(world: World) -> set[str]:
 
 
 def _text(rng: random.Random, kilobytes: float) -> bytes:
-    words = "the report of order for network plan is new with team open week budget server north river note".split()
+    words = [
+        "the",
+        "report",
+        "of",
+        "order",
+        "for",
+        "network",
+        "plan",
+        "is",
+        "new",
+        "with",
+        "team",
+        "open",
+        "week",
+        "budget",
+        "server",
+        "north",
+        "river",
+        "note",
+    ]
     out = " ".join(rng.choice(words) for _ in range(int(kilobytes * 1024 / 5)))
     return out.encode()[: max(64, int(kilobytes * 1024))]
 
@@ -214,7 +236,10 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
     sites = host.sites or (("www", "intranet") if host.inside else ("www.site.example",))
     names = [f"{s}.{world.scenario.domain}" if host.inside else s for s in sites]
     tls, www = world.run.state / "tls", world.run.state / "www"
-    backend = "proxy_pass http://127.0.0.1:8081; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;"  # noqa: E501
+    backend = (
+        "proxy_pass http://127.0.0.1:8081; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+        "proxy_set_header Connection $connection_upgrade;"
+    )
     extra = (
         f"location /api/ {{ {backend} }} location /ws {{ {backend.replace('8081', '8082')} proxy_read_timeout 600; }}"
         if "api" in host.services
@@ -315,7 +340,8 @@ remote-control:
 
 def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
     rng = random.Random(f"{world.scenario.name}/zone")
-    lines = ["$TTL 120", ". IN SOA ns.net.example. admin.net.example. 1 3600 600 86400 30", ". IN NS ns.net.example.", f"ns.net.example. IN A {host.address}"]  # fmt: skip
+    start = ". IN SOA ns.net.example. admin.net.example. 1 3600 600 86400 30"
+    lines = ["$TTL 120", start, ". IN NS ns.net.example.", f"ns.net.example. IN A {host.address}"]
     for other in world.hosts:
         if other.inside:
             continue
@@ -383,7 +409,8 @@ service imap-login {{
 """,
         encoding="utf-8",
     )
-    submission = (*smtp[:4], "-l", "0.0.0.0:587", "--tlscert", f"{tls}/{name}.pem", "--tlskey", f"{tls}/{name}.key", "--no-requiretls", *smtp[4:])  # fmt: skip
+    secure = ("--tlscert", f"{tls}/{name}.pem", "--tlskey", f"{tls}/{name}.key", "--no-requiretls")
+    submission = (*smtp[:4], "-l", "0.0.0.0:587", *secure, *smtp[4:])
     return [
         Daemon("smtp", (*smtp[:4], "-l", "0.0.0.0:25", *smtp[4:]), (("tcp", 25),)),
         Daemon("submission", submission, (("tcp", 587),)),
@@ -404,7 +431,19 @@ def _database(world: World, host: Host, folder: Path) -> list[Daemon]:
     )
     with (data / "pg_hba.conf").open("w", encoding="utf-8") as hba:
         hba.write("local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n")
-    argv = (str(tools / "postgres"), "-D", str(data), "-c", "listen_addresses=*", "-k", str(folder), "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "ssl=off", "-c", "log_connections=on", "-c", "max_connections=300")  # fmt: skip
+    settings = words(
+        "-c listen_addresses=* -c fsync=off -c shared_buffers=16MB -c ssl=off -c log_connections=on"
+    )
+    argv = (
+        str(tools / "postgres"),
+        "-D",
+        str(data),
+        "-k",
+        str(folder),
+        *settings,
+        "-c",
+        "max_connections=300",
+    )
     return [Daemon("postgres", argv, (("tcp", 5432),), user="postgres")]
 
 
@@ -430,9 +469,11 @@ def _after(world: World, host: Host, daemon: Daemon) -> None:
     if daemon.what != "postgres":
         return
     sql = "create table orders(id serial primary key, who text, amount int, note text);" + (
-        "insert into orders(who,amount,note) select 'c'||g%50, g*7%1000, repeat('x',g%40) from generate_series(1,2000) g;"
+        "insert into orders(who,amount,note) "
+        "select 'c'||g%50, g*7%1000, repeat('x',g%40) from generate_series(1,2000) g;"
     )
-    sql += f"create role app login password '{world.password('app')}'; grant all on all tables in schema public to app; grant all on all sequences in schema public to app;"  # noqa: E501
+    sql += f"create role app login password '{world.password('app')}';"
+    sql += "".join(f"grant all on all {kind} in schema public to app;" for kind in ("tables", "sequences"))
     folder = str(world.run.state / "srv" / host.name)
     command("ip", "netns", "exec", host.netns, "psql", "-q", "-h", folder, "-U", "postgres", "-c", sql)
 
@@ -473,7 +514,8 @@ def _git(world: World, host: Host, folder: Path) -> list[Daemon]:
     for number in range(3):
         command("git", "clone", "-q", "--bare", str(seed), str(folder / f"project{number}.git"))
     command("chmod", "-R", "a+rwX", str(folder))
-    argv = ("git", "-c", "safe.directory=*", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack", f"--base-path={folder}", str(folder))  # fmt: skip
+    fixed = words("git -c safe.directory=* daemon --reuseaddr --export-all --enable=receive-pack")
+    argv = (*fixed, f"--base-path={folder}", str(folder))
     return [Daemon("git", argv, (("tcp", 9418),), user="www-data")]
 
 
@@ -522,11 +564,19 @@ def _api(world: World, host: Host, folder: Path) -> list[Daemon]:
 def _share(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "public").mkdir(mode=0o777)
     (folder / "public").chmod(0o777)
-    places = "".join(f" {key} = {folder}/smb\n" for key in ("lock directory", "private dir", "state directory", "cache directory", "pid directory", "ncalrpc dir"))  # fmt: skip
+    kinds = (
+        "lock directory",
+        "private dir",
+        "state directory",
+        "cache directory",
+        "pid directory",
+        "ncalrpc dir",
+    )
+    places = "".join(f" {kind} = {folder}/smb\n" for kind in kinds)
     (folder / "smb").mkdir()
     (folder / "smb.conf").write_text(
         f"[global]\n workgroup = OFFICE\n server role = standalone server\n disable netbios = yes\n smb ports = 445\n"
-        f" log file = {folder}/smb.log\n load printers = no\n disable spoolss = yes\n bind interfaces only = no\n{places}"
+        f" log file = {folder}/smb.log\n load printers = no\n disable spoolss = yes\n{places}"
         f"[public]\n path = {folder}/public\n read only = no\n force user = root\n"
         f"[files]\n path = {world.run.state}/files\n read only = yes\n force user = root\n",
         encoding="utf-8",
@@ -540,16 +590,19 @@ def _directory(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "slapd.conf").write_text(
         f"include /etc/ldap/schema/core.schema\ninclude /etc/ldap/schema/cosine.schema\n"
         f"include /etc/ldap/schema/inetorgperson.schema\nmoduleload back_mdb\npidfile {folder}/slapd.pid\n"
-        f'database mdb\nmaxsize 10485760\nsuffix "{base}"\nrootdn "cn=admin,{base}"\nrootpw admin\ndirectory {folder}/ldap\n',
+        f'database mdb\nmaxsize 10485760\nsuffix "{base}"\nrootdn "cn=admin,{base}"\nrootpw admin\n'
+        f"directory {folder}/ldap\n",
         encoding="utf-8",
     )
     entries = [
-        f"dn: {base}\nobjectClass: dcObject\nobjectClass: organization\no: office\ndc: {world.scenario.domain.split('.')[0]}\n"
+        f"dn: {base}\nobjectClass: dcObject\nobjectClass: organization\no: office\n"
+        f"dc: {world.scenario.domain.split('.')[0]}\n"
     ]
     for actor in world.actors:
         entries.append(
             f"dn: uid={actor.name},{base}\nobjectClass: inetOrgPerson\ncn: {actor.name}\nsn: {actor.name}\n"
-            f"uid: {actor.name}\nmail: {actor.name}@{world.scenario.domain}\nuserPassword: {world.password(actor.name)}\n"
+            f"uid: {actor.name}\nmail: {actor.name}@{world.scenario.domain}\n"
+            f"userPassword: {world.password(actor.name)}\n"
         )
     (folder / "start.ldif").write_text("\n".join(entries), encoding="utf-8")
     command("slapadd", "-q", "-f", f"{folder}/slapd.conf", "-l", f"{folder}/start.ldif")
@@ -586,8 +639,9 @@ def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:
         )
     (folder / "film.conf").write_text(
         f"user www-data; worker_processes 1; daemon off; pid {folder}/film.pid; error_log {folder}/film-error.log;\n"
-        f"events {{ }}\nhttp {{ access_log {folder}/film.log; client_body_temp_path {folder}/b2; proxy_temp_path {folder}/p2;\n"
-        f" fastcgi_temp_path {folder}/f2; uwsgi_temp_path {folder}/u2; scgi_temp_path {folder}/s2;\n"
+        f"events {{ }}\nhttp {{ access_log {folder}/film.log; client_body_temp_path {folder}/b2;\n"
+        f" proxy_temp_path {folder}/p2; fastcgi_temp_path {folder}/f2;\n"
+        f" uwsgi_temp_path {folder}/u2; scgi_temp_path {folder}/s2;\n"
         f" server {{ listen 8554; root {folder}/film; }} }}\n",
         encoding="utf-8",
     )

@@ -14,10 +14,49 @@ from benchmarks.lab.scenario import LabError, Scenario, Timetable
 from benchmarks.lab.world import FIRST_GROUP, Actor, Step, World
 
 TAIL = 3.0  # seconds before the end in which nothing new starts
-_NAMES = (
-    "anna ben carla david elena felix greta hugo ines jonas klara leon maria nils olga paul quinn rosa simon tina "
-    "ugo vera walter xenia yusuf zoe adam berta cem dora emil frida georg hanna ivan judith karl lara max nora oskar"
-).split()
+_NAMES = [
+    "anna",
+    "ben",
+    "carla",
+    "david",
+    "elena",
+    "felix",
+    "greta",
+    "hugo",
+    "ines",
+    "jonas",
+    "klara",
+    "leon",
+    "maria",
+    "nils",
+    "olga",
+    "paul",
+    "quinn",
+    "rosa",
+    "simon",
+    "tina",
+    "ugo",
+    "vera",
+    "walter",
+    "xenia",
+    "yusuf",
+    "zoe",
+    "adam",
+    "berta",
+    "cem",
+    "dora",
+    "emil",
+    "frida",
+    "georg",
+    "hanna",
+    "ivan",
+    "judith",
+    "karl",
+    "lara",
+    "max",
+    "nora",
+    "oskar",
+]
 
 
 def order_of_addresses(seed: int) -> list[int]:

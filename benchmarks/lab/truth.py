@@ -12,9 +12,9 @@ from pathlib import Path
 
 from benchmarks.lab.flows import Flow, Key
 from benchmarks.lab.net import Host
-from benchmarks.lab.world import Actor
+from benchmarks.lab.world import Actor, words
 
-COLUMNS = ("capture", "uid", "ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label", "family", "strength", "reason")  # fmt: skip
+COLUMNS = tuple(words("capture uid ts proto orig_h orig_p resp_h resp_p label family strength reason"))
 LATE = 2.0  # seconds by which the kernel's event may be stamped after the packet
 _TUPLE = re.compile(
     r"\[(?P<ts>[\d.]+)\s*\]\s+\[NEW\]\s+(?P<proto>\w+)\s.*?src=(?P<src>\S+) dst=(?P<dst>\S+) "
@@ -36,7 +36,8 @@ class Label:
     def row(self, capture: str) -> tuple[str | int, ...]:
         proto, orig_h, orig_p, resp_h, resp_p = self.flow.key
         strength = "strict" if self.label != "unknown" else ""
-        return (capture, "", f"{self.flow.start:.6f}", proto, orig_h, orig_p, resp_h, resp_p, self.label, self.family, strength, self.reason)  # fmt: skip
+        connection = (capture, "", f"{self.flow.start:.6f}", proto, orig_h, orig_p, resp_h, resp_p)
+        return (*connection, self.label, self.family, strength, self.reason)
 
 
 PATIENCE = 1.0  # seconds for which a resolver goes on asking after its client's last packet
@@ -116,7 +117,7 @@ def _direct(flow: Flow, opened: Events, by_gid: Mapping[int, Actor]) -> Label:
     return Label(flow, "benign", "", f"opened by user {actor.name} on {actor.host}")
 
 
-def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Asked, resolvers: set[str]) -> Label:  # fmt: skip
+def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Asked, resolvers: set[str]) -> Label:
     """The resolver's own questions and the routers' errors belong to whoever caused them."""
     flow = found.flow
     if flow.cause is not None:
@@ -178,7 +179,8 @@ _SERVICES = {
     ("udp", 123): "ntp", ("tcp", 143): "imap", ("udp", 161): "snmp", ("tcp", 389): "ldap", ("tcp", 443): "ssl",
     ("tcp", 445): "smb", ("tcp", 502): "modbus", ("udp", 514): "syslog", ("tcp", 587): "submission",
     ("tcp", 873): "rsync", ("tcp", 993): "imaps", ("tcp", 1883): "mqtt", ("tcp", 5432): "postgresql",
-    ("tcp", 514): "syslog", ("tcp", 6379): "redis", ("tcp", 9100): "print", ("tcp", 8554): "stream", ("tcp", 9418): "git",
+    ("tcp", 514): "syslog", ("tcp", 6379): "redis", ("tcp", 9100): "print",
+    ("tcp", 8554): "stream", ("tcp", 9418): "git",
 }  # fmt: skip
 
 
