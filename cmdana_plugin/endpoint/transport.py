@@ -161,10 +161,9 @@ class Drain(threading.Thread):
         return len(events)
 
     def stop(self) -> None:
-        """Closes the transport and ends the thread."""
+        """Ends the thread, which closes the transport itself; waits at most for one attempt to connect."""
         self._stop_asked.set()
-        self._transport.close()
-        self.join(10.0)
+        self.join(15.0)
 
     def run(self) -> None:
         """The thread; a bug in it is kept in `crashed` for the main thread to raise."""

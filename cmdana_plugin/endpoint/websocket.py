@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -39,6 +40,7 @@ class WebSocketTransport:
         self._port = parts.port or (443 if parts.scheme == "wss" else 80)
         self._tls = _tls(ca_file) if parts.scheme == "wss" else None
         self._connection: ClientConnection | None = None
+        self._stack = contextlib.ExitStack()
         self.refused_frames = 0
 
     def open(self) -> str:
@@ -50,12 +52,15 @@ class WebSocketTransport:
                 f"{self._url}: nobody listens there ({error.strerror or error}); "
                 "does Zeek run, and does it load cmdana/listen-websocket?"
             ) from None
+        stack = contextlib.ExitStack()
         try:
             # A socket of our own keeps an http_proxy of the environment out of the way to our own Zeek.
-            connection = connect(
-                self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
-                open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
-                additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
+            connection = stack.enter_context(
+                connect(
+                    self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
+                    open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
+                    additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
+                )
             )  # fmt: skip
         except ssl.SSLError as error:
             sock.close()
@@ -74,7 +79,7 @@ class WebSocketTransport:
             raise TransportError(
                 f"{self._url}: Zeek does not acknowledge us: {error or 'no answer'}"
             ) from None
-        self._connection = connection
+        self._connection, self._stack = connection, stack
         return f"Zeek {zeek} at {self._url} (as {endpoint})"
 
     def receive(self, timeout: float) -> Sequence[Received]:
@@ -112,9 +117,8 @@ class WebSocketTransport:
 
     def close(self) -> None:
         """Waits at most two seconds for Zeek's answer to the goodbye."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection = None
+        self._stack.close()
 
 
 def _bytes(connection: ClientConnection, timeout: float) -> bytes:

@@ -1,0 +1,180 @@
+"""The other side of each transport, on real parts: a WebSocket server with Zeek's protocol, and a Broker endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import Server, ServerConnection, serve
+
+from cmdana_plugin.endpoint.wire import Event, decode_frame, encode_frame
+
+ACK = {"type": "ack", "endpoint": "a3587bce-websocket-0", "version": "8.2.2"}
+REFUSED = {"type": "error", "code": "deserialization_failed", "context": "failed to create Zeek event"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.01)
+
+
+class WebSocketPeer:
+    """Zeek's WebSocket API as the recorded frames show it: subscription, ack, data-messages, errors."""
+
+    def __init__(self, known: tuple[str, ...] = ("CMDANA::verdicts", "CMDANA::alive")) -> None:
+        self.port = free_port()
+        self.received: list[Event] = []
+        self.headers: list[str] = []
+        self._known = known
+        self._server: Server | None = None
+        self._clients: dict[ServerConnection, list[str]] = {}
+
+    def start(self, tls: ssl.SSLContext | None = None) -> None:
+        self._server = serve(self._talk, "127.0.0.1", self.port, ssl=tls, max_size=None, ping_interval=None)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self.drop()
+            self._server.shutdown()
+            self._server = None
+
+    def drop(self) -> None:
+        for client in list(self._clients):
+            # No goodbye, as of a Zeek that was killed.
+            with contextlib.suppress(OSError):
+                client.socket.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: not self._clients, "the clients to be gone")
+
+    def subscribed(self) -> bool:
+        return bool(self._clients)
+
+    def publish(self, event: Event) -> None:
+        self.send_raw(encode_frame(event).encode(), event.topic)
+
+    def publish_foreign(self, topic: str) -> None:
+        frame = json.loads(encode_frame(Event(topic, "Some::other", "x")))
+        frame["data"][2]["data"][1]["data"] = [{"@data-type": "count", "data": 1}] * 2
+        self.send_raw(json.dumps(frame).encode(), topic)
+
+    def send_raw(self, frame: bytes, topic: str) -> None:
+        for client, topics in list(self._clients.items()):
+            if any(topic.startswith(t) for t in topics):
+                client.send(frame, text=True)
+
+    def _talk(self, client: ServerConnection) -> None:
+        assert client.request is not None
+        self.headers.append(client.request.headers.get("X-Application-Name", ""))
+        topics = json.loads(client.recv())
+        client.send(json.dumps(ACK))
+        self._clients[client] = topics
+        try:
+            while True:
+                event = decode_frame(client.recv(decode=False))
+                if isinstance(event, Event) and event.name in self._known:
+                    self.received.append(event)
+                else:
+                    client.send(json.dumps(REFUSED))
+        except ConnectionClosed:
+            pass
+        finally:
+            del self._clients[client]
+
+
+class Relay:
+    """A cable to a port on loopback that can be cut; what connects afterwards gets a new one."""
+
+    def __init__(self, to: int) -> None:
+        program = Path(__file__).with_name("relay.py")
+        self._process = subprocess.Popen(
+            [sys.executable, program, str(to)], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def cut(self) -> None:
+        self._process.send_signal(signal.SIGUSR1)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class BrokerPeer:
+    """A Broker endpoint that listens, as Zeek does with `listen-broker`."""
+
+    def __init__(self, broker: Any) -> None:
+        self._own_port = free_port()
+        self._relay = Relay(self._own_port)
+        self.port = self._relay.port
+        self.received: list[Event] = []
+        self._broker = broker
+        self._endpoint: Any = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        options = self._broker.BrokerOptions()
+        options.disable_ssl = True
+        self._endpoint = self._broker.Endpoint(self._broker.Configuration(options))
+        self._subscriber = self._endpoint.make_subscriber("verdicts", 1000)
+        assert self._endpoint.listen("127.0.0.1", self._own_port) == self._own_port
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join()
+            self._endpoint.shutdown()
+            self._relay.stop()
+            self._thread = self._endpoint = self._subscriber = None
+
+    def drop(self) -> None:
+        self._relay.cut()
+        wait_for(lambda: not self._endpoint.peers(), "the peer to be gone")
+
+    def subscribed(self) -> bool:
+        return bool(self._endpoint.peers())
+
+    def publish(self, event: Event) -> None:
+        self._endpoint.publish(event.topic, self._broker.zeek.Event(event.name, event.payload))
+
+    def publish_foreign(self, topic: str) -> None:
+        self._endpoint.publish(topic, self._broker.zeek.Event("Some::other", 1, 2))
+
+    def _read(self) -> None:
+        while not self._stop.wait(0.01):
+            if self._subscriber.available():
+                for topic, data in self._subscriber.poll():
+                    event = self._broker.zeek.Event(data)
+                    self.received.append(Event(topic, event.name(), event.args()[0]))
+
+
+@contextlib.contextmanager
+def running(peer: Any) -> Iterator[Any]:
+    peer.start()
+    try:
+        yield peer
+    finally:
+        peer.stop()

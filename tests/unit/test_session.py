@@ -1,0 +1,129 @@
+"""The session keeps account of every connection: judged, lost, or published before we came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from test_wire import ROW, payload, verdict
+
+from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.session import Identity, Session
+from cmdana_plugin.endpoint.transport import Inbox
+from cmdana_plugin.endpoint.wire import Event, PeerError
+from cmdana_plugin.pipeline import Judged
+from feature_extractors.frames import Counts
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(Identity("me", "0.1", "model-1", "digest"), "verdicts")
+
+
+def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -> Event:
+    records = [["c", *ROW]] * finals
+    return Event(
+        "t", wire.OBSERVATIONS, payload(records, seq=seq, before=before, finals=finals, run=run, **changes)
+    )
+
+
+def welcome(accepted: bool, why: str = "") -> Event:
+    words = {"v": 1, "node": "zeek", "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why}
+    return Event("t", wire.WELCOME, json.dumps(words))
+
+
+@pytest.mark.parametrize(
+    ("events", "judged", "lost", "repeated"),
+    [
+        ([batch(1, 0, 2), batch(2, 2, 3)], 5, 0, 0),
+        ([batch(1, 0, 2), batch(3, 7, 3)], 5, 5, 0),  # the second batch, of five, never came
+        ([batch(9, 40, 2), batch(10, 42, 1)], 3, 0, 0),  # what Zeek published before we came is not our loss
+        ([batch(1, 0, 2), batch(1, 0, 2)], 2, 0, 1),
+        ([batch(1, 0, 2), batch(1, 0, 2, run="r2"), batch(2, 2, 1)], 5, 0, 0),  # two nodes, or one restarted
+    ],
+)
+def test_every_connection_is_judged_or_counted(
+    session: Session, events: list[Event], judged: int, lost: int, repeated: int
+) -> None:
+    batches = session.receive(events)
+    assert sum(len(b.connections) for b in batches) == judged
+    assert session.lost == lost
+    assert session.counts.by_reason["batch_repeated"] == repeated
+
+
+def test_a_batch_that_is_refused_is_counted_as_lost_with_the_next_one(session: Session) -> None:
+    bad = batch(2, 2, 4)
+    broken = Event(bad.topic, bad.name, bad.payload.replace("CHhAvVGS1DHFjwGM9", "not a uid"))
+    batches = session.receive([batch(1, 0, 2), broken, batch(3, 6, 1)])
+    assert len(batches) == 2
+    assert session.lost == 4
+    assert session.counts.by_reason["message_refused"] == 1
+    assert session.counts.by_reason["connections_refused"] == 4
+    assert any("uid" in line for line in session.news)
+
+
+def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
+    events = session.answer(Judged([verdict(), verdict(stage="early")], []))
+    assert [e.name for e in events] == [wire.VERDICTS]
+    assert session.judged == 1
+
+
+def test_the_last_batch_of_a_run_is_answered_with_its_end(session: Session) -> None:
+    session.receive([batch(1, 0, 1, last=True)])
+    assert not session.finished
+    events = session.answer(Judged([verdict()], []))
+    assert [e.name for e in events] == [wire.VERDICTS, wire.ALIVE]
+    assert wire.decode_alive(events[-1].payload).finished == "r1"
+    assert session.finished
+
+
+def test_the_heartbeat_says_who_we_are_and_the_goodbye_that_we_leave(session: Session) -> None:
+    (hello,) = session.connected()
+    assert hello.topic == "verdicts/alive"
+    said = wire.decode_alive(hello.payload)
+    assert (said.instance, said.cmdana, said.model, said.schema, said.leaving) == (
+        "me",
+        "0.1",
+        "model-1",
+        "digest",
+        False,
+    )
+    assert wire.decode_alive(session.finish()[0].payload).leaving
+
+
+def test_a_welcome_is_news_once_on_each_connection(session: Session) -> None:
+    session.receive([welcome(True), welcome(True)])
+    assert session.news == ["Zeek 8.2.2 (node zeek) welcomes us"]
+    session.connected()
+    session.receive([welcome(True)])
+    assert len(session.news) == 2
+
+
+def test_a_refusal_is_told_in_zeeks_words(session: Session) -> None:
+    session.receive([welcome(False, "found wire version 2; expected 1")])
+    assert session.news == ["Zeek 8.2.2 (node zeek) refuses us: found wire version 2; expected 1"]
+
+
+def test_what_is_not_understood_is_counted_always_and_told_once(session: Session) -> None:
+    events = [Event("t", "Other::event", "x"), PeerError("code", "words")] * 3
+    assert session.receive(events) == []
+    assert session.counts.by_reason == {"unknown_event": 3, "zeek_refused_a_message": 3}
+    assert len(session.news) == 2
+
+
+def test_the_inbox_lets_the_oldest_go_and_counts_it() -> None:
+    counts = Counts()
+    inbox = Inbox(10, counts)
+    inbox.put([batch(k, 4 * k, 4) for k in range(4)], now=0.0)
+    kept = inbox.take(100, 0.0, 0.0, lambda: 1.0)
+    assert [json.loads(e.payload)["seq"] for e in kept if isinstance(e, Event)] == [2, 3]
+    assert counts.by_reason["connections_received"] == 16
+    assert counts.by_reason["connections_dropped_full_queue"] == 8
+    assert len(inbox) == 0
+
+
+def test_the_inbox_gives_whole_batches_up_to_the_number_asked_for_and_at_least_one() -> None:
+    inbox = Inbox(1000, Counts())
+    inbox.put([batch(k, 4 * k, 4) for k in range(5)], now=0.0)
+    assert [len(inbox.take(n, 0.0, 0.0, lambda: 1.0)) for n in (9, 1, 100, 100)] == [2, 1, 2, 0]
