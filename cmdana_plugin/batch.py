@@ -1,0 +1,200 @@
+"""Features as what the network eats: bins learned on benign traffic, standardised values, padded tensors of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmdana_plugin.model import CLASSES
+from feature_extractors.encode import Features
+from feature_extractors.schema import Schema
+
+BLOCK: Final = 256  # rows of one computation: always the same, so that a score never depends on its neighbours
+PACKET_LENGTHS: Final = (4, 16)
+LOG_LENGTHS: Final = (8, 16)
+_BINS: Final = CLASSES - 4  # between unset, zero, over and under
+_OVER, _UNDER = CLASSES - 2, CLASSES - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Quantile edges of each column, learned on benign traffic. Codes: 0 unset, 1 zero, 2.. bins, over, under."""
+
+    edges: NDArray[np.float32]  # [F, _BINS + 1] rising, first the least and last the greatest value seen
+
+    def codes(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """[n, F] to codes [n, F]."""
+        return _digitise(np.ascontiguousarray(values, np.float32), self.edges)
+
+    def words(self, column: int, code: int) -> tuple[float, float]:
+        """The range of values that a code stands for, in the column's own scale."""
+        edges = self.edges[column]
+        if code == 1:
+            return 0.0, 0.0
+        if code == _OVER:
+            return float(edges[-1]), float("inf")
+        if code == _UNDER:
+            return float("-inf"), float(edges[0])
+        return float(edges[code - 2]), float(edges[code - 1])
+
+
+def learn_bins(values: NDArray[np.float32]) -> Bins:
+    """Equal-count bins over what is set and not zero."""
+    edges = np.zeros((values.shape[1], _BINS + 1), np.float32)
+    for j in range(values.shape[1]):
+        x = values[:, j]
+        x = x[np.isfinite(x) & (x != 0)]
+        if len(x):
+            edges[j] = np.quantile(x, np.linspace(0, 1, _BINS + 1))
+    return Bins(edges)
+
+
+@njit(cache=True)
+def _digitise(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.int64]:
+    n, width = values.shape
+    last = edges.shape[1] - 1
+    out = np.zeros((n, width), np.int64)
+    for i in range(n):
+        for j in range(width):
+            x = values[i, j]
+            if x != x:
+                continue
+            if x == 0:
+                out[i, j] = 1
+            elif x > edges[j, last]:
+                out[i, j] = _OVER
+            elif x < edges[j, 0]:
+                out[i, j] = _UNDER
+            else:
+                out[i, j] = 2 + min(max(np.searchsorted(edges[j], x, side="right") - 1, 0), last - 1)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything learned about the scale of features, before the network."""
+
+    numeric: Bins
+    numeric_scale: NDArray[np.float32]  # [2, F] mean and spread
+    first_packets: Bins
+    summary: Bins
+    state_scale: NDArray[np.float32]  # [2, F]
+
+
+def learn_preparation(features: Features, state: NDArray[np.float32]) -> Preparation:
+    return Preparation(
+        numeric=learn_bins(features.numeric),
+        numeric_scale=_scale(features.numeric),
+        first_packets=learn_bins(features.first_packets),
+        summary=learn_bins(features.log_summary),
+        state_scale=_scale(state),
+    )
+
+
+def _scale(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    known = np.isfinite(x)
+    count = np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, x, 0.0)
+    mean = filled.sum(axis=0) / count
+    spread = np.sqrt((np.where(known, x - mean, 0.0) ** 2).sum(axis=0) / count)
+    return np.stack([mean, np.maximum(spread, 0.1)]).astype(np.float32)
+
+
+def standardise(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In spreads from the mean, at most six either way; 0 where unset."""
+    return np.nan_to_num(np.clip((x - scale[0]) / scale[1], -6.0, 6.0), nan=0.0).astype(np.float32)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Features of `n` events, ready to be cut into blocks."""
+
+    codes: NDArray[np.int64]  # [n, numeric + categorical] offset into one table
+    values: NDArray[np.float32]  # [n, numeric]
+    state: NDArray[np.float32]  # [n, F]
+    known: NDArray[np.float32]  # [n, F] 1 where the state column is set
+    present: NDArray[np.bool_]  # [n, 3]
+    targets: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # [n, fields] classes, -1 not asked
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def prepare(features: Features, state: NDArray[np.float32], how: Preparation, schema: Schema) -> Prepared:
+    numeric = how.numeric.codes(features.numeric)
+    categorical = features.categorical.astype(np.int64)
+    sizes = [c.size for c in schema.categorical]
+    offsets = np.concatenate([np.arange(numeric.shape[1]) * CLASSES, numeric.shape[1] * CLASSES + np.cumsum([0, *sizes[:-1]])])
+    packets = how.first_packets.codes(features.first_packets)
+    packets[np.isnan(features.first_packets)] = -1
+    packets[:, features.first_packets.shape[1] // 2] = -1  # the first packet's gap is always zero
+    wanted = np.flatnonzero(schema.summary_target)
+    hashed = np.array(schema.summary_hashed)[wanted]
+    chosen = features.log_summary[:, wanted]
+    logs = Bins(how.summary.edges[wanted]).codes(chosen)
+    logs = np.where(hashed, np.nan_to_num(chosen, nan=0.0).astype(np.int64), logs)
+    logs[np.isnan(chosen)] = -1
+    return Prepared(
+        codes=np.concatenate([numeric, categorical], axis=1) + offsets,
+        values=standardise(features.numeric, how.numeric_scale),
+        state=standardise(state, how.state_scale),
+        known=np.isfinite(state).astype(np.float32),
+        present=np.stack(
+            [np.diff(features.packet_start) > 0, np.ones(len(features), np.bool_), np.diff(features.log_start) > 0], axis=1
+        ),
+        targets=(packets, np.concatenate([numeric, categorical], axis=1), logs),
+        features=features,
+    )
+
+
+def groups(start: NDArray[np.int64], rows: NDArray[np.int64], lengths: tuple[int, ...]) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """The rows that have tokens, by the shortest padded length that holds them."""
+    have = start[rows + 1] - start[rows]
+    least = 0
+    for length in lengths:
+        chosen = rows[(have > least) & ((have <= length) | (length == lengths[-1]))]
+        if len(chosen):
+            yield chosen, length
+        least = length
+
+
+def pad_packets(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:
+    """[size, length, 4] and mask; the rows beyond `rows` are padding."""
+    out = np.zeros((size, length, features.packets.shape[1]), np.float32)
+    mask = np.zeros((size, length), np.bool_)
+    _pad(features.packets, features.packet_start, rows, out, mask)
+    return torch.from_numpy(out), torch.from_numpy(mask)
+
+
+def pad_logs(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:
+    out = np.zeros((size, length, features.log_tokens.shape[1]), np.int64)
+    mask = np.zeros((size, length), np.bool_)
+    _pad(features.log_tokens, features.log_start, rows, out, mask)
+    return torch.from_numpy(out), torch.from_numpy(mask)
+
+
+def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:
+    """`x` with zero rows appended up to `size`."""
+    if len(x) == size:
+        return torch.from_numpy(np.ascontiguousarray(x))
+    out = np.zeros((size, *x.shape[1:]), x.dtype)
+    out[: len(x)] = x
+    return torch.from_numpy(out)
+
+
+@njit(cache=True)
+def _pad(tokens, start, rows, out, mask):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
+        r = rows[i]
+        for k in range(min(start[r + 1] - start[r], out.shape[1])):
+            for j in range(out.shape[2]):
+                out[i, k, j] = tokens[start[r] + k, j]
+            mask[i, k] = True

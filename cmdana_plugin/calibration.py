@@ -1,0 +1,92 @@
+"""Scores as tail probabilities: the share of calm traffic at least as odd, by kind of traffic, with a fitted tail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT: Final = 1024  # order statistics kept of a sample
+ENOUGH: Final = 2000  # calm rows from which on a stratum stands on its own
+_TAIL: Final = 0.05  # share of the sample that the tail is fitted to
+_LEAST: Final = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """One-sided p-values of one score. Inside the sample split-conformal, beyond it a generalised Pareto tail.
+
+    The conformal part is valid while later calm traffic is exchangeable with the sample; the tail is a fit, and
+    neither is a guarantee: the realised rate is published beside the nominal one.
+    """
+
+    order: NDArray[np.float64]  # [<= KEPT] rising
+    size: int  # rows that the sample had
+    shape: float  # of the tail, >= 0: never a finite end point, so p is never 0
+    scale: float
+
+    def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """P(calm >= x), 0 < p <= 1; NaN stays NaN."""
+        m = len(self.order)
+        if m == 0:
+            return np.where(np.isnan(x), np.nan, 1.0)
+        least = 1.0 / (self.size + 1.0)
+        inside = np.maximum((m - np.searchsorted(self.order, x, side="left") + least) / (m + least), least)
+        start = self.order[int((m - 1) * (1.0 - _TAIL))]
+        share = float((self.order >= start).mean())
+        beyond = np.maximum(x - start, 0.0) / self.scale
+        if self.shape > 1e-6:
+            tail = share * (1.0 + self.shape * beyond) ** (-1.0 / self.shape)
+        else:
+            tail = share * np.exp(-beyond)
+        p = np.where(x > start, tail, np.maximum(inside, share))
+        return np.where(np.isnan(x), np.nan, np.clip(p, _LEAST, 1.0))
+
+
+def fit_tail(sample: NDArray[np.float64]) -> Tail:
+    """Learned from scores of calm traffic; NaN are left out. The tail by probability-weighted moments (Hosking)."""
+    x = np.sort(sample[np.isfinite(sample)])
+    if len(x) == 0:
+        return Tail(np.zeros(0), 0, 0.0, 1.0)
+    order = x if len(x) <= KEPT else np.quantile(x, np.linspace(0, 1, KEPT))
+    start = order[int((len(order) - 1) * (1.0 - _TAIL))]
+    y = x[x > start] - start
+    if len(y) < 10:
+        return Tail(order, len(x), 0.0, max(float(x.std()), 1e-3))
+    b0 = y.mean()
+    b1 = (y * (1.0 - (np.arange(len(y)) + 0.65) / len(y))).mean()
+    shape = float(np.clip(2.0 - b0 / max(b0 - 2.0 * b1, 1e-9), 0.0, 0.5))
+    return Tail(order, len(x), shape, max(float(b0 * (1.0 - shape)), 1e-6))
+
+
+@dataclass(frozen=True, slots=True)
+class Strata:
+    """A tail for all traffic and one for each stratum that has calm rows, shrunk to the former where they are few."""
+
+    everything: Tail
+    each: Mapping[int, Tail]
+
+    def p_value(self, x: NDArray[np.float64], stratum: NDArray[np.int64]) -> NDArray[np.float64]:
+        p = self.everything.p_value(x)
+        for code, tail in self.each.items():
+            rows = stratum == code
+            if rows.any():
+                weight = min(tail.size / ENOUGH, 1.0)
+                p[rows] = np.exp(weight * np.log(tail.p_value(x[rows])) + (1.0 - weight) * np.log(p[rows]))
+        return p
+
+
+def fit_strata(sample: NDArray[np.float64], stratum: NDArray[np.int64], least: int = 50) -> Strata:
+    codes, counts = np.unique(stratum[np.isfinite(sample)], return_counts=True)
+    each = {int(c): fit_tail(sample[stratum == c]) for c, n in zip(codes, counts, strict=True) if n >= least}
+    return Strata(fit_tail(sample), each)
+
+
+def fuse(p_values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fisher's weighted sum of evidence [n] from p-values [n, C]; one that does not apply counts as expected."""
+    evidence = np.where(np.isnan(p_values), 1.0, -np.log(np.clip(p_values, _LEAST, 1.0)))
+    total: NDArray[np.float64] = evidence @ weights
+    return total

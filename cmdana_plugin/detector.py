@@ -1,0 +1,311 @@
+"""The detector: windows in stream order in, scores out, each from the past only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin.batch import (
+    BLOCK, LOG_LENGTHS, PACKET_LENGTHS, Prepared, groups, pad_logs, pad_packets, pad_rows, prepare, standardise,
+)  # fmt: skip
+from cmdana_plugin.calibration import fuse
+from cmdana_plugin.checkpoint import Checkpoint
+from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Past
+from cmdana_plugin.score import Scores, score_of
+from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
+from cmdana_plugin.trees import tabulate
+from feature_extractors.encode import Features, encode
+from feature_extractors.observations import Stage, Windows, take
+from feature_extractors.schema import Schema, load_schema
+
+COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
+_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
+_SURE: Final = 0.7  # probability from which on the supervised head names a class
+DEFAULT_MODEL: Final = "cmdana.safetensors"
+
+
+@dataclass(slots=True)
+class Seen:
+    """One block as the detector saw it: enough to explain it, kept until the next."""
+
+    features: Features
+    state: NDArray[np.float32]  # [n, F] raw counts
+    memory: NDArray[np.float32]  # [n, KINDS, MEMORY]
+    ring: NDArray[np.float32]
+    ring_used: NDArray[np.int32]
+    stratum: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the network and its kin say of `n` events before calibration."""
+
+    raw: dict[str, NDArray[np.float64]]  # component -> [n], NaN where it does not apply
+    gate: NDArray[np.float32]  # [n, 4]
+    fused: NDArray[np.float32]  # [n, width]
+    log_probability: tuple[NDArray[np.float32], ...] | None  # per modality [n, fields, CLASSES]
+
+
+class CrossModal:
+    """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
+
+    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, schema: Schema, salt: int = 0, hosts: int = 1 << 20, device: str = "cpu"
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.schema = schema
+        self.schema_digest = schema.digest
+        self.name = checkpoint.about.get("name", "cmdana")
+        self.device = torch.device(device)
+        self.network = Network(checkpoint.shape)
+        self.network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()})
+        self.network.to(self.device).eval()
+        self._salt = salt
+        self._hosts = hosts
+        self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
+        self.seen: Seen | None = None
+
+    def reset(self) -> None:
+        """Forget everything about the stream, as before the first window."""
+        self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
+        self.seen = None
+
+    def receive(self, windows: Windows) -> Scores:
+        if len(windows) == 0:
+            return self._scores({}, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 1), np.float32))
+        raw, gate, stratum, fused = self.raw(windows)
+        return self._scores(raw, gate, stratum, fused)
+
+    def raw(
+        self, windows: Windows
+    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Uncalibrated components [n], gate [n, 4], stratum [n] and fused vectors of windows in stream order."""
+        parts, seen = [], []
+        for begin in range(0, len(windows), _ROWS):
+            end = min(begin + _ROWS, len(windows))
+            block = windows if end - begin == len(windows) else take(windows, np.arange(begin, end))
+            outcome, looked = self._step(block)
+            parts.append(outcome)
+            seen.append(looked)
+        self.seen = seen[0] if len(seen) == 1 else _join(seen)
+        raw = {name: np.concatenate([p.raw[name] for p in parts]) for name in parts[0].raw}
+        gate = np.concatenate([p.gate for p in parts])
+        return raw, gate, self.seen.stratum, np.concatenate([p.fused for p in parts])
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        from cmdana_plugin.explain import reasons
+
+        assert self.seen is not None
+        assert len(self.seen.features) == len(windows), "explain follows receive of the same windows"
+        return [reasons(self, self.seen, int(row)) for row in rows]
+
+    def p_values(self, raw: Mapping[str, NDArray[np.float64]], stratum: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Each component as a one-sided p-value within its stratum."""
+        return {name: s.p_value(raw[name], stratum) for name, s in self.checkpoint.strata.items()}
+
+    def evidence(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """The fused evidence [n], before its own calibration."""
+        names = list(self.checkpoint.weights)
+        return fuse(
+            np.stack([components[k] for k in names], axis=1), np.array([self.checkpoint.weights[k] for k in names])
+        )
+
+    def look(self, seen: Seen, keep: bool = False) -> Outcome:
+        """Score events from what was known before them; reads no table and changes none."""
+        prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
+        with torch.inference_mode():
+            return self._look(prepared, seen, self._latents(prepared), keep)
+
+    def _step(self, windows: Windows) -> tuple[Outcome, Seen]:
+        features = encode(windows, self.schema)
+        keys = make_keys(windows, features, self._salt)
+        state, slots = self._tables.counts(windows, features, keys, self.schema.spans)
+        prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
+        n = len(windows)
+        c = windows.connections
+        with torch.inference_mode():
+            latents = self._latents(prepared)
+            write = np.empty((n, KINDS, MEMORY), np.float32)
+            value = np.empty_like(write)
+            recent = np.empty((n, RING_WIDTH), np.float32)
+            for begin in range(0, n, BLOCK):
+                rows = slice(begin, min(begin + BLOCK, n))
+                k = rows.stop - begin
+                out = self.network.condense(self._to(latents[rows]), self._to(prepared.present[rows]))
+                write[rows], value[rows], recent[rows] = (x[:k].cpu().numpy() for x in out)
+            rate = self.network.rate().cpu().numpy()
+            memory, ring, used = self._tables.remember(
+                c.ts, c.stage == Stage.EARLY, slots, write, value, rate, recent
+            )
+            seen = Seen(features, state, memory, ring, used, stratum_of(features, self.schema))
+            return self._look(prepared, seen, latents, False), seen
+
+    def _to(self, x: NDArray[np.generic]) -> Tensor:
+        return pad_rows(x, BLOCK).to(self.device)
+
+    def _latents(self, prepared: Prepared) -> NDArray[np.float32]:
+        """[n, 3, latents, width]; computed in blocks of one size whatever arrives."""
+        n, shape = len(prepared), self.checkpoint.shape
+        out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
+        for begin in range(0, n, BLOCK):
+            rows = slice(begin, min(begin + BLOCK, n))
+            z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
+            out[rows, CONNECTION] = z[: rows.stop - begin].cpu().numpy()
+        everyone = np.arange(n)
+        f = prepared.features
+        for chosen, length in groups(f.packet_start, everyone, PACKET_LENGTHS):
+            for begin in range(0, len(chosen), BLOCK):
+                part = chosen[begin : begin + BLOCK]
+                x, mask = pad_packets(f, part, length, BLOCK)
+                out[part, PACKET] = self.network.packets(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+        for chosen, length in groups(f.log_start, everyone, LOG_LENGTHS):
+            for begin in range(0, len(chosen), BLOCK):
+                part = chosen[begin : begin + BLOCK]
+                x, mask = pad_logs(f, part, length, BLOCK)
+                out[part, LOG] = self.network.logs(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+        return out
+
+    def _look(self, prepared: Prepared, seen: Seen, latents: NDArray[np.float32], keep: bool) -> Outcome:
+        n, shape = len(prepared), self.checkpoint.shape
+        raw = {name: np.full(n, np.nan) for name in COMPONENTS}
+        gate = np.empty((n, 4), np.float32)
+        fused = np.empty((n, shape.width), np.float32)
+        kept: list[list[NDArray[np.float32]]] = [[], [], []]
+        for begin in range(0, n, BLOCK):
+            rows = slice(begin, min(begin + BLOCK, n))
+            k = rows.stop - begin
+            present = self._to(prepared.present[rows])
+            past = Past(self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows]))
+            s = self.network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
+            told = self.network.foresee(self._to(latents[rows]), s, present)
+            for m, name in enumerate(("packets", "connection", "log")):
+                surprise, chance = _surprise(told.logits[m], self._to(prepared.targets[m][rows]))
+                raw[name][rows] = surprise[:k].cpu().numpy()
+                if keep:
+                    kept[m].append(chance[:k].cpu().numpy())
+            ahead, _ = _surprise(told.ahead, self._to(prepared.targets[CONNECTION][rows]))
+            raw["next"][rows] = ahead[:k].cpu().numpy()
+            there = present.to(torch.float32)
+            residual = (told.residual * there).sum(dim=1) / there.sum(dim=1).clamp_min(1.0)
+            raw["residual"][rows] = residual[:k].cpu().numpy()
+            gate[rows] = told.gate[:k].cpu().numpy()
+            fused[rows] = told.fused[:k].cpu().numpy()
+        raw["packets"][~prepared.present[:, PACKET]] = np.nan
+        raw["log"][~prepared.present[:, LOG]] = np.nan
+        raw["density"] = self.checkpoint.mixture.score(density_input(prepared))
+        raw["novelty"] = novelty(seen.state, self.schema)
+        trees = self.checkpoint.trees
+        if trees is not None:
+            raw["attack"] = trees.score(tabulate(seen.features, seen.state))
+        else:
+            del raw["attack"]
+        return Outcome(
+            {k: np.round(v, 5) for k, v in raw.items()},
+            gate,
+            fused,
+            tuple(np.concatenate(x) for x in kept) if keep else None,
+        )
+
+    def _scores(
+        self,
+        raw: Mapping[str, NDArray[np.float64]],
+        gate: NDArray[np.float32],
+        stratum: NDArray[np.int64],
+        fused: NDArray[np.float32],
+    ) -> Scores:
+        n = len(gate)
+        if n == 0:
+            none = np.zeros(0)
+            return Scores(none, none, {name: none for name in self.checkpoint.weights}, np.zeros((0, 4)), [])
+        components = self.p_values(raw, stratum)
+        p = self.checkpoint.fused.p_value(self.evidence(components))
+        score = np.round(score_of(p), 6)
+        p = np.array([float(f"{x:.6g}") for x in p])
+        reliance = np.round(gate.astype(np.float64), 6)
+        return Scores(
+            score=score,
+            p_value=p,
+            components={k: np.round(v, 12) for k, v in components.items()},
+            reliance=reliance / reliance.sum(axis=1, keepdims=True),
+            attack=self._attack(fused, n),
+        )
+
+    def _attack(self, fused: NDArray[np.float32], n: int) -> list[str]:
+        return [""] * n
+
+
+def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean negative log probability [B] of what is set (class -1: not asked), and all log probabilities."""
+    chance = torch.log_softmax(logits, dim=-1)
+    asked = targets >= 0
+    nll = -chance.gather(-1, targets.clamp_min(0)[..., None])[..., 0] * asked
+    return nll.sum(dim=1) / asked.sum(dim=1).clamp_min(1), chance
+
+
+def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
+    """Protocol by service: what calibration keeps apart."""
+    names = [c.name for c in schema.categorical]
+    proto = features.categorical[:, names.index("proto")].astype(np.int64)
+    service = features.categorical[:, names.index("service")].astype(np.int64)
+    return proto * 64 + service
+
+
+def density_input(prepared: Prepared) -> NDArray[np.float32]:
+    """The columns that the mixture looks at, standardised."""
+    return np.concatenate([prepared.values, prepared.state], axis=1)
+
+
+def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
+    """How new the event's peer, port and name are to the host and the site; higher is newer."""
+    columns = [schema.state.index(k) for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")]
+    rare = np.exp(-state[:, columns].astype(np.float64))
+    return np.nansum(rare, axis=1) / np.maximum(np.isfinite(rare).sum(axis=1), 1)
+
+
+def _join(seen: list[Seen]) -> Seen:
+    from feature_extractors.encode import concat_features
+
+    return Seen(
+        features=concat_features([s.features for s in seen]),
+        state=np.concatenate([s.state for s in seen]),
+        memory=np.concatenate([s.memory for s in seen]),
+        ring=np.concatenate([s.ring for s in seen]),
+        ring_used=np.concatenate([s.ring_used for s in seen]),
+        stratum=np.concatenate([s.stratum for s in seen]),
+    )
+
+
+def load_detector(
+    path: Path | None = None, device: str = "cpu", threads: int = 2, salt: int | None = None, hosts: int = 1 << 20
+) -> CrossModal:
+    """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
+
+    `salt` defaults to one derived from the checkpoint; a site sets its own secret.
+    """
+    torch.set_num_threads(threads)
+    schema = load_schema()
+    if path is None:
+        with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as shipped:
+            loaded = checkpoints.load(shipped, schema)
+    else:
+        loaded = checkpoints.load(path, schema)
+    if salt is None:
+        digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
+        salt = int.from_bytes(digest[:8], "little")
+    return CrossModal(loaded, schema, salt, hosts, device)
+
+
+__all__ = ["COMPONENTS", "CrossModal", "Outcome", "RING", "Seen", "load_detector", "stratum_of"]

@@ -1,0 +1,295 @@
+"""The network: one encoder per modality, a gate moved by the past, and predictors in which no modality sees itself.
+
+Our reading of cross-modal dynamic attention: queries come from the state before the event, keys and values from the
+other modalities, and a weight per modality is computed anew for every event from that state. A missing modality is
+a mask, never a zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH
+
+PACKET, CONNECTION, LOG, STATE = range(4)
+MODALITIES: Final = 3  # those that are predicted; the state is the fourth source
+CLASSES: Final = 34  # of every predicted field: unset, zero, bins or codes
+_HALF_LIVES: Final = (1.0, 7 * 86400.0)  # seconds, shortest and longest at the start of training
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The creation parameters of a network; stored in the checkpoint."""
+
+    numeric: int
+    categorical: tuple[int, ...]  # codes of each
+    state: int
+    packet_width: int
+    log_width: int
+    log_buckets: int
+    targets: tuple[int, int, int]  # predicted fields of packets, connection, logs
+    width: int = 48
+    latents: int = 2
+    heads: int = 4
+    static_gate: bool = False  # ablation: one set of weights for all events
+    use_memory: bool = True  # ablation: no learned memory, no ring
+    cross: bool = True  # ablation: predict from the state alone
+
+
+@dataclass(slots=True)
+class Batch:
+    """`B` events as tensors; packets and logs padded to a length with a mask."""
+
+    codes: Tensor  # [B, numeric + categorical] int64, offset into one table
+    values: Tensor  # [B, numeric] standardised, 0 where unset
+    packets: Tensor  # [B, T, packet_width]
+    packet_mask: Tensor  # [B, T] bool
+    logs: Tensor  # [B, L, log_width] int64
+    log_mask: Tensor  # [B, L] bool
+    state: Tensor  # [B, state] standardised, 0 where unset
+    present: Tensor  # [B, 3] bool, in the order of `Modality`
+
+
+@dataclass(slots=True)
+class Past:
+    """What was known before each event."""
+
+    memory: Tensor  # [B, KINDS, MEMORY]
+    ring: Tensor  # [B, RING, RING_WIDTH]
+    ring_used: Tensor  # [B]
+
+
+@dataclass(slots=True)
+class Prediction:
+    logits: tuple[Tensor, Tensor, Tensor]  # per modality [B, targets, CLASSES], from the other modalities
+    residual: Tensor  # [B, 3] squared distance of each modality from what the others expect
+    ahead: Tensor  # [B, connection targets, CLASSES] from the state alone
+    gate: Tensor  # [B, 4] sums to one over what is present
+    fused: Tensor  # [B, width]
+
+
+class Pool(nn.Module):
+    """Softmax attention over tokens with `latents` queries per head (source S2, made multi-head)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d = shape.width
+        self.latents, self.heads = shape.latents, shape.heads
+        self.norm = nn.LayerNorm(d)
+        self.score = nn.Linear(d, shape.latents * shape.heads)
+        self.value = nn.Linear(d, d)
+        self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.out = nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, d] and mask [B, T] to [B, latents, d]. Rows without a token give zeros: mask them downstream."""
+        b, t, d = x.shape
+        x = self.norm(x)
+        scores = self.score(x).view(b, t, self.latents, self.heads)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None, None], -1e9)
+        weights = scores.softmax(dim=1)
+        values = self.value(x).view(b, t, self.heads, d // self.heads)
+        z = torch.einsum("btmh,bthc->bmhc", weights, values).reshape(b, self.latents, d)
+        out: Tensor = self.out(z + self.mix(z))
+        return out
+
+
+class ConnectionEncoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.code = nn.Embedding(shape.numeric * CLASSES + sum(shape.categorical), shape.width)
+        self.slope = nn.Parameter(torch.randn(shape.numeric, shape.width) * 0.1)
+        self.pool = Pool(shape)
+        self.numeric = shape.numeric
+
+    def forward(self, codes: Tensor, values: Tensor) -> Tensor:
+        x = self.code(codes)
+        residual = values[:, :, None] * self.slope
+        x = torch.cat([x[:, : self.numeric] + residual, x[:, self.numeric :]], dim=1)
+        out: Tensor = self.pool(x, None)
+        return out
+
+
+class PacketEncoder(nn.Module):
+    """Each packet is read with its neighbours, then pooled."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.read = nn.Linear(3 * shape.packet_width, shape.width)
+        self.think = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.width), nn.GELU())
+        self.pool = Pool(shape)
+
+    def forward(self, packets: Tensor, mask: Tensor) -> Tensor:
+        packets = packets * mask[:, :, None]
+        before = F.pad(packets, (0, 0, 1, 0))[:, :-1]
+        after = F.pad(packets, (0, 0, 0, 1))[:, 1:]
+        x = F.gelu(self.read(torch.cat([before, packets, after], dim=-1)))
+        out: Tensor = self.pool(x + self.think(x), mask)
+        return out
+
+
+class LogEncoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.bucket = nn.Embedding(shape.log_buckets, shape.width, padding_idx=0)
+        self.think = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.width), nn.GELU())
+        self.pool = Pool(shape)
+
+    def forward(self, logs: Tensor, mask: Tensor) -> Tensor:
+        x = self.bucket(logs).sum(dim=2)
+        out: Tensor = self.pool(x + self.think(x), mask)
+        return out
+
+
+class Predictor(nn.Module):
+    """What one modality should look like: the state asks, the other modalities and the state answer."""
+
+    def __init__(self, shape: Shape, targets: int) -> None:
+        super().__init__()
+        d = shape.width
+        self.latents, self.heads, self.targets = shape.latents, shape.heads, targets
+        self.query = nn.Linear(d, shape.latents * d)
+        self.key = nn.Linear(d, d)
+        self.value = nn.Linear(d, d)
+        self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.norm = nn.LayerNorm(d)
+        self.decode = nn.Sequential(
+            nn.Linear(shape.latents * d, 2 * d), nn.GELU(), nn.Linear(2 * d, targets * CLASSES)
+        )
+
+    def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there)."""
+        b, n, d = others.shape
+        h, c = self.heads, d // self.heads
+        q = self.query(state).view(b, self.latents, h, c)
+        k = self.key(others).view(b, n, h, c)
+        v = self.value(others).view(b, n, h, c)
+        scores = torch.einsum("bmhc,bnhc->bmhn", q, k) / c**0.5 + bias[:, None, None, :]
+        z = torch.einsum("bmhn,bnhc->bmhc", scores.softmax(dim=-1), v).reshape(b, self.latents, d)
+        z = self.norm(z + self.mix(z))
+        return z, self.decode(z.flatten(1)).view(b, self.targets, CLASSES)
+
+
+class Network(nn.Module):
+    """Everything learned but the boosted trees. `see` is context-free; `foresee` adds the past."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d = shape.width
+        self.shape = shape
+        self.packets, self.connection, self.logs = (
+            PacketEncoder(shape),
+            ConnectionEncoder(shape),
+            LogEncoder(shape),
+        )
+        self.summary = nn.Sequential(nn.Linear(3 * d + 3, d), nn.GELU(), nn.LayerNorm(d))
+        self.write = nn.Linear(d, KINDS * MEMORY)
+        self.value = nn.Linear(d, KINDS * MEMORY)
+        self.recent = nn.Linear(d, RING_WIDTH)
+        lives = torch.logspace(0, 1, MEMORY, base=_HALF_LIVES[1] / _HALF_LIVES[0]) * _HALF_LIVES[0]
+        self.log_half_life = nn.Parameter(lives.log().repeat(KINDS, 1))
+        self.counts = nn.Sequential(nn.Linear(2 * shape.state, d), nn.GELU(), nn.Linear(d, d))
+        self.look_back = nn.Linear(d, RING_WIDTH)
+        self.remember = nn.Linear(KINDS * MEMORY + RING_WIDTH, d)
+        self.state_norm = nn.LayerNorm(d)
+        self.gate = nn.Sequential(nn.Linear(d + 3, d), nn.GELU(), nn.Linear(d, 4))
+        self.predictors = nn.ModuleList(Predictor(shape, n) for n in shape.targets)
+        self.next = nn.Sequential(
+            nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, shape.targets[1] * CLASSES)
+        )
+        self.fuse = nn.Sequential(nn.Linear(4 * d, d), nn.GELU(), nn.LayerNorm(d))
+
+    def see(self, batch: Batch) -> Tensor:
+        """Latents of the three modalities, [B, 3, latents, d]; those of a missing one are zero and masked later."""
+        z = torch.stack(
+            [
+                self.packets(batch.packets, batch.packet_mask),
+                self.connection(batch.codes, batch.values),
+                self.logs(batch.logs, batch.log_mask),
+            ],
+            dim=1,
+        )
+        return z * batch.present[:, :, None, None]
+
+    def condense(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What an event writes: gate and value [B, KINDS, MEMORY], and its entry in the ring [B, RING_WIDTH]."""
+        v = self.summary(torch.cat([z.mean(dim=2).flatten(1), present.to(z.dtype)], dim=1))
+        b = len(z)
+        write = torch.sigmoid(self.write(v)).view(b, KINDS, MEMORY)
+        return write, torch.tanh(self.value(v)).view(b, KINDS, MEMORY), self.recent(v)
+
+    def rate(self) -> Tensor:
+        """Decay per second, [KINDS, MEMORY]."""
+        return 0.6931472 * torch.exp(-self.log_half_life)
+
+    def recall(self, state: Tensor, known: Tensor, past: Past | None) -> Tensor:
+        """The state before the event, [B, d]: counts, learned memory, and attention over the host's recent events."""
+        counts = self.counts(torch.cat([state, known], dim=1))
+        if past is None or not self.shape.use_memory:
+            out: Tensor = self.state_norm(counts)
+            return out
+        query = self.look_back(counts)
+        scores = torch.einsum("bk,brk->br", query, past.ring) / RING_WIDTH**0.5
+        there = torch.arange(RING, device=scores.device)[None] < past.ring_used[:, None]
+        weights = scores.masked_fill(~there, -1e9).softmax(dim=1) * there
+        seen = torch.einsum("br,brk->bk", weights, past.ring)
+        out = self.state_norm(counts + self.remember(torch.cat([past.memory.flatten(1), seen], dim=1)))
+        return out
+
+    def weigh(self, s: Tensor, present: Tensor) -> Tensor:
+        """The dynamic gate [B, 4] over packets, connection, logs and state; a missing one gets nothing."""
+        there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+        moved = torch.zeros_like(s) if self.shape.static_gate else s
+        logits = self.gate(torch.cat([moved, present.to(s.dtype)], dim=1))
+        return logits.masked_fill(~there, -1e9).softmax(dim=1)
+
+    def foresee(self, z: Tensor, s: Tensor, present: Tensor) -> Prediction:
+        """Predict every modality from the others and the state. `z` is masked here again, so zeros never leak."""
+        m = self.shape.latents
+        gate = self.weigh(s, present)
+        tokens = torch.cat([z.flatten(1, 2), s[:, None]], dim=1)  # [B, 3 * m + 1, d]
+        bias = torch.log(gate.clamp_min(1e-9)).repeat_interleave(
+            torch.tensor([m, m, m, 1], device=z.device), dim=1
+        )
+        absent = ~present.repeat_interleave(m, dim=1)
+        bias = torch.cat([bias[:, :-1].masked_fill(absent, -1e9), bias[:, -1:]], dim=1)
+        logits, residual = [], []
+        for k, predictor in enumerate(self.predictors):
+            others = [j for j in range(3 * m + 1) if j // m != k or j == 3 * m]
+            if not self.shape.cross:
+                others = [3 * m]
+            expected, guess = predictor(s, tokens[:, others], bias[:, others])
+            logits.append(guess)
+            residual.append((expected - z[:, k].detach()).pow(2).mean(dim=(1, 2)))
+        pooled = torch.cat([(z.mean(dim=2) * gate[:, :3, None]).flatten(1), s * gate[:, 3:]], dim=1)
+        return Prediction(
+            logits=(logits[0], logits[1], logits[2]),
+            residual=torch.stack(residual, dim=1),
+            ahead=self.next(s).view(len(s), self.shape.targets[1], CLASSES),
+            gate=gate,
+            fused=self.fuse(pooled),
+        )
+
+
+def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:
+    """h_t = keep_t * h_{t-1} + add_t along the first axis, by doubling; `keep` is 0 where a segment begins.
+
+    Exact up to rounding, log2(n) steps, differentiable. Returns h [n, ...].
+    """
+    n, step = len(keep), 1
+    while step < n:
+        add = torch.cat([add[:step], add[step:] + keep[step:] * add[:-step]])
+        keep = torch.cat([keep[:step], keep[step:] * keep[:-step]])
+        step *= 2
+    return add
+
+
+def parameters_of(shape: Shape) -> dict[str, object]:
+    """The creation parameters as plain values."""
+    return asdict(shape)

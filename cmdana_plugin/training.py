@@ -1,0 +1,580 @@
+"""Learning normal, and known attacks where there are labels: recordings in, a checkpoint out."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmdana_plugin.batch import (
+    LOG_LENGTHS, PACKET_LENGTHS, Preparation, Prepared, groups, learn_preparation, pad_logs, pad_packets, prepare,
+)  # fmt: skip
+from cmdana_plugin.calibration import Strata, fit_strata, fit_tail
+from cmdana_plugin.checkpoint import Checkpoint
+from cmdana_plugin.density import fit_mixture
+from cmdana_plugin.detector import COMPONENTS, CrossModal, density_input
+from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Past, Shape, segmented_scan
+from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys
+from cmdana_plugin.trees import Trees, fit_trees, tabulate
+from feature_extractors.encode import Features, concat_features, encode
+from feature_extractors.errors import CmdanaError
+from feature_extractors.observations import Windows
+from feature_extractors.schema import Schema, load_schema
+
+Progress = Callable[[str, float], None]
+
+_CHUNK: Final = 2048  # events of one step
+_DROPOUT: Final = 0.15  # share of events that lose a modality in training
+_LEAST_ROWS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One network over one span: windows in stream order, and what is known of them.
+
+    `label` is 1 malicious, 0 benign, -1 unknown for each window; None: all presumed benign. Unknown windows move
+    the state and teach nothing.
+    """
+
+    name: str
+    windows: Windows
+    label: NDArray[np.int8] | None = None
+    family: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train. The defaults are what ships; the rest are the ablations of docs/results.md."""
+
+    seed: int = 0
+    epochs: int = 12
+    rate: float = 2e-3
+    width: int = 48
+    modalities: tuple[bool, bool, bool] = (True, True, True)  # packets, connection, logs may be used
+    static_gate: bool = False
+    use_memory: bool = True
+    use_counts: bool = True
+    cross: bool = True
+    dropout: float = _DROPOUT
+    shuffle_time: bool = False  # control: the state of another event
+    shuffle_pairing: bool = False  # control: the packets and logs of another event of the same service
+    trees: bool = True
+    components: tuple[str, ...] = COMPONENTS
+    attack_weight: float = 3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
+
+
+@dataclass(slots=True)
+class Corpus:
+    """All recordings as features, in order, each with its own state."""
+
+    features: Features
+    state: NDArray[np.float32]
+    ids: NDArray[np.int64]  # [n, KINDS] entity of each event, no two recordings share one
+    ts: NDArray[np.float64]
+    label: NDArray[np.int8]
+    family: list[str]
+    bounds: NDArray[np.int64]  # [recordings + 1] first event of each
+    digest: str
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Corpus:
+    """Encode recordings one by one; their state never mixes. Raises `CmdanaError` where there is nothing."""
+    features, states, ids, ts, label, family, bounds, names = [], [], [], [], [], [], [0], []
+    used = np.zeros(KINDS, np.int64)
+    digest = hashlib.sha256()
+    for r in recordings:
+        n = len(r.windows)
+        if n == 0:
+            continue
+        f = encode(r.windows, schema)
+        keys = make_keys(r.windows, f, seed)
+        size = max(1024, 2 * n)
+        x, _ = Tables(size, size, 4 * size).counts(r.windows, f, keys, schema.spans)
+        own = _entities(keys)
+        ids.append(own + used)
+        used += own.max(axis=0) + 1
+        features.append(f)
+        states.append(x)
+        ts.append(r.windows.connections.ts)
+        label.append(np.zeros(n, np.int8) if r.label is None else r.label)
+        family += list(r.family) if r.family else [""] * n
+        bounds.append(bounds[-1] + n)
+        names.append(r.name)
+        for part in (f.numeric, f.categorical, f.packets, f.log_tokens):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    if not features:
+        raise CmdanaError("training: found no connection in what was given, expected captures or logs with traffic")
+    return Corpus(
+        concat_features(features), np.concatenate(states), np.concatenate(ids), np.concatenate(ts),
+        np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names,
+    )  # fmt: skip
+
+
+def train(
+    recordings: Iterable[Recording],
+    calibration: Iterable[Recording] | None = None,
+    *,
+    recipe: Recipe | None = None,
+    init: Checkpoint | None = None,
+    name: str = "cmdana",
+    progress: Progress = lambda _what, _share: None,
+) -> Checkpoint:
+    """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
+
+    With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
+    earlier model and keeps its trees where there are no labels. The same recordings, recipe and machine give
+    the same checkpoint.
+    """
+    recipe = recipe or Recipe()
+    schema = load_schema()
+    torch.manual_seed(recipe.seed)
+    corpus = gather(recordings, schema)
+    learn = np.ones(len(corpus), np.bool_)
+    held = None if calibration is None else gather(calibration, schema)
+    if held is None:
+        for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
+            learn[b - (b - a) // 5 : b] = False
+    benign = learn & (corpus.label == 0)
+    if benign.sum() < _LEAST_ROWS:
+        raise CmdanaError(f"training: found {int(benign.sum())} benign connections, expected at least {_LEAST_ROWS}")
+    _ablate(corpus, recipe, schema)
+    how = learn_preparation(_rows(corpus.features, benign), corpus.state[benign]) if init is None else init.preparation
+    prepared = _prepare(corpus, how, recipe, schema)
+    network = _network(prepared, schema, recipe, init)
+    _fit(network, prepared, corpus, benign, recipe, progress)
+    mixture = fit_mixture(density_input(prepared)[benign], 16, recipe.seed)
+    trees = init.trees if init is not None else None
+    if recipe.trees and (corpus.label[learn] == 1).any():
+        progress("trees", 0.0)
+        trees = _fit_trees(corpus, learn, recipe)
+    draft = Checkpoint(
+        shape=network.shape,
+        network={k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
+        preparation=how,
+        mixture=mixture,
+        trees=trees,
+        classes=(),
+        strata={},
+        weights={},
+        fused=fit_tail(np.zeros(0)),
+        about={
+            "schema_digest": schema.digest,
+            "data_digest": corpus.digest,
+            "seed": str(recipe.seed),
+            "revision": _revision(),
+            "recipe": repr(recipe),
+            "name": name,
+            "connections": str(len(corpus)),
+            "recordings": str(len(corpus.bounds) - 1),
+        },
+    )
+    if held is not None:
+        _ablate(held, recipe, schema)
+        raw, stratum = components(draft, held, recipe, schema)
+        calm = held.label == 0
+    else:
+        raw, stratum = components(draft, corpus, recipe, schema)
+        calm = ~learn & (corpus.label == 0)
+        if calm.sum() < _LEAST_ROWS:
+            calm = corpus.label == 0
+    return calibrate(draft, raw, stratum, calm, recipe)
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    raw: dict[str, NDArray[np.float64]],
+    stratum: NDArray[np.int64],
+    calm: NDArray[np.bool_],
+    recipe: Recipe | None = None,
+) -> Checkpoint:
+    """The same detector, its p-values taken from these calm windows."""
+    recipe = recipe or Recipe()
+    wanted = [k for k in raw if k in recipe.components]
+    strata: dict[str, Strata] = {k: fit_strata(raw[k][calm], stratum[calm]) for k in wanted}
+    anomaly = [k for k in wanted if k != "attack"]
+    weights = {k: 1.0 / len(anomaly) for k in anomaly}
+    if "attack" in wanted:
+        weights["attack"] = recipe.attack_weight
+    out = replace(checkpoint, strata=strata, weights=weights)
+    p = {k: s.p_value(raw[k], stratum) for k, s in strata.items()}
+    names = list(weights)
+    evidence = np.where(np.isnan(x := np.stack([p[k] for k in names], axis=1)), 1.0, -np.log(x)) @ np.array(
+        [weights[k] for k in names]
+    )
+    return replace(out, fused=fit_tail(evidence[calm]))
+
+
+def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:
+    """Calibrate an existing detector on later calm traffic of a site."""
+    schema = load_schema()
+    corpus = gather(recordings, schema)
+    raw, stratum = components(checkpoint, corpus, Recipe(), schema)
+    return calibrate(checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.weights)))
+
+
+def components(
+    checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Uncalibrated components of every event of a corpus, each recording from an empty state."""
+    from cmdana_plugin.detector import Seen, stratum_of
+
+    detector = CrossModal(checkpoint, schema, hosts=64)
+    prepared = _prepare(corpus, checkpoint.preparation, recipe, schema)
+    with torch.inference_mode():
+        latents = detector._latents(prepared)
+        z, present = torch.from_numpy(latents), torch.from_numpy(prepared.present)
+        write, value, recent = detector.network.condense(z, present)
+        read = np.zeros((len(corpus), KINDS, MEMORY), np.float32)
+        rate = detector.network.rate()
+        for k in range(KINDS):
+            read[:, k] = _read_memory(
+                corpus.ids[:, k], corpus.ts, write[:, k], value[:, k], rate[k], None
+            )[0].numpy()
+        previous = _previous(corpus.ids[:, 0])
+        ring = np.where((previous >= 0)[:, :, None], recent.numpy()[previous], 0.0).astype(np.float32)
+        if recipe.shuffle_time:
+            other = np.random.default_rng(recipe.seed).permutation(len(corpus))
+            read, ring, previous = read[other], ring[other], previous[other]
+        seen = Seen(corpus.features, corpus.state, read, ring, (previous >= 0).sum(axis=1).astype(np.int32), stratum_of(corpus.features, schema))  # fmt: skip
+        out = detector._look(prepared, seen, latents, False)
+    return out.raw, seen.stratum
+
+
+# The network
+
+
+def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoint | None) -> Network:
+    if init is not None:
+        network = Network(init.shape)
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in init.network.items()})
+        return network
+    f = prepared.features
+    return Network(
+        Shape(
+            numeric=f.numeric.shape[1],
+            categorical=tuple(c.size for c in schema.categorical),
+            state=prepared.state.shape[1],
+            packet_width=f.packets.shape[1],
+            log_width=f.log_tokens.shape[1],
+            log_buckets=schema.log_buckets,
+            targets=(prepared.targets[0].shape[1], prepared.targets[1].shape[1], prepared.targets[2].shape[1]),
+            width=recipe.width,
+            static_gate=recipe.static_gate,
+            use_memory=recipe.use_memory,
+            cross=recipe.cross,
+        )
+    )
+
+
+def _fit(
+    network: Network, prepared: Prepared, corpus: Corpus, benign: NDArray[np.bool_], recipe: Recipe, progress: Progress
+) -> None:
+    rng = np.random.default_rng(recipe.seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
+    previous = _previous(corpus.ids[:, 0])
+    plan = _chunks(corpus.bounds, benign, rng)
+    total, step = recipe.epochs * len(plan), 0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15)
+    network.train()
+    for _ in range(recipe.epochs):
+        carry = _Carry(corpus.ids)
+        ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
+        for rows in _chunks(corpus.bounds, benign, rng):
+            loss = _loss(network, prepared, corpus, rows, benign, previous, carry, ring_store, recipe, rng)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            step += 1
+            if step < total:
+                schedule.step()
+            progress("network", step / total)
+    network.eval()
+
+
+def _chunks(bounds: NDArray[np.int64], useful: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Recordings in random order, each whole and in time order unless longer than a chunk; others left out."""
+    out, held, size = [], [], 0
+    for r in rng.permutation(len(bounds) - 1):
+        a, b = bounds[r], bounds[r + 1]
+        if not useful[a:b].any():
+            continue
+        for begin in range(a, b, _CHUNK):
+            rows = np.arange(begin, min(begin + _CHUNK, b))
+            held.append(rows)
+            size += len(rows)
+            if size >= _CHUNK:
+                out.append(np.concatenate(held))
+                held, size = [], 0
+    if held:
+        out.append(np.concatenate(held))
+    return out
+
+
+class _Carry:
+    """Learned memory at the end of the last chunk, by entity; detached."""
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        sizes = ids.max(axis=0) + 1
+        self.memory = [torch.zeros(int(n), MEMORY) for n in sizes]
+        self.at = [np.full(int(n), -1.0) for n in sizes]
+
+
+def _read_memory(
+    ids: NDArray[np.int64],
+    ts: NDArray[np.float64],
+    write: Tensor,
+    value: Tensor,
+    rate: Tensor,
+    carry: tuple[Tensor, NDArray[np.float64]] | None,
+) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Memory before each event, decayed to its time [n, MEMORY]; after each; and the order by entity.
+
+    The exact scan over all entities at once: events sorted by entity, then stream order.
+    """
+    order = np.argsort(ids, kind="stable")
+    entity, when = ids[order], ts[order]
+    first = np.ones(len(ids), np.bool_)
+    first[1:] = entity[1:] != entity[:-1]
+    before = np.concatenate([[0.0], _latest(when, first)[:-1]])
+    if carry is None:
+        start, begun = torch.zeros(len(ids), write.shape[1]), np.zeros(len(ids), np.bool_)
+        before[first] = when[first]
+    else:
+        memory, at = carry
+        begun = first & (at[entity] >= 0)
+        before[first] = np.where(at[entity[first]] >= 0, at[entity[first]], when[first])
+        start = memory[torch.from_numpy(entity)] * torch.from_numpy(begun)[:, None]
+    dt = torch.from_numpy(np.maximum(when - before, 0.0).astype(np.float32))
+    decay = torch.exp(-rate[None] * dt[:, None])
+    index = torch.from_numpy(order)
+    w, v = write[index], value[index]
+    head = torch.from_numpy(first)[:, None]
+    carried = torch.where(head, decay * start, torch.zeros_like(decay))
+    keep = torch.where(head, torch.zeros_like(decay), decay * (1.0 - w))
+    after = segmented_scan(keep, w * v + carried * (1.0 - w))
+    earlier = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
+    read = torch.where(head, carried, decay * earlier)
+    back = torch.empty_like(index)
+    back[index] = torch.arange(len(index))
+    return read[back], after, order
+
+
+@njit(cache=True)
+def _latest(when: NDArray[np.float64], first: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The greatest time so far within each segment: captures may jump back."""
+    out = when.copy()
+    for i in range(1, len(when)):
+        if not first[i] and out[i - 1] > out[i]:
+            out[i] = out[i - 1]
+    return out
+
+
+@njit(cache=True)
+def _previous(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the last `RING` events of the same entity, oldest first, -1 none: [n, RING]."""
+    last = np.full((ids.max() + 1, RING), -1, np.int64)
+    out = np.full((len(ids), RING), -1, np.int64)
+    for i in range(len(ids)):
+        row = last[ids[i]]
+        have = 0
+        for k in range(RING):
+            if row[k] >= 0:
+                out[i, have] = row[k]
+                have += 1
+        for k in range(RING - 1):
+            row[k] = row[k + 1]
+        row[RING - 1] = i
+    return out
+
+
+def _loss(
+    network: Network,
+    prepared: Prepared,
+    corpus: Corpus,
+    rows: NDArray[np.int64],
+    benign: NDArray[np.bool_],
+    previous: NDArray[np.int64],
+    carry: _Carry,
+    ring_store: NDArray[np.float32],
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> Tensor:
+    present = prepared.present[rows].copy()
+    z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width)
+    z = z.index_put(
+        (torch.arange(len(rows)), torch.tensor(CONNECTION)),
+        network.connection(torch.from_numpy(prepared.codes[rows]), torch.from_numpy(prepared.values[rows])),
+    )
+    local = np.full(len(corpus), -1, np.int64)
+    local[rows] = np.arange(len(rows))
+    f = prepared.features
+    if present[:, PACKET].any():
+        for chosen, length in groups(f.packet_start, rows, PACKET_LENGTHS):
+            x, mask = pad_packets(f, chosen, length, len(chosen))
+            z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(PACKET)), network.packets(x, mask))
+    if present[:, LOG].any():
+        for chosen, length in groups(f.log_start, rows, LOG_LENGTHS):
+            x, mask = pad_logs(f, chosen, length, len(chosen))
+            z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(LOG)), network.logs(x, mask))
+    there = torch.from_numpy(present)
+    z = z * there[:, :, None, None]
+    write, value, recent = network.condense(z, there)
+    rate = network.rate()
+    memory = []
+    for k in range(KINDS):
+        ids = corpus.ids[rows, k]
+        read, after, order = _read_memory(
+            ids, corpus.ts[rows], write[:, k], value[:, k], rate[k], (carry.memory[k], carry.at[k])
+        )
+        memory.append(read)
+        entity = ids[order]
+        last = np.flatnonzero(np.append(entity[1:] != entity[:-1], True))
+        carry.memory[k][torch.from_numpy(entity[last])] = after[torch.from_numpy(last)].detach()
+        np.maximum.at(carry.at[k], ids, corpus.ts[rows])
+    back = previous[rows]
+    inside = torch.from_numpy(np.where(back >= 0, local[back], -1))
+    stored = torch.from_numpy(ring_store[np.maximum(back, 0)])
+    ring = torch.where((inside >= 0)[:, :, None], recent[inside.clamp_min(0)], stored)
+    ring = ring * torch.from_numpy(back >= 0)[:, :, None]
+    ring_store[rows] = recent.detach().numpy()
+    past = Past(torch.stack(memory, dim=1), ring, torch.from_numpy((back >= 0).sum(axis=1)))
+    if recipe.shuffle_time:
+        other = torch.from_numpy(rng.permutation(len(rows)))
+        past = Past(past.memory[other], past.ring[other], past.ring_used[other])
+    s = network.recall(torch.from_numpy(prepared.state[rows]), torch.from_numpy(prepared.known[rows]), past)
+    # A modality that is late or lost must not surprise: sometimes one of them is taken away as a source.
+    dropped = there.clone()
+    lost = rng.random(len(rows)) < recipe.dropout
+    which = rng.integers(0, MODALITIES, len(rows))
+    for i in np.flatnonzero(lost & (present.sum(axis=1) > 1)):
+        dropped[i, which[i]] = False
+    told = network.foresee(z * dropped[:, :, None, None], s, dropped)
+    good = torch.from_numpy(benign[rows])
+    loss = torch.zeros(())
+    for m in range(MODALITIES):
+        loss = loss + _nll(told.logits[m], prepared.targets[m][rows], good & there[:, m])
+    loss = loss + 0.5 * _nll(told.ahead, prepared.targets[CONNECTION][rows], good)
+    seen = there & good[:, None]
+    if seen.any():
+        loss = loss + 0.5 * told.residual[seen].mean()
+        loss = loss + 0.1 * F.relu(0.5 - z[seen].std(dim=0)).mean()
+    loss = loss + 0.1 * _pairs(z, there & good[:, None])
+    floor = -(told.gate.clamp_min(1e-9).log() * told.gate).sum(dim=1)
+    return loss + 0.01 * F.relu(0.5 - floor).mean()
+
+
+def _nll(logits: Tensor, targets: NDArray[np.int64], rows: Tensor) -> Tensor:
+    wanted = torch.from_numpy(targets)
+    asked = (wanted >= 0) & rows[:, None]
+    if not asked.any():
+        return torch.zeros(())
+    return F.cross_entropy(logits[asked], wanted[asked])
+
+
+def _pairs(z: Tensor, there: Tensor) -> Tensor:
+    """InfoNCE: the packets and the connection of one event belong together, and so do logs and connection."""
+    loss = torch.zeros(())
+    for m in (PACKET, LOG):
+        rows = torch.nonzero(there[:, m] & there[:, CONNECTION])[:256, 0]
+        if len(rows) < 8:
+            continue
+        a = F.normalize(z[rows, m].mean(dim=1), dim=1)
+        b = F.normalize(z[rows, CONNECTION].mean(dim=1), dim=1)
+        loss = loss + F.cross_entropy(a @ b.T / 0.1, torch.arange(len(rows)))
+    return loss
+
+
+# The trees
+
+
+def _fit_trees(corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe) -> Trees:
+    rows = learn & (corpus.label >= 0)
+    return fit_trees(
+        tabulate(corpus.features, corpus.state)[rows],
+        corpus.label[rows] == 1,
+        balance(corpus, rows)[rows],
+        recipe.seed * 1000,
+    )
+
+
+def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights [n]: both classes alike; within a class a group counts by the root of its size.
+
+    Groups are families among the malicious and recordings' collections among the benign, so that neither a flood
+    of one kind nor one chatty device drowns the rest. From the given rows only, never from what is judged.
+    """
+    group = np.array([f or "" for f in corpus.family], dtype=object)
+    owner = np.repeat(np.array([n.split("/")[0] for n in corpus.names], dtype=object), np.diff(corpus.bounds))
+    group = np.where(corpus.label == 1, group, owner)
+    weight = np.zeros(len(corpus))
+    for label in (0, 1):
+        mine = rows & (corpus.label == label)
+        for g in set(group[mine]):
+            same = mine & (group == g)
+            weight[same] = 1.0 / np.sqrt(same.sum())
+        if mine.any():
+            weight[mine] *= 0.5 * rows.sum() / weight[mine].sum()
+    return weight
+
+
+# Small things
+
+
+def _entities(keys: Keys) -> NDArray[np.int64]:
+    return np.stack([np.unique(keys.entity(k), return_inverse=True)[1] for k in range(KINDS)], axis=1).astype(np.int64)
+
+
+def _prepare(corpus: Corpus, how: Preparation, recipe: Recipe, schema: Schema) -> Prepared:
+    prepared = prepare(corpus.features, corpus.state, how, schema)
+    for m, used in enumerate(recipe.modalities):
+        if not used:
+            prepared.present[:, m] = False
+    return prepared
+
+
+def _ablate(corpus: Corpus, recipe: Recipe, schema: Schema) -> None:
+    """Apply the controls to a corpus in place."""
+    rng = np.random.default_rng(recipe.seed + 1)
+    if not recipe.use_counts:
+        corpus.state[:] = np.nan
+    if recipe.shuffle_time:
+        corpus.state = corpus.state[rng.permutation(len(corpus))]
+    if recipe.shuffle_pairing:
+        from cmdana_plugin.detector import stratum_of
+        from feature_extractors.encode import take_features
+
+        stratum = stratum_of(corpus.features, schema)
+        other = np.arange(len(corpus))
+        for code in np.unique(stratum):
+            same = np.flatnonzero(stratum == code)
+            other[same] = rng.permutation(same)
+        swapped = take_features(corpus.features, other)
+        corpus.features = replace(swapped, numeric=corpus.features.numeric, categorical=corpus.features.categorical)
+
+
+def _rows(features: Features, chosen: NDArray[np.bool_]) -> Features:
+    from feature_extractors.encode import take_features
+
+    return take_features(features, np.flatnonzero(chosen))
+
+
+def _revision() -> str:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

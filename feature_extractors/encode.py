@@ -1,0 +1,518 @@
+"""Observations as numbers in schema order: `encode(windows, schema) -> Features`, vectorised, the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from feature_extractors.observations import PROTO_NAMES, Connections, LogEntry, LogValue, Packets, Windows
+from feature_extractors.schema import Categorical, Schema
+
+TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
+MAX_TEXT: Final = 256  # characters of a log value that are looked at
+FIRST_SIZES: Final = 8  # packets whose size and gap stand in `Features.first_packets`
+
+_NAME, _TEXT, _ENUM, _NUMBER, _COUNT = range(5)
+_KINDS: Final = {"name": _NAME, "text": _TEXT, "enum": _ENUM, "number": _NUMBER, "count": _COUNT}
+_HASHED_VALUES: Final = 30  # codes of a hashed summary column: 1..30
+# The name by which a connection's peer was asked for, first found wins.
+_PEER_NAMES: Final = {("dns", "query"), ("ssl", "server_name"), ("http", "host")}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`n` windows as numbers. Unset is NaN in numbers and 0 in codes; rows as in the windows.
+
+    Row i owns packets [packet_start[i], packet_start[i+1]) and likewise log tokens.
+    """
+
+    numeric: NDArray[np.float32]  # [n, len(schema.numeric)] scaled as the schema says
+    categorical: NDArray[np.int16]  # [n, len(schema.categorical)] codes
+    packets: NDArray[np.float32]  # [P, 4] direction -1/1, log length / 8, log gap / 8, index / first
+    packet_start: NDArray[np.int64]  # [n + 1]
+    first_packets: NDArray[np.float32]  # [n, 2 * FIRST_SIZES] log lengths signed by direction, then log gaps
+    log_tokens: NDArray[np.int16]  # [L, TOKEN_WIDTH] buckets 1..schema.log_buckets-1, 0 none
+    log_start: NDArray[np.int64]  # [n + 1]
+    log_summary: NDArray[np.float32]  # [n, len(schema.summary)] largest magnitude, first hashed value
+    name: NDArray[np.uint64]  # [n] hash of the name of the peer, 0 where none is known
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+
+def take_features(features: Features, rows: NDArray[np.int64]) -> Features:
+    """The given rows, in the given order."""
+    packet_rows, packet_start = _ragged_rows(features.packet_start, rows)
+    log_rows, log_start = _ragged_rows(features.log_start, rows)
+    ragged = {"packets": features.packets[packet_rows], "log_tokens": features.log_tokens[log_rows]}
+    starts = {"packet_start": packet_start, "log_start": log_start}
+    plain = {
+        f.name: getattr(features, f.name)[rows] for f in fields(Features) if f.name not in (ragged | starts)
+    }
+    return Features(**plain, **ragged, **starts)
+
+
+def concat_features(parts: Sequence[Features]) -> Features:
+    """The parts joined end to end. Raises `ValueError` where there is none."""
+    if not parts:
+        raise ValueError("concat_features needs at least one part")
+    columns = {}
+    for f in fields(Features):
+        arrays = [getattr(p, f.name) for p in parts]
+        if f.name in ("packet_start", "log_start"):
+            offsets = np.cumsum([0] + [int(a[-1]) for a in arrays])
+            columns[f.name] = np.concatenate(
+                [[0]] + [a[1:] + o for a, o in zip(arrays, offsets, strict=False)]
+            )
+        else:
+            columns[f.name] = np.concatenate(arrays)
+    return Features(**columns)
+
+
+def encode(windows: Windows, schema: Schema) -> Features:
+    """The windows in the schema's terms. Deterministic; a row depends on its own window only."""
+    c = windows.connections
+    packets, packet_start, first = _packets(windows.packets, windows.packet_start, schema.first_packets)
+    tokens, log_start, summary, name = _logs(windows.logs, windows.log_start, schema)
+    return Features(
+        numeric=_numeric(c, schema),
+        categorical=np.stack([_CODES[f.name](c, f) for f in schema.categorical], axis=1).astype(np.int16),
+        packets=packets,
+        packet_start=packet_start,
+        first_packets=first,
+        log_tokens=tokens,
+        log_start=log_start,
+        log_summary=summary,
+        name=name,
+    )
+
+
+# Connections
+
+
+def _unset(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    out = values.astype(np.float64)
+    out[values < 0] = np.nan
+    return out
+
+
+def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> NDArray[np.float64]:
+    whole = part + rest
+    out: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return out
+
+
+def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    out: NDArray[np.float64] = np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0)
+    return out
+
+
+def _numeric(c: Connections, schema: Schema) -> NDArray[np.float32]:
+    orig, resp = _unset(c.orig_bytes), _unset(c.resp_bytes)
+    orig_pkts, resp_pkts = _unset(c.orig_pkts), _unset(c.resp_pkts)
+    orig_ip, resp_ip = _unset(c.orig_ip_bytes), _unset(c.resp_ip_bytes)
+    payload = np.nan_to_num(orig) + np.nan_to_num(resp)
+    # A rate over less than a millisecond says more about the clock than about the traffic.
+    lasted = np.maximum(c.duration, 1e-3)
+    columns = {
+        "duration": c.duration,
+        "orig_bytes": orig,
+        "resp_bytes": resp,
+        "orig_pkts": orig_pkts,
+        "resp_pkts": resp_pkts,
+        "orig_packet_size": _ratio(orig_ip, orig_pkts),
+        "resp_packet_size": _ratio(resp_ip, resp_pkts),
+        "missed_bytes": _unset(c.missed_bytes),
+        "byte_rate": payload / lasted,
+        "packet_rate": (orig_pkts + resp_pkts) / lasted,
+        "byte_balance": _share(np.nan_to_num(orig), np.nan_to_num(resp)),
+        "packet_balance": _share(orig_pkts, resp_pkts),
+        "history_length": np.char.str_len(c.history).astype(np.float64),
+        "payload_share": np.minimum(_ratio(payload, orig_ip + resp_ip), 1.0),
+    }
+    out = np.empty((len(c), len(schema.numeric)), np.float32)
+    for j, field in enumerate(schema.numeric):
+        x = columns[field.name]
+        if field.name == "duration":
+            out[:, j] = np.log1p(np.maximum(x, 0.0) * 1e3)  # milliseconds, so that short ones differ
+        else:
+            out[:, j] = np.log1p(np.maximum(x, 0.0)) if field.scale == "log" else x
+    return out
+
+
+def _listed(values: Sequence[str], codes: Categorical) -> NDArray[np.int64]:
+    code = {v: i + 2 for i, v in enumerate(codes.values)} | {"": 0}
+    return np.array([code.get(v, 1) for v in values], np.int64)
+
+
+def _proto(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    table = np.ones(256, np.int64)
+    for number, word in PROTO_NAMES.items():
+        table[number] = f.values.index(word) + 2
+    return table[c.ip_proto]
+
+
+def _service(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    """The listed service that the schema names first, where several were found on one connection."""
+    order = {v: i + 2 for i, v in enumerate(f.values)}
+    codes = {
+        s: 0 if not s else min((order[p] for p in s.split(",") if p in order), default=1)
+        for s in set(c.service)
+    }
+    return np.fromiter((codes[s] for s in c.service), np.int64, len(c))
+
+
+def _resp_port(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    """Well-known ports by name; 0 any other (an icmp code is no port)."""
+    table = np.zeros(65536, np.int64)
+    table[:1024] = 1
+    for i, port in enumerate(f.values):
+        table[int(port)] = i + 2
+    return np.where(_is_icmp(c), 0, table[c.resp_p])
+
+
+def _orig_port(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    return np.where(_is_icmp(c), 0, 2 + np.searchsorted([1024, 49152], c.orig_p, side="right"))
+
+
+def _is_icmp(c: Connections) -> NDArray[np.bool_]:
+    return (c.ip_proto == 1) | (c.ip_proto == 58)
+
+
+def _icmp_type(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    table = np.ones(65536, np.int64)
+    for i, kind in enumerate(f.values):
+        table[int(kind)] = i + 2
+    return np.where(_is_icmp(c), table[c.orig_p], 0)
+
+
+def _ip_version(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    return np.where(_is_ipv4(c.orig_h), 2, 3)
+
+
+def _is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
+    return mapped
+
+
+def _scope(address: NDArray[np.uint8], f: Categorical) -> NDArray[np.int64]:
+    """RFC 6890 in broad strokes: what kind of address it is, never which."""
+    four = _is_ipv4(address)
+    a, b, last = address[:, 12], address[:, 13], address[:, 15]
+    first, second = address[:, 0], address[:, 1]
+    nil6 = (address[:, :15] == 0).all(axis=1)
+    tests = [
+        ("unspecified", (four & (a == 0)) | (nil6 & (last == 0))),
+        ("loopback", (four & (a == 127)) | (nil6 & (last == 1))),
+        ("broadcast", four & (address[:, 12:] == 255).all(axis=1)),
+        ("multicast", (four & (a >= 224) & (a < 240)) | (~four & (first == 255))),
+        ("link-local", (four & (a == 169) & (b == 254)) | (~four & (first == 254) & (second & 0xC0 == 0x80))),
+        (
+            "private",
+            (four & ((a == 10) | ((a == 172) & (b & 0xF0 == 16)) | ((a == 192) & (b == 168))))
+            | (~four & (first & 0xFE == 0xFC)),
+        ),
+    ]
+    return np.select(
+        [t for _, t in tests], [f.values.index(w) + 2 for w, _ in tests], f.values.index("global") + 2
+    )
+
+
+def _history(side: int) -> Callable[[Connections, Categorical], NDArray[np.int64]]:
+    def codes(c: Connections, f: Categorical) -> NDArray[np.int64]:
+        width = c.history.dtype.itemsize
+        letters = np.ascontiguousarray(c.history).view(np.uint8).reshape(len(c), width)
+        return _history_codes(letters, side, f.hashed)
+
+    return codes
+
+
+@njit(cache=True)
+def _history_codes(letters: NDArray[np.uint8], side: int, buckets: int) -> NDArray[np.int64]:
+    """A hash of the first three letters of one side: upper case the originator (0), lower case the responder (1)."""
+    n, width = letters.shape
+    out = np.zeros(n, np.int64)
+    for i in range(n):
+        code, seen = 0, 0
+        for j in range(width):
+            x = letters[i, j]
+            if (side == 0 and 65 <= x <= 90) or (side == 1 and 97 <= x <= 122):
+                code = code * 31 + int(x)
+                seen += 1
+                if seen == 3:
+                    break
+        if seen:
+            out[i] = 2 + code % buckets
+    return out
+
+
+_CODES: Final[dict[str, Callable[[Connections, Categorical], NDArray[np.int64]]]] = {
+    "proto": _proto,
+    "conn_state": lambda c, f: np.where(c.conn_state < 0, 0, c.conn_state + 2),
+    "service": _service,
+    "resp_port": _resp_port,
+    "orig_port": _orig_port,
+    "orig_scope": lambda c, f: _scope(c.orig_h, f),
+    "resp_scope": lambda c, f: _scope(c.resp_h, f),
+    "ip_version": _ip_version,
+    "icmp_type": _icmp_type,
+    "history_orig": _history(0),
+    "history_resp": _history(1),
+}
+
+
+# Packets
+
+
+def _packets(
+    p: Packets, start: NDArray[np.int64], first: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    kept = np.minimum(np.diff(start), first)
+    new = np.zeros(len(start), np.int64)
+    np.cumsum(kept, out=new[1:])
+    tokens = np.empty((int(new[-1]), 4), np.float32)
+    sizes = np.full((len(kept), 2 * FIRST_SIZES), np.nan, np.float32)
+    _fill_packets(p.ts, p.is_orig, p.ip_length, start, new, first, tokens, sizes)
+    return tokens, new, sizes
+
+
+@njit(cache=True)
+def _fill_packets(
+    ts: NDArray[np.float64],
+    is_orig: NDArray[np.bool_],
+    length: NDArray[np.int32],
+    start: NDArray[np.int64],
+    new: NDArray[np.int64],
+    first: int,
+    tokens: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+) -> None:
+    for i in range(len(start) - 1):
+        for k in range(new[i + 1] - new[i]):
+            j = start[i] + k
+            way = 1.0 if is_orig[j] else -1.0
+            size = np.log1p(max(float(length[j]), 0.0))
+            gap = np.log1p(max(ts[j] - ts[j - 1], 0.0) * 1e3) if k else 0.0
+            out = new[i] + k
+            tokens[out, 0] = way
+            tokens[out, 1] = size / 8.0
+            tokens[out, 2] = gap / 8.0
+            tokens[out, 3] = k / first
+            if k < FIRST_SIZES:
+                sizes[i, k] = way * size
+                sizes[i, FIRST_SIZES + k] = gap
+
+
+# Logs
+
+
+def _text(value: LogValue) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return value[:MAX_TEXT] if isinstance(value, str) else str(value)[:MAX_TEXT]
+
+
+def _number(value: LogValue) -> float:
+    """The value as a magnitude; NaN where it is none. A list counts by its largest."""
+    if isinstance(value, list):
+        return max((_number(v) for v in value), default=float("nan"))
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def _logs(
+    logs: Sequence[LogEntry], start: NDArray[np.int64], schema: Schema
+) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.float32], NDArray[np.uint64]]:
+    streams: dict[str, list[tuple[str, int, int, bool]]] = {}
+    for number, f in enumerate(schema.log_fields):
+        streams.setdefault(f.stream, []).append(
+            (f.name, number, _KINDS[f.kind], (f.stream, f.name) in _PEER_NAMES)
+        )
+    n = len(start) - 1
+    texts: list[str] = []
+    numbers: list[float] = []
+    which: list[int] = []
+    entry_of: list[int] = []
+    named: list[int] = []
+    for i, entry in enumerate(logs):
+        wanted = streams.get(entry.stream)
+        if wanted is None:
+            continue
+        get = entry.fields.get
+        for name, number, kind, is_peer in wanted:
+            value = get(name)
+            if value is None:
+                continue
+            if kind <= _ENUM:
+                texts.append(value[:MAX_TEXT] if type(value) is str else _text(value))
+                numbers.append(0.0)
+            else:
+                texts.append("")
+                if kind == _NUMBER:
+                    numbers.append(_number(value))
+                else:
+                    numbers.append(float(len(value)) if isinstance(value, list | str) else _number(value))
+            which.append(number)
+            entry_of.append(i)
+            named.append(is_peer)
+    summary = np.full((n, len(schema.summary)), np.nan, np.float32)
+    names = np.zeros(n, np.uint64)
+    if not texts:
+        return np.zeros((0, TOKEN_WIDTH), np.int16), np.zeros(n + 1, np.int64), summary, names
+    raw = "\0".join(texts).encode("utf-8", "surrogatepass")
+    if raw.count(0) != len(texts) - 1:  # a value that holds our separator
+        raw = "\0".join(t.replace("\0", "\1") for t in texts).encode("utf-8", "surrogatepass")
+    buffer = np.frombuffer(raw, np.uint8)
+    ends = np.concatenate([np.flatnonzero(buffer == 0), [len(buffer)]])
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    row = np.searchsorted(start, np.array(entry_of, np.int64), side="right") - 1
+    tokens, counts = _fill_tokens(
+        buffer,
+        begins,
+        ends,
+        np.array(numbers),
+        np.array(which, np.int64),
+        np.array(named, np.bool_),
+        np.array([_KINDS[f.kind] for f in schema.log_fields], np.int64),
+        np.array([f.column for f in schema.log_fields], np.int64),
+        row,
+        schema.log_tokens,
+        schema.log_buckets,
+        summary,
+        names,
+    )
+    log_start = np.zeros(n + 1, np.int64)
+    np.cumsum(counts, out=log_start[1:])
+    return tokens, log_start, summary, names
+
+
+@njit(cache=True)
+def _mix(x: int) -> np.uint64:
+    h = np.uint64(x)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+@njit(cache=True)
+def _hash_bytes(buffer: NDArray[np.uint8], begin: int, end: int) -> np.uint64:
+    """FNV-1a over lower-cased ASCII, so that 0x20 tricks in names change nothing."""
+    h = np.uint64(0xCBF29CE484222325)
+    for i in range(begin, end):
+        x = buffer[i]
+        if 65 <= x <= 90:
+            x = np.uint8(x + 32)
+        h = (h ^ np.uint64(x)) * np.uint64(0x100000001B3)
+    return h
+
+
+@njit(cache=True)
+def _bucket(field: int, slot: int, code: np.uint64, buckets: int) -> int:
+    h = _mix(code * np.uint64(1024) + np.uint64(field * 8 + slot) + np.uint64(0x9E3779B97F4A7C15))
+    return 1 + int(h % np.uint64(buckets - 1))
+
+
+@njit(cache=True)
+def _fill_tokens(
+    buffer: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    numbers: NDArray[np.float64],
+    which: NDArray[np.int64],
+    named: NDArray[np.bool_],
+    kinds: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    row: NDArray[np.int64],
+    per_row: int,
+    buckets: int,
+    summary: NDArray[np.float32],
+    names: NDArray[np.uint64],
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    counts = np.zeros(len(summary), np.int64)
+    tokens = np.zeros((len(which), TOKEN_WIDTH), np.int16)
+    seen = np.zeros(256, np.int64)
+    used = 0
+    for t in range(len(which)):
+        i, field = row[t], which[t]
+        kind, column = kinds[field], columns[field]
+        begin, end = begins[t], ends[t]
+        keep = counts[i] < per_row
+        if keep:
+            counts[i] += 1
+            tokens[used, 0] = _bucket(field, 0, np.uint64(0), buckets)
+        if kind >= _NUMBER:
+            x = numbers[t]
+            if x == x:
+                size = (
+                    np.log1p(min(max(x, 0.0), 1e18))
+                    if kind == _COUNT
+                    else np.log1p(min(max(x, 0.0), 1e15) * 1e3)
+                )
+                if not summary[i, column] >= size:
+                    summary[i, column] = size
+                if keep:
+                    tokens[used, 1] = _bucket(field, 1, np.uint64(int(size * 2.0)), buckets)
+        elif kind == _ENUM:
+            h = _hash_bytes(buffer, begin, end)
+            if summary[i, column] != summary[i, column]:
+                summary[i, column] = 1 + int(_mix(h) % np.uint64(_HASHED_VALUES))
+            if keep:
+                tokens[used, 1] = _bucket(field, 1, h, buckets)
+        else:
+            n = end - begin
+            digits = others = 0
+            for j in range(begin, end):
+                x = buffer[j]
+                seen[x] += 1
+                if 48 <= x <= 57:
+                    digits += 1
+                elif not (65 <= x <= 90 or 97 <= x <= 122):
+                    others += 1
+            entropy = 0.0
+            for j in range(begin, end):
+                x = buffer[j]
+                if seen[x]:
+                    p = seen[x] / n
+                    entropy -= p * np.log2(p)
+                    seen[x] = 0
+            size = np.log1p(float(n))
+            share = digits / n if n else 0.0
+            for k, value in enumerate((size, entropy, share)):
+                if not summary[i, column + k] >= value:
+                    summary[i, column + k] = value
+            if named[t] and n and names[i] == 0:
+                names[i] = _mix(_hash_bytes(buffer, begin, end)) | np.uint64(1)
+            if keep:
+                tail = end
+                if kind == _NAME:
+                    while tail > begin and buffer[tail - 1] != 46:
+                        tail -= 1
+                else:
+                    tail = max(begin, end - 3)
+                tokens[used, 2] = _bucket(field, 2, np.uint64(int(size * 3.0)), buckets)
+                tokens[used, 3] = _bucket(field, 3, np.uint64(int(entropy * 2.0)), buckets)
+                tokens[used, 4] = _bucket(field, 4, np.uint64(int(share * 7.99)), buckets)
+                tokens[used, 5] = _bucket(
+                    field, 5, np.uint64(int((others / n if n else 0.0) * 7.99)), buckets
+                )
+                tokens[used, 6] = _bucket(field, 6, _hash_bytes(buffer, tail, end), buckets)
+                tokens[used, 7] = _bucket(field, 7, _hash_bytes(buffer, begin, min(begin + 3, end)), buckets)
+        if keep:
+            used += 1
+    return tokens[:used].copy(), counts
+
+
+def _ragged_rows(
+    start: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    lengths = start[rows + 1] - start[rows]
+    new = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=new[1:])
+    return np.arange(new[-1]) - np.repeat(new[:-1] - start[rows], lengths), new
