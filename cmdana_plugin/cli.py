@@ -151,6 +151,49 @@ def train(
 
 
 @app.command()
+def calibrate(
+    sources: Annotated[
+        list[str], typer.Argument(help="Captures or folders of Zeek logs of later, calm traffic.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
+    alerts_per_day: Annotated[
+        float | None, typer.Option(min=0, help="The budget; without it [verdict] alerts_per_day.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="labels.csv, so that what is malicious is left out.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a model's p-values from traffic that it has not learned from, and say what the budget needs in plugin.toml.
+
+    What is normal stays as it was learned; only how rare a score is, is measured anew.
+    """
+    settings = configuration.load(config)
+    _refuse_to_overwrite(out, force)
+    from cmdana_plugin import learn, show
+
+    path = model or (Path(settings.model.path) if settings.model.path else None)
+    with show.steps(quiet=as_json) as progress:
+        done = learn.calibrate(sources, path, out, settings, labels=labels, progress=progress)
+    budget = alerts_per_day or settings.verdict.alerts_per_day
+    # Hours of several recordings add up, so that this is a mean; less than an hour says little about a day.
+    per_day = round(done.connections / max(done.hours, 1.0) * 24)
+    if as_json:
+        print(json.dumps({**done.object(), "alerts_per_day": budget, "connections_per_day": per_day}))
+        return
+    print(
+        f"calibrated on {done.connections:,} connections over {done.hours:.1f} hours; for the budget, put into "
+        f'plugin.toml:\n\n[model]\npath = "{out}"\n\n[verdict]\nalerts_per_day = {budget:.1f}\n'
+        f"connections_per_day = {max(per_day, 1)}"
+    )
+    for warning in done.warnings():
+        print(f"beware: {warning}", file=sys.stderr)
+
+
+@app.command()
 def alerts(
     logs: Annotated[
         list[Path] | None, typer.Argument(help="notice.log files or folders; default: here.")
