@@ -1,0 +1,133 @@
+"""`cmdana alerts`: the notices of any Zeek log as a table, filtered, and followed while they come."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import madeup
+import pytest
+
+from cmdana_plugin import alerts
+from cmdana_plugin.alerts import Filter, notice_logs, show_alerts, tail
+from cmdana_plugin.logs import NOTICE, LogWriter, notice_row
+from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, Notice
+from cmdana_plugin.zeeklog import Field
+from feature_extractors.errors import CmdanaError, RecordError
+
+ONE = Notice(
+    ts=madeup.START, note=ANOMALOUS_CONNECTION, msg="10.0.0.5 -> 192.0.2.1 ssl is unlike (score 0.600, threshold 0.5)",
+    sub="why", identifier="i", uid="C1", orig_h="10.0.0.5", resp_h="192.0.2.1", src="10.0.0.5", dst="192.0.2.1",
+)  # fmt: skip
+HOST = Notice(
+    ts=madeup.START + 60, note=ANOMALOUS_HOST, msg="2001:db8::5 is behind 3 odd connections", sub="", identifier="i",
+    uid="C2", src="2001:db8::5", n=3,
+)  # fmt: skip
+
+
+def write(path: Path, *notices: Notice, fmt: str = "tsv") -> Path:
+    log = LogWriter(path.parent, replace(NOTICE, path=path.name.removesuffix(".log")), fmt)  # type: ignore[arg-type]
+    log.write(map(notice_row, notices), madeup.START)
+    log.close()
+    return path
+
+
+def wanted(**words: str | float | None) -> Filter:
+    return Filter.parse(**{"host": None, "note": None, "since": None, "until": None, **words})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "uids"),
+    [
+        ({}, ["C1", "C2"]),
+        ({"host": "10.0.0.0/8"}, ["C1"]),
+        ({"host": "2001:db8::/32"}, ["C2"]),
+        ({"host": "192.0.2.1"}, ["C1"]),
+        ({"host": "172.16.0.1"}, []),
+        ({"note": "Anomalous_Host"}, ["C2"]),
+        ({"note": "CMDANA::Anomalous_Connection"}, ["C1"]),
+        ({"since": "2025-11-22T00:00:30"}, ["C2"]),
+        ({"until": "2025-11-22T00:00:30Z"}, ["C1"]),
+        ({"since": "2025-11-22T01:00:30+01:00"}, ["C2"]),
+        ({"min_score": 0.7}, ["C2"]),  # an incident has no score of its own
+    ],
+)
+@pytest.mark.parametrize("fmt", ["tsv", "json"])
+def test_filters_let_through_what_they_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: dict[str, str], uids: list[str], fmt: str
+) -> None:
+    write(tmp_path / "notice.log", HOST, ONE, fmt=fmt)
+    show_alerts([tmp_path], wanted(**words), follow=False, as_json=True)
+    assert [json.loads(line)["uid"] for line in capsys.readouterr().out.splitlines()] == uids
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"host": "printer"}, "--host: found 'printer'; expected an address or a network"),
+        ({"note": "Odd"}, "--type: found 'Odd'; expected one of Anomalous_Connection"),
+        ({"since": "yesterday"}, "--since: found 'yesterday'; expected a time such as"),
+    ],
+)
+def test_a_wrong_filter_is_named(words: dict[str, str], message: str) -> None:
+    with pytest.raises(CmdanaError) as error:
+        wanted(**words)
+    assert str(error.value).startswith(message)
+
+
+def test_other_notices_broken_lines_and_names_of_attackers_do_no_harm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(
+        tmp_path / "notice.log", replace(ONE, note="SSH::Password_Guessing"), replace(ONE, sub=madeup.HOSTILE),
+        replace(ONE, msg="(score x", src="no address", dst=None),
+    )  # fmt: skip
+    with path.open("a") as log:
+        log.write("broken\n")
+    show_alerts([path], wanted(host="10.0.0.0/8", min_score=0.5), follow=False, as_json=False)
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out
+    assert "\u202e" not in said.out
+    assert "Password_Guessing" not in said.out
+    assert "passed over 1 lines: fields do not match the header" in said.err
+
+
+def test_rotated_notices_come_first_and_a_folder_without_any_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no notice\.log there"):
+        notice_logs([tmp_path])
+    write(tmp_path / "notice.log", ONE)
+    write(tmp_path / "notice.2025-11-21-00-00-00.log", HOST)
+    write(tmp_path / "notice_alarm.log", ONE)
+    assert [f.name for f in notice_logs([tmp_path])] == ["notice.2025-11-21-00-00-00.log", "notice.log"]
+
+
+def test_following_gives_what_is_written_later_through_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "_POLL", 0.01)
+    path = write(tmp_path / "notice.log", ONE, fmt="json")
+    came: list[Mapping[str, Field]] = []
+    opened, first, done = threading.Event(), threading.Event(), threading.Event()
+
+    def follow() -> None:
+        rows = tail(path)
+        opened.set()
+        for row in rows:
+            came.append(row)
+            first.set()
+            if len(came) == 2:
+                done.set()
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    opened.wait(30)
+    while not first.wait(0.05):  # the follower reads from where it opened the file, whenever that was
+        with path.open("a") as log:
+            log.write(json.dumps({"ts": 1.0, "note": ANOMALOUS_HOST, "uid": "C8"}) + "\n")
+    path.rename(tmp_path / "notice.2025-11-22-00-00-00.log")
+    path.write_text(json.dumps({"ts": 2.0, "note": ANOMALOUS_HOST, "uid": "C9"}) + "\n")
+    assert done.wait(60)
+    assert came[0]["uid"] == "C8"
+    assert came[1]["uid"] in ("C8", "C9")
