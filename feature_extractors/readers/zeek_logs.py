@@ -176,7 +176,7 @@ class _LogFile:
         json_checked = False
         for line, whole in _lines(self._open(), self._counts):
             if line.startswith(b"#"):
-                parse = self._header_line(line.decode("utf-8", "backslashreplace"), header, parse)
+                parse = self._header_line(_text(line), header, parse)
                 continue
             if not line.strip():
                 continue
@@ -184,16 +184,18 @@ class _LogFile:
             if not whole and not (is_json and line.endswith(b"}")):
                 self._counts.add("half_written_line")
                 continue
-            text = line.decode("utf-8", "backslashreplace")
+            if not is_json and parse is None and not json_checked:
+                raise RecordError(
+                    f"{self.path} is no Zeek log: found {line[:40].decode('utf-8', 'backslashreplace')!r}, expected a"
+                    " #fields line or a JSON object"
+                )
             try:
                 if is_json:
-                    record = json.loads(text)
+                    record = json.loads(_json_text(line))
                 elif parse is not None:
-                    record = parse(text)
+                    record = parse(_text(line))
                 else:
-                    raise RecordError(
-                        f"{self.path} is no Zeek log: found {text[:40]!r}, expected a #fields line or a JSON object"
-                    )
+                    raise ValueError("neither JSON nor under a header")
             except (ValueError, RecursionError):
                 self._counts.add("bad_record")
                 continue
@@ -297,6 +299,22 @@ def _merged(files: Iterable[_LogFile]) -> Iterator[tuple[float, str, Record]]:
 
 
 # Values
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "backslashreplace")
+
+
+def _json_text(line: bytes) -> str:
+    """The line with bytes that are not UTF-8 escaped, and the escapes escaped as JSON asks."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return re.sub(
+            r"[\udc80-\udcff]",
+            lambda m: f"\\\\x{ord(m[0]) - 0xDC00:02x}",
+            line.decode("utf-8", "surrogateescape"),
+        )
 
 
 def _time(value: LogValue) -> float | None:
