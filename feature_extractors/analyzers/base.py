@@ -114,7 +114,8 @@ class Session:
         except ParseError as error:
             self.counts.add(f"{analyzer.service}_{error}")
             analyzer.stop()
-            if not (self.partial or self.had_gap) and self.size <= IGNORE_VIOLATIONS_AFTER:
+            keeps = analyzer.forgiven or self.partial or self.had_gap or self.size > IGNORE_VIOLATIONS_AFTER
+            if not keeps:
                 self.services.pop(analyzer.service, None)
 
     def take(self) -> list[tuple[str, float, Fields]]:
@@ -128,6 +129,7 @@ class Analyzer:
 
     service: ClassVar[str]  # the name of Zeek's analyzer in lower case, as conn.log's `service` has it
     needs_start: ClassVar[bool] = False  # refuses TCP connections whose beginning was missed, as Zeek's does
+    forgiven: ClassVar[bool] = False  # keeps its service whatever comes later (DPD::ignore_violations)
     done: bool = False  # nothing more is wanted
 
     def __init__(self, session: Session) -> None:

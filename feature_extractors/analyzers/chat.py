@@ -35,8 +35,6 @@ class Irc(LineProtocol):
         self._confirmed = False
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
-        if self.session.partial:
-            return
         line = line.strip(b" ")
         if line[:1] == b"@":
             line = line.partition(b" ")[2].lstrip(b" ")

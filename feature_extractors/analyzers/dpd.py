@@ -157,11 +157,8 @@ def udp_signatures(datagram: bytes) -> list[str]:
         found.append("dtls")
     elif first == 0xFF and 1132 <= len(datagram) <= 1232 and _RDPEUDP(datagram):
         found.append("rdpeudp")
-    elif first == 5:
-        if _DCE_RPC(datagram):
-            found.append("dce_rpc")
-        if datagram[1:2] == b"\x64":
-            found.append("dnp3_udp")
+    elif datagram.startswith(b"\x05\x64"):
+        found.append("dnp3_udp")
     elif first in b"\x6a\x6b\x6c\x6d\x7e" and (_KRB_REQUEST(datagram) or _KRB_REPLY(datagram)):
         found.append("krb")
     if datagram.find(b"MQ", 4, 9) >= 4:

@@ -264,10 +264,10 @@ class Pop3(LineProtocol):
                 self.session.confirm(self.service)
             if command == b"STLS":
                 self._start_tls()
-            self._multiline = command in (b"CAPA", b"LIST", b"RETR", b"UIDL", b"TOP", b"AUTH")
+            self._multiline = command in (b"CAPA", b"LIST", b"RETR", b"UIDL", b"TOP")
         elif word not in (b"-ERR", b"+", b""):
             raise ParseError("unknown_server_command")
-        elif word == b"+" and command not in (b"AUTH",):
+        elif word == b"+" and command != b"AUTH":
             raise ParseError("unknown_server_command")
 
 

@@ -31,8 +31,8 @@ class Sip(Analyzer):
         self._response = 0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
-        if data[:1] == b"\r" and len(data) == 2:
-            return
+        if b"\n" not in data or data == b"\r\n":
+            return  # a keep-alive
         is_orig = data[:4] != b"SIP/"  # whoever sends it, a reply is the responder's
         head, _, _ = data.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n", _MAX_HEADERS + 1)

@@ -414,8 +414,6 @@ class Dtls(Tls):
                 self._bad_versions += 1
                 if self._bad_versions > 10:
                     self.stop()
-                if self.service in self.session.services:
-                    raise ParseError("bad_version")
                 return
             if length > 16384 + 2048:
                 raise ParseError("record_too_long")

@@ -12,12 +12,12 @@ from feature_extractors.analyzers.base import Analyzer, Session
 
 
 def _is_ip(data: bytes) -> bool:
-    """Whether a whole IP packet lies here: the version, a header that fits, and no more than what is there."""
+    """Whether exactly one IP packet lies here: the version, a header that fits, and its length."""
     if len(data) >= 20 and data[0] >> 4 == 4:
         header = (data[0] & 15) * 4
-        return header >= 20 and len(data) >= (data[2] << 8 | data[3]) >= header
+        return 20 <= header <= len(data) == (data[2] << 8 | data[3])
     if len(data) >= 40 and data[0] >> 4 == 6:
-        return len(data) - 40 >= (data[4] << 8 | data[5])
+        return len(data) - 40 == (data[4] << 8 | data[5])
     return False
 
 
@@ -106,5 +106,6 @@ class Teredo(_BothSides):
         if data[pos : pos + 2] == b"\0\0":
             pos += 8
         inner = data[pos:]
-        if len(inner) >= 40 and inner[0] >> 4 == 6 and _is_ip(inner):
+        is_bubble = len(inner) >= 40 and inner[6] == 59 and inner[4:6] == b"\0\0"  # no next header, whatever follows
+        if inner[:1] and inner[0] >> 4 == 6 and (is_bubble or _is_ip(inner)):
             self._saw(is_orig)

@@ -250,6 +250,7 @@ class Ntlm(Analyzer):
     """NTLMSSP messages, each given whole: who logs on from where to which server, and whether it worked."""
 
     service: ClassVar[str] = "ntlm"
+    forgiven: ClassVar[bool] = True
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)

@@ -15,6 +15,7 @@ from feature_extractors.analyzers.dce_rpc_names import ENDPOINTS, OPERATIONS
 from feature_extractors.analyzers.windows_auth import Gssapi, Kerberos, Ntlm
 
 MAX_MESSAGE: Final = 256 * 1024  # of one SMB message that is looked at whole; of a longer one, the head
+MAX_ERRORS: Final = 32  # segments that are no DCE-RPC before we stop looking
 _HEAD: Final = 4096
 _IGNORED: Final = {
     "winreg": frozenset((
@@ -39,10 +40,12 @@ class DceRpc(Analyzer):
     """One stream of DCE-RPC calls, on its own connection or in one named pipe."""
 
     service: ClassVar[str] = "dce_rpc"
+    forgiven: ClassVar[bool] = True
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._streams = (Framed(65536), Framed(65536))
+        self._errors = 0
         self._contexts: dict[int, str] = {}
         self._uuid: str | None = None
         self._pipe: str | None = None
@@ -54,6 +57,15 @@ class DceRpc(Analyzer):
         self._kerberos: Kerberos | None = None
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        try:
+            self._deliver(is_orig, ts, data)
+        except ParseError:
+            self._errors += 1
+            if self._errors > MAX_ERRORS:
+                raise
+            self._streams[is_orig].rest()  # what comes next may begin with a fragment again
+
+    def _deliver(self, is_orig: bool, ts: float, data: bytes) -> None:
         stream = self._streams[is_orig]
         stream.feed(data)
         while (head := stream.peek(16)) is not None:
