@@ -1,0 +1,158 @@
+"""The documentation says what is so: its commands are run or at least understood, its fields and messages exist."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import madeup
+import pytest
+import typer
+
+from cmdana_plugin import cli
+from cmdana_plugin.config import Config
+from cmdana_plugin.logs import CMDANA, NOTICE
+from cmdana_plugin.verdict import NOTICE_TYPES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+UID = "CHhAvVGS1DHFjwGM9"  # the uid of the pages
+# What reads a capture or a model, listens, or needs a terminal is understood here and run by tests of its own.
+UNDERSTOOD = {"replay", "run", "train", "calibrate", "evaluate", "doctor"}
+PIECE = re.compile(r"(?:^|\| |&& |ExecStart=\S*/?)(cmdana [a-z-][^|&#]*)")
+
+
+def whole(page: Path) -> Iterator[str]:
+    """The `cmdana` commands in the page's console blocks."""
+    for block in re.findall(r"```(?:console|sh|bash|ini)\n(.*?)```", page.read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from (m[1].strip() for m in PIECE.finditer(line.strip().removeprefix("$ ")))
+
+
+def mentioned(page: Path) -> Iterator[str]:
+    """Those of its sentences, in backticks: a command with some of its options."""
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    yield from re.findall(r"`(cmdana (?:--)?[a-z-]+(?: [^`]*)?)`", prose)
+
+
+def of_pages(find: Callable[[Path], Iterator[str]]) -> list[tuple[str, str]]:
+    return [(str(page.relative_to(ROOT)), command) for page in PAGES for command in find(page)]
+
+
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def test_the_pages_for_every_reader_are_there() -> None:
+    names = {page.name for page in PAGES}
+    assert {
+        "README.md",
+        "analyst.md",
+        "operator.md",
+        "engineer.md",
+        "researcher.md",
+        "logs.md",
+        "privacy.md",
+    } <= names
+    assert len(of_pages(whole)) > 15
+    assert len(of_pages(mentioned)) > 15
+
+
+@pytest.mark.parametrize(("page", "command"), of_pages(whole))
+def test_the_real_command_line_understands_every_command_of_the_docs(page: str, command: str) -> None:
+    words = shlex.split(command)[1:]
+    if words[0].startswith("-"):
+        assert words[0] in ("--help", "--install-completion", "--show-completion")
+        return
+    assert words[0] in COMMANDS, f"{page}: no command {words[0]}"
+    COMMANDS[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize(("page", "command"), of_pages(mentioned))
+def test_every_command_and_option_that_a_sentence_mentions_is_there(page: str, command: str) -> None:
+    _, name, *words = command.split()
+    if name in ("--help", "--install-completion", "--show-completion"):
+        return
+    assert name in COMMANDS, f"{page}: no command {name}"
+    known = {o for p in COMMANDS[name].params for o in p.opts}
+    assert {w for w in words if w.startswith("-") and w != "-"} <= known | {"--help"}
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the pages assume it: plugin.toml, and logs with the uid of the pages in every folder they name."""
+    odd = replace(madeup.verdict(madeup.START + 1e6, 1, "10.0.0.5", "192.0.2.1", 443, "ssl", 2.5e-5), uid=UID)
+    rows = [*madeup.verdicts(50, attack=False), odd]
+    for folder in ("logs", "incident", "tried", "."):
+        madeup.write_logs(tmp_path / folder, rows)
+    (tmp_path / "plugin.toml").write_text((ROOT / "plugin.toml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted({c for _, c in of_pages(whole) if c.split()[1] not in UNDERSTOOD and "--follow" not in c}),
+)
+def test_the_commands_that_read_logs_work_as_the_docs_say(
+    command: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code in (0, None), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", [CMDANA, NOTICE], ids=lambda s: s.path)
+def test_the_fields_of_the_logs_are_documented_with_their_types(stream) -> None:  # type: ignore[no-untyped-def]
+    section = (ROOT / "docs" / "logs.md").read_text().split(f"## {stream.path}.log\n")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `([^`]+)` \| ([^ |]+) \|", section, re.M)
+    fields = [(name, kind) for name, kind in documented if not name.startswith("CMDANA::")]
+    assert fields
+    if stream is CMDANA:
+        assert fields == list(stream.fields)
+    else:  # Zeek's columns: those that we fill
+        assert set(fields) <= set(stream.fields)
+
+
+def test_every_notice_type_is_documented() -> None:
+    page = (ROOT / "docs" / "logs.md").read_text()
+    for note in NOTICE_TYPES:
+        assert f"| `{note}` |" in page
+
+
+def sources() -> str:
+    files = [
+        f for d in ("cmdana_plugin", "feature_extractors", "zeek_scripts") for f in (ROOT / d).rglob("*")
+    ]
+    text = "".join(f.read_text() for f in sorted(files) if f.suffix in (".py", ".zeek"))
+    return re.sub(r'"\s*\n\s*f?"', "", text)  # a message may be written over two lines
+
+
+def test_every_message_of_troubleshooting_is_one_that_the_code_says() -> None:
+    text = sources().replace('\\"', '"')
+    headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.M)
+    assert len(headings) > 10
+    assert [h for h in headings if h not in text] == []
+
+
+def test_every_key_that_the_docs_name_is_one_of_plugin_toml() -> None:
+    tables = {table: set(type(model).model_fields) for table, model in Config()}
+    named = {
+        (table, key)
+        for page in PAGES
+        for table, key in re.findall(r"`\[([a-z]+)\] ([a-z_]+)", page.read_text())
+    }
+    assert len(named) > 10
+    assert [(t, k) for t, k in sorted(named) if k not in tables.get(t, ())] == []
+
+
+def test_every_page_that_is_linked_is_there() -> None:
+    broken = [
+        f"{page.name}: {link}"
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert broken == []
