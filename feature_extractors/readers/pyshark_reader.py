@@ -127,7 +127,11 @@ def _close(capture: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Leaves no tshark behind, whether it ended, failed, or is still at work."""
     from pyshark.capture.capture import TSharkCrashException
 
+    processes = list(capture._running_processes)
     with contextlib.suppress(TSharkCrashException):  # its failure was counted where its output ended
         capture.close()
     capture._running_processes.clear()
+    for process in processes:
+        process._transport.close()
+    loop.run_until_complete(asyncio.sleep(0))  # lets the transports close their pipes
     loop.close()
