@@ -1,5 +1,6 @@
 """The documentation says what is so: its commands are run or at least understood, its fields and messages exist."""
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -156,3 +157,33 @@ def test_every_page_that_is_linked_is_there() -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert broken == []
+
+
+def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint_has() -> None:
+    from cmdana_plugin.endpoint import metrics
+
+    served: dict[str, float] = {}
+    collector = metrics._Counts(
+        lambda: {"connections_judged": 1}, lambda: {"connected": 1.0, "records_waiting": 0.0}
+    )
+    for family in collector.collect():
+        served |= {sample.name: sample.value for sample in family.samples}
+    text = (ROOT / "docs" / "operator.md").read_text() + (
+        ROOT / "docs" / "grafana" / "cmdana.json"
+    ).read_text()
+    names = set(re.findall(r"\bcmdana_endpoint_\w+", text))
+    assert len(names) >= 3
+    assert names <= set(served)
+    counters = set(re.findall(r'what=\\?"([a-z_]+)\\?"', text))
+    assert len(counters) >= 5
+    code = sources()
+    assert [c for c in counters if f'"{c}"' not in code] == []
+
+
+def test_the_dashboard_is_one_that_grafana_can_import() -> None:
+    board = json.loads((ROOT / "docs" / "grafana" / "cmdana.json").read_text())
+    assert board["title"] == "cmdana"
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 6
+    for panel in board["panels"]:
+        assert panel["title"]
+        assert all(target["expr"] for target in panel["targets"])
