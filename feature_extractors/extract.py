@@ -317,7 +317,7 @@ def _connections(rows: NDArray[np.void], names: NDArray[np.bytes_], service: lis
         service=service,
         orig_h=_address(rows["orig_hi"], rows["orig_lo"]),
         resp_h=_address(rows["resp_hi"], rows["resp_lo"]),
-        history=np.ascontiguousarray(rows["history"]).view("S64").reshape(-1),
+        history=rows["history"].copy().view("S64").reshape(-1),
         **columns,
     )
 

@@ -118,13 +118,12 @@ def expire(st: Any, now: float) -> bool:
         if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:
             return False
         c = st.conns[slot]
-        if c.t_early <= now:
-            c.t_early = FOREVER
-            _emit_early(st, slot, now)
         if _is_over(st, slot, now):
             close(st, slot, now)
-        else:
-            heap_move(st, slot, _next_timer(c))
+            continue
+        if c.t_early <= now:
+            _emit_early(st, slot, now)
+        heap_move(st, slot, _next_timer(c))
     return True
 
 

@@ -26,7 +26,9 @@ class Frame(NamedTuple):
     length: int | None = None
 
 
-def ipv4(payload: bytes, proto: int, src: str = CLIENT, dst: str = SERVER, ident: int = 1, fragment: int = 0) -> bytes:
+def ipv4(
+    payload: bytes, proto: int, src: str = CLIENT, dst: str = SERVER, ident: int = 1, fragment: int = 0
+) -> bytes:
     """`fragment`: the 16 bits of flags and offset."""
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), ident, fragment, 64, proto, 0)
     return head + ip_address(src).packed + ip_address(dst).packed + payload
@@ -55,7 +57,9 @@ def ethernet(packet: bytes, kind: int | None = None) -> bytes:
     return b"\x02" * 6 + b"\x04" * 6 + struct.pack(">H", kind) + packet
 
 
-def udp(payload: bytes = b"x", ts: float = 0.0, back: bool = False, sport: int = 40000, dport: int = 9999) -> Frame:
+def udp(
+    payload: bytes = b"x", ts: float = 0.0, back: bool = False, sport: int = 40000, dport: int = 9999
+) -> Frame:
     """A datagram from client to server, or back."""
     if back:
         return Frame(ethernet(ipv4(udp_header(payload, dport, sport), 17, SERVER, CLIENT)), ts)
@@ -74,8 +78,11 @@ class Dialogue:
     skipped (lost), W a zero window; times advance by `step` seconds.
     """
 
-    def __init__(self, sport: int = 40000, dport: int = 9999, ts: float = 0.0, step: float = 0.01) -> None:
-        self.seq = {True: 1000, False: 5000}
+    def __init__(
+        self, sport: int = 40000, dport: int = 9999, ts: float = 0.0, step: float = 0.01, first: int = 1000
+    ) -> None:
+        self.first = {True: first, False: first + 4000}
+        self.seq = dict(self.first)
         self.sport, self.dport, self.ts, self.step = sport, dport, ts, step
 
     def play(self, letters: str) -> list[Frame]:
@@ -92,12 +99,10 @@ class Dialogue:
         kind = letter.upper()
         seq, peer = self.seq[client], self.seq[not client]
         payload, flags, window = b"", ACK, 64000
-        if kind == "S":
-            flags, peer = SYN, 0
-            self.seq[client] += 1
-        elif kind == "H":
-            flags = SYN | ACK
-            self.seq[client] += 1
+        if kind in "SH":
+            seq = self.first[client]
+            self.seq[client] = seq + 1
+            flags, peer = (SYN, 0) if kind == "S" else (SYN | ACK, peer)
         elif kind in "DK":
             payload = b"d" * 100
             seq -= 100 if kind == "K" else 0

@@ -60,7 +60,10 @@ LINKS = {
     "802.11 with radiotap": (127, RADIOTAP + wlan(INNER)),
     "802.11 with prism": (119, bytes(144) + wlan(INNER)),
     "802.11 aggregate": (105, aggregate(INNER)),
-    "NFLOG": (239, b"\x02\x00\x00\x00" + struct.pack("<HH", 5, 1) + b"abcd" + struct.pack("<HH", 4, 9) + INNER),
+    "NFLOG": (
+        239,
+        b"\x02\x00\x00\x00" + struct.pack("<HH", 5, 1) + b"abcd" + struct.pack("<HH", 4, 9) + INNER,
+    ),
     "FDDI": (10, bytes(21) + INNER),
 }
 
@@ -96,7 +99,8 @@ def test_every_link_layer_leads_to_the_same_datagram(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("Ethernet", (-1, -1)), ("one VLAN tag", (7, -1)), ("QinQ", (100, 7)), ("VN-Tag", (7, -1))]
+    ("name", "expected"),
+    [("Ethernet", (-1, -1)), ("one VLAN tag", (7, -1)), ("QinQ", (100, 7)), ("VN-Tag", (7, -1))],
 )
 def test_vlan_tags_are_kept_outer_first(name: str, expected: tuple[int, int]) -> None:
     link, data = LINKS[name]
@@ -110,7 +114,9 @@ def test_a_tunnelled_datagram_is_a_connection_of_its_own(name: str) -> None:
     inner = [row for row in rows(windows) if row["tunneled"]]
     assert [(row["orig"], row["resp"]) for row in inner] in ([V4_ENDS], [V6_ENDS])
     outer = [row for row in rows(windows) if not row["tunneled"]]
-    assert len(outer) == (1 if " in UDP" in name or name[0] in "VTA" or name.startswith(("Geneve", "GTP")) else 0)
+    assert len(outer) == (
+        1 if " in UDP" in name or name[0] in "VTA" or name.startswith(("Geneve", "GTP")) else 0
+    )
 
 
 def test_each_frame_of_an_80211_aggregate_counts() -> None:
@@ -234,9 +240,7 @@ def test_fragments_of_two_datagrams_are_told_apart_and_the_oldest_makes_room() -
     from feature_extractors.extract import ExtractorLimits, TrackerLimits
 
     limits = ExtractorLimits(tracker=TrackerLimits(fragments=2))
-    frames = [
-        Frame(ethernet(ipv4(bytes(24), 17, ident=i, fragment=0x2000)), 1.0 + i / 10) for i in range(5)
-    ]
+    frames = [Frame(ethernet(ipv4(bytes(24), 17, ident=i, fragment=0x2000)), 1.0 + i / 10) for i in range(5)]
     windows, extractor = extract(frames, limits=limits)
     assert not len(windows)
     assert extractor.counts.by_reason == {"fragment_evicted": 3}
