@@ -152,6 +152,8 @@ class Decider:
             if notice:
                 notices.append(notice)
             open_incident = open_incident or evidence.next_notice > 0
+            if open_incident:
+                break  # an originator's incident explains its connections; its targets are not incidents of their own
         if odd and not open_incident:
             notices += self._connection_notice(verdict, now)
         return notices
@@ -271,6 +273,6 @@ def _remember(evidence: _Evidence, verdict: Verdict, other: str) -> None:
     port = verdict.service or f"{verdict.resp_p}/{verdict.proto}"
     if port in evidence.ports or len(evidence.ports) < 256:
         evidence.ports[port] += 1
-    for reason in verdict.reasons[:1]:
+    for reason in (r.split(" (p=")[0] for r in verdict.reasons[:1]):
         if reason in evidence.reasons or len(evidence.reasons) < 64:
             evidence.reasons[reason] += 1

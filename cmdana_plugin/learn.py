@@ -168,12 +168,13 @@ def recordings(
 def _expand(sources: Sequence[str]) -> Iterator[Path]:
     for name in sources:
         path = Path(name)
-        if path.is_dir() and (any(path.rglob("conn*.log")) or any(path.rglob("conn*.log.gz"))):
-            yield path
-        elif path.is_file() and path.name.split(".")[0].endswith("conn") and ".log" in path.name:
-            yield path
-        else:
-            yield from find_captures([path])
+        yield from [path] if _holds_logs(path) else find_captures([path])
+
+
+def _holds_logs(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.rglob("conn*.log")) or any(path.rglob("conn*.log.gz"))
+    return path.name.startswith("conn") and ".log" in path.suffixes
 
 
 def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]:

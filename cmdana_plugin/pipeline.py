@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
-from feature_extractors.community_id import community_id_v1
+from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decide import Decider
 from cmdana_plugin.logs import addresses
-from cmdana_plugin.score import Detector
-from cmdana_plugin.verdict import BENIGN, Notice, Verdict
+from cmdana_plugin.score import Detector, Scores
+from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, Notice, Verdict
+from feature_extractors.community_id import community_id_v1
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
+
+# What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
+WORDS: Final[Mapping[str, str]] = {
+    "packets": "packets unlike what its connection, logs and history foretell",
+    "connection": "connection record unlike what its packets, logs and history foretell",
+    "log": "log entries unlike what its packets, connection and history foretell",
+    "residual": "the modalities do not belong together",
+    "next": "not what this host's history foretells",
+    "density": "far from all connections seen in training",
+    "novelty": "new to this host, service or pair",
+    "attack": "resembles attacks seen in training",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +40,11 @@ class Judged:
 
 
 class Judge:
-    """Scores a block of windows, decides on each, and words the notices."""
+    """Scores a block of windows, decides on each, and words the notices.
+
+    A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
+    that a flood of odd connections costs little more than one of ordinary ones.
+    """
 
     def __init__(self, detector: Detector, config: Config) -> None:
         self.detector = detector
@@ -37,54 +56,60 @@ class Judge:
         if not len(windows):
             return Judged((), ())
         scores = self.detector.receive(windows)
+        verdicts = self._verdicts(windows, scores)
+        notices: list[Notice] = []
+        for i, (verdict, end) in enumerate(zip(verdicts, windows.connections.end.tolist(), strict=True)):
+            raised = self.decider.receive(verdict, end)
+            if raised:
+                explained = self.detector.explain(windows, scores, np.array([i]))[0][: self._max_reasons]
+                if explained:
+                    verdicts[i] = replace(verdict, reasons=tuple(explained))
+                    raised = [_explained(n, explained) for n in raised]
+                notices += raised
+        return Judged(verdicts, notices)
+
+    def _verdicts(self, windows: Windows, scores: Scores) -> list[Verdict]:
         decider = self.decider
         words = [decider.verdict_of(s, a) for s, a in zip(scores.score.tolist(), scores.attack, strict=True)]
-        odd = np.array([i for i, word in enumerate(words) if word != BENIGN], np.int64)
-        explained = (
-            dict(zip(odd.tolist(), self.detector.explain(windows, scores, odd), strict=True))
-            if len(odd)
-            else {}
-        )
-        verdicts: list[Verdict] = []
-        notices: list[Notice] = []
+        reasons = component_reasons(scores, np.array([w != BENIGN for w in words]), self._max_reasons)
         c = windows.connections
         columns = zip(
             c.ts.tolist(), c.uid.tolist(), addresses(c.orig_h), c.orig_p.tolist(), addresses(c.resp_h),
             c.resp_p.tolist(), c.ip_proto.tolist(), c.service,
             community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
-            c.stage.tolist(), scores.score.round(6).tolist(), scores.p_value.tolist(), words,
-            scores.reliance.round(4).tolist(), _modalities(windows), c.end.tolist(), strict=True,
+            c.stage.tolist(), scores.score.tolist(), scores.p_value.tolist(), words,
+            scores.reliance.round(4).tolist(), _modalities(windows), reasons, strict=True,
         )  # fmt: skip
-        for i, (
-            ts,
-            uid,
-            oh,
-            op,
-            rh,
-            rp,
-            ipp,
-            sv,
-            cid,
-            stage,
-            score,
-            p,
-            word,
-            reliance,
-            there,
-            end,
-        ) in enumerate(columns):
-            verdict = Verdict(
+        threshold = round(decider.threshold, 6)
+        return [
+            Verdict(
                 ts=ts, uid=uid.decode(), orig_h=oh, orig_p=op, resp_h=rh, resp_p=rp,
                 proto=PROTO_NAMES.get(ipp, "unknown_transport"), service=sv or None, community_id=cid,
-                stage=Stage(stage).name.lower(), score=score, p_value=float(f"{p:.6g}"),
-                threshold=round(decider.threshold, 6), verdict=word,
-                packet_reliance=reliance[0], connection_reliance=reliance[1], log_reliance=reliance[2],
-                state_reliance=reliance[3], modalities=there,
-                reasons=tuple(explained.get(i, ())[: self._max_reasons]), model=self.detector.name,
-            )  # fmt: skip
-            verdicts.append(verdict)
-            notices += decider.receive(verdict, end)
-        return Judged(verdicts, notices)
+                stage=Stage(stage).name.lower(), score=score, p_value=p, threshold=threshold, verdict=word,
+                packet_reliance=share[0], connection_reliance=share[1], log_reliance=share[2],
+                state_reliance=share[3], modalities=there, reasons=why, model=self.detector.name,
+            )
+            for ts, uid, oh, op, rh, rp, ipp, sv, cid, stage, score, p, word, share, there, why in columns
+        ]  # fmt: skip
+
+
+def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
+    """For each odd row its components with the smallest p-values in words, least first; nothing for the others."""
+    reasons: list[tuple[str, ...]] = [()] * len(odd)
+    names = [name for name in scores.components if name in WORDS]
+    for i in np.flatnonzero(odd).tolist():
+        found = sorted((float(scores.components[name][i]), name) for name in names)
+        found = [(p, name) for p, name in found if not math.isnan(p)]
+        telling = [(p, name) for p, name in found if p < 0.05] or found[:1]
+        reasons[i] = tuple(f"{WORDS[name]} (p={p:.1g})" for p, name in telling[:most])
+    return reasons
+
+
+def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:
+    words = "; ".join(reasons)
+    if notice.note == ANOMALOUS_HOST:
+        return replace(notice, sub=f"{notice.sub}; latest: {words}")
+    return replace(notice, sub=words)
 
 
 _NAMES = tuple(
