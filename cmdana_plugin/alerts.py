@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -81,7 +83,9 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
 
     Raises `RecordError` where there is no notice.log, or one that cannot be read.
     """
-    files = notice_logs(paths)
+    # Zeek makes notice.log with its first notice: who follows may come before it.
+    growing = [p / "notice.log" if p.is_dir() else p for p in paths][-1]
+    files = find_logs(paths, "notice") if follow else notice_logs(paths)
     skipped: Skipped = Counter()
     rows = sorted(
         (row for f in files for row in read_rows(f, skipped=skipped) if row in wanted),
@@ -92,7 +96,7 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     _print(rows, as_json, none="no notices" + (" that match" if wanted != Filter() else ""))
     if follow:
         try:
-            for row in tail(files[-1]):
+            for row in tail(growing):
                 if row in wanted:
                     _print([row], as_json)
         except KeyboardInterrupt:
@@ -108,30 +112,34 @@ def notice_logs(paths: Iterable[Path]) -> list[Path]:
 
 
 def tail(path: Path) -> Iterator[Mapping[str, Field]]:
-    """Records written to `path` from now on, through rotation, for ever."""
-    file = path.open(encoding="utf-8", errors="backslashreplace")
-    header = [line for line in file if line.startswith("#")]
-    inode = path.stat().st_ino
-    rest = ""
+    """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
+    file: IO[str] | None = None
+    header: list[str] = []
+    if path.exists():
+        file = path.open(encoding="utf-8", errors="backslashreplace")
+        header = [line for line in file if line.startswith("#")]
+    rest, ended = "", False
     while True:
-        chunk = file.read()
+        chunk = file.read() if file else ""
         if chunk:
             *lines, rest = (rest + chunk).split("\n")
             header += [line + "\n" for line in lines if line.startswith("#")]
-            yield from parse_rows(
-                iter([*header, *(line + "\n" for line in lines if line[:1] != "#")]), str(path)
-            )
+            rows = (line + "\n" for line in lines if line[:1] != "#")
+            yield from parse_rows(chain(header, rows), str(path), skipped=Counter())
             sys.stdout.flush()
             continue
         try:
-            rotated = path.stat().st_ino != inode
+            if file is None or ended:
+                following = path.open(encoding="utf-8", errors="backslashreplace")
+                if file:
+                    file.close()
+                file, rest, header, ended = following, "", [], False
+                continue
+            # What was written just before the file was moved away is read before the next one.
+            ended = path.stat().st_ino != os.fstat(file.fileno()).st_ino
         except FileNotFoundError:
-            rotated = False
-        if rotated:
-            file.close()
-            file = path.open(encoding="utf-8", errors="backslashreplace")
-            inode, rest, header = path.stat().st_ino, "", []
-        else:
+            ended = True
+        if not ended or not path.exists():
             time.sleep(_POLL)
 
 

@@ -152,10 +152,9 @@ def show(found: Explanation) -> None:
                 if k not in _EVERYWHERE and value not in (None, "", [])
             )
             _say(console, f"  [bold]{escape(stream)}[/bold]  {escape(printable(shown, 600))}")
-    _say(
-        console,
-        f"\nIf it is fine: [bold]cmdana label {_safe(v, 'uid')} benign[/bold]; `--allow` says it for all alike",
-    )
+    if odd:
+        hint = f"cmdana label {_safe(v, 'uid')} benign"
+        _say(console, f"\nIf it is fine: [bold]{hint}[/bold]; --allow says it for all like it")
     for reason, n in found.skipped.items():
         _say(console, f"[dim]passed over {n:,} lines: {escape(reason)}[/dim]")
 

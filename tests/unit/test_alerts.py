@@ -102,11 +102,14 @@ def test_rotated_notices_come_first_and_a_folder_without_any_is_named(tmp_path: 
     assert [f.name for f in notice_logs([tmp_path])] == ["notice.2025-11-21-00-00-00.log", "notice.log"]
 
 
+@pytest.mark.parametrize("there", [True, False])
 def test_following_gives_what_is_written_later_through_rotation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     monkeypatch.setattr(alerts, "_POLL", 0.01)
-    path = write(tmp_path / "notice.log", ONE, fmt="json")
+    path = tmp_path / "notice.log"
+    if there:
+        write(path, ONE, fmt="json")
     came: list[Mapping[str, Field]] = []
     opened, first, done = threading.Event(), threading.Event(), threading.Event()
 
