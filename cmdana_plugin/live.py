@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
-_LEAVE: Final = 5.0  # seconds for what is in flight when we are told to stop
+_LEAVE: Final = 30.0  # seconds for what is in flight when we are told to stop
+_UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
@@ -55,15 +56,14 @@ class Live:
         transport: Transport,
         tell: Callable[[str], None],
         *,
-        early: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._tell = tell
-        self._early = early
         self._clock = clock
         self._progress = clock()
+        self._unanswered = 0
         self.counts = Counts()
         self.aligner = Aligner()
         self.inbox = Inbox(settings.queue_records, self.counts)
@@ -97,8 +97,9 @@ class Live:
         while self.drain.connected and self._clock() < deadline:
             if self.step(_QUIET) is None and not len(self.inbox):
                 break
-        self.aligner.finish()
         self.drain.stop()
+        self.inbox.forget()
+        self.aligner.finish()
 
     def counters(self) -> dict[str, int]:
         """Every count that this endpoint keeps, by reason."""
@@ -125,6 +126,13 @@ class Live:
         return judged
 
     def _beat(self) -> list[Event]:
+        self._unanswered = 0 if self.session.nodes else self._unanswered + 1
+        if self._unanswered == _UNANSWERED:
+            self._tell(
+                f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, and "
+                "are [endpoint] topic_events and topic_verdicts the same as CMDANA::topic_observations and "
+                "CMDANA::topic_verdicts?"
+            )
         return self.session.alive() if self._clock() - self._progress < _STUCK else []
 
 
@@ -241,6 +249,8 @@ def _replay_one(
             "reconnect_min": 0.05,
             "reconnect_max": 0.2,
             "queue_records": 2**40,  # Zeek itself waits for us while it reads a capture
+            "batch_records": 4096,  # nobody waits for a single verdict
+            "batch_seconds": 0.25,
         }
     )
     command = [

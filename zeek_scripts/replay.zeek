@@ -18,7 +18,7 @@ redef batch_interval = 365days;
 redef websocket_ping = -1sec;
 
 # No timer fires after the capture's end, so what is open then is found by our own record.
-global open_connections: table[string] of conn_id = table();
+global open_connections: table[string] of connection = table();
 global paused = T;
 global file_ended = F;
 
@@ -47,7 +47,7 @@ event CMDANA::detector_lost(why: string)
 
 event new_connection(c: connection)
 	{
-	open_connections[c$uid] = c$id;
+	open_connections[c$uid] = c;
 	}
 
 event connection_state_remove(c: connection) &priority=-200
@@ -73,17 +73,15 @@ event CMDANA::verdicts(answer: string) &priority=-10
 
 event Pcap::file_done(path: string)
 	{
-	for ( uid, id in open_connections )
+	for ( uid, c in open_connections )
 		{
-		if ( ! connection_exists(id) )
-			next;
-
-		local c = lookup_connection(id);
-		if ( c$uid != uid )
-			next;
+		# Brings the record up to date. Zeek does not find ICMP this way: there our own record has to do, which
+		# stands at the last packet that was described.
+		if ( connection_exists(c$id) )
+			lookup_connection(c$id);
 
 		if ( ! c?$cmdana )
-			c$cmdana = Packets($first_h=id$orig_h, $first_p=id$orig_p);
+			c$cmdana = Packets($first_h=c$id$orig_h, $first_p=c$id$orig_p);
 
 		# Its removal while Zeek stops is not another end.
 		c$cmdana$told_final = T;

@@ -126,4 +126,10 @@ def test_the_inbox_lets_the_oldest_go_and_counts_it() -> None:
 def test_the_inbox_gives_whole_batches_up_to_the_number_asked_for_and_at_least_one() -> None:
     inbox = Inbox(1000, Counts())
     inbox.put([batch(k, 4 * k, 4) for k in range(5)], now=0.0)
-    assert [len(inbox.take(n, 0.0, 0.0, lambda: 1.0)) for n in (9, 1, 100, 100)] == [2, 1, 2, 0]
+    assert [len(inbox.take(n, 0.0, 0.0, lambda: 1.0)) for n in (10, 7, 100, 100)] == [2, 1, 2, 0]
+
+
+def test_arrears_are_taken_in_larger_blocks() -> None:
+    inbox = Inbox(10_000, Counts())
+    inbox.put([batch(k, 4 * k, 4) for k in range(40)], now=0.0)
+    assert [len(inbox.take(8, 0.0, 0.0, lambda: 1.0)) for _ in range(3)] == [32, 8, 0]

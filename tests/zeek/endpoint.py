@@ -1,0 +1,47 @@
+"""`cmdana run` with a stand-in for the detector: `endpoint.py plugin.toml SLOW WIRE`; the rest is the real thing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.config import Config, load
+from cmdana_plugin.endpoint import wire
+from cmdana_plugin.live import run
+from cmdana_plugin.pipeline import Judge
+from cmdana_plugin.score import Scores, score_of
+from feature_extractors.observations import Windows
+
+
+class StandIn:
+    """Odd is a responder that sent 5,000 bytes or more."""
+
+    name = "stand-in 1"
+    schema_digest = "none"
+
+    def __init__(self, slow: float = 0.0) -> None:
+        self._slow = slow
+
+    def receive(self, windows: Windows) -> Scores:
+        time.sleep(self._slow)
+        n = len(windows)
+        p = np.where(windows.connections.resp_bytes >= 5_000, 1e-6, 0.5)
+        reliance = np.tile([0.0, 1.0, 0.0, 0.0], (n, 1))
+        return Scores(score_of(p), p, {}, reliance, [""] * n)
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        return [["the responder sent much"] for _ in rows]
+
+
+def judge(config: Config, slow: float = 0.0) -> Judge:
+    return Judge(StandIn(slow), config)
+
+
+if __name__ == "__main__":
+    settings = load(Path(sys.argv[1]))
+    wire.WIRE_VERSION = int(sys.argv[3])  # type: ignore[misc]
+    sys.exit(run(settings, lambda: judge(settings, float(sys.argv[2]))))
