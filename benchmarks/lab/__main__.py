@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.lab import net, record, scenario
+from benchmarks.lab import net, record, scenario, writeup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     test.add_argument(
         "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
     )
+    late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
+    late.add_argument("folder", type=Path)
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
     verbs.add_parser("list", help="name the scenarios")
     wanted = parser.parse_args(arguments)
@@ -48,6 +50,8 @@ def _do(wanted: argparse.Namespace) -> int:
         verdict = check.judge([check.load(folder) for folder in wanted.folder])
         print(verdict)
         return 0 if verdict.fine else 1
+    elif wanted.verb == "label":
+        print(writeup.write_up(wanted.folder))
     elif wanted.verb == "clean":
         net.require(("ip",))
         removed = net.clean()

@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-PULSE = 0.01  # seconds between looks at the clock and at the children
-AT_ONCE = 60  # programs of one host at the same time; later ones wait, which the log shows
+PULSE = 0.02  # seconds between looks at the children, while there are any
+NAP = 0.25  # and at most between looks at the clock
+AT_ONCE = 12  # programs of one host at the same time; later ones wait
+LATE = (
+    20.0  # seconds after which a waiting program is skipped and logged: an overloaded machine must not drown
+)
 
 
 def main(plan: str, log: str, start: str) -> int:
@@ -38,7 +42,14 @@ def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: d
     while step is not None or running:
         now = time.time() - start
         while step is not None and step["at"] <= now and len(running) < AT_ONCE:
-            child = _launch(step, out)
+            child = None
+            if now - step["at"] > LATE:
+                out.write(
+                    json.dumps({**_record(step, start + now, start + now, 0, -1), "error": "skipped: late"})
+                    + "\n"
+                )
+            else:
+                child = _launch(step, out)
             if child is not None:
                 running[child.pid] = (child, step, now)
             step = next(steps, None)
@@ -50,7 +61,8 @@ def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: d
             if status is not None:
                 del running[pid]
                 out.write(json.dumps(_record(done, start + began, time.time(), pid, status)) + "\n")
-        time.sleep(PULSE)
+        wait = NAP if step is None else step["at"] - (time.time() - start)
+        time.sleep(max(0.001, min(PULSE if running else NAP, wait)) if len(running) < AT_ONCE else PULSE)
 
 
 def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None:

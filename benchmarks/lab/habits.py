@@ -68,7 +68,8 @@ def _pages(o: Occasion, site: str, scheme: str, count: int, what: str) -> Iterat
             urls += ["-o", "/dev/null", f"{scheme}://{site}/{part}"]
         together = ["--parallel", "--parallel-max", "4"] if o.rng.random() < 0.3 else []
         version = o.rng.choice(([], [], ["--http1.1"], ["--tls-max", "1.2"]))
-        yield o.curl(what, *together, *version, "--compressed", *urls, after=after)
+        apart = ["-H", "Connection: close"] if o.rng.random() < 0.4 else []
+        yield o.curl(what, *together, *version, *apart, "--compressed", *urls, after=after)
         after += o.rng.lognormvariate(1.0, 0.8)
 
 
@@ -318,24 +319,23 @@ def mirror(o: Occasion) -> Iterator[Step]:
 
 def look_up(o: Occasion) -> Iterator[Step]:
     """Names of every kind, and some that do not exist."""
-    for number in range(o.rng.choice((1, 1, 2, 3))):
+    queries: list[str] = []
+    for _ in range(o.rng.choice((1, 1, 2, 3, 5))):
         site = o.rng.choice(o.world.sites(inside=False))
         parent = site.split(".", 1)[1]
-        typo = (
-            "".join(o.rng.sample(parent.split(".")[0], k=len(parent.split(".")[0])))
-            + "."
-            + parent.split(".", 1)[-1]
-        )
+        first, rest = parent.split(".", 1)
+        typo = "".join(o.rng.sample(first, k=len(first))) + "." + rest
         address = o.rng.choice(list(o.world.hosts)).address
-        query = o.rng.choice((
-            (site, "A"), (site, "AAAA"), (parent, "MX"), (parent, "TXT"), (parent, "NS"), (typo, "A"), ("-x", address),
-            (f"printer{o.rng.randrange(9)}.{o.world.scenario.domain}", "A"),
-            (f"_ldap._tcp.{o.world.scenario.domain}", "SRV"),
-        ))  # fmt: skip
-        tcp = ["+tcp"] if o.rng.random() < 0.04 else []
-        yield o.step(
-            "look-up", "dig", "+tries=2", "+time=2", *tcp, *query, after=number * o.rng.uniform(0.1, 2.0)
+        domain = o.world.scenario.domain
+        kinds = ((site, "A"), (site, "AAAA"), (parent, "MX"), (parent, "TXT"), (parent, "NS"), (typo, "A"))
+        inside = (
+            ("-x", address),
+            (f"printer{o.rng.randrange(9)}.{domain}", "A"),
+            (f"_ldap._tcp.{domain}", "SRV"),
         )
+        queries += o.rng.choice((*kinds, *inside))
+    tcp = ["+tcp"] if o.rng.random() < 0.04 else []
+    yield o.step("look-up", "dig", "+tries=2", "+time=2", *tcp, *queries)
 
 
 def set_clock(o: Occasion) -> Iterator[Step]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,16 +200,13 @@ table inet lab {{
 
 def clean(ident: str | None = None) -> list[str]:
     """Remove what a run left behind, without `ident` what every dead run did; returns the namespaces removed."""
-    removed = []
-    for netns in command("ip", "netns", "list", check=False).split("\n"):
-        name = netns.split(" ")[0]
-        if not name.startswith(f"{PREFIX}-"):
-            continue
-        owner = name.split("-")[1]
-        if owner == ident or (ident is None and not alive(owner)):
-            _end_processes(name)
-            command("ip", "netns", "del", name, check=False)
-            removed.append(name)
+    listed = [line.split(" ")[0] for line in command("ip", "netns", "list", check=False).split("\n")]
+    ours = [name for name in listed if name.startswith(f"{PREFIX}-")]
+    dead = {owner for owner in {name.split("-")[1] for name in ours} if ident is None and not alive(owner)}
+    removed = [name for name in ours if name.split("-")[1] in (dead | {ident})]
+    _end_processes(removed)
+    for name in removed:
+        command("ip", "netns", "del", name, check=False)
     for folder in (*ETC_NETNS.glob(f"{PREFIX}-*"), *STATE.glob("*")):
         owner = folder.name.split("-")[1] if folder.parent == ETC_NETNS else folder.name
         if owner == ident or (ident is None and not alive(owner)):
@@ -229,15 +227,15 @@ def alive(ident: str) -> bool:
     return b"python" in line
 
 
-def _end_processes(netns: str) -> None:
-    """Only processes inside this namespace, by their ids: first asked, then made."""
+def _end_processes(namespaces: Sequence[str]) -> None:
+    """Only processes inside these namespaces, by their ids: first asked, then made."""
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        pids = [int(p) for p in command("ip", "netns", "pids", netns, check=False).split()]
+        pids = [
+            int(p) for name in namespaces for p in command("ip", "netns", "pids", name, check=False).split()
+        ]
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, sig)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline and command("ip", "netns", "pids", netns, check=False).split():
-            time.sleep(0.05)
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+            time.sleep(0.1)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.lab import attacks, flows, net, services, story, truth
+from benchmarks.lab import attacks, net, services, story, writeup
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor, Step, World, words
+from benchmarks.lab.writeup import TRUTH
 
 SETTLE = 2.0  # seconds of recording after the last program
 
@@ -88,9 +89,10 @@ def _play(
     _say("starting servers")
     services.start(world)
     capture = out / f"{name}.pcap"
-    recorder, trackers = _listen(run, hosts, capture)
+    writeup.tell(out, scenario, seed, seconds, hosts, actors, name)
+    recorder, trackers = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5
-    agents = _agents(world, told, begin)
+    agents = _agents(world, told, begin, out)
     stopped = False
     try:
         _watch(begin, seconds, capture, agents, sum(len(s) for s in told.values()))
@@ -106,12 +108,13 @@ def _play(
         odd = net.command(
             "ip", "netns", "exec", host.netns, "nft", "-n", "list", "set", "inet", "lab", "odd", check=False
         )
-        (run.state / "truth" / f"{host.name}.odd").write_text(odd, encoding="utf-8")
-    _write_up(world, run, hosts, out, name, seed, seconds, lost)
+        (out / TRUTH / f"{host.name}.odd").write_text(odd, encoding="utf-8")
+    _say("labelling")
+    print(writeup.write_up(out, lost))
 
 
 def _listen(
-    run: Run, hosts: Sequence[Host], capture: Path
+    run: Run, hosts: Sequence[Host], out: Path, capture: Path
 ) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
     """tcpdump on the inside bridge, and connection tracking's events in every host."""
     fixed = words("tcpdump -i inside -n -s 0 -B 65536 -Z root -w")
@@ -121,11 +124,11 @@ def _listen(
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     trackers = []
-    (run.state / "truth").mkdir()
+    (out / TRUTH).mkdir()
     for host in hosts:
         with (
-            (run.state / "truth" / f"{host.name}.log").open("wb") as log,
-            (run.state / "truth" / f"{host.name}.err").open("wb") as err,
+            (out / TRUTH / f"{host.name}.log").open("wb") as log,
+            (out / TRUTH / f"{host.name}.err").open("wb") as err,
         ):
             watch = words("conntrack -E -e NEW -o timestamp -b 33554432")
             tracker = (*words("ip netns exec"), host.netns, *watch)
@@ -142,15 +145,16 @@ def _stop_listening(recorder: subprocess.Popen[str], trackers: Sequence[subproce
     for process in trackers:
         _stop(process)
     recorder.send_signal(signal.SIGINT)
-    _, words = recorder.communicate(timeout=60)
-    dropped = re.search(r"(\d+) packets dropped by kernel", words)
+    _, said = recorder.communicate(timeout=60)
+    dropped = re.search(r"(\d+) packets dropped by kernel", said)
     return dropped[1] if dropped else "?"
 
 
-def _agents(world: World, told: dict[Actor, list[Step]], begin: float) -> list[subprocess.Popen[bytes]]:
+def _agents(
+    world: World, told: dict[Actor, list[Step]], begin: float, out: Path
+) -> list[subprocess.Popen[bytes]]:
     folder = world.run.state / "plans"
     folder.mkdir()
-    (world.run.state / "logs").mkdir()
     processes = []
     for host in world.hosts:
         plan = sorted(
@@ -175,7 +179,7 @@ def _agents(world: World, told: dict[Actor, list[Step]], begin: float) -> list[s
                     "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env},
                 }
                 file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
-        log = world.run.state / "logs" / f"{host.name}.jsonl"
+        log = out / TRUTH / f"{host.name}.jsonl"
         agent = (sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(log), str(begin))
         argv = ("ip", "netns", "exec", host.netns, *agent)
         processes.append(
@@ -210,54 +214,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
         process.kill()
         process.wait()
-
-
-def _write_up(
-    world: World, run: Run, hosts: Sequence[Host], out: Path, name: str, seed: int, seconds: float, lost: str
-) -> None:
-    _say("labelling")
-    opened = truth.events({h.name: run.state / "truth" / f"{h.name}.log" for h in hosts}, hosts)
-    resolvers = {host.address for host in world.offering("resolver")}
-    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, world.actors, resolvers)
-    truth.write(labels, out / "labels.csv", name)
-    overruns = sum(
-        "ENOBUFS" in (run.state / "truth" / f"{h.name}.err").read_text(errors="replace") for h in hosts
-    )
-    text = truth.summary(labels)
-    text += (
-        f"\n\nscenario {world.scenario.name}, seed {seed}, {seconds:.0f} s; "
-        f"frames dropped by the recorder: {lost}; hosts whose tracking overran: {overruns}\n"
-    )
-    (out / "summary.txt").write_text(text, encoding="utf-8")
-    with (out / "programs.jsonl").open("w", encoding="utf-8") as file:
-        for log in sorted((run.state / "logs").glob("*.jsonl")):
-            for line in log.read_text(encoding="utf-8").splitlines():
-                file.write(json.dumps({"host": log.stem, **json.loads(line)}) + "\n")
-    people = [{"name": a.name, "host": a.host, "gid": a.gid, "family": a.family} for a in world.actors]
-    places = [
-        {"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services}
-        for h in hosts
-    ]
-    told = {
-        "scenario": world.scenario.model_dump(mode="json"),
-        "seed": seed,
-        "seconds": seconds,
-        "actors": people,
-        "hosts": places,
-    }
-    (out / "story.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(text)
-    _picture(labels, out, f"{world.scenario.name}, seed {seed}: {world.scenario.about}")
-
-
-def _picture(labels: Sequence[truth.Label], out: Path, title: str) -> None:
-    try:
-        from benchmarks.lab import picture
-    except ImportError:
-        _say("no picture: matplotlib is not installed")
-        return
-    for ending in ("png", "svg"):
-        picture.draw(labels, out / f"traffic.{ending}", title)
 
 
 def _gzip(path: Path) -> None:

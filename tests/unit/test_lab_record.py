@@ -1,0 +1,136 @@
+"""A short recording in real namespaces, where root and the programs are there; skipped visibly elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.lab import check, net
+
+NEEDED = (*net.TOOLS, "nginx", "unbound", "named", "sshd", "curl", "dig", "ncat", "nmap", "ssh", "ping")
+MISSING = [tool for tool in NEEDED if shutil.which(tool, path=net.search_path()) is None]
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory makes network namespaces: needs root"),
+    pytest.mark.skipif(bool(MISSING), reason=f"the laboratory's programs are missing: {', '.join(MISSING)}"),
+]
+
+SCENARIO = """
+name: tiny
+about: two desks for a few seconds
+network: 10.77.0.0/24
+page_kb: 1
+busy: 8
+inside:
+  - {name: dns, services: [resolver, ssh]}
+  - {name: web, services: [web]}
+  - {name: desk, count: 2, role: clerk}
+outside:
+  - {name: ns, services: [names]}
+  - {name: host, services: [web], sites: [www.a.example, www.b.example, x.c.example]}
+roles:
+  clerk: {browse: 150, look-up: 200, intranet: 100, ping: 60}
+attacks:
+  - {kind: port-scan, host: desk, at: 0.1, lasts: 0.5, pace: 0.2}
+  - {kind: beacon-http, host: desk, at: 0.0, lasts: 1.0, pace: 3.0}
+"""
+
+
+def may_make_namespaces() -> bool:
+    made = subprocess.run(("ip", "netns", "add", f"{net.PREFIX}-try-x"), capture_output=True, check=False)
+    subprocess.run(("ip", "netns", "del", f"{net.PREFIX}-try-x"), capture_output=True, check=False)
+    return made.returncode == 0
+
+
+def start(folder: Path, seconds: int) -> subprocess.Popen[str]:
+    (folder / "tiny.yaml").write_text(SCENARIO, encoding="utf-8")
+    argv = (sys.executable, "-m", "benchmarks.lab", "record", "--scenario", str(folder / "tiny.yaml"))
+    return subprocess.Popen(
+        (*argv, "--seconds", str(seconds), "--out", str(folder / "out")),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run_of(process: subprocess.Popen[str]) -> str | None:
+    for folder in net.STATE.glob("*"):
+        if (folder / "pid").is_file() and (folder / "pid").read_text() == str(process.pid):
+            return folder.name
+    return None
+
+
+def left_behind(ident: str) -> list[str]:
+    spaces = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
+    found = [line for line in spaces.splitlines() if line.startswith(f"{net.PREFIX}-{ident}-")]
+    return [
+        *found,
+        *map(str, net.ETC_NETNS.glob(f"{net.PREFIX}-{ident}-*")),
+        *map(str, net.STATE.glob(ident)),
+    ]
+
+
+def wait_for_frames(process: subprocess.Popen[str], folder: Path) -> str:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        found = folder / "out" / "capture.pcap"
+        if found.is_file() and found.stat().st_size > 1000 and (ident := run_of(process)):
+            return ident
+        time.sleep(0.2)
+    raise AssertionError(f"no recording began: {process.communicate(timeout=30)}")
+
+
+@pytest.mark.timeout(240)
+def test_a_recording_is_labelled_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    process = start(tmp_path, 12)
+    ident = wait_for_frames(process, tmp_path)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert left_behind(ident) == []
+    labels = (tmp_path / "out" / "labels.csv").read_text().splitlines()
+    assert sum(",benign," in line for line in labels) > 50
+    assert sum(",malicious," in line for line in labels) > 10
+    assert not any(",unknown," in line for line in labels)
+    assert "frames dropped by the recorder: 0" in out
+    recording = check.load(tmp_path / "out")
+    assert set(recording.features[:, 0]) <= {63.0, 64.0}
+
+
+@pytest.mark.timeout(240)
+def test_stopped_early_it_still_writes_what_it_has_and_cleans_up(tmp_path: Path) -> None:
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    process = start(tmp_path, 600)
+    ident = wait_for_frames(process, tmp_path)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "stopped early" in err
+    assert (tmp_path / "out" / "labels.csv").is_file()
+    assert left_behind(ident) == []
+
+
+@pytest.mark.timeout(240)
+def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Path) -> None:
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    process = start(tmp_path, 600)
+    ident = wait_for_frames(process, tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    assert left_behind(ident)
+    done = subprocess.run(
+        (sys.executable, "-m", "benchmarks.lab", "clean"), cwd=ROOT, check=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert left_behind(ident) == []

@@ -1,0 +1,176 @@
+"""The laboratory's scenarios and stories, without root: what a file may say and what a seed decides."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.lab import net, scenario, story
+from benchmarks.lab.__main__ import main
+from benchmarks.lab.net import Run
+from benchmarks.lab.world import Actor, Step, World
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "about": "two desks",
+    "inside": [
+        {"name": "dns", "services": ["resolver", "ssh"]},
+        {"name": "web", "services": ["web"]},
+        {"name": "desk", "count": 2, "role": "clerk"},
+    ],
+    "outside": [
+        {"name": "ns", "services": ["names"]},
+        {"name": "host", "services": ["web"], "sites": ["www.a.example", "www.b.example", "x.c.example"]},
+    ],
+    "roles": {"clerk": {"browse": 200, "look-up": 100, "lost-server": 50}},
+    "attacks": [{"kind": "beacon-tls", "host": "desk"}, {"kind": "port-scan", "host": "anyone"}],
+}
+
+
+def told(found: scenario.Scenario, seed: int, seconds: float = 300.0) -> dict[Actor, list[Step]]:
+    run = Run("test", Path("/nonexistent"))
+    hosts = net.lay_out(found, run, story.order_of_addresses(seed))
+    return story.steps(World(found, run, hosts, story.cast(found, hosts, seed)), seed, seconds)
+
+
+def flat(steps: dict[Actor, list[Step]]) -> list[tuple[str, float, tuple[str, ...]]]:
+    return [(actor.host, step.at, step.argv) for actor, found in steps.items() for step in found]
+
+
+@pytest.mark.parametrize("name", scenario.known())
+def test_every_scenario_that_ships_can_be_played(name: str) -> None:
+    found = scenario.load(name)
+    steps = told(found, 1, 600)
+    assert sum(map(len, steps.values())) > 300
+    assert all(steps[actor] for actor in steps if actor.family), "an attack without a single program"
+
+
+def test_at_least_eight_scenarios_ship_and_some_are_kept_for_tests() -> None:
+    kept = [scenario.load(name).keep_for for name in scenario.known()]
+    assert len(kept) >= 9
+    assert kept.count("test") >= 3
+
+
+def test_the_same_seed_tells_the_same_story_and_another_seed_another() -> None:
+    small = scenario.Scenario.model_validate(SMALL)
+    assert flat(told(small, 1)) == flat(told(small, 1))
+    assert flat(told(small, 1)) != flat(told(small, 2))
+
+
+def test_steps_come_in_time_order_and_none_starts_after_the_end() -> None:
+    for found in told(scenario.load("office"), 3, 200).values():
+        assert all(one.at <= two.at for one, two in itertools.pairwise(found))
+        assert all(0 <= step.at < 200 for step in found)
+
+
+def test_attackers_hosts_and_hours_are_dealt_by_the_seed() -> None:
+    small = scenario.Scenario.model_validate(SMALL)
+    places = {tuple(actor.host for actor in told(small, seed) if actor.family) for seed in range(12)}
+    starts = {found[0].at for seed in range(4) for actor, found in told(small, seed).items() if actor.family}
+    assert len(places) > 1
+    assert len(starts) == 8
+
+
+def test_every_program_only_ever_speaks_to_names_and_addresses_of_the_laboratory() -> None:
+    import ipaddress
+    import re
+
+    for name in scenario.known():
+        found = scenario.load(name)
+        allowed = (
+            ipaddress.ip_network(found.network),
+            scenario.OUTSIDE,
+            ipaddress.ip_network("10.199.0.0/27"),
+        )
+        for _, _, argv in flat(told(found, 5, 120)):
+            for word in argv:
+                for address in re.findall(r"(?<![\d.])\d+\.\d+\.\d+\.\d+(?![\d.])", word.split("Chrome/")[0]):
+                    if address.startswith("1.3.6.1"):  # an SNMP object, not an address
+                        continue
+                    assert any(ipaddress.ip_address(address) in net for net in allowed), (name, word)
+                for host in re.findall(r"://([^/:]+)", word):
+                    if not re.fullmatch(r"[\d.]+", host):
+                        assert host.endswith(".example"), (name, word)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"network": "8.8.8.0/24"}, "not a private IPv4 network"),
+        ({"network": "10.0.0.0/29"}, "too small"),
+        ({"inside": SMALL["inside"][1:]}, "resolver"),
+        ({"attacks": [{"kind": "beacon-tls", "host": "nobody"}]}, "host nobody does not exist"),
+        ({"attacks": [{"kind": "telepathy", "host": "desk"}]}, "telepathy"),
+        ({"roles": {}}, "role clerk"),
+        ({"link": {"loss": 3}}, "link.loss"),
+        ({"seconds": "long"}, "seconds"),
+    ],
+)
+def test_a_bad_scenario_is_refused_in_one_line(
+    change: dict[str, object],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **change}), encoding="utf-8")
+    monkeypatch.setattr("benchmarks.lab.record.record", lambda *_, **__: pytest.fail("was not refused"))
+    assert main(["record", "--scenario", str(path), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [", "not YAML"), ("- 1", "found list"), ("\xff\xfe", "expected")]
+)
+def test_what_is_no_scenario_is_refused_in_one_line(
+    text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="latin-1")
+    assert main(["record", "--scenario", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_scenario_that_does_not_exist_is_named_with_those_that_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["record", "--scenario", "moonbase", "--out", "/nonexistent"]) == 1
+    said = capsys.readouterr().err
+    assert "moonbase" in said
+    assert "office" in said
+
+
+def test_without_root_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
+    assert "run it as root" in capsys.readouterr().err
+
+
+def test_a_missing_tool_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(
+        "shutil.which", lambda tool, path=None: None if tool == "tcpdump" else f"/usr/bin/{tool}"
+    )
+    assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
+    assert "missing programs: tcpdump" in capsys.readouterr().err
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kept").touch()
+    assert main(["record", "--scenario", "demo", "--out", str(tmp_path)]) == 1
+    assert "not empty" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""The laboratory's truth: who opened a connection, told by the kernel's own log and joined with the frames."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import struct
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.lab import flows, truth
+from benchmarks.lab.net import Host
+from benchmarks.lab.scenario import LabError
+from benchmarks.lab.world import Actor
+
+DEMO = Path(__file__).parents[1] / "traces" / "demo"
+DESK = Host("desk", "n", "10.0.0.5", "02:00:00:00:00:05", True, (), "clerk", ())
+DNS = Host("dns", "n", "10.0.0.2", "02:00:00:00:00:02", True, ("resolver",), None, ())
+USER, THIEF = Actor("anna", "desk", 20001), Actor("ben", "desk", 20002, "beacon-tls")
+ACTORS = (USER, THIEF)
+
+
+def frame(proto: str, src: str, sport: int, dst: str, dport: int, flags: int = 0, body: bytes = b"") -> bytes:
+    address = lambda text: bytes(map(int, text.split(".")))  # noqa: E731
+    if proto == "tcp":
+        inner = struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 0x50, flags, 64240, 0, 0) + body
+    else:
+        inner = struct.pack("!HHHH", sport, dport, 8 + len(body), 0) + body
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(inner), 1, 0, 64, {"tcp": 6, "udp": 17}[proto], 0)
+    return b"\2" * 12 + b"\x08\x00" + head + address(src) + address(dst) + inner
+
+
+def question(name: str) -> bytes:
+    return bytes(12) + b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\0\0\1\0\1"
+
+
+def capture(path: Path, *frames: tuple[float, bytes]) -> list[flows.Flow]:
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for ts, data in frames:
+            file.write(struct.pack("<IIII", int(ts), round(ts % 1 * 1e6), len(data), len(data)) + data)
+    return flows.read(path)
+
+
+def opened(tmp_path: Path, *lines: str) -> truth.Events:
+    for host in (DESK, DNS):
+        (tmp_path / f"{host.name}.log").write_text("\n".join(lines), encoding="utf-8")
+    return truth.events({h.name: tmp_path / f"{h.name}.log" for h in (DESK, DNS)}, (DESK, DNS))
+
+
+def event(ts: float, proto: str, src: str, sport: int, dst: str, dport: int, mark: int) -> str:
+    return (
+        f"[{ts:.6f}]\t    [NEW] {proto}      6 120 SYN_SENT src={src} dst={dst} sport={sport} dport={dport} "
+        f"[UNREPLIED] src={dst} dst={src} sport={dport} dport={sport}" + (f" mark={mark}" if mark else "")
+    )
+
+
+def test_the_same_host_can_hold_both_classes(tmp_path: Path) -> None:
+    seen = capture(
+        tmp_path / "c.pcap",
+        (10.0, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 2)),
+        (11.0, frame("tcp", "10.0.0.5", 40001, "10.0.0.9", 443, 2)),
+    )
+    known = opened(
+        tmp_path,
+        event(10.01, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, USER.gid),
+        event(11.01, "tcp", "10.0.0.5", 40001, "10.0.0.9", 443, THIEF.gid),
+    )
+    found = truth.label(seen, known, ACTORS, set())
+    assert [(f.label, f.family) for f in found] == [("benign", ""), ("malicious", "beacon-tls")]
+
+
+def test_a_port_used_again_belongs_to_its_latest_opener(tmp_path: Path) -> None:
+    one = frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 2)
+    reset = frame("tcp", "10.0.0.9", 443, "10.0.0.5", 40000, 4)
+    seen = capture(tmp_path / "c.pcap", (10.0, one), (10.1, reset), (50.0, one), (50.1, reset))
+    known = opened(
+        tmp_path,
+        event(10.01, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, USER.gid),
+        event(50.01, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, THIEF.gid),
+    )
+    assert [f.label for f in truth.label(seen, known, ACTORS, set())] == ["benign", "malicious"]
+
+
+def test_what_the_resolver_asks_belongs_to_whoever_asked_the_resolver(tmp_path: Path) -> None:
+    seen = capture(
+        tmp_path / "c.pcap",
+        (10.0, frame("udp", "10.0.0.5", 50000, "10.0.0.2", 53, body=question("evil.example"))),
+        (10.001, frame("udp", "10.0.0.2", 50001, "198.51.100.3", 53, body=question("EVIL.example"))),
+        (20.0, frame("udp", "10.0.0.2", 50002, "198.51.100.3", 53, body=question("evil.example"))),
+    )
+    known = opened(
+        tmp_path,
+        event(10.0, "udp", "10.0.0.5", 50000, "10.0.0.2", 53, THIEF.gid),
+        event(10.0, "udp", "10.0.0.2", 50001, "198.51.100.3", 53, 0),
+        event(20.0, "udp", "10.0.0.2", 50002, "198.51.100.3", 53, 0),
+    )
+    assert [f.label for f in truth.label(seen, known, ACTORS, {"10.0.0.2"})] == [
+        "malicious",
+        "malicious",
+        "benign",
+    ]
+
+
+def test_a_forged_source_is_still_its_senders(tmp_path: Path) -> None:
+    seen = capture(
+        tmp_path / "c.pcap", (10.0, frame("udp", "10.0.0.77", 5000, "10.0.0.2", 53, body=question("a.b")))
+    )
+    known = opened(tmp_path, event(10.0, "udp", "10.0.0.77", 5000, "10.0.0.2", 53, THIEF.gid))
+    assert truth.label(seen, known, ACTORS, {"10.0.0.2"})[0].label == "malicious"
+
+
+def test_what_nobody_opened_is_unknown_never_benign(tmp_path: Path) -> None:
+    seen = capture(tmp_path / "c.pcap", (10.0, frame("tcp", "10.0.0.5", 1, "10.0.0.9", 2, 2)))
+    assert truth.label(seen, opened(tmp_path), ACTORS, set())[0].label == "unknown"
+
+
+def test_odd_packets_without_an_event_are_found_in_the_set(tmp_path: Path) -> None:
+    seen = capture(tmp_path / "c.pcap", (10.0, frame("tcp", "10.0.0.5", 4000, "10.0.0.9", 22, 0x29)))
+    (tmp_path / "desk.odd").write_text(
+        "elements = { 10.0.0.5 . 4000 . 10.0.0.9 . 22 . 20002 }", encoding="utf-8"
+    )
+    assert truth.label(seen, opened(tmp_path), ACTORS, set())[0].label == "malicious"
+
+
+def test_a_file_that_is_no_capture_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pcap").write_bytes(b"hello")
+    with pytest.raises(LabError, match="not a capture"):
+        flows.read(tmp_path / "x.pcap")
+
+
+def test_every_connection_of_the_demonstration_has_a_label_and_both_classes_share_hosts() -> None:
+    with (DEMO / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == truth.COLUMNS
+    keys = {(r["proto"], r["orig_h"], int(r["orig_p"]), r["resp_h"], int(r["resp_p"])) for r in rows}
+    found = flows.read(DEMO / "demo.pcap.gz")
+    assert {flow.key for flow in found} == keys
+    classes = Counter(r["label"] for r in rows)
+    assert classes["benign"] > 1500
+    assert classes["malicious"] > 300
+    assert classes["unknown"] == 0
+    hosts = {label: {r["orig_h"] for r in rows if r["label"] == label} for label in classes}
+    assert hosts["malicious"] <= hosts["benign"]
+    assert len({r["family"] for r in rows if r["family"]}) == 5
+
+
+def test_the_demonstration_stays_small() -> None:
+    assert (DEMO / "demo.pcap.gz").stat().st_size < 3 * 1024 * 1024
+    with gzip.open(DEMO / "demo.pcap.gz") as file:
+        assert file.read(4) == b"\xd4\xc3\xb2\xa1"
