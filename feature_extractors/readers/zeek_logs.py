@@ -375,19 +375,25 @@ def _bool(value: str) -> bool:
     return value == "T"
 
 
-_ESCAPES: Final = re.compile(r"(?:\\x[0-9a-fA-F]{2})+|\\\\")
+_ESCAPES: Final = re.compile(rb"\\x([0-9a-fA-F]{2})|\\\\")
+_BAD_CONTROLS: Final = re.compile(rb"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
 def _unescape(value: str) -> str:
-    """Zeek's `\\xHH` and `\\\\` as the characters meant; bytes that are not UTF-8 stay escaped, as in Zeek's JSON."""
-    return _ESCAPES.sub(_unescaped, value) if "\\" in value else value
+    """Zeek's `\\xHH` and `\\\\` undone, and then done again as Zeek's JSON does (util.cc, escape_utf8).
 
-
-def _unescaped(match: re.Match[str]) -> str:
-    text = match[0]
-    return (
-        "\\" if text == "\\\\" else bytes.fromhex(text.replace("\\x", "")).decode("utf-8", "backslashreplace")
-    )
+    There a string that is not UTF-8, or holds a control character other than white space, has these and all bytes
+    above 0x7e as `\\xhh`.
+    """
+    if "\\" not in value:
+        return value
+    raw = _ESCAPES.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", value.encode())
+    if not _BAD_CONTROLS.search(raw):
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            pass
+    return "".join(chr(b) if 32 <= b < 127 or b in b"\b\f\n\r\t" else f"\\x{b:02x}" for b in raw)
 
 
 # Joining
