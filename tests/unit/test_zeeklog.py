@@ -1,13 +1,17 @@
 """Reading Zeek logs back: every form that Zeek leaves them in, and a clear word on those that are broken."""
 
+import contextlib
 import gzip
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cmdana_plugin.zeeklog import find_logs, number, read_rows, text, texts
+from cmdana_plugin.zeeklog import find_logs, number, parse_rows, read_rows, text, texts
 from feature_extractors.errors import RecordError
 
 HEADER = (
@@ -166,3 +170,22 @@ def test_fields_are_read_with_a_meaning_for_unset() -> None:
     assert (number(row, "n"), number(row, "absent"), number(row, "odd", -1.0)) == (3.0, 0.0, -1.0)
     assert (text(row, "s"), text(row, "n"), text(row, "absent")) == ("x", "3", "")
     assert (texts(row, "l"), texts(row, "s"), texts(row, "absent")) == (["a"], [], [])
+
+
+CELLS = st.lists(
+    st.text(st.characters(exclude_characters="\n\t\r", exclude_categories=["Cs"]), max_size=8), max_size=8
+)
+
+
+@given(st.lists(st.one_of(CELLS.map("\t".join), st.text(max_size=40)), max_size=12), st.booleans())
+@settings(deadline=None)
+def test_whatever_the_lines_are_only_record_errors_are_raised(lines: list[str], json_rows: bool) -> None:
+    text_of = "".join(line.replace("\n", "") + "\n" for line in lines)
+    start = '{"ts": 1.0}\n' if json_rows else HEADER + ROW
+    found = []
+    with contextlib.suppress(RecordError):
+        for row in parse_rows(io.StringIO(start + text_of), "x", skipped=Counter()):
+            found.append(row)
+            number(row, "ts")
+            texts(row, "tags")
+    assert found
