@@ -148,7 +148,8 @@ def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -
         for row in rows:
             print(json.dumps(row))
         return
-    console = Console(highlight=False)
+    # A pipe or a file has no width of its own; lines of it are better long than broken in three.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if not rows:
         if none:
             console.print(none)
