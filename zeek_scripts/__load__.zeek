@@ -3,6 +3,8 @@
 ##! This alone costs nothing: it waits for a detector to say hello through the cluster backend. For a Zeek that is
 ##! not part of a cluster, load ``cmdana/listen-websocket`` (or ``cmdana/listen-broker``) besides.
 
+@load base/misc/version
+
 @if ( Version::number < 80000 )
 
 event zeek_init() &priority=100

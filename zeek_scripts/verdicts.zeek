@@ -73,6 +73,8 @@ export {
 	global judges: function(): bool;
 }
 
+global unreadable = 0;
+
 const notice_types: table[string] of Notice::Type = {
 	["CMDANA::Anomalous_Connection"] = Anomalous_Connection,
 	["CMDANA::Anomalous_Host"] = Anomalous_Host,
@@ -145,7 +147,8 @@ event CMDANA::verdicts(answer: string)
 	local parsed = from_json(answer, Answer);
 	if ( ! parsed$valid )
 		{
-		if ( ++tally$refused == 1 )
+		++tally$refused;
+		if ( ++unreadable == 1 )
 			Reporter::warning(fmt("cmdana: verdicts that cannot be read: %s", parsed$err));
 		return;
 		}

@@ -82,6 +82,16 @@ class Inbox:
                     self._counts.add("connections_dropped_full_queue", head(event.payload)[0])
             self._changed.notify()
 
+    def forget(self) -> None:
+        """Counts what is still waiting when nobody will judge it any more."""
+        with self._changed:
+            for event, records, _ in self._waiting:
+                self._counts.add("records_unjudged_at_stop", records)
+                if isinstance(event, Event):
+                    self._counts.add("connections_unjudged_at_stop", head(event.payload)[0])
+            self._waiting.clear()
+            self._records = 0
+
     def take(
         self, max_records: int, gather: float, timeout: float, clock: Callable[[], float]
     ) -> list[Received]:

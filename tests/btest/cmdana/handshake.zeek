@@ -1,0 +1,30 @@
+# @TEST-DOC: A detector is found, refused for its version or its schema, replaced, and lost when it says goodbye.
+# @TEST-EXEC: python3 $TEST_BASE/make_traces.py .
+# @TEST-EXEC: zeek -b -C -r dns.pcap base/protocols/conn $CMDANA frameworks/cluster/backend/broker %INPUT 2>&1 | grep "cmdana: \|^ready\|^lost" >out
+# @TEST-EXEC: zeek-cut note msg sub <notice.log >>out
+# @TEST-EXEC: TEST_DIFF_CANONIFIER=$TEST_BASE/Scripts/canon btest-diff out
+
+module CMDANA;
+
+redef expected_schema = "s";
+
+function say(v: count, instance: string, schema: string, leaving: string)
+	{
+	event CMDANA::alive(fmt("{\"v\":%d,\"instance\":\"%s\",\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"%s\",\"leaving\":%s,\"unknown\":1}", v, instance, schema, leaving));
+	}
+
+event detector_found(who: Alive) { print "ready", who$instance; }
+event detector_lost(why: string) { print "lost", why; }
+
+event zeek_init() &priority=-20
+	{
+	say(2, "future", "s", "false");
+	say(1, "other-model", "t", "false");
+	event CMDANA::alive("nonsense");
+	say(1, "a", "s", "false");
+	say(1, "b", "s", "false");
+	say(1, "a", "s", "false");
+	say(1, "a", "s", "true");
+	say(1, "b", "s", "true");
+	say(1, "c", "s", "false");
+	}

@@ -1,0 +1,19 @@
+# @TEST-DOC: A verdict becomes a row of cmdana.log, a notice one of notice.log; what cannot be read is counted.
+# @TEST-EXEC: python3 $TEST_BASE/make_traces.py .
+# @TEST-EXEC: zeek -b -C -r dns.pcap base/protocols/conn $CMDANA $TEST_BASE/Scripts/spoken.zeek %INPUT 2>err | tail -1 >out
+# @TEST-EXEC: zeek-cut -n ts uid id.orig_h id.orig_p id.resp_h id.resp_p proto service community_id stage score p_value threshold verdict packet_reliance connection_reliance log_reliance state_reliance modalities reasons model <cmdana.log >rows; zeek-cut <cmdana.log >>out
+# @TEST-EXEC: zeek-cut ts uid id.orig_h id.resp_p note msg sub src p n suppress_for community_id <notice.log >>out
+# @TEST-EXEC: grep -c "verdicts that cannot be read" err >>out
+# @TEST-EXEC: TEST_DIFF_CANONIFIER=$TEST_BASE/Scripts/canon btest-diff out
+
+const verdict = "{\"ts\":1700000000.5,\"uid\":\"C1\",\"orig_h\":\"10.0.0.1\",\"orig_p\":\"2000/udp\",\"resp_h\":\"2001:db8::1\",\"resp_p\":\"53/udp\",\"proto\":\"udp\",\"service\":null,\"community_id\":\"1:abc\",\"stage\":\"final\",\"score\":0.75,\"p_value\":1e-9,\"threshold\":0.5,\"verdict\":\"anomalous\",\"packet_reliance\":0.25,\"connection_reliance\":0.5,\"log_reliance\":0,\"state_reliance\":0.25,\"modalities\":[\"packet\"],\"reasons\":[\"a \\\"b\\\"\\tc\",\"d\"],\"model\":\"m-1\"}";
+const notice = "{\"ts\":1700000000.5,\"note\":\"%s\",\"msg\":\"odd\",\"sub\":\"why\",\"identifier\":\"i\",\"uid\":\"C1\",\"orig_h\":\"10.0.0.1\",\"orig_p\":\"2000/udp\",\"resp_h\":\"10.0.0.2\",\"resp_p\":\"53/udp\",\"src\":\"10.0.0.1\",\"dst\":null,\"p\":\"53/udp\",\"n\":3,\"community_id\":\"1:abc\"}";
+
+event zeek_init() &priority=-20
+	{
+	local odd = fmt(notice, "CMDANA::Anomalous_Connection");
+	local unknown = fmt(notice, "CMDANA::No_Such_Notice");
+	event CMDANA::verdicts(fmt("{\"v\":1,\"verdicts\":[%s],\"notices\":[%s,%s,%s]}", verdict, odd, odd, unknown));
+	event CMDANA::verdicts("{\"v\":1,\"verdicts\":[{}],\"notices\":[]}");
+	event CMDANA::verdicts("not json \xff");
+	}
