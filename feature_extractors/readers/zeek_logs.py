@@ -8,6 +8,7 @@ their ends, and the entries of the other logs wait for theirs, a bounded number 
 `line_too_long`             a line of more than 4 MiB
 `entry_over_limit`          a log entry of a connection that has `MAX_LOG_ENTRIES` already
 `entry_without_connection`  a log entry whose connection is in none of the logs, or came too late
+`not_a_zeek_log`            a file below a directory that is named like a log and is none; it is passed over
 `compressed_stream_*`       a compressed file that is cut short or damaged; what came before was read
 """
 
@@ -39,13 +40,15 @@ from feature_extractors.observations import (
     Stage,
     Windows,
 )
-from feature_extractors.readers.source import Source, open_source
+from feature_extractors.readers.source import ZSTD_MAGIC, Source, open_source
 
 Record = Mapping[str, LogValue]
 
 REQUIRED: Final = ("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto")
 
-_FILE_NAME: Final = re.compile(r"([a-z][a-z0-9_]*)\.(?:.*\.)?log(?:\.labeled)?(?:\.(?:gz|bz2|xz))?", re.ASCII)
+_FILE_NAME: Final = re.compile(
+    r"([a-z][a-z0-9_]*)\.(?:.*\.)?log(?:\.labeled)?(?:\.(?:gz|bz2|xz|zst))?", re.ASCII
+)
 # Verdicts of others and of our own are no observations.
 _NOT_JOINED: Final = frozenset({"conn", "notice", "notice_alarm", "intel", "signatures", "cmdana"})
 _LEFT_OUT: Final = frozenset(
@@ -125,19 +128,18 @@ class ZeekLogs:
 
 
 def _log_files(names: Iterable[str]) -> Iterator[tuple[Path, str]]:
-    """Path and stream of the logs named, and of those below the directories named, by their file names."""
+    """Path and stream of the logs named, and of those below the directories named, each once, by their file names."""
+    seen: set[Path] = set()
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                match = _FILE_NAME.fullmatch(file.name)
-                if match and file.is_file():
-                    yield file, match[1]
-        elif path.exists():
-            match = _FILE_NAME.fullmatch(path.name)
-            yield path, match[1] if match else ""  # its #path has to say
-        else:
+        if not path.exists():
             raise RecordError(f"cannot read Zeek logs {name}: no such file or directory")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            match = _FILE_NAME.fullmatch(file.name)
+            if file.is_dir() or (match is None and file != path) or file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            yield file, match[1] if match else ""  # where its name says nothing, its #path has to
 
 
 def _found(files: list[_LogFile]) -> str:
@@ -185,9 +187,13 @@ class _LogFile:
                 self._counts.add("half_written_line")
                 continue
             if not is_json and parse is None and not json_checked:
+                if self.stream not in ("conn", ""):  # a Zeek's directory holds stdout.log and the like too
+                    self._counts.add("not_a_zeek_log")
+                    return
+                zstd = " (try zstd -d)" if line.startswith(ZSTD_MAGIC) else ""
                 raise RecordError(
-                    f"{self.path} is no Zeek log: found {line[:40].decode('utf-8', 'backslashreplace')!r}, expected a"
-                    " #fields line or a JSON object"
+                    f"{self.path} is no Zeek log: found {_text(line[:40])!r}{zstd}, expected a #fields line or a JSON"
+                    " object"
                 )
             try:
                 if is_json:

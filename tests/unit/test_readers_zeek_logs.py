@@ -389,6 +389,19 @@ def test_logs_that_cannot_be_read_are_refused_by_name(
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_is_only_named_like_a_log_is_passed_over_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "conn.log").write_text(as_json(conn()))
+    (tmp_path / "stderr.log").write_text("listening on eth0\n")
+    windows, counts = read(tmp_path)
+    assert (len(windows), counts) == (1, {"not_a_zeek_log": 1})
+
+
+def test_a_log_named_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "conn.log").write_text(as_json(conn()))
+    (tmp_path / "current").symlink_to(tmp_path / "conn.log")
+    assert len(read(tmp_path, tmp_path / "conn.log", tmp_path / "current")[0]) == 1
+
+
 def test_a_missing_path_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"nowhere: no such file or directory"):
         ZeekLogs([tmp_path / "nowhere"])
