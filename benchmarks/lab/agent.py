@@ -14,9 +14,8 @@ from typing import Any, TextIO
 PULSE = 0.02  # seconds between looks at the children, while there are any
 NAP = 0.25  # and at most between looks at the clock
 AT_ONCE = 12  # programs of one host at the same time; later ones wait
-LATE = (
-    20.0  # seconds after which a waiting program is skipped and logged: an overloaded machine must not drown
-)
+# A machine too slow for its story must not drown: a program this many seconds late is skipped, and logged so.
+LATE = 20.0
 
 
 def main(plan: str, log: str, start: str) -> int:
@@ -44,10 +43,8 @@ def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: d
         while step is not None and step["at"] <= now and len(running) < AT_ONCE:
             child = None
             if now - step["at"] > LATE:
-                out.write(
-                    json.dumps({**_record(step, start + now, start + now, 0, -1), "error": "skipped: late"})
-                    + "\n"
-                )
+                skipped = _record(step, start + now, start + now, 0, -1)
+                out.write(json.dumps({**skipped, "error": "skipped: late"}) + "\n")
             else:
                 child = _launch(step, out)
             if child is not None:

@@ -210,12 +210,20 @@ def _home(world: World, name: str, uid: int, gid: int) -> None:
     command("chown", "-R", f"{uid}:{gid}", str(home))
 
 
+def _hashed(world: World, kind: str) -> dict[str, str]:
+    """Every actor's password in the form that /etc/shadow (-6) or a web server (-apr1) keeps, once per run."""
+    names = [actor.name for actor in world.actors]
+    kept = world.run.state / f"hashed{kind}"
+    if not kept.is_file():
+        feed = "".join(f"{world.password(name)}\n" for name in names)
+        kept.write_text(command("openssl", "passwd", kind, "-stdin", feed=feed), encoding="utf-8")
+    return dict(zip(names, kept.read_text(encoding="utf-8").split(), strict=True))
+
+
 def etc_files(world: World) -> dict[str, str]:
     """What `ip netns exec` lays over /etc: our resolver and our accounts beside the machine's own."""
     resolver = world.offering("resolver")[0].address
-    hashed = {
-        a.name: command("openssl", "passwd", "-6", world.password(a.name)).strip() for a in world.actors
-    }
+    hashed = _hashed(world, "-6")
     accounts = "".join(f"{a.name}:x:{a.uid}:{a.gid}::{world.home(a)}:/bin/sh\n" for a in world.actors)
     return {
         "resolv.conf": f"nameserver {resolver}\nsearch {world.scenario.domain}\noptions timeout:2 attempts:2\n",
@@ -254,10 +262,7 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
   location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
   location /private/ {{ auth_basic "staff"; auth_basic_user_file {folder}/htpasswd; alias {www / name}/; }}
   {extra} }}"""
-    hashed = "".join(
-        f"{a.name}:{command('openssl', 'passwd', '-apr1', world.password(a.name)).strip()}\n"
-        for a in world.actors[:40]
-    )
+    hashed = "".join(f"{name}:{word}\n" for name, word in _hashed(world, "-apr1").items())
     (folder / "htpasswd").write_text(hashed, encoding="utf-8")
     (folder / "nginx.conf").write_text(
         f"""user www-data; worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;

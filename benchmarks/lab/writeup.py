@@ -14,9 +14,7 @@ from benchmarks.lab.net import Host
 from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor
 
-TRUTH = (
-    "truth"  # folder of the kernel's and the launchers' logs beside the capture, until they are written up
-)
+TRUTH = "truth"  # the kernel's and the launchers' logs beside the capture, until they are written up
 
 
 def tell(
