@@ -1,0 +1,126 @@
+"""What CMDANA costs Zeek, and how soon a verdict is back: `live.py cost CAPTURE...` or `live.py latency RATE SECONDS`.
+
+`cost` reads each capture with Zeek alone and with the plugin and a detector at its side, in turn, five times, and
+prints the ratio of the medians: of Zeek's processor time, and of its wall time where the machine has a core for each
+side. `latency` (as root, in a network namespace) sends RATE DNS connections a second to a live Zeek and prints how
+long after a connection's record its verdict is logged. The detector is a stand-in unless `--model` is given: then
+it is the shipped one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "zeek"))
+import rig
+
+ROUNDS = 5
+LATENCY = """
+global began: table[string] of time &create_expire=1min;
+global delays: vector of double = vector();
+event connection_state_remove(c: connection) &priority=-99 { began[c$uid] = current_time(); }
+event CMDANA::log_cmdana(rec: CMDANA::Info)
+	{
+	if ( rec$uid in began )
+		delays += interval_to_double(current_time() - began[rec$uid]);
+	}
+event zeek_done()
+	{
+	sort(delays);
+	local shares = vector(0.5, 0.9, 0.99, 0.999);
+	for ( _, share in shares )
+		print fmt("p%g %.1f ms", 100 * share, 1000 * delays[double_to_count(share * (|delays| - 1))]);
+	}
+"""
+
+
+def measured(command: list[str], folder: Path) -> tuple[float, float]:
+    """Processor and wall time in seconds of one command."""
+    start = time.monotonic()
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, (folder / "out").read_text(errors="replace")
+    return usage.ru_utime + usage.ru_stime, time.monotonic() - start
+
+
+def cost(captures: list[Path]) -> None:
+    port = 27_900
+    for capture in captures:
+        alone: list[tuple[float, float]] = []
+        beside: list[tuple[float, float]] = []
+        counted = ""
+        for _ in range(ROUNDS):
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                alone.append(measured(["zeek", "-C", "-r", str(capture.resolve())], folder))
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                (folder / "plugin.toml").write_text(
+                    f'[endpoint]\nurl = "ws://127.0.0.1:{port}/v1/messages/json"\nreconnect_min = 0.05\n'
+                    "reconnect_max = 0.1\nbatch_records = 4096\nbatch_seconds = 0.25\nqueue_records = 10000000\n"
+                )
+                with (folder / "endpoint.out").open("wb") as out:
+                    endpoint = subprocess.Popen(
+                        [sys.executable, rig.HERE / "endpoint.py", folder / "plugin.toml", "0", "1"],
+                        stdout=out, stderr=out,
+                    )  # fmt: skip
+                    rig.wait_for(
+                        lambda f=folder: "nobody listens" in (f / "endpoint.out").read_text(), "the endpoint"
+                    )
+                    scripts = [str(rig.SCRIPTS / "replay.zeek"), f"CMDANA::websocket_port={port}/tcp"]
+                    beside.append(measured(["zeek", "-C", "-r", str(capture.resolve()), *scripts], folder))
+                    endpoint.terminate()
+                    endpoint.wait()
+                counted = re.findall(r"cmdana: (\d+ connections ended.*)", (folder / "out").read_text())[-1]
+            port += 1
+        a, b = ([statistics.median(column) for column in zip(*runs, strict=True)] for runs in (alone, beside))
+        print(
+            f"{capture.name}: processor {a[0]:.2f} s alone, {b[0]:.2f} s with CMDANA, {b[0] / a[0]:.2f} times; "
+            f"wall {a[1]:.2f} s and {b[1]:.2f} s, {b[1] / a[1]:.2f} times; {counted}",
+            flush=True,
+        )
+
+
+def latency(rate: float, seconds: float, shipped: bool) -> None:
+    with tempfile.TemporaryDirectory() as name, rig.namespace() as ns:
+        folder = Path(name)
+        (folder / "latency.zeek").write_text(LATENCY)
+        zeek = rig.Zeek(ns, folder / "zeek", folder / "latency.zeek")
+        if shipped:
+            (folder / "plugin.toml").write_text("[endpoint]\n")
+            command = (sys.executable, "-m", "cmdana_plugin.cli", "run", "--config", folder / "plugin.toml")
+            endpoint = rig.Program(ns, folder, "endpoint", *command)
+        else:
+            endpoint = rig.Endpoint(ns, folder)
+        rig.wait_for(lambda: "welcomes us" in endpoint.said(), "the handshake")
+        before = (zeek.cpu(), endpoint.cpu())
+        start = time.monotonic()
+        sender = rig.send(ns, "dns", str(rate), str(seconds))
+        sent = int(sender.communicate()[0])
+        elapsed = time.monotonic() - start
+        used = (zeek.cpu() - before[0], endpoint.cpu() - before[1])
+        time.sleep(10)
+        zeek.stop()
+        endpoint.stop()
+        print(
+            f"{sent} connections in {elapsed:.1f} s ({sent / elapsed:.0f} a second), load {os.getloadavg()[0]:.1f}"
+        )
+        print(f"processor: Zeek {used[0] / elapsed:.0%}, endpoint {used[1] / elapsed:.0%} of one core")
+        print(*re.findall(r"^p.* ms$", zeek.said(), re.MULTILINE), sep=", ")
+        print("tally", zeek.tally())
+        print("endpoint", endpoint.said().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cost":
+        cost([Path(word) for word in sys.argv[2:]])
+    else:
+        latency(float(sys.argv[2]), float(sys.argv[3]), "--model" in sys.argv)
