@@ -80,9 +80,9 @@ class Tally:
         return sum(self.equal.values()) / compared if compared else 1.0
 
 
-def entries(capture: Path) -> dict[tuple[str, Place], list[LogEntry]]:
-    """Our log entries of a capture, by log and connection (certificates: by fingerprint)."""
-    found: dict[tuple[str, Place], list[LogEntry]] = defaultdict(list)
+def entries(capture: Path) -> dict[Place, list[LogEntry]]:
+    """Our log entries of a capture, by log, connection (certificates: fingerprint) and hundredth of a second."""
+    found: dict[Place, list[LogEntry]] = defaultdict(list)
     extractor = Extractor()
     for block in NativeReader(capture):
         _gather(extractor.receive(block), found)
@@ -90,16 +90,14 @@ def entries(capture: Path) -> dict[tuple[str, Place], list[LogEntry]]:
     return found
 
 
-def _gather(windows: Windows, found: dict[tuple[str, Place], list[LogEntry]]) -> None:
+def _gather(windows: Windows, found: dict[Place, list[LogEntry]]) -> None:
     starts = windows.log_start
     rows = list(records(windows)) if starts[-1] else []
     for i in np.flatnonzero(np.diff(starts)).tolist():
         place = key(rows[i])
         for entry in windows.logs[starts[i] : starts[i + 1]]:
-            if entry.stream == "x509":
-                found["x509", (entry.fields.get("fingerprint"),)].append(entry)
-            else:
-                found[entry.stream, place].append(entry)
+            where = (entry.fields.get("fingerprint"),) if entry.stream == "x509" else place
+            found[entry.stream, where, int(entry.ts * 100)].append(entry)
 
 
 def golden(folder: Path, logs: tuple[str, ...]) -> Iterator[tuple[str, Place, Record]]:
@@ -139,7 +137,7 @@ def compare(capture: Path, folder: Path, logs: tuple[str, ...], tallies: dict[st
         print(f"{capture}: {error}", file=sys.stderr)
         return
     known: dict[str, set[str]] = defaultdict(set)
-    for (log, _), found in own.items():
+    for (log, _, _), found in own.items():
         for entry in found:
             known[log].update(entry.fields)
     for log, place, row in golden(folder, logs):
@@ -149,13 +147,17 @@ def compare(capture: Path, folder: Path, logs: tuple[str, ...], tallies: dict[st
             name for name in {*row, *known[log]} - NOT_OURS
             if not name.startswith(("id.", "ja3", "ja4", "hassh")) and (name in row or name in known[log])
         }))  # fmt: skip
-        candidates = [e for e in own.get((log, place), ()) if abs(e.ts - row["ts"]) <= NEAR]
+        slots = {int((row["ts"] - NEAR) * 100), int((row["ts"] + NEAR) * 100)}
+        candidates = [
+            e for slot in slots for e in own.get((log, place, slot), ()) if abs(e.ts - row["ts"]) <= NEAR
+        ]
         where = f"{folder.name} {place} ts={row['ts']}"
         if not candidates:
             tally.note("missing", f"{where} {json.dumps(row)[:300]}")
             continue
         best = max(candidates, key=lambda e: sum(same(row.get(n), e.fields.get(n)) for n in names))
-        own[log, place].remove(best)
+        slot_entries = own[log, place, int(best.ts * 100)]
+        del slot_entries[next(i for i, e in enumerate(slot_entries) if e is best)]
         tally.matched += 1
         for name in names:
             a, b = row.get(name), best.fields.get(name)
@@ -166,7 +168,7 @@ def compare(capture: Path, folder: Path, logs: tuple[str, ...], tallies: dict[st
                 tally.equal[name] += 1
             else:
                 tally.note(name, f"{where} golden {a!r} ours {b!r}")
-    for (log, place), rest in own.items():
+    for (log, place, _), rest in own.items():
         if log in logs:
             tallies[log].extra += len(rest)
             for entry in rest[:1]:
@@ -174,7 +176,9 @@ def compare(capture: Path, folder: Path, logs: tuple[str, ...], tallies: dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("captures", type=Path)
     parser.add_argument("golden", type=Path)
     parser.add_argument("--only", default="", help="captures whose path begins so")
@@ -198,7 +202,9 @@ def main() -> None:
         if arguments.markdown:
             print(f"| {log} | {tally.golden} | {tally.matched} | {tally.extra} | {tally.share:.2%} |")
             continue
-        print(f"{log}: {tally.golden} golden, {tally.matched} matched, {tally.extra} extra, {tally.share:.2%} equal")
+        print(
+            f"{log}: {tally.golden} golden, {tally.matched} matched, {tally.extra} extra, {tally.share:.2%} equal"
+        )
         for name in sorted(tally.compared):
             if tally.equal[name] < tally.compared[name]:
                 print(f"    {name}: {tally.equal[name]}/{tally.compared[name]}")

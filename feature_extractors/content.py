@@ -56,7 +56,7 @@ class Content:
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
         connections = self._connections
-        view = memoryview(np.ascontiguousarray(segments.data)).cast("B") if len(segments.data) else memoryview(b"")
+        view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
         start = segments.start
         rows = zip(
@@ -85,7 +85,7 @@ class Content:
                     continue
                 session.size += length
                 root.data(is_orig, ts, bytes(view[begin:end]))
-                if root.done:
+                if root.over():
                     changed[serial] = None
                 continue
             if root.done:
@@ -167,7 +167,14 @@ class Content:
         return _Connection(session, Detector(session, names))
 
     def _deliver(
-        self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float, offset: int, data: bytes, length: int
+        self,
+        connection: _Connection,
+        stream: _Stream,
+        is_orig: bool,
+        ts: float,
+        offset: int,
+        data: bytes,
+        length: int,
     ) -> None:
         """Hands on what is new of a segment that begins at or before what comes next."""
         session = connection.session
@@ -189,7 +196,14 @@ class Content:
             stream.free = min(stream.next + skip, NEVER)
 
     def _wait(
-        self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float, offset: int, data: bytes, length: int
+        self,
+        connection: _Connection,
+        stream: _Stream,
+        is_orig: bool,
+        ts: float,
+        offset: int,
+        data: bytes,
+        length: int,
     ) -> None:
         """Keeps a segment that came before its turn."""
         old = stream.pending.get(offset)
@@ -255,5 +269,3 @@ class Content:
                 bounds.append(told)
         orig_from, resp_from = np.asarray(bounds, np.int64).reshape(-1, 2).T
         return Wanted(connection=np.asarray(serials, np.int64), orig_from=orig_from, resp_from=resp_from)
-
-

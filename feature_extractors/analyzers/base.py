@@ -1,4 +1,4 @@
-"""What every protocol analyzer shares: the session it writes to, the reader it cuts fields with, and text as Zeek logs it.
+"""What every protocol analyzer shares: the session it writes to, readers of fields and lines, and text as Zeek logs it.
 
 An analyzer is fed content in order, `data` for a stream's bytes or one whole datagram, `gap` for bytes that were
 never captured, `end` at the connection's end. It says what it found through its `Session` and raises `ParseError`
@@ -54,7 +54,9 @@ class Run:
     create: Callable[[str, Session], Analyzer | None] | None = None  # makes the analyzer of a name
     entries_open: int = 0  # log entries of connections that are still open
     expected: OrderedDict[int, tuple[str, float]] = field(default_factory=OrderedDict)  # by responder port
-    transactions: OrderedDict[int, tuple[Fields, float, float]] = field(default_factory=OrderedDict)  # DHCP's, by xid
+    transactions: OrderedDict[int, tuple[Fields, float, float]] = field(
+        default_factory=OrderedDict
+    )  # DHCP's, by xid
 
     def expect(self, port: int, service: str, ts: float) -> None:
         """A connection to this responder port is announced, as FTP and IRC do for their data."""
@@ -153,6 +155,10 @@ class Analyzer:
     def stop(self) -> None:
         """Nothing more is wanted in either direction."""
         self.done = True
+
+    def over(self) -> bool:
+        """Whether nothing more is wanted, asked anew after content was handed in."""
+        return self.done
 
 
 class Reader:
@@ -333,9 +339,7 @@ def text(raw: bytes, limit: int = MAX_TEXT) -> str:
     else:
         if not _BAD_ASCII.search(out):
             return out
-    return "".join(
-        chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in raw
-    )
+    return "".join(chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in raw)
 
 
 def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:

@@ -78,7 +78,9 @@ class Irc(LineProtocol):
             passwords = keys.split(b",")
             for i, channel in enumerate(channels.split(b",")[:20]):
                 key = passwords[i] if i < len(passwords) else b""
-                self._entry(ts, command, text(channel, 128), f" with channel key: '{text(key, 128)}'" if key else "")
+                self._entry(
+                    ts, command, text(channel, 128), f" with channel key: '{text(key, 128)}'" if key else ""
+                )
 
     def _entry(self, ts: float, command: str, value: str, addl: str | None = None) -> None:
         fields: Fields = {"command": command, "value": value}

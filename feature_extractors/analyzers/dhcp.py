@@ -33,7 +33,7 @@ class Dhcp(Analyzer):
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if len(data) < 240:
             raise ParseError("message_too_short")
-        op, _, hlen, _, xid, _, _, client, your, _, _, chaddr = _HEAD.unpack_from(data)
+        op, _, _, _, xid, _, _, client, your, _, _, chaddr = _HEAD.unpack_from(data)
         cookie = data[236:240]
         options = _options(data, 240)
         kind = options.get(53, b"\0")[:1] or b"\0"
@@ -56,7 +56,11 @@ class Dhcp(Analyzer):
         """The entry of this transaction. A connection that closed has handed out its entry: a late message is lost."""
         transactions = self.session.run.transactions
         found = transactions.get(xid)
-        if found is not None and (ts - found[2] > _SILENCE or ts - found[1] > _WATCH) and ts - found[1] > _EXPIRY:
+        if (
+            found is not None
+            and (ts - found[2] > _SILENCE or ts - found[1] > _WATCH)
+            and ts - found[1] > _EXPIRY
+        ):
             found = None
         if found is None:
             fields: Fields = {"duration": 0.0, "msg_types": []}

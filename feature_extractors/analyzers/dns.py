@@ -285,7 +285,7 @@ class Dns(Analyzer):
             if length != 4:
                 raise _Malformed
             said: str | None = inet_ntoa(data[pos:end])
-        elif rtype == 28 or rtype == 38:
+        elif rtype in (28, 38):
             if length < 16:
                 raise _Malformed
             said = address(data[pos : pos + 16])
@@ -345,7 +345,7 @@ class Dns(Analyzer):
 
 
 def netbios_name(encoded: bytes) -> bytes:
-    """The NetBIOS name behind its half-byte encoding (RFC 1001, 14.1) without suffix and padding; empty if it is none."""
+    """The NetBIOS name behind its half-byte encoding (RFC 1001, 14.1), unpadded; empty if it is none."""
     if len(encoded) != 32:
         return b""
     out = bytearray()
@@ -370,7 +370,9 @@ def _strings(data: bytes, pos: int, end: int) -> list[bytes]:
     return out
 
 
-def _other(message: _Message, rtype: int, rclass: int, name: bytes, pos: int, end: int, netbios: bool) -> str | None:
+def _other(
+    message: _Message, rtype: int, rclass: int, name: bytes, pos: int, end: int, netbios: bool
+) -> str | None:
     """What dns.log says of a record of a rarer type; None where Zeek says nothing at all. Raises `_Malformed`."""
     data = message.data
     length = end - pos

@@ -75,7 +75,9 @@ _SMTP_SERVER: Final = _rule(rb"[ \t\n\v\f\r]*220[ \t\n\v\f\r-]")
 _SMTP_CLIENT: Final = _rule(rb"(?:|.*[\n\r])[ \t\n\v\f\r]*(?:helo|ehlo)", re.I)
 _FTP_SERVER: Final = _rule(rb"[\n\r ]*(?:120|220)[^0-9].*[\n\r] *(?:230|331)[^0-9]")
 _FTP_CLIENT: Final = _rule(rb"(?:|.*[\n\r]) *user ", re.I)
-_POP3_CLIENT: Final = _rule(rb"(?:|.*[\r\n])[ \t\n\v\f\r]*(?:user[ \t\n\v\f\r]|apop[ \t\n\v\f\r]|capa|auth|stls)", re.I)
+_POP3_CLIENT: Final = _rule(
+    rb"(?:|.*[\r\n])[ \t\n\v\f\r]*(?:user[ \t\n\v\f\r]|apop[ \t\n\v\f\r]|capa|auth|stls)", re.I
+)
 _IRC_SERVER: Final = _rule(rb"(?:|.*[\n\r])(?::[^ \n\r]+ )?[0-9][0-9][0-9] ")
 _IRC_CLIENT1: Final = _rule(rb"(?:|.*[\r\n]) *user +.+[\n\r]+ *nick +.*[\r\n]", re.I)
 _IRC_CLIENT2: Final = _rule(rb"(?:|.*[\r\n]) *nick +.+[\r\n]+ *user +.+[\r\n]", re.I)
@@ -163,9 +165,8 @@ def udp_signatures(datagram: bytes) -> list[str]:
         found.append("krb")
     if datagram.find(b"MQ", 4, 9) >= 4:
         found.append("mqtt")
-    if first >> 4 == 6 or (first == 0 and datagram[1:2] in (b"\0", b"\1")):
-        if _teredo(datagram):
-            found.append("teredo")
+    if (first >> 4 == 6 or (first == 0 and datagram[1:2] in (b"\0", b"\1"))) and _teredo(datagram):
+        found.append("teredo")
     if b"SIP/" in datagram[:2048] and (_SIP_REPLY(datagram) or _SIP_REQUEST(datagram)):
         found.append("sip")
     return found
@@ -193,25 +194,44 @@ class Detector(Analyzer):
     def __init__(self, session: Session, names: tuple[str, ...] = ()) -> None:
         super().__init__(session)
         self._analyzers: list[Analyzer] = []
-        self._tried: set[str] = set()
+        self._tried: dict[str, Analyzer] = {}
+        self._retried: set[str] = set()
         self._udp = session.ip_proto == 17
         self._matching = True
         self._heads = [b"", b""]  # responder's, originator's first bytes
-        self._chunks: list[tuple[bool, float, bytes]] = []
+        self._chunks: list[tuple[bool, bytes]] = []
         self._size = 0
         for name in names:
             self._add(name)
 
     def _add(self, name: str) -> Analyzer | None:
-        """A new analyzer of that name beside those there are; None if it was tried before or is not for us."""
-        if name in self._tried:
+        """A new analyzer of that name beside those there are; None where there is one, or nobody makes any.
+
+        One that refused the content is tried once more, as Zeek's signatures may attach it again.
+        """
+        tried = self._tried.get(name)
+        if tried is not None and (not tried.done or name in self._retried):
             return None
-        self._tried.add(name)
+        if tried is not None:
+            self._retried.add(name)
         analyzer = self.session.child(name)
         if analyzer is None:
             return None
+        self._tried[name] = analyzer
         self._analyzers.append(analyzer)
         return analyzer
+
+    def _replay(self, analyzer: Analyzer, ts: float) -> None:
+        """Hands what was seen so far to a new analyzer, as if it came now.
+
+        All of it, even if the analyzer refuses a part: Zeek lets go of analyzers only after the packet.
+        """
+        refused = False
+        for is_orig, data in self._chunks:
+            analyzer.done = False
+            self.session.feed(analyzer, is_orig, ts, data)
+            refused = refused or analyzer.done
+        analyzer.done = refused
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         session = self.session
@@ -230,13 +250,12 @@ class Detector(Analyzer):
                 return
             self._heads[is_orig] = (self._heads[is_orig] + data)[: 2 * BUFFER_SIZE]
             found = tcp_signatures(self._heads[1], self._heads[0], is_orig)
-        self._chunks.append((is_orig, ts, data))
+        self._chunks.append((is_orig, data))
         self._size += len(data)
         for name in found:
-            analyzer_found = self._add(name)
-            if analyzer_found is not None and not (analyzer_found.needs_start and session.partial):
-                for chunk in self._chunks:
-                    session.feed(analyzer_found, *chunk)
+            added = self._add(name)
+            if added is not None and not (added.needs_start and session.partial):
+                self._replay(added, ts)
         if self._size > BUFFER_SIZE or len(self._chunks) > MAX_CHUNKS:
             self._matching = False
             self._chunks = []

@@ -22,10 +22,11 @@ _EPRT: Final = re.compile(rb"\|[12]\|([0-9a-fA-F.:]{2,45})\|(\d{1,5})\|")
 _EPSV: Final = re.compile(rb"\|\|\|(\d{1,5})\|")
 _COMMAND: Final = re.compile(rb"[ \t]*([A-Za-z]{3,4})(?:[ \t]+(.*))?\Z", re.S)
 _COMMANDS: Final = frozenset((
-    "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO", "REST",
-    "STOR", "STOU", "RETR", "LIST", "NLST", "APPE", "RNFR", "RNTO", "DELE", "RMD", "MKD", "PWD", "ABOR", "SYST", "STAT",
-    "HELP", "SITE", "NOOP", "AUTH", "ADAT", "PROT", "PBSZ", "CCC", "MIC", "CONF", "ENC", "FEAT", "OPTS", "EPRT", "EPSV",
-    "LANG", "MDTM", "MLSD", "MLST", "SIZE", "CLNT", "LPRT", "LPSV", "XCWD", "XMKD", "XPWD", "XRMD", "XCUP", "MACB", "HOST",
+    "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO",
+    "REST", "STOR", "STOU", "RETR", "LIST", "NLST", "APPE", "RNFR", "RNTO", "DELE", "RMD", "MKD", "PWD", "ABOR", "SYST",
+    "STAT", "HELP", "SITE", "NOOP", "AUTH", "ADAT", "PROT", "PBSZ", "CCC", "MIC", "CONF", "ENC", "FEAT", "OPTS", "EPRT",
+    "EPSV", "LANG", "MDTM", "MLSD", "MLST", "SIZE", "CLNT", "LPRT", "LPSV", "XCWD", "XMKD", "XPWD", "XRMD", "XCUP", "MACB",
+    "HOST",
 ))  # fmt: skip
 
 

@@ -40,7 +40,7 @@ _PROXY_HEADERS: Final = frozenset((
 ))  # fmt: skip
 
 # What a direction waits for
-_LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING = range(9)
+_LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
 _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 
 
@@ -72,7 +72,7 @@ class _Side:
         self.headers = 0
         self.name = b""
         self.value = b""
-        self.decoder: object | None = None
+        self.decoder: zlib._Decompress | None = None
         self.first = b""
         self.sniffed = False
         self.filename = b""
@@ -106,6 +106,9 @@ class Http(Analyzer):
         self._ts = ts
         side = self._sides[is_orig]
         lines = side.lines
+        if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
+            self._begin_reply(side, b"0.9", 0, b"<empty>", True)
+            side.state = _TO_END
         if len(lines) or side.state not in _BODIES:
             lines.feed(data)
             data = b""
@@ -138,10 +141,16 @@ class Http(Analyzer):
             if line is None:
                 return
             self._line(is_orig, side, line)
-            if self._inside is not None:
-                if len(lines):
-                    self.session.feed(self._inside, is_orig, ts, lines.rest())
+            if self._hand_on(is_orig, ts, lines):
                 return
+
+    def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
+        """Where the connection has turned to something else, gives it what is left."""
+        if self._inside is None:
+            return False
+        if len(lines):
+            self.session.feed(self._inside, is_orig, ts, lines.rest())
+        return True
 
     def gap(self, is_orig: bool, length: int) -> None:
         if self._inside is not None:
@@ -225,7 +234,7 @@ class Http(Analyzer):
         elif at >= 0:
             uri, version = rest[:at].rstrip(b" \t"), rest[at + 6 :]
         else:
-            uri = rest
+            uri = rest[:-1] if b" " in rest else rest  # Zeek, too, loses the last character here
         method = token.group()
         if version == b"0.9" and (len(method) < 3 or not uri):
             raise ParseError("not_a_request_line")
@@ -237,8 +246,7 @@ class Http(Analyzer):
             self._methods.append(method)
         if method.upper() == b"CONNECT":
             self._connect = True
-        if self._request < self._response:
-            self._request = self._response
+        self._request = max(self._request, self._response)
         if len(self._pending) > self.session.limits.transactions:
             self._pending.clear()
             self._response = self._request
@@ -253,8 +261,7 @@ class Http(Analyzer):
         if version == b"0.9":
             reply = self._sides[0]
             if reply.state == _LINE:
-                self._begin_reply(reply, b"0.9", 0, b"<empty>", True)
-                reply.state = _TO_END
+                reply.state = _OLD_REPLY
 
     def _status_line(self, side: _Side, line: bytes) -> None:
         if line[:5].upper() != b"HTTP/":
@@ -408,14 +415,15 @@ class Http(Analyzer):
     def _decoded(self, side: _Side, data: bytes) -> bytes:
         """The body as it was before compression; past the limit or where it is broken, nothing more is measured."""
         decoder = side.decoder
+        assert decoder is not None
         room = self.session.limits.decoded_bytes - side.body_length
         try:
-            out: bytes = decoder.decompress(data, max(room, 1))  # type: ignore[union-attr]
+            out = decoder.decompress(data, max(room, 1))
         except zlib.error:
             side.decoder = None
             self.session.counts.add("http_body_not_decoded")
             return b"" if side.body_length else data
-        if decoder.unconsumed_tail or room <= len(out):  # type: ignore[union-attr]
+        if decoder.unconsumed_tail or room <= len(out):
             side.decoder = None
             self.session.counts.add("http_body_over_limit")
         return out

@@ -36,8 +36,8 @@ _STARTS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"{\\rtf", "text/rtf"),
 )
 _HTML: Final = re.compile(
-    rb"(?:\xef\xbb\xbf)?[\s]*(?:<!--.{0,256}?-->\s*)?<(?:!doctype html|html|head|title|body|script|h[1-6]|a href|frameset|"
-    rb"iframe|img|style|table|div|meta|link|center|font|form|\?php)",
+    rb"(?:\xef\xbb\xbf)?[\s]*(?:<!--.{0,256}?-->\s*)?<(?:!doctype html|html|head|title|body|script|h[1-6]|a href|"
+    rb"frameset|iframe|img|style|table|div|meta|link|center|font|form|\?php)",
     re.I | re.S,
 )
 _XML: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<\?xml ", re.I)

@@ -19,6 +19,10 @@ _COMMANDS: Final = frozenset((
     b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"QUIT", b"RSET", b"VRFY", b"EXPN", b"HELP", b"NOOP", b"STARTTLS",
     b"BDAT", b"ETRN", b"ERROR", b"TURN", b"SEND", b"SOML", b"SAML", b"AUTH", b"X-ANONYMOUSTLS",
 ))  # fmt: skip
+_POP3_COMMANDS: Final = frozenset((
+    b"USER", b"PASS", b"APOP", b"CAPA", b"STLS", b"AUTH", b"STAT", b"LIST", b"RETR", b"QUIT", b"UIDL", b"TOP", b"DELE",
+    b"NOOP", b"RSET",
+))  # fmt: skip
 _MAX_HEADERS: Final = 200
 _HEADERS: Final = {
     b"MESSAGE-ID": "msg_id", b"IN-REPLY-TO": "in_reply_to", b"SUBJECT": "subject", b"FROM": "from",
@@ -44,11 +48,16 @@ class LineProtocol(Analyzer):
         lines.feed(data)
         while not self.done and (line := lines.line()) is not None:
             self._line(is_orig, ts, line)
-            if self._tls is not None:
-                rest = lines.rest()
-                if rest:
-                    self.session.feed(self._tls, is_orig, ts, rest)
+            if self._hand_on(is_orig, ts, lines):
                 return
+
+    def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
+        """Where the connection has turned to TLS, gives it what is left."""
+        if self._tls is None:
+            return False
+        if len(lines):
+            self.session.feed(self._tls, is_orig, ts, lines.rest())
+        return True
 
     def end(self) -> None:
         if self._tls is not None:
@@ -146,7 +155,12 @@ class Smtp(LineProtocol):
         elif word == b"RCPT" and argument[:3].upper() == b"TO:":
             receiver = _address(argument[3:])
             receivers = entry.setdefault("rcptto", [])
-            if receiver and isinstance(receivers, list) and len(receivers) < MAX_ITEMS and receiver not in receivers:
+            if (
+                receiver
+                and isinstance(receivers, list)
+                and len(receivers) < MAX_ITEMS
+                and receiver not in receivers
+            ):
                 receivers.append(receiver)
             self._active = True
         elif word == b"DATA":
@@ -165,7 +179,9 @@ class Smtp(LineProtocol):
             return
         if line[:1] in (b" ", b"\t") and self._name:
             if len(self._value) + len(line) < 4096:
-                self._value += b" " * (line[:1] == b" ") + (b"\t" if line[:1] == b"\t" else b"") + line.strip()
+                self._value += (
+                    b" " * (line[:1] == b" ") + (b"\t" if line[:1] == b"\t" else b"") + line.strip()
+                )
             return
         self._header()
         if not line:
@@ -206,7 +222,9 @@ class Smtp(LineProtocol):
             self._replied = self._waiting.popleft() if self._waiting else self._replied
         self._continued = line[3:4] == b"-"
         entry = self._log(ts)
-        entry["last_reply"] = f"{code} {text(line[4:] if self._continued else line[3:].lstrip(), 512)}".rstrip(" ")
+        entry["last_reply"] = (
+            f"{code} {text(line[4:] if self._continued else line[3:].lstrip(), 512)}".rstrip(" ")
+        )
         if not line[4:].strip():
             entry["last_reply"] = f"{code} "
         if self._replied in (b"STARTTLS", b"X-ANONYMOUSTLS") and code == 220 and not self._continued:
@@ -248,10 +266,8 @@ class Pop3(LineProtocol):
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         word = line.strip().split(b" ")[0].upper()
         if is_orig:
-            if word in (b"USER", b"PASS", b"APOP", b"CAPA", b"STLS", b"AUTH", b"STAT", b"LIST", b"RETR", b"QUIT", b"UIDL",
-                        b"TOP", b"DELE", b"NOOP", b"RSET"):  # fmt: skip
-                if len(self._waiting) < self.session.limits.transactions:
-                    self._waiting.append(word)
+            if word in _POP3_COMMANDS and len(self._waiting) < self.session.limits.transactions:
+                self._waiting.append(word)
             return
         if self._multiline:
             self._multiline = line != b"."
@@ -265,9 +281,7 @@ class Pop3(LineProtocol):
             if command == b"STLS":
                 self._start_tls()
             self._multiline = command in (b"CAPA", b"LIST", b"RETR", b"UIDL", b"TOP")
-        elif word not in (b"-ERR", b"+", b""):
-            raise ParseError("unknown_server_command")
-        elif word == b"+" and command != b"AUTH":
+        elif word not in (b"-ERR", b"+", b"") or (word == b"+" and command != b"AUTH"):
             raise ParseError("unknown_server_command")
 
 

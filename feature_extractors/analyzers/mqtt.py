@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from feature_extractors.analyzers.base import MAX_ITEMS, Analyzer, Fields, Framed, ParseError, Reader, Session, text
+from feature_extractors.analyzers.base import (
+    MAX_ITEMS,
+    Analyzer,
+    Fields,
+    Framed,
+    ParseError,
+    Reader,
+    Session,
+    text,
+)
 
 _QOS: Final = ("at most once", "at least once", "exactly once", "unknown")
 _VERSIONS: Final = {3: "3.1", 4: "3.1.1", 5: "5.0"}
@@ -93,7 +102,8 @@ class Mqtt(Analyzer):
         identifier = body.u16() if qos else 0
         self.session.confirm(self.service)
         entry = self.session.log("mqtt_publish", ts, {
-            "from_client": is_orig, "retain": bool(first & 1), "qos": _QOS[qos], "status": "ok" if not qos else "incomplete",
+            "from_client": is_orig, "retain": bool(first & 1), "qos": _QOS[qos],
+            "status": "incomplete" if qos else "ok",
             "topic": text(topic, 1024), "payload_len": length - (body.pos - begin),
         })  # fmt: skip
         if qos:
@@ -112,7 +122,11 @@ class Mqtt(Analyzer):
         }  # fmt: skip
         if kind == 8:
             fields["qos_levels"] = list(levels)
-        self._remember("subscribe" if kind == 8 else "unsubscribe", identifier, self.session.log("mqtt_subscribe", ts, fields))
+        self._remember(
+            "subscribe" if kind == 8 else "unsubscribe",
+            identifier,
+            self.session.log("mqtt_subscribe", ts, fields),
+        )
 
     def _remember(self, what: str, identifier: int, entry: Fields) -> None:
         if len(self._waiting) >= self.session.limits.transactions:

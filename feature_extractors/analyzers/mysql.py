@@ -61,11 +61,16 @@ class Mysql(Analyzer):
                 self._client(ts, packet[3], packet[4:])
             else:
                 self._server(packet[3], packet[4:])
-            if self._tls is not None:
-                rest = stream.rest()
-                if rest:
-                    self.session.feed(self._tls, is_orig, ts, rest)
+            if self._hand_on(is_orig, ts, stream):
                 return
+
+    def _hand_on(self, is_orig: bool, ts: float, stream: Framed) -> bool:
+        """Where the connection has turned to TLS, gives it what is left."""
+        if self._tls is None:
+            return False
+        if len(stream):
+            self.session.feed(self._tls, is_orig, ts, stream.rest())
+        return True
 
     def skip(self, is_orig: bool) -> int:
         if self.done:

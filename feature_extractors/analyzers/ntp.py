@@ -40,9 +40,9 @@ class Ntp(Analyzer):
             for i, name in enumerate(("ref_time", "org_time", "rec_time", "xmt_time")):
                 fields[name] = _time(times[2 * i], times[2 * i + 1])
             fields["num_exts"] = _extensions(data)
-        elif mode == 6 and (len(data) < 12 or len(data) < 12 + (data[10] << 8 | data[11])):
-            raise ParseError("message_too_short")
-        elif mode == 7 and (len(data) < 8):
+        elif len(data) < {6: 12, 7: 8}.get(mode, 1) or (
+            mode == 6 and len(data) < 12 + (data[10] << 8 | data[11])
+        ):
             raise ParseError("message_too_short")
         self.session.confirm(self.service)
         if mode <= 5:

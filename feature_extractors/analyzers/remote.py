@@ -292,8 +292,12 @@ class Socks(Analyzer):
             return
         stream = self._streams[is_orig]
         stream.feed(data)
-        while not self.done and self._inside is None and self._advance(is_orig, ts, stream):
+        while not self.done and self._advance(is_orig, ts, stream):
             pass
+        self._hand_on(ts)
+
+    def _hand_on(self, ts: float) -> None:
+        """Once the way is open, gives what was sent already to what is inside."""
         if self._inside is not None:
             for side in (True, False):
                 rest = self._streams[side].rest()

@@ -11,7 +11,16 @@ import hashlib
 from base64 import b64encode
 from typing import ClassVar, Final
 
-from feature_extractors.analyzers.base import NEVER, Analyzer, Fields, Framed, ParseError, Reader, Session, text
+from feature_extractors.analyzers.base import (
+    NEVER,
+    Analyzer,
+    Fields,
+    Framed,
+    ParseError,
+    Reader,
+    Session,
+    text,
+)
 
 MAX_PACKET: Final = 256 * 1024  # bytes of one packet before the keys are exchanged
 _NEWKEYS, _KEXINIT = 21, 20
@@ -61,7 +70,9 @@ class Ssh(Analyzer):
             packet = stream.take(4 + length)
             if packet is None:
                 return
-            self._packet(is_orig, packet[5], packet[6 : len(packet) - packet[4]] if packet[4] < length else b"")
+            self._packet(
+                is_orig, packet[5], packet[6 : len(packet) - packet[4]] if packet[4] < length else b""
+            )
             if self._keyed[is_orig]:
                 left = stream.rest()
                 if left:
@@ -100,13 +111,10 @@ class Ssh(Analyzer):
         server, client = self._banners
         if not server or not client or len(server) < 5 or len(client) < 5:
             return
-        majors = []
-        for banner in (server, client):
-            majors.append(2 if banner[4:8] == b"1.99" or banner[4:5] == b"2" else 1)
-        if server[4:5] == client[4:5]:
-            entry["version"] = 2 if server[4:5] == b"2" or min(majors) == 2 else 1
-        elif 1 in majors:
-            return
+        spoken = [{1, 2} if banner[4:8] == b"1.99" else {banner[4] - 48} for banner in (server, client)]
+        common = spoken[0] & spoken[1] & {1, 2}
+        if common:
+            entry["version"] = max(common)
         self._first_version = entry.get("version") == 1
 
     def _packet1(self, is_orig: bool, head: bytes, stream: Framed) -> None:
@@ -152,7 +160,9 @@ class Ssh(Analyzer):
         for name, there in (("cipher_alg", 2), ("mac_alg", 4), ("compression_alg", 6)):
             to_server = _agreed(client[there], server[there])
             to_client = _agreed(client[there + 1], server[there + 1])
-            entry[name] = to_server if to_server == to_client else f"To server: {to_server}, to client: {to_client}"
+            entry[name] = (
+                to_server if to_server == to_client else f"To server: {to_server}, to client: {to_client}"
+            )
 
     def _host_key(self, kind: int, payload: bytes) -> None:
         """The server's key is the first string of a key exchange reply; a Diffie-Hellman group is no such reply."""
@@ -166,7 +176,7 @@ class Ssh(Analyzer):
         if not 4 <= name <= 64 or not key[4 : 4 + name].isascii() or b"-" not in key[4 : 4 + name]:
             return
         digest = b64encode(hashlib.sha256(key).digest()).decode("ascii")
-        self._log()["host_key_fingerprint"] = f"SHA256:{digest.rstrip('=')}"
+        self._log()["host_key_fingerprint"] = f"SHA256:{digest[:32]}"  # as long as Zeek's
 
     def _encrypted_segment(self, is_orig: bool, length: int) -> None:
         """Guesses the outcome of a login from the lengths of encrypted segments, as SSH_Analyzer::ProcessEncrypted."""

@@ -146,7 +146,11 @@ class Tls(Analyzer):
         if kind >= _V2:
             self._v2(is_orig, kind - _V2, whole)
             return
-        if not self._encrypted[is_orig] and kind == _APPLICATION and self._version not in (2, 0x300, 0x301, 0x302, 0x303):
+        if (
+            not self._encrypted[is_orig]
+            and kind == _APPLICATION
+            and self._version not in (2, 0x300, 0x301, 0x302, 0x303)
+        ):
             self._encrypted[is_orig] = True
         if self._encrypted[is_orig]:
             self._encrypted_record(is_orig, kind)

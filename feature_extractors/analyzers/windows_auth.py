@@ -42,7 +42,9 @@ _CIPHERS: Final = {
     16: "des3-cbc-sha1-kd", 17: "aes128-cts-hmac-sha1-96", 18: "aes256-cts-hmac-sha1-96", 23: "rc4-hmac",
     24: "rc4-hmac-exp", 25: "camellia128-cts-cmac", 26: "camellia256-cts-cmac", 65: "subkey-keymaterial",
 }  # fmt: skip
-_IGNORED: Final = frozenset(("NEEDED_PREAUTH", "KDC_ERR_PREAUTH_REQUIRED", "Response too big for UDP, retry with TCP"))
+_IGNORED: Final = frozenset(
+    ("NEEDED_PREAUTH", "KDC_ERR_PREAUTH_REQUIRED", "Response too big for UDP, retry with TCP")
+)
 
 
 class Kerberos(Analyzer):

@@ -10,9 +10,18 @@ from __future__ import annotations
 from typing import ClassVar, Final
 from uuid import UUID
 
-from feature_extractors.analyzers.base import NEVER, Analyzer, Fields, Framed, ParseError, Reader, Session, text
+from feature_extractors.analyzers.base import (
+    NEVER,
+    Analyzer,
+    Fields,
+    Framed,
+    ParseError,
+    Reader,
+    Session,
+    text,
+)
 from feature_extractors.analyzers.dce_rpc_names import ENDPOINTS, OPERATIONS
-from feature_extractors.analyzers.windows_auth import Gssapi, Kerberos, Ntlm
+from feature_extractors.analyzers.windows_auth import Gssapi, Ntlm
 
 MAX_MESSAGE: Final = 256 * 1024  # of one SMB message that is looked at whole; of a longer one, the head
 MAX_ERRORS: Final = 32  # segments that are no DCE-RPC before we stop looking
@@ -54,7 +63,6 @@ class DceRpc(Analyzer):
         self._asked = 0.0
         self._ntlm: Ntlm | None = None
         self._gssapi: Gssapi | None = None
-        self._kerberos: Kerberos | None = None
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         try:
@@ -163,9 +171,6 @@ class DceRpc(Analyzer):
             if self._ntlm is None:
                 self._ntlm = Ntlm(self.session)
             self.session.feed(self._ntlm, True, ts, blob)
-        elif kind == 16:
-            if self._kerberos is None:
-                self._kerberos = Kerberos(self.session)
 
 
 class Smb(Analyzer):
@@ -185,7 +190,9 @@ class Smb(Analyzer):
         self._gssapi: Gssapi | None = None
         self._trees: dict[int, str] = {}
         self._shares: dict[int, str] = {}
-        self._asked: dict[tuple[int, int], tuple[str, int]] = {}  # by command and message: a name, or a file id
+        self._asked: dict[
+            tuple[int, int], tuple[str, int]
+        ] = {}  # by command and message: a name, or a file id
         self._seen: set[tuple[object, ...]] = set()
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
@@ -276,7 +283,9 @@ class Smb(Analyzer):
             self._gssapi = Gssapi(self.session, self._ntlm)
         self.session.feed(self._gssapi, is_orig, ts, blob)
 
-    def _mapped(self, ts: float, tree: int, path: str, kind: str, service: str | None, system: str | None) -> None:
+    def _mapped(
+        self, ts: float, tree: int, path: str, kind: str, service: str | None, system: str | None
+    ) -> None:
         if len(self._trees) < 1024:
             self._trees[tree] = path
             self._shares[tree] = kind
@@ -336,7 +345,15 @@ class Smb(Analyzer):
             pos = end
 
     def _command2(
-        self, is_orig: bool, ts: float, command: int, answer: bool, status: int, identifier: int, tree: int, message: bytes
+        self,
+        is_orig: bool,
+        ts: float,
+        command: int,
+        answer: bool,
+        status: int,
+        identifier: int,
+        tree: int,
+        message: bytes,
     ) -> None:
         body = Reader(message, 64)
         size = body.u16le() if body.left >= 2 else 0
@@ -363,7 +380,9 @@ class Smb(Analyzer):
         elif command in (6, 8, 9, 11):
             self._io2(ts, command, answer, size, identifier, tree, message)
 
-    def _create2(self, ts: float, answer: bool, size: int, identifier: int, tree: int, message: bytes) -> None:
+    def _create2(
+        self, ts: float, answer: bool, size: int, identifier: int, tree: int, message: bytes
+    ) -> None:
         if not answer and size == 57:
             offset, length = Reader(message, 64 + 44).u16le(), Reader(message, 64 + 46).u16le()
             name = _utf16(message[offset : offset + length])
@@ -387,7 +406,12 @@ class Smb(Analyzer):
         elif command == 8:
             if not answer and size == 49:
                 self._remember(8, identifier, "", _file_id(message, 64 + 16))
-            elif answer and size == 17 and (asked := self._asked.pop((8, identifier), None)) and tree in self._pipe_trees:
+            elif (
+                answer
+                and size == 17
+                and (asked := self._asked.pop((8, identifier), None))
+                and tree in self._pipe_trees
+            ):
                 length = Reader(message, 68).u32le()
                 self._pipe(asked[1], False, ts, message[message[66] : message[66] + length])
         elif command == 9:
@@ -416,7 +440,12 @@ class Smb(Analyzer):
         parameters = words.take(2 * count)
         content = words.take(min(words.u16le(), words.left))
         start = words.pos - len(content)
-        if command == 0x72 and answer and count == 17 and int.from_bytes(parameters[19:23], "little") & 0x80000000:
+        if (
+            command == 0x72
+            and answer
+            and count == 17
+            and int.from_bytes(parameters[19:23], "little") & 0x80000000
+        ):
             self._login(False, ts, content[16:])
         elif command == 0x73 and count in (12, 4):
             where = 14 if count == 12 else 6
@@ -437,7 +466,7 @@ class Smb(Analyzer):
     ) -> None:  # fmt: skip
         if not answer and count == 4:
             password = parameters[6] | parameters[7] << 8
-            path, rest = _string1(content, password, unicode, start)
+            path, _ = _string1(content, password, unicode, start)
             self._remember(0x75, identifier, path)
         elif answer and count >= 2 and (asked := self._asked.pop((0x75, identifier), None)):
             service = content.split(b"\0")[0]
