@@ -2,6 +2,7 @@
 
 @load base/frameworks/logging
 @load base/files/x509
+@load base/frameworks/files
 @load base/protocols/conn
 @load base/frameworks/notice
 @load ./batches
@@ -40,6 +41,10 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 
 	local path = paths[id];
 	if ( path == "" || zeek_is_terminating() )
+		return;
+
+	# Certificates stand in x509.log; Zeek keeps them out of files.log by a filter, which comes after this.
+	if ( id == Files::LOG && ! X509::log_x509_in_files_log && "X509" in (rec as Files::Info)$analyzers )
 		return;
 
 	# An attacker's bytes leave Zeek in no other way: to_json escapes what is not UTF-8.

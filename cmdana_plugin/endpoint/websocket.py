@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from websockets.sync.client import ClientConnection, connect
 from cmdana_plugin.endpoint.transport import Disconnected, Received, TransportError
 from cmdana_plugin.endpoint.wire import MAX_PAYLOAD, Event, WireError, decode_ack, decode_frame, encode_frame
 
+# The library logs a lost connection with a traceback; we tell it in one line.
+_SILENT: Final = logging.getLogger("cmdana.websockets")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 _OPEN_TIMEOUT: Final = 10.0  # seconds
 _MOST_AT_ONCE: Final = 64  # frames given by one receive
 _PING: Final = 10.0  # seconds; a cut network is noticed after two of them
@@ -59,6 +64,7 @@ class WebSocketTransport:
                 connect(
                     self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
                     open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
+                    logger=_SILENT,
                     additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
                 )
             )  # fmt: skip

@@ -138,6 +138,9 @@ class Alive:
 
 # What the default filter of Zeek's ssl.log leaves out, so that no model has seen it (base/protocols/ssl/files.zeek).
 _UNWRITTEN: Final = {"ssl": frozenset(("subject", "issuer", "client_subject", "client_issuer"))}
+# Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
+_MAX_TEXT: Final = 4096
+_MAX_ELEMENTS: Final = 100
 _NOT_FIELDS: Final = frozenset(("ts", "uid", "id"))
 _INT: Final = (int,)
 _FLOAT: Final = (float, int)
@@ -354,15 +357,17 @@ def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
             for inner, v in value.items():
                 _flatten(f"{name}.{inner}", v, into)
     elif isinstance(value, list):
-        into[name] = [_element(v) for v in value]
+        into[name] = [_element(v) for v in value[:_MAX_ELEMENTS]]
     elif value is not None:
-        into[name] = value  # type: ignore[assignment]
+        into[name] = value[:_MAX_TEXT] if isinstance(value, str) else value  # type: ignore[assignment]
 
 
 def _element(value: object) -> LogValue:
     if isinstance(value, dict):
         return value["port"] if value.keys() == {"port", "proto"} else _dump(value)
-    return [_element(v) for v in value] if isinstance(value, list) else value  # type: ignore[return-value]
+    if isinstance(value, list):
+        return [_element(v) for v in value[:_MAX_ELEMENTS]]
+    return value[:_MAX_TEXT] if isinstance(value, str) else value  # type: ignore[return-value]
 
 
 def _size(value: LogValue) -> int:

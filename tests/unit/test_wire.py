@@ -135,6 +135,7 @@ def test_an_error_frame_is_the_peers_complaint() -> None:
             {"certificate.version": 3, "certificate.key.length": 2},
         ),
         ({"ports": [{"port": 80, "proto": "tcp"}, {"port": 1, "proto": "udp"}]}, {"ports": [80, 1]}),
+        ({"uri": "x" * 5000, "names": ["y" * 5000] * 200}, {"uri": "x" * 4096, "names": ["y" * 4096] * 100}),
         ({"unset": None, "empty": [], "zero": 0, "no": False}, {"empty": [], "zero": 0, "no": False}),
     ],
 )
