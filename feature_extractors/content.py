@@ -24,10 +24,11 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
-    __slots__ = ("free", "next", "pending", "pending_bytes")
+    __slots__ = ("counted", "free", "next", "pending", "pending_bytes")
 
     def __init__(self) -> None:
         self.next = 0
+        self.counted = 0  # offset up to which the connection's size counts this direction
         self.free = 0  # content before this offset was declared unneeded and may be missing without harm
         self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
         self.pending_bytes = 0
@@ -111,9 +112,16 @@ class Content:
         return self._wanted(changed)
 
     def close(
-        self, connections: NDArray[np.int64], uids: NDArray[np.bytes_]
+        self,
+        connections: NDArray[np.int64],
+        uids: NDArray[np.bytes_],
+        ends: NDArray[np.int64] | None = None,
     ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
-        """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1]."""
+        """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1].
+
+        `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
+        content that was not wanted.
+        """
         services: list[str] = []
         entries: list[LogEntry] = []
         log_start = np.zeros(len(connections) + 1, np.int64)
@@ -126,6 +134,11 @@ class Content:
                     stream = connection.streams[is_orig]
                     if stream.pending:
                         self._give_up(connection, stream, is_orig, 0.0)
+                    if ends is not None and not connection.root.done:
+                        reached = min(int(ends[i, 0 if is_orig else 1]), stream.free)
+                        if reached > stream.next:
+                            connection.root.gap(is_orig, reached - stream.next)
+                            stream.next = reached
                 connection.root.end()
                 services.append(",".join(sorted(connection.session.services)))
                 name = uid.decode("ascii")
@@ -181,19 +194,27 @@ class Content:
         root = connection.root
         if offset > stream.next:  # within what was declared unneeded
             root.gap(is_orig, offset - stream.next)
-            session.size += offset - stream.next
             stream.next = offset
         old = stream.next - offset
         stream.next = offset + length
-        session.size += length - old
         if len(data) < length:
             session.had_gap = True
             self.counts.add("tcp_payload_not_captured")
             root.gap(is_orig, length - old)
+            self._count(session, stream)
             return
         root.data(is_orig, ts, data[old:] if old else data)
         if skip := root.skip(is_orig):
             stream.free = min(stream.next + skip, NEVER)
+        self._count(session, stream)
+
+    @staticmethod
+    def _count(session: Session, stream: _Stream) -> None:
+        """Counts what has passed, and what need not be looked at as if it had: it may never be shown to us."""
+        upto = stream.free if stream.next < stream.free < NEVER else stream.next
+        if upto > stream.counted:
+            session.size += upto - stream.counted
+            stream.counted = upto
 
     def _wait(
         self,
@@ -248,7 +269,6 @@ class Content:
                 self.counts.add("tcp_content_gap")
                 session.had_gap = True
                 connection.root.gap(is_orig, offset - stream.next)
-                session.size += offset - stream.next
                 stream.next = offset
             self._deliver(connection, stream, is_orig, ts, offset, data, length)
 
