@@ -140,7 +140,9 @@ def ordinary(path: Path, captures: Path, n: int) -> int:
                         first = block.ts[i] if first is None else first
                         last = now + min(max(block.ts[i] - first, 0), 3600)
                         begin, size = int(block.start[i]), int(block.captured[i])
-                        head = struct.pack("<IIII", int(last), int(last % 1 * 1e6), size, int(block.length[i]))
+                        head = struct.pack(
+                            "<IIII", int(last), int(last % 1 * 1e6), size, int(block.length[i])
+                        )
                         file.write(head + block.data[begin : begin + size].tobytes())
                         written += 1
                 now = (last or now) + 60
@@ -182,7 +184,20 @@ import sys
 from nfstream import NFStreamer
 print(sum(1 for _ in NFStreamer(source=sys.argv[1], n_meters=1)))
 """
-TSHARK = ["tshark", "-n", "-T", "fields", "-e", "frame.time_epoch", "-e", "ip.src", "-e", "ip.dst", "-e", "tcp.flags"]
+TSHARK = [
+    "tshark",
+    "-n",
+    "-T",
+    "fields",
+    "-e",
+    "frame.time_epoch",
+    "-e",
+    "ip.src",
+    "-e",
+    "ip.dst",
+    "-e",
+    "tcp.flags",
+]
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
@@ -207,7 +222,9 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int, resource.struct_r
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captures", type=Path, help="folder of captures for the ordinary case")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--stages", action="store_true", help="time reading and tracking alone as well")
@@ -219,7 +236,9 @@ def main() -> int:
         cases = {"bulk": bulk(folder / "bulk.pcap", int(400_000 * args.scale))}
         cases["dense"] = dense(folder / "dense.pcap", int(1_000_000 * args.scale))
         if args.captures:
-            cases["ordinary"] = ordinary(folder / "ordinary.pcap", args.captures.resolve(), int(600_000 * args.scale))
+            cases["ordinary"] = ordinary(
+                folder / "ordinary.pcap", args.captures.resolve(), int(600_000 * args.scale)
+            )
         print("| capture | tool | packets | connections | seconds | packets/s | MiB | ratio to ours |")
         print("|---|---|---:|---:|---:|---:|---:|---:|")
         for case, packets in cases.items():
@@ -230,7 +249,9 @@ def main() -> int:
             lines = text.splitlines()
             _, rows, imported, inner = lines[0].split()
             base = float(inner) + float(imported)
-            print(f"| {case} | cmdana | {packets} | {rows} | {base:.2f} | {packets / base:,.0f} | {memory:.0f} | 1 |")
+            print(
+                f"| {case} | cmdana | {packets} | {rows} | {base:.2f} | {packets / base:,.0f} | {memory:.0f} | 1 |"
+            )
             peers = {
                 "zeek": ["zeek", "-C", "-r", pcap],
                 "nfstream": [sys.executable, "-c", NFSTREAM, pcap],

@@ -193,7 +193,9 @@ def report(tallies: dict[str, Tally], examples: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("captures", type=Path)
     parser.add_argument("golden", type=Path)
     parser.add_argument("--only", help="captures whose name begins so")

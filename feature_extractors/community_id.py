@@ -33,7 +33,7 @@ def community_id_v1(
     """
     ids = []
     prefix = seed.to_bytes(2, "big")
-    for orig, resp, sport, dport, proto in zip(
+    for orig, resp, orig_port, resp_port, proto in zip(
         np.ascontiguousarray(orig_h).view("V16").reshape(-1).tolist(),
         np.ascontiguousarray(resp_h).view("V16").reshape(-1).tolist(),
         orig_p.tolist(),
@@ -41,7 +41,7 @@ def community_id_v1(
         ip_proto.tolist(),
         strict=True,
     ):
-        src, dst = _address(orig), _address(resp)
+        src, dst, sport, dport = _address(orig), _address(resp), orig_port, resp_port
         answers = _ICMP_ANSWERS if proto == 1 else _ICMP6_ANSWERS
         one_way = proto in (1, 58) and answers.get(sport) != dport
         if not one_way and (src, _swapped(sport)) > (dst, _swapped(dport)):

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-from numba import njit
-
 from . import reasons
 from .fragments import add_fragment
+from .jit import helper, i64
 from .link import ETHERNET, RAW, WLAN, be16, be32
 
 TCP, UDP, ICMP, ICMP6, GRE, IP_IN_IP, IPV6_IN_IP = 6, 17, 1, 58, 47, 4, 41
-_HOP_OPTIONS, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NO_NEXT, _DEST_OPTIONS, _MOBILITY = 0, 43, 44, 50, 51, 59, 60, 135
+_HOP_OPTIONS, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NO_NEXT, _DEST_OPTIONS, _MOBILITY = (
+    0,
+    43,
+    44,
+    50,
+    51,
+    59,
+    60,
+    135,
+)
 
 MAX_TUNNELS: Final = 4  # Zeek's Tunnel::max_depth
 IPV4_MAPPED: Final = 0xFFFF << 32  # low half of ::ffff:0.0.0.0
 
 
-@njit(cache=True)
+@helper
 def decode_ip(st: Any, data: Any, packet: Any) -> int:
     """Reads the IP packet at `packet.ip_begin`; sets addresses, `proto`, `begin`, `end` and the lengths.
 
@@ -32,7 +39,7 @@ def decode_ip(st: Any, data: Any, packet: Any) -> int:
     captured = end - at
     if captured < 20:
         return reasons.TRUNCATED_IP
-    version = np.int64(data[at]) >> 4
+    version = i64(data[at]) >> 4
     if version == 4:
         return _ipv4(st, data, packet, at, captured)
     if version == 6:
@@ -42,7 +49,7 @@ def decode_ip(st: Any, data: Any, packet: Any) -> int:
     return reasons.UNKNOWN_IP_VERSION
 
 
-@njit(cache=True)
+@helper
 def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     total = be16(data, at + 2)
     packet.total_len = total
@@ -50,11 +57,11 @@ def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
         total = packet.cap_end - at
     if packet.wire_end < at + total:
         return reasons.TRUNCATED_IP_LENGTH
-    header = (np.int64(data[at]) & 0x0F) * 4
+    header = (i64(data[at]) & 0x0F) * 4
     if header > total or header > captured or header < 20:
         return reasons.BAD_IP_HEADER
-    packet.ttl = np.int64(data[at + 8])
-    packet.proto = np.int64(data[at + 9])
+    packet.ttl = i64(data[at + 8])
+    packet.proto = i64(data[at + 9])
     packet.src_hi = 0
     packet.dst_hi = 0
     packet.src_lo = IPV4_MAPPED | be32(data, at + 12)
@@ -79,7 +86,7 @@ def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     return reasons.OK
 
 
-@njit(cache=True)
+@helper
 def _whole(packet: Any, total: int) -> int:
     """Points the packet at the reassembled datagram in `State.whole`; `total` is what its length field can say."""
     if packet.begin > total:
@@ -94,18 +101,18 @@ def _whole(packet: Any, total: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@helper
 def _ipv6(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     total = be16(data, at + 4) + 40
     packet.total_len = total
     if packet.wire_end < at + total:
         return reasons.TRUNCATED_IP_LENGTH
-    packet.ttl = np.int64(data[at + 7])
+    packet.ttl = i64(data[at + 7])
     packet.src_hi = (be32(data, at + 8) << 32) | be32(data, at + 12)
     packet.src_lo = (be32(data, at + 16) << 32) | be32(data, at + 20)
     packet.dst_hi = (be32(data, at + 24) << 32) | be32(data, at + 28)
     packet.dst_lo = (be32(data, at + 32) << 32) | be32(data, at + 36)
-    begin, last = _extensions(data, packet, at, at + 40, at + captured, np.int64(data[at + 6]))
+    begin, last = _extensions(data, packet, at, at + 40, at + captured, i64(data[at + 6]))
     header = begin - at
     if header > total or header > captured:
         return reasons.BAD_IP_HEADER
@@ -122,7 +129,7 @@ def _ipv6(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
             if reason:
                 return reason
             begin, last = _extensions(
-                st.whole_readonly, packet, 0, packet.begin, packet.end, np.int64(packet.proto)
+                st.whole_readonly, packet, 0, packet.begin, packet.end, i64(packet.proto)
             )
             packet.begin = begin
             return _upper(packet, last, _whole(packet, ((packet.end - 40) & 0xFFFF) + 40))
@@ -134,7 +141,7 @@ def _ipv6(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     return _upper(packet, last, reasons.OK)
 
 
-@njit(cache=True)
+@helper
 def _upper(packet: Any, last: int, answer: int) -> int:
     if last == _ESP:
         return reasons.ESP
@@ -143,7 +150,7 @@ def _upper(packet: Any, last: int, answer: int) -> int:
     return reasons.NO_NEXT_HEADER if packet.proto == _NO_NEXT else answer
 
 
-@njit(cache=True)
+@helper
 def _extensions(data: Any, packet: Any, ip: int, begin: int, end: int, first: int) -> tuple[int, int]:
     """Walks IPv6 extension headers from `begin`; returns where they end and the type of the last, -1 if none.
 
@@ -159,16 +166,16 @@ def _extensions(data: Any, packet: Any, ip: int, begin: int, end: int, first: in
         if kind == _FRAGMENT:
             size = 8
         elif kind == _AUTH:
-            size = (np.int64(data[at + 1]) + 2) * 4
+            size = (i64(data[at + 1]) + 2) * 4
         elif kind == _ESP:
             size = 8
         else:
-            size = (np.int64(data[at + 1]) + 1) * 8
+            size = (i64(data[at + 1]) + 1) * 8
         if size > end - at:
             break
-        following = _NO_NEXT if kind == _ESP else np.int64(data[at])
+        following = _NO_NEXT if kind == _ESP else i64(data[at])
         if kind == _ROUTING and not routed and size >= 24 and data[at + 3] > 0:
-            words = np.int64(data[at + 1])
+            words = i64(data[at + 1])
             style = data[at + 2]
             if (style == 0 and words >= 2 and words % 2 == 0) or (style == 2 and words == 2):
                 routed = True
@@ -186,16 +193,16 @@ def _extensions(data: Any, packet: Any, ip: int, begin: int, end: int, first: in
     return at, last
 
 
-@njit(cache=True)
+@helper
 def _home_address(data: Any, packet: Any, begin: int, end: int) -> bool:
     at = begin
     while at < end:
         if data[at] == 0:
             at += 1
             continue
-        if end - at < 2 or end - at < 2 + np.int64(data[at + 1]):
+        if end - at < 2 or end - at < 2 + i64(data[at + 1]):
             return False
-        size = np.int64(data[at + 1])
+        size = i64(data[at + 1])
         if data[at] == 201 and size == 16:
             packet.src_hi = (be32(data, at + 2) << 32) | be32(data, at + 6)
             packet.src_lo = (be32(data, at + 10) << 32) | be32(data, at + 14)
@@ -208,11 +215,11 @@ def _home_address(data: Any, packet: Any, begin: int, end: int) -> bool:
 # `packet.ip_begin`, `ip_end`, `wire_end`, `cap_end` and `link` at it and returns 0; else a reason.
 
 
-@njit(cache=True)
+@helper
 def ip_in_ip(data: Any, packet: Any, begin: int, end: int, version: int) -> int:
     """IP in IP, 6in4 and the like: the inner length must fill the outer payload (Zeek's IPTunnel)."""
     size = end - begin
-    if size < (40 if version == 6 else 20) or np.int64(data[begin]) >> 4 != version:
+    if size < (40 if version == 6 else 20) or i64(data[begin]) >> 4 != version:
         return reasons.BAD_TUNNEL
     inner = be16(data, begin + 4) + 40 if version == 6 else be16(data, begin + 2)
     if inner != size:
@@ -220,7 +227,7 @@ def ip_in_ip(data: Any, packet: Any, begin: int, end: int, version: int) -> int:
     return _inner(packet, begin, end, 0, RAW)
 
 
-@njit(cache=True)
+@helper
 def _inner(packet: Any, begin: int, end: int, missing: int, link: int) -> int:
     """`missing`: bytes of the frame that were not captured."""
     packet.ip_begin = begin
@@ -231,7 +238,7 @@ def _inner(packet: Any, begin: int, end: int, missing: int, link: int) -> int:
     return reasons.OK
 
 
-@njit(cache=True)
+@helper
 def gre(data: Any, packet: Any, begin: int, end: int) -> int:
     """GRE versions 0 and 1 (PPTP), with Ethernet, ERSPAN I-III or Aruba's 802.11 inside (Zeek's GRE.cc)."""
     size = end - begin
@@ -272,7 +279,9 @@ def gre(data: Any, packet: Any, begin: int, end: int) -> int:
             if size <= header + ether + span + 8:
                 return reasons.BAD_TUNNEL
             span = 20
-    elif kind == 0x9000 or (kind & 0x8200 == 0x8200 and kind & 0x0F == 0 and (kind & 0x0100 == 0 or kind <= 0x8370)):
+    elif kind == 0x9000 or (
+        kind & 0x8200 == 0x8200 and kind & 0x0F == 0 and (kind & 0x0100 == 0 or kind <= 0x8370)
+    ):
         if size <= header:
             return reasons.BAD_TUNNEL
         link = WLAN
@@ -281,7 +290,7 @@ def gre(data: Any, packet: Any, begin: int, end: int) -> int:
     return _inner(packet, begin + header + span, end, 0, link)
 
 
-@njit(cache=True)
+@helper
 def udp_tunnel(data: Any, packet: Any, begin: int, end: int, resp_p: int) -> int:
     """What Zeek looks for inside UDP, by the responder's port; -1 where there is no tunnel to look for."""
     missing = packet.wire_end - packet.cap_end
@@ -305,13 +314,13 @@ def udp_tunnel(data: Any, packet: Any, begin: int, end: int, resp_p: int) -> int
     return -1
 
 
-@njit(cache=True)
+@helper
 def _geneve(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     if end - begin < 8:
         return reasons.BAD_TUNNEL
-    if np.int64(data[begin]) >> 6 != 0:
+    if i64(data[begin]) >> 6 != 0:
         return reasons.TUNNEL_WITHOUT_IP
-    at = begin + 8 + (np.int64(data[begin]) & 0x3F) * 4
+    at = begin + 8 + (i64(data[begin]) & 0x3F) * 4
     if at > end:
         return reasons.BAD_TUNNEL
     if at == end:
@@ -324,12 +333,12 @@ def _geneve(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     return reasons.TUNNEL_WITHOUT_IP
 
 
-@njit(cache=True)
+@helper
 def _gtp(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     """GTPv1 user data; control messages are not tunnels and count as none."""
     if end - begin < 8:
         return reasons.BAD_TUNNEL
-    flags = np.int64(data[begin])
+    flags = i64(data[begin])
     if flags >> 5 != 1:
         return reasons.BAD_TUNNEL
     if not flags & 0x10 or data[begin + 1] != 255:
@@ -344,14 +353,14 @@ def _gtp(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
             while following != 0 or at == begin + 12:
                 if end - at < 1:
                     return reasons.BAD_TUNNEL
-                size = np.int64(data[at]) * 4
+                size = i64(data[at]) * 4
                 if size < 4 or size > end - at:
                     return reasons.BAD_TUNNEL
                 following = data[at + size - 1]
                 at += size
     if at >= end:
         return reasons.BAD_TUNNEL
-    version = np.int64(data[at]) >> 4
+    version = i64(data[at]) >> 4
     if version not in (4, 6):
         return reasons.BAD_TUNNEL
     reason = ip_in_ip(data, packet, at, end, version)
@@ -360,7 +369,7 @@ def _gtp(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     return reason
 
 
-@njit(cache=True)
+@helper
 def _teredo(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     at = begin
     found_origin = False
@@ -377,7 +386,7 @@ def _teredo(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
         elif tag == 1:
             if found_origin or found_auth or end - at < 4:
                 return reasons.BAD_TUNNEL
-            size = 13 + np.int64(data[at + 2]) + np.int64(data[at + 3])
+            size = 13 + i64(data[at + 2]) + i64(data[at + 3])
             if end - at < size:
                 return reasons.BAD_TUNNEL
             found_auth = True
@@ -392,13 +401,13 @@ def _teredo(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     return _inner(packet, at, end, missing, RAW)
 
 
-@njit(cache=True)
+@helper
 def _looks_teredo(data: Any, begin: int, end: int) -> bool:
     """Zeek's test for Teredo on other ports: an IPv6 header with 2001::/32 on one side, or Teredo's own headers."""
     size = end - begin
     if size < 40:
         return False
-    first, second = np.int64(data[begin]), np.int64(data[begin + 1])
+    first, second = i64(data[begin]), i64(data[begin + 1])
     if first >> 4 != 6 and (first != 0 or second > 1):
         return False
     if first >> 4 == 6 and (be32(data, begin + 8) == 0x20010000 or be32(data, begin + 24) == 0x20010000):
@@ -406,21 +415,21 @@ def _looks_teredo(data: Any, begin: int, end: int) -> bool:
     at = begin
     kind = second
     if kind == 1:
-        skip = 13 + np.int64(data[begin + 2]) + np.int64(data[begin + 3])
+        skip = 13 + i64(data[begin + 2]) + i64(data[begin + 3])
         if size < skip + 40:
             return False
         at += skip
         kind = be16(data, at)
     if kind == 0:
-        return end - at >= 48 and np.int64(data[at + 8]) >> 4 == 6
+        return end - at >= 48 and i64(data[at + 8]) >> 4 == 6
     return False
 
 
-@njit(cache=True)
+@helper
 def _ayiya(data: Any, packet: Any, begin: int, end: int, missing: int) -> int:
     if end - begin < 8:
         return reasons.BAD_TUNNEL
-    at = begin + 8 + (1 << (np.int64(data[begin]) >> 4)) + (np.int64(data[begin + 1]) >> 4) * 4
+    at = begin + 8 + (1 << (i64(data[begin]) >> 4)) + (i64(data[begin + 1]) >> 4) * 4
     if at > end:
         return reasons.BAD_TUNNEL
     if data[begin + 2] & 0x0F != 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ from .state import (
     likely_server_ports,
 )
 from .uid import uids
+
+G = TypeVar("G", bound=np.generic)
 
 _ROWS: Final = 16_384  # ended connections between two looks at them
 _SEGMENTS: Final = 4096
@@ -93,13 +95,11 @@ class Extractor:
             self._links.add(int(block.link[0]))
         else:
             self._links.update(np.unique(block.link).tolist())
-        columns = tuple(
-            _readonly(column)
-            for column in (block.data, block.start, block.captured, block.length, block.ts, block.link)
-        )
+        data, start, captured = _readonly(block.data), _readonly(block.start), _readonly(block.captured)
+        length, ts, link = _readonly(block.length), _readonly(block.ts), _readonly(block.link)
         at, parts = 0, []
         while True:
-            at = tracker.process(self._state, *columns, at)
+            at = tracker.process(self._state, data, start, captured, length, ts, link, at)
             parts.append(self._drain(block.data))
             if at == len(block):
                 return _joined(parts)
@@ -137,7 +137,8 @@ class Extractor:
             free[: st.n[N_FREE]] = st.free[: st.n[N_FREE]]
             free[st.n[N_FREE] : st.n[N_FREE] + old] = np.arange(new - 1, old - 1, -1)
             st.n[N_FREE] += old
-            st = _replace(st, 
+            st = _replace(
+                st,
                 conns=_longer(st.conns, new),
                 ends=_longer(st.ends, 2 * new),
                 free=free,
@@ -192,7 +193,8 @@ class Extractor:
         log_start = np.zeros(len(rows) + 1, np.int64)
         if self._content is not None and len(rows):
             final = np.flatnonzero(rows["stage"] == Stage.FINAL)
-            services, logs, starts = self._content.close(rows["serial"][final], names[final])
+            ends = np.stack([rows["orig_bytes"][final], rows["resp_bytes"][final]], axis=1)
+            services, logs, starts = self._content.close(rows["serial"][final], names[final], ends)
             for i, name in zip(final.tolist(), services, strict=True):
                 service[i] = name
             log_start[final + 1] = np.diff(starts)
@@ -250,11 +252,11 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
     )
 
 
-def _replace(st: State, **arrays: NDArray[np.generic]) -> State:
-    return State(**{f.name: arrays.get(f.name, getattr(st, f.name)) for f in fields(st) if f.init})  # type: ignore[arg-type]
+def _replace(st: State, **arrays: NDArray[Any]) -> State:
+    return State(**{f.name: arrays.get(f.name, getattr(st, f.name)) for f in fields(st) if f.init})
 
 
-def _readonly(column: NDArray[np.generic]) -> NDArray[np.generic]:
+def _readonly(column: NDArray[G]) -> NDArray[G]:
     """A contiguous view that cannot be written: the loop is compiled once, for such arrays."""
     view = np.ascontiguousarray(column).view()
     view.flags.writeable = False
@@ -265,18 +267,20 @@ def _table_size(slots: int) -> int:
     return 1 << (2 * slots - 1).bit_length()
 
 
-def _longer(old: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+def _longer(old: NDArray[G], size: int) -> NDArray[G]:
     new = np.zeros(size, old.dtype)
     new[: len(old)] = old
     return new
 
 
-def _longer_pool(pool: NDArray[np.void], free: NDArray[np.int32], n: int) -> tuple[NDArray[np.void], NDArray[np.int32]]:
+def _longer_pool(
+    pool: NDArray[np.void], free: NDArray[np.int32], n: int
+) -> tuple[NDArray[np.void], NDArray[np.int32]]:
     size = len(pool)
     longer = np.empty(2 * size, np.int32)
     longer[:n] = free[:n]
     longer[n : n + size] = np.arange(2 * size - 1, size - 1, -1)
-    return _longer(pool, 2 * size), longer  # type: ignore[return-value]
+    return _longer(pool, 2 * size), longer
 
 
 def _segments(rows: NDArray[np.void], data: NDArray[np.uint8], extra: NDArray[np.uint8]) -> Segments:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-from numba import njit
-
 from . import reasons
+from .jit import helper, i64
 from .state import FRAGMENT_BUFFER, N_FRAGMENTS
 
 _TIMEOUT: Final = 300.0  # Zeek's frag_timeout, seconds
@@ -15,7 +13,7 @@ _SPANS: Final = 64  # pieces of one datagram that may stand apart
 _LARGEST: Final = 65535
 
 
-@njit(cache=True)
+@helper
 def add_fragment(
     st: Any,
     data: Any,
@@ -58,9 +56,9 @@ def add_fragment(
         return reasons.FRAGMENT_BAD
     if f.seq[0] > 0 or f.size == 0 or f.upper[0] < f.size:
         return reasons.FRAGMENT_HELD
-    total = np.int64(f.upper[0])  # at least f.size
+    total = i64(f.upper[0])  # at least f.size
     base = row * FRAGMENT_BUFFER
-    head = np.int64(f.header_len)
+    head = i64(f.header_len)
     if head + total > FRAGMENT_BUFFER:
         f.used = 0
         return reasons.FRAGMENT_BAD
@@ -73,7 +71,7 @@ def add_fragment(
     return reasons.OK
 
 
-@njit(cache=True)
+@helper
 def _find(st: Any, packet: Any, ident: int) -> int:
     for row in range(st.n[N_FRAGMENTS]):
         f = st.fragments[row]
@@ -93,7 +91,7 @@ def _find(st: Any, packet: Any, ident: int) -> int:
     return -1
 
 
-@njit(cache=True)
+@helper
 def _take(st: Any, packet: Any, ident: int) -> int:
     """A free row, or that of the oldest datagram."""
     row, oldest = -1, 0
@@ -121,15 +119,15 @@ def _take(st: Any, packet: Any, ident: int) -> int:
     return row
 
 
-@njit(cache=True)
+@helper
 def _insert(st: Any, f: Any, row: int, data: Any, source: int, seq: int, upper: int) -> bool:
     """Copies what is new of [seq, upper) and joins the spans. False where too many pieces stand apart."""
     base = row * FRAGMENT_BUFFER + f.header_len
     at = seq
     for i in range(f.spans):
-        for j in range(at, min(upper, np.int64(f.seq[i]))):
+        for j in range(at, min(upper, i64(f.seq[i]))):
             st.fragment_data[base + j] = data[source + j - seq]
-        at = max(at, np.int64(f.upper[i]))
+        at = max(at, i64(f.upper[i]))
     for j in range(at, upper):
         st.fragment_data[base + j] = data[source + j - seq]
     first = 0
@@ -138,8 +136,8 @@ def _insert(st: Any, f: Any, row: int, data: Any, source: int, seq: int, upper: 
     last = first  # spans [first, last) touch the new one
     low, high = seq, upper
     while last < f.spans and f.seq[last] <= upper:
-        low = min(low, np.int64(f.seq[last]))
-        high = max(high, np.int64(f.upper[last]))
+        low = min(low, i64(f.seq[last]))
+        high = max(high, i64(f.upper[last]))
         last += 1
     spans = f.spans - (last - first) + 1
     if spans > _SPANS:

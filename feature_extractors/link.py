@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-from numba import njit
-
 from . import reasons
+from .jit import helper, i64
 
 # Link types that Zeek knows (scripts/base/packet-protocols); every other is tried as raw IP, as Zeek does.
 NULL, ETHERNET, PPP, FDDI, RAW_OPENBSD, RAW, PPP_SERIAL, RAW_IP, WLAN, LOOP, LINUX_SLL, PRISM, WLAN_RADIO = (
@@ -23,19 +21,19 @@ KNOWN_LINKS: Final = frozenset(
 _MAX_LAYERS: Final = 32  # tags and labels in a row before we stop believing
 
 
-@njit(cache=True)
+@helper
 def be16(data: Any, at: int) -> int:
     """Two bytes in network order. The caller has checked that they are there."""
-    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
+    return (i64(data[at]) << 8) | i64(data[at + 1])
 
 
-@njit(cache=True)
+@helper
 def be32(data: Any, at: int) -> int:
     """Four bytes in network order."""
     return (be16(data, at) << 16) | be16(data, at + 2)
 
 
-@njit(cache=True)
+@helper
 def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
     """Walks from `begin` to the IP header; sets `ip_begin`, `ip_end` and the VLAN tags. Returns a reason, 0 if IP.
 
@@ -72,7 +70,7 @@ def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
     if link == WLAN_RADIO:
         if end - at <= 3:
             return reasons.TRUNCATED_LINK
-        header = np.int64(data[at + 2]) | (np.int64(data[at + 3]) << 8)
+        header = i64(data[at + 2]) | (i64(data[at + 3]) << 8)
         if header >= end - at:
             return reasons.TRUNCATED_LINK
         return _wlan(data, at + header, end, packet)
@@ -87,14 +85,14 @@ def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
     return _ip(at, end, packet)
 
 
-@njit(cache=True)
+@helper
 def _ip(at: int, end: int, packet: Any) -> int:
     packet.ip_begin = at
     packet.ip_end = end
     return reasons.OK
 
 
-@njit(cache=True)
+@helper
 def _ethernet(data: Any, begin: int, end: int, packet: Any) -> int:
     at = begin
     if end - at <= 16:
@@ -106,7 +104,7 @@ def _ethernet(data: Any, begin: int, end: int, packet: Any) -> int:
     return _by_ethertype(data, at + 14, end, be16(data, at + 12), packet)
 
 
-@njit(cache=True)
+@helper
 def _by_ethertype(data: Any, begin: int, end: int, ethertype: int, packet: Any) -> int:
     """What follows an Ethernet header whose type field said `ethertype`; tags are taken off one by one."""
     at, kind = begin, ethertype
@@ -148,7 +146,7 @@ def _by_ethertype(data: Any, begin: int, end: int, ethertype: int, packet: Any) 
     return reasons.UNKNOWN_ETHERTYPE
 
 
-@njit(cache=True)
+@helper
 def _ieee_802_3(data: Any, at: int, end: int, packet: Any) -> int:
     """802.3 with a length: SNAP may carry IP, LLC and raw IPX do not."""
     if end - at < 2:
@@ -167,7 +165,7 @@ def _ieee_802_3(data: Any, at: int, end: int, packet: Any) -> int:
     return reasons.NO_IP_LLC
 
 
-@njit(cache=True)
+@helper
 def _mpls(data: Any, at: int, end: int, packet: Any) -> int:
     while True:
         if end - at <= 4:
@@ -178,7 +176,7 @@ def _mpls(data: Any, at: int, end: int, packet: Any) -> int:
             return _ip(at, end, packet)
 
 
-@njit(cache=True)
+@helper
 def _pppoe(data: Any, at: int, end: int, packet: Any) -> int:
     if end - at <= 8:
         return reasons.TRUNCATED_LINK
@@ -188,7 +186,7 @@ def _pppoe(data: Any, at: int, end: int, packet: Any) -> int:
     return _ip(at + 8, min(end, at + 8 + payload), packet)
 
 
-@njit(cache=True)
+@helper
 def _ppp(data: Any, at: int, end: int, link: int, packet: Any) -> int:
     if end - at <= 4:
         return reasons.TRUNCATED_LINK
@@ -202,7 +200,7 @@ def _ppp(data: Any, at: int, end: int, link: int, packet: Any) -> int:
     return reasons.UNKNOWN_ETHERTYPE
 
 
-@njit(cache=True)
+@helper
 def _cooked(data: Any, at: int, end: int, kind: int, packet: Any) -> int:
     """Linux cooked capture: Zeek looks for IP and ARP only; a VLAN tag is taken off here as well."""
     if kind in (0x0800, 0x86DD):
@@ -212,14 +210,14 @@ def _cooked(data: Any, at: int, end: int, kind: int, packet: Any) -> int:
     return reasons.NO_IP_ARP if kind in (0x0806, 0x8035) else reasons.UNKNOWN_ETHERTYPE
 
 
-@njit(cache=True)
+@helper
 def _wlan(data: Any, begin: int, end: int, packet: Any) -> int:
     """IEEE 802.11 data frames, aggregates of them included."""
     at = begin
     header = 24
     if end - at <= header:
         return reasons.TRUNCATED_LINK
-    control = np.int64(data[at])
+    control = i64(data[at])
     if not (control >> 2) & 0x02 or (control >> 4) & 0x04:
         return reasons.WLAN_NO_DATA
     if data[at + 1] & 0x03 == 0x03:
@@ -238,7 +236,7 @@ def _wlan(data: Any, begin: int, end: int, packet: Any) -> int:
     return _subframe(data, at, end, packet) if aggregated else _llc(data, at, end, packet)
 
 
-@njit(cache=True)
+@helper
 def _subframe(data: Any, at: int, end: int, packet: Any) -> int:
     """One frame of an aggregate; what follows it is noted as the rest."""
     if end - at < 14:
@@ -257,11 +255,17 @@ def _subframe(data: Any, at: int, end: int, packet: Any) -> int:
     return _llc(data, at + 14, at + 14 + size, packet)
 
 
-@njit(cache=True)
+@helper
 def _llc(data: Any, at: int, end: int, packet: Any) -> int:
     if end - at < 8:
         return reasons.TRUNCATED_LINK
-    if data[at] != 0xAA or data[at + 1] != 0xAA or data[at + 2] != 0x03 or be16(data, at + 3) != 0 or data[at + 5]:
+    if (
+        data[at] != 0xAA
+        or data[at + 1] != 0xAA
+        or data[at + 2] != 0x03
+        or be16(data, at + 3) != 0
+        or data[at + 5]
+    ):
         return reasons.NO_IP_LLC
     kind = be16(data, at + 6)
     if kind in (0x0800, 0x86DD):
@@ -269,18 +273,18 @@ def _llc(data: Any, at: int, end: int, packet: Any) -> int:
     return reasons.NO_IP_ARP if kind in (0x0806, 0x8035) else reasons.UNKNOWN_ETHERTYPE
 
 
-@njit(cache=True)
+@helper
 def _nflog(data: Any, begin: int, end: int, packet: Any) -> int:
     at = begin
     if end - at <= 4:
         return reasons.TRUNCATED_LINK
-    family = np.int64(data[at])
+    family = i64(data[at])
     if data[at + 1] != 0 or family not in (2, 10):
         return reasons.UNKNOWN_ETHERTYPE
     at += 4
     while end - at > 4:
-        size = np.int64(data[at]) | (np.int64(data[at + 1]) << 8)
-        kind = np.int64(data[at + 2]) | (np.int64(data[at + 3]) << 8)
+        size = i64(data[at]) | (i64(data[at + 1]) << 8)
+        kind = i64(data[at + 2]) | (i64(data[at + 3]) << 8)
         if kind == 9:
             return _ip(at + 4, end, packet)
         if size < 4:

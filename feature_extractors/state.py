@@ -137,7 +137,18 @@ FRAGMENTS = np.dtype(
 FRAGMENT_BUFFER: Final = 65536 + 512  # a header and the largest payload
 
 # Where in `State.n` each counter of the tracker lies.
-N_SERIAL, N_FREE, N_FREE_KEPT, N_FREE_BLOCKS, N_ROWS, N_ROW_PACKETS, N_SEGMENTS, N_EXTRA, N_HEAP, N_FRAGMENTS = range(10)
+(
+    N_SERIAL,
+    N_FREE,
+    N_FREE_KEPT,
+    N_FREE_BLOCKS,
+    N_ROWS,
+    N_ROW_PACKETS,
+    N_SEGMENTS,
+    N_EXTRA,
+    N_HEAP,
+    N_FRAGMENTS,
+) = range(10)
 N_DECODED, N_UNKNOWN_LINK, N_SEED = range(10, 13)
 
 
@@ -179,7 +190,9 @@ class State:
         for name, dtype in ARRAYS.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
-                raise ValueError(f"state {name}: found {array.dtype} {array.shape}, expected {dtype} in one row")
+                raise ValueError(
+                    f"state {name}: found {array.dtype} {array.shape}, expected {dtype} in one row"
+                )
             addresses += [array.ctypes.data, len(array)]
         object.__setattr__(self, "addresses", np.array(addresses, np.int64))
 
@@ -216,7 +229,9 @@ class TrackerLimits:
     def __post_init__(self) -> None:
         for name, least in (("connections", 1), ("blocks_per_direction", 1), ("fragments", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"tracker limit {name}: found {getattr(self, name)}, expected at least {least}")
+                raise ValueError(
+                    f"tracker limit {name}: found {getattr(self, name)}, expected at least {least}"
+                )
 
 
 _TCP_SERVERS: Final = (

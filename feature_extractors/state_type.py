@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import from_dtype, types
 from numba.core import cgutils
 from numba.core.typing.templates import AttributeTemplate
@@ -24,16 +24,17 @@ from numba.extending import (
 )
 from numba.np.arrayobj import make_array, populate_array
 
+from .jit import fingerprint
 from .state import ARRAYS, State
 
 _INDEX = {name: i for i, name in enumerate(ARRAYS)}
 
 
-class StateType(types.Type):
-    """The numba type of `State`."""
+class StateType(types.Type):  # type: ignore[misc]
+    """The numba type of `State`; its name changes with the sources, and so does the key in the compile cache."""
 
     def __init__(self) -> None:
-        super().__init__(name="TrackerState")
+        super().__init__(name=f"TrackerState_{fingerprint():08x}")
 
 
 _STATE = StateType()
@@ -43,17 +44,17 @@ _ARRAY_TYPES = {
 }
 
 
-@typeof_impl.register(State)
+@typeof_impl.register(State)  # type: ignore[untyped-decorator]
 def _typeof(_value: State, _context: Any) -> StateType:
     return _STATE
 
 
 @register_model(StateType)
-class _Model(models.OpaqueModel):
+class _Model(models.OpaqueModel):  # type: ignore[misc]
     """A pointer."""
 
 
-@unbox(StateType)
+@unbox(StateType)  # type: ignore[untyped-decorator]
 def _unbox(_type: StateType, value: Any, c: Any) -> NativeValue:
     number = c.pyapi.object_getattr_string(value, "pointer")
     address = c.pyapi.long_as_ulonglong(number)
@@ -62,14 +63,14 @@ def _unbox(_type: StateType, value: Any, c: Any) -> NativeValue:
 
 
 @infer_getattr
-class _Attributes(AttributeTemplate):
+class _Attributes(AttributeTemplate):  # type: ignore[misc]
     key = StateType
 
     def generic_resolve(self, _type: StateType, name: str) -> types.Array | None:
         return _ARRAY_TYPES.get(name)
 
 
-@lower_getattr_generic(StateType)
+@lower_getattr_generic(StateType)  # type: ignore[untyped-decorator]
 def _getattr(context: Any, builder: Any, _type: StateType, value: Any, name: str) -> Any:
     """The array of that name, made of its address and length; both are constant during a call."""
     array_type = _ARRAY_TYPES[name]

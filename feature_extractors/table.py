@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from .jit import helper, i64
 from .state import N_HEAP, N_SEED, NONE
 
 
-@njit(cache=True)
+@helper
 def _mix(h: Any) -> Any:
     h ^= h >> np.uint64(32)
     h *= np.uint64(0xD6E8FEB86659FD93)
@@ -18,24 +18,43 @@ def _mix(h: Any) -> Any:
     return h
 
 
-@njit(cache=True)
+@helper
 def hash_key(st: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int, proto: int) -> int:
     """A seeded hash, 0..2**62, the same for both directions."""
     seed = np.uint64(st.n[N_SEED])
     a = _mix(_mix(np.uint64(hi0) ^ seed) + np.uint64(lo0)) + np.uint64(p0) * np.uint64(0x9E3779B97F4A7C15)
     b = _mix(_mix(np.uint64(hi1) ^ seed) + np.uint64(lo1)) + np.uint64(p1) * np.uint64(0x9E3779B97F4A7C15)
     h = _mix((_mix(a) + _mix(b)) ^ np.uint64(proto) * np.uint64(0xC2B2AE3D27D4EB4F))
-    return np.int64(h >> np.uint64(2))
+    return i64(h >> np.uint64(2))
 
 
-@njit(cache=True)
-def _same(c: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int) -> bool:
+@helper
+def _forth(c: Any, packet: Any) -> bool:
+    """Whether the packet goes from side 0 to side 1."""
     return (
-        c.lo0 == lo0 and c.lo1 == lo1 and c.p0 == p0 and c.p1 == p1 and c.hi0 == hi0 and c.hi1 == hi1
-    )  # fmt: skip
+        c.lo0 == packet.src_lo
+        and c.lo1 == packet.dst_lo
+        and c.p0 == packet.src_p
+        and c.p1 == packet.dst_p
+        and c.hi0 == packet.src_hi
+        and c.hi1 == packet.dst_hi
+    )
 
 
-@njit(cache=True)
+@helper
+def _back(c: Any, packet: Any) -> bool:
+    """Whether the packet goes from side 1 to side 0."""
+    return (
+        c.lo0 == packet.dst_lo
+        and c.lo1 == packet.src_lo
+        and c.p0 == packet.dst_p
+        and c.p1 == packet.src_p
+        and c.hi0 == packet.dst_hi
+        and c.hi1 == packet.src_hi
+    )
+
+
+@helper
 def find(st: Any, packet: Any, key_hash: int) -> int:
     """The slot of the packet's connection, in either direction; `NONE` if there is none."""
     mask = len(st.table) - 1
@@ -45,20 +64,17 @@ def find(st: Any, packet: Any, key_hash: int) -> int:
         if slot == NONE:
             return NONE
         c = st.conns[slot]
-        if c.key_hash == key_hash and c.proto == packet.proto and c.one_way == packet.one_way:
-            if _same(
-                c, packet.src_hi, packet.src_lo, packet.src_p, packet.dst_hi, packet.dst_lo, packet.dst_p
-            ) or (
-                not c.one_way
-                and _same(
-                    c, packet.dst_hi, packet.dst_lo, packet.dst_p, packet.src_hi, packet.src_lo, packet.src_p
-                )
-            ):
-                return np.int64(slot)
+        if (
+            c.key_hash == key_hash
+            and c.proto == packet.proto
+            and c.one_way == packet.one_way
+            and (_forth(c, packet) or (not c.one_way and _back(c, packet)))
+        ):
+            return i64(slot)
         at = (at + 1) & mask
 
 
-@njit(cache=True)
+@helper
 def insert(st: Any, slot: int) -> None:
     """Enters the slot under its `key_hash`. The table is never more than half full."""
     mask = len(st.table) - 1
@@ -68,7 +84,7 @@ def insert(st: Any, slot: int) -> None:
     st.table[at] = slot
 
 
-@njit(cache=True)
+@helper
 def remove(st: Any, slot: int) -> None:
     """Takes the slot out and moves those behind it up, so that no tombstone is left."""
     mask = len(st.table) - 1
@@ -88,7 +104,7 @@ def remove(st: Any, slot: int) -> None:
     st.table[hole] = NONE
 
 
-@njit(cache=True)
+@helper
 def heap_push(st: Any, slot: int, time: float) -> None:
     """Puts the slot into the heap, to be looked at by `time`."""
     at = st.n[N_HEAP]
@@ -99,20 +115,20 @@ def heap_push(st: Any, slot: int, time: float) -> None:
     _up(st, at)
 
 
-@njit(cache=True)
+@helper
 def heap_move(st: Any, slot: int, time: float) -> None:
     """Changes the time by which the slot is looked at."""
     earlier = time < st.heap_time[slot]
     st.heap_time[slot] = time
     if earlier:
-        _up(st, np.int64(st.heap_at[slot]))
+        _up(st, i64(st.heap_at[slot]))
     else:
-        _down(st, np.int64(st.heap_at[slot]))
+        _down(st, i64(st.heap_at[slot]))
 
 
-@njit(cache=True)
+@helper
 def heap_remove(st: Any, slot: int) -> None:
-    at = np.int64(st.heap_at[slot])
+    at = i64(st.heap_at[slot])
     st.heap_at[slot] = NONE
     st.n[N_HEAP] -= 1
     last = st.n[N_HEAP]
@@ -122,10 +138,10 @@ def heap_remove(st: Any, slot: int) -> None:
     st.heap[at] = moved
     st.heap_at[moved] = at
     _up(st, at)
-    _down(st, np.int64(st.heap_at[moved]))
+    _down(st, i64(st.heap_at[moved]))
 
 
-@njit(cache=True)
+@helper
 def _up(st: Any, begin: int) -> None:
     at = begin
     slot = st.heap[at]
@@ -142,7 +158,7 @@ def _up(st: Any, begin: int) -> None:
     st.heap_at[slot] = at
 
 
-@njit(cache=True)
+@helper
 def _down(st: Any, begin: int) -> None:
     at = begin
     size = st.n[N_HEAP]

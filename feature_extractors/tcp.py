@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-from numba import njit
-
 from . import reasons
+from .jit import helper, i64
 from .state import FOREVER, HISTORY, L_BLOCKS, N_FREE_BLOCKS, NONE
 
 INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, CLOSED, RESET = range(7)
@@ -34,12 +32,20 @@ _MAX_ABOVE_HOLE: Final = 16384
 _EXCESSIVE_DATA: Final = 10 * 1024 * 1024
 _M32: Final = 0xFFFFFFFF
 
-_SEEN_SYN, _SEEN_FIN, _SEEN_RST, _SEEN_FIN_RST, _SEEN_DATA, _SEEN_ACK, _SEEN_MULTI = 1, 2, 4, 8, 0x10, 0x20, 0x40
+_SEEN_SYN, _SEEN_FIN, _SEEN_RST, _SEEN_FIN_RST, _SEEN_DATA, _SEEN_ACK, _SEEN_MULTI = (
+    1,
+    2,
+    4,
+    8,
+    0x10,
+    0x20,
+    0x40,
+)
 _ORIG_SEEN, _RESP_SEEN = 1, 2
 _CARET, _LOWER = ord("^"), 32
 
 
-@njit(cache=True)
+@helper
 def add_history(st: Any, c: Any, code: int) -> None:
     """Appends a letter. Zeek's history has no end; ours is cut at `HISTORY` letters, counted."""
     if c.history_len < HISTORY:
@@ -49,7 +55,7 @@ def add_history(st: Any, c: Any, code: int) -> None:
         st.counts[reasons.HISTORY_CUT] += 1
 
 
-@njit(cache=True)
+@helper
 def check_history(st: Any, c: Any, mask: int, code: int) -> bool:
     """Adds the letter the first time; True if it had been there."""
     if c.seen & mask == 0:
@@ -59,7 +65,7 @@ def check_history(st: Any, c: Any, mask: int, code: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@helper
 def flip(st: Any, c: Any) -> None:
     """Originator and responder change roles."""
     c.orig_side = 1 - c.orig_side
@@ -69,16 +75,25 @@ def flip(st: Any, c: Any) -> None:
     add_history(st, c, _CARET)
 
 
-@njit(cache=True)
+@helper
 def seq_delta(a: int, b: int) -> int:
     """a - b in 32-bit sequence space, signed."""
     d = (a - b) & _M32
     return d - (1 << 32) if d >= (1 << 31) else d
 
 
-@njit(cache=True)
+@helper
 def tcp_segment(
-    st: Any, slot: int, side: int, ts: float, seq: int, ack: int, flags: int, window: int, length: int, captured: int
+    st: Any,
+    slot: int,
+    side: int,
+    ts: float,
+    seq: int,
+    ack: int,
+    flags: int,
+    window: int,
+    length: int,
+    captured: int,
 ) -> int:
     """One segment of `length` payload bytes, `captured` of them present. Returns its payload's stream offset.
 
@@ -102,10 +117,10 @@ def tcp_segment(
     if flags & FIN:
         e.fin_cnt += 1
         e.fin_seq = rel_seq + segment_len
-    rel_ack = np.int64(0)
+    rel_ack = i64(0)
     if flags & ACK:
         if p.state == INACTIVE:
-            rel_ack = np.int64(1)
+            rel_ack = i64(1)
             start = (ack - 1) & _M32
             p.start_seq = start
             p.ack_seq = start
@@ -113,7 +128,7 @@ def tcp_segment(
         else:
             rel_ack, low = _relative_seq(p, ack, p.ack_seq, p.ack_wraps)
             if low:
-                rel_ack = np.int64(0)
+                rel_ack = i64(0)
             elif not flags & RST:
                 delta = seq_delta(ack, p.ack_seq)
                 if not (ack == 0 and delta > _TOO_LARGE_SEQ_DELTA) and delta > 0:
@@ -131,10 +146,10 @@ def tcp_segment(
     _check_eof(st, c, e, p, side)
     if closing:
         _connection_closed(c, e, p, event)
-    return data_seq - 1 if not underflow and not flags & RST else np.int64(-1)
+    return data_seq - 1 if not underflow and not flags & RST else i64(-1)
 
 
-@njit(cache=True)
+@helper
 def _set_partial_status(c: Any, flags: int, is_orig: bool) -> None:
     if is_orig:
         if not c.first_seen & _ORIG_SEEN:
@@ -143,14 +158,14 @@ def _set_partial_status(c: Any, flags: int, is_orig: bool) -> None:
         c.is_partial = 0 if flags & SYN else 1
 
 
-@njit(cache=True)
+@helper
 def _restart(e: Any, start: int, last: int) -> None:
     e.start_seq = start
     e.ack_seq = start
     e.last_seq = last
 
 
-@njit(cache=True)
+@helper
 def _init_endpoint(e: Any, flags: int, seq: int, past: int) -> None:
     syn = flags & SYN
     if e.state == INACTIVE:
@@ -168,7 +183,7 @@ def _init_endpoint(e: Any, flags: int, seq: int, past: int) -> None:
         _restart(e, seq, past)
 
 
-@njit(cache=True)
+@helper
 def _relative_seq(e: Any, base: int, last: int, wraps: int) -> tuple[int, bool]:
     """`base` relative to the endpoint's start, and whether it lies before it."""
     w = wraps
@@ -184,7 +199,7 @@ def _relative_seq(e: Any, base: int, last: int, wraps: int) -> tuple[int, bool]:
     return (w << 32) + base - e.start_seq, False
 
 
-@njit(cache=True)
+@helper
 def _endpoint_history(st: Any, c: Any, side: int, mask: int, code: int) -> bool:
     if code in (ord("A"), ord("D")) and c.history_len == 1 and c.history[0] == ord("H"):
         # Began with a SYN-ACK and goes on productively: no stealth scan, so the SYN was missed.
@@ -198,24 +213,24 @@ def _endpoint_history(st: Any, c: Any, side: int, mask: int, code: int) -> bool:
     return check_history(st, c, mask, code)
 
 
-@njit(cache=True)
+@helper
 def _sided(c: Any, side: int, code: int) -> int:
     return code if side == c.orig_side else code + _LOWER
 
 
-@njit(cache=True)
+@helper
 def _scaled(st: Any, c: Any, side: int, code: int, count: int, threshold: int) -> tuple[int, int]:
     """Counts one more; a letter at 1, 10, 100 ..."""
     count += 1
     if count == threshold:
         add_history(st, c, _sided(c, side, code))
         if threshold >= 1_000_000_000:
-            return np.int64(0), np.int64(threshold)
-        return np.int64(count), np.int64(threshold) * 10
-    return np.int64(count), np.int64(threshold)
+            return i64(0), i64(threshold)
+        return i64(count), i64(threshold) * 10
+    return i64(count), i64(threshold)
 
 
-@njit(cache=True)
+@helper
 def _update_history(st: Any, c: Any, e: Any, side: int, flags: int, rel_seq: int, length: int) -> None:
     syn, fin, rst = flags & SYN, flags & FIN, flags & RST
     bits = (1 if syn else 0) + (1 if fin else 0) + (1 if rst else 0)
@@ -243,7 +258,7 @@ def _update_history(st: Any, c: Any, e: Any, side: int, flags: int, rel_seq: int
         _endpoint_history(st, c, side, _SEEN_ACK, ord("A"))
 
 
-@njit(cache=True)
+@helper
 def _update_last_seq(st: Any, c: Any, e: Any, side: int, past: int, flags: int, length: int) -> None:
     delta = seq_delta(past, e.last_seq)
     if flags & (SYN | RST) and (delta > _TOO_LARGE_SEQ_DELTA or delta < -_TOO_LARGE_SEQ_DELTA):
@@ -258,7 +273,7 @@ def _update_last_seq(st: Any, c: Any, e: Any, side: int, past: int, flags: int, 
         e.rxmt_cnt, e.rxmt_next = _scaled(st, c, side, ord("T"), e.rxmt_cnt, e.rxmt_next)
 
 
-@njit(cache=True)
+@helper
 def _advance(e: Any, past: int) -> None:
     if past < e.last_seq:
         e.seq_wraps += 1
@@ -268,7 +283,7 @@ def _advance(e: Any, past: int) -> None:
 # The state machine.
 
 
-@njit(cache=True)
+@helper
 def _set_state(c: Any, e: Any, p: Any, state: int) -> None:
     if state == e.state:
         return
@@ -278,7 +293,7 @@ def _set_state(c: Any, e: Any, p: Any, state: int) -> None:
     e.state = state
 
 
-@njit(cache=True)
+@helper
 def set_inactivity(c: Any, seconds: float) -> None:
     """Zeek's SetInactivityTimeout: a new time starts the timer anew from the last packet."""
     if seconds != c.inactivity:
@@ -286,9 +301,19 @@ def set_inactivity(c: Any, seconds: float) -> None:
         c.t_inactive = c.last + seconds
 
 
-@njit(cache=True)
+@helper
 def _state_machine(
-    st: Any, c: Any, e: Any, p: Any, side: int, ts: float, seq: int, ack: int, flags: int, length: int, is_orig: bool
+    st: Any,
+    c: Any,
+    e: Any,
+    p: Any,
+    side: int,
+    ts: float,
+    seq: int,
+    ack: int,
+    flags: int,
+    length: int,
+    is_orig: bool,
 ) -> tuple[bool, bool]:
     """Returns whether this endpoint closes, and whether Zeek would raise an event about it."""
     closing, event = False, False
@@ -322,9 +347,19 @@ def _state_machine(
     return closing, event
 
 
-@njit(cache=True)
+@helper
 def _from_inactive(
-    st: Any, c: Any, e: Any, p: Any, side: int, ts: float, seq: int, ack: int, flags: int, length: int, is_orig: bool
+    st: Any,
+    c: Any,
+    e: Any,
+    p: Any,
+    side: int,
+    ts: float,
+    seq: int,
+    ack: int,
+    flags: int,
+    length: int,
+    is_orig: bool,
 ) -> tuple[bool, bool]:
     closing, event = False, False
     if flags & SYN:
@@ -366,7 +401,7 @@ def _from_inactive(
     return closing, event
 
 
-@njit(cache=True)
+@helper
 def _connection_closed(c: Any, e: Any, p: Any, event: bool) -> None:
     if _data_pending(e, p):
         c.close_deferred = 1
@@ -392,17 +427,14 @@ def _connection_closed(c: Any, e: Any, p: Any, event: bool) -> None:
         c.t_expire2 = c.last + SESSION_TIMER
 
 
-@njit(cache=True)
+@helper
 def expire_check(c: Any, o: Any, r: Any, now: float) -> bool:
     """Zeek's ExpireTimer: whether the connection is over by `now`. `o`, `r`: the endpoints."""
     if c.last + LINGER >= now:
         return False
-    if (o.did_close or r.did_close) and (
-        (o.did_close and r.did_close)
-        or o.state == RESET
-        or r.state == RESET
-        or o.state == INACTIVE
-        or r.state == INACTIVE
+    states = (o.state, r.state)
+    if (o.did_close and r.did_close) or (
+        (o.did_close or r.did_close) and (RESET in states or INACTIVE in states)
     ):
         return True
     return r.state == INACTIVE and o.state == INACTIVE
@@ -411,11 +443,11 @@ def expire_check(c: Any, o: Any, r: Any, now: float) -> bool:
 # The reassembler.
 
 
-@njit(cache=True)
+@helper
 def stream_size(e: Any, p: Any) -> int:
     """Payload bytes by sequence numbers, Zeek's TCP_Endpoint::Size."""
     if e.prev_state == SYN_SENT and e.state == RESET and p.state == INACTIVE and not _no_data_acked(e):
-        return np.int64(0)
+        return i64(0)
     last = (e.seq_wraps << 32) + e.last_seq
     acked = (e.ack_wraps << 32) + e.ack_seq
     size = max(last, acked) - e.start_seq
@@ -426,24 +458,24 @@ def stream_size(e: Any, p: Any) -> int:
     return size
 
 
-@njit(cache=True)
+@helper
 def _no_data_acked(e: Any) -> bool:
     acked = (e.ack_wraps << 32) + e.ack_seq
     return acked in (e.start_seq, e.start_seq + 1)
 
 
-@njit(cache=True)
+@helper
 def _is_clean(e: Any) -> bool:
     return e.state == ESTABLISHED or (e.state == CLOSED and e.prev_state == ESTABLISHED)
 
 
-@njit(cache=True)
+@helper
 def _has_blocks(e: Any) -> bool:
     """Whether Zeek's reassembler would hold data, delivered or not, that was not acknowledged."""
     return not e.skip and (e.reassembled > e.trimmed or e.blocks != NONE)
 
 
-@njit(cache=True)
+@helper
 def _data_pending(e: Any, p: Any) -> bool:
     if e.skip:
         return False
@@ -456,7 +488,7 @@ def _data_pending(e: Any, p: Any) -> bool:
     return e.state != RESET and _has_blocks(p)
 
 
-@njit(cache=True)
+@helper
 def _check_eof(st: Any, c: Any, e: Any, p: Any, side: int) -> None:
     if not e.did_eof and (e.fin_cnt > 0 or e.state in (CLOSED, RESET)) and not _data_pending(e, p):
         e.did_eof = 1
@@ -465,14 +497,14 @@ def _check_eof(st: Any, c: Any, e: Any, p: Any, side: int) -> None:
             c.close_deferred = 0
 
 
-@njit(cache=True)
+@helper
 def _gap(st: Any, c: Any, e: Any, p: Any, side: int, length: int) -> None:
     if _is_clean(e) and _is_clean(p):
         e.gap_cnt, e.gap_next = _scaled(st, c, side, ord("G"), e.gap_cnt, e.gap_next)
         c.missed += length
 
 
-@njit(cache=True)
+@helper
 def _drop_first(st: Any, e: Any) -> None:
     b = e.blocks
     e.blocks = st.blocks[b].next
@@ -481,14 +513,14 @@ def _drop_first(st: Any, e: Any) -> None:
     st.n[N_FREE_BLOCKS] += 1
 
 
-@njit(cache=True)
+@helper
 def drop_blocks(st: Any, e: Any) -> None:
     """Gives all waiting blocks back."""
     while e.blocks != NONE:
         _drop_first(st, e)
 
 
-@njit(cache=True)
+@helper
 def _deliver(st: Any, e: Any) -> None:
     """Delivers the blocks that begin at or before `reassembled`."""
     while e.blocks != NONE and st.blocks[e.blocks].seq <= e.reassembled:
@@ -496,7 +528,7 @@ def _deliver(st: Any, e: Any) -> None:
         _drop_first(st, e)
 
 
-@njit(cache=True)
+@helper
 def _undelivered(st: Any, c: Any, e: Any, p: Any, side: int, up_to: int) -> None:
     if up_to <= 2 and c.is_partial:
         return
@@ -512,7 +544,7 @@ def _undelivered(st: Any, c: Any, e: Any, p: Any, side: int, up_to: int) -> None
     e.reassembled = max(e.reassembled, up_to)
 
 
-@njit(cache=True)
+@helper
 def _trim(st: Any, c: Any, e: Any, p: Any, side: int, seq: int) -> None:
     if seq > e.reassembled:
         _undelivered(st, c, e, p, side, seq)
@@ -523,7 +555,7 @@ def _trim(st: Any, c: Any, e: Any, p: Any, side: int, seq: int) -> None:
     e.trimmed = seq
 
 
-@njit(cache=True)
+@helper
 def _ack_received(st: Any, c: Any, e: Any, p: Any, side: int, rel_ack: int) -> None:
     seq = rel_ack
     if e.fin_cnt > 0 and seq >= e.fin_seq:
@@ -534,7 +566,7 @@ def _ack_received(st: Any, c: Any, e: Any, p: Any, side: int, rel_ack: int) -> N
     _check_eof(st, c, e, p, side)
 
 
-@njit(cache=True)
+@helper
 def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: int) -> None:
     if e.skip:
         return
@@ -554,7 +586,7 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
                 _deliver(st, e)
             if _no_data_acked(e) and stream_size(e, p) > _MAX_INITIAL_WINDOW and e.reassembled >= upper:
                 e.trimmed = max(e.trimmed, e.reassembled)
-    held = np.int64(0)
+    held = i64(0)
     tail = e.reassembled
     b = e.blocks
     while b != NONE:
@@ -572,7 +604,7 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
         e.skip = 1
 
 
-@njit(cache=True)
+@helper
 def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
     """Enters [begin, end) into the sorted list, joined with the blocks that it touches."""
     seq, upper = begin, end
@@ -580,17 +612,17 @@ def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
     b = e.blocks
     while b != NONE and st.blocks[b].upper < seq:
         previous = b
-        b = np.int64(st.blocks[b].next)
+        b = i64(st.blocks[b].next)
     while b != NONE and st.blocks[b].seq <= upper:
         seq = min(seq, st.blocks[b].seq)
         upper = max(upper, st.blocks[b].upper)
-        following = np.int64(st.blocks[b].next)
+        following = i64(st.blocks[b].next)
         st.free_blocks[st.n[N_FREE_BLOCKS]] = b
         st.n[N_FREE_BLOCKS] += 1
         e.held -= 1
         b = following
     st.n[N_FREE_BLOCKS] -= 1
-    new = np.int64(st.free_blocks[st.n[N_FREE_BLOCKS]])
+    new = i64(st.free_blocks[st.n[N_FREE_BLOCKS]])
     st.blocks[new].seq = seq
     st.blocks[new].upper = upper
     st.blocks[new].next = b

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 
 from . import decode, reasons, state_type  # noqa: F401 -- tells numba of State
-from .link import KNOWN_LINKS, WLAN_SUBFRAMES, link_layer
+from .decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP
+from .jit import entry, helper, i64
+from .link import KNOWN_LINKS, WLAN_SUBFRAMES, be16, be32, link_layer
 from .observations import MAX_PACKETS
-from .segments import NEVER
 from .state import (
     FOREVER,
     L_CONNECTIONS,
@@ -46,7 +46,6 @@ from .tcp import (
     SYN_ACK_SENT,
     SYN_SENT,
     SYN_TIMEOUT,
-    add_history,
     check_history,
     drop_blocks,
     expire_check,
@@ -54,7 +53,6 @@ from .tcp import (
     stream_size,
     tcp_segment,
 )
-from .decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP, be16, be32
 
 # What one frame may need at most; the loop returns for more room before it begins a frame with less.
 FRAME_CONNECTIONS: Final = MAX_TUNNELS + 2
@@ -72,8 +70,10 @@ _MAX_TUNNEL_CHANGES: Final = 5
 _KNOWN: Final = tuple(sorted(KNOWN_LINKS))
 
 
-@njit(cache=True, nogil=True)
-def process(st: Any, data: Any, starts: Any, captured: Any, lengths: Any, times: Any, links: Any, first: int) -> int:
+@entry
+def process(
+    st: Any, data: Any, starts: Any, captured: Any, lengths: Any, times: Any, links: Any, first: int
+) -> int:
     """Tracks frames from `first` on until the block ends or an array in `st` is full; returns the next frame.
 
     A frame at which the loop stopped is begun again with the next call; its timers go on where they stopped.
@@ -81,16 +81,15 @@ def process(st: Any, data: Any, starts: Any, captured: Any, lengths: Any, times:
     size = len(starts)
     i = first
     while i < size:
-        if times[i] > st.clock[0]:
-            st.clock[0] = times[i]
+        st.clock[0] = max(st.clock[0], times[i])
         if not expire(st, st.clock[0]) or not _room(st):
             return i
-        _frame(st, data, starts[i], np.int64(captured[i]), np.int64(lengths[i]), times[i], np.int64(links[i]))
+        _frame(st, data, starts[i], i64(captured[i]), i64(lengths[i]), times[i], i64(links[i]))
         i += 1
     return i
 
 
-@njit(cache=True)
+@helper
 def _room(st: Any) -> bool:
     return (
         st.n[N_FREE] >= FRAME_CONNECTIONS
@@ -106,11 +105,11 @@ def _room(st: Any) -> bool:
 # Timers.
 
 
-@njit(cache=True)
+@helper
 def expire(st: Any, now: float) -> bool:
     """Fires all timers due by `now`; False where the rows are full before all have fired."""
     while st.n[N_HEAP]:
-        slot = np.int64(st.heap[0])
+        slot = i64(st.heap[0])
         if st.heap_time[slot] > now:
             return True
         if len(st.rows) - st.n[N_ROWS] < FRAME_ROWS:
@@ -127,12 +126,12 @@ def expire(st: Any, now: float) -> bool:
     return True
 
 
-@njit(cache=True)
+@helper
 def _next_timer(c: Any) -> float:
     return min(c.t_inactive, c.t_expire, c.t_expire2, c.t_attempt, c.t_delete, c.t_dns, c.t_early)
 
 
-@njit(cache=True)
+@helper
 def _is_over(st: Any, slot: int, now: float) -> bool:
     """Whether a timer that is due by `now` removes the connection; the others are set anew."""
     c = st.conns[slot]
@@ -168,7 +167,7 @@ def _is_over(st: Any, slot: int, now: float) -> bool:
     return False
 
 
-@njit(cache=True)
+@helper
 def _reschedule(st: Any, slot: int) -> None:
     """After timers were set: only an earlier one moves the slot in the heap, a later one is found in its time."""
     time = _next_timer(st.conns[slot])
@@ -179,7 +178,7 @@ def _reschedule(st: Any, slot: int) -> None:
 # Frames.
 
 
-@njit(cache=True)
+@helper
 def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: float, link: int) -> None:
     packet = st.packet[0]
     packet.vlan = -1
@@ -203,7 +202,7 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
         _layers(st, block, packet, ts)
 
 
-@njit(cache=True)
+@helper
 def _layers(st: Any, block: Any, packet: Any, ts: float) -> None:
     """Walks from a link layer down through all tunnels."""
     data = block
@@ -245,14 +244,14 @@ def _layers(st: Any, block: Any, packet: Any, ts: float) -> None:
         packet.depth += 1
 
 
-@njit(cache=True)
+@helper
 def _encap(outer: int, a: int, b: int) -> int:
     """Names a tunnel within others."""
     h = (outer * 31 + a) * 0x9E3779B1 + b
-    return h if h else np.int64(1)
+    return h if h else i64(1)
 
 
-@njit(cache=True)
+@helper
 def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> int:
     """One packet of one connection. Returns 0 if a tunnelled packet is to be looked at next, -1 if not, else why not.
 
@@ -329,7 +328,7 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
     return -1
 
 
-@njit(cache=True)
+@helper
 def _application_flip(
     st: Any, slot: int, side: int, data: Any, at: int, size: int, resp_p: int, packet: Any
 ) -> int:
@@ -341,7 +340,7 @@ def _application_flip(
     is_orig = side == c.orig_side
     turn = False
     if resp_p in (53, 137, 5353, 5355) and size >= 12:
-        opcode = (np.int64(data[at + 2]) >> 3) & 0x0F
+        opcode = (i64(data[at + 2]) >> 3) & 0x0F
         if opcode not in (0, 4, 5) and c.p0 != 137 and c.p1 != 137:
             check_history(st, c, _UNKNOWN_X, ord("X"))
         else:
@@ -361,7 +360,7 @@ def _application_flip(
     return 1 - side
 
 
-@njit(cache=True)
+@helper
 def _to_multicast(c: Any) -> bool:
     hi, lo = (c.hi1, c.lo1) if c.orig_side == 0 else (c.hi0, c.lo0)
     if hi == 0 and lo >> 32 == 0xFFFF:
@@ -369,7 +368,7 @@ def _to_multicast(c: Any) -> bool:
     return (hi >> 56) & 0xFF == 0xFF
 
 
-@njit(cache=True)
+@helper
 def _side(c: Any, packet: Any) -> int:
     """Which endpoint sent it; a host that talks to itself from one port is the originator, as in Zeek."""
     if c.orig_side == 0:
@@ -380,15 +379,15 @@ def _side(c: Any, packet: Any) -> int:
         is_orig = (
             packet.src_lo == c.lo1 and packet.src_hi == c.hi1 and packet.src_p == c.p1
         )  # fmt: skip
-    return np.int64(c.orig_side) if is_orig else np.int64(1 - c.orig_side)
+    return i64(c.orig_side) if is_orig else i64(1 - c.orig_side)
 
 
-@njit(cache=True)
+@helper
 def _add_size(e: Any, size: int) -> None:
     e.size = size if e.size < 0 else e.size + size
 
 
-@njit(cache=True)
+@helper
 def _count_packet(st: Any, slot: int, side: int, packet: Any) -> None:
     e = st.ends[2 * slot + side]
     e.pkts += 1
@@ -398,10 +397,10 @@ def _count_packet(st: Any, slot: int, side: int, packet: Any) -> None:
         _emit_early(st, slot, st.clock[0])
 
 
-@njit(cache=True)
+@helper
 def _icmp_ports(data: Any, at: int, packet: Any) -> None:
     """Zeek's convention: the message's type, and its answer's type or, where none is known, its code."""
-    kind = np.int64(data[at])
+    kind = i64(data[at])
     answer = -1
     if packet.proto == ICMP:
         if kind in (8, 0):
@@ -425,16 +424,16 @@ def _icmp_ports(data: Any, at: int, packet: Any) -> None:
     packet.src_p = kind
     if answer < 0:
         packet.one_way = 1
-        packet.dst_p = np.int64(data[at + 1])
+        packet.dst_p = i64(data[at + 1])
     else:
         packet.dst_p = answer
 
 
-@njit(cache=True)
+@helper
 def _is_reuse(st: Any, slot: int, data: Any, at: int) -> bool:
     """Whether a SYN begins a new connection on the same addresses and ports (TCPSessionAdapter::IsReuse)."""
-    flags = np.int64(data[at + 13])
-    if (np.int64(data[at + 12]) >> 4) < 5 or not flags & SYN:
+    flags = i64(data[at + 13])
+    if (i64(data[at + 12]) >> 4) < 5 or not flags & SYN:
         return False
     c = st.conns[slot]
     o = st.ends[2 * slot + c.orig_side]
@@ -458,13 +457,13 @@ def _is_reuse(st: Any, slot: int, data: Any, at: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@helper
 def _new_connection(st: Any, data: Any, at: int, packet: Any, key_hash: int, ts: float) -> int:
     if len(st.conns) - st.n[N_FREE] >= st.limits[L_CONNECTIONS]:
         st.counts[reasons.CONNECTION_EVICTED] += 1
-        close(st, np.int64(st.heap[0]), st.clock[0])
+        close(st, i64(st.heap[0]), st.clock[0])
     st.n[N_FREE] -= 1
-    slot = np.int64(st.free[st.n[N_FREE]])
+    slot = i64(st.free[st.n[N_FREE]])
     c = st.conns[slot]
     proto = packet.proto
     c.hi0, c.lo0, c.hi1, c.lo1 = packet.src_hi, packet.src_lo, packet.dst_hi, packet.dst_lo
@@ -519,7 +518,7 @@ def _new_connection(st: Any, data: Any, at: int, packet: Any, key_hash: int, ts:
     return slot
 
 
-@njit(cache=True)
+@helper
 def _clear_end(e: Any) -> None:
     e.start_seq = e.last_seq = e.ack_seq = e.seq_wraps = e.ack_wraps = 0
     e.fin_seq = e.hist_syn = e.hist_fin = e.hist_rst = 0
@@ -535,14 +534,14 @@ def _clear_end(e: Any) -> None:
     e.did_close = e.did_eof = e.skip = 0
 
 
-@njit(cache=True)
+@helper
 def _starts_flipped(st: Any, data: Any, at: int, packet: Any) -> bool:
     """Whether the first packet comes from the likely server (WantConnection in TCP.cc and UDP.cc)."""
     if packet.proto == UDP:
         return st.server_ports[65536 + packet.src_p] and not st.server_ports[65536 + packet.dst_p]
     if packet.proto != TCP:
         return False
-    flags = np.int64(data[at + 13])
+    flags = i64(data[at + 13])
     if flags & SYN and not flags & ACK:
         return False
     if not st.server_ports[packet.src_p]:
@@ -552,20 +551,27 @@ def _starts_flipped(st: Any, data: Any, at: int, packet: Any) -> bool:
     return True
 
 
-@njit(cache=True)
+@helper
 def _tcp(
-    st: Any, data: Any, extra_base: int, packet: Any, slot: int, side: int, ts: float, length: int, present: int
+    st: Any,
+    data: Any,
+    extra_base: int,
+    packet: Any,
+    slot: int,
+    side: int,
+    ts: float,
+    length: int,
+    present: int,
 ) -> int:
     at = packet.begin
-    header = (np.int64(data[at + 12]) >> 4) * 4
+    header = (i64(data[at + 12]) >> 4) * 4
     if header < 20 or header > length or header > present:
         return reasons.BAD_TCP_HEADER
     length -= header
     present -= header
     seq, ack = be32(data, at + 4), be32(data, at + 8)
-    flags = np.int64(data[at + 13])
+    flags = i64(data[at + 13])
     window = be16(data, at + 14)
-    c = st.conns[slot]
     e = st.ends[2 * slot + side]
     retransmit, gap = 0, 0
     if e.state != INACTIVE and length:
@@ -584,7 +590,7 @@ def _tcp(
 # What is kept and handed on.
 
 
-@njit(cache=True)
+@helper
 def _keep(
     st: Any, data: Any, slot: int, side: int, packet: Any, ts: float, begin: int, length: int, present: int,
     flags: int, retransmit: int, gap: int,
@@ -594,7 +600,7 @@ def _keep(
     if c.kept >= MAX_PACKETS:
         return
     st.n[N_FREE_KEPT] -= 1
-    row = np.int64(st.free_kept[st.n[N_FREE_KEPT]])
+    row = i64(st.free_kept[st.n[N_FREE_KEPT]])
     k = st.kept[row]
     if c.kept_last == NONE:
         c.kept_first = row
@@ -623,13 +629,13 @@ def _keep(
     _describe(st, data, begin, min(length, present), k)
 
 
-@njit(cache=True)
+@helper
 def _options(data: Any, begin: int, end: int) -> int:
     """16-bit FNV-1a over the kinds of the TCP options in their order; 0xCBF2 ^ ... of none is a constant."""
     h = np.uint32(0x811C9DC5)
     at = begin
     while at < end:
-        kind = np.int64(data[at])
+        kind = i64(data[at])
         h = np.uint32((h ^ np.uint32(kind)) * np.uint32(0x01000193))
         if kind == 0:
             break
@@ -638,11 +644,11 @@ def _options(data: Any, begin: int, end: int) -> int:
             continue
         if at + 1 >= end or data[at + 1] < 2:
             break
-        at += np.int64(data[at + 1])
-    return np.int64((h >> np.uint32(16)) ^ (h & np.uint32(0xFFFF)))
+        at += i64(data[at + 1])
+    return i64((h >> np.uint32(16)) ^ (h & np.uint32(0xFFFF)))
 
 
-@njit(cache=True)
+@helper
 def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
     """Entropy in bits per byte, and the share of printable ASCII."""
     if size <= 0:
@@ -650,13 +656,13 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
         k.printable = np.nan
         return
     seen = st.histogram
-    printable, total = np.int64(0), 0.0
+    printable, total = i64(0), 0.0
     if size <= 128:  # fewer bytes than it takes to look through all values
         for i in range(begin, begin + size):
             seen[data[i]] += 1
         for i in range(begin, begin + size):
-            b = np.int64(data[i])
-            count = np.int64(seen[b])
+            b = i64(data[i])
+            count = i64(seen[b])
             seen[b] = 0
             total += st.log2[count]
             printable += count if 32 <= b < 127 else 0
@@ -664,15 +670,15 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
         i, end = begin, begin + size - 3
         while i < end:  # four tables, so that equal neighbours need not wait for each other
             seen[data[i]] += 1
-            seen[256 + np.int64(data[i + 1])] += 1
-            seen[512 + np.int64(data[i + 2])] += 1
-            seen[768 + np.int64(data[i + 3])] += 1
+            seen[256 + i64(data[i + 1])] += 1
+            seen[512 + i64(data[i + 2])] += 1
+            seen[768 + i64(data[i + 3])] += 1
             i += 4
         while i < begin + size:
             seen[data[i]] += 1
             i += 1
         for b in range(256):
-            count = np.int64(seen[b]) + seen[256 + b] + seen[512 + b] + seen[768 + b]
+            count = i64(seen[b]) + seen[256 + b] + seen[512 + b] + seen[768 + b]
             total += st.log2[count] if count < len(st.log2) else count * np.log2(np.float64(count))
             printable += count if 32 <= b < 127 else 0
         seen[:] = 0
@@ -680,7 +686,7 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
     k.printable = printable / size
 
 
-@njit(cache=True)
+@helper
 def _hand_over(
     st: Any, data: Any, extra_base: int, slot: int, side: int, ts: float, offset: int, begin: int, length: int,
     present: int,
@@ -717,16 +723,16 @@ def _hand_over(
 # The end of a connection.
 
 
-@njit(cache=True)
+@helper
 def close(st: Any, slot: int, now: float) -> None:
     """Writes the connection's final row and frees all that it held."""
     c = st.conns[slot]
     _emit(st, slot, now, 1)
-    row = np.int64(c.kept_first)
+    row = i64(c.kept_first)
     while row != NONE:
         st.free_kept[st.n[N_FREE_KEPT]] = row
         st.n[N_FREE_KEPT] += 1
-        row = np.int64(st.kept[row].next)
+        row = i64(st.kept[row].next)
     drop_blocks(st, st.ends[2 * slot])
     drop_blocks(st, st.ends[2 * slot + 1])
     heap_remove(st, slot)
@@ -735,7 +741,7 @@ def close(st: Any, slot: int, now: float) -> None:
     st.n[N_FREE] += 1
 
 
-@njit(cache=True)
+@helper
 def _emit_early(st: Any, slot: int, now: float) -> None:
     c = st.conns[slot]
     if not c.early:
@@ -744,12 +750,12 @@ def _emit_early(st: Any, slot: int, now: float) -> None:
         _emit(st, slot, now, 0)
 
 
-@njit(cache=True)
+@helper
 def _emit(st: Any, slot: int, now: float, stage: int) -> None:
     c = st.conns[slot]
     row = st.rows[st.n[N_ROWS]]
     st.n[N_ROWS] += 1
-    side = np.int64(c.orig_side)
+    side = i64(c.orig_side)
     o = st.ends[2 * slot + side]
     r = st.ends[2 * slot + 1 - side]
     row.serial = c.serial
@@ -787,7 +793,7 @@ def _emit(st: Any, slot: int, now: float, stage: int) -> None:
     for i in range(len(row.history)):
         row.history[i] = c.history[i] if i < c.history_len else 0
     row.packets = c.kept
-    k = np.int64(c.kept_first)
+    k = i64(c.kept_first)
     while k != NONE:
         source = st.kept[k]
         target = st.row_packets[st.n[N_ROW_PACKETS]]
@@ -804,10 +810,10 @@ def _emit(st: Any, slot: int, now: float, stage: int) -> None:
         target.retransmit = source.retransmit
         target.gap = source.gap
         target.options = source.options
-        k = np.int64(source.next)
+        k = i64(source.next)
 
 
-@njit(cache=True)
+@helper
 def _conn_state(c: Any, o: Any, r: Any) -> int:
     """Zeek's conn_state() in scripts/base/protocols/conn/main.zeek."""
     if c.proto == UDP:
@@ -838,7 +844,7 @@ def _conn_state(c: Any, o: Any, r: Any) -> int:
     return _S1 if os == ESTABLISHED and rs == ESTABLISHED else _OTH
 
 
-@njit(cache=True)
+@helper
 def _aborted_attempt(c: Any) -> bool:
     """Whether the history is `^?S[^HAFGIQ]*R.*`."""
     at = 0
@@ -854,19 +860,19 @@ def _aborted_attempt(c: Any) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@entry
 def finish(st: Any, order: Any, first: int) -> int:
     """Ends the connections in the slots `order` from `first` on, until the rows are full; returns the next."""
     i = first
     while i < len(order) and len(st.rows) - st.n[N_ROWS] >= FRAME_ROWS:
         if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:
             break
-        close(st, np.int64(order[i]), st.clock[0])
+        close(st, i64(order[i]), st.clock[0])
         i += 1
     return i
 
 
-@njit(cache=True, nogil=True)
+@entry
 def want(st: Any, slots: Any, serials: Any, orig_from: Any, resp_from: Any) -> None:
     """Notes from which stream offsets on payload is wanted, where the slot still holds that connection."""
     for i in range(len(slots)):
@@ -878,8 +884,8 @@ def want(st: Any, slots: Any, serials: Any, orig_from: Any, resp_from: Any) -> N
                 c.wanted0, c.wanted1 = resp_from[i], orig_from[i]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def rehash(st: Any, slots: Any) -> None:
     """Enters the slots in use into an empty table."""
     for i in range(len(slots)):
-        insert(st, np.int64(slots[i]))
+        insert(st, i64(slots[i]))

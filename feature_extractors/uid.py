@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .jit import entry, helper
 
 _DIGITS = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", np.uint8)
 
 
-@njit(cache=True)
+@helper
 def _mix(h: Any) -> Any:
     h ^= h >> np.uint64(31)
     h *= np.uint64(0x7FB5D329728EA185)
@@ -21,7 +22,7 @@ def _mix(h: Any) -> Any:
     return h
 
 
-@njit(cache=True)
+@entry
 def _fill(out: Any, parts: Any, digits: Any) -> None:
     for i in range(len(out)):
         a, b = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
@@ -30,10 +31,10 @@ def _fill(out: Any, parts: Any, digits: Any) -> None:
             b = _mix(b + np.uint64(parts[i, j]) * np.uint64(0x9E3779B97F4A7C15))
         out[i, 0] = 67  # 'C'
         for k in range(1, 11):
-            out[i, k] = digits[np.int64(a % np.uint64(62))]
+            out[i, k] = digits[int(a % np.uint64(62))]
             a = a // np.uint64(62)
         for k in range(11, 18):
-            out[i, k] = digits[np.int64(b % np.uint64(62))]
+            out[i, k] = digits[int(b % np.uint64(62))]
             b = b // np.uint64(62)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,7 +145,7 @@ def extract(frames: Sequence[Frame], cuts: Sequence[int] = (), **options: Any) -
     """All windows of the frames, given in blocks that end at `cuts`."""
     extractor = Extractor(**{"content": False, **options})
     edges = [0, *sorted(cuts), len(frames)]
-    parts = [extractor.receive(block(frames[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [extractor.receive(block(frames[a:b])) for a, b in pairwise(edges)]
     return concat([*parts, extractor.finish()]), extractor
 
 

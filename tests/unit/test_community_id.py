@@ -29,10 +29,11 @@ def ours(src: str, dst: str, sport: int, dport: int, proto: int, seed: int = 0) 
 def reference(src: str, dst: str, sport: int, dport: int, proto: int, seed: int = 0) -> str:
     make = {6: communityid.FlowTuple.make_tcp, 17: communityid.FlowTuple.make_udp, 1: communityid.FlowTuple.make_icmp,
             58: communityid.FlowTuple.make_icmp6, 132: communityid.FlowTuple.make_sctp}  # fmt: skip
-    if proto in make:
-        flow = make[proto](src, dst, sport, dport)
-    else:
-        flow = communityid.FlowTuple.make_ip(src, dst, proto)
+    flow = (
+        make[proto](src, dst, sport, dport)
+        if proto in make
+        else communityid.FlowTuple.make_ip(src, dst, proto)
+    )
     return communityid.CommunityID(seed=seed).calc(flow)
 
 

@@ -1,4 +1,4 @@
-"""Connections in Zeek's terms: tables of dialogues and what conn.log says of them. A real Zeek, where there is one, agrees."""
+"""Connections in Zeek's terms: tables of dialogues, and what conn.log says of them. A real Zeek agrees."""
 
 from __future__ import annotations
 

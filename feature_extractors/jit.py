@@ -1,0 +1,48 @@
+"""numba's decorator as this package uses it, and the fingerprint of all that is compiled with it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What compiled code computes with; to the type checker an int, since that is how it is used.
+i64: Final = cast("Callable[[Any], int]", np.int64)
+
+_SOURCES: Final = (
+    "decode",
+    "fragments",
+    "link",
+    "reasons",
+    "segments",
+    "state",
+    "state_type",
+    "table",
+    "tcp",
+    "tracker",
+)
+
+
+def entry(function: F) -> F:
+    """A compiled function that Python calls; it is compiled once and then read from the cache."""
+    return cast(F, njit(cache=True, nogil=True)(function))
+
+
+def helper(function: F) -> F:
+    """A compiled function that only compiled functions call; it lives in their cache."""
+    return cast(F, njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def fingerprint() -> int:
+    """Changes with the tracker's sources: numba looks only at the file of the function that it finds in its cache."""
+    folder = Path(__file__).parent
+    stamp = 0
+    for name in _SOURCES:
+        stamp = zlib.crc32((folder / f"{name}.py").read_bytes(), stamp)
+    return stamp
