@@ -139,3 +139,21 @@ def test_any_order_of_segments_gives_the_same_entries_while_nothing_is_lost(rand
     pieces = stream([(True, REQUEST * 3)], 80, size)
     random.shuffle(pieces)
     assert [e.fields["uri"] for e in analysed(pieces, ContentLimits(pending_segments=1000))[1]] == ["/a"] * 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.booleans())
+def test_what_was_not_wanted_changes_no_entry(size: int, aborted: bool) -> None:
+    body = b"x" * 3000
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(body) * (2 if aborted else 1)) + body
+    pieces = stream([(True, REQUEST), (False, reply)], 80, size * 50)
+    ends = np.array([[len(REQUEST), len(reply)]])
+    one, many = Content(), Content()
+    one.receive(segments(pieces))
+    wanted = (0, 0)
+    for piece in pieces:
+        if piece.offset + len(piece.data) > wanted[0 if piece.is_orig else 1]:
+            wanted = bounds(many.receive(segments([piece]))).get(0, wanted)
+    entries = [c.close(np.array([0]), np.array([b"C0"], "S20"), ends)[:2] for c in (one, many)]
+    assert entries[0] == entries[1]
+    assert entries[0][1][0].fields["response_body_len"] == len(body)

@@ -1,4 +1,4 @@
-"""TLS: what both hellos say, how far a handshake came, certificates, and fingerprints checked against their authors'."""
+"""TLS: what both hellos say, how far a handshake came, certificates, and fingerprints held against their authors."""
 
 from __future__ import annotations
 
