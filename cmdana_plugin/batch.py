@@ -1,4 +1,4 @@
-"""Features as what the network eats: bins learned on benign traffic, standardised values, padded tensors of fixed size."""
+"""Features as the network eats them: bins learned on benign traffic, standardised values, padded tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from cmdana_plugin.model import CLASSES
 from feature_extractors.encode import Features
 from feature_extractors.schema import Schema
 
-BLOCK: Final = 256  # rows of one computation: always the same, so that a score never depends on its neighbours
+BLOCK: Final = (
+    256  # rows of one computation: always the same, so that a score never depends on its neighbours
+)
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
@@ -121,7 +123,9 @@ class Prepared:
     state: NDArray[np.float32]  # [n, F]
     known: NDArray[np.float32]  # [n, F] 1 where the state column is set
     present: NDArray[np.bool_]  # [n, 3]
-    targets: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # [n, fields] classes, -1 not asked
+    targets: tuple[
+        NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]
+    ]  # [n, fields] classes, -1 not asked
     features: Features
 
     def __len__(self) -> int:
@@ -132,7 +136,9 @@ def prepare(features: Features, state: NDArray[np.float32], how: Preparation, sc
     numeric = how.numeric.codes(features.numeric)
     categorical = features.categorical.astype(np.int64)
     sizes = [c.size for c in schema.categorical]
-    offsets = np.concatenate([np.arange(numeric.shape[1]) * CLASSES, numeric.shape[1] * CLASSES + np.cumsum([0, *sizes[:-1]])])
+    offsets = np.concatenate(
+        [np.arange(numeric.shape[1]) * CLASSES, numeric.shape[1] * CLASSES + np.cumsum([0, *sizes[:-1]])]
+    )
     packets = how.first_packets.codes(features.first_packets)
     packets[np.isnan(features.first_packets)] = -1
     packets[:, features.first_packets.shape[1] // 2] = -1  # the first packet's gap is always zero
@@ -148,14 +154,21 @@ def prepare(features: Features, state: NDArray[np.float32], how: Preparation, sc
         state=standardise(state, how.state_scale),
         known=np.isfinite(state).astype(np.float32),
         present=np.stack(
-            [np.diff(features.packet_start) > 0, np.ones(len(features), np.bool_), np.diff(features.log_start) > 0], axis=1
+            [
+                np.diff(features.packet_start) > 0,
+                np.ones(len(features), np.bool_),
+                np.diff(features.log_start) > 0,
+            ],
+            axis=1,
         ),
         targets=(packets, np.concatenate([numeric, categorical], axis=1), logs),
         features=features,
     )
 
 
-def groups(start: NDArray[np.int64], rows: NDArray[np.int64], lengths: tuple[int, ...]) -> Iterator[tuple[NDArray[np.int64], int]]:
+def groups(
+    start: NDArray[np.int64], rows: NDArray[np.int64], lengths: tuple[int, ...]
+) -> Iterator[tuple[NDArray[np.int64], int]]:
     """The rows that have tokens, by the shortest padded length that holds them."""
     have = start[rows + 1] - start[rows]
     least = 0

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 KEPT: Final = 1024  # order statistics kept of a sample
 ENOUGH: Final = 2000  # calm rows from which on a stratum stands on its own
 _TAIL: Final = 0.05  # share of the sample that the tail is fitted to
+_SINGLE: Final = 256  # of these, greatest values kept one by one
+_FEW: Final = 10  # greatest values that the fit replaces
 _LEAST: Final = 1e-30
 
 
@@ -23,8 +25,10 @@ class Tail:
     neither is a guarantee: the realised rate is published beside the nominal one.
     """
 
-    order: NDArray[np.float64]  # [<= KEPT] rising
+    order: NDArray[np.float64]  # [<= KEPT] rising; quantiles, then the greatest values one by one
+    above: NDArray[np.float64]  # [<= KEPT] falling: share of the sample at least as great
     size: int  # rows that the sample had
+    start: float  # where the fitted tail begins
     shape: float  # of the tail, >= 0: never a finite end point, so p is never 0
     scale: float
 
@@ -33,33 +37,41 @@ class Tail:
         m = len(self.order)
         if m == 0:
             return np.where(np.isnan(x), np.nan, 1.0)
-        least = 1.0 / (self.size + 1.0)
-        inside = np.maximum((m - np.searchsorted(self.order, x, side="left") + least) / (m + least), least)
-        start = self.order[int((m - 1) * (1.0 - _TAIL))]
-        share = float((self.order >= start).mean())
-        beyond = np.maximum(x - start, 0.0) / self.scale
-        if self.shape > 1e-6:
-            tail = share * (1.0 + self.shape * beyond) ** (-1.0 / self.shape)
-        else:
-            tail = share * np.exp(-beyond)
-        p = np.where(x > start, tail, np.maximum(inside, share))
+        found = np.searchsorted(self.order, x, side="left")
+        inside = (self.above[np.minimum(found, m - 1)] * self.size + 1.0) / (self.size + 1.0)
+        # From the last few values on the sample says too little: the fit goes on from there.
+        join = self.order[max(m - _FEW, 0)]
+        share = (self.above[max(m - _FEW, 0)] * self.size + 1.0) / (self.size + 1.0)
+        beyond = share * np.exp(np.minimum(self._log_tail(x) - self._log_tail(np.array([join])), 0.0))
+        p = np.where(x > join, beyond, inside)
         return np.where(np.isnan(x), np.nan, np.clip(p, _LEAST, 1.0))
+
+    def _log_tail(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        y = np.maximum(x - self.start, 0.0) / self.scale
+        return -np.log1p(self.shape * y) / self.shape if self.shape > 1e-6 else -y
 
 
 def fit_tail(sample: NDArray[np.float64]) -> Tail:
     """Learned from scores of calm traffic; NaN are left out. The tail by probability-weighted moments (Hosking)."""
     x = np.sort(sample[np.isfinite(sample)])
-    if len(x) == 0:
-        return Tail(np.zeros(0), 0, 0.0, 1.0)
-    order = x if len(x) <= KEPT else np.quantile(x, np.linspace(0, 1, KEPT))
-    start = order[int((len(order) - 1) * (1.0 - _TAIL))]
+    n = len(x)
+    if n == 0:
+        return Tail(np.zeros(0), np.zeros(0), 0, 0.0, 0.0, 1.0)
+    rows = np.arange(n)
+    if n > KEPT:
+        rows = np.unique(
+            np.concatenate([np.linspace(0, n - 1, KEPT - _SINGLE).astype(np.int64), rows[-_SINGLE:]])
+        )
+    order = x[rows]
+    above = 1.0 - np.searchsorted(x, order, side="left") / n
+    start = float(x[int((n - 1) * (1.0 - _TAIL))])
     y = x[x > start] - start
     if len(y) < 10:
-        return Tail(order, len(x), 0.0, max(float(x.std()), 1e-3))
+        return Tail(order, above, n, start, 0.0, max(float(x.std()), 1e-3))
     b0 = y.mean()
     b1 = (y * (1.0 - (np.arange(len(y)) + 0.65) / len(y))).mean()
     shape = float(np.clip(2.0 - b0 / max(b0 - 2.0 * b1, 1e-9), 0.0, 0.5))
-    return Tail(order, len(x), shape, max(float(b0 * (1.0 - shape)), 1e-6))
+    return Tail(order, above, n, start, shape, max(float(b0 * (1.0 - shape)), 1e-6))
 
 
 @dataclass(frozen=True, slots=True)

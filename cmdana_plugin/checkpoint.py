@@ -32,7 +32,8 @@ class Checkpoint:
     network: Mapping[str, NDArray[np.float32]]
     preparation: Preparation
     mixture: Mixture
-    trees: Trees | None
+    trees: Trees | None  # malicious or not
+    namer: Trees | None  # which of `classes`
     classes: tuple[str, ...]  # names that the supervised head may give, empty without labels
     strata: Mapping[str, Strata]  # calibration of each component
     weights: Mapping[str, float]  # of each component in the fusion
@@ -54,10 +55,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     tensors |= _arrays("mixture", checkpoint.mixture)
     if checkpoint.trees is not None:
         tensors |= _arrays("trees", checkpoint.trees)
+    if checkpoint.namer is not None:
+        tensors |= _arrays("namer", checkpoint.namer)
     tails: dict[str, list[float]] = {}
     for name, tail in _tails(checkpoint):
-        tensors[f"tail.{name}"] = tail.order
-        tails[name] = [tail.size, tail.shape, tail.scale]
+        tensors[f"tail.{name}"] = np.stack([tail.order, tail.above])
+        tails[name] = [tail.size, tail.start, tail.shape, tail.scale]
     meta = {
         "format": str(FORMAT),
         "shape": json.dumps(parameters_of(checkpoint.shape)),
@@ -82,20 +85,25 @@ def load(path: Path, schema: Schema) -> Checkpoint:
         raise CmdanaError(f"{path}: found model format {meta.get('format')!r}, expected {FORMAT}")
     if meta.get("schema_digest") != schema.digest:
         raise SchemaError(
-            f"{path}: made with schema {str(meta.get('schema_digest'))[:12]}, expected {schema.digest[:12]}: train again"
+            f"{path}: made with schema {str(meta.get('schema_digest'))[:12]}, "
+            f"expected {schema.digest[:12]}: train again"
         )
     shape = json.loads(meta.pop("shape"))
     shape |= {"categorical": tuple(shape["categorical"]), "targets": tuple(shape["targets"])}
     tails = {
-        name: Tail(tensors[f"tail.{name}"], int(size), xi, scale)
-        for name, (size, xi, scale) in json.loads(meta.pop("tails")).items()
+        name: Tail(tensors[f"tail.{name}"][0], tensors[f"tail.{name}"][1], int(size), start, xi, scale)
+        for name, (size, start, xi, scale) in json.loads(meta.pop("tails")).items()
     }
     weights = json.loads(meta.pop("weights"))
     classes = tuple(json.loads(meta.pop("classes")))
     meta.pop("format")
     strata = {}
     for name in weights:
-        each = {int(k.split(".")[1]): t for k, t in tails.items() if k.startswith(f"{name}.") and not k.endswith(".all")}
+        each = {
+            int(k.split(".")[1]): t
+            for k, t in tails.items()
+            if k.startswith(f"{name}.") and not k.endswith(".all")
+        }
         strata[name] = Strata(tails[f"{name}.all"], each)
     return Checkpoint(
         shape=Shape(**shape),
@@ -109,6 +117,7 @@ def load(path: Path, schema: Schema) -> Checkpoint:
         ),
         mixture=Mixture(**_named("mixture", tensors)),
         trees=Trees(**_named("trees", tensors)) if "trees.root" in tensors else None,
+        namer=Trees(**_named("namer", tensors)) if "namer.root" in tensors else None,
         classes=classes,
         strata=strata,
         weights=weights,

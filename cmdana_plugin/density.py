@@ -27,13 +27,17 @@ class Mixture:
         return -likelihood
 
 
-def fit_mixture(x: NDArray[np.float32], components: int, seed: int, rounds: int = 25, floor: float = 0.05) -> Mixture:
+def fit_mixture(
+    x: NDArray[np.float32], components: int, seed: int, rounds: int = 12, floor: float = 0.05
+) -> Mixture:
     """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance."""
     rng = np.random.default_rng(seed)
     n, width = x.shape
     components = max(1, min(components, n // (2 * width) or 1))
     mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)
-    cover = np.broadcast_to(np.cov(x, rowvar=False) + floor * np.eye(width), (components, width, width)).copy()
+    cover = np.broadcast_to(
+        np.cov(x, rowvar=False) + floor * np.eye(width), (components, width, width)
+    ).copy()
     share = np.full(components, 1.0 / components)
     mixture = _mixture(share, mean, cover)
     for _ in range(rounds):

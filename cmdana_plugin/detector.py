@@ -16,7 +16,15 @@ from torch import Tensor
 
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.batch import (
-    BLOCK, LOG_LENGTHS, PACKET_LENGTHS, Prepared, groups, pad_logs, pad_packets, pad_rows, prepare, standardise,
+    BLOCK,
+    LOG_LENGTHS,
+    PACKET_LENGTHS,
+    Prepared,
+    groups,
+    pad_logs,
+    pad_packets,
+    pad_rows,
+    prepare,
 )  # fmt: skip
 from cmdana_plugin.calibration import fuse
 from cmdana_plugin.checkpoint import Checkpoint
@@ -24,13 +32,14 @@ from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Pa
 from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
-from feature_extractors.encode import Features, encode
+from feature_extractors.encode import Features, concat_features, encode, take_features
 from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
+_ODD: Final = 1e-2  # p-value below which it does so at all
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 
@@ -52,7 +61,6 @@ class Outcome:
 
     raw: dict[str, NDArray[np.float64]]  # component -> [n], NaN where it does not apply
     gate: NDArray[np.float32]  # [n, 4]
-    fused: NDArray[np.float32]  # [n, width]
     log_probability: tuple[NDArray[np.float32], ...] | None  # per modality [n, fields, CLASSES]
 
 
@@ -63,7 +71,7 @@ class CrossModal:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, schema: Schema, salt: int = 0, hosts: int = 1 << 20, device: str = "cpu"
+        self, checkpoint: Checkpoint, schema: Schema, salt: int = 0, hosts: int = 1 << 17, device: str = "cpu"
     ) -> None:
         self.checkpoint = checkpoint
         self.schema = schema
@@ -71,7 +79,9 @@ class CrossModal:
         self.name = checkpoint.about.get("name", "cmdana")
         self.device = torch.device(device)
         self.network = Network(checkpoint.shape)
-        self.network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()})
+        self.network.load_state_dict(
+            {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
+        )
         self.network.to(self.device).eval()
         self._salt = salt
         self._hosts = hosts
@@ -85,14 +95,13 @@ class CrossModal:
 
     def receive(self, windows: Windows) -> Scores:
         if len(windows) == 0:
-            return self._scores({}, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 1), np.float32))
-        raw, gate, stratum, fused = self.raw(windows)
-        return self._scores(raw, gate, stratum, fused)
+            return self._scores({}, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        return self._scores(*self.raw(windows))
 
     def raw(
         self, windows: Windows
-    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """Uncalibrated components [n], gate [n, 4], stratum [n] and fused vectors of windows in stream order."""
+    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64]]:
+        """Uncalibrated components [n], gate [n, 4] and stratum [n] of windows in stream order."""
         parts, seen = [], []
         for begin in range(0, len(windows), _ROWS):
             end = min(begin + _ROWS, len(windows))
@@ -103,7 +112,7 @@ class CrossModal:
         self.seen = seen[0] if len(seen) == 1 else _join(seen)
         raw = {name: np.concatenate([p.raw[name] for p in parts]) for name in parts[0].raw}
         gate = np.concatenate([p.gate for p in parts])
-        return raw, gate, self.seen.stratum, np.concatenate([p.fused for p in parts])
+        return raw, gate, self.seen.stratum
 
     def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         from cmdana_plugin.explain import reasons
@@ -112,7 +121,9 @@ class CrossModal:
         assert len(self.seen.features) == len(windows), "explain follows receive of the same windows"
         return [reasons(self, self.seen, int(row)) for row in rows]
 
-    def p_values(self, raw: Mapping[str, NDArray[np.float64]], stratum: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    def p_values(
+        self, raw: Mapping[str, NDArray[np.float64]], stratum: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float64]]:
         """Each component as a one-sided p-value within its stratum."""
         return {name: s.p_value(raw[name], stratum) for name, s in self.checkpoint.strata.items()}
 
@@ -120,7 +131,8 @@ class CrossModal:
         """The fused evidence [n], before its own calibration."""
         names = list(self.checkpoint.weights)
         return fuse(
-            np.stack([components[k] for k in names], axis=1), np.array([self.checkpoint.weights[k] for k in names])
+            np.stack([components[k] for k in names], axis=1),
+            np.array([self.checkpoint.weights[k] for k in names]),
         )
 
     def look(self, seen: Seen, keep: bool = False) -> Outcome:
@@ -170,25 +182,30 @@ class CrossModal:
             for begin in range(0, len(chosen), BLOCK):
                 part = chosen[begin : begin + BLOCK]
                 x, mask = pad_packets(f, part, length, BLOCK)
-                out[part, PACKET] = self.network.packets(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+                out[part, PACKET] = (
+                    self.network.packets(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+                )
         for chosen, length in groups(f.log_start, everyone, LOG_LENGTHS):
             for begin in range(0, len(chosen), BLOCK):
                 part = chosen[begin : begin + BLOCK]
                 x, mask = pad_logs(f, part, length, BLOCK)
-                out[part, LOG] = self.network.logs(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+                out[part, LOG] = (
+                    self.network.logs(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
+                )
         return out
 
     def _look(self, prepared: Prepared, seen: Seen, latents: NDArray[np.float32], keep: bool) -> Outcome:
-        n, shape = len(prepared), self.checkpoint.shape
+        n = len(prepared)
         raw = {name: np.full(n, np.nan) for name in COMPONENTS}
         gate = np.empty((n, 4), np.float32)
-        fused = np.empty((n, shape.width), np.float32)
         kept: list[list[NDArray[np.float32]]] = [[], [], []]
         for begin in range(0, n, BLOCK):
             rows = slice(begin, min(begin + BLOCK, n))
             k = rows.stop - begin
             present = self._to(prepared.present[rows])
-            past = Past(self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows]))
+            past = Past(
+                self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows])
+            )
             s = self.network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
             told = self.network.foresee(self._to(latents[rows]), s, present)
             for m, name in enumerate(("packets", "connection", "log")):
@@ -202,7 +219,6 @@ class CrossModal:
             residual = (told.residual * there).sum(dim=1) / there.sum(dim=1).clamp_min(1.0)
             raw["residual"][rows] = residual[:k].cpu().numpy()
             gate[rows] = told.gate[:k].cpu().numpy()
-            fused[rows] = told.fused[:k].cpu().numpy()
         raw["packets"][~prepared.present[:, PACKET]] = np.nan
         raw["log"][~prepared.present[:, LOG]] = np.nan
         raw["density"] = self.checkpoint.mixture.score(density_input(prepared))
@@ -215,7 +231,6 @@ class CrossModal:
         return Outcome(
             {k: np.round(v, 5) for k, v in raw.items()},
             gate,
-            fused,
             tuple(np.concatenate(x) for x in kept) if keep else None,
         )
 
@@ -224,12 +239,11 @@ class CrossModal:
         raw: Mapping[str, NDArray[np.float64]],
         gate: NDArray[np.float32],
         stratum: NDArray[np.int64],
-        fused: NDArray[np.float32],
     ) -> Scores:
         n = len(gate)
         if n == 0:
             none = np.zeros(0)
-            return Scores(none, none, {name: none for name in self.checkpoint.weights}, np.zeros((0, 4)), [])
+            return Scores(none, none, dict.fromkeys(self.checkpoint.weights, none), np.zeros((0, 4)), [])
         components = self.p_values(raw, stratum)
         p = self.checkpoint.fused.p_value(self.evidence(components))
         score = np.round(score_of(p), 6)
@@ -240,11 +254,23 @@ class CrossModal:
             p_value=p,
             components={k: np.round(v, 12) for k, v in components.items()},
             reliance=reliance / reliance.sum(axis=1, keepdims=True),
-            attack=self._attack(fused, n),
+            attack=self._attack(raw, p),
         )
 
-    def _attack(self, fused: NDArray[np.float32], n: int) -> list[str]:
-        return [""] * n
+    def _attack(self, raw: Mapping[str, NDArray[np.float64]], p: NDArray[np.float64]) -> list[str]:
+        """The kind of known attack, named only where the head is sure and the event is odd at all."""
+        names, namer = [""] * len(p), self.checkpoint.namer
+        if namer is None or "attack" not in raw or self.seen is None:
+            return names
+        rows = np.flatnonzero((raw["attack"] > 0.0) & (p < _ODD))
+        if len(rows):
+            odds = namer.scores(tabulate(take_features(self.seen.features, rows), self.seen.state[rows]))
+            chance = np.exp(odds - odds.max(axis=1, keepdims=True))
+            chance /= chance.sum(axis=1, keepdims=True)
+            for row, best, sure in zip(rows, chance.argmax(axis=1), chance.max(axis=1), strict=True):
+                if sure >= _SURE:
+                    names[row] = self.checkpoint.classes[best]
+        return names
 
 
 def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,14 +296,15 @@ def density_input(prepared: Prepared) -> NDArray[np.float32]:
 
 def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
     """How new the event's peer, port and name are to the host and the site; higher is newer."""
-    columns = [schema.state.index(k) for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")]
+    columns = [
+        schema.state.index(k)
+        for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
+    ]
     rare = np.exp(-state[:, columns].astype(np.float64))
     return np.nansum(rare, axis=1) / np.maximum(np.isfinite(rare).sum(axis=1), 1)
 
 
 def _join(seen: list[Seen]) -> Seen:
-    from feature_extractors.encode import concat_features
-
     return Seen(
         features=concat_features([s.features for s in seen]),
         state=np.concatenate([s.state for s in seen]),
@@ -289,7 +316,11 @@ def _join(seen: list[Seen]) -> Seen:
 
 
 def load_detector(
-    path: Path | None = None, device: str = "cpu", threads: int = 2, salt: int | None = None, hosts: int = 1 << 20
+    path: Path | None = None,
+    device: str = "cpu",
+    threads: int = 2,
+    salt: int | None = None,
+    hosts: int = 1 << 17,
 ) -> CrossModal:
     """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
 
@@ -297,15 +328,26 @@ def load_detector(
     """
     torch.set_num_threads(threads)
     schema = load_schema()
-    if path is None:
-        with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as shipped:
-            loaded = checkpoints.load(shipped, schema)
-    else:
-        loaded = checkpoints.load(path, schema)
+    loaded = shipped_checkpoint() if path is None else checkpoints.load(path, schema)
     if salt is None:
         digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
         salt = int.from_bytes(digest[:8], "little")
     return CrossModal(loaded, schema, salt, hosts, device)
 
 
-__all__ = ["COMPONENTS", "CrossModal", "Outcome", "RING", "Seen", "load_detector", "stratum_of"]
+def shipped_checkpoint() -> Checkpoint:
+    """The checkpoint that comes with the package."""
+    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as shipped:
+        return checkpoints.load(shipped, load_schema())
+
+
+__all__ = [
+    "COMPONENTS",
+    "RING",
+    "CrossModal",
+    "Outcome",
+    "Seen",
+    "load_detector",
+    "shipped_checkpoint",
+    "stratum_of",
+]

@@ -91,16 +91,16 @@ def _repeat(seen: Seen, row: int, times: int) -> Seen:
     )
 
 
-def _fields(
-    detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32], ...] | None
-) -> list[Field]:
+def _fields(detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32], ...] | None) -> list[Field]:
     assert chances is not None
     schema, how = detector.schema, detector.checkpoint.preparation
     prepared = prepare(one.features, one.state, how, schema)
     out: list[Field] = []
     connection = np.exp(chances[CONNECTION][0].astype(np.float64))
     for j, numeric in enumerate(schema.numeric):
-        p, low, high, middle = _expected(connection[j], int(prepared.targets[CONNECTION][0, j]), how.numeric, j)
+        p, low, high, middle = _expected(
+            connection[j], int(prepared.targets[CONNECTION][0, j]), how.numeric, j
+        )
         saw = _size(float(one.features.numeric[0, j]), numeric.unit, numeric.scale, numeric.name)
         words = f"expected {_span(low, high, numeric.unit, numeric.scale, numeric.name)} {numeric.words}, saw {saw}, p={p:.0e}"
         out.append(Field(numeric.name, _set_numeric(j, middle), words))
@@ -126,14 +126,18 @@ def _fields(
             out.append(Field(schema.summary[j], _set_summary(j, float(likely)), words))
         else:
             p, low, high, middle = _expected(logs[k], int(prepared.targets[LOG][0, k]), calm, j)
-            unit, scale = ("", "share") if schema.summary[j].endswith((".entropy", ".digits")) else ("", "log")
+            unit, scale = (
+                ("", "share") if schema.summary[j].endswith((".entropy", ".digits")) else ("", "log")
+            )
             words = f"expected {_span(low, high, unit, scale, '')} {schema.summary_words[j]}, saw {_size(x, unit, scale, '')}, p={p:.0e}"
             out.append(Field(schema.summary[j], _set_summary(j, middle), words))
     packets = chances[PACKET][0].astype(np.float64)
     if np.isfinite(one.features.first_packets[0]).any():
         asked = prepared.targets[PACKET][0]
         p = min((_rarity(np.exp(packets[k]), int(c)) for k, c in enumerate(asked) if c >= 0), default=1.0)
-        out.append(Field("packets", _drop_packets, f"unusual sizes and times of the first packets, p={p:.0e}"))
+        out.append(
+            Field("packets", _drop_packets, f"unusual sizes and times of the first packets, p={p:.0e}")
+        )
     mean, spread = how.state_scale
     for name in dict.fromkeys(_stem(s, schema) for s in schema.state):
         columns = [i for i, s in enumerate(schema.state) if _stem(s, schema) == name]
@@ -158,9 +162,13 @@ def _rarity(chance: NDArray[np.float64], code: int) -> float:
     return float(max(chance[chance <= chance[code]].sum(), 1e-12))
 
 
-def _expected(chance: NDArray[np.float64], code: int, bins: Bins, column: int) -> tuple[float, float, float, float]:
+def _expected(
+    chance: NDArray[np.float64], code: int, bins: Bins, column: int
+) -> tuple[float, float, float, float]:
     """p of what was seen, the central 80 % of what was expected, and its middle, in the column's own scale."""
-    order = np.array([1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2])  # zero, under, bins, over
+    order = np.array(
+        [1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2]
+    )  # zero, under, bins, over
     mass = np.cumsum(chance[order])
     mass /= max(mass[-1], 1e-12)
     low = bins.words(column, int(order[min(np.searchsorted(mass, 0.1), len(order) - 1)]))[0]
@@ -198,7 +206,9 @@ def _set_summary(column: int, to: float) -> Callable[[Features, NDArray[np.float
     return reset
 
 
-def _set_state(columns: list[int], to: NDArray[np.float32]) -> Callable[[Features, NDArray[np.float32], int], None]:
+def _set_state(
+    columns: list[int], to: NDArray[np.float32]
+) -> Callable[[Features, NDArray[np.float32], int], None]:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         state[row, columns] = to
 

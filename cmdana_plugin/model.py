@@ -70,7 +70,6 @@ class Prediction:
     residual: Tensor  # [B, 3] squared distance of each modality from what the others expect
     ahead: Tensor  # [B, connection targets, CLASSES] from the state alone
     gate: Tensor  # [B, 4] sums to one over what is present
-    fused: Tensor  # [B, width]
 
 
 class Pool(nn.Module):
@@ -203,7 +202,6 @@ class Network(nn.Module):
         self.next = nn.Sequential(
             nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, shape.targets[1] * CLASSES)
         )
-        self.fuse = nn.Sequential(nn.Linear(4 * d, d), nn.GELU(), nn.LayerNorm(d))
 
     def see(self, batch: Batch) -> Tensor:
         """Latents of the three modalities, [B, 3, latents, d]; those of a missing one are zero and masked later."""
@@ -239,8 +237,10 @@ class Network(nn.Module):
         there = torch.arange(RING, device=scores.device)[None] < past.ring_used[:, None]
         weights = scores.masked_fill(~there, -1e9).softmax(dim=1) * there
         seen = torch.einsum("br,brk->bk", weights, past.ring)
-        out = self.state_norm(counts + self.remember(torch.cat([past.memory.flatten(1), seen], dim=1)))
-        return out
+        remembered: Tensor = self.state_norm(
+            counts + self.remember(torch.cat([past.memory.flatten(1), seen], dim=1))
+        )
+        return remembered
 
     def weigh(self, s: Tensor, present: Tensor) -> Tensor:
         """The dynamic gate [B, 4] over packets, connection, logs and state; a missing one gets nothing."""
@@ -267,13 +267,11 @@ class Network(nn.Module):
             expected, guess = predictor(s, tokens[:, others], bias[:, others])
             logits.append(guess)
             residual.append((expected - z[:, k].detach()).pow(2).mean(dim=(1, 2)))
-        pooled = torch.cat([(z.mean(dim=2) * gate[:, :3, None]).flatten(1), s * gate[:, 3:]], dim=1)
         return Prediction(
             logits=(logits[0], logits[1], logits[2]),
             residual=torch.stack(residual, dim=1),
             ahead=self.next(s).view(len(s), self.shape.targets[1], CLASSES),
             gate=gate,
-            fused=self.fuse(pooled),
         )
 
 

@@ -25,10 +25,21 @@ WAYS: Final = 8
 
 # Offsets in a host's row: four counts each, then single values.
 _CONNS, _FAILED, _PEERS, _PORTS, _IN, _IN_PEERS = 0, 4, 8, 12, 16, 20
-_SEEN, _ALL_FAILED, _ALL_PEERS, _ALL_PORTS, _ANSWERED, _LAST, _LAST_IN, _ORIG_MEAN, _ORIG_VAR, _RESP_MEAN, _RESP_VAR = range(24, 35)  # fmt: skip
+_SEEN, _ALL_FAILED, _ALL_PEERS, _ALL_PORTS, _ANSWERED, _LAST, _LAST_IN = range(24, 31)
+_ORIG_MEAN, _ORIG_VAR, _RESP_MEAN, _RESP_VAR = range(31, 35)
 _HOST_WIDTH: Final = 35
 # In a pair's row
-_P_CONNS, _P_SEEN, _P_LAST, _P_GAP, _P_GAP_VAR, _P_ORIG, _P_ORIG_VAR, _P_RESP, _P_RESP_VAR = 0, 4, 5, 6, 7, 8, 9, 10, 11
+_P_CONNS, _P_SEEN, _P_LAST, _P_GAP, _P_GAP_VAR, _P_ORIG, _P_ORIG_VAR, _P_RESP, _P_RESP_VAR = (
+    0,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+)
 _PAIR_WIDTH: Final = 12
 # In a port's row
 _S_SEEN, _S_ORIG, _S_ORIG_VAR, _S_RESP, _S_RESP_VAR, _S_DUR, _S_DUR_VAR = range(7)
@@ -77,7 +88,9 @@ class Tables:
         self._ring = np.zeros((len(self.hosts.keys), RING, RING_WIDTH), np.float32)
         self._ring_used = np.zeros(len(self.hosts.keys), np.int32)
 
-    def counts(self, windows: Windows, features: Features, keys: Keys, spans: tuple[float, ...]) -> tuple[NDArray[np.float32], Slots]:  # fmt: skip
+    def counts(
+        self, windows: Windows, features: Features, keys: Keys, spans: tuple[float, ...]
+    ) -> tuple[NDArray[np.float32], Slots]:
         """The schema's state columns [n, F] for events in stream order, each from its past only; then remember it."""
         c = windows.connections
         n = len(windows)
@@ -96,7 +109,8 @@ class Tables:
         t = self
         _count(
             c.ts, c.stage == Stage.EARLY, failed, c.resp_pkts > 0, size, np.array(spans),
-            keys.orig, keys.resp, keys.service, keys.pair, keys.peers, keys.orig_port, keys.port, keys.name, keys.orig_name,
+            keys.orig, keys.resp, keys.service, keys.pair, keys.peers, keys.orig_port, keys.port,
+            keys.name, keys.orig_name,
             t.hosts.keys, t.hosts.used, t.hosts.rows, t.services.keys, t.services.used, t.services.rows,
             t.pairs.keys, t.pairs.used, t.pairs.rows, t.marks.keys, t.marks.used, t.marks.rows,
             t.ports.keys, t.ports.used, t.ports.rows, out, index, fresh,
@@ -128,7 +142,9 @@ class Tables:
             )  # fmt: skip
         ring = np.zeros((n, RING, RING_WIDTH), np.float32)
         used = np.zeros(n, np.int32)
-        _look_back(early, slots.index[:, 0], slots.fresh[:, 0], recent, self._ring, self._ring_used, ring, used)
+        _look_back(
+            early, slots.index[:, 0], slots.fresh[:, 0], recent, self._ring, self._ring_used, ring, used
+        )
         return read, ring, used
 
 
@@ -145,7 +161,9 @@ def make_keys(windows: Windows, features: Features, salt: int) -> Keys:
     c = windows.connections
     orig, resp = _fold(c.orig_h, np.uint64(salt)), _fold(c.resp_h, np.uint64(salt))
     icmp = (c.ip_proto == 1) | (c.ip_proto == 58)
-    port = _mix2(np.where(icmp, 0, c.resp_p).astype(np.uint64), c.ip_proto.astype(np.uint64) + np.uint64(salt))
+    port = _mix2(
+        np.where(icmp, 0, c.resp_p).astype(np.uint64), c.ip_proto.astype(np.uint64) + np.uint64(salt)
+    )
     name = np.where(features.name == 0, np.uint64(0), _mix2(features.name, np.uint64(salt)))
     return Keys(
         orig=orig,
@@ -204,7 +222,9 @@ def _find(keys: NDArray[np.uint64], key: np.uint64) -> int:
 
 
 @njit(cache=True)
-def _claim(keys: NDArray[np.uint64], used: NDArray[np.int64], rows: NDArray[np.floating], key: np.uint64, tick: int) -> tuple[int, bool]:  # fmt: skip
+def _claim(  # type: ignore[no-untyped-def]
+    keys, used, rows, key, tick
+):
     """The slot of `key`, taken from the least recently used of its set where it has none yet."""
     base = int((key >> np.uint64(8)) % np.uint64(len(keys) // WAYS)) * WAYS
     oldest = base
@@ -221,13 +241,13 @@ def _claim(keys: NDArray[np.uint64], used: NDArray[np.int64], rows: NDArray[np.f
 
 
 @njit(cache=True)
-def _decayed(row: NDArray[np.floating], at: int, dt: float, spans: NDArray[np.float64], out: NDArray[np.float32], to: int) -> None:  # fmt: skip
+def _decayed(row, at, dt, spans, out, to):  # type: ignore[no-untyped-def]
     for k in range(4):
         out[to + k] = np.log1p(row[at + k] * np.exp(-dt / spans[k]))
 
 
 @njit(cache=True)
-def _bump(row: NDArray[np.floating], at: int, dt: float, spans: NDArray[np.float64], by: float) -> None:
+def _bump(row, at, dt, spans, by):  # type: ignore[no-untyped-def]
     for k in range(4):
         row[at + k] = row[at + k] * np.exp(-dt / spans[k]) + by
 
@@ -239,7 +259,7 @@ def _odd(x: float, mean: float, var: float, seen: float) -> float:
 
 
 @njit(cache=True)
-def _learn(row: NDArray[np.floating], at: int, x: float, seen: float) -> None:
+def _learn(row, at, x, seen):  # type: ignore[no-untyped-def]
     """Mean and variance, exact at first, forgetting over about fifty events."""
     w = max(1.0 / (seen + 1.0), 0.02)
     delta = x - row[at]
@@ -248,12 +268,12 @@ def _learn(row: NDArray[np.floating], at: int, x: float, seen: float) -> None:
 
 
 @njit(cache=True)
-def _count(
+def _count(  # type: ignore[no-untyped-def]
     ts, early, failed, answered, size, spans,
     orig, resp, service, pair, peers, orig_port, port, name, orig_name,
     host_keys, host_used, hosts, service_keys, service_used, services, pair_keys, pair_used, pairs,
     mark_keys, mark_used, marks, port_keys, port_used, ports, out, index, fresh,
-) -> None:  # fmt: skip
+):  # fmt: skip
     empty_host = np.zeros(_HOST_WIDTH, hosts.dtype)
     empty_pair = np.zeros(_PAIR_WIDTH, pairs.dtype)
     empty_port = np.zeros(_PORT_WIDTH, ports.dtype)
@@ -373,7 +393,7 @@ def _count(
 
 
 @njit(cache=True)
-def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read) -> None:
+def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read):  # type: ignore[no-untyped-def]
     width = memory.shape[1]
     for i in range(len(ts)):
         j = slot[i]
@@ -393,7 +413,7 @@ def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read) -> None:
 
 
 @njit(cache=True)
-def _look_back(early, slot, fresh, recent, ring, used, out, count) -> None:
+def _look_back(early, slot, fresh, recent, ring, used, out, count):  # type: ignore[no-untyped-def]
     for i in range(len(slot)):
         j = slot[i]
         if j < 0:

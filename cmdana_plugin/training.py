@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Final
 
 import numpy as np
@@ -16,25 +17,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cmdana_plugin.batch import (
-    LOG_LENGTHS, PACKET_LENGTHS, Preparation, Prepared, groups, learn_preparation, pad_logs, pad_packets, prepare,
+    LOG_LENGTHS,
+    PACKET_LENGTHS,
+    Preparation,
+    Prepared,
+    groups,
+    learn_preparation,
+    pad_logs,
+    pad_packets,
+    prepare,
 )  # fmt: skip
-from cmdana_plugin.calibration import Strata, fit_strata, fit_tail
+from cmdana_plugin.calibration import Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
-from cmdana_plugin.detector import COMPONENTS, CrossModal, density_input
+from cmdana_plugin.detector import COMPONENTS, CrossModal, Seen, density_input, stratum_of
 from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Past, Shape, segmented_scan
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys
-from cmdana_plugin.trees import Trees, fit_trees, tabulate
-from feature_extractors.encode import Features, concat_features, encode
+from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
+from feature_extractors.encode import Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Windows
 from feature_extractors.schema import Schema, load_schema
 
 Progress = Callable[[str, float], None]
 
+PRESUMED: Final = (
+    -2
+)  # label of windows that are probably benign: they teach normal, never what is not an attack
 _CHUNK: Final = 2048  # events of one step
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
 _LEAST_ROWS: Final = 64
+_LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,9 @@ class Recipe:
     shuffle_pairing: bool = False  # control: the packets and logs of another event of the same service
     trees: bool = True
     components: tuple[str, ...] = COMPONENTS
-    attack_weight: float = 3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
+    attack_weight: float = (
+        3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
+    )
 
 
 @dataclass(slots=True)
@@ -116,7 +131,9 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         for part in (f.numeric, f.categorical, f.packets, f.log_tokens):
             digest.update(np.ascontiguousarray(part).tobytes())
     if not features:
-        raise CmdanaError("training: found no connection in what was given, expected captures or logs with traffic")
+        raise CmdanaError(
+            "training: found no connection in what was given, expected captures or logs with traffic"
+        )
     return Corpus(
         concat_features(features), np.concatenate(states), np.concatenate(ids), np.concatenate(ts),
         np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names,
@@ -147,26 +164,34 @@ def train(
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
             learn[b - (b - a) // 5 : b] = False
-    benign = learn & (corpus.label == 0)
+    benign = learn & ((corpus.label == 0) | (corpus.label == PRESUMED))
     if benign.sum() < _LEAST_ROWS:
-        raise CmdanaError(f"training: found {int(benign.sum())} benign connections, expected at least {_LEAST_ROWS}")
+        raise CmdanaError(
+            f"training: found {int(benign.sum())} benign connections, expected at least {_LEAST_ROWS}"
+        )
     _ablate(corpus, recipe, schema)
-    how = learn_preparation(_rows(corpus.features, benign), corpus.state[benign]) if init is None else init.preparation
+    how = (
+        learn_preparation(_rows(corpus.features, benign), corpus.state[benign])
+        if init is None
+        else init.preparation
+    )
     prepared = _prepare(corpus, how, recipe, schema)
     network = _network(prepared, schema, recipe, init)
     _fit(network, prepared, corpus, benign, recipe, progress)
-    mixture = fit_mixture(density_input(prepared)[benign], 16, recipe.seed)
-    trees = init.trees if init is not None else None
+    mixture = fit_mixture(density_input(prepared)[benign], 12, recipe.seed)
+    trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
     if recipe.trees and (corpus.label[learn] == 1).any():
         progress("trees", 0.0)
         trees = _fit_trees(corpus, learn, recipe)
+        namer, classes = _fit_classes(corpus, learn, recipe)
     draft = Checkpoint(
         shape=network.shape,
         network={k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
         preparation=how,
         mixture=mixture,
         trees=trees,
-        classes=(),
+        namer=namer,
+        classes=classes,
         strata={},
         weights={},
         fused=fit_tail(np.zeros(0)),
@@ -211,9 +236,7 @@ def calibrate(
     out = replace(checkpoint, strata=strata, weights=weights)
     p = {k: s.p_value(raw[k], stratum) for k, s in strata.items()}
     names = list(weights)
-    evidence = np.where(np.isnan(x := np.stack([p[k] for k in names], axis=1)), 1.0, -np.log(x)) @ np.array(
-        [weights[k] for k in names]
-    )
+    evidence = fuse(np.stack([p[k] for k in names], axis=1), np.array([weights[k] for k in names]))
     return replace(out, fused=fit_tail(evidence[calm]))
 
 
@@ -222,15 +245,15 @@ def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Chec
     schema = load_schema()
     corpus = gather(recordings, schema)
     raw, stratum = components(checkpoint, corpus, Recipe(), schema)
-    return calibrate(checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.weights)))
+    return calibrate(
+        checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.weights))
+    )
 
 
 def components(
     checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
     """Uncalibrated components of every event of a corpus, each recording from an empty state."""
-    from cmdana_plugin.detector import Seen, stratum_of
-
     detector = CrossModal(checkpoint, schema, hosts=64)
     prepared = _prepare(corpus, checkpoint.preparation, recipe, schema)
     with torch.inference_mode():
@@ -240,15 +263,16 @@ def components(
         read = np.zeros((len(corpus), KINDS, MEMORY), np.float32)
         rate = detector.network.rate()
         for k in range(KINDS):
-            read[:, k] = _read_memory(
-                corpus.ids[:, k], corpus.ts, write[:, k], value[:, k], rate[k], None
-            )[0].numpy()
+            read[:, k] = _read_memory(corpus.ids[:, k], corpus.ts, write[:, k], value[:, k], rate[k], None)[
+                0
+            ].numpy()
         previous = _previous(corpus.ids[:, 0])
         ring = np.where((previous >= 0)[:, :, None], recent.numpy()[previous], 0.0).astype(np.float32)
         if recipe.shuffle_time:
             other = np.random.default_rng(recipe.seed).permutation(len(corpus))
             read, ring, previous = read[other], ring[other], previous[other]
-        seen = Seen(corpus.features, corpus.state, read, ring, (previous >= 0).sum(axis=1).astype(np.int32), stratum_of(corpus.features, schema))  # fmt: skip
+        used = (previous >= 0).sum(axis=1).astype(np.int32)
+        seen = Seen(corpus.features, corpus.state, read, ring, used, stratum_of(corpus.features, schema))
         out = detector._look(prepared, seen, latents, False)
     return out.raw, seen.stratum
 
@@ -270,7 +294,11 @@ def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoin
             packet_width=f.packets.shape[1],
             log_width=f.log_tokens.shape[1],
             log_buckets=schema.log_buckets,
-            targets=(prepared.targets[0].shape[1], prepared.targets[1].shape[1], prepared.targets[2].shape[1]),
+            targets=(
+                prepared.targets[0].shape[1],
+                prepared.targets[1].shape[1],
+                prepared.targets[2].shape[1],
+            ),
             width=recipe.width,
             static_gate=recipe.static_gate,
             use_memory=recipe.use_memory,
@@ -280,14 +308,22 @@ def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoin
 
 
 def _fit(
-    network: Network, prepared: Prepared, corpus: Corpus, benign: NDArray[np.bool_], recipe: Recipe, progress: Progress
+    network: Network,
+    prepared: Prepared,
+    corpus: Corpus,
+    benign: NDArray[np.bool_],
+    recipe: Recipe,
+    progress: Progress,
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = _previous(corpus.ids[:, 0])
     plan = _chunks(corpus.bounds, benign, rng)
     total, step = recipe.epochs * len(plan), 0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15)
+    torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
+    )
     network.train()
     for _ in range(recipe.epochs):
         carry = _Carry(corpus.ids)
@@ -305,7 +341,9 @@ def _fit(
     network.eval()
 
 
-def _chunks(bounds: NDArray[np.int64], useful: NDArray[np.bool_], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def _chunks(
+    bounds: NDArray[np.int64], useful: NDArray[np.bool_], rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
     """Recordings in random order, each whole and in time order unless longer than a chunk; others left out."""
     out, held, size = [], [], 0
     for r in rng.permutation(len(bounds) - 1):
@@ -455,24 +493,25 @@ def _loss(
     if recipe.shuffle_time:
         other = torch.from_numpy(rng.permutation(len(rows)))
         past = Past(past.memory[other], past.ring[other], past.ring_used[other])
-    s = network.recall(torch.from_numpy(prepared.state[rows]), torch.from_numpy(prepared.known[rows]), past)
+    # Only benign events are predicted; the others have moved the state, and that was all.
+    kept = np.flatnonzero(benign[rows])
+    index = torch.from_numpy(kept)
+    past = Past(past.memory[index], past.ring[index], past.ring_used[index])
+    z, there, asked = z[index], there[index], rows[kept]
+    s = network.recall(torch.from_numpy(prepared.state[asked]), torch.from_numpy(prepared.known[asked]), past)
     # A modality that is late or lost must not surprise: sometimes one of them is taken away as a source.
     dropped = there.clone()
-    lost = rng.random(len(rows)) < recipe.dropout
-    which = rng.integers(0, MODALITIES, len(rows))
-    for i in np.flatnonzero(lost & (present.sum(axis=1) > 1)):
-        dropped[i, which[i]] = False
+    lost = torch.from_numpy(rng.random(len(kept)) < recipe.dropout) & (there.sum(dim=1) > 1)
+    which = torch.from_numpy(rng.integers(0, MODALITIES, len(kept)))
+    dropped[lost, which[lost]] = False
     told = network.foresee(z * dropped[:, :, None, None], s, dropped)
-    good = torch.from_numpy(benign[rows])
     loss = torch.zeros(())
     for m in range(MODALITIES):
-        loss = loss + _nll(told.logits[m], prepared.targets[m][rows], good & there[:, m])
-    loss = loss + 0.5 * _nll(told.ahead, prepared.targets[CONNECTION][rows], good)
-    seen = there & good[:, None]
-    if seen.any():
-        loss = loss + 0.5 * told.residual[seen].mean()
-        loss = loss + 0.1 * F.relu(0.5 - z[seen].std(dim=0)).mean()
-    loss = loss + 0.1 * _pairs(z, there & good[:, None])
+        loss = loss + _nll(told.logits[m], prepared.targets[m][asked], there[:, m])
+    loss = loss + 0.5 * _nll(told.ahead, prepared.targets[CONNECTION][asked], there[:, CONNECTION])
+    loss = loss + 0.5 * told.residual[there].mean()
+    loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0)).mean()
+    loss = loss + 0.1 * _pairs(z, there)
     floor = -(told.gate.clamp_min(1e-9).log() * told.gate).sum(dim=1)
     return loss + 0.01 * F.relu(0.5 - floor).mean()
 
@@ -511,6 +550,23 @@ def _fit_trees(corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe) -> Tree
     )
 
 
+def _fit_classes(
+    corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe
+) -> tuple[Trees | None, tuple[str, ...]]:
+    """Kinds are the first word of the families ("scan" of "scan-port-tcp"); one needs `_LEAST_KIND` connections."""
+    bad = learn & (corpus.label == 1)
+    kind = np.array([f.split("-")[0] for f in corpus.family], dtype=object)
+    names, counts = np.unique(kind[bad].astype(str), return_counts=True)
+    classes = tuple(str(n) for n, c in zip(names, counts, strict=True) if n and c >= _LEAST_KIND)
+    if len(classes) < 3:
+        return None, ()
+    rows = bad & np.isin(kind.astype(str), classes)
+    code = np.searchsorted(np.array(classes), kind[rows].astype(str))
+    weight = balance(corpus, rows)[rows]
+    table = tabulate(corpus.features, corpus.state)[rows]
+    return fit_classes(table, code, weight, recipe.seed), classes
+
+
 def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Weights [n]: both classes alike; within a class a group counts by the root of its size.
 
@@ -518,7 +574,7 @@ def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     of one kind nor one chatty device drowns the rest. From the given rows only, never from what is judged.
     """
     group = np.array([f or "" for f in corpus.family], dtype=object)
-    owner = np.repeat(np.array([n.split("/")[0] for n in corpus.names], dtype=object), np.diff(corpus.bounds))
+    owner = np.repeat(np.array(_collections(corpus.names), dtype=object), np.diff(corpus.bounds))
     group = np.where(corpus.label == 1, group, owner)
     weight = np.zeros(len(corpus))
     for label in (0, 1):
@@ -534,8 +590,19 @@ def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
 # Small things
 
 
+def _collections(names: Sequence[str]) -> list[str]:
+    """The folder below what all names have in common: captures that were made together."""
+    parts = [PurePath(n).parts for n in names]
+    depth = 0
+    while all(len(p) > depth + 1 for p in parts) and len({p[depth] for p in parts}) == 1:
+        depth += 1
+    return [p[depth] if len(p) > depth + 1 else "" for p in parts]
+
+
 def _entities(keys: Keys) -> NDArray[np.int64]:
-    return np.stack([np.unique(keys.entity(k), return_inverse=True)[1] for k in range(KINDS)], axis=1).astype(np.int64)
+    return np.stack([np.unique(keys.entity(k), return_inverse=True)[1] for k in range(KINDS)], axis=1).astype(
+        np.int64
+    )
 
 
 def _prepare(corpus: Corpus, how: Preparation, recipe: Recipe, schema: Schema) -> Prepared:
@@ -554,27 +621,26 @@ def _ablate(corpus: Corpus, recipe: Recipe, schema: Schema) -> None:
     if recipe.shuffle_time:
         corpus.state = corpus.state[rng.permutation(len(corpus))]
     if recipe.shuffle_pairing:
-        from cmdana_plugin.detector import stratum_of
-        from feature_extractors.encode import take_features
-
         stratum = stratum_of(corpus.features, schema)
         other = np.arange(len(corpus))
         for code in np.unique(stratum):
             same = np.flatnonzero(stratum == code)
             other[same] = rng.permutation(same)
         swapped = take_features(corpus.features, other)
-        corpus.features = replace(swapped, numeric=corpus.features.numeric, categorical=corpus.features.categorical)
+        corpus.features = replace(
+            swapped, numeric=corpus.features.numeric, categorical=corpus.features.categorical
+        )
 
 
 def _rows(features: Features, chosen: NDArray[np.bool_]) -> Features:
-    from feature_extractors.encode import take_features
-
     return take_features(features, np.flatnonzero(chosen))
 
 
 def _revision() -> str:
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=5)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return found.stdout.strip() or "unknown"

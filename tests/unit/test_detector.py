@@ -1,0 +1,210 @@
+"""The detector scores the past only, the same in pieces as whole, and tells a scan from an office."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_windows import changed, is_scan, office, without_logs
+
+from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin.checkpoint import Checkpoint
+from cmdana_plugin.detector import CrossModal, load_detector
+from cmdana_plugin.explain import explain_row, evidence_of
+from cmdana_plugin.score import Scores
+from cmdana_plugin.training import Recipe, Recording, recalibrate, train
+from feature_extractors.errors import CmdanaError, SchemaError
+from feature_extractors.observations import Stage, Windows, concat, take
+from feature_extractors.schema import load_schema
+
+QUICK = Recipe(epochs=4, width=16)
+
+
+def quick() -> Checkpoint:
+    return train([Recording("a", office(1500, seed=1)), Recording("b", office(1500, seed=2))], recipe=QUICK)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Checkpoint:
+    return quick()
+
+
+def detector(checkpoint: Checkpoint, hosts: int = 512) -> CrossModal:
+    return CrossModal(checkpoint, load_schema(), hosts=hosts)
+
+
+def receive_in(checkpoint: Checkpoint, windows: Windows, size: int) -> list[Scores]:
+    d = detector(checkpoint)
+    return [
+        d.receive(take(windows, np.arange(i, min(i + size, len(windows)))))
+        for i in range(0, len(windows), size)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 7, 255, 256, 257])
+def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoint, size: int) -> None:
+    windows = office(300, seed=3, scan=30)
+    whole = detector(trained).receive(windows)
+    parts = receive_in(trained, windows, size)
+    assert np.array_equal(whole.score, np.concatenate([s.score for s in parts]))
+    assert np.array_equal(whole.p_value, np.concatenate([s.p_value for s in parts]))
+    assert np.allclose(whole.reliance, np.concatenate([s.reliance for s in parts]), atol=2e-6)
+
+
+def test_a_score_does_not_know_what_comes_after(trained: Checkpoint) -> None:
+    windows = office(200, seed=4)
+    other = concat([take(windows, np.arange(100)), office(100, seed=9, scan=50)])
+    a, b = detector(trained).receive(windows), detector(trained).receive(other)
+    assert np.array_equal(a.score[:100], b.score[:100])
+
+
+def test_early_windows_leave_no_trace(trained: Checkpoint) -> None:
+    windows = office(100, seed=5)
+    d = detector(trained)
+    d.receive(changed(windows, stage=np.full(100, Stage.EARLY, np.int8)))
+    assert np.array_equal(d.receive(windows).score, detector(trained).receive(windows).score)
+
+
+def test_every_score_is_in_range_and_reliance_sums_to_one(trained: Checkpoint) -> None:
+    s = detector(trained).receive(office(200, seed=6, scan=20))
+    assert ((s.score >= 0) & (s.score <= 1)).all()
+    assert ((s.p_value > 0) & (s.p_value <= 1)).all()
+    assert np.allclose(s.reliance.sum(axis=1), 1.0)
+    assert len(s.attack) == 220
+
+
+def test_a_missing_modality_gets_no_reliance(trained: Checkpoint) -> None:
+    s = detector(trained).receive(without_logs(office(60, seed=6)))
+    assert (s.reliance[:, 2] == 0).all()
+    assert np.isnan(s.components["log"]).all()
+
+
+def test_no_windows_give_no_scores(trained: Checkpoint) -> None:
+    s = detector(trained).receive(take(office(3), np.arange(0)))
+    assert len(s.score) == len(s.p_value) == len(s.attack) == 0
+    assert s.reliance.shape == (0, 4)
+
+
+def test_later_calm_traffic_of_the_same_network_stays_near_the_nominal_rate(trained: Checkpoint) -> None:
+    s = detector(trained).receive(office(3000, seed=7))
+    assert (s.p_value <= 0.01).mean() <= 0.02
+
+
+def test_a_scan_in_a_known_office_stands_out_without_labels(trained: Checkpoint) -> None:
+    windows = office(1500, seed=8, scan=200)
+    s, scan = detector(trained).receive(windows), None
+    scan = is_scan(windows)
+    limit = np.quantile(s.score[~scan], 0.99)
+    assert (s.score[scan] > limit).mean() > 0.8
+
+
+def test_calibrating_on_other_calm_traffic_restores_the_rate(trained: Checkpoint) -> None:
+    busier = [Recording("c", office(2500, seed=10, gap=0.05, desks=3))]
+    fitted = recalibrate(trained, busier)
+    p = detector(fitted).receive(office(2500, seed=11, gap=0.05, desks=3)).p_value
+    assert 0.002 <= (p <= 0.01).mean() <= 0.03
+
+
+def test_the_same_seed_gives_the_same_weights(trained: Checkpoint) -> None:
+    again = quick()
+    assert all(np.array_equal(v, trained.network[k]) for k, v in again.network.items())
+    assert again.about["data_digest"] == trained.about["data_digest"]
+
+
+def test_labels_teach_known_attacks() -> None:
+    pytest.importorskip("lightgbm")
+
+    def recording(seed: int) -> Recording:
+        windows = office(600, seed=seed, scan=150)
+        label = is_scan(windows).astype(np.int8)
+        return Recording(f"lab/{seed}", windows, label, ["scan-port" if x else "" for x in label])
+
+    made = train([recording(1), recording(2)], recipe=QUICK)
+    windows = office(600, seed=3, scan=150)
+    s, scan = detector(made).receive(windows), is_scan(windows)
+    assert (s.score[scan] > np.quantile(s.score[~scan], 0.99)).mean() > 0.9
+
+
+def test_training_from_an_earlier_model_starts_there(trained: Checkpoint) -> None:
+    made = train(
+        [Recording("d", office(800, seed=12))], recipe=replace(QUICK, epochs=1, rate=1e-5), init=trained
+    )
+    assert all(np.allclose(v, trained.network[k], atol=1e-2) for k, v in made.network.items())
+
+
+@pytest.mark.parametrize("recordings", [[], [Recording("x", office(20))]])
+def test_too_little_to_learn_from_is_said(recordings: list[Recording]) -> None:
+    with pytest.raises(CmdanaError, match="training: found"):
+        train(recordings, recipe=QUICK)
+
+
+def test_a_checkpoint_comes_back_as_it_was(trained: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(trained, path)
+    windows = office(150, seed=13, scan=20)
+    loaded = load_detector(path, threads=1, salt=0, hosts=512)
+    assert np.array_equal(loaded.receive(windows).score, detector(trained).receive(windows).score)
+    assert path.stat().st_size <= 20e6
+    assert {"schema_digest", "data_digest", "seed", "revision", "recipe"} <= set(loaded.checkpoint.about)
+
+
+def test_a_checkpoint_of_another_schema_is_refused_in_one_line(trained: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(checkpoints.renamed(trained, schema_digest="0" * 64), path)
+    with pytest.raises(SchemaError, match="made with schema 000000000000, expected") as found:
+        load_detector(path)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80" * 64])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CmdanaError, match=r"m\.safetensors"):
+        load_detector(path)
+
+
+def test_the_shipped_checkpoint_fits_this_schema() -> None:
+    s = load_detector(threads=1, hosts=1024).receive(office(50, scan=10))
+    assert np.isfinite(s.score).all()
+
+
+def test_resetting_the_named_fields_takes_most_of_the_evidence_away(trained: Checkpoint) -> None:
+    d = detector(trained)
+    windows = office(400, seed=14, scan=60)
+    s = d.receive(windows)
+    assert d.seen is not None
+    usual = float(np.median(evidence_of(d, d.seen)))
+    odd = np.argsort(-s.score)[:10]
+    removed = []
+    for row in odd:
+        told = explain_row(d, d.seen, int(row))
+        assert told.without == sorted(told.without, reverse=True)
+        removed.append((told.evidence - min(told.without)) / (told.evidence - usual))
+    assert np.median(removed) >= 0.6
+
+
+def test_reasons_are_words_about_the_row_and_at_most_three(trained: Checkpoint) -> None:
+    d = detector(trained)
+    windows = office(200, seed=15, scan=40)
+    s = d.receive(windows)
+    told = d.explain(windows, s, np.flatnonzero(is_scan(windows))[-3:])
+    assert all(0 < len(reasons) <= 3 for reasons in told)
+    assert all(isinstance(r, str) and r and "nan" not in r for reasons in told for r in reasons)
+
+
+def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
+    """Randomised weights: an explanation that survives them would not be about the model."""
+    rng = np.random.default_rng(0)
+    noise = {k: (v + rng.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in trained.network.items()}
+    windows = office(200, seed=16, scan=40)
+    rows = np.argsort(-detector(trained).receive(windows).score)[:8]
+    names = []
+    for made in (trained, replace(trained, network=noise)):
+        d = detector(made)
+        d.receive(windows)
+        assert d.seen is not None
+        names.append([{f.name for f in explain_row(d, d.seen, int(r)).fields} for r in rows])
+    assert any(a != b for a, b in zip(*names, strict=True))
