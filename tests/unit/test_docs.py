@@ -12,7 +12,7 @@ import madeup
 import pytest
 import typer
 
-from cmdana_plugin import cli
+from cmdana_plugin import cli, pipeline
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import CMDANA, NOTICE
 from cmdana_plugin.verdict import NOTICE_TYPES
@@ -121,6 +121,11 @@ def test_every_notice_type_is_documented() -> None:
     page = (ROOT / "docs" / "logs.md").read_text()
     for note in NOTICE_TYPES:
         assert f"| `{note}` |" in page
+
+
+def test_every_reason_that_is_a_component_is_documented() -> None:
+    page = (ROOT / "docs" / "analyst.md").read_text()
+    assert [words for words in pipeline.WORDS.values() if f"| `{words}` |" not in page] == []
 
 
 def sources() -> str:
