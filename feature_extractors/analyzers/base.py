@@ -307,6 +307,19 @@ class Lines:
         self._from = 0
         return out[:-1] if out.endswith(b"\r") else out
 
+    def block(self) -> list[bytes] | None:
+        """The lines up to the next empty one, which is passed over; None unless all are there and end in CRLF."""
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or end > self.limit or self._buffer.startswith((b"\r\n", b"\n")):
+            return None
+        out = bytes(self._buffer[:end])
+        lines = out.split(b"\r\n")
+        if out.count(b"\n") != len(lines) - 1:
+            return None
+        del self._buffer[: end + 4]
+        self._from = 0
+        return lines
+
     def take(self, n: int) -> bytes:
         """Up to n bytes as they are, line ends included."""
         out = bytes(self._buffer[:n])

@@ -196,6 +196,7 @@ class Detector(Analyzer):
         self._analyzers: list[Analyzer] = []
         self._tried: dict[str, Analyzer] = {}
         self._retried: set[str] = set()
+        self._agreed = ["", ""]  # what the responder's and the originator's first bytes asked for
         self._udp = session.ip_proto == 17
         self._matching = True
         self._heads = [b"", b""]  # responder's, originator's first bytes
@@ -253,10 +254,12 @@ class Detector(Analyzer):
         self._chunks.append((is_orig, data))
         self._size += len(data)
         for name in found:
+            self._agreed[is_orig] = name
             added = self._add(name)
             if added is not None and not (added.needs_start and session.partial):
                 self._replay(added, ts)
-        if self._size > BUFFER_SIZE or len(self._chunks) > MAX_CHUNKS:
+        both_agree = self._agreed[0] == self._agreed[1] and self._agreed[0] in ("http", "ssl")
+        if both_agree or self._size > BUFFER_SIZE or len(self._chunks) > MAX_CHUNKS:
             self._matching = False
             self._chunks = []
             self._heads = [b"", b""]
