@@ -56,11 +56,14 @@ def address(out: NDArray[np.uint8], src: NDArray[np.int64], dst: NDArray[np.int6
 
 
 def bulk(path: Path, n: int) -> int:
-    """Eight transfers side by side, an acknowledgement for every second segment."""
+    """Eight uploads by HTTP side by side, an acknowledgement for every second segment."""
     rng = np.random.default_rng(1)
     with path.open("wb") as file:
         file.write(PCAP_HEADER)
-        written = 0
+        for transfer in range(8):
+            for record in opening(transfer):
+                file.write(record)
+        written = 32
         turn = 0
         body = rng.integers(0, 256, 1448, np.uint8)
         while written < n:
@@ -81,6 +84,7 @@ def bulk(path: Path, n: int) -> int:
             address(acks, 0x0A010001 + which, 0x0A000001 + which)
             acks[:, 50:52] = (0x1F, 0x40)
             acks[:, 52:54] = be(40000 + which, 2)
+            acks[:, 54:58] = be(np.ones(k, np.int64), 4)
             acks[:, 58:62] = be((1 + 2 * (step + 1) * 1448) & 0xFFFFFFFF, 4)
             acks[:, 63] = 0x10
             acks[:, :8] = data[:, :8]
@@ -89,6 +93,34 @@ def bulk(path: Path, n: int) -> int:
             written += k
             turn += 1
     return written
+
+
+def opening(transfer: int) -> list[bytes]:
+    """Handshake and request of one upload; the body begins at sequence number 1."""
+    request = b"POST /upload HTTP/1.1\r\nHost: files.example\r\nContent-Length: 999999999999\r\n\r\n"
+    start = -len(request) & 0xFFFFFFFF
+    out = []
+    for i, (back, flags, seq, ack, payload) in enumerate(
+        (
+            (False, 0x02, start, 0, b""),
+            (True, 0x12, 0, start + 1, b""),
+            (False, 0x10, start + 1, 1, b""),
+            (False, 0x18, start + 1, 1, request),
+        )
+    ):
+        one = frames(1, len(payload))
+        ends = [np.array([0x0A000001 + transfer]), np.array([0x0A010001 + transfer])]
+        ports = [be(np.array([40000 + transfer]), 2), be(np.array([8000]), 2)]
+        address(one, *(ends[::-1] if back else ends))
+        one[:, 50:52], one[:, 52:54] = ports[::-1] if back else ports
+        one[:, 54:58] = be(np.array([seq & 0xFFFFFFFF]), 4)
+        one[:, 58:62] = be(np.array([ack & 0xFFFFFFFF]), 4)
+        one[:, 63] = flags
+        if payload:
+            one[0, 70:] = np.frombuffer(payload, np.uint8)
+        stamp(one, np.array([1.6e9 - 1 + i * 0.01]))
+        out.append(one[0].tobytes())
+    return out
 
 
 def dense(path: Path, n: int) -> int:
@@ -159,25 +191,26 @@ t = time.perf_counter()
 from feature_extractors.extract import Extractor
 from feature_extractors.readers.native import NativeReader
 imported = time.perf_counter() - t
+imported_cpu = time.process_time()
 stages = sys.argv[2] == "stages"
 def run(content):
-    t = time.perf_counter()
+    t, cpu = time.perf_counter(), time.process_time()
     extractor = Extractor(content=content)
     packets = rows = 0
     for block in NativeReader(sys.argv[1]):
         packets += len(block)
         rows += len(extractor.receive(block))
     rows += len(extractor.finish())
-    return packets, rows, time.perf_counter() - t
-packets, rows, seconds = run(True)
-print(packets, rows, round(imported, 3), round(seconds, 3))
+    return packets, rows, time.perf_counter() - t, time.process_time() - cpu
+packets, rows, seconds, cpu = run(True)
+print(packets, rows, round(imported + seconds, 3), round(imported_cpu + cpu, 3))
 if stages:
-    t = time.perf_counter()
+    t = time.process_time()
     for block in NativeReader(sys.argv[1]): pass
-    reading = time.perf_counter() - t
-    tracking = run(False)[2]
-    print(f"stages: read {packets / reading / 1e6:.2f} M packets/s, read and track "
-          f"{packets / tracking / 1e6:.2f} M packets/s, with content {packets / seconds / 1e6:.2f} M packets/s")
+    reading = time.process_time() - t
+    tracking = run(False)[3]
+    print(f"stages (processor time): read {packets / reading / 1e6:.2f} M packets/s, read and track "
+          f"{packets / tracking / 1e6:.2f} M packets/s, with content {packets / cpu / 1e6:.2f} M packets/s")
 """
 NFSTREAM = """
 import sys
@@ -200,8 +233,8 @@ TSHARK = [
 ]
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
-    """Seconds, peak memory in MiB of the process, and what it printed."""
+def timed(command: list[str], folder: Path) -> tuple[float, float, float, str]:
+    """Seconds, processor seconds, peak memory in MiB of the process, and what it printed."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=errors)
@@ -212,7 +245,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
         if status:
             errors.seek(0)
             text += errors.read(2000).decode(errors="replace")
-    return seconds, usage.ru_maxrss / 1024, text
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int, resource.struct_rusage]:
@@ -239,18 +272,20 @@ def main() -> int:
             cases["ordinary"] = ordinary(
                 folder / "ordinary.pcap", args.captures.resolve(), int(600_000 * args.scale)
             )
-        print("| capture | tool | packets | connections | seconds | packets/s | MiB | ratio to ours |")
-        print("|---|---|---:|---:|---:|---:|---:|---:|")
+        print(
+            "| capture | tool | packets | connections | seconds | processor s | packets/s | MiB | times ours |"
+        )
+        print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
         for case, packets in cases.items():
             pcap = str(folder / f"{case}.pcap")
             ours = [sys.executable, "-c", OURS, pcap, "stages" if args.stages else "no"]
             timed([*ours[:4], "no"], root)  # warm the compile cache and the page cache
-            seconds, memory, text = timed(ours, root)
+            _, _, memory, text = timed(ours[:4] + ["no"], root)
             lines = text.splitlines()
-            _, rows, imported, inner = lines[0].split()
-            base = float(inner) + float(imported)
+            _, rows, wall, cpu_text = lines[0].split()
+            base, cpu = float(wall), float(cpu_text)
             print(
-                f"| {case} | cmdana | {packets} | {rows} | {base:.2f} | {packets / base:,.0f} | {memory:.0f} | 1 |"
+                f"| {case} | cmdana | {packets} | {rows} | {base:.2f} | {cpu:.2f} | {packets / base:,.0f} | {memory:.0f} | 1 |"
             )
             peers = {
                 "zeek": ["zeek", "-C", "-r", pcap],
@@ -261,13 +296,15 @@ def main() -> int:
                 command = peers[peer]
                 if peer != "nfstream" and not shutil.which(command[0]):
                     continue
-                seconds, memory, text = timed(command, folder)
+                seconds, cpu, memory, text = timed(command, folder)
                 found = text.strip().splitlines()[-1] if peer == "nfstream" and text.strip() else ""
                 if peer == "zeek":
                     log = folder / "conn.log"
                     found = str(sum(1 for line in log.open() if not line.startswith("#")))
-                print(f"| {case} | {peer} | {packets} | {found[:20]} | {seconds:.2f} | {packets / seconds:,.0f} "
+                print(f"| {case} | {peer} | {packets} | {found[:20]} | {seconds:.2f} | {cpu:.2f} | {packets / seconds:,.0f} "
                       f"| {memory:.0f} | {seconds / base:.1f} |")  # fmt: skip
+            if args.stages:
+                lines = timed(ours, root)[3].splitlines()
             for line in lines[1:]:
                 print(f"\n{case} {line}\n")
     return 0
