@@ -118,8 +118,8 @@ def _with_entry(toml: str, entry: str, more: bool) -> str:
     lines = toml.splitlines(keepends=True)
     table = next((i for i, line in enumerate(lines) if line.split("#")[0].strip() == "[verdict]"), None)
     if table is None:
-        gap = "" if not toml or toml.endswith("\n") else "\n"
-        return f'{toml}{gap}\n[verdict]\nallow = ["{entry}"]\n'
+        gap = "" if not toml else "\n" if toml.endswith("\n") else "\n\n"
+        return f'{toml}{gap}[verdict]\nallow = ["{entry}"]\n'
     at = sum(map(len, lines[: table + 1]))
     for line in lines[table + 1 :]:
         if line.lstrip().startswith("["):

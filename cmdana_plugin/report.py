@@ -200,7 +200,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
     templates = resources.files("cmdana_plugin") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     environment.filters |= {
-        "when": _when, "count": _count, "size": _size, "span": _span, "one_in": charts.one_in, "shown": printable,
+        "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "one_in": charts.one_in, "shown": printable,
         "plural": plural, "percent": _percent,
     }  # fmt: skip
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
@@ -518,6 +518,13 @@ def _date(ts: float) -> str:
 
 def _when(ts: float) -> str:
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _between(first: float, last: float) -> str:
+    one, other = _when(first), _when(last)
+    if one == other:
+        return one
+    return f"{one} to {other[11:] if one[:10] == other[:10] else other}"
 
 
 def _count(n: float) -> str:
