@@ -157,7 +157,7 @@ def calibrate(
     ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
     alerts_per_day: Annotated[
-        float | None, typer.Option(min=0, help="The budget; without it [verdict] alerts_per_day.")
+        float | None, typer.Option(min=0.01, help="The budget; without it [verdict] alerts_per_day.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="labels.csv, so that what is malicious is left out.")
@@ -179,16 +179,22 @@ def calibrate(
     with show.steps(quiet=as_json) as progress:
         done = learn.calibrate(sources, path, out, settings, labels=labels, progress=progress)
     budget = alerts_per_day or settings.verdict.alerts_per_day
-    # Hours of several recordings add up, so that this is a mean; less than an hour says little about a day.
-    per_day = round(done.connections / max(done.hours, 1.0) * 24)
+    # Less than an hour, or hours with next to nothing in them, say little about a day.
+    measured = round(done.connections / max(done.hours, 1.0) * 24)
+    per_day = measured if measured >= 100 * budget else None
     if as_json:
         print(json.dumps({**done.object(), "alerts_per_day": budget, "connections_per_day": per_day}))
         return
     print(
         f"calibrated on {done.connections:,} connections over {done.hours:.1f} hours; for the budget, put into "
-        f'plugin.toml:\n\n[model]\npath = "{out}"\n\n[verdict]\nalerts_per_day = {budget:.1f}\n'
-        f"connections_per_day = {max(per_day, 1)}"
+        f"plugin.toml:\n\n[model]\npath = {json.dumps(str(out))}\n\n[verdict]\nalerts_per_day = {budget:g}"
     )
+    if per_day:
+        print(f"connections_per_day = {per_day}")
+    else:
+        print(
+            "# too little to say what a day brings: set connections_per_day to the rows of a day's conn.log"
+        )
     for warning in done.warnings():
         print(f"beware: {warning}", file=sys.stderr)
 

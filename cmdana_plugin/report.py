@@ -200,8 +200,8 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
     templates = resources.files("cmdana_plugin") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     environment.filters |= {
-        "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "one_in": charts.one_in, "shown": printable,
-        "plural": plural, "percent": _percent,
+        "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "shown": printable,
+        "one_in": charts.one_in, "plural": plural, "percent": _percent,
     }  # fmt: skip
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
