@@ -308,13 +308,13 @@ class Lines:
         return out[:-1] if out.endswith(b"\r") else out
 
     def block(self) -> list[bytes] | None:
-        """The lines up to the next empty one, which is passed over; None unless all are there and end in CRLF."""
+        """The lines up to the next empty one, which is passed over; None unless all are there, unfolded, with CRLF."""
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0 or end > self.limit or self._buffer.startswith((b"\r\n", b"\n")):
             return None
         out = bytes(self._buffer[:end])
         lines = out.split(b"\r\n")
-        if out.count(b"\n") != len(lines) - 1:
+        if out.count(b"\n") != len(lines) - 1 or b"\n " in out or b"\n\t" in out:
             return None
         del self._buffer[: end + 4]
         self._from = 0

@@ -25,7 +25,8 @@ _COMMANDS: Final = frozenset((
     "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO",
     "REST", "STOR", "STOU", "RETR", "LIST", "NLST", "APPE", "RNFR", "RNTO", "DELE", "RMD", "MKD", "PWD", "ABOR", "SYST",
     "STAT", "HELP", "SITE", "NOOP", "AUTH", "ADAT", "PROT", "PBSZ", "CCC", "MIC", "CONF", "ENC", "FEAT", "OPTS", "EPRT",
-    "EPSV", "LANG", "MDTM", "MLSD", "MLST", "SIZE", "CLNT", "LPRT", "LPSV", "XCWD", "XMKD", "XPWD", "XRMD", "XCUP", "MACB",
+    "EPSV", "LANG", "MDTM", "MLSD", "MLST", "SIZE", "CLNT", "LPRT", "LPSV", "XCWD", "XMKD", "XPWD", "XRMD",
+    "XCUP", "MACB",
     "HOST",
 ))  # fmt: skip
 

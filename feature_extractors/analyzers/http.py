@@ -321,9 +321,9 @@ class Http(Analyzer):
         return entry
 
     def _header_block(self, is_orig: bool, side: _Side, block: list[bytes]) -> None:
-        """All remaining header lines at once: the fast way, for headers that are not folded."""
+        """All remaining header lines at once, none of them folded."""
         side.headers += len(block)
-        if side.headers > MAX_HEADERS or any(line[:1] in (b" ", b"\t") for line in block):
+        if side.headers > MAX_HEADERS:
             side.headers -= len(block)
             for line in block:
                 self._header_line(is_orig, side, line)

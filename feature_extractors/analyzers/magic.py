@@ -35,6 +35,7 @@ _STARTS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"wOFF", "application/font-woff"),
     (b"{\\rtf", "text/rtf"),
 )
+_BY_FIRST: Final = {byte: tuple(s for s in _STARTS if s[0][0] == byte) for byte in {s[0][0] for s in _STARTS}}
 _HTML: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?[\s]*(?:<!--.{0,256}?-->\s*)?<(?:!doctype html|html|head|title|body|script|h[1-6]|a href|"
     rb"frameset|iframe|img|style|table|div|meta|link|center|font|form|\?php)",
@@ -51,7 +52,7 @@ def mime_type(first: bytes) -> str | None:
     first = first[:SNIFF]
     if not first:
         return None
-    for start, kind in _STARTS:
+    for start, kind in _BY_FIRST.get(first[0], ()):
         if first.startswith(start):
             if kind == "application/zip" and b"[Content_Types].xml" in first:
                 return _office(first)

@@ -56,10 +56,14 @@ def test_entries_and_services_agree_with_zeeks(
         if not (folder / "conn.log").is_file():
             continue
         log_parity.compare(path, folder, LOGS, tallies)
-        parity.compare(path.name, parity.golden_log(folder), list(parity.ours(path, content=True)), connections)
+        parity.compare(
+            path.name, parity.golden_log(folder), list(parity.ours(path, content=True)), connections
+        )
 
     assert connections.compared["service"] > 10
-    assert connections.equal["service"] >= SERVICE * connections.compared["service"], connections.examples["service"]
+    assert connections.equal["service"] >= SERVICE * connections.compared["service"], connections.examples[
+        "service"
+    ]
     assert sum(t.golden for t in tallies.values()) > 10
     for log, tally in tallies.items():
         assert tally.matched >= FOUND * tally.golden - 1, (log, tally.examples["missing"][:5])

