@@ -23,14 +23,20 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import CrossModal, Seen
 
 TOP: Final = 3
+Reset = Callable[[Features, NDArray[np.float32], int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One thing that can be reset: how, and what to say about it."""
+    """One thing that can be reset: how, and what to say about it.
+
+    Columns that follow from one another are reset together, for an event with other bytes has other rates too;
+    the words are those of the oddest among them.
+    """
 
     name: str
-    reset: Callable[[Features, NDArray[np.float32], int], None]  # in place, row of the variants
+    odd: float  # how odd, -log10 p or spreads: orders the words within a group
+    reset: Reset  # in place, row of the variants
     words: str
 
 
@@ -53,7 +59,7 @@ def explain_row(detector: CrossModal, seen: Seen, row: int, top: int = TOP) -> E
     one = _repeat(seen, row, 1)
     outcome = detector.look(one, keep=True)
     start = float(evidence_of(detector, one)[0])
-    candidates = _fields(detector, one, outcome.log_probability)
+    candidates = _grouped(_fields(detector, one, outcome.log_probability))
     chosen: list[Field] = []
     without: list[float] = []
     lowest = start
@@ -77,6 +83,45 @@ def evidence_of(detector: CrossModal, seen: Seen) -> NDArray[np.float64]:
     return detector.evidence(detector.p_values(detector.look(seen).raw, seen.stratum))
 
 
+_GROUPS: Final = {
+    "orig_bytes": "orig_volume", "orig_pkts": "orig_volume", "orig_packet_size": "orig_volume",
+    "byte_balance": "orig_volume", "packet_balance": "orig_volume", "payload_share": "orig_volume",
+    "resp_bytes": "resp_volume", "resp_pkts": "resp_volume", "resp_packet_size": "resp_volume",
+    "duration": "pace", "byte_rate": "pace", "packet_rate": "pace",
+    "conn_state": "course", "history_orig": "course", "history_resp": "course", "history_length": "course",
+    "service": "service", "resp_port": "service",
+    "pair_seen": "novelty", "service_seen": "novelty", "port_seen": "novelty", "name_seen": "novelty",
+    "orig_name_seen": "novelty", "orig_uses_port": "novelty", "resp_serves": "novelty", "orig_seen": "novelty",
+    "orig_conns": "orig_past", "orig_failed": "orig_past", "orig_new_peers": "orig_past", "orig_idle": "orig_past",
+    "orig_new_services": "orig_past", "orig_failed_share": "orig_past", "orig_peer_share": "orig_past",
+    "orig_service_share": "orig_past",
+    "resp_conns": "resp_past", "resp_new_peers": "resp_past",
+    "pair_conns": "pair_past", "pair_idle": "pair_past", "pair_beat": "pair_past", "pair_jitter": "pair_past",
+    "orig_bytes_vs_port": "usual_volume", "resp_bytes_vs_port": "usual_volume", "duration_vs_port": "usual_volume",
+    "orig_bytes_vs_host": "usual_volume", "resp_bytes_vs_host": "usual_volume",
+    "orig_bytes_vs_pair": "usual_volume", "resp_bytes_vs_pair": "usual_volume",
+}  # fmt: skip
+
+
+def _grouped(fields: list[Field]) -> list[Field]:
+    groups: dict[str, list[Field]] = {}
+    for f in fields:
+        stem = f.name.rsplit(".", 1)[0] if f.name.endswith((".length", ".entropy", ".digits")) else f.name
+        groups.setdefault(_GROUPS.get(f.name, stem), []).append(f)
+    return [
+        Field(name, max(m.odd for m in members), _all(members), max(members, key=lambda m: m.odd).words)
+        for name, members in groups.items()
+    ]
+
+
+def _all(members: list[Field]) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        for m in members:
+            m.reset(features, state, row)
+
+    return reset
+
+
 def _repeat(seen: Seen, row: int, times: int) -> Seen:
     rows = np.full(times, row, np.int64)
     f = take_features(seen.features, rows)
@@ -95,59 +140,56 @@ def _fields(detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32],
     assert chances is not None
     schema, how = detector.schema, detector.checkpoint.preparation
     prepared = prepare(one.features, one.state, how, schema)
-    out: list[Field] = []
     connection = np.exp(chances[CONNECTION][0].astype(np.float64))
-    for j, numeric in enumerate(schema.numeric):
-        p, low, high, middle = _expected(
-            connection[j], int(prepared.targets[CONNECTION][0, j]), how.numeric, j
-        )
-        saw = _size(float(one.features.numeric[0, j]), numeric.unit, numeric.scale, numeric.name)
-        words = f"expected {_span(low, high, numeric.unit, numeric.scale, numeric.name)} {numeric.words}, saw {saw}, p={p:.0e}"
-        out.append(Field(numeric.name, _set_numeric(j, middle), words))
+    asked = prepared.targets
+    out: list[Field] = []
+    for j, n in enumerate(schema.numeric):
+        p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][0, j]), how.numeric, j)
+        saw = _size(float(one.features.numeric[0, j]), n.unit, n.scale, n.name)
+        words = f"expected {_span(low, high, n.unit, n.scale, n.name)} {n.words}, saw {saw}, p={p:.0e}"
+        out.append(Field(n.name, -np.log10(p), _set_numeric(j, middle), words))
     start = len(schema.numeric)
-    for j, category in enumerate(schema.categorical):
+    for j, c in enumerate(schema.categorical):
         code = int(one.features.categorical[0, j])
-        chance = connection[start + j, : category.size]
+        chance = connection[start + j, : c.size]
         likely = int(chance.argmax())
         if likely != code:
-            p = float(connection[start + j][connection[start + j] <= connection[start + j, code]].sum())
-            words = f"expected {category.words} {_value(category.values, likely)}, saw {_value(category.values, code)}, p={p:.0e}"
-            out.append(Field(category.name, _set_categorical(j, likely), words))
-    wanted = np.flatnonzero(schema.summary_target)
+            p = _rarity(connection[start + j], code)
+            words = f"expected {c.words} {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
+            out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
     logs = np.exp(chances[LOG][0].astype(np.float64))
-    calm = detector.checkpoint.preparation.summary
-    for k, j in enumerate(wanted):
+    for k, j in enumerate(np.flatnonzero(schema.summary_target)):
         x = float(one.features.log_summary[0, j])
         if not np.isfinite(x):
             continue
+        name, what = schema.summary[j], schema.summary_words[j]
         if schema.summary_hashed[j]:
-            likely = int(logs[k].argmax())
-            words = f"unusual {schema.summary_words[j]}, p={_rarity(logs[k], int(x)):.0e}"
-            out.append(Field(schema.summary[j], _set_summary(j, float(likely)), words))
-        else:
-            p, low, high, middle = _expected(logs[k], int(prepared.targets[LOG][0, k]), calm, j)
-            unit, scale = (
-                ("", "share") if schema.summary[j].endswith((".entropy", ".digits")) else ("", "log")
+            p = _rarity(logs[k], int(x))
+            out.append(
+                Field(
+                    name, -np.log10(p), _set_summary(j, float(logs[k].argmax())), f"unusual {what}, p={p:.0e}"
+                )
             )
-            words = f"expected {_span(low, high, unit, scale, '')} {schema.summary_words[j]}, saw {_size(x, unit, scale, '')}, p={p:.0e}"
-            out.append(Field(schema.summary[j], _set_summary(j, middle), words))
-    packets = chances[PACKET][0].astype(np.float64)
+            continue
+        p, low, high, middle = _expected(logs[k], int(asked[LOG][0, k]), how.summary, j)
+        scale = "share" if name.endswith((".entropy", ".digits")) else "log"
+        words = f"expected {_span(low, high, '', scale, '')} {what}, saw {_size(x, '', scale, '')}, p={p:.0e}"
+        out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
     if np.isfinite(one.features.first_packets[0]).any():
-        asked = prepared.targets[PACKET][0]
-        p = min((_rarity(np.exp(packets[k]), int(c)) for k, c in enumerate(asked) if c >= 0), default=1.0)
-        out.append(
-            Field("packets", _drop_packets, f"unusual sizes and times of the first packets, p={p:.0e}")
-        )
+        packets = np.exp(chances[PACKET][0].astype(np.float64))
+        p = min((_rarity(packets[k], int(c)) for k, c in enumerate(asked[PACKET][0]) if c >= 0), default=1.0)
+        words = f"unusual sizes and times of the first packets, p={p:.0e}"
+        out.append(Field("packets", -np.log10(p), _drop_packets, words))
     mean, spread = how.state_scale
     for name in dict.fromkeys(_stem(s, schema) for s in schema.state):
         columns = [i for i, s in enumerate(schema.state) if _stem(s, schema) == name]
         far = np.nan_to_num((one.state[0, columns] - mean[columns]) / spread[columns])
-        i = columns[int(np.abs(far).argmax())]
-        if not np.isfinite(one.state[0, i]):
-            continue
-        way = "more" if far[np.abs(far).argmax()] > 0 else "less"
-        words = f"{schema.state_words[i]}: {_plain(schema.state[i], float(one.state[0, i]))}, {way} than the usual {_plain(schema.state[i], float(mean[i]))}"
-        out.append(Field(name, _set_state(columns, mean[columns]), words))
+        k = int(np.abs(far).argmax())
+        i = columns[k]
+        if np.isfinite(one.state[0, i]):
+            saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[0, i], mean[i]))
+            words = f"{schema.state_words[i]}: {saw}, usual is {usual}"
+            out.append(Field(name, float(abs(far[k])), _set_state(columns, mean[columns]), words))
     return out
 
 
@@ -185,30 +227,28 @@ def _expected(
 # Resets
 
 
-def _set_numeric(column: int, to: float) -> Callable[[Features, NDArray[np.float32], int], None]:
+def _set_numeric(column: int, to: float) -> Reset:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         features.numeric[row, column] = to
 
     return reset
 
 
-def _set_categorical(column: int, to: int) -> Callable[[Features, NDArray[np.float32], int], None]:
+def _set_categorical(column: int, to: int) -> Reset:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         features.categorical[row, column] = to
 
     return reset
 
 
-def _set_summary(column: int, to: float) -> Callable[[Features, NDArray[np.float32], int], None]:
+def _set_summary(column: int, to: float) -> Reset:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         features.log_summary[row, column] = to
 
     return reset
 
 
-def _set_state(
-    columns: list[int], to: NDArray[np.float32]
-) -> Callable[[Features, NDArray[np.float32], int], None]:
+def _set_state(columns: list[int], to: NDArray[np.float32]) -> Reset:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         state[row, columns] = to
 
