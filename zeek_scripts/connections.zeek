@@ -97,14 +97,17 @@ function tell_early(c: connection)
 	tell_connection(c, F);
 	}
 
-event conn_generic_packet_threshold_crossed(c: connection, threshold: count) &priority=-5
+event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 	{
-	if ( ! detector_ready || ! early_verdicts )
+	if ( ! detector_ready )
 		return;
+
+	if ( threshold <= packets_described )
+		describe_packet(c);
 
 	if ( threshold == 32 )
 		tell_early(c);
-	else if ( threshold == 3 )
+	else if ( threshold == 3 && early_verdicts )
 		ConnThreshold::set_duration_threshold(c, early_after);
 	}
 

@@ -27,6 +27,9 @@ export {
 		cmdana: Packets &optional;
 	};
 
+	## Adds the packet at hand to its connection.
+	global describe_packet: function(c: connection);
+
 	## Renders the packets of a connection as one flat JSON array, and says whether roles were changed.
 	global packet_rows: function(c: connection): string;
 }
@@ -44,11 +47,8 @@ function tunnelled_packet(c: connection, k: Packets, offset: interval)
 	k$ip_bytes = ip_bytes;
 	}
 
-event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
+function describe_packet(c: connection)
 	{
-	if ( ! detector_ready || threshold > packets_described )
-		return;
-
 	if ( ! c?$cmdana )
 		c$cmdana = Packets($first_h=c$id$orig_h, $first_p=c$id$orig_p);
 

@@ -93,6 +93,9 @@ event Pcap::file_done(path: string)
 
 	file_ended = T;
 	flush(T);
+
+	# Nothing is left to read; without this Zeek would turn in circles until the last verdict is there.
+	suspend_processing();
 	}
 
 event CMDANA::detector_alive(who: Alive)
