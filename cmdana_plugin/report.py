@@ -33,6 +33,7 @@ _MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
 _MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
 _MOST_INCIDENTS: Final = 5_000  # incidents held
 _MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
+_LONGEST: Final = 1_000  # characters of anything held
 _SHOWN_INCIDENTS: Final = 50
 _WHOLE_INCIDENTS: Final = 5  # shown at once; the others unfold
 _SHOWN_ODD: Final = 20
@@ -296,14 +297,14 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     if note not in NOTICE_TYPES:
         return
     ts = number(row, "ts")
-    msg, sub = text(row, "msg"), text(row, "sub")
+    msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
     if note in (TRAFFIC_DRIFT, DETECTOR_LOST):
         if len(seen.health) < 50:
             seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
         return
     seen.notices += 1
     seen.days[_date(ts)] += 1
-    src, dst = text(row, "src"), text(row, "dst")
+    src, dst = text(row, "src")[:64], text(row, "dst")[:64]
     # Zeek fills in both sides of a notice that names a connection, so the sentence tells whom an incident is about.
     receives = note == ANOMALOUS_HOST and bool(dst) and (not src or msg.startswith(f"{dst} receives "))
     role, host = ("responder", dst) if receives else ("originator", src)
@@ -318,14 +319,20 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
             seen.dropped_incidents += 1
             return
         seen.incidents[note, about] = Incident(
-            note.removeprefix("CMDANA::"), ts, ts, msg, sub, text(row, "uid"), max(int(number(row, "n")), 1)
+            note.removeprefix("CMDANA::"),
+            ts,
+            ts,
+            msg,
+            sub,
+            text(row, "uid")[:_LONGEST],
+            max(int(number(row, "n")), 1),
         )
         return
     known.notices += 1
     known.first = min(known.first, ts)
     known.n = max(known.n, int(number(row, "n")))
     if ts >= known.last:
-        known.last, known.msg, known.sub, known.uid = ts, msg, sub, text(row, "uid")
+        known.last, known.msg, known.sub, known.uid = ts, msg, sub, text(row, "uid")[:_LONGEST]
 
 
 def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
@@ -338,7 +345,7 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
     odd = verdict != BENIGN
     reliance = [number(row, name, math.nan) for name in RELIANCES]
     known_reliance = all(0 <= r <= 1 for r in reliance)
-    raised = triggers.get(text(row, "uid"), ())
+    raised = triggers.get(text(row, "uid")[:_LONGEST], ())
     if odd or raised:
         found = _row(row, ts, score, p_value, verdict, reliance if known_reliance else ())
         for incident in raised:
@@ -356,13 +363,14 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         seen.threshold = threshold
         if len(seen.thresholds) < 100:
             seen.thresholds.add(threshold)
-    orig, resp = text(row, "id.orig_h"), text(row, "id.resp_h")
+    orig, resp = text(row, "id.orig_h")[:64], text(row, "id.resp_h")[:64]
     if len(seen.hosts) < _MOST_HOSTS:
         seen.hosts.add(orig)
         seen.hosts.add(resp)
     _tally(seen.models, text(row, "model"))
     _tally(seen.verdicts, verdict)
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
+    service = service[:64]
     if service not in seen.services and len(seen.services) >= _MOST_NAMES:
         service = "others"
     counts = seen.services.setdefault(service, [0, 0])
@@ -412,8 +420,9 @@ def _row(
     row: Mapping[str, Field], ts: float, score: float, p_value: float, verdict: str, reliance: Sequence[float]
 ) -> Row:
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
-    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"
-    return Row(ts, text(row, "uid"), name, score, p_value, verdict, texts(row, "reasons"), reliance)
+    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_LONGEST]
+    reasons = [reason[:_LONGEST] for reason in texts(row, "reasons")[:8]]
+    return Row(ts, text(row, "uid")[:_LONGEST], name, score, p_value, verdict[:_LONGEST], reasons, reliance)
 
 
 def _keep_oddest(seen: Seen, row: Row) -> None:
@@ -508,6 +517,7 @@ def _lanes(seen: Seen, span: tuple[float, float]) -> list[charts.Lane]:
 
 
 def _tally(counter: Counter[str], name: str) -> None:
+    name = name[:_LONGEST]
     if name in counter or len(counter) < _MOST_NAMES:
         counter[name] += 1
 
