@@ -236,7 +236,7 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         rows=np.zeros(_ROWS, ROW),
         row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
         segments=np.zeros(_SEGMENTS, SEGMENT),
-        extra=np.zeros(8 * tracker.FRAME_EXTRA, np.uint8),
+        extra=np.zeros(2 * tracker.FRAME_EXTRA, np.uint8),
         fragments=np.zeros(limits.fragments, FRAGMENTS),
         fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),
         whole=whole,

@@ -10,7 +10,8 @@ from typing import Final
     TRUNCATED_IP_LENGTH, BAD_IP_HEADER, FRAGMENT_INCOMPLETE, FRAGMENT_HELD, FRAGMENT_EVICTED, FRAGMENT_BAD,
     FRAGMENT_EXPIRED, ESP, MOBILITY, NO_NEXT_HEADER, TRUNCATED_TRANSPORT, BAD_TCP_HEADER, TUNNEL_DEPTH, BAD_TUNNEL,
     WLAN_NO_DATA, WLAN_ENCRYPTED, CONNECTION_EVICTED, BLOCKS_FULL, HISTORY_CUT, TUNNEL_WITHOUT_IP,
-) = range(28)
+    WLAN_AGGREGATED,
+) = range(29)
 # fmt: on
 
 # Names beginning with "_" are the ordinary course of things and are not reported.
@@ -21,4 +22,5 @@ REASONS: Final = (
     "truncated_transport_header", "bad_tcp_header", "tunnel_too_deep", "bad_tunnel_header", "wlan_without_data",
     "wlan_encrypted", "connection_evicted", "tcp_blocks_full", "history_cut",
     "tunnel_without_ip",
+    "wlan_aggregated_rest",
 )  # fmt: skip

@@ -54,10 +54,12 @@ from .tcp import (
     tcp_segment,
 )
 
+MAX_SUBFRAMES: Final = 8  # of an 802.11 aggregate; the largest on the air hold six full packets
+
 # What one frame may need at most; the loop returns for more room before it begins a frame with less.
-FRAME_CONNECTIONS: Final = MAX_TUNNELS + 2
+FRAME_CONNECTIONS: Final = (MAX_TUNNELS + 2) * MAX_SUBFRAMES
 FRAME_ROWS: Final = 4 * FRAME_CONNECTIONS
-FRAME_EXTRA: Final = 65536 * 2
+FRAME_EXTRA: Final = 65_536 * FRAME_CONNECTIONS
 
 _UDP_INACTIVITY: Final = 60.0  # also Zeek's first timeout of every TCP connection
 _DNS_TIMEOUT: Final = 10.0
@@ -192,7 +194,12 @@ def _frame(st: Any, block: Any, begin: int, captured: int, length: int, ts: floa
     packet.link = link
     packet.rest_end = 0
     _layers(st, block, packet, ts)
+    subframes = 1
     while packet.rest_end:  # further frames in an 802.11 aggregate
+        if subframes == MAX_SUBFRAMES:
+            st.counts[reasons.WLAN_AGGREGATED] += 1
+            return
+        subframes += 1
         packet.depth = packet.rest_depth
         packet.encap = packet.rest_encap
         packet.ip_begin, packet.ip_end = packet.rest_begin, packet.rest_end

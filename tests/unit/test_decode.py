@@ -125,6 +125,24 @@ def test_each_frame_of_an_80211_aggregate_counts() -> None:
     assert sorted(row["orig"][1] for row in rows(windows)) == [40000, 40001]
 
 
+def test_an_endless_aggregate_is_followed_so_far_and_the_rest_counted() -> None:
+    many = [ipv4(udp_header(b"x", 21_000 + n), 17) for n in range(300)]
+    windows, extractor = extract([Frame(aggregate(*many), 1.0 + n / 10, 105) for n in range(40)])
+    assert sorted(row["orig"][1] for row in rows(windows)) == list(range(21_000, 21_008))
+    assert extractor.counts.by_reason == {"wlan_aggregated_rest": 40}
+
+
+def test_a_reassembled_tower_of_tunnels_hands_every_floor_on() -> None:
+    packet = ipv4(udp_header(b"bottom" * 1000), 17)
+    for _ in range(4):
+        packet = ipv4(
+            udp_header(b"\x08" + bytes(7) + ethernet(packet), 50000, 4789), 17, "192.0.2.1", "192.0.2.2"
+        )
+    parts = [Frame(part, 1.0 + n / 100) for n, part in enumerate(pieces(packet[20:], 1400))]
+    windows, _ = extract(parts * 30, content=True)
+    assert sorted(row["orig_pkts"] for row in rows(windows)) == [30, 30, 90], "three floors have the same ends"
+
+
 def test_a_tunnel_deeper_than_zeek_follows_is_counted_and_let_go() -> None:
     packet = INNER
     for _ in range(5):
