@@ -57,7 +57,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     return Judge(detector, config)
 
 
-@app.command()
+@app.command(epilog="Example: cmdana replay incident.pcap --out incident/")
 def replay(
     captures: Annotated[
         list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
@@ -106,7 +106,7 @@ def replay(
         show.summary(summary, out, found)
 
 
-@app.command()
+@app.command(epilog="Example: cmdana run --config plugin.toml")
 def run(
     model: ModelOption = None,
     config: ConfigOption = None,
@@ -118,7 +118,7 @@ def run(
     raise typer.Exit(run_live(settings, lambda: load_judge(settings, model)))
 
 
-@app.command()
+@app.command(epilog="Example: cmdana train --out site.safetensors logs/")
 def train(
     sources: Annotated[list[str], typer.Argument(help="Captures or folders of Zeek logs of normal traffic.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
@@ -150,7 +150,7 @@ def train(
     print(json.dumps(report.object()) if as_json else report.text())
 
 
-@app.command()
+@app.command(epilog="Example: cmdana calibrate --out site.safetensors --alerts-per-day 20 later-logs/")
 def calibrate(
     sources: Annotated[
         list[str], typer.Argument(help="Captures or folders of Zeek logs of later, calm traffic.")
@@ -199,7 +199,7 @@ def calibrate(
         print(f"beware: {warning}", file=sys.stderr)
 
 
-@app.command()
+@app.command(epilog="Example: cmdana alerts logs/ --host 10.0.0.0/8 --since 2026-11-22T06:00")
 def alerts(
     logs: Annotated[
         list[Path] | None, typer.Argument(help="notice.log files or folders; default: here.")
@@ -227,7 +227,7 @@ def alerts(
     )
 
 
-@app.command()
+@app.command(epilog="Example: cmdana report logs/ --out report.html")
 def report(
     logs: Annotated[
         Path, typer.Argument(help="Folder that holds cmdana.log; rotated logs count too.")
@@ -255,7 +255,7 @@ def report(
         )
 
 
-@app.command()
+@app.command(epilog="Example: cmdana explain CHhAvVGS1DHFjwGM9 logs/")
 def explain(
     uid: Annotated[str, typer.Argument(help="uid of a connection, from conn.log, cmdana.log or notice.log.")],
     logs: Annotated[Path, typer.Argument(help="Folder that holds cmdana.log and the other logs.")] = Path(),
@@ -271,7 +271,7 @@ def explain(
         explain_uid.show(found)
 
 
-@app.command()
+@app.command(epilog="Example: cmdana label CHhAvVGS1DHFjwGM9 benign --logs logs/ --allow")
 def label(
     uid: Annotated[str, typer.Argument(help="uid of the connection.")],
     word: Annotated[Literal["benign", "malicious", "unknown"], typer.Argument(help="What it was.")],
@@ -321,7 +321,7 @@ def label(
         )
 
 
-@app.command()
+@app.command(epilog="Example: cmdana anonymise logs/ --key site.key --new-key --out to-share/")
 def anonymise(
     logs: Annotated[Path, typer.Argument(help="Folder of Zeek logs and label files.")],
     key: Annotated[Path, typer.Option("--key", help="Key file; the same key makes the same addresses.")],
@@ -352,7 +352,7 @@ def anonymise(
         )
 
 
-@app.command()
+@app.command(epilog="Example: cmdana doctor --config plugin.toml")
 def doctor(
     model: ModelOption = None,
     config: ConfigOption = None,

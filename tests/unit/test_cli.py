@@ -58,6 +58,13 @@ def test_every_command_has_help_with_a_sentence_for_each_option(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_command_ends_its_help_with_an_example_that_it_understands(name: str) -> None:
+    epilog = COMMANDS[name].epilog or ""
+    assert epilog.startswith(f"Example: cmdana {name} ")
+    COMMANDS[name].make_context(name, epilog.split()[3:])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_but_run_speaks_json(name: str) -> None:
     options = {o for p in COMMANDS[name].params for o in p.opts}
     assert ("--json" in options) is (name != "run")
