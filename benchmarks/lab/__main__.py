@@ -21,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     rec.add_argument("--name", default="capture", help="of the capture file")
     rec.add_argument("--gzip", action="store_true", help="compress the capture")
     rec.add_argument("--classes", choices=("both", "benign", "attacks"), default="both")
+    rec.add_argument(
+        "--nice", type=int, default=10, help="of every program (default 10, the lowest priority is 19)"
+    )
     test = verbs.add_parser("check", help="can the classes be told apart by what should not matter?")
     test.add_argument(
         "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
@@ -69,6 +72,7 @@ def _do(wanted: argparse.Namespace) -> int:
             name=wanted.name,
             compress=wanted.gzip,
             classes=wanted.classes,
+            nice=wanted.nice,
         )
     return 0
 

@@ -13,18 +13,21 @@ from typing import Any, TextIO
 
 PULSE = 0.02  # seconds between looks at the children, while there are any
 NAP = 0.25  # and at most between looks at the clock
-AT_ONCE = 12  # programs of one host at the same time; later ones wait
+CROWD = 8  # runnable tasks per core on the whole machine above which no host starts anything
 # A machine too slow for its story must not drown: a program this many seconds late is skipped, and logged so.
 LATE = 20.0
 
 
-def main(plan: str, log: str, start: str) -> int:
-    """`plan`: steps as JSON lines in time order; `start`: the recording's zero as seconds since 1970."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+def main(plan: str, log: str, start: str, at_once: str) -> int:
+    """`plan`: steps as JSON lines in time order; `start`: the recording's zero as seconds since 1970.
+
+    At most `at_once` programs run at the same time, and none is started while the machine is crowded: an
+    overloaded machine slows the story down instead of drowning in it.
+    """
     with open(plan, encoding="utf-8") as steps, open(log, "w", encoding="utf-8", buffering=1) as out:
         running: dict[int, tuple[subprocess.Popen[bytes], dict[str, Any], float]] = {}
         try:
-            _play(_steps(steps), out, float(start), running)
+            _play(_steps(steps), out, float(start), running, int(at_once))
         finally:
             for child, _, _ in running.values():
                 _end(child)
@@ -36,13 +39,19 @@ def _steps(lines: TextIO) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: dict[int, Any]) -> None:
+def _play(
+    steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: dict[int, Any], at_once: int
+) -> None:
     step = next(steps, None)
-    while step is not None or running:
+    parent = os.getppid()
+    while (step is not None or running) and os.getppid() == parent:  # nobody is left to stop an orphan
         now = time.time() - start
-        while step is not None and step["at"] <= now and len(running) < AT_ONCE:
+        while step is not None and step["at"] <= now:
             child = None
-            if now - step["at"] > LATE:
+            late = now - step["at"] > LATE
+            if not late and (len(running) >= at_once or crowded()):
+                break
+            if late:
                 skipped = _record(step, start + now, start + now, 0, -1)
                 out.write(json.dumps({**skipped, "error": "skipped: late"}) + "\n")
             else:
@@ -59,7 +68,14 @@ def _play(steps: Iterator[dict[str, Any]], out: TextIO, start: float, running: d
                 del running[pid]
                 out.write(json.dumps(_record(done, start + began, time.time(), pid, status)) + "\n")
         wait = NAP if step is None else step["at"] - (time.time() - start)
-        time.sleep(max(0.001, min(PULSE if running else NAP, wait)) if len(running) < AT_ONCE else PULSE)
+        time.sleep(max(PULSE, min(PULSE if running else NAP, wait)))
+
+
+def crowded(load: str = "/proc/loadavg") -> bool:
+    """Whether more tasks want to run than this machine should be asked to."""
+    with open(load, encoding="ascii") as file:
+        runnable = int(file.read().split()[3].split("/")[0])
+    return runnable > CROWD * (os.cpu_count() or 1)
 
 
 def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None:
@@ -110,4 +126,5 @@ def _record(step: dict[str, Any], began: float, ended: float, pid: int, status: 
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    sys.exit(main(*sys.argv[1:5]))

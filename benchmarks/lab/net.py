@@ -217,6 +217,11 @@ def clean(ident: str | None = None) -> list[str]:
     return removed
 
 
+def living() -> list[str]:
+    """The recordings that run on this machine now."""
+    return sorted(folder.name for folder in STATE.glob("*") if alive(folder.name))
+
+
 def alive(ident: str) -> bool:
     """Whether the recording with this name still runs."""
     try:

@@ -22,6 +22,7 @@ from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor, Step, World, words
 from benchmarks.lab.writeup import TRUTH
 
+PROGRAMS_AT_ONCE = 80  # on all hosts together, shared out among them
 SETTLE = 2.0  # seconds of recording after the last program
 
 
@@ -34,8 +35,12 @@ def record(
     name: str = "capture",
     compress: bool = False,
     classes: str = "both",
+    nice: int = 10,
 ) -> None:
-    """Play the story and write NAME.pcap[.gz], labels.csv, summary.txt, programs.jsonl and story.json to `out`."""
+    """Play the story and write NAME.pcap[.gz], labels.csv, summary.txt, programs.jsonl and story.json to `out`.
+
+    `nice` is what every program of the recording runs under; one recording at a time on one machine.
+    """
     _writable(out)
     offered: set[str] = {
         service for group in (*scenario.inside, *scenario.outside) for service in group.services
@@ -43,6 +48,8 @@ def record(
     used = [tool for attack in scenario.attacks for tool in attacks.TOOLS.get(attack.kind, ())]
     net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
     net.clean()
+    _alone()
+    os.nice(max(0, nice - os.nice(0)))
     run = Run(secrets.token_hex(2), net.STATE)
     run = Run(run.ident, net.STATE / run.ident)
     signal.signal(signal.SIGTERM, _interrupted)
@@ -55,6 +62,13 @@ def record(
         net.clean(run.ident)
     if compress:
         _gzip(out / f"{name}.pcap")
+
+
+def _alone() -> None:
+    """Two recordings at once starve each other, and whoever else works on the machine."""
+    busy = net.living()
+    if busy:
+        raise LabError(f"recording {busy[0]} is still running on this machine: one at a time")
 
 
 def _writable(out: Path) -> None:
@@ -163,6 +177,8 @@ def _agents(
         )
         if not plan:
             continue
+        busy = sum(bool(found) for found in told.values())
+        at_once = max(2, PROGRAMS_AT_ONCE // max(1, busy))
         path = folder / f"{host.name}.jsonl"
         with path.open("w", encoding="utf-8") as file:
             for step, actor in plan:
@@ -180,11 +196,22 @@ def _agents(
                 }
                 file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
         log = out / TRUTH / f"{host.name}.jsonl"
-        agent = (sys.executable, str(Path(__file__).with_name("agent.py")), str(path), str(log), str(begin))
+        agent = (
+            sys.executable,
+            str(Path(__file__).with_name("agent.py")),
+            str(path),
+            str(log),
+            str(begin),
+            str(at_once),
+        )
         argv = ("ip", "netns", "exec", host.netns, *agent)
         processes.append(
             subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # never a pipe of ours: it would outlive us
+                start_new_session=True,
             )
         )
     return processes

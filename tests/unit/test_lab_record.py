@@ -127,7 +127,7 @@ def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Pa
     process = start(tmp_path, 600)
     ident = wait_for_frames(process, tmp_path)
     process.kill()
-    process.communicate(timeout=30)
+    process.wait(timeout=30)
     assert left_behind(ident)
     done = subprocess.run(
         (sys.executable, "-m", "benchmarks.lab", "clean"), cwd=ROOT, check=True, timeout=120

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import flows, truth
+from benchmarks.lab import flows, truth, writeup
 from benchmarks.lab.net import Host
-from benchmarks.lab.scenario import LabError
+from benchmarks.lab.scenario import LabError, load
 from benchmarks.lab.world import Actor
 
 DEMO = Path(__file__).parents[1] / "traces" / "demo"
@@ -151,3 +151,18 @@ def test_the_demonstration_stays_small() -> None:
     assert (DEMO / "demo.pcap.gz").stat().st_size < 3 * 1024 * 1024
     with gzip.open(DEMO / "demo.pcap.gz") as file:
         assert file.read(4) == b"\xd4\xc3\xb2\xa1"
+
+
+def test_a_recording_whose_laboratory_was_killed_can_still_be_labelled(tmp_path: Path) -> None:
+    capture(tmp_path / "c.pcap", (10.0, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 2)))
+    (tmp_path / writeup.TRUTH).mkdir()
+    opened(tmp_path / writeup.TRUTH, event(10.01, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, THIEF.gid))
+    cut = '{"began": 1, "status": 0}\n{"began": 2, "error": "skipped: late"}\n{"beg'
+    (tmp_path / writeup.TRUTH / "desk.jsonl").write_text(cut, encoding="utf-8")
+    writeup.tell(tmp_path, load("demo"), 1, 60, (DESK, DNS), ACTORS, "c")
+    assert "skipped because the machine was late: 1" in writeup.write_up(tmp_path)
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        assert [(r["label"], r["family"]) for r in csv.DictReader(file)] == [("malicious", "beacon-tls")]
+    assert not (tmp_path / writeup.TRUTH).exists()
+    with pytest.raises(LabError, match="not written up"):
+        writeup.write_up(tmp_path)
