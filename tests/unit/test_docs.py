@@ -1,5 +1,7 @@
 """The documentation says what is so: its commands are run or at least understood, its fields and messages exist."""
 
+import ast
+import importlib
 import json
 import re
 import shlex
@@ -12,7 +14,7 @@ import madeup
 import pytest
 import typer
 
-from cmdana_plugin import cli, pipeline
+from cmdana_plugin import cli, feedback, pipeline
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import CMDANA, NOTICE
 from cmdana_plugin.verdict import NOTICE_TYPES
@@ -192,3 +194,17 @@ def test_the_dashboard_is_one_that_grafana_can_import() -> None:
     for panel in board["panels"]:
         assert panel["title"]
         assert all(target["expr"] for target in panel["targets"])
+
+
+def test_the_python_of_the_docs_imports_what_there_is() -> None:
+    blocks = [b for page in PAGES for b in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
+    assert blocks
+    for block in blocks:
+        for node in ast.parse(block).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+
+
+def test_the_columns_of_a_label_file_are_documented() -> None:
+    assert ",".join(feedback.COLUMNS) in (ROOT / "docs" / "researcher.md").read_text()
