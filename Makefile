@@ -22,5 +22,14 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Needs root and the Debian packages of benchmarks/lab/README.md: make lab SCENARIO=office SECONDS=600
+SCENARIO ?= demo
+SECONDS ?= 120
+SEED ?= 1
+lab: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	$(BIN)/python -m benchmarks.lab record --scenario $(SCENARIO) --seconds $(SECONDS) --seed $(SEED) \
+	    --out recordings/$(SCENARIO)-$(SEED)
+
 clean:
 	rm -rf $(VENV) demo-out

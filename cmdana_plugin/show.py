@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.replay import Summary
     from cmdana_plugin.verdict import Notice
 
+_WIDTH = 140  # columns where the output is no terminal
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
 
 # Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
@@ -105,7 +106,7 @@ def notices(rows: list[Notice]) -> Table:
 
 def summary(s: Summary, out: Path, found: Found | None) -> None:
     """Prints the notices and the sums."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     if s.notices:
         console.print(notices(s.notices))
         if len(s.notices) > _TABLE_ROWS:
