@@ -104,17 +104,17 @@ class Rarity:
 class Boosted:
     """LightGBM with labels, balanced like the shipped head."""
 
-    columns: slice = slice(None)
+    columns: int | None = None  # how many of the first columns it may see
     _trees: Trees | None = None
 
     def fit(self, corpus: Corpus, rows: Rows, seed: int) -> None:
         rows = rows & (corpus.label >= 0)
-        x = tabulate(corpus.features, corpus.state)[rows][:, self.columns]
+        x = tabulate(corpus.features, corpus.state)[rows][:, : self.columns]
         self._trees = fit_trees(x, corpus.label[rows] == 1, balance(corpus, rows)[rows], seed, repeats=1)
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
         assert self._trees is not None
-        return self._trees.score(tabulate(corpus.features, corpus.state)[:, self.columns])
+        return self._trees.score(tabulate(corpus.features, corpus.state)[:, : self.columns])
 
 
 @dataclass(slots=True)
@@ -325,6 +325,6 @@ BASELINES: Final[dict[str, Callable[[], Baseline]]] = {
     "forest": Forest,
     "boosted": Boosted,
     # The connection's own fields only: what conn.log alone gives.
-    "boosted-conn": lambda: Boosted(slice(0, 25)),
+    "boosted-conn": lambda: Boosted(25),
 }
 WITH_LABELS: Final = frozenset({"late-fusion", "forest", "boosted", "boosted-conn"})

@@ -221,7 +221,7 @@ class CrossModal:
             gate[rows] = told.gate[:k].cpu().numpy()
         raw["packets"][~prepared.present[:, PACKET]] = np.nan
         raw["log"][~prepared.present[:, LOG]] = np.nan
-        raw["density"] = self.checkpoint.mixture.score(density_input(prepared))
+        raw["density"] = self.checkpoint.mixture.score(density_input(prepared, self.schema))
         raw["novelty"] = novelty(seen.state, self.schema)
         trees = self.checkpoint.trees
         if trees is not None:
@@ -289,9 +289,14 @@ def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
     return proto * 64 + service
 
 
-def density_input(prepared: Prepared) -> NDArray[np.float32]:
-    """The columns that the mixture looks at, standardised."""
-    return np.concatenate([prepared.values, prepared.state], axis=1)
+def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The columns that the mixture looks at, standardised.
+
+    Counts over the longest span are left out: they go on growing for hours, beyond what a recording may have shown.
+    """
+    longest = f"_{max(schema.spans):g}s"
+    steady = [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
+    return np.concatenate([prepared.values, prepared.state[:, steady]], axis=1)
 
 
 def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:

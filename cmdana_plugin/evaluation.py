@@ -25,6 +25,7 @@ from feature_extractors.schema import load_schema
 
 Progress = Callable[[str, float], None]
 
+_SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
 LEAST: Final = 5  # connections that a family needs to be judged
 RATES: Final = (1e-2, 1e-3, 1e-4)
 
@@ -231,38 +232,36 @@ def evaluate(
     baselines: Sequence[str] = tuple(BASELINES),
     variant_seeds: int = 2,
     progress: Progress = lambda _what, _share: None,
+    partial: Callable[[Findings], None] = lambda _found: None,
 ) -> Findings:
     """Every detector on the split. Ablations run on the first `variant_seeds` seeds, baselines and cmdana on all."""
     schema = load_schema()
     learn, test = gather(split.train, schema), gather(split.test, schema)
     runs: list[Run] = []
     scores: dict[str, NDArray[np.float64]] = {}
-    for name in baselines:
-        repeats = seeds if name not in ("volume", "rarity", "knn") else seeds[:1]
-        for seed in repeats:
-            progress(name, len(runs) / 100)
-            run, score = run_baseline(name, learn, test, seed)
-            runs.append(run)
-            scores.setdefault(name, score)
-    for name in variants:
-        for seed in seeds if name == "cmdana" else seeds[:variant_seeds]:
-            progress(name, len(runs) / 100)
-            recipe = replace(Recipe(seed=seed), **VARIANTS[name])  # type: ignore[arg-type]
-            run, score, _ = run_detector(name, split, test, recipe)
-            runs.append(run)
-            scores.setdefault(name, score)
-    intervals = {name: interval(s, test) for name, s in scores.items()}
-    mean = {n: np.mean([r.macro.tpr[1] for r in runs if r.detector == n]) for n in scores}
-    rivals = [n for n in scores if n in BASELINES]
-    if "cmdana" in scores and rivals:
-        best = max(rivals, key=lambda n: mean[n])
-        intervals[f"cmdana minus {best}"] = interval(scores["cmdana"], test, scores[best])
     about = {
         "data digest": f"train {learn.digest[:16]}, test {test.digest[:16]}",
         "connections": f"train {len(learn)}, test {len(test)} ({int((test.label == 0).sum())} benign, "
         f"{int((test.label == 1).sum())} malicious)",
-        "seeds": f"{len(seeds)} (ablations {variant_seeds})",
     }
+    intervals: dict[str, tuple[float, float]] = {}
+    plan = [(n, s) for n in baselines for s in (seeds[:1] if n in _SEEDLESS else seeds)]
+    plan += [(n, s) for n in variants for s in (seeds if n == "cmdana" else seeds[:variant_seeds])]
+    for i, (name, seed) in enumerate(plan):
+        progress(f"{name}, seed {seed}", i / len(plan))
+        if name in BASELINES:
+            run, score = run_baseline(name, learn, test, seed)
+        else:
+            recipe = replace(Recipe(seed=seed), **VARIANTS[name])  # type: ignore[arg-type]
+            run, score, _ = run_detector(name, split, test, recipe)
+        runs.append(run)
+        if name not in scores:
+            scores[name] = score
+            intervals[name] = interval(score, test)
+            if "cmdana" in scores and (name in BASELINES or name == "cmdana"):
+                for rival in (k for k in scores if k in BASELINES):
+                    intervals[f"cmdana minus {rival}"] = interval(scores["cmdana"], test, scores[rival])
+        partial(Findings(runs, intervals, about))
     return Findings(runs, intervals, about)
 
 

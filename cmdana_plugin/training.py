@@ -69,7 +69,7 @@ class Recipe:
     """How to train. The defaults are what ships; the rest are the ablations of docs/results.md."""
 
     seed: int = 0
-    epochs: int = 12
+    epochs: int = 5
     rate: float = 2e-3
     width: int = 48
     modalities: tuple[bool, bool, bool] = (True, True, True)  # packets, connection, logs may be used
@@ -178,7 +178,7 @@ def train(
     prepared = _prepare(corpus, how, recipe, schema)
     network = _network(prepared, schema, recipe, init)
     _fit(network, prepared, corpus, benign, recipe, progress)
-    mixture = fit_mixture(density_input(prepared)[benign], 12, recipe.seed)
+    mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
     trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
     if recipe.trees and (corpus.label[learn] == 1).any():
         progress("trees", 0.0)
@@ -209,13 +209,13 @@ def train(
     if held is not None:
         _ablate(held, recipe, schema)
         raw, stratum = components(draft, held, recipe, schema)
-        calm = held.label == 0
-    else:
-        raw, stratum = components(draft, corpus, recipe, schema)
-        calm = ~learn & (corpus.label == 0)
-        if calm.sum() < _LEAST_ROWS:
-            calm = corpus.label == 0
-    return calibrate(draft, raw, stratum, calm, recipe)
+        return calibrate(draft, raw, stratum, held.label == 0, recipe)
+    raw, stratum = components(draft, corpus, recipe, schema)
+    calm = ~learn & (corpus.label == 0)
+    if calm.sum() < _LEAST_ROWS:
+        calm = corpus.label == 0
+    # Novelty is counted, not learned: the beginning of a recording, when all is new, belongs to its calm traffic.
+    return calibrate(draft, raw, stratum, calm, recipe, novel=corpus.label == 0)
 
 
 def calibrate(
@@ -224,11 +224,15 @@ def calibrate(
     stratum: NDArray[np.int64],
     calm: NDArray[np.bool_],
     recipe: Recipe | None = None,
+    novel: NDArray[np.bool_] | None = None,
 ) -> Checkpoint:
-    """The same detector, its p-values taken from these calm windows."""
+    """The same detector, its p-values taken from these calm windows; those of novelty from `novel` where given."""
     recipe = recipe or Recipe()
     wanted = [k for k in raw if k in recipe.components]
-    strata: dict[str, Strata] = {k: fit_strata(raw[k][calm], stratum[calm]) for k in wanted}
+    strata: dict[str, Strata] = {}
+    for k in wanted:
+        rows = calm if novel is None or k != "novelty" else novel
+        strata[k] = fit_strata(raw[k][rows], stratum[rows])
     anomaly = [k for k in wanted if k != "attack"]
     weights = {k: 1.0 / len(anomaly) for k in anomaly}
     if "attack" in wanted:
