@@ -194,9 +194,11 @@ def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recor
     place = source.as_posix()
     names = [name for name in truth if not name or place == name or place.endswith("/" + name)]
     n = len(windows)
-    label, family = np.full(n, -1, np.int8), [""] * n
-    if names:
-        labels = truth[max(names, key=len)]
+    name = max(names, key=len, default=None)
+    # An operator's store names no capture and holds what was labelled by hand: the rest of the traffic is normal.
+    label, family = np.full(n, 0 if name == "" else -1, np.int8), [""] * n
+    if name is not None:
+        labels = truth[name]
         c = windows.connections
         columns = zip(
             c.ip_proto.tolist(), addresses(c.orig_h), c.orig_p.tolist(), addresses(c.resp_h), c.resp_p.tolist(),
@@ -204,7 +206,7 @@ def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recor
         )  # fmt: skip
         for i, (proto, orig, op, resp, rp, ts) in enumerate(columns):
             known = labels.find(PROTO_NAMES.get(proto, "unknown_transport"), (orig, op), (resp, rp), ts)
-            if known is not None and known.label != "unknown":
-                label[i] = known.label == "malicious"
+            if known is not None:
+                label[i] = {"benign": 0, "malicious": 1}.get(known.label, -1)
                 family[i] = known.family
     return Recording(str(source), windows, label, family)

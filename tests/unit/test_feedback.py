@@ -6,10 +6,10 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin import config, feedback
+from cmdana_plugin import config, feedback, learn
 from cmdana_plugin.config import ConfigError
 from cmdana_plugin.decide import AllowList
-from cmdana_plugin.labels import LabelError, read_labels
+from cmdana_plugin.labels import LabelError, labels_by_capture, read_labels
 from cmdana_plugin.zeeklog import read_rows
 from feature_extractors.errors import RecordError
 
@@ -32,6 +32,20 @@ def test_the_latest_label_of_a_connection_is_kept_and_the_next_training_reads_it
     found = labels.find("tcp", ("10.0.0.5", first.orig_p), ("2001:db8::1", 443), first.ts)
     assert found is not None
     assert (found.label, found.family) == ("malicious", "beacon")
+
+
+def test_what_the_store_does_not_name_is_normal_to_the_next_training(tmp_path: Path) -> None:
+    rows = logs(tmp_path / "logs", 5)
+    store = tmp_path / "labels.csv"
+    feedback.store(feedback.find(rows[1].uid, tmp_path / "logs"), "malicious", store, family="beacon")
+    feedback.store(feedback.find(rows[2].uid, tmp_path / "logs"), "unknown", store)
+    truth = labels_by_capture(store)
+    (recording,) = learn.recordings([str(tmp_path / "logs")], config.Config(), truth, learn.Learned(""))
+    assert recording.label is not None
+    order = recording.windows.connections.uid.astype(str).tolist()
+    found = dict(zip(order, recording.label.tolist(), strict=True))
+    assert [found[r.uid] for r in rows] == [0, 1, -1, 0, 0]
+    assert recording.family[order.index(rows[1].uid)] == "beacon"
 
 
 def test_labels_written_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
