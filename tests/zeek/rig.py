@@ -116,11 +116,11 @@ class Program:
 
 
 class Zeek(Program):
-    """Zeek on the watched interface with CMDANA, the WebSocket on loopback, and JSON logs in `folder`."""
+    """Zeek on the watched interface with CMDANA, a way to listen on loopback, and JSON logs in `folder`."""
 
-    def __init__(self, ns: str, folder: Path, *more: str | Path) -> None:
+    def __init__(self, ns: str, folder: Path, *more: str | Path, listen: str = "listen-websocket") -> None:
         super().__init__(
-            ns, folder, "zeek", "zeek", "-C", "-i", WATCHED, SCRIPTS, SCRIPTS / "listen-websocket.zeek",
+            ns, folder, "zeek", "zeek", "-C", "-i", WATCHED, SCRIPTS, SCRIPTS / f"{listen}.zeek",
             HERE / "live.zeek", "LogAscii::use_json=T", *more,
         )  # fmt: skip
         wait_for(lambda: "listening on" in self.said() or self.process.poll() is not None, "Zeek to listen")

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from rig import Endpoint, Zeek, can_make_namespaces, inside, namespace, send, wait_for
 
+from cmdana_plugin.endpoint.broker import bindings
+from cmdana_plugin.endpoint.transport import TransportError
+
 pytestmark = [
     pytest.mark.zeek,
     pytest.mark.root,
@@ -99,6 +102,27 @@ def test_every_connection_of_a_quiet_run_is_judged(ns: str, zeek: Zeek, endpoint
     assert not lost_notices(zeek)
     row = zeek.rows("cmdana")[0]
     assert (row["modalities"].sort(), row["service"], row["verdict"]) == (None, "dns", "benign")
+
+
+def test_brokers_bindings_carry_the_same(ns: str, tmp_path: Path) -> None:
+    try:
+        bindings()
+    except TransportError as absent:
+        pytest.skip(str(absent))
+    zeek = Zeek(ns, tmp_path / "zeek", listen="listen-broker")
+    try:
+        endpoint = Endpoint(
+            ns, tmp_path / "endpoint", config='[endpoint]\ntransport = "broker"\nreconnect_max = 1.0\n'
+        )
+        welcomed(endpoint)
+        n = sent_by(traffic(ns, 5))
+        wait_for(lambda: len(finals(zeek)) == n, "every verdict")
+        assert endpoint.stop() == 0
+        tally = settle(zeek)
+    finally:
+        zeek.stop(signal.SIGKILL)
+    assert account(zeek, n, tally) == 0
+    assert [r["sub"] for r in lost_notices(zeek)] == ["it was stopped"]
 
 
 def test_a_killed_endpoint_is_noticed_and_its_successor_goes_on(

@@ -1,0 +1,91 @@
+"""The endpoint over each transport beside a stand-in for Zeek: the same observations, the same verdicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers import BrokerPeer, WebSocketPeer, running, wait_for
+
+from cmdana_plugin.config import Config, Endpoint
+from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.transport import TransportError, make_transport
+from cmdana_plugin.endpoint.wire import Event
+from cmdana_plugin.live import Live
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
+from endpoint import judge
+
+ROW: list[Any] = [
+    1, "C1", 100.5, 101.5, "10.0.0.1", 1024, "10.0.0.2", 443, 6, "ssl", 1.0, 10, 20_000, "SF", 0, "ShADadFf", 5, 300,
+    4, 400, None, None, 0, 0, [0.0, 1, 60, 0, 2, 64240, 64, 1],
+]  # fmt: skip
+
+
+def observations(seq: int, uids: list[str], before: int, last: bool = False) -> Event:
+    records = [["l", "dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
+    records += [["c", ROW[0], uid, *ROW[2:]] for uid in uids]
+    message = {
+        "v": 1, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
+        "records": len(records), "now": 102.0, "last": last, "r": records,
+    }  # fmt: skip
+    return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))
+
+
+@pytest.fixture(params=["websocket", "broker"])
+def setting(request: pytest.FixtureRequest) -> tuple[Any, Endpoint]:
+    if request.param == "websocket":
+        web = WebSocketPeer()
+        url = f"ws://127.0.0.1:{web.port}/v1/messages/json"
+        return web, Endpoint(url=url, topic_events="observations", topic_verdicts="verdicts")
+    try:
+        from cmdana_plugin.endpoint.broker import bindings
+
+        module = bindings()
+    except TransportError as absent:
+        pytest.skip(str(absent))
+    peer = BrokerPeer(module)
+    return peer, Endpoint(
+        transport="broker",
+        broker_port=peer.port,
+        broker_ssl=False,
+        topic_events="observations",
+        topic_verdicts="verdicts",
+    )
+
+
+def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any, Endpoint]) -> None:
+    peer, settings = setting
+    with running(peer):
+        live = Live(settings, judge(Config()), make_transport(settings, "1.0"), lambda _: None)
+        live.start()
+        try:
+            wait_for(lambda: any(e.name == wire.ALIVE for e in peer.received), "the hello")
+            peer.publish(observations(1, ["C1", "C2"], 0))
+            peer.publish(observations(3, ["C5"], 4, last=True))
+
+            def finished() -> bool:
+                live.step(0.1)
+                return live.session.finished
+
+            wait_for(finished, "the end to be reached")
+            answers = [json.loads(e.payload) for e in peer.received if e.name == wire.VERDICTS]
+            wait_for(
+                lambda: any('"finished":"run-1"' in e.payload for e in peer.received),
+                "the end to be answered",
+            )
+        finally:
+            live.leave()
+    answers = [json.loads(e.payload) for e in peer.received if e.name == wire.VERDICTS]
+    verdicts = [v for a in answers for v in a["verdicts"]]
+    assert [v["uid"] for v in verdicts] == ["C1", "C2", "C5"]
+    assert {v["verdict"] for v in verdicts} == {"anomalous"}
+    assert {tuple(v["modalities"]) for v in verdicts} == {("packet", "connection", "log")}
+    assert next(n["note"] for a in answers for n in a["notices"]) == "CMDANA::Anomalous_Connection"
+    assert live.session.judged == 3
+    assert live.session.lost == 2
+    last = wire.decode_alive(peer.received[-1].payload)
+    assert (last.leaving, last.judged, last.lost) == (True, 3, 2)
