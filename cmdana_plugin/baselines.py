@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -68,6 +69,8 @@ class Volume:
         self._upper = (high + 1.5 * self._width).astype(np.float32)
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
+        assert self._upper is not None
+        assert self._width is not None
         x = np.nan_to_num(corpus.features.numeric[:, :5], nan=0.0)
         out: NDArray[np.float64] = ((x - self._upper) / self._width).max(axis=1).astype(np.float64)
         return out
@@ -128,7 +131,7 @@ class Forest:
 
         rows = rows & (corpus.label >= 0)
         x = np.nan_to_num(tabulate(corpus.features, corpus.state)[rows], nan=-1.0)
-        self._model = RandomForestClassifier(200, min_samples_leaf=2, n_jobs=2, random_state=seed)
+        self._model = RandomForestClassifier(n_estimators=200, min_samples_leaf=2, n_jobs=2, random_state=seed)
         self._model.fit(x, corpus.label[rows] == 1, sample_weight=balance(corpus, rows)[rows])
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
@@ -154,13 +157,14 @@ class LateFusion:
         y = torch.from_numpy((corpus.label[rows] == 1).astype(np.float32))
         w = torch.from_numpy(balance(corpus, rows)[rows].astype(np.float32))
         f = corpus.features
-        cuts = np.cumsum([0, f.numeric.shape[1] + f.categorical.shape[1], corpus.state.shape[1], f.log_summary.shape[1], f.first_packets.shape[1]])  # fmt: skip
+        widths = [f.numeric.shape[1] + f.categorical.shape[1], corpus.state.shape[1]]
+        cuts = np.cumsum([0, *widths, f.log_summary.shape[1], f.first_packets.shape[1]])
         self._parts = [
             (
                 slice(int(a), int(b)),
                 nn.Sequential(nn.Linear(int(b - a), 48), nn.GELU(), nn.Dropout(0.2), nn.Linear(48, 1)),
             )
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            for a, b in itertools.pairwise(cuts)
         ]
         modules = nn.ModuleList(m for _, m in self._parts)
         optimiser = torch.optim.AdamW(modules.parameters(), 2e-3, weight_decay=1e-2)
@@ -250,7 +254,7 @@ def _spread(x: Table) -> NDArray[np.float64]:
 def _forest_of_isolation(x: Table, seed: int) -> Callable[[Table], NDArray[np.float64]]:
     from sklearn.ensemble import IsolationForest
 
-    model = IsolationForest(200, random_state=seed).fit(x)
+    model = IsolationForest(n_estimators=200, random_state=seed).fit(x)
     return lambda t: -np.asarray(model.score_samples(t), np.float64)
 
 
@@ -306,7 +310,8 @@ def _kitsune(x: Table, seed: int, size: int = 10) -> Callable[[Table], NDArray[n
     members = [_autoencoder(np.ascontiguousarray(x[:, c]), seed + i) for i, c in enumerate(clusters)]
 
     def errors(t: Table) -> Table:
-        return np.log1p(np.stack([m(np.ascontiguousarray(t[:, c])) for m, c in zip(members, clusters, strict=True)], axis=1)).astype(np.float32)  # fmt: skip
+        parts = [m(np.ascontiguousarray(t[:, c])) for m, c in zip(members, clusters, strict=True)]
+        return np.log1p(np.stack(parts, axis=1)).astype(np.float32)
 
     final = _autoencoder(errors(x), seed)
     return lambda t: final(errors(t))

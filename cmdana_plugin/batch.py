@@ -33,7 +33,8 @@ class Bins:
 
     def codes(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
         """[n, F] to codes [n, F]."""
-        return _digitise(np.ascontiguousarray(values, np.float32), self.edges)
+        out: NDArray[np.int64] = _digitise(np.ascontiguousarray(values, np.float32), self.edges)
+        return out
 
     def words(self, column: int, code: int) -> tuple[float, float]:
         """The range of values that a code stands for, in the column's own scale."""
@@ -111,7 +112,10 @@ def _scale(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def standardise(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """In spreads from the mean, at most six either way; 0 where unset."""
-    return np.nan_to_num(np.clip((x - scale[0]) / scale[1], -6.0, 6.0), nan=0.0).astype(np.float32)
+    out: NDArray[np.float32] = np.nan_to_num(np.clip((x - scale[0]) / scale[1], -6.0, 6.0), nan=0.0).astype(
+        np.float32
+    )
+    return out
 
 
 @dataclass(slots=True)

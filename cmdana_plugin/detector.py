@@ -306,7 +306,9 @@ def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
         for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
     ]
     rare = np.exp(-state[:, columns].astype(np.float64))
-    return np.nansum(rare, axis=1) / np.maximum(np.isfinite(rare).sum(axis=1), 1)
+    known = np.isfinite(rare).sum(axis=1)
+    mean: NDArray[np.float64] = np.nansum(rare, axis=1) / np.maximum(known, 1)
+    return mean
 
 
 def _join(seen: list[Seen]) -> Seen:

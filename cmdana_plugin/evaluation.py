@@ -267,8 +267,8 @@ def evaluate(
 
 def save_findings(findings: Findings, path: Path) -> None:
     rows = [
-        {"detector": r.detector, "seed": r.seed, "macro": r.macro.row(), "count": r.macro.count, "realised": list(r.realised.items()),
-         "families": {f: [j.count, *j.row()] for f, j in r.families.items()}}
+        {"detector": r.detector, "seed": r.seed, "macro": r.macro.row(), "count": r.macro.count,
+         "realised": list(r.realised.items()), "families": {f: [j.count, *j.row()] for f, j in r.families.items()}}
         for r in findings.runs
     ]  # fmt: skip
     path.write_text(
@@ -296,7 +296,7 @@ def tables(findings: Findings) -> str:
     lines = [f"- {k}: {v}" for k, v in findings.about.items()]
     lines += [
         "",
-        "| detector | labels | seeds | TPR at 1e-2 | TPR at 1e-3 | interval of the latter | AUROC | PR-AUC | PR-AUC at 1e-3 prevalence |",
+        "| detector | labels | seeds | TPR at 1e-2 | TPR at 1e-3 | its interval | AUROC | PR-AUC | PR-AUC, 1 in 1000 |",
         "|---|---|---:|---:|---:|---|---:|---:|---:|",
     ]
     names = sorted(findings.names(), key=lambda n: -np.mean([r.macro.tpr[1] for r in findings.of(n)]))
@@ -345,6 +345,7 @@ def tables(findings: Findings) -> str:
                 np.mean([r.families[f].row() for r in findings.of(best)], axis=0) if best else mine * np.nan
             )
             lines.append(
-                f"| {f} | {j.count} | {mine[0]:.2f} | {mine[1]:.2f} | {mine[len(RATES)]:.2f} | {theirs[0]:.2f} | {theirs[1]:.2f} |"
+                f"| {f} | {j.count} | {mine[0]:.2f} | {mine[1]:.2f} | {mine[len(RATES)]:.2f} | "
+                f"{theirs[0]:.2f} | {theirs[1]:.2f} |"
             )
     return "\n".join(lines) + "\n"

@@ -158,7 +158,7 @@ def _fields(detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32],
             words = f"expected {c.words} {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
             out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
     logs = np.exp(chances[LOG][0].astype(np.float64))
-    for k, j in enumerate(np.flatnonzero(schema.summary_target)):
+    for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
         x = float(one.features.log_summary[0, j])
         if not np.isfinite(x):
             continue
@@ -213,9 +213,9 @@ def _expected(
     )  # zero, under, bins, over
     mass = np.cumsum(chance[order])
     mass /= max(mass[-1], 1e-12)
-    low = bins.words(column, int(order[min(np.searchsorted(mass, 0.1), len(order) - 1)]))[0]
-    high = bins.words(column, int(order[min(np.searchsorted(mass, 0.9), len(order) - 1)]))[1]
-    inner = bins.words(column, int(order[min(np.searchsorted(mass, 0.5), len(order) - 1)]))
+    places = np.minimum(np.searchsorted(mass, [0.1, 0.5, 0.9]), len(order) - 1)
+    lower, inner, upper = (bins.words(column, int(order[k])) for k in places)
+    low, high = lower[0], upper[1]
     least, most = float(bins.edges[column][0]), float(bins.edges[column][-1])
     low, high = max(low, min(least, 0.0)), min(high, most)
     middle = float(np.clip(np.mean(np.clip(inner, -1e9, 1e9)), min(least, 0.0), most))

@@ -247,7 +247,8 @@ class Network(nn.Module):
         there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
         moved = torch.zeros_like(s) if self.shape.static_gate else s
         logits = self.gate(torch.cat([moved, present.to(s.dtype)], dim=1))
-        return logits.masked_fill(~there, -1e9).softmax(dim=1)
+        weights: Tensor = logits.masked_fill(~there, -1e9).softmax(dim=1)
+        return weights
 
     def foresee(self, z: Tensor, s: Tensor, present: Tensor) -> Prediction:
         """Predict every modality from the others and the state. `z` is masked here again, so zeros never leak."""

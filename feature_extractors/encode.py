@@ -51,7 +51,7 @@ def take_features(features: Features, rows: NDArray[np.int64]) -> Features:
     log_rows, log_start = _ragged_rows(features.log_start, rows)
     ragged = {"packets": features.packets[packet_rows], "log_tokens": features.log_tokens[log_rows]}
     starts = {"packet_start": packet_start, "log_start": log_start}
-    plain = {
+    plain: dict[str, Any] = {
         f.name: getattr(features, f.name)[rows] for f in fields(Features) if f.name not in (ragged | starts)
     }
     return Features(**plain, **ragged, **starts)
@@ -61,7 +61,7 @@ def concat_features(parts: Sequence[Features]) -> Features:
     """The parts joined end to end. Raises `ValueError` where there is none."""
     if not parts:
         raise ValueError("concat_features needs at least one part")
-    columns = {}
+    columns: dict[str, Any] = {}
     for f in fields(Features):
         arrays = [getattr(p, f.name) for p in parts]
         if f.name in ("packet_start", "log_start"):

@@ -12,7 +12,7 @@ from made_windows import changed, is_scan, office, without_logs
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.detector import CrossModal, load_detector
-from cmdana_plugin.explain import explain_row, evidence_of
+from cmdana_plugin.explain import evidence_of, explain_row
 from cmdana_plugin.score import Scores
 from cmdana_plugin.training import Recipe, Recording, recalibrate, train
 from feature_extractors.errors import CmdanaError, SchemaError
@@ -88,7 +88,9 @@ def test_no_windows_give_no_scores(trained: Checkpoint) -> None:
 
 
 def test_later_calm_traffic_of_the_same_network_stays_near_the_nominal_rate(trained: Checkpoint) -> None:
-    p = detector(trained).receive(office(6000, seed=7)).p_value[500:]  # a host must be seen before it is known
+    p = (
+        detector(trained).receive(office(6000, seed=7)).p_value[500:]
+    )  # a host must be seen before it is known
     assert (p <= 0.01).mean() <= 0.02
 
 
