@@ -46,6 +46,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
 
     from cmdana_plugin.detector import load_detector
     from cmdana_plugin.pipeline import Judge
+    from cmdana_plugin.site import SiteAware
 
     settings = config.model
     path = model or (Path(settings.path) if settings.path else None)
@@ -54,7 +55,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = settings.threads or min(os.cpu_count() or 1, 2)
     detector = load_detector(path, device=device, threads=threads, hosts=settings.max_hosts)
-    return Judge(detector, config)
+    return Judge(SiteAware(detector) if settings.site_history else detector, config)
 
 
 @app.command(epilog="Example: cmdana replay incident.pcap --out incident/")

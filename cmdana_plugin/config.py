@@ -58,6 +58,7 @@ class Model(_Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     max_hosts: Count = 1_000_000
+    site_history: bool = True
 
 
 class Verdict(_Table):

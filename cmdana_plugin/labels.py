@@ -93,7 +93,9 @@ class Labels:
                 odd_by_host["dst", resp[0]].append(label)
         noticed: set[str] = set()
         for row in read_rows(folder / "notice.log"):
-            host = ("src", str(row.get("src"))) if row.get("src") else ("dst", str(row.get("dst")))
+            # Zeek fills in both src and dst from the connection: the sentence says whose incident it is.
+            name, _, rest = str(row.get("msg", "")).partition(" ")
+            host = ("dst" if rest.startswith("receives") else "src", name)
             merged = str(row["note"]).endswith("Anomalous_Host")
             basis = odd_by_host[host] if merged else [e for e in [truth.get(str(row.get("uid")))] if e]
             words = {e.label for e in basis}

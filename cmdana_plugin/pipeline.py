@@ -28,6 +28,7 @@ WORDS: Final[Mapping[str, str]] = {
     "density": "far from all connections seen in training",
     "novelty": "new to this host, service or pair",
     "attack": "resembles attacks seen in training",
+    "site": "far from what this service has shown here so far",
 }
 
 

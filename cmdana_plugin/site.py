@@ -1,0 +1,265 @@
+"""The site's own history: how far a connection lies in the tail of what its service has shown here so far.
+
+What a trained model cannot carry from one network to another (how often this site's hosts log in, how long the names
+are that they ask for) is learned from the stream itself: for each service and measure a histogram of the past, and
+for its upper tail Hill's estimator (Hill 1975), since sizes, counts and lengths in traffic have Pareto tails. Scored
+from the past only. What is far out enters the history with little weight, so that an attack does not become normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cmdana_plugin.score import Detector, Scores, score_of
+from feature_extractors.observations import PROTO_NAMES, LogEntry, Stage, Windows
+
+COMPONENT: Final = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One thing that is compared with the past of its service; higher is odder."""
+
+    words: str
+    unit: str
+    spread: float  # least mean excess of its tail, in doublings: how much more is nothing unusual
+
+
+MEASURES: Final = (
+    Measure("bytes from originator", "B", 1.0),
+    Measure("bytes from responder", "B", 1.0),
+    Measure("seconds", "s", 1.0),
+    Measure("connections of the pair in a minute", "", 0.5),
+    Measure("connections of the originator in a minute", "", 0.5),
+    Measure("new responders or ports of the originator in a minute", "", 0.5),
+    Measure("characters of the longest name", "", 0.25),
+    Measure("bytes from originator to this responder in ten minutes", "B", 1.0),
+    Measure("regularity of the pair's connections", "", 0.25),
+)
+_ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
+
+_BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
+_STRATA: Final = 512  # services and well-known ports; the rest share one
+_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered; a collision forgets the older
+_LEAST: Final = 40  # connections of a service before its tail is believed
+_TAIL: Final = 0.1  # share of the past that makes the tail
+_MOST: Final = 20_000.0  # connections of a service after which the past counts half
+_ODD: Final = 0.002  # below this p a connection enters the history with
+_LITTLE: Final = 0.01  # this weight
+_INTERVALS: Final = 8  # intervals of a pair before they are called regular
+_KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
+_NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}
+
+
+class SiteAware:
+    """A detector whose p-value is joined with that of the site's history: twice the smaller of both (Bonferroni)."""
+
+    def __init__(self, inner: Detector) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.schema_digest = inner.schema_digest
+        self._strata: dict[str, int] = {}
+        self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
+        self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
+        self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
+        self._p = np.ones((0, len(MEASURES)))
+        self._values = np.zeros((0, len(MEASURES)))
+        self._usual = np.zeros((0, len(MEASURES)))
+
+    def receive(self, windows: Windows) -> Scores:
+        """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
+        scores = self.inner.receive(windows)
+        n = len(windows)
+        if n == 0:
+            return scores
+        c = windows.connections
+        values = np.zeros((n, len(MEASURES)))
+        values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
+        values[:, _RESP] = np.maximum(c.resp_bytes, 0)
+        values[:, _TIME] = np.nan_to_num(c.duration)
+        values[:, _NAME] = _longest_names(windows.logs, windows.log_start)
+        p = np.ones((n, len(MEASURES)))
+        usual = np.zeros((n, len(MEASURES)))
+        stratum = np.array(
+            [
+                self._stratum(s, int(q), int(r))
+                for s, q, r in zip(c.service, c.ip_proto, c.resp_p, strict=True)
+            ]
+        )
+        orig, resp = _hashed(c.orig_h), _hashed(c.resp_h)
+        final = c.stage == Stage.FINAL
+        spread = np.array([m.spread for m in MEASURES])
+        _walk(
+            values, p, usual, stratum, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
+            self._past, self._hosts, self._pairs,
+        )  # fmt: skip
+        self._p, self._values, self._usual = p, values, usual
+        site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
+        joined = np.minimum(2.0 * np.minimum(scores.p_value, site), 1.0)
+        joined = np.array([float(f"{x:.6g}") for x in joined])
+        return replace(
+            scores,
+            p_value=joined,
+            score=np.round(score_of(joined), 6),
+            components={**scores.components, COMPONENT: np.round(site, 12)},
+        )
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        """The site's reasons first where they weigh more than the model's, the model's after them."""
+        of_model = self.inner.explain(windows, scores, rows)
+        reasons = []
+        for row, others in zip(rows.tolist(), of_model, strict=True):
+            own = [self._words(row, m) for m in np.argsort(self._p[row]).tolist() if self._p[row, m] < 0.01]
+            site_leads = scores.components[COMPONENT][row] <= scores.p_value[row]
+            reasons.append(own + others if site_leads else others + own)
+        return reasons
+
+    def _stratum(self, service: str, ip_proto: int, port: int) -> int:
+        key = service or f"{port if port < 1024 else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+        known = self._strata.get(key)
+        if known is None:
+            known = min(len(self._strata), _STRATA - 1)
+            if known < _STRATA - 1:
+                self._strata[key] = known
+        return known
+
+    def _words(self, row: int, m: int) -> str:
+        measure = MEASURES[m]
+        if m == _EVEN:
+            return f"connections of the pair as regular as a clock's here (p={self._p[row, m]:.1g})"
+        value, usual = self._values[row, m], self._usual[row, m]
+        most = f"9 in 10 here are under {_short(usual)}{measure.unit}".rstrip()
+        shown = f"{_short(value)}{measure.unit}".rstrip()
+        return f"{shown} {measure.words}: {most} (p={self._p[row, m]:.1g})"
+
+
+def _short(x: float) -> str:
+    for bound, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= bound:
+            return f"{x / bound:.3g} {unit}"
+    return f"{x:.3g} "
+
+
+def _longest_names(logs: Sequence[LogEntry], start: NDArray[np.int64]) -> NDArray[np.float64]:
+    longest = np.zeros(len(start) - 1)
+    for i in np.flatnonzero(np.diff(start)).tolist():
+        for entry in logs[start[i] : start[i + 1]]:
+            for name in _NAMES.get(entry.stream, ()):
+                value = entry.fields.get(name)
+                if isinstance(value, str):
+                    longest[i] = max(longest[i], len(value))
+    return longest
+
+
+def _hashed(addresses: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    halves = np.ascontiguousarray(addresses).view(np.uint64).reshape(-1, 2)
+    return _mixed(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ _mixed(halves[:, 1]))
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+
+
+_HOST_TYPE: Final = np.dtype([("key", "u8"), ("last", "f8"), ("paced", "f8"), ("new", "f8")])
+_PAIR_TYPE: Final = np.dtype(
+    [
+        ("key", "u8"),
+        ("last", "f8"),
+        ("paced", "f8"),
+        ("bytes", "f8"),
+        ("n", "f8"),
+        ("mean", "f8"),
+        ("square", "f8"),
+    ]
+)
+
+
+@njit(cache=True)
+def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, hosts, pairs):  # type: ignore[no-untyped-def]
+    """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
+    for i in range(len(stratum)):
+        s = stratum[i]
+        host_key = orig[i] ^ (np.uint64(s + 1) * np.uint64(0xD6E8FEB86659FD93))
+        pair_key = host_key ^ (resp[i] * np.uint64(0xA0761D6478BD642F)) ^ np.uint64(port[i] + 1)
+        host = hosts[host_key % np.uint64(len(hosts))]
+        pair = pairs[pair_key % np.uint64(len(pairs))]
+        known_host, known_pair = host.key == host_key, pair.key == pair_key
+        paced = host.paced * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
+        new = host.new * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
+        gap = max(ts[i] - pair.last, 0.0) if known_pair else 0.0
+        pair_paced = pair.paced * 0.5 ** (gap / 60.0) if known_pair else 0.0
+        total = pair.bytes * 0.5 ** (gap / 600.0) if known_pair else 0.0
+        n, mean, square = (pair.n, pair.mean, pair.square) if known_pair else (0.0, 0.0, 0.0)
+        if known_pair:
+            n += 1.0
+            rate = max(1.0 / n, 0.05)
+            square += rate * ((gap - mean) * (gap - mean) * (1.0 - rate) - square)
+            mean += rate * (gap - mean)
+        values[i, 3] = pair_paced + 1.0
+        values[i, 4] = paced + 1.0
+        values[i, 5] = new + (0.0 if known_pair else 1.0)
+        values[i, 7] = total + values[i, 0]
+        if n >= _INTERVALS and mean >= 1.0:
+            values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
+        least = 1.0
+        for m in range(values.shape[1]):
+            p[i, m], usual[i, m] = _tail(past[s, m], values[i, m], spread[m])
+            least = min(least, p[i, m])
+        if not final[i]:
+            continue
+        weight = 1.0 if least >= _ODD else _LITTLE
+        for m in range(values.shape[1]):
+            past[s, m, _bin(values[i, m])] += weight
+            if past[s, m].sum() > _MOST:
+                past[s, m] *= 0.5
+        hosts[host_key % np.uint64(len(hosts))].key = host_key
+        hosts[host_key % np.uint64(len(hosts))].last = ts[i]
+        hosts[host_key % np.uint64(len(hosts))].paced = paced + 1.0
+        hosts[host_key % np.uint64(len(hosts))].new = values[i, 5]
+        at = pair_key % np.uint64(len(pairs))
+        pairs[at].key = pair_key
+        pairs[at].last = ts[i]
+        pairs[at].paced = pair_paced + 1.0
+        pairs[at].bytes = values[i, 7]
+        pairs[at].n = n
+        pairs[at].mean = mean
+        pairs[at].square = square
+
+
+@njit(cache=True)
+def _bin(x):  # type: ignore[no-untyped-def]
+    """The histogram bin of a value >= 0: eighths of a doubling of 1 + x."""
+    return min(int(8.0 * np.log2(1.0 + x)), _BINS - 1)
+
+
+@njit(cache=True)
+def _tail(past, x, spread):  # type: ignore[no-untyped-def]
+    """One-sided p of `x` given a histogram, and the value that nine in ten stay under; (1, 0) while it is thin."""
+    total = past.sum()
+    if total < _LEAST:
+        return 1.0, 0.0
+    above, u = 0.0, _BINS - 1
+    while u > 0 and above + past[u] <= _TAIL * total:
+        above += past[u]
+        u -= 1
+    edge = (u + 1) / 8.0  # in doublings; `above` lies at or past it
+    usual = 2.0**edge - 1.0
+    y = np.log2(1.0 + x)
+    if y < edge:
+        return 1.0, usual
+    excess = 0.0
+    for b in range(u + 1, _BINS):
+        excess += past[b] * min(
+            (b + 0.5) / 8.0 - edge, 4.0 * spread
+        )  # a few far ones do not stretch the tail
+    mean = max(excess / above if above > 0.0 else 0.0, spread)
+    # Each doubling past the edge is as much less likely as the tail so far says, never likelier than it.
+    share = (above + 1.0) / (total + 1.0)
+    return max(share * np.exp(-(y - edge) / (mean * (1.0 + 1.0 / np.sqrt(above + 1.0)))), 1e-9), usual

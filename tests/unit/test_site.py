@@ -1,0 +1,116 @@
+"""The site's own history: far out is odd, thin history says nothing, and an attack does not become normal."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_windows import office
+
+from cmdana_plugin.score import Scores
+from cmdana_plugin.site import COMPONENT, SiteAware
+from feature_extractors.observations import Stage, Windows, take
+
+
+class Undecided:
+    """A detector to which everything is equally likely."""
+
+    name = "undecided"
+    schema_digest = ""
+
+    def receive(self, windows: Windows) -> Scores:
+        n = len(windows)
+        return Scores(np.zeros(n), np.ones(n), {}, np.full((n, 4), 0.25), [""] * n)
+
+    def explain(self, windows: Windows, scores: Scores, rows: np.ndarray) -> list[list[str]]:
+        return [["the model's reason"] for _ in rows]
+
+
+def with_orig_bytes(windows: Windows, row: int, size: int) -> Windows:
+    sizes = windows.connections.orig_bytes.copy()
+    sizes[row] = size
+    return replace(windows, connections=replace(windows.connections, orig_bytes=sizes))
+
+
+def with_name(windows: Windows, row: int, name: str) -> Windows:
+    logs = list(windows.logs)
+    at = int(windows.log_start[row])
+    logs[at] = replace(logs[at], fields={**logs[at].fields, "query": name})
+    return replace(windows, logs=logs)
+
+
+def last_dns(windows: Windows) -> int:
+    return max(i for i, s in enumerate(windows.connections.service) if s == "dns")
+
+
+def test_ordinary_traffic_is_rarely_odd() -> None:
+    scores = SiteAware(Undecided()).receive(office(6000))
+    for nominal in (0.05, 0.01, 0.001):
+        assert (scores.p_value <= nominal).mean() <= nominal
+
+
+def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
+    windows = office(3000)
+    row = last_dns(windows)
+    site = SiteAware(Undecided())
+    odd = with_orig_bytes(windows, row, 80_000)
+    scores = site.receive(odd)
+    assert scores.p_value[row] < 1e-3
+    (reasons,) = site.explain(odd, scores, np.array([row]))
+    assert reasons[0].startswith("80 kB bytes from originator: 9 in 10 here are under")
+    assert reasons[-1] == "the model's reason"
+
+
+def test_a_name_far_longer_than_this_site_asks_for_is_odd() -> None:
+    windows = office(3000)
+    row = last_dns(windows)
+    scores = SiteAware(Undecided()).receive(with_name(windows, row, "a" * 200 + ".example"))
+    assert scores.p_value[row] < 1e-4
+    assert scores.score[row] > 0.5
+
+
+def test_the_first_connections_of_a_service_are_never_odd() -> None:
+    windows = office(60)
+    scores = SiteAware(Undecided()).receive(with_orig_bytes(windows, last_dns(windows), 10**9))
+    assert (scores.components[COMPONENT] == 1.0).all()
+
+
+def test_an_attack_repeated_a_hundred_times_stays_odd() -> None:
+    site = SiteAware(Undecided())
+    windows = office(3000)
+    site.receive(windows)
+    tunnel = with_name(take(windows, np.array([last_dns(windows)])), 0, "a" * 200 + ".example")
+    found = [float(site.receive(tunnel).p_value[0]) for _ in range(100)]
+    assert max(found) < 1e-3
+
+
+def test_early_windows_leave_no_trace() -> None:
+    windows = office(2000)
+    early = replace(
+        windows, connections=replace(windows.connections, stage=np.full(len(windows), Stage.EARLY, np.int8))
+    )
+    one, other = SiteAware(Undecided()), SiteAware(Undecided())
+    one.receive(early)
+    assert (one.receive(windows).p_value == other.receive(windows).p_value).all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 500])
+def test_the_stream_may_be_cut_anywhere(size: int) -> None:
+    windows = office(1500, scan=100)
+    whole = SiteAware(Undecided()).receive(windows)
+    site = SiteAware(Undecided())
+    parts = [
+        site.receive(take(windows, np.arange(b, min(b + size, len(windows)))))
+        for b in range(0, len(windows), size)
+    ]
+    assert (np.concatenate([p.p_value for p in parts]) == whole.p_value).all()
+
+
+def test_the_score_uses_only_the_past() -> None:
+    windows = office(2000)
+    before = SiteAware(Undecided()).receive(take(windows, np.arange(1000)))
+    whole = SiteAware(Undecided()).receive(windows)
+    assert (whole.p_value[:1000] == before.p_value).all()
+
+
+def test_an_empty_block_is_no_trouble() -> None:
+    assert len(SiteAware(Undecided()).receive(take(office(5), np.zeros(0, np.int64))).score) == 0
