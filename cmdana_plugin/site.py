@@ -259,7 +259,7 @@ def _tail(past, x, spread):  # type: ignore[no-untyped-def]
         excess += past[b] * min(
             (b + 0.5) / 8.0 - edge, 4.0 * spread
         )  # a few far ones do not stretch the tail
-    mean = max(excess / above if above > 0.0 else 0.0, spread)
+    mean = max((excess + spread) / (above + 1.0), spread)
     # Each doubling past the edge is as much less likely as the tail so far says, never likelier than it.
     share = (above + 1.0) / (total + 1.0)
     return max(share * np.exp(-(y - edge) / (mean * (1.0 + 1.0 / np.sqrt(above + 1.0)))), 1e-9), usual
