@@ -100,7 +100,10 @@ class Rarity:
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
         codes = self._codes(corpus)
-        return np.sum([s[codes[:, j]] for j, s in enumerate(self._surprise)], axis=0)
+        out = np.zeros(len(codes))
+        for j, surprise in enumerate(self._surprise):
+            out += surprise[codes[:, j]]
+        return out
 
 
 @dataclass(slots=True)
@@ -131,7 +134,9 @@ class Forest:
 
         rows = rows & (corpus.label >= 0)
         x = np.nan_to_num(tabulate(corpus.features, corpus.state)[rows], nan=-1.0)
-        self._model = RandomForestClassifier(n_estimators=200, min_samples_leaf=2, n_jobs=2, random_state=seed)
+        self._model = RandomForestClassifier(
+            n_estimators=200, min_samples_leaf=2, n_jobs=2, random_state=seed
+        )
         self._model.fit(x, corpus.label[rows] == 1, sample_weight=balance(corpus, rows)[rows])
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
@@ -235,7 +240,8 @@ class Recurrent:
         past = x[before[rows].clamp_min(0)] * there[:, :, None]
         hidden, _ = self._model(torch.cat([torch.zeros_like(past[:, :1]), past], dim=1))
         last = hidden[torch.arange(len(rows)), there.sum(dim=1)]
-        return (self._out(last) - x[rows]).pow(2).mean(dim=1)
+        error: torch.Tensor = (self._out(last) - x[rows]).pow(2).mean(dim=1)
+        return error
 
 
 def _mean(x: Table) -> NDArray[np.float64]:
@@ -301,7 +307,7 @@ def _autoencoder(x: Table, seed: int) -> Callable[[Table], NDArray[np.float64]]:
 
 def _kitsune(x: Table, seed: int, size: int = 10) -> Callable[[Table], NDArray[np.float64]]:
     """Small autoencoders over clusters of correlated columns, and one over their errors (Mirsky et al., NDSS 2018)."""
-    correlation = np.nan_to_num(np.corrcoef(x, rowvar=False))
+    correlation: NDArray[np.float64] = np.nan_to_num(np.atleast_2d(np.corrcoef(x, rowvar=False)))
     left, clusters = list(range(x.shape[1])), []
     while left:
         near = sorted(left, key=lambda j: -abs(correlation[left[0], j]))[:size]

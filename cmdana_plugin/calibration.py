@@ -29,7 +29,7 @@ class Tail:
     above: NDArray[np.float64]  # [<= KEPT] falling: share of the sample at least as great
     size: int  # rows that the sample had
     start: float  # where the fitted tail begins
-    shape: float  # of the tail, >= 0: never a finite end point, so p is never 0
+    shape: float  # of the tail, never light: p goes on falling instead of sinking to nothing at once
     scale: float
 
     def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,10 +67,10 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
     start = float(x[int((n - 1) * (1.0 - _TAIL))])
     y = x[x > start] - start
     if len(y) < 10:
-        return Tail(order, above, n, start, 0.0, max(float(x.std()), 1e-3))
+        return Tail(order, above, n, start, 0.1, max(float(x.std()), 1e-3))
     b0 = y.mean()
     b1 = (y * (1.0 - (np.arange(len(y)) + 0.65) / len(y))).mean()
-    shape = float(np.clip(2.0 - b0 / max(b0 - 2.0 * b1, 1e-9), 0.0, 0.5))
+    shape = float(np.clip(2.0 - b0 / max(b0 - 2.0 * b1, 1e-9), 0.1, 0.5))
     return Tail(order, above, n, start, shape, max(float(b0 * (1.0 - shape)), 1e-6))
 
 

@@ -49,12 +49,14 @@ def take_features(features: Features, rows: NDArray[np.int64]) -> Features:
     """The given rows, in the given order."""
     packet_rows, packet_start = _ragged_rows(features.packet_start, rows)
     log_rows, log_start = _ragged_rows(features.log_start, rows)
-    ragged = {"packets": features.packets[packet_rows], "log_tokens": features.log_tokens[log_rows]}
-    starts = {"packet_start": packet_start, "log_start": log_start}
-    plain: dict[str, Any] = {
-        f.name: getattr(features, f.name)[rows] for f in fields(Features) if f.name not in (ragged | starts)
+    columns: dict[str, Any] = {
+        "packets": features.packets[packet_rows],
+        "packet_start": packet_start,
+        "log_tokens": features.log_tokens[log_rows],
+        "log_start": log_start,
     }
-    return Features(**plain, **ragged, **starts)
+    columns |= {f.name: getattr(features, f.name)[rows] for f in fields(Features) if f.name not in columns}
+    return Features(**columns)
 
 
 def concat_features(parts: Sequence[Features]) -> Features:
