@@ -200,6 +200,47 @@ def calibrate(
         print(f"beware: {warning}", file=sys.stderr)
 
 
+@app.command(epilog="Example: cmdana evaluate data/ --out findings.json --page docs/results.md")
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with captures/ and captures.csv (columns capture and split).")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Findings to write (JSON), kept up to date as they come.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="labels.csv(.xz); default: the one in FOLDER.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Page whose measured part to rewrite with the tables.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the detector and of each baseline.")] = 5,
+    variant_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each ablation.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only these detectors and ablations, by name.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the detector, its ablations and the baselines on labelled captures by their fixed split."""
+    settings = configuration.load(config)
+    from cmdana_plugin import measure, show
+
+    with show.steps(quiet=as_json) as progress:
+        tables = measure.measure(
+            folder,
+            labels,
+            out,
+            settings,
+            page=page,
+            seeds=seeds,
+            variant_seeds=variant_seeds,
+            only=only,
+            progress=progress,
+        )
+    print(out.read_text(encoding="utf-8") if as_json else tables)
+
+
 @app.command(epilog="Example: cmdana alerts logs/ --host 10.0.0.0/8 --since 2026-11-22T06:00")
 def alerts(
     logs: Annotated[
