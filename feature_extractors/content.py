@@ -26,12 +26,13 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
-    __slots__ = ("counted", "free", "next", "pending", "pending_bytes")
+    __slots__ = ("counted", "free", "next", "passed", "pending", "pending_bytes")
 
     def __init__(self) -> None:
         self.next = 0
         self.counted = 0  # offset up to which the connection's size counts this direction
         self.free = 0  # content before this offset was declared unneeded and may be missing without harm
+        self.passed = 0  # unneeded content came up to here; the analyzers learn of it with what comes next
         self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
         self.pending_bytes = 0
 
@@ -107,6 +108,11 @@ class Content:
             upper = offset + length
             if upper <= stream.next:
                 continue
+            if upper <= stream.free:
+                stream.passed = max(stream.passed, upper)
+                continue
+            if stream.passed > stream.next:
+                self._pass(connection, stream, is_orig)
             session.partial = partial
             if offset <= stream.next or offset <= stream.free:
                 self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
@@ -118,7 +124,7 @@ class Content:
             if other.pending and not stream.pending:
                 # The peer speaks on, so it has what we lack.
                 self._give_up(connection, other, not is_orig, ts)
-            if root.done or root.skip(is_orig):
+            if root.done or stream.free > stream.next:
                 changed[serial] = None
         return self._wanted(changed)
 
@@ -154,6 +160,8 @@ class Content:
             else:
                 for is_orig in (True, False):
                     stream = connection.streams[is_orig]
+                    if stream.passed > stream.next:
+                        self._pass(connection, stream, is_orig)
                     if stream.pending:
                         self._give_up(connection, stream, is_orig, 0.0)
                     if ends is not None and not connection.root.done:
@@ -223,12 +231,17 @@ class Content:
             session.had_gap = True
             self.counts.add("tcp_payload_not_captured")
             root.gap(is_orig, length - old)
-            self._count(session, stream)
-            return
-        root.data(is_orig, ts, data[old:] if old else data)
+        else:
+            root.data(is_orig, ts, data[old:] if old else data)
         if skip := root.skip(is_orig):
             stream.free = min(stream.next + skip, NEVER)
         self._count(session, stream)
+
+    def _pass(self, connection: _Connection, stream: _Stream, is_orig: bool) -> None:
+        """Tells the analyzers how much came that they did not need."""
+        connection.root.gap(is_orig, stream.passed - stream.next)
+        stream.next = stream.passed
+        self._count(connection.session, stream)
 
     @staticmethod
     def _count(session: Session, stream: _Stream) -> None:

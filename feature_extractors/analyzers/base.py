@@ -22,6 +22,7 @@ MAX_TEXT: Final = 4096  # bytes of one logged string (Log::default_max_field_str
 MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max_field_container_elements)
 
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
+MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
@@ -57,6 +58,7 @@ class Run:
     transactions: OrderedDict[int, tuple[Fields, float, float]] = field(
         default_factory=OrderedDict
     )  # DHCP's, by xid
+    certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
 
     def expect(self, port: int, service: str, ts: float) -> None:
         """A connection to this responder port is announced, as FTP and IRC do for their data."""

@@ -5,7 +5,7 @@ Every length is checked against what encloses it; depth is the caller's, which n
 
 from __future__ import annotations
 
-import hashlib
+import re
 from calendar import timegm
 from collections.abc import Iterator
 from typing import Final
@@ -80,8 +80,8 @@ _CURVES: Final = {
 }  # fmt: skip
 
 
-def certificate(der: bytes) -> Fields:
-    """The fields of x509.log for one certificate. Raises `ParseError`."""
+def certificate(der: bytes, fingerprint: str) -> Fields:
+    """The fields of x509.log for one certificate, whose SHA-256 is `fingerprint`. Raises `ParseError`."""
     outer = list(items(item(der, 0, len(der))))
     if len(outer) < 3:
         raise ParseError("certificate_malformed")
@@ -95,7 +95,7 @@ def certificate(der: bytes) -> Fields:
     serial = value(tbs[0])
     serial = serial[1:] if len(serial) > 1 and serial[0] == 0 else serial
     fields: Fields = {
-        "fingerprint": hashlib.sha256(der).hexdigest(),
+        "fingerprint": fingerprint,
         "certificate.version": version,
         "certificate.serial": serial[:64].hex().upper(),
         "certificate.subject": name(tbs[4]),
@@ -190,6 +190,9 @@ def _extension(extension: Item, fields: Fields) -> None:
             fields["basic_constraints.path_len"] = integer(constraints[-1])
 
 
+_PLAIN: Final = re.compile(rb"[!$-*\-.-:=?-[\]-~](?:[ !#-*\-.-:=?-[\]-~]*[!#-*\-.-:=?-[\]-~])?")
+
+
 def name(rdn_sequence: Item) -> str:
     """A distinguished name as RFC 2253 writes it: last part first, special characters escaped."""
     parts: list[str] = []
@@ -213,6 +216,8 @@ def name(rdn_sequence: Item) -> str:
 
 
 def _escaped(raw: bytes) -> str:
+    if _PLAIN.fullmatch(raw):
+        return raw.decode("ascii")
     out: list[str] = []
     for i, byte in enumerate(raw):
         char = chr(byte)

@@ -74,7 +74,16 @@ class _Message:
         if self.names < 0:
             raise _Malformed
         start = self.pos
-        out, self.pos = self._labels(start, self.end, 0)
+        data = self.data
+        out = None
+        if start + 1 < self.end and data[start] >= 0xC0:
+            target = (data[start] & 0x3F) << 8 | data[start + 1]
+            if target < start:
+                out = self.seen.get(target)
+        if out is None:
+            out, self.pos = self._labels(start, self.end, 0)
+        else:
+            self.pos = start + 2
         if len(out) > MAX_NAME:
             out = out[:MAX_NAME]
         self.seen[start] = out

@@ -240,7 +240,7 @@ class Detector(Analyzer):
             if not (analyzer.needs_start and session.partial):
                 session.feed(analyzer, is_orig, ts, data)
         if not self._matching:
-            self.done = all(a.done for a in self._analyzers)
+            self._settle()
             return
         if self._udp:
             if session.services and not self._chunks:
@@ -263,17 +263,29 @@ class Detector(Analyzer):
             self._matching = False
             self._chunks = []
             self._heads = [b"", b""]
-        self.done = not self._matching and all(a.done for a in self._analyzers)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._matching:
+            for analyzer in self._analyzers:
+                if not analyzer.done:
+                    return
+            self.done = True
 
     def gap(self, is_orig: bool, length: int) -> None:
         for analyzer in self._analyzers:
             if not analyzer.done:
                 analyzer.gap(is_orig, length)
+        self._settle()
 
     def skip(self, is_orig: bool) -> int:
         if self._matching:
             return 0
-        return min((a.skip(is_orig) for a in self._analyzers if not a.done), default=NEVER)
+        least = NEVER
+        for analyzer in self._analyzers:
+            if not analyzer.done and (least := min(least, analyzer.skip(is_orig))) == 0:
+                break
+        return least
 
     def end(self) -> None:
         for analyzer in self._analyzers:

@@ -10,12 +10,21 @@ from __future__ import annotations
 import hashlib
 from typing import ClassVar, Final
 
-from feature_extractors.analyzers.base import Analyzer, Fields, Framed, ParseError, Reader, Session, text
+from feature_extractors.analyzers.base import (
+    MAX_CERTIFICATES,
+    Analyzer,
+    Fields,
+    Framed,
+    ParseError,
+    Reader,
+    Session,
+    text,
+)
 from feature_extractors.analyzers.der import certificate
 from feature_extractors.analyzers.tls_names import ALERTS, CIPHERS, GROUPS
 
 MAX_HISTORY: Final = 100  # SSL::max_ssl_history_length
-MAX_CERTIFICATES: Final = 20
+MAX_CHAIN: Final = 20
 MAX_HANDSHAKE: Final = 128 * 1024
 
 _VERSIONS: Final = {
@@ -372,17 +381,23 @@ class Tls(Analyzer):
         self._log()
         inside = body.sub(min(body.u24(), body.left)) if body.left >= 3 else body
         chain = self._chains[is_orig != self._flipped]
-        while inside.left >= 3 and len(chain) < MAX_CERTIFICATES:
+        while inside.left >= 3 and len(chain) < MAX_CHAIN:
             der = inside.take(inside.u24())
             if not der:
                 continue
             self._saw_certificates = True
-            chain.append(hashlib.sha256(der).hexdigest())
-            try:
-                fields = certificate(der)
-            except ParseError:
-                self.session.counts.add("x509_malformed")
-                continue
+            fingerprint = hashlib.sha256(der).hexdigest()
+            chain.append(fingerprint)
+            known = self.session.run.certificates
+            if fingerprint not in known:
+                try:
+                    known[fingerprint] = certificate(der, fingerprint)
+                except ParseError:
+                    self.session.counts.add("x509_malformed")
+                    continue
+                if len(known) > MAX_CERTIFICATES:
+                    known.popitem(last=False)
+            fields = dict(known[fingerprint])
             is_server = chain is self._chains[0]
             fields["host_cert"] = is_server and len(chain) == 1
             fields["client_cert"] = not is_server and len(chain) == 1
