@@ -23,6 +23,7 @@ from cmdana_plugin.logs import (
     notice_row,
 )
 from feature_extractors.analyzers.base import ContentLimits
+from feature_extractors.errors import CaptureError
 from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.frames import Counts
 from feature_extractors.observations import Windows
@@ -99,7 +100,10 @@ def extract(captures: Sequence[Path | str], config: Config, summary: Summary) ->
             windows = extractor.receive(block)
             if len(windows):
                 yield windows
-    windows = extractor.finish()
+    try:
+        windows = extractor.finish()
+    except CaptureError as error:
+        raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
     if len(windows):
         yield windows
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))

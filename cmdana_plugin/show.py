@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,11 +148,17 @@ def labelled(console: Console, found: Found) -> None:
 
 def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
     """The same as an object for `--json`."""
-    return {
-        **asdict(s),
+    # asdict would rebuild a Counter from its pairs and count those.
+    plain = {**asdict(replace(s, verdicts=Counter(), undecoded=Counter())), "verdicts": dict(s.verdicts)}
+    plain["undecoded"] = dict(s.undecoded)
+    whole = {
+        **plain,
         "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
-        **({"labels": asdict(found)} if found else {}),
     }
+    if found is not None:
+        counted = asdict(replace(found, connections=Counter(), flagged=Counter()))
+        whole["labels"] = {**counted, "connections": dict(found.connections), "flagged": dict(found.flagged)}
+    return whole
 
 
 def finding(f: Finding) -> None:

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numba import njit
+from numba.np import linalg
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What compiled code computes with; to the type checker an int, since that is how it is used.
 i64: Final = cast("Callable[[Any], int]", np.int64)
+
+
+def _load() -> None:
+    """Has numba load its array functions, without scipy, which they try to: it takes a fifth of a second.
+
+    Only a compiled `np.cov` of somebody else in the process would miss it.
+    """
+
+    def refuse() -> None:
+        raise ImportError
+
+    real = linalg.ensure_blas
+    linalg.ensure_blas = refuse
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = real
+
+
+_load()
 
 _SOURCES: Final = (
     "decode",
