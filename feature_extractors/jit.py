@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit
 from numba.np import linalg
 
+__all__ = ["entry", "fingerprint", "helper", "i64", "njit"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What compiled code computes with; to the type checker an int, since that is how it is used.

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.jit import njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
