@@ -57,7 +57,7 @@ class Model(_Table):
     path: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
-    max_hosts: Count = 1_000_000
+    max_hosts: Count = 131_072
     site_history: bool = True
 
 

@@ -172,11 +172,15 @@ class LogWriter:
         except OSError as error:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
 
-    def write(self, rows: Iterable[tuple[Value, ...]], now: float) -> None:
-        """Rows in the order of the stream's fields, at network time `now` (seconds since the epoch)."""
+    def write(self, rows: Iterable[tuple[Value, ...]], now: float, opened: float | None = None) -> None:
+        """Rows in the order of the stream's fields, at network time `now` (seconds since the epoch).
+
+        `opened` is the time that the header names if this is the first write; without it `now`.
+        """
         encode = self._encode
         try:
-            self._open(now)
+            self._open(now if opened is None else opened)
+            self._now = now
             self._file.writelines(encode(row) for row in rows)
         except OSError as error:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
@@ -201,7 +205,6 @@ class LogWriter:
         if self._tsv and not self._opened:
             self._file.write(_header(self._stream, now))
         self._opened = True
-        self._now = now
 
 
 def _stamp(now: float) -> str:

@@ -193,11 +193,11 @@ def _consume(
             raise item
         judged = judge.receive(item)
         c = item.connections
-        now = float(c.end.max())
+        now, first = float(c.end.max()), float(c.end[0])
         ids = [v.community_id for v in judged.verdicts]
-        conn.write(conn_rows(c, ids, local), now)
-        cmdana.write(map(cmdana_row, judged.verdicts), now)
-        notice.write(map(notice_row, judged.notices), now)
+        conn.write(conn_rows(c, ids, local), now, first)
+        cmdana.write(map(cmdana_row, judged.verdicts), now, first)
+        notice.write(map(notice_row, judged.notices), now, first)
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
         summary.last = max(summary.last, now)
