@@ -120,7 +120,7 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """All that is known of `n` connections: row i owns packets [packet_start[i], packet_start[i+1]) and likewise logs."""
+    """All known of `n` connections: row i owns packets [packet_start[i], packet_start[i+1]), and likewise logs."""
 
     connections: Connections
     packets: Packets

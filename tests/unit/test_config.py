@@ -60,7 +60,7 @@ def test_a_missing_file_that_was_asked_for_is_an_error_and_a_missing_default_is_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert load(None) == Config()
-    with pytest.raises(ConfigError, match="nowhere.toml: cannot be read: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: cannot be read: No such file or directory"):
         load(Path("nowhere.toml"))
 
 

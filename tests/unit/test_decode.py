@@ -140,7 +140,9 @@ def test_a_reassembled_tower_of_tunnels_hands_every_floor_on() -> None:
         )
     parts = [Frame(part, 1.0 + n / 100) for n, part in enumerate(pieces(packet[20:], 1400))]
     windows, _ = extract(parts * 30, content=True)
-    assert sorted(row["orig_pkts"] for row in rows(windows)) == [30, 30, 90], "three floors have the same ends"
+    assert sorted(row["orig_pkts"] for row in rows(windows)) == [30, 30, 90], (
+        "three floors have the same ends"
+    )
 
 
 def test_a_tunnel_deeper_than_zeek_follows_is_counted_and_let_go() -> None:
