@@ -177,7 +177,11 @@ def train(
     )
     prepared = _prepare(corpus, how, recipe, schema)
     network = _network(prepared, schema, recipe, init)
-    _fit(network, prepared, corpus, benign, recipe, progress)
+    torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
+    try:
+        _fit(network, prepared, corpus, benign, recipe, progress)
+    finally:
+        torch.set_flush_denormal(False)
     mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
     trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
     if recipe.trees and (corpus.label[learn] == 1).any():
@@ -324,7 +328,6 @@ def _fit(
     previous = _previous(corpus.ids[:, 0])
     plan = _chunks(corpus.bounds, benign, rng)
     total, step = recipe.epochs * len(plan), 0
-    torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
     )
