@@ -267,7 +267,7 @@ def decode_frame(frame: bytes) -> Event | PeerError | None:
     Frames are bytes on purpose: a Zeek `string` that is not UTF-8 travels raw in a text frame, and a client that
     insists on UTF-8 loses its connection to one name in the traffic. Raises `WireError`.
     """
-    message = _json("frame", frame.decode("utf-8", "backslashreplace"))
+    message = _json("frame", _text(frame))
     match message:
         case {"type": "error", "code": str(code), "context": str(context)}:
             return PeerError(code, context)
@@ -286,9 +286,18 @@ def decode_frame(frame: bytes) -> Event | PeerError | None:
             raise _refused("frame", frame[:80], "a data-message or an error")
 
 
+def _text(frame: bytes) -> str:
+    """The frame as text; a byte that is not UTF-8 becomes \\xff in the JSON string that it stands in."""
+    try:
+        return frame.decode("utf-8")
+    except UnicodeDecodeError:
+        text = frame.decode("utf-8", "surrogateescape")
+        return _RAW.sub(lambda byte: f"\\\\x{ord(byte[0]) - 0xDC00:02x}", text)
+
+
 def decode_ack(frame: bytes) -> tuple[str, str]:
     """Zeek's endpoint id and version from the first frame. Raises `WireError` with Zeek's own words of refusal."""
-    match _json("ack", frame.decode("utf-8", "backslashreplace")):
+    match _json("ack", _text(frame)):
         case {"type": "ack", "endpoint": str(endpoint), "version": str(version)}:
             return endpoint, version
         case {"type": "error", "code": str(code), "context": str(context)}:
@@ -296,6 +305,8 @@ def decode_ack(frame: bytes) -> tuple[str, str]:
         case _:
             raise _refused("ack", frame[:80], 'an object of type "ack"')
 
+
+_RAW: Final = re.compile("[\udc80-\udcff]")
 
 # ConnectionRow, field by field: types, least and greatest value.
 _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {

@@ -279,7 +279,7 @@ def test_every_recorded_frame_of_a_real_zeek_is_understood() -> None:
         "failed to create Zeek event",
         "failed to decode JSON object",
     }
-    assert len(read) == 6
+    assert len(read) == 5
 
 
 def test_a_refusal_instead_of_the_acknowledgement_is_told_in_zeeks_words() -> None:
