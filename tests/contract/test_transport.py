@@ -161,7 +161,8 @@ def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pa
     counts, told = Counts(), []
     inbox = Inbox(1000, counts)
     hello = Event("verdicts/alive", "CMDANA::alive", "hello")
-    drain = Drain(pair.transport(), inbox, lambda: [hello], lambda: [], told.append, reconnect=(0.05, 0.1))
+    # Not sooner back than the peer can see that it was gone.
+    drain = Drain(pair.transport(), inbox, lambda: [hello], lambda: [], told.append, reconnect=(1.0, 2.0))
     drain.start()
     try:
         wait_for(lambda: pair.peer.received.count(hello) == 1, "the first hello")
