@@ -199,19 +199,16 @@ class Decider:
         else:
             return None
         many = "256 or more" if len(evidence.others) >= 256 else str(len(evidence.others))
-        toward = "to" if role == "originator" else "from"
+        does, toward = ("is behind", "to") if role == "originator" else ("receives", "from")
         hosts = "host" if len(evidence.others) == 1 else "hosts"
         services = ", ".join(name for name, _ in evidence.ports.most_common(3))
         more = len(evidence.ports) - 3
+        rest = f" and {more} more" if more > 0 else ""
         reasons = "; ".join(reason for reason, _ in evidence.reasons.most_common(self._budget.max_reasons))
         return Notice(
             ts=verdict.ts,
             note=ANOMALOUS_HOST,
-            msg=f"{host} is behind {evidence.odd} odd connections {toward} {many} {hosts}"
-            f" ({services}{f' and {more} more' if more > 0 else ''})"
-            if role == "originator"
-            else f"{host} receives {evidence.odd} odd connections {toward} {many} {hosts}"
-            f" ({services}{f' and {more} more' if more > 0 else ''})",
+            msg=f"{host} {does} {evidence.odd} odd connections {toward} {many} {hosts} ({services}{rest})",
             sub=f"{reasons}; evidence {evidence.sum:.0f} decades",
             identifier=f"{role}|{host}|{evidence.odd}",
             uid=verdict.uid,
