@@ -138,6 +138,7 @@ class Forest:
             n_estimators=200, min_samples_leaf=2, n_jobs=2, random_state=seed
         )
         self._model.fit(x, corpus.label[rows] == 1, sample_weight=balance(corpus, rows)[rows])
+        self._model.n_jobs = 1  # threads add the trees' votes in any order, and so differ in the last bit
 
     def score(self, corpus: Corpus) -> NDArray[np.float64]:
         x = np.nan_to_num(tabulate(corpus.features, corpus.state), nan=-1.0)
