@@ -98,6 +98,8 @@ class Endpoint(_Table):
     reconnect_min: Seconds = 0.5
     reconnect_max: Seconds = 30.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    sniff: str = ""
+    sniff_connections: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
 
 
 class Zeek(_Table):

@@ -25,13 +25,14 @@ from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import Batch, Event
 from cmdana_plugin.window import Aligner
-from feature_extractors.errors import CmdanaError
+from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
     from cmdana_plugin.pipeline import Judge, Judged
     from cmdana_plugin.replay import Summary
+    from cmdana_plugin.sniffed import Sniffed, Sniffer
 
 _VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
@@ -57,6 +58,7 @@ class Live:
         transport: Transport,
         tell: Callable[[str], None],
         *,
+        sniffed: Sniffed | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -67,6 +69,7 @@ class Live:
         self._unanswered = 0
         self.counts = Counts()
         self.aligner = Aligner()
+        self._sniffed = sniffed
         self.inbox = Inbox(settings.queue_records, self.counts)
         identity = Identity(
             f"{secrets.token_hex(8)}", _VERSION, judge.detector.name, judge.detector.schema_digest
@@ -107,6 +110,8 @@ class Live:
         total: Counter[str] = Counter({"connections_judged": self.session.judged})
         for counts in (self.counts, self.session.counts, self.aligner.counts, self.drain.counts):
             total.update(counts.by_reason)
+        if self._sniffed is not None:
+            total.update(self._sniffed.counts.by_reason)
         return dict(total)
 
     def gauges(self) -> dict[str, float]:
@@ -116,6 +121,8 @@ class Live:
     def _move(self, received: Sequence[Received]) -> Judged:
         batches: list[Batch] = self.session.receive(received)
         windows = self.aligner.receive(batches)
+        if self._sniffed is not None:
+            windows = self._sniffed.complete(windows)
         judged = self._judge.receive(windows)
         events = self.session.answer(judged)
         unsent = len(events) - self.drain.send(events)
@@ -140,7 +147,8 @@ class Live:
 def run(settings: Config, load: Callable[[], Judge]) -> int:
     """Judges a running Zeek's connections until SIGTERM or SIGINT; the exit status.
 
-    Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port.
+    Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
+    an interface that cannot be listened on.
     """
     from cmdana_plugin.endpoint.metrics import serve
 
@@ -149,7 +157,8 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
     # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
     gc.collect()
     gc.freeze()
-    live = Live(settings.endpoint, judge, transport, _tell)
+    sniffer = _sniffer(settings.endpoint, _tell) if settings.endpoint.sniff else None
+    live = Live(settings.endpoint, judge, transport, _tell, sniffed=sniffer.sniffed if sniffer else None)
     stop_metrics = (
         serve(settings.endpoint.metrics_port, live.counters, live.gauges)
         if settings.endpoint.metrics_port
@@ -158,11 +167,15 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
     stop = threading.Event()
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
+        if sniffer is not None:
+            sniffer.start()
         live.start()
         while not stop.is_set():
             live.step(0.2)
         live.leave()
     finally:
+        if sniffer is not None:
+            sniffer.stop()
         for which, handler in before.items():
             signal.signal(which, handler)
         if stop_metrics is not None:
@@ -173,6 +186,17 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )
     return 0
+
+
+def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:
+    from cmdana_plugin.sniffed import Sniffed, Sniffer
+    from feature_extractors.readers.scapy_reader import ScapySniffer
+
+    try:
+        reader = ScapySniffer(endpoint.sniff)
+    except CaptureError as error:
+        raise CmdanaError(f"[endpoint] sniff: {error}") from None
+    return Sniffer(reader, Sniffed(endpoint.sniff_connections, reader.counts), reader.stop, tell)
 
 
 def replay_through_zeek(

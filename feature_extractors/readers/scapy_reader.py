@@ -6,7 +6,10 @@ sections, and it knows neither Kuznetzov's pcap nor pcap before version 2.4.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,9 @@ from feature_extractors.readers.source import Source, is_live, label, open_sourc
 _BUFFER: Final = 256 * 1024
 _MAX_READ: Final = 16 * 1024 * 1024  # bytes that no record reaches
 _WAIT: Final = 0.5  # seconds for which live frames wait for more to come
+_RECEIVE_BUFFER: Final = 16 * 1024 * 1024  # bytes of frames that the kernel holds for us
+# Linux: asm-generic/socket.h and linux/if_packet.h
+_SO_RCVBUFFORCE, _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 33, 263, 6, 23
 _LINKS: Final = {
     "Ether": 1,
     "IP": 101,
@@ -119,6 +125,10 @@ class ScapySniffer:
             self._socket = conf.L2listen(iface=interface, filter=bpf or None)
         except (OSError, ValueError, Scapy_Exception) as error:
             raise CaptureError(f"cannot listen on interface {interface}: {error}") from error
+        with contextlib.suppress(OSError):  # scapy's own 64 KiB is a burst of forty frames
+            self._socket.ins.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        if interface == conf.loopback_name:  # whose every frame goes out and comes in
+            self._socket.ins.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
 
     def __iter__(self) -> Iterator[FrameBlock]:
         return gather(self._frames(), self.counts)
@@ -142,9 +152,15 @@ class ScapySniffer:
                     yield RawFrame(data, len(data), time.time() if ts is None else float(ts), link)
                 if time.monotonic() >= flush:
                     yield None
+                    self._count_drops()
                     flush = time.monotonic() + _WAIT
         finally:
             self._socket.close()
+
+    def _count_drops(self) -> None:
+        with contextlib.suppress(OSError):
+            said = self._socket.ins.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+            self.counts.add("frames_dropped_by_kernel", struct.unpack("=II", said)[1])
 
 
 class _File:
