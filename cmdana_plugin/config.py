@@ -81,6 +81,18 @@ class Incident(_Table):
     max_hosts: Count = 100_000
 
 
+class Drift(_Table):
+    """When the traffic has moved away from what the model learned (`cmdana_plugin.drift`)."""
+
+    window: Seconds = 3600.0
+    windows: Count = 3
+    lift: Annotated[float, Field(gt=1)] = 3.0
+    least: Count = 300
+    hosts: Count = 5
+    per_host: Annotated[int, Field(ge=1, le=60_000)] = 50
+    suppress_for: Seconds = 86_400.0
+
+
 class Endpoint(_Table):
     """The road to a running Zeek."""
 
@@ -128,6 +140,7 @@ class Config(_Table):
     model: Model = Model()
     verdict: Verdict = Verdict()
     incident: Incident = Incident()
+    drift: Drift = Drift()
     endpoint: Endpoint = Endpoint()
     zeek: Zeek = Zeek()
     logs: Logs = Logs()

@@ -116,7 +116,11 @@ class Live:
 
     def gauges(self) -> dict[str, float]:
         """What holds now."""
-        return {"connected": float(self.drain.connected), "records_waiting": float(len(self.inbox))}
+        return {
+            "connected": float(self.drain.connected),
+            "records_waiting": float(len(self.inbox)),
+            "lag_seconds": self.inbox.lag(self._clock()),
+        }
 
     def _move(self, received: Sequence[Received]) -> Judged:
         batches: list[Batch] = self.session.receive(received)
@@ -150,7 +154,7 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     an interface that cannot be listened on.
     """
-    from cmdana_plugin.endpoint.metrics import serve
+    from cmdana_plugin.endpoint.metrics import Numbers, serve
 
     transport = make_transport(settings.endpoint, _VERSION)
     judge = load()
@@ -160,7 +164,10 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
     sniffer = _sniffer(settings.endpoint, _tell) if settings.endpoint.sniff else None
     live = Live(settings.endpoint, judge, transport, _tell, sniffed=sniffer.sniffed if sniffer else None)
     stop_metrics = (
-        serve(settings.endpoint.metrics_port, live.counters, live.gauges)
+        serve(
+            settings.endpoint.metrics_port,
+            Numbers(live.counters, live.gauges, judge.watch, judge.decider.threshold),
+        )
         if settings.endpoint.metrics_port
         else None
     )

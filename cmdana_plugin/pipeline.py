@@ -15,6 +15,7 @@ from cmdana_plugin.decide import Decider
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.score import Detector, Scores
 from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, Notice, Verdict
+from cmdana_plugin.watch import Watch
 from feature_extractors.community_id import community_id_v1
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
 
@@ -50,6 +51,7 @@ class Judge:
     def __init__(self, detector: Detector, config: Config) -> None:
         self.detector = detector
         self.decider = Decider(config.verdict, config.incident)
+        self.watch = Watch(config, WORDS)
         self._max_reasons = config.verdict.max_reasons
 
     def receive(self, windows: Windows) -> Judged:
@@ -58,7 +60,7 @@ class Judge:
             return Judged((), ())
         scores = self.detector.receive(windows)
         verdicts = self._verdicts(windows, scores)
-        notices: list[Notice] = []
+        notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
         for i, (verdict, end) in enumerate(zip(verdicts, windows.connections.end.tolist(), strict=True)):
             raised = self.decider.receive(verdict, end)
             if raised:
@@ -67,6 +69,7 @@ class Judge:
                     verdicts[i] = replace(verdict, reasons=tuple(explained))
                     raised = [_explained(n, explained) for n in raised]
                 notices += raised
+        self.watch.noticed(notices)
         return Judged(verdicts, notices)
 
     def _verdicts(self, windows: Windows, scores: Scores) -> list[Verdict]:

@@ -66,6 +66,11 @@ class Inbox:
         """Records waiting."""
         return self._records
 
+    def lag(self, now: float) -> float:
+        """Seconds for which the oldest has waited, by the clock of `put`."""
+        with self._changed:
+            return max(now - self._waiting[0][2], 0.0) if self._waiting else 0.0
+
     def put(self, received: Sequence[Received], now: float) -> None:
         """Never waits. `now` is the arrival in seconds of any steady clock."""
         with self._changed:

@@ -167,21 +167,21 @@ def test_every_page_that_is_linked_is_there() -> None:
 
 
 def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint_has() -> None:
-    from cmdana_plugin.endpoint import metrics
+    from cmdana_plugin.drift import Lift
+    from cmdana_plugin.endpoint.metrics import _GAUGES, Numbers
+    from cmdana_plugin.watch import Watch
 
-    served: dict[str, float] = {}
-    collector = metrics._Counts(
-        lambda: {"connections_judged": 1}, lambda: {"connected": 1.0, "records_waiting": 0.0}
-    )
-    for family in collector.collect():
-        served |= {sample.name: sample.value for sample in family.samples}
-    text = (ROOT / "docs" / "operator.md").read_text() + (
-        ROOT / "docs" / "grafana" / "cmdana.json"
-    ).read_text()
-    names = set(re.findall(r"\bcmdana_endpoint_\w+", text))
-    assert len(names) >= 3
-    assert names <= set(served)
-    counters = set(re.findall(r'what=\\?"([a-z_]+)\\?"', text))
+    watch = Watch(Config(), pipeline.WORDS)
+    watch.verdicts["final benign"] = 1
+    watch.notices["Anomalous_Host"] = 1
+    watch.drift.lifts = {"dns": Lift(300, 5, 1.5, 0, False)}
+    collector = Numbers(lambda: {"connections_judged": 1}, lambda: dict.fromkeys(_GAUGES, 1.0), watch, 0.5)
+    served = {sample.name for family in collector.collect() for sample in family.samples}
+    page = (ROOT / "docs" / "operator.md").read_text()
+    board = (ROOT / "docs" / "grafana" / "cmdana.json").read_text()
+    named = set(re.findall(r"`(cmdana_\w+)[`{]", page)) | set(re.findall(r"\bcmdana_\w+", board))
+    assert named == served  # the page says all that there is
+    counters = set(re.findall(r'what=\\?"([a-z_]+)\\?"', page + board))
     assert len(counters) >= 5
     code = sources()
     assert [c for c in counters if f'"{c}"' not in code] == []
