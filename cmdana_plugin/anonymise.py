@@ -14,8 +14,6 @@ import hmac
 import io
 import ipaddress
 import json
-import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +27,6 @@ from yacryptopan import CryptoPAn
 from cmdana_plugin.zeeklog import Skipped
 from feature_extractors.errors import CmdanaError, RecordError
 
-_KEY_BYTES: Final = 32
 _HASH_CHARACTERS: Final = 12  # of each label of a name: 48 bits
 
 _UIDS: Final = frozenset(
@@ -64,10 +61,6 @@ _LEFT_OUT: Final = frozenset(
 _LABELS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
 
 
-class KeyFileError(CmdanaError):
-    """A key file cannot be used; the message says why and what to do."""
-
-
 @dataclass(slots=True)
 class Done:
     """What was written: rows by file, and what was passed over."""
@@ -75,40 +68,6 @@ class Done:
     files: dict[str, int] = field(default_factory=dict)
     not_logs: list[str] = field(default_factory=list)  # files of other kinds, which were not copied
     skipped: dict[str, Skipped] = field(default_factory=dict)
-
-
-def new_key(path: Path) -> None:
-    """Writes a new random key that only its owner can read. Raises `KeyFileError` where there is a file already."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise KeyFileError(
-            f"{path}: is there already; a new key would make other addresses of the same hosts"
-        ) from None
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
-    with os.fdopen(file, "w", encoding="ascii") as out:
-        out.write(secrets.token_hex(_KEY_BYTES) + "\n")
-
-
-def read_key(path: Path) -> bytes:
-    """The key in a file of 64 hexadecimal digits. Raises `KeyFileError` for another, or one that others can read."""
-    try:
-        mode = path.stat().st_mode
-        words = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read: {error.strerror}; --new-key makes one") from None
-    except UnicodeDecodeError:
-        words = ""
-    if mode & 0o077:
-        raise KeyFileError(f"{path}: others can read it (mode {mode & 0o777:03o}); chmod 600 {path}")
-    try:
-        key = bytes.fromhex(words)
-    except ValueError:
-        key = b""
-    if len(key) != _KEY_BYTES:
-        raise KeyFileError(f"{path}: no key; expected {2 * _KEY_BYTES} hexadecimal digits")
-    return key
 
 
 class Anonymiser:

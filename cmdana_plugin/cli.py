@@ -45,6 +45,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     import torch
 
     from cmdana_plugin.detector import load_detector
+    from cmdana_plugin.keyfile import state_salt
     from cmdana_plugin.pipeline import Judge
     from cmdana_plugin.site import SiteAware
 
@@ -54,8 +55,9 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = settings.threads or min(os.cpu_count() or 1, 2)
-    detector = load_detector(path, device=device, threads=threads, hosts=settings.max_hosts)
-    return Judge(SiteAware(detector) if settings.site_history else detector, config)
+    salt = state_salt(settings.state_key)
+    detector = load_detector(path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts)
+    return Judge(SiteAware(detector, salt) if settings.site_history else detector, config)
 
 
 @app.command(epilog="Example: cmdana replay incident.pcap --out incident/")
@@ -375,12 +377,12 @@ def anonymise(
 ) -> None:
     """Write logs and labels that can be shared: addresses by Crypto-PAn, names hashed, sentences left out."""
     from cmdana_plugin import anonymise as anonymous
-    from cmdana_plugin import show
+    from cmdana_plugin import keyfile, show
 
     if new_key:
-        anonymous.new_key(key)
+        keyfile.new_key(key)
     with show.steps(quiet=as_json) as progress:
-        done = anonymous.anonymise(logs, out, anonymous.read_key(key), progress)
+        done = anonymous.anonymise(logs, out, keyfile.read_key(key), progress)
     if as_json:
         print(json.dumps(anonymous.done_object(done, out)))
         return

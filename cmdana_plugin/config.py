@@ -59,6 +59,7 @@ class Model(_Table):
     threads: Annotated[int, Field(ge=0)] = 0
     max_hosts: Count = 131_072
     site_history: bool = True
+    state_key: str = ""
 
 
 class Verdict(_Table):

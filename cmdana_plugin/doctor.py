@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import re
 import shutil
 import socket
@@ -17,6 +18,7 @@ from typing import Final, Literal
 
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config
+from cmdana_plugin.keyfile import KeyFileError, read_key, state_key_path
 from feature_extractors.errors import CmdanaError
 
 State = Literal["ok", "missing", "wrong"]
@@ -57,6 +59,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     yield _torch(settings)
     yield _numba()
     yield _model(settings, model)
+    yield _state_key(settings)
     yield from _tshark(settings)
     yield from _zeek(settings)
     yield _broker(settings)
@@ -126,6 +129,25 @@ def _model(settings: Config, model: Path | None) -> Finding:
     return Finding(
         "model", "ok", f"{detector.name} ({path or 'the one shipped'}), schema {detector.schema_digest[:12]}"
     )
+
+
+def _state_key(settings: Config) -> Finding:
+    path = state_key_path(settings.model.state_key)
+    try:
+        read_key(path)
+    except KeyFileError as error:
+        if path.exists():
+            return Finding(
+                "state key", "wrong", str(error), "correct that; or delete it, and a new one is made"
+            )
+        if os.access(next(p for p in path.absolute().parents if p.exists()), os.W_OK):
+            return Finding("state key", "ok", f"{path}, made at the first start")
+        return Finding(
+            "state key", "missing", f"{path} cannot be made",
+            "each start hashes with a key of its own; to keep one, set [model] state_key to a file that this user "
+            "may write",
+        )  # fmt: skip
+    return Finding("state key", "ok", str(path))
 
 
 def _tshark(settings: Config) -> Iterator[Finding]:

@@ -60,8 +60,10 @@ _NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_nam
 class SiteAware:
     """A detector whose p-value is joined with that of the site's history: twice the smaller of both (Bonferroni)."""
 
-    def __init__(self, inner: Detector) -> None:
+    def __init__(self, inner: Detector, salt: int = 0) -> None:
+        """`salt`, 64 secret bits, keys the hashes of hosts."""
         self.inner = inner
+        self._salt = np.uint64(salt)
         self.name = inner.name
         self.schema_digest = inner.schema_digest
         self._strata: dict[str, int] = {}
@@ -92,7 +94,7 @@ class SiteAware:
                 for s, q, r in zip(c.service, c.ip_proto, c.resp_p, strict=True)
             ]
         )
-        orig, resp = _hashed(c.orig_h), _hashed(c.resp_h)
+        orig, resp = _hashed(c.orig_h, self._salt), _hashed(c.resp_h, self._salt)
         final = c.stage == Stage.FINAL
         spread = np.array([m.spread for m in MEASURES])
         _walk(
@@ -157,9 +159,9 @@ def _longest_names(logs: Sequence[LogEntry], start: NDArray[np.int64]) -> NDArra
     return longest
 
 
-def _hashed(addresses: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def _hashed(addresses: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
     halves = np.ascontiguousarray(addresses).view(np.uint64).reshape(-1, 2)
-    return _mixed(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ _mixed(halves[:, 1]))
+    return _mixed(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ _mixed(halves[:, 1] ^ salt))
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

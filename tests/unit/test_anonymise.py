@@ -8,7 +8,8 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin.anonymise import Anonymiser, KeyFileError, anonymise, new_key, read_key
+from cmdana_plugin.anonymise import Anonymiser, anonymise
+from cmdana_plugin.keyfile import KeyFileError, new_key, read_key
 from cmdana_plugin.labels import read_labels
 from cmdana_plugin.zeeklog import read_rows
 from feature_extractors.errors import CmdanaError, RecordError
