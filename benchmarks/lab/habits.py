@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.lab.net import Host
 from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World, words
@@ -16,6 +17,9 @@ AGENTS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
     "curl/7.88.1",
     "updater/2.4",
+)
+BY_PROGRAM = (
+    0.25  # of what the actor's client could do is done by a program started for it; alike in both classes
 )
 
 
@@ -33,9 +37,99 @@ class Occasion:
     ) -> Step:
         return Step(round(self.at + after, 3), what, argv, limit, env, feed)
 
+    def client(self, what: str, do: str, *, after: float = 0.0, **task: Any) -> Step:
+        """For the actor's own client."""
+        task = {"do": do, "what": what, "ca": self.world.ca(), **task}
+        return Step(round(self.at + after, 3), what, (), task=task)
+
+    def by_program(self) -> bool:
+        return self.rng.random() < BY_PROGRAM
+
+    def agent(self) -> str:
+        return AGENTS[hash_of(self.actor.name) % len(AGENTS)]
+
+    def web(
+        self,
+        what: str,
+        *requests: Request,
+        after: float = 0.0,
+        limit: float = 30.0,
+        auth: str = "",
+        apart: bool | None = None,
+        by_program: bool | None = None,
+    ) -> Step:
+        """Requests by curl or by the actor's client; with curl all must be alike but for their address."""
+        apart = self.rng.random() < 0.4 if apart is None else apart
+        tls = "1.2" if self.rng.random() < 0.25 else ""
+        if not (self.by_program() if by_program is None else by_program):
+            more = {"auth": auth} if auth else {}
+            return self.client(
+                what, "web", after=after, requests=requests, agent=self.agent(), apart=apart, tls=tls, **more
+            )
+        first = requests[0]
+        argv = [*(["-u", auth] if auth else []), *(["--tls-max", tls] if tls else []), "--compressed"]
+        argv += ["-H", "Connection: close"] if apart else []
+        argv += [
+            part for name, value in first.get("headers", {}).items() for part in ("-H", f"{name}: {value}")
+        ]
+        argv += ["-T", first["file"]] if "file" in first else ["-d", first["body"]] if "body" in first else []
+        argv += ["--http1.1"] if self.rng.random() < 0.3 else []
+        argv += ["--parallel", "--parallel-max", "4"] if len(requests) > 2 and self.rng.random() < 0.3 else []
+        for request in requests:
+            argv += ["-o", "/dev/null", request["url"]]
+        return self.curl(what, *argv, after=after, limit=limit)
+
+    def look_up(
+        self, what: str, *names: tuple[str, str], after: float = 0.0, by_program: bool | None = None
+    ) -> Step:
+        """Questions to the site's resolver; a name `-x` asks for the name of an address."""
+        if self.by_program() if by_program is None else by_program:
+            tcp = ["+tcp"] if self.rng.random() < 0.04 else []
+            return self.step(
+                what,
+                "dig",
+                "+tries=2",
+                "+time=2",
+                *tcp,
+                *(part for pair in names for part in pair),
+                after=after,
+            )
+        asked = [
+            (".".join(reversed(kind.split("."))) + ".in-addr.arpa", "PTR") if name == "-x" else (name, kind)
+            for name, kind in names
+        ]
+        server = self.world.offering("resolver")[0].address
+        return self.client(what, "dns", after=after, names=asked, server=server, tcp=self.rng.random() < 0.02)
+
+    def knock(self, what: str, host: str, port: int | str, *, after: float = 0.0, wait: float = 3.0) -> Step:
+        """A connection that is opened and closed, or fails."""
+        if self.by_program():
+            return self.step(what, "ncat", "-z", "-w", str(int(wait)), host, str(port), after=after)
+        return self.client(what, "knock", after=after, host=host, port=int(port), wait=wait)
+
+    def mail_box(
+        self,
+        what: str,
+        host: str,
+        auth: str,
+        *,
+        secure: bool,
+        after: float = 0.0,
+        by_program: bool | None = None,
+    ) -> Step:
+        if self.by_program() if by_program is None else by_program:
+            request = self.rng.choice(("NOOP", "SEARCH ALL", "STATUS INBOX (MESSAGES)"))
+            url = f"imap{'s' if secure else ''}://{host}/INBOX"
+            return self.curl(what, "-u", auth, "-X", request, url, after=after)
+        stay = (
+            {"looks": self.rng.randrange(2, 8), "pause": self.rng.uniform(2, 25)}
+            if self.rng.random() < 0.1
+            else {}
+        )
+        return self.client(what, "imap", after=after, host=host, auth=auth, secure=secure, **stay)
+
     def curl(self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0) -> Step:
-        agent = AGENTS[hash_of(self.actor.name) % len(AGENTS)]
-        fixed = ("curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", agent)
+        fixed = ("curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", self.agent())
         return self.step(what, *fixed, *argv, after=after, limit=limit + 5)
 
     def server(self, service: str) -> tuple[Host, str] | None:
@@ -54,23 +148,27 @@ def hash_of(text: str) -> int:
 
 
 Habit = Callable[[Occasion], Iterator[Step]]
+Request = dict[str, Any]  # url; method, body or file, headers, pause before it in seconds
 
 
 def _pages(o: Occasion, site: str, scheme: str, count: int, what: str) -> Iterator[Step]:
-    after = 0.0
-    for _ in range(count):
-        urls: list[str] = []
+    """Pages with their parts, read one after the other."""
+    pages: list[list[Request]] = []
+    for number in range(count):
         parts = [
             f"p{o.rng.randrange(PAGES)}.html",
             *(f"a{o.rng.randrange(ASSETS)}" for _ in range(o.rng.choice((0, 0, 1, 2, 4)))),
         ]
-        for part in parts:
-            urls += ["-o", "/dev/null", f"{scheme}://{site}/{part}"]
-        together = ["--parallel", "--parallel-max", "4"] if o.rng.random() < 0.3 else []
-        version = o.rng.choice(([], [], ["--http1.1"], ["--tls-max", "1.2"]))
-        apart = ["-H", "Connection: close"] if o.rng.random() < 0.4 else []
-        yield o.curl(what, *together, *version, *apart, "--compressed", *urls, after=after)
-        after += o.rng.lognormvariate(1.0, 0.8)
+        pages.append([{"url": f"{scheme}://{site}/{part}"} for part in parts])
+        if number:
+            pages[-1][0]["pause"] = round(o.rng.lognormvariate(1.0, 0.8), 2)
+    if not o.by_program():
+        yield o.web(what, *(request for page in pages for request in page), by_program=False)
+        return
+    after = 0.0
+    for page in pages:
+        after += page[0].get("pause", 0.0)
+        yield o.web(what, *page, after=after, by_program=True)
 
 
 def browse(o: Occasion) -> Iterator[Step]:
@@ -94,7 +192,7 @@ def plain_page(o: Occasion) -> Iterator[Step]:
 
 def missing_page(o: Occasion) -> Iterator[Step]:
     site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
-    yield o.curl("missing-page", "-o", "/dev/null", f"http://{site}/old/{o.rng.randrange(10**4)}.html")
+    yield o.web("missing-page", {"url": f"http://{site}/old/{o.rng.randrange(10**4)}.html"})
 
 
 def staff_page(o: Occasion) -> Iterator[Step]:
@@ -104,7 +202,7 @@ def staff_page(o: Occasion) -> Iterator[Step]:
         return
     word = o.world.password(o.actor.name) if o.rng.random() < 0.7 else "wrong" + str(o.rng.randrange(100))
     url = f"https://{o.rng.choice(sites)}/private/p{o.rng.randrange(PAGES)}.html"
-    yield o.curl("staff-page", "-u", f"{o.actor.name}:{word}", "-o", "/dev/null", url)
+    yield o.web("staff-page", {"url": url}, auth=f"{o.actor.name}:{word}")
 
 
 def update_check(o: Occasion) -> Iterator[Step]:
@@ -112,41 +210,35 @@ def update_check(o: Occasion) -> Iterator[Step]:
     sites = o.world.sites(inside=False)
     site = sites[hash_of(o.actor.name + "update") % len(sites)]
     pause = 4.0 + hash_of(o.actor.name + "pause") % 17
-    for number in range(o.rng.randrange(2, 7)):
-        after = number * pause + o.rng.uniform(-0.5, 0.5) if number else 0.0
-        yield o.curl(
-            "update-check",
-            "-o",
-            "/dev/null",
-            f"https://{site}/a{o.rng.randrange(2)}?v=2.4.{o.rng.randrange(9)}",
-            after=after,
-        )
+    urls = [
+        f"https://{site}/a{o.rng.randrange(2)}?v=2.4.{o.rng.randrange(9)}"
+        for _ in range(o.rng.randrange(2, 7))
+    ]
+    by_program = o.by_program()
+    after = 0.0
+    for number, url in enumerate(urls):
+        after += pause + o.rng.uniform(-0.5, 0.5) if number else 0.0
+        yield o.web("update-check", {"url": url}, after=after, by_program=by_program)
 
 
 def send_form(o: Occasion) -> Iterator[Step]:
     site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
     body = "&".join(f"field{n}={o.rng.randrange(10**6)}" for n in range(o.rng.randrange(3, 30)))
-    yield o.curl("send-form", "-o", "/dev/null", "-d", body, f"https://{site}/p0.html")
+    yield o.web("send-form", {"url": f"https://{site}/p0.html", "method": "POST", "body": body})
 
 
 def upload_document(o: Occasion) -> Iterator[Step]:
     site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
     size = int(o.world.scenario.page_kb * o.rng.choice((0.2, 0.5, 1, 1, 3, 6)))
-    yield o.curl(
-        "upload-document",
-        "-T",
-        o.world.file(size),
-        f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}",
-        limit=60,
-    )
+    url = f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}"
+    yield o.web("upload-document", {"url": url, "method": "PUT", "file": o.world.file(size)}, limit=60)
 
 
 def mail_read(o: Occasion) -> Iterator[Step]:
     if found := o.server("mail"):
         word = o.world.password(o.actor.name) if o.rng.random() < 0.95 else "forgotten"
-        url = f"imaps://{found[1]}/INBOX" if o.rng.random() < 0.7 else f"imap://{found[1]}/INBOX"
-        request = o.rng.choice(("NOOP", "SEARCH ALL", "STATUS INBOX (MESSAGES)"))
-        yield o.curl("mail-read", "-u", f"{o.actor.name}:{word}", "-X", request, url)
+        secure = o.rng.random() < 0.7
+        yield o.mail_box("mail-read", found[1], f"{o.actor.name}:{word}", secure=secure)
 
 
 def mail_send(o: Occasion) -> Iterator[Step]:
@@ -157,9 +249,13 @@ def mail_send(o: Occasion) -> Iterator[Step]:
             f"From: {o.actor.name}@{domain}\nTo: team@{domain}\nSubject: note {o.rng.randrange(999)}\n\n"
             + ("word " * 14 + "\n") * (size // 70 + 1)
         )
-        secure = (
-            ["--ssl-reqd", f"smtp://{found[1]}:587"] if o.rng.random() < 0.6 else [f"smtp://{found[1]}:25"]
-        )
+        submitted = o.rng.random() < 0.6
+        if not o.by_program():
+            people = {"sender": f"{o.actor.name}@{domain}", "to": f"team@{domain}"}
+            port = 587 if submitted else 25
+            yield o.client("mail-send", "smtp", host=found[1], port=port, letter=letter, **people)
+            return
+        secure = ["--ssl-reqd", f"smtp://{found[1]}:587"] if submitted else [f"smtp://{found[1]}:25"]
         step = o.curl(
             "mail-send",
             "--crlf",
@@ -319,7 +415,7 @@ def mirror(o: Occasion) -> Iterator[Step]:
 
 def look_up(o: Occasion) -> Iterator[Step]:
     """Names of every kind, and some that do not exist."""
-    queries: list[str] = []
+    names: list[tuple[str, str]] = []
     for _ in range(o.rng.choice((1, 1, 2, 3, 5))):
         site = o.rng.choice(o.world.sites(inside=False))
         parent = site.split(".", 1)[1]
@@ -333,9 +429,8 @@ def look_up(o: Occasion) -> Iterator[Step]:
             (f"printer{o.rng.randrange(9)}.{domain}", "A"),
             (f"_ldap._tcp.{domain}", "SRV"),
         )
-        queries += o.rng.choice((*kinds, *inside))
-    tcp = ["+tcp"] if o.rng.random() < 0.04 else []
-    yield o.step("look-up", "dig", "+tries=2", "+time=2", *tcp, *queries)
+        names.append(o.rng.choice((*kinds, *inside)))
+    yield o.look_up("look-up", *names)
 
 
 def set_clock(o: Occasion) -> Iterator[Step]:
@@ -358,14 +453,14 @@ def lost_server(o: Occasion) -> Iterator[Step]:
         hash_of(o.actor.name + str(o.rng.randrange(2))) % 10
     ]
     for number in range(o.rng.choice((1, 2, 3))):
-        yield o.step("lost-server", "ncat", "-z", "-w", "3", target, str(port), after=number * 4.0)
+        yield o.knock("lost-server", target, port, after=number * 4.0)
 
 
 def lost_server_far(o: Occasion) -> Iterator[Step]:
     """Nobody has this address outside: the router says so, or nobody answers."""
     used = {h.address for h in o.world.hosts}
     target = next(a for a in iter(lambda: f"198.51.100.{o.rng.randrange(2, 250)}", "") if a not in used)
-    yield o.step("lost-server", "ncat", "-z", "-w", "3", target, o.rng.choice(("80", "443", "8530")))
+    yield o.knock("lost-server", target, o.rng.choice((80, 443, 8530)))
 
 
 def poll_devices(o: Occasion) -> Iterator[Step]:
@@ -381,9 +476,7 @@ def poll_devices(o: Occasion) -> Iterator[Step]:
     for service, port in (("web", 443), ("ssh", 22), ("mail", 25), ("database", 5432)):
         for number, host in enumerate(o.world.offering(service, inside=True)):
             if o.rng.random() < 0.5 and host.name != o.actor.host:
-                yield o.step(
-                    "poll-devices", "ncat", "-z", "-w", "2", host.address, str(port), after=1 + number * 0.3
-                )
+                yield o.knock("poll-devices", host.address, port, after=1 + number * 0.3, wait=2.0)
 
 
 def inventory(o: Occasion) -> Iterator[Step]:
@@ -397,24 +490,19 @@ def inventory(o: Occasion) -> Iterator[Step]:
 def download(o: Occasion) -> Iterator[Step]:
     """A roll-out: the same parts for everyone."""
     site = o.world.sites(inside=False)[0]
-    urls: list[str] = []
-    for number in range(o.rng.choice((2, 4, 6))):
-        urls += ["-o", "/dev/null", f"https://{site}/a{number}"]
-    yield o.curl("download", *urls, limit=60)
+    count = o.rng.choice((2, 4, 6))
+    yield o.web("download", *({"url": f"https://{site}/a{number}"} for number in range(count)), limit=60)
 
 
 def api_call(o: Occasion) -> Iterator[Step]:
     """A program that asks another program, several times over one connection."""
     hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
     if hosts:
-        urls: list[str] = []
+        requests: list[Request] = []
         for _ in range(o.rng.choice((1, 1, 2, 5))):
-            urls += [
-                "-o",
-                "/dev/null",
-                f"https://{_site_of(o, o.rng.choice(hosts))}/api/v1/items?page={o.rng.randrange(50)}",
-            ]
-        yield o.curl("api-call", *urls)
+            site = _site_of(o, o.rng.choice(hosts))
+            requests.append({"url": f"https://{site}/api/v1/items?page={o.rng.randrange(50)}"})
+        yield o.web("api-call", *requests)
 
 
 def chat(o: Occasion) -> Iterator[Step]:
@@ -471,19 +559,13 @@ def address_book(o: Occasion) -> Iterator[Step]:
 
 def log_line(o: Occasion) -> Iterator[Step]:
     if found := o.server("syslog"):
-        tcp = "-T" if o.rng.random() < 0.1 else "-d"
-        yield o.step(
-            "log-line",
-            "logger",
-            "-n",
-            found[1],
-            "-P",
-            "514",
-            tcp,
-            "-t",
-            "app",
-            f"request {o.rng.randrange(10**6)} done in {o.rng.randrange(900)} ms",
-        )
+        line = f"request {o.rng.randrange(10**6)} done in {o.rng.randrange(900)} ms"
+        if o.by_program():
+            tcp = "-T" if o.rng.random() < 0.3 else "-d"
+            yield o.step("log-line", "logger", "-n", found[1], "-P", "514", tcp, "-t", "app", line)
+        else:
+            lines = [f"<13>app: {line}"] * o.rng.choice((1, 1, 2, 4))
+            yield o.client("log-line", "syslog", host=found[1], lines=lines)
 
 
 def watch(o: Occasion) -> Iterator[Step]:

@@ -19,7 +19,7 @@ PREFIX = "cmlab"
 STATE = Path("/var/tmp/cmdana-lab")  # one folder per run: its process id, configurations, homes, logs
 ETC_NETNS = Path("/etc/netns")  # `ip netns exec` lays these files over /etc
 NO_GROUP = 1  # the mark of connections by a process without a group of ours
-TOOLS = ("ip", "tc", "nft", "conntrack", "tcpdump", "ethtool", "setpriv", "openssl")
+TOOLS = ("ip", "tc", "nft", "tcpdump", "ethtool", "setpriv", "openssl")
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ def _plug(
 def _rules(groups: Sequence[int], link: Link) -> str:
     """The truth's source: a connection is marked with the group of the process that opens it.
 
+    The set holds the same without times: for packets that connection tracking calls invalid, should an event be lost.
+
     Raw sockets say the window that the kernel says, so that the tool's own does not give the class away.
     """
     elements = ", ".join(f"{gid} : {gid}" for gid in groups) + f", 0 : {NO_GROUP}"
@@ -179,15 +181,15 @@ table inet lab {{
     type gid : mark
     elements = {{ {elements} }}
   }}
-  set odd {{
+  set opened {{
     type ipv4_addr . inet_service . ipv4_addr . inet_service . gid
     flags dynamic
-    size 65535
+    size 1000000
   }}
   chain out {{
     type filter hook output priority filter
     ct state new ct mark set meta skgid map @who
-    ct state invalid meta l4proto tcp add @odd {{ ip saddr . tcp sport . ip daddr . tcp dport . meta skgid }}
+    ct state new,invalid meta l4proto tcp add @opened {{ ip saddr . tcp sport . ip daddr . tcp dport . meta skgid }}
     tcp flags & (syn | ack) == syn tcp window set 64240
   }}
   chain in {{

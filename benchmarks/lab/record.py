@@ -15,14 +15,16 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from benchmarks.lab import attacks, net, services, story, writeup
+from benchmarks.lab import attacks, habits, net, services, story, writeup
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor, Step, World, words
 from benchmarks.lab.writeup import TRUTH
 
-PROGRAMS_AT_ONCE = 80  # on all hosts together, shared out among them
+PROGRAMS_AT_ONCE = 120  # on all hosts together, shared out among them; clients that stay do not count
+PATIENCE = 30.0  # seconds for the tracker to listen; the machine may be busy
 SETTLE = 2.0  # seconds of recording after the last program
 
 
@@ -36,9 +38,13 @@ def record(
     compress: bool = False,
     classes: str = "both",
     nice: int = 10,
+    site: int | None = None,
+    keep_logs: bool = False,
 ) -> None:
     """Play the story and write NAME.pcap[.gz], labels.csv, summary.txt, programs.jsonl and story.json to `out`.
 
+    Recordings with the same `site` (default: the seed) are of the same hosts, addresses and people.
+    `keep_logs` keeps what the servers wrote, in `servers/`.
     `nice` is what every program of the recording runs under; one recording at a time on one machine.
     """
     _writable(out)
@@ -57,11 +63,21 @@ def record(
         run.state.mkdir(parents=True)
         run.state.chmod(0o755)
         (run.state / "pid").write_text(str(os.getpid()))
-        _play(scenario, seconds, seed, out, run, name, classes)
+        _play(scenario, seconds, seed, seed if site is None else site, out, run, name, classes)
+        if keep_logs:
+            _keep(run, out)
     finally:
         net.clean(run.ident)
     if compress:
         _gzip(out / f"{name}.pcap")
+
+
+def _keep(run: Run, out: Path) -> None:
+    """The servers' own words, to hold the labels against."""
+    for log in sorted(path for ending in ("out", "log") for path in run.state.glob(f"srv/*/*.{ending}")):
+        if log.is_file() and log.stat().st_size:
+            (out / "servers").mkdir(exist_ok=True)
+            shutil.copy(log, out / "servers" / f"{log.parent.name}.{log.name}")
 
 
 def _alone() -> None:
@@ -87,10 +103,10 @@ def _interrupted(*_: object) -> None:
 
 
 def _play(
-    scenario: Scenario, seconds: float, seed: int, out: Path, run: Run, name: str, classes: str
+    scenario: Scenario, seconds: float, seed: int, site: int, out: Path, run: Run, name: str, classes: str
 ) -> None:
-    hosts = net.lay_out(scenario, run, story.order_of_addresses(seed))
-    actors = story.cast(scenario, hosts, seed)
+    hosts = net.lay_out(scenario, run, story.order_of_addresses(site))
+    actors = story.cast(scenario, hosts, seed, site)
     world = World(scenario, run, hosts, actors)
     _say(f"building {len(hosts)} hosts (run {run.ident})")
     services.prepare(world)
@@ -103,8 +119,8 @@ def _play(
     _say("starting servers")
     services.start(world)
     capture = out / f"{name}.pcap"
-    writeup.tell(out, scenario, seed, seconds, hosts, actors, name)
-    recorder, trackers = _listen(run, hosts, out, capture)
+    writeup.tell(out, scenario, (seed, site), seconds, hosts, actors, name)
+    recorder, tracker = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5
     agents = _agents(world, told, begin, out)
     stopped = False
@@ -117,47 +133,61 @@ def _play(
         _stop(process)
     if not stopped:
         time.sleep(SETTLE)
-    lost = _stop_listening(recorder, trackers)
+    lost = _stop_listening(recorder, tracker)
     for host in hosts:
-        odd = net.command(
-            "ip", "netns", "exec", host.netns, "nft", "-n", "list", "set", "inet", "lab", "odd", check=False
+        listed = net.command(
+            "ip",
+            "netns",
+            "exec",
+            host.netns,
+            "nft",
+            "-n",
+            "list",
+            "set",
+            "inet",
+            "lab",
+            "opened",
+            check=False,
         )
-        (out / TRUTH / f"{host.name}.odd").write_text(odd, encoding="utf-8")
+        (out / TRUTH / f"{host.name}.opened").write_text(listed, encoding="utf-8")
     _say("labelling")
     print(writeup.write_up(out, lost))
 
 
 def _listen(
     run: Run, hosts: Sequence[Host], out: Path, capture: Path
-) -> tuple[subprocess.Popen[str], list[subprocess.Popen[bytes]]]:
-    """tcpdump on the inside bridge, and connection tracking's events in every host."""
+) -> tuple[subprocess.Popen[str], subprocess.Popen[bytes]]:
+    """tcpdump on the inside bridge, and connection tracking's events in every host; both ahead of what they watch."""
+    ahead = words("nice -n -15")
     fixed = words("tcpdump -i inside -n -s 0 -B 65536 -Z root -w")
-    argv = ("ip", "netns", "exec", run.netns("wire"), *fixed, str(capture))
+    argv = (*words("ip netns exec"), run.netns("wire"), *ahead, *fixed, str(capture))
     recorder = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    trackers = []
-    (out / TRUTH).mkdir()
-    for host in hosts:
-        with (
-            (out / TRUTH / f"{host.name}.log").open("wb") as log,
-            (out / TRUTH / f"{host.name}.err").open("wb") as err,
-        ):
-            watch = words("conntrack -E -e NEW -o timestamp -b 33554432")
-            tracker = (*words("ip netns exec"), host.netns, *watch)
-            trackers.append(
-                subprocess.Popen(
-                    tracker, stdin=subprocess.DEVNULL, stdout=log, stderr=err, start_new_session=True
-                )
-            )
-    time.sleep(1.5)
-    return recorder, trackers
+    folder = out / TRUTH
+    folder.mkdir()
+    script = str(Path(__file__).with_name("tracker.py"))
+    watch = (*ahead, sys.executable, script, str(folder), run.netns(""), *(host.name for host in hosts))
+    with (folder / "tracker.err").open("wb") as err:
+        tracker = subprocess.Popen(
+            watch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True
+        )
+    deadline = time.monotonic() + PATIENCE
+    while not (folder / "listening").exists():
+        if tracker.poll() is not None or time.monotonic() > deadline:
+            said = (folder / "tracker.err").read_text(errors="replace").strip().splitlines()
+            raise LabError(f"cannot listen to connection tracking: {said[-1] if said else 'no word'}")
+        time.sleep(0.1)
+    time.sleep(1.0)
+    if recorder.poll() is not None:
+        said = recorder.communicate()[1].strip().splitlines()
+        raise LabError(f"tcpdump: {said[-1] if said else 'ended by itself'}")
+    return recorder, tracker
 
 
-def _stop_listening(recorder: subprocess.Popen[str], trackers: Sequence[subprocess.Popen[bytes]]) -> str:
-    for process in trackers:
-        _stop(process)
+def _stop_listening(recorder: subprocess.Popen[str], tracker: subprocess.Popen[bytes]) -> str:
+    _stop(tracker)
     recorder.send_signal(signal.SIGINT)
     _, said = recorder.communicate(timeout=60)
     dropped = re.search(r"(\d+) packets dropped by kernel", said)
@@ -170,31 +200,20 @@ def _agents(
     folder = world.run.state / "plans"
     folder.mkdir()
     processes = []
+    busy = {actor.host for actor, found in told.items() if found}
+    at_once = max(4, PROGRAMS_AT_ONCE // max(1, len(busy)))
     for host in world.hosts:
-        plan = sorted(
-            ((s, a) for a, found in told.items() if a.host == host.name for s in found),
-            key=lambda pair: pair[0].at,
-        )
-        if not plan:
+        if host.name not in busy:
             continue
-        busy = sum(bool(found) for found in told.values())
-        at_once = max(2, PROGRAMS_AT_ONCE // max(1, busy))
+        here = [(actor, found) for actor, found in told.items() if actor.host == host.name]
+        plan = [_line(world, actor, step) for actor, found in here for step in found if step.task is None]
+        for actor, found in here:
+            tasks = [{"at": step.at, **step.task} for step in found if step.task is not None]
+            if tasks:
+                plan.append(_person(world, actor, tasks, folder, begin, out))
         path = folder / f"{host.name}.jsonl"
-        with path.open("w", encoding="utf-8") as file:
-            for step, actor in plan:
-                line = {
-                    "at": step.at,
-                    "what": step.what,
-                    "argv": step.argv,
-                    "limit": step.limit,
-                    "feed": step.feed,
-                    "gid": actor.gid,
-                }
-                line |= {
-                    "uid": 0 if step.root else actor.uid,
-                    "env": {"HOME": str(world.home(actor)), "USER": actor.name, **step.env},
-                }
-                file.write(json.dumps({**line, "cwd": str(world.home(actor))}) + "\n")
+        lines = (json.dumps(line) + "\n" for line in sorted(plan, key=lambda line: line["at"]))
+        path.write_text("".join(lines), encoding="utf-8")
         log = out / TRUTH / f"{host.name}.jsonl"
         agent = (
             sys.executable,
@@ -215,6 +234,35 @@ def _agents(
             )
         )
     return processes
+
+
+def _line(world: World, actor: Actor, step: Step) -> dict[str, Any]:
+    """What the launcher reads of one program."""
+    home = str(world.home(actor))
+    return {
+        "at": step.at,
+        "what": step.what,
+        "argv": step.argv,
+        "limit": step.limit,
+        "feed": step.feed,
+        "uid": 0 if step.root else actor.uid,
+        "gid": actor.gid,
+        "env": {"HOME": home, "USER": actor.name, **step.env},
+        "cwd": home,
+    }
+
+
+def _person(
+    world: World, actor: Actor, tasks: Sequence[dict[str, Any]], folder: Path, begin: float, out: Path
+) -> dict[str, Any]:
+    """The actor's own client: started once, it stays, and what it opens stands in its log."""
+    path = folder / f"{actor.name}.tasks"
+    ordered = sorted(tasks, key=lambda task: float(task["at"]))
+    path.write_text("".join(json.dumps(task) + "\n" for task in ordered), encoding="utf-8")
+    path.chmod(0o644)
+    argv = ("/usr/bin/python3", "-IS", str(habits.PROGRAMS / "person.py"), str(path), str(begin))
+    line = _line(world, actor, Step(0.0, "person", argv, limit=1e9))
+    return {**line, "resident": True, "log": str(out.resolve() / TRUTH / f"{actor.host}.{actor.gid}.person")}
 
 
 def _watch(

@@ -258,6 +258,7 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
         default = " default_server" if number == 0 else ""
         servers += f"""
  server {{ listen 443 ssl http2{default}; listen 80{default}; server_name {name}; root {www / name};
+  error_page 405 =200 $uri;
   ssl_certificate {tls / name}.pem; ssl_certificate_key {tls / name}.key;
   location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
   location /private/ {{ auth_basic "staff"; auth_basic_user_file {folder}/htpasswd; alias {www / name}/; }}
@@ -267,7 +268,8 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
     (folder / "nginx.conf").write_text(
         f"""user www-data; worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
-http {{ access_log {folder}/access.log; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+http {{ log_format peer '$msec $remote_addr $remote_port "$request" $status $http_host $remote_user';
+ access_log {folder}/access.log peer; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; types_hash_max_size 2048;
  include /etc/nginx/mime.types; default_type application/octet-stream; gzip on; keepalive_timeout 20;
  server_names_hash_bucket_size 128; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:1m;

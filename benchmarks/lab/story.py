@@ -59,27 +59,30 @@ _NAMES = [
 ]
 
 
-def order_of_addresses(seed: int) -> list[int]:
+def order_of_addresses(site: int) -> list[int]:
     """A shuffle of address slots: an address must not tell a role."""
     order = list(range(240))
-    random.Random(f"{seed}/addresses").shuffle(order)
+    random.Random(f"{site}/addresses").shuffle(order)
     return order
 
 
-def cast(scenario: Scenario, hosts: Sequence[Host], seed: int) -> list[Actor]:
-    """One actor per host with a role, one per attack, names and group ids dealt blindly."""
+def cast(scenario: Scenario, hosts: Sequence[Host], seed: int, site: int | None = None) -> list[Actor]:
+    """One actor per host with a role, one per attack, names and group ids dealt blindly.
+
+    People are the same wherever `site` (default: the seed) is.
+    """
     parts = [(host.name, "") for host in hosts if host.role]
     dealer = random.Random(f"{seed}/places")
     parts += [
         (dealer.choice(scenario.candidates(attack)), FAMILIES[attack.kind]) for attack in scenario.attacks
     ]
-    rng = random.Random(f"{seed}/cast")
+    rng = random.Random(f"{seed if site is None else site}/cast")
     names = [f"{name}{number or ''}" for number in range(len(parts) // len(_NAMES) + 1) for name in _NAMES]
-    names, gids = names[: len(parts)], list(range(FIRST_GROUP, FIRST_GROUP + len(parts)))
     rng.shuffle(names)
+    gids = list(range(FIRST_GROUP, FIRST_GROUP + len(parts)))
     rng.shuffle(gids)
     return [
-        Actor(name, host, gid, family) for name, gid, (host, family) in zip(names, gids, parts, strict=True)
+        Actor(name, host, gid, family) for name, gid, (host, family) in zip(names, gids, parts, strict=False)
     ]
 
 

@@ -16,12 +16,7 @@ from benchmarks.lab.world import Actor, words
 
 COLUMNS = tuple(words("capture uid ts proto orig_h orig_p resp_h resp_p label family strength reason"))
 LATE = 2.0  # seconds by which the kernel's event may be stamped after the packet
-_TUPLE = re.compile(
-    r"\[(?P<ts>[\d.]+)\s*\]\s+\[NEW\]\s+(?P<proto>\w+)\s.*?src=(?P<src>\S+) dst=(?P<dst>\S+) "
-    r"(?:sport=(?P<sport>\d+) dport=(?P<dport>\d+)|type=(?P<type>\d+) code=(?P<code>\d+))(?P<rest>.*)"
-)
-_ODD = re.compile(r"([\d.]+) \. (\d+) \. ([\d.]+) \. (\d+) \. (\d+)")
-_MARK = re.compile(r"\bmark=(\d+)")
+_SET = re.compile(r"([\d.]+) \. (\d+) \. ([\d.]+) \. (\d+) \. (\d+)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ Events = Mapping[Key, Sequence[tuple[float, int]]]  # connection: when it was op
 
 
 def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
-    """Read each host's conntrack log; only connections that the host itself opened count."""
+    """Read each host's log of new connections; only connections that the host itself opened count."""
     found: dict[Key, list[tuple[float, int]]] = defaultdict(list)
     for host in hosts:
         for key, ts, mark in _lines(logs[host.name]):
@@ -57,36 +52,26 @@ def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
             ):  # a mark is only ever set on the way out, forged addresses included
                 found[key].append((ts, mark))
     for host in hosts:
-        for key, mark in _odd(logs[host.name].with_suffix(".odd")):
+        for key, mark in _set(logs[host.name].with_suffix(".opened")):
             found[key].append((0.0, mark))
     return {key: sorted(times) for key, times in found.items()}
 
 
-def _odd(listing: Path) -> Iterator[tuple[Key, int]]:
-    """Connections opened by packets that connection tracking calls invalid: no event, but a set that holds them."""
+def _set(listing: Path) -> Iterator[tuple[Key, int]]:
+    """Connections without an event: of packets that connection tracking calls invalid, or lost on a busy machine."""
     if listing.is_file():
-        for source, source_port, target, target_port, gid in _ODD.findall(
+        for source, source_port, target, target_port, gid in _SET.findall(
             listing.read_text(encoding="utf-8")
         ):
             yield ("tcp", source, int(source_port), target, int(target_port)), int(gid)
 
 
 def _lines(log: Path) -> Iterator[tuple[Key, float, int]]:
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if (match := _TUPLE.match(line)) is None:
-            continue
-        mark = _MARK.search(match["rest"])
-        kind = int(match["type"] or 0)
-        ports = (
-            (int(match["sport"]), int(match["dport"]))
-            if match["sport"]
-            else (kind, {8: 0, 13: 14}.get(kind, int(match["code"])))
-        )
-        yield (
-            (match["proto"], match["src"], ports[0], match["dst"], ports[1]),
-            float(match["ts"]),
-            int(mark[1]) if mark else 0,
-        )
+    """What `tracker` wrote; the last line may be cut by a crash."""
+    for line in log.read_text(encoding="ascii").splitlines():
+        if len(parts := line.split()) == 7:
+            ts, proto, source, source_port, target, target_port, mark = parts
+            yield (proto, source, int(source_port), target, int(target_port)), float(ts), int(mark)
 
 
 def label(flows: Sequence[Flow], opened: Events, actors: Sequence[Actor], resolvers: set[str]) -> list[Label]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import Scenario
@@ -37,7 +38,10 @@ class Actor:
 
 @dataclass(frozen=True)
 class Step:
-    """One program, started at `at` seconds after the recording's start, ended after `limit` seconds at the latest."""
+    """One program, started at `at` seconds after the recording's start, ended after `limit` seconds at the latest.
+
+    With a `task` no program is started: the actor's own client (programs/person.py), which runs all along, does it.
+    """
 
     at: float
     what: str
@@ -46,6 +50,7 @@ class Step:
     env: Mapping[str, str] = field(default_factory=dict)
     feed: str = ""
     root: bool = False  # some tools want user 0; the group stays the actor's
+    task: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

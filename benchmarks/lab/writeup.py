@@ -20,7 +20,7 @@ TRUTH = "truth"  # the kernel's and the launchers' logs beside the capture, unti
 def tell(
     out: Path,
     scenario: Scenario,
-    seed: int,
+    seeds: tuple[int, int],
     seconds: float,
     hosts: Sequence[Host],
     actors: Sequence[Actor],
@@ -32,7 +32,14 @@ def tell(
         {"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services}
         for h in hosts
     ]
-    told = {"capture": capture, "seed": seed, "seconds": seconds, "actors": people, "hosts": places}
+    told = {
+        "capture": capture,
+        "seed": seeds[0],
+        "site": seeds[1],
+        "seconds": seconds,
+        "actors": people,
+        "hosts": places,
+    }
     told["scenario"] = scenario.model_dump(mode="json")
     (out / "story.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -51,7 +58,7 @@ def write_up(out: Path, lost: str = "?") -> str:
     name = told["capture"]
     labels = truth.label(flows.read(out / f"{name}.pcap"), opened, actors, resolvers)
     truth.write(labels, out / "labels.csv", name)
-    overruns = sum("ENOBUFS" in err.read_text(errors="replace") for err in folder.glob("*.err"))
+    overruns = sum("lost\n" in log.read_text(encoding="ascii") for log in folder.glob("*.log"))
     skipped = _programs(out)
     text = truth.summary(labels) + (
         f"\n\nscenario {told['scenario']['name']}, seed {told['seed']}, {told['seconds']:.0f} s; "
@@ -71,16 +78,24 @@ def _story(out: Path) -> Any:
 
 
 def _programs(out: Path) -> int:
-    """One log of all launchers; returns how many programs were never started."""
+    """programs.jsonl: what launchers and staying clients did; connections.jsonl: what the latter opened.
+
+    Returns how many programs and tasks were skipped.
+    """
     skipped = 0
-    with (out / "programs.jsonl").open("w", encoding="utf-8") as file:
-        for log in sorted((out / TRUTH).glob("*.jsonl")):
+    with (
+        (out / "programs.jsonl").open("w", encoding="utf-8") as programs,
+        (out / "connections.jsonl").open("w", encoding="utf-8") as connections,
+    ):
+        for log in sorted((*(out / TRUTH).glob("*.jsonl"), *(out / TRUTH).glob("*.person"))):
+            host, _, gid = log.stem.partition(".")
             for line in log.read_text(encoding="utf-8").splitlines():
                 if not line.endswith("}"):
                     continue  # cut by a crash
-                program = json.loads(line)
-                skipped += "error" in program
-                file.write(json.dumps({"host": log.stem, **program}) + "\n")
+                entry = {"host": host, **({"gid": int(gid)} if gid else {}), **json.loads(line)}
+                skipped += "error" in entry
+                file = connections if "opened" in entry else programs
+                file.write(json.dumps(entry) + "\n")
     return skipped
 
 

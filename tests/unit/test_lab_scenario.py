@@ -38,7 +38,23 @@ def told(found: scenario.Scenario, seed: int, seconds: float = 300.0) -> dict[Ac
 
 
 def flat(steps: dict[Actor, list[Step]]) -> list[tuple[str, float, tuple[str, ...]]]:
-    return [(actor.host, step.at, step.argv) for actor, found in steps.items() for step in found]
+    return [
+        (actor.host, step.at, (*step.argv, *strings(step.task or {})))
+        for actor, found in steps.items()
+        for step in found
+    ]
+
+
+def strings(value: object) -> list[str]:
+    """All texts within a task of an actor's own client."""
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for part in value.values() for text in strings(part)]
+        case list() | tuple():
+            return [text for part in value for text in strings(part)]
+    return []
 
 
 @pytest.mark.parametrize("name", scenario.known())

@@ -51,10 +51,7 @@ def opened(tmp_path: Path, *lines: str) -> truth.Events:
 
 
 def event(ts: float, proto: str, src: str, sport: int, dst: str, dport: int, mark: int) -> str:
-    return (
-        f"[{ts:.6f}]\t    [NEW] {proto}      6 120 SYN_SENT src={src} dst={dst} sport={sport} dport={dport} "
-        f"[UNREPLIED] src={dst} dst={src} sport={dport} dport={sport}" + (f" mark={mark}" if mark else "")
-    )
+    return f"{ts:.6f} {proto} {src} {sport} {dst} {dport} {mark}"
 
 
 def test_the_same_host_can_hold_both_classes(tmp_path: Path) -> None:
@@ -119,7 +116,7 @@ def test_what_nobody_opened_is_unknown_never_benign(tmp_path: Path) -> None:
 
 def test_odd_packets_without_an_event_are_found_in_the_set(tmp_path: Path) -> None:
     seen = capture(tmp_path / "c.pcap", (10.0, frame("tcp", "10.0.0.5", 4000, "10.0.0.9", 22, 0x29)))
-    (tmp_path / "desk.odd").write_text(
+    (tmp_path / "desk.opened").write_text(
         "elements = { 10.0.0.5 . 4000 . 10.0.0.9 . 22 . 20002 }", encoding="utf-8"
     )
     assert truth.label(seen, opened(tmp_path), ACTORS, set())[0].label == "malicious"
@@ -159,7 +156,7 @@ def test_a_recording_whose_laboratory_was_killed_can_still_be_labelled(tmp_path:
     opened(tmp_path / writeup.TRUTH, event(10.01, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, THIEF.gid))
     cut = '{"began": 1, "status": 0}\n{"began": 2, "error": "skipped: late"}\n{"beg'
     (tmp_path / writeup.TRUTH / "desk.jsonl").write_text(cut, encoding="utf-8")
-    writeup.tell(tmp_path, load("demo"), 1, 60, (DESK, DNS), ACTORS, "c")
+    writeup.tell(tmp_path, load("demo"), (1, 1), 60, (DESK, DNS), ACTORS, "c")
     assert "skipped because the machine was late: 1" in writeup.write_up(tmp_path)
     with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
         assert [(r["label"], r["family"]) for r in csv.DictReader(file)] == [("malicious", "beacon-tls")]
