@@ -123,14 +123,36 @@ def run(
 
 @app.command(epilog="Example: cmdana train --out site.safetensors logs/")
 def train(
-    sources: Annotated[list[str], typer.Argument(help="Captures or folders of Zeek logs of normal traffic.")],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Captures, folders of Zeek logs, or a learning phase's folder, of normal traffic."
+        ),
+    ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            "--live",
+            metavar="TIME",
+            help="Learn from the running Zeek of [endpoint] for so long (24h, 90m, 7d); the same command resumes.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option("--labels", help="labels.csv for the supervised heads; unlabelled is normal."),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", help="Address or network that is not normal and teaches nothing; repeatable."
+        ),
+    ] = None,
     init: Annotated[
-        Path | None, typer.Option("--init", help="Checkpoint to start from instead of at random.")
+        str | None,
+        typer.Option(
+            "--init", help="Checkpoint to start from instead of at random; `shipped` is cmdana's own."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the traffic.")] = None,
@@ -138,18 +160,42 @@ def train(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn normal from captures or from Zeek logs, and write a checkpoint with its calibration."""
+    """Learn normal from captures, Zeek logs or a running Zeek, and write a checkpoint with its calibration."""
+    if bool(sources) == (live is not None):
+        raise typer.BadParameter("expected captures or folders of logs, or --live TIME")
     settings = configuration.load(config)
-    if out.exists() and not force:
-        raise CmdanaError(f"{out}: is there already; choose another --out, or --force to overwrite")
-    if not out.parent.is_dir():
-        raise CmdanaError(f"{out}: the folder {out.parent} does not exist")
+    _refuse_to_overwrite(out, force)
     from cmdana_plugin import learn, show
 
+    names = list(sources or ())
+    spool = None
     with show.steps(quiet=as_json) as progress:
+        # What is wrong with the other arguments is said before a day is spent on learning.
+        learn.networks(exclude or ())
+        start = learn.initial(init)
+        if live is not None:
+            from cmdana_plugin import learning
+
+            seconds = learning.duration(live)
+            spool = learning.spool_of(out)
+            judging = Path(init) if init and init != "shipped" else None
+            learning.learn(settings, lambda: load_judge(settings, judging), spool, seconds, progress, _tell)
+            names = [str(spool)]
         report = learn.train(
-            sources, out, settings, labels=labels, init=init, seed=seed, epochs=epochs, progress=progress
+            names,
+            out,
+            settings,
+            labels=labels,
+            exclude=exclude or (),
+            init=start,
+            seed=seed,
+            epochs=epochs,
+            progress=progress,
         )
+    if spool is not None:
+        from cmdana_plugin.spool import Spool
+
+        Spool(spool).delete()
     print(json.dumps(report.object()) if as_json else report.text())
 
 
@@ -164,6 +210,10 @@ def calibrate(
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="labels.csv, so that what is malicious is left out.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Address or network that is not normal and is left out; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
     model: ModelOption = None,
@@ -180,7 +230,9 @@ def calibrate(
 
     path = model or (Path(settings.model.path) if settings.model.path else None)
     with show.steps(quiet=as_json) as progress:
-        done = learn.calibrate(sources, path, out, settings, labels=labels, progress=progress)
+        done = learn.calibrate(
+            sources, path, out, settings, labels=labels, exclude=exclude or (), progress=progress
+        )
     budget = alerts_per_day or settings.verdict.alerts_per_day
     # Less than an hour, or hours with next to nothing in them, say little about a day.
     measured = round(done.connections / max(done.hours, 1.0) * 24)
@@ -414,6 +466,10 @@ def doctor(
     if as_json:
         print(json.dumps([examining.finding_object(f) for f in findings]))
     raise typer.Exit(any(f.fails for f in findings))
+
+
+def _tell(line: str) -> None:
+    print(f"cmdana: {line}", file=sys.stderr, flush=True)
 
 
 def _refuse_to_overwrite(path: Path, force: bool) -> None:

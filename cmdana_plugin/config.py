@@ -62,6 +62,12 @@ class Model(_Table):
     state_key: str = ""
 
 
+class Learning(_Table):
+    """`cmdana train --live`."""
+
+    max_connections: Count = 2_000_000
+
+
 class Verdict(_Table):
     """The budget and the notices."""
 
@@ -139,6 +145,7 @@ class Config(_Table):
     tracker: Tracker = Tracker()
     content: Content = Content()
     model: Model = Model()
+    learning: Learning = Learning()
     verdict: Verdict = Verdict()
     incident: Incident = Incident()
     drift: Drift = Drift()

@@ -1,29 +1,44 @@
-"""An operator's own material for training and calibration: captures and Zeek logs, as recordings with their truth."""
+"""An operator's own material for training and calibration: captures, Zeek logs and what a running Zeek told."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin import training
+from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.config import Config
 from cmdana_plugin.labels import Labels, labels_by_capture
 from cmdana_plugin.logs import addresses
+from cmdana_plugin.material import Normal, Suspects
 from cmdana_plugin.replay import Summary, extract, merge_counts
+from cmdana_plugin.spool import Spool, is_spool
 from cmdana_plugin.training import Recipe, Recording
-from feature_extractors.observations import PROTO_NAMES, Windows, concat
+from feature_extractors.errors import CmdanaError
+from feature_extractors.observations import PROTO_NAMES, Connections, Windows, concat
 from feature_extractors.readers import find_captures
 from feature_extractors.readers.zeek_logs import ZeekLogs
 from feature_extractors.schema import load_schema
 
 Progress = Callable[[str, float], None]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_FEW = 1000  # connections under which what is learned is thin
+_FEW: Final = 1000  # connections under which what is learned is thin
+_RARE: Final = 40  # connections of a service under which its normal is not known
+_CUT: Final = frozenset(
+    (
+        "half_written_line", "compressed_stream_cut", "compressed_stream_damaged", "bad_record", "capture_truncated",
+        "learning_block_damaged",
+    )
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -41,8 +56,11 @@ class Learned:
     services: Counter[str] = field(default_factory=Counter)
     undecoded: Counter[str] = field(default_factory=Counter)
     busiest: float = 0.0  # share of all connections that one host originates
+    busiest_host: str = ""
     model: str = ""
     data_digest: str = ""
+    normal: Normal = field(default_factory=Normal)
+    suspects: Suspects = field(default_factory=Suspects)
 
     def warnings(self) -> list[str]:
         """What in the material makes a poor teacher."""
@@ -53,27 +71,37 @@ class Learned:
             )
         if self.hours < 24:
             found.append(f"only {self.hours:.1f} hours: what happens daily or weekly has not been seen")
+        rare = [f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE]
+        if rare:
+            more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
+            found.append(f"seen too rarely to know what is normal: {', '.join(rare[:6])}{more}")
         if self.busiest > 0.5 and self.connections >= _FEW:
-            found.append(f"one host originates {self.busiest:.0%} of the connections: if it is infected or scans, "
-                         "that becomes normal")  # fmt: skip
-        if self.undecoded.get("conn_log_line_cut") or self.undecoded.get("capture_truncated"):
             found.append(
-                "some input was cut off: " + ", ".join(f"{k} {v}" for k, v in self.undecoded.items())
+                f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
+                "that becomes normal"
+            )
+        found += self.suspects.words()
+        cut = {name: n for name, n in self.undecoded.items() if name in _CUT}
+        if cut:
+            found.append(
+                "some input was cut off or damaged: " + ", ".join(f"{name} {n:,}" for name, n in cut.items())
             )
         return found
 
     def object(self) -> dict[str, object]:
         """For `--json`."""
-        return {f: getattr(self, f) for f in self.__slots__} | {"warnings": self.warnings()}
+        plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects")}
+        return {**plain, "normal": self.normal.object(), "warnings": self.warnings()}
 
     def text(self) -> str:
         """For a person."""
-        services = ", ".join(f"{name or 'no service'} {n:,}" for name, n in self.services.most_common(8))
         lines = [
             f"learned from {self.connections:,} connections of {self.hosts:,} hosts over {self.hours:.1f} hours in "
             f"{self.recordings:,} recordings: {self.benign:,} normal, {self.malicious:,} malicious, "
             f"{self.unknown:,} unknown",
-            f"normal here: {services}",
+            "",
+            *self.normal.table(),
+            "",
             *(f"beware: {warning}" for warning in self.warnings()),
             f"model {self.model} in {self.out}; use it with --model {self.out} or [model] path",
         ]
@@ -86,7 +114,8 @@ def train(
     config: Config,
     *,
     labels: Path | None = None,
-    init: Path | None = None,
+    init: Checkpoint | None = None,
+    exclude: Sequence[str] = (),
     seed: int = 0,
     epochs: int | None = None,
     progress: Progress = lambda _what, _share: None,
@@ -96,13 +125,12 @@ def train(
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
-    start = checkpoints.load(init, load_schema()) if init else None
     recipe = Recipe(seed=seed) if epochs is None else Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
     made = training.train(
-        recordings(sources, config, truth, report, progress),
+        recordings(sources, config, truth, report, progress, networks(exclude)),
         recipe=recipe,
-        init=start,
+        init=init,
         name=out.stem,
         progress=progress,
     )
@@ -119,6 +147,7 @@ def calibrate(
     config: Config,
     *,
     labels: Path | None = None,
+    exclude: Sequence[str] = (),
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
     """Takes the p-values of a model from later calm traffic, and writes the checkpoint to `out`."""
@@ -127,10 +156,29 @@ def calibrate(
     report = Learned(str(out))
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
-    made = training.recalibrate(before, recordings(sources, config, truth, report, progress))
+    made = training.recalibrate(
+        before, recordings(sources, config, truth, report, progress, networks(exclude))
+    )
     checkpoints.save(made, out)
     report.model = made.about.get("name", out.stem)
     return report
+
+
+def initial(words: str | None) -> Checkpoint | None:
+    """What `--init` names: nothing, the shipped checkpoint, or a file. Raises `CmdanaError`."""
+    from cmdana_plugin.detector import shipped_checkpoint
+
+    if words is None:
+        return None
+    return shipped_checkpoint() if words == "shipped" else checkpoints.load(Path(words), load_schema())
+
+
+def networks(words: Sequence[str]) -> list[Network]:
+    """The addresses and networks that `--exclude` names. Raises `CmdanaError`."""
+    try:
+        return [ipaddress.ip_network(word, strict=False) for word in words]
+    except ValueError as error:
+        raise CmdanaError(f"--exclude: {error}; expected an address or a network") from None
 
 
 def recordings(
@@ -139,28 +187,43 @@ def recordings(
     truth: dict[str, Labels],
     report: Learned,
     progress: Progress = lambda _what, _share: None,
+    exclude: Sequence[Network] = (),
 ) -> Iterator[Recording]:
-    """One recording for each capture, and one for each folder of Zeek logs; `report` fills as they pass."""
+    """One recording for each capture, each folder of Zeek logs, each learning phase; `report` fills as they pass.
+
+    Connections of the hosts in `exclude` are of unknown kind: they move the state and teach nothing.
+    """
     found = list(_expand(sources))
     origins: Counter[bytes] = Counter()
     for i, source in enumerate(found):
         progress("reading", i / len(found))
-        blocks = list(_windows(source, config, report))
+        blocks = []
+        for block in _windows(source, config, report):
+            blocks.append(block)
+            report.connections += len(block)
+            # How much a folder holds is known at its end only: half of what is left of the bar for each 100,000.
+            within = 1.0 - 0.5 ** (sum(map(len, blocks)) / 100_000)
+            progress("reading", (i + within) / len(found))
         if not blocks:
             continue
         windows = concat(blocks)
-        recording = _labelled(source, windows, truth)
+        del blocks
+        recording = _excluded(_labelled(source, windows, truth), exclude)
         c = windows.connections
         report.recordings += 1
-        report.connections += len(c)
         report.hours += float(c.end.max() - c.ts.min()) / 3600
         report.services.update(c.service)
         origins.update(np.ascontiguousarray(c.orig_h).view("V16").ravel().tolist())
-        report.hosts, report.busiest = len(origins), max(origins.values()) / report.connections
         label = recording.label if recording.label is not None else np.zeros(len(c), np.int8)
+        report.hosts = len(origins)
+        host, most = origins.most_common(1)[0]
+        report.busiest = most / report.connections
+        report.busiest_host = addresses(np.frombuffer(host, np.uint8).reshape(1, 16))[0]
         report.benign += int((label == 0).sum())
         report.malicious += int((label == 1).sum())
         report.unknown += int((label < 0).sum())
+        report.normal.receive(c, label == 0)
+        report.suspects.receive(windows, label == 0)
         yield recording
     progress("reading", 1.0)
 
@@ -168,16 +231,29 @@ def recordings(
 def _expand(sources: Sequence[str]) -> Iterator[Path]:
     for name in sources:
         path = Path(name)
-        yield from [path] if _holds_logs(path) else find_captures([path])
+        yield from [path] if is_spool(path) or _holds_logs(path) else find_captures([path])
 
 
 def _holds_logs(path: Path) -> bool:
     if path.is_dir():
-        return any(path.rglob("conn*.log")) or any(path.rglob("conn*.log.gz"))
+        return any(_is_conn_log(file) for file in path.rglob("conn*"))
+    return _is_conn_log(path)
+
+
+def _is_conn_log(path: Path) -> bool:
     return path.name.startswith("conn") and ".log" in path.suffixes
 
 
 def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]:
+    if is_spool(source):
+        spool = Spool(source)
+        try:
+            yield from spool.windows()
+            report.suspects.odd.update(spool.odd)
+        finally:
+            spool.close()
+        merge_counts(report.undecoded, [spool.counts])
+        return
     if source.is_dir() or ".log" in source.suffixes:
         logs = ZeekLogs([source])
         yield from logs
@@ -186,6 +262,30 @@ def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]
     summary = Summary([str(source)])
     yield from extract([source], config, summary)
     report.undecoded.update(summary.undecoded)
+
+
+def _excluded(recording: Recording, exclude: Sequence[Network]) -> Recording:
+    if not exclude:
+        return recording
+    c = recording.windows.connections
+    label = np.zeros(len(c), np.int8) if recording.label is None else recording.label.copy()
+    label[_of_hosts(c, exclude)] = -1
+    return Recording(recording.name, recording.windows, label, recording.family)
+
+
+def _of_hosts(connections: Connections, wanted: Sequence[Network]) -> NDArray[np.bool_]:
+    rows = np.zeros(len(connections), np.bool_)
+    for column in (connections.orig_h, connections.resp_h):
+        hosts, at = np.unique(np.ascontiguousarray(column).view("V16").ravel(), return_inverse=True)
+        texts = addresses(hosts.view(np.uint8).reshape(-1, 16))
+        inside = np.array([any(_within(text, network) for network in wanted) for text in texts], np.bool_)
+        rows |= inside[at]
+    return rows
+
+
+def _within(text: str, network: Network) -> bool:
+    address = ipaddress.ip_address(text)
+    return address.version == network.version and address in network
 
 
 def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recording:

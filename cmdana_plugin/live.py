@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -148,8 +148,16 @@ class Live:
         return self.session.alive() if self._clock() - self._progress < _STUCK else []
 
 
-def run(settings: Config, load: Callable[[], Judge]) -> int:
-    """Judges a running Zeek's connections until SIGTERM or SIGINT; the exit status.
+def run(
+    settings: Config,
+    load: Callable[[], Judge],
+    *,
+    until: Callable[[], bool] = lambda: False,
+    gauges: Callable[[], Mapping[str, float]] = dict,
+) -> int:
+    """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked at each step; the exit status.
+
+    `gauges` are served beside the endpoint's own.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     an interface that cannot be listened on.
@@ -166,7 +174,9 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
-            Numbers(live.counters, live.gauges, judge.watch, judge.decider.threshold),
+            Numbers(
+                live.counters, lambda: {**live.gauges(), **gauges()}, judge.watch, judge.decider.threshold
+            ),
         )
         if settings.endpoint.metrics_port
         else None
@@ -177,7 +187,7 @@ def run(settings: Config, load: Callable[[], Judge]) -> int:
         if sniffer is not None:
             sniffer.start()
         live.start()
-        while not stop.is_set():
+        while not stop.is_set() and not until():
             live.step(0.2)
         live.leave()
     finally:

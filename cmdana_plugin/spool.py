@@ -1,0 +1,229 @@
+"""What a running Zeek has told while a model learns: connections in blocks on disk, so that nothing is lost by a stop.
+
+A folder beside the model to be, readable by its owner only. It holds what a training needs (the columns of `Windows`
+and the log entries), so addresses and names too, and is deleted when the model has been made. Each block is written
+beside its name and moved onto it; at worst the connections of the last half minute are lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+
+from feature_extractors.errors import CmdanaError
+from feature_extractors.frames import Counts
+from feature_extractors.observations import Connections, LogEntry, Packets, Stage, Windows, concat, take
+
+FORMAT: Final = 1
+_ABOUT: Final = "about.json"
+_BLOCK: Final = 4096  # connections that are written together
+_WAIT: Final = 30.0  # seconds that fewer wait for more
+_GAP: Final = (
+    600.0  # seconds without a connection that count as observed: a longer silence may be a dead Zeek
+)
+_MOST_HOSTS: Final = 10_000  # hosts whose odd connections are counted
+_TOLD_HOSTS: Final = 20  # of these, kept on disk
+
+
+class SpoolError(CmdanaError):
+    """The folder of a learning phase cannot be used; the message says why and what to do."""
+
+
+def is_spool(path: Path) -> bool:
+    """Whether the folder is one of a learning phase."""
+    return (path / _ABOUT).is_file()
+
+
+class Spool:
+    """The blocks of one learning phase, begun or continued. One process at a time holds it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        most: int = 2_000_000,
+        *,
+        create: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`most` connections are kept, the latest. Raises `SpoolError`."""
+        self.folder = folder
+        self.counts = Counts()
+        self.seen = 0.0  # seconds of network time observed, stops left out
+        self.connections = 0
+        self.dropped = 0  # connections let go to keep the bound
+        self.odd: Counter[str] = Counter()  # originator -> connections that the model before found odd
+        self._most = most
+        self._clock = clock
+        self._blocks: dict[int, int] = {}  # number -> connections
+        self._waiting: list[Windows] = []
+        self._since = 0.0  # when the first of these came
+        self._last = -np.inf  # network time of the latest connection of this run
+        if create:
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise SpoolError(f"{folder}: cannot be made: {error.strerror}") from None
+        elif not is_spool(folder):
+            raise SpoolError(f"{folder}: holds no {_ABOUT} of a learning phase")
+        self._lock = self._held()
+        self._read_about()
+
+    @property
+    def waiting(self) -> int:
+        """Connections not on disk yet."""
+        return sum(map(len, self._waiting))
+
+    def add(self, windows: Windows) -> None:
+        """Takes in a block in order of `end`; early windows are left out, their connection is still to end."""
+        final = np.flatnonzero(windows.connections.stage == Stage.FINAL)
+        if len(final):
+            kept = windows if len(final) == len(windows) else take(windows, final)
+            now = float(kept.connections.end.max())
+            if np.isneginf(self._last):
+                self._last = float(kept.connections.end.min())
+            self.seen += min(max(now - self._last, 0.0), _GAP)
+            self._last = max(self._last, now)
+            if not self._waiting:
+                self._since = self._clock()
+            self._waiting.append(kept)
+            self.connections += len(kept)
+        if self._waiting and (self.waiting >= _BLOCK or self._clock() - self._since >= _WAIT):
+            self.flush()
+
+    def suspect(self, host: str) -> None:
+        """Counts a connection of this originator that the model before found odd."""
+        if host in self.odd or len(self.odd) < _MOST_HOSTS:
+            self.odd[host] += 1
+
+    def flush(self) -> None:
+        """Writes what waits. Raises `SpoolError`."""
+        if self._waiting:
+            windows = concat(self._waiting)
+            number = max(self._blocks, default=0) + 1
+            self._write(f"{number:08d}.npz", _packed(windows))
+            self._blocks[number] = len(windows)
+            self._waiting.clear()
+            held = sum(self._blocks.values())
+            while held > self._most and len(self._blocks) > 1:
+                oldest = min(self._blocks)
+                (self.folder / f"{oldest:08d}.npz").unlink(missing_ok=True)
+                n = self._blocks.pop(oldest)
+                held -= n
+                self.dropped += n
+        about = {
+            "format": FORMAT,
+            "seen": round(self.seen, 3),
+            "connections": self.connections,
+            "dropped": self.dropped,
+            "blocks": {str(number): n for number, n in self._blocks.items()},
+            "odd": dict(self.odd.most_common(_TOLD_HOSTS)),
+        }
+        self._write(_ABOUT, json.dumps(about).encode())
+
+    def windows(self) -> Iterator[Windows]:
+        """All blocks on disk in order; one that is damaged is counted as `learning_block_damaged` and passed over."""
+        for number in sorted(self._blocks):
+            try:
+                yield _unpacked((self.folder / f"{number:08d}.npz").read_bytes())
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                self.counts.add("learning_block_damaged")
+
+    def close(self) -> None:
+        """Writes what waits and lets others have the folder."""
+        try:
+            self.flush()
+        finally:
+            self._lock.close()
+
+    def delete(self) -> None:
+        """The model has been made: nothing of the traffic stays."""
+        for path in [*self.folder.glob("*.npz"), *self.folder.glob(".*.partial"), self.folder / _ABOUT]:
+            path.unlink(missing_ok=True)
+        self._lock.close()
+        (self.folder / ".lock").unlink(missing_ok=True)
+        self.folder.rmdir()
+
+    def _held(self) -> IO[str]:
+        try:
+            lock = open(self.folder / ".lock", "w", encoding="ascii")
+        except OSError as error:
+            raise SpoolError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise SpoolError(f"{self.folder}: another `cmdana train` uses it") from None
+        return lock
+
+    def _read_about(self) -> None:
+        path = self.folder / _ABOUT
+        if not path.exists():
+            return
+        try:
+            about = json.loads(path.read_bytes())
+            found = about["format"]
+            if found == FORMAT:
+                self.seen, self.connections = float(about["seen"]), int(about["connections"])
+                self.dropped = int(about["dropped"])
+                self._blocks = {int(number): int(n) for number, n in about["blocks"].items()}
+                self.odd.update(about["odd"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SpoolError(f"{path}: is damaged ({error}); delete {self.folder} to begin anew") from None
+        if found != FORMAT:
+            raise SpoolError(
+                f"{path}: found format {found!r}, expected {FORMAT}: made by another version of cmdana"
+            )
+
+    def _write(self, name: str, content: bytes) -> None:
+        partial = self.folder / f".{name}.partial"
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / name)
+        except OSError as error:
+            raise SpoolError(f"{self.folder / name}: cannot be written: {error.strerror}") from None
+
+
+def _packed(windows: Windows) -> bytes:
+    arrays: dict[str, Any] = {"packet_start": windows.packet_start, "log_start": windows.log_start}
+    for field in fields(Connections):
+        arrays[f"connections.{field.name}"] = np.asarray(getattr(windows.connections, field.name))
+    if not len(windows.connections.service):
+        arrays["connections.service"] = np.zeros(0, "U1")
+    for field in fields(Packets):
+        arrays[f"packets.{field.name}"] = getattr(windows.packets, field.name)
+    logs = [[e.stream, e.ts, e.uid, dict(e.fields)] for e in windows.logs]
+    arrays["logs"] = np.frombuffer(json.dumps(logs).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _unpacked(content: bytes) -> Windows:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        columns: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
+        columns["service"] = columns["service"].tolist()
+        return Windows(
+            connections=Connections(**columns),
+            packets=Packets(**{f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}),
+            packet_start=arrays["packet_start"],
+            logs=[
+                LogEntry(stream, ts, uid, said)
+                for stream, ts, uid, said in json.loads(arrays["logs"].tobytes())
+            ],
+            log_start=arrays["log_start"],
+        )
