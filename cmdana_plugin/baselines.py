@@ -324,6 +324,31 @@ def _kitsune(x: Table, seed: int, size: int = 10) -> Callable[[Table], NDArray[n
     return lambda t: final(errors(t))
 
 
+def _forest(x: Table, malicious: Rows, seed: int) -> Callable[[Table], NDArray[np.float64]]:
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = RandomForestClassifier(n_estimators=200, min_samples_leaf=2, n_jobs=1, random_state=seed)
+    model.fit(x, malicious)
+    return lambda t: np.asarray(model.predict_proba(t)[:, 1], np.float64)
+
+
+def _boosted(x: Table, malicious: Rows, seed: int) -> Callable[[Table], NDArray[np.float64]]:
+    trees = fit_trees(x, malicious, np.ones(len(x)), seed, repeats=1)
+    return lambda t: 1.0 / (1.0 + np.exp(-trees.score(t)))
+
+
+# Of flat standardised tables: fit(rows, malicious, seed), and whether it learns from labels.
+DETECTORS_OF_TABLES: Final[
+    dict[str, tuple[Callable[[Table, Rows, int], Callable[[Table], NDArray[np.float64]]], bool]]
+] = {
+    "isolation-forest": (lambda x, _, seed: _forest_of_isolation(x, seed), False),
+    "knn": (lambda x, _, seed: _neighbours(x, seed), False),
+    "gaussians": (lambda x, _, seed: _gaussians(x, seed), False),
+    "autoencoder": (lambda x, _, seed: _autoencoder(x, seed), False),
+    "forest": (_forest, True),
+    "boosted": (_boosted, True),
+}
+
 BASELINES: Final[dict[str, Callable[[], Baseline]]] = {
     "volume": Volume,
     "rarity": Rarity,

@@ -254,45 +254,72 @@ def calibrate(
         print(f"beware: {warning}", file=sys.stderr)
 
 
-@app.command(epilog="Example: cmdana evaluate data/ --out findings.json --page docs/results.md")
+@app.command(epilog="Example: cmdana evaluate data/ --out findings.json --page docs/results.md --cache kept/")
 def evaluate(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with captures/ and captures.csv (columns capture and split).")
-    ],
     out: Annotated[
         Path, typer.Option("--out", help="Findings to write (JSON), kept up to date as they come.")
     ],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with captures/ and captures.csv (columns capture and split)."),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="labels.csv(.xz); default: the one in FOLDER.")
     ] = None,
+    tables: Annotated[
+        Path | None, typer.Option("--tabular", help="Folder with nsl_kdd/ or unsw_nb15/: judge flat tables.")
+    ] = None,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            "--recordings",
+            help="Plan (CSV: recording, network, part of train/calibrate/later/test, begin, end): judge one's own "
+            "network; FOLDER then lends labels of other networks.",
+        ),
+    ] = None,
+    attacker: Annotated[
+        bool, typer.Option("--attacker", help="Perturb the attacks of FOLDER as their originator could.")
+    ] = False,
     page: Annotated[
-        Path | None, typer.Option("--page", help="Page whose measured part to rewrite with the tables.")
+        Path | None, typer.Option("--page", help="Page whose measured part to rewrite with the findings.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the detector and of each baseline.")] = 5,
-    variant_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each ablation.")] = 1,
+    variant_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each ablation.")] = 2,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only these detectors and ablations, by name.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Folder that keeps what captures hold and what detectors made of them."),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the detector, its ablations and the baselines on labelled captures by their fixed split."""
+    """Measure the detector, its ablations and the baselines, and write the page of results.
+
+    On labelled captures by their fixed split (FOLDER), on flat tables, or on one's own network; each run replaces its
+    section of the findings and leaves the others.
+    """
     settings = configuration.load(config)
     from cmdana_plugin import measure, show
 
     with show.steps(quiet=as_json) as progress:
-        tables = measure.measure(
+        words = measure.measure(
             folder,
             labels,
             out,
             settings,
+            tables=tables,
+            plan=recordings,
+            attacker=attacker,
             page=page,
             seeds=seeds,
             variant_seeds=variant_seeds,
             only=only,
+            cache=cache,
             progress=progress,
         )
-    print(out.read_text(encoding="utf-8") if as_json else tables)
+    print(out.read_text(encoding="utf-8") if as_json else words)
 
 
 @app.command(epilog="Example: cmdana alerts logs/ --host 10.0.0.0/8 --since 2026-11-22T06:00")

@@ -7,54 +7,48 @@ TPR at a given FPR is read off the test split's own benign rows, for every detec
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
-from cmdana_plugin.calibration import fuse
+from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.training import Corpus, Recipe, Recording, components, gather, train
+from cmdana_plugin.config import Config
+from cmdana_plugin.detector import stratum_of
+from cmdana_plugin.incidents import Counted, Foretold, scores_of
+from cmdana_plugin.judging import (
+    RATES,
+    Floats,
+    Resampled,
+    draws,
+    holm,
+    interval,
+    judge,
+    mean,
+    quality,
+)
+from cmdana_plugin.site import SiteAware
+from cmdana_plugin.training import Corpus, Recipe, Recording, balance, components, gather, train
+from cmdana_plugin.trees import fit_trees, tabulate
 from feature_extractors.errors import CmdanaError
 from feature_extractors.schema import load_schema
 
 Progress = Callable[[str, float], None]
+Section = dict[str, Any]  # one part of the findings: plain numbers and words, as JSON holds them
 
-_SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
-LEAST: Final = 5  # connections that a family needs to be judged
-RATES: Final = (1e-2, 1e-3, 1e-4)
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One family against the benign rows of the whole set."""
-
-    count: int
-    tpr: tuple[float, ...]  # at RATES, NaN where benign rows are too few
-    auroc: float
-    pr: float  # average precision at the native prevalence
-    pr_rare: float  # the same with malicious rows weighted down to one in a thousand
-
-    def row(self) -> tuple[float, ...]:
-        return (*self.tpr, self.auroc, self.pr, self.pr_rare)
-
-
-@dataclass(slots=True)
-class Run:
-    """One detector, one seed, on the test split."""
-
-    detector: str
-    seed: int
-    families: dict[str, Judged]
-    macro: Judged
-    realised: dict[float, float] = field(
-        default_factory=dict
-    )  # nominal -> realised FPR, calibrated detectors only
+SHIPPED: Final = "cmdana"
+UNLABELLED: Final = "cmdana without labels"
+SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
+_BUDGETS: Final = (0, 10, 100, 1000)  # malicious connections with a label
+OF_BASELINES: Final = ("baselines", "trees", "density")
+_CODE: Final = ("model", "detector", "training", "batch", "state", "calibration", "trees", "density")
 
 
 @dataclass(slots=True)
@@ -64,94 +58,102 @@ class Split:
     test: list[Recording]
 
 
-def judge(
-    score: NDArray[np.float64], label: NDArray[np.int8], family: Sequence[str]
-) -> tuple[dict[str, Judged], Judged]:
-    """Per family and macro. Raises `CmdanaError` where one of the classes is missing."""
-    calm = np.sort(score[label == 0])
-    names = np.array(family, dtype=object)
-    bad = label == 1
-    kinds = {str(f): score[bad & (names == f)] for f in sorted(set(names[bad]))}
-    kinds = {f: s for f, s in kinds.items() if len(s) >= LEAST}
-    if not len(calm) or not kinds:
-        raise CmdanaError(
-            f"evaluation: found {len(calm)} benign rows and {len(kinds)} families of {LEAST} or more; expected both"
+@dataclass(slots=True)
+class Trial:
+    """What one detector made of the test split with one seed: all that the tables need."""
+
+    score: Floats  # [n] higher is odder
+    p_value: Floats | None = None  # [n] calibrated, of detectors that calibrate
+    parts: dict[str, Floats] = field(default_factory=dict)  # component -> p-values [n]
+    weights: dict[str, float] = field(default_factory=dict)  # component -> its weight in the fusion
+    chance: Floats | None = None  # [n] probability of malicious, of a supervised head
+
+    def rows(self, rows: slice | NDArray[np.bool_]) -> Trial:
+        return Trial(
+            self.score[rows],
+            None if self.p_value is None else self.p_value[rows],
+            {k: p[rows] for k, p in self.parts.items()},
+            self.weights,
+            None if self.chance is None else self.chance[rows],
         )
-    families = {f: _judged(calm, s) for f, s in kinds.items()}
-    table = np.array([j.row() for j in families.values()])
-    mean = table.mean(axis=0)
-    k = len(RATES)
-    return families, Judged(
-        int(bad.sum()), tuple(mean[:k]), float(mean[k]), float(mean[k + 1]), float(mean[k + 2])
-    )
 
 
-def _judged(calm: NDArray[np.float64], s: NDArray[np.float64]) -> Judged:
-    tpr = tuple(
-        float((s > np.quantile(calm, 1.0 - r)).mean()) if len(calm) * r >= 5.0 else float("nan")
-        for r in RATES
-    )
-    below = np.searchsorted(calm, s, side="left")
-    ties = np.searchsorted(calm, s, side="right") - below
-    auroc = float((below + 0.5 * ties).mean() / len(calm))
-    weight = 1e-3 / (1.0 - 1e-3) * len(calm) / len(s)
-    return Judged(len(s), tpr, auroc, _precision(calm, s, 1.0), _precision(calm, s, weight))
+class Store:
+    """Trials kept on disk between runs, by what they depend on: data, code, name and seed.
 
-
-def _precision(calm: NDArray[np.float64], s: NDArray[np.float64], weight: float) -> float:
-    """Average precision, a benign row of equal score counted first."""
-    order = np.sort(s)[::-1]
-    false = len(calm) - np.searchsorted(calm, order, side="left")
-    true = weight * np.arange(1, len(order) + 1)
-    return float((true / (true + false)).mean())
-
-
-def interval(
-    a: NDArray[np.float64],
-    corpus: Corpus,
-    b: NDArray[np.float64] | None = None,
-    rate: float = 1e-3,
-    rounds: int = 200,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % bootstrap interval of macro TPR at `rate`, or of the difference to `b`, recordings drawn with replacement.
-
-    Paired: both detectors are judged on the same draws. A family or benign traffic that a draw misses is left out.
+    `code` names the modules that trials other than baselines depend on.
     """
-    rng = np.random.default_rng(seed)
-    names = np.array(corpus.family, dtype=object)
-    rows_of = [np.arange(x, y) for x, y in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True)]
-    counts = {f: int(((names == f) & (corpus.label == 1)).sum()) for f in set(names)}
-    found = []
-    for _ in range(rounds):
-        rows = np.concatenate([rows_of[i] for i in rng.integers(0, len(rows_of), len(rows_of))])
-        label, family = corpus.label[rows], names[rows]
-        if not (label == 0).any():
-            continue
-        kinds = [f for f in set(family[label == 1]) if counts[f] >= LEAST]
 
-        def macro(score: NDArray[np.float64], rows=rows, label=label, family=family, kinds=kinds) -> float:  # type: ignore[no-untyped-def]
-            s = score[rows]
-            limit = np.quantile(s[label == 0], 1.0 - rate)
-            return float(np.mean([(s[(label == 1) & (family == f)] > limit).mean() for f in kinds]))
+    def __init__(self, folder: Path | None, *depends: str, code: Sequence[str] = _CODE) -> None:
+        self._folder = folder
+        self._depends = depends
+        self._code = code
 
-        if kinds:
-            found.append(macro(a) - (macro(b) if b is not None else 0.0))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    def trial(self, name: str, seed: int, make: Callable[[], Trial], code: Sequence[str] = ()) -> Trial:
+        """What `make` made of it once; `code` names the modules that it depends on where they are not all."""
+        if self._folder is None:
+            return make()
+        code = code or (OF_BASELINES if name in BASELINES else self._code)
+        key = hashlib.sha256("|".join([*self._depends, code_digest(code), name, str(seed)]).encode())
+        path = self._folder / f"trial-{key.hexdigest()[:24]}.npz"
+        if path.is_file():
+            return _read_trial(path)
+        made = make()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        arrays = {"score": made.score} | {f"part.{k}": v for k, v in made.parts.items()}
+        arrays |= {f"weight.{k}": np.array(v) for k, v in made.weights.items()}
+        arrays |= {k: v for k in ("p_value", "chance") if (v := getattr(made, k)) is not None}
+        np.savez(part, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+        return made
+
+    def checkpoint(self, name: str, seed: int, make: Callable[[], Checkpoint]) -> Checkpoint:
+        if self._folder is None:
+            return make()
+        key = hashlib.sha256("|".join([*self._depends, code_digest(self._code), name, str(seed)]).encode())
+        path = self._folder / f"model-{key.hexdigest()[:24]}.safetensors"
+        if path.is_file():
+            return checkpoints.load(path, load_schema())
+        made = make()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(made, path)
+        return made
+
+
+def _read_trial(path: Path) -> Trial:
+    with np.load(path, allow_pickle=False) as file:
+        a = {k: file[k] for k in file.files}
+    return Trial(
+        a["score"],
+        a.get("p_value"),
+        {k.removeprefix("part."): v for k, v in a.items() if k.startswith("part.")},
+        {k.removeprefix("weight."): float(v) for k, v in a.items() if k.startswith("weight.")},
+        a.get("chance"),
+    )
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Changes when one of these modules of the package does."""
+    digest = hashlib.sha256()
+    for name in modules:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def corpus_digest(corpus: Corpus) -> str:
+    """Of everything that a detector may learn from or be judged by."""
+    digest = hashlib.sha256(corpus.digest.encode())
+    for array in (corpus.state, corpus.label, corpus.bounds):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("|".join(corpus.family).encode())
+    return digest.hexdigest()[:16]
 
 
 def read_split(folder: Path, record: Callable[[Path, str], Iterable[Recording]], progress: Progress) -> Split:
     """The labelled captures of `folder` (captures/, captures.csv with the columns capture and split) by their split."""
-    table = folder / "captures.csv"
-    try:
-        rows = list(csv.DictReader(table.open(encoding="utf-8")))
-    except OSError as error:
-        raise CmdanaError(
-            f"{table}: {error.strerror}; expected the table of captures with its split"
-        ) from error
+    rows = split_rows(folder)
     out: dict[str, list[Recording]] = {"train": [], "calibrate": [], "test": []}
-    rows = [r for r in rows if r["split"] in out and (r["malicious"] != "0" or r["benign"] != "0")]
     for i, r in enumerate(rows):
         progress("reading", i / len(rows))
         for recording in record(folder / "captures" / r["capture"], r["capture"]):
@@ -159,193 +161,309 @@ def read_split(folder: Path, record: Callable[[Path, str], Iterable[Recording]],
     return Split(out["train"], out["calibrate"], out["test"])
 
 
-def fused_evidence(checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe) -> NDArray[np.float64]:
-    """The detector's fused evidence [n] of every event of a corpus."""
-    raw, stratum = components(checkpoint, corpus, recipe, load_schema())
-    names = list(checkpoint.weights)
-    p = np.stack([checkpoint.strata[k].p_value(raw[k], stratum) for k in names], axis=1)
-    return fuse(p, np.array([checkpoint.weights[k] for k in names]))
+def split_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of captures.csv that have labelled connections. Raises `CmdanaError`."""
+    table = folder / "captures.csv"
+    try:
+        rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    except OSError as error:
+        raise CmdanaError(
+            f"{table}: {error.strerror}; expected the table of captures with its split"
+        ) from error
+    parts = ("train", "calibrate", "test")
+    return [r for r in rows if r["split"] in parts and (r["malicious"] != "0" or r["benign"] != "0")]
 
 
-def run_detector(
-    name: str, split: Split, test: Corpus, recipe: Recipe
-) -> tuple[Run, NDArray[np.float64], Checkpoint]:
-    """Train one variant, score the test split."""
-    from cmdana_plugin.training import _ablate
-
-    made = train(split.train, split.calibrate, recipe=recipe)
-    judged = replace(test, state=test.state.copy())
-    _ablate(judged, recipe, load_schema())
-    evidence = fused_evidence(made, judged, recipe)
-    families, macro = judge(evidence, test.label, test.family)
-    p = made.fused.p_value(evidence)
-    calm = test.label == 0
-    return (
-        Run(name, recipe.seed, families, macro, {r: float((p[calm] <= r).mean()) for r in RATES[:2]}),
-        evidence,
-        made,
-    )
-
-
-def run_baseline(name: str, learn: Corpus, test: Corpus, seed: int) -> tuple[Run, NDArray[np.float64]]:
-    baseline = BASELINES[name]()
-    baseline.fit(learn, np.ones(len(learn), np.bool_), seed)
-    score = baseline.score(test)
-    families, macro = judge(score, test.label, test.family)
-    return Run(name, seed, families, macro), score
+# Trials
 
 
 VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
-    "cmdana": {},
-    "cmdana without labels": {"trees": False},
-    "anomaly: connection only": {"trees": False, "modalities": (False, True, False)},
-    "anomaly: static gate": {"trees": False, "static_gate": True},
-    "anomaly: no learned memory": {"trees": False, "use_memory": False},
-    "anomaly: no state at all": {"trees": False, "use_memory": False, "use_counts": False},
-    "anomaly: from the state alone": {"trees": False, "cross": False},
-    "anomaly: no modality dropout": {"trees": False, "dropout": 0.0},
-    "control: shuffled time": {"trees": False, "shuffle_time": True},
-    "control: shuffled pairing": {"trees": False, "shuffle_pairing": True},
+    SHIPPED: {},
+    "packets alone": {"modalities": (True, False, False), "components": ("packets", "residual")},
+    "connection alone": {
+        "modalities": (False, True, False),
+        "components": ("connection", "residual", "next"),
+    },
+    "logs alone": {"modalities": (False, False, True), "components": ("log", "residual")},
+    "static gate": {"static_gate": True},
+    "no learned memory": {"use_memory": False},
+    "no state at all": {"use_memory": False, "use_counts": False},
+    "from the state alone": {"cross": False},
+    "no modality dropout": {"dropout": 0.0},
+    "control: shuffled time": {"shuffle_time": True},
+    "control: shuffled pairing": {"shuffle_pairing": True},
 }
 
 
-@dataclass(slots=True)
-class Findings:
-    """Everything measured; `save` and `load` as JSON so that a page can be written again."""
+def fused_evidence(checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe) -> Floats:
+    """The detector's fused evidence [n] of every event of a corpus."""
+    return weighted(*_parts(checkpoint, corpus, recipe)[:2])
 
-    runs: list[Run]
-    intervals: dict[str, tuple[float, float]]
-    about: dict[str, str]
 
-    def of(self, detector: str) -> list[Run]:
-        return [r for r in self.runs if r.detector == detector]
+def _parts(
+    checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe
+) -> tuple[dict[str, Floats], dict[str, float], dict[str, Floats]]:
+    """p-values of each component, the weights of the fusion, and what the components were before calibration."""
+    raw, stratum = components(checkpoint, corpus, recipe, load_schema())
+    parts = {k: checkpoint.strata[k].p_value(raw[k], stratum) for k in checkpoint.weights}
+    return parts, dict(checkpoint.weights), raw
 
-    def names(self) -> Iterator[str]:
-        return iter(dict.fromkeys(r.detector for r in self.runs))
+
+def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """Fisher's sum of evidence of named p-values."""
+    names = list(weights)
+    return fuse(np.stack([parts[k] for k in names], axis=1), np.array([weights[k] for k in names]))
+
+
+def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
+    """A trained detector on a corpus, with the recipe's controls applied to the corpus too."""
+    from cmdana_plugin.training import _ablate
+
+    judged = replace(corpus, state=corpus.state.copy())
+    _ablate(judged, recipe, load_schema())
+    parts, weights, raw = _parts(made, judged, recipe)
+    evidence = weighted(parts, weights)
+    chance = 1.0 / (1.0 + np.exp(-raw["attack"])) if "attack" in raw else None
+    return Trial(evidence, made.fused.p_value(evidence), parts, weights, chance)
+
+
+def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:
+    """Fitted on one corpus, judged on another."""
+    baseline = BASELINES[name]()
+    baseline.fit(learn, np.ones(len(learn), np.bool_), seed)
+    score = baseline.score(judged)
+    chance = None
+    if name in WITH_LABELS:
+        chance = score if name == "forest" else 1.0 / (1.0 + np.exp(-score))
+    return Trial(score, chance=chance)
+
+
+def calibrated(trial: Trial, calm: NDArray[np.bool_]) -> Trial:
+    """With p-values from the calm rows, by one rule for every detector."""
+    return replace(trial, p_value=fit_tail(trial.score[calm]).p_value(trial.score))
+
+
+# What the tables need
 
 
 def evaluate(
     split: Split,
+    config: Config,
     *,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     variants: Sequence[str] = tuple(VARIANTS),
     baselines: Sequence[str] = tuple(BASELINES),
     variant_seeds: int = 2,
+    cache: Path | None = None,
     progress: Progress = lambda _what, _share: None,
-    partial: Callable[[Findings], None] = lambda _found: None,
-) -> Findings:
+    partial: Callable[[Section], None] = lambda _found: None,
+) -> Section:
     """Every detector on the split. Ablations run on the first `variant_seeds` seeds, baselines and cmdana on all."""
     schema = load_schema()
-    learn, test = gather(split.train, schema), gather(split.test, schema)
-    runs: list[Run] = []
-    scores: dict[str, NDArray[np.float64]] = {}
-    about = {
-        "data digest": f"train {learn.digest[:16]}, test {test.digest[:16]}",
-        "connections": f"train {len(learn)}, test {len(test)} ({int((test.label == 0).sum())} benign, "
-        f"{int((test.label == 1).sum())} malicious)",
-    }
-    intervals: dict[str, tuple[float, float]] = {}
-    plan = [(n, s) for n in baselines for s in (seeds[:1] if n in _SEEDLESS else seeds)]
-    plan += [(n, s) for n in variants for s in (seeds if n == "cmdana" else seeds[:variant_seeds])]
+    learn = gather(split.train, schema)
+    judged = gather([*split.calibrate, *split.test], schema)
+    begin = int(judged.bounds[len(split.calibrate)])
+    calm = (np.arange(len(judged)) < begin) & (judged.label == 0)
+    tested = slice(begin, len(judged))
+    store = Store(cache, schema.digest, *map(corpus_digest, (learn, judged)))
+    models = models_of(split, cache)
+    trials: dict[str, list[Trial]] = {}
+    plan = [(n, s) for n in baselines for s in (seeds[:1] if n in SEEDLESS else seeds)]
+    plan += [(n, s) for n in variants for s in (seeds if n == SHIPPED else seeds[:variant_seeds])]
+
+    def make(name: str, seed: int) -> Trial:
+        if name in BASELINES:
+            return run_baseline(name, learn, judged, seed)
+        settings = {} if name == SHIPPED else {"trees": False, **VARIANTS[name]}
+        recipe = replace(Recipe(seed=seed), **settings)  # type: ignore[arg-type]
+        made = models.checkpoint(name, seed, lambda: train(split.train, split.calibrate, recipe=recipe))
+        return judge_with(made, judged, recipe)
+
+    label, family = judged.label[tested], judged.family[tested]
+    bounds = judged.bounds[len(split.calibrate) :] - begin
+    truth = Truth(label, family, blocks_of(bounds), frozenset(f for f in learn.family if f))
+    sampled = truth.sampled()
+
+    def found_so_far() -> Section:
+        shown = {n: [t.rows(tested) for t in ts] for n, ts in trials.items()}
+        found = section(shown, truth, sampled)
+        found["about"] |= {
+            "train": len(learn),
+            "calibrate": int(calm.sum()),
+            "captures": len(split.test),
+            "data": f"train {learn.digest[:16]}, calibrate and test {judged.digest[:16]}",
+        }
+        return found
+
     for i, (name, seed) in enumerate(plan):
         progress(f"{name}, seed {seed}", i / len(plan))
-        if name in BASELINES:
-            run, score = run_baseline(name, learn, test, seed)
-        else:
-            recipe = replace(Recipe(seed=seed), **VARIANTS[name])  # type: ignore[arg-type]
-            run, score, _ = run_detector(name, split, test, recipe)
-        runs.append(run)
-        if name not in scores:
-            scores[name] = score
-            intervals[name] = interval(score, test)
-            if "cmdana" in scores and (name in BASELINES or name == "cmdana"):
-                for rival in (k for k in scores if k in BASELINES):
-                    intervals[f"cmdana minus {rival}"] = interval(scores["cmdana"], test, scores[rival])
-        partial(Findings(runs, intervals, about))
-    return Findings(runs, intervals, about)
+        made = store.trial(name, seed, lambda n=name, s=seed: make(n, s))  # type: ignore[misc]
+        trials.setdefault(name, []).append(calibrated(made, calm))
+        if name == SHIPPED and all("attack" in t.parts for t in trials[name]):
+            trials.setdefault(UNLABELLED, []).append(calibrated(without(made, ("attack",)), calm))
+        if i % 8 == 7:
+            partial(found_so_far())
+    found = found_so_far()
+    if SHIPPED in trials:
+        shown = [t.rows(tested) for t in trials[SHIPPED]]
+        found["components"] = _by_component(shown, truth)
+        progress("label budgets", 0.98)
+        found["budgets"] = _by_budget(trials[SHIPPED], learn, judged, calm, tested, seeds[:2])
+    progress("incidents", 0.99)
+    found["incidents"] = {
+        name: [_told(t.rows(tested), bounds, split.test, config, name not in BASELINES)
+               for t in (ts[:1] if name in BASELINES else ts)]
+        for name, ts in trials.items() if name in BASELINES or name in (SHIPPED, UNLABELLED)
+    }  # fmt: skip
+    return found
 
 
-def save_findings(findings: Findings, path: Path) -> None:
-    rows = [
-        {"detector": r.detector, "seed": r.seed, "macro": r.macro.row(), "count": r.macro.count,
-         "realised": list(r.realised.items()), "families": {f: [j.count, *j.row()] for f, j in r.families.items()}}
-        for r in findings.runs
-    ]  # fmt: skip
-    path.write_text(
-        json.dumps({"runs": rows, "intervals": findings.intervals, "about": findings.about}, indent=1)
+def models_of(split: Split, cache: Path | None) -> Store:
+    """Where detectors trained on the split are kept."""
+    schema = load_schema()
+    return Store(
+        cache, schema.digest, *(corpus_digest(gather(s, schema)) for s in (split.train, split.calibrate))
     )
 
 
-def load_findings(path: Path) -> Findings:
-    table = json.loads(path.read_text(encoding="utf-8"))
-    k = len(RATES)
-    runs = [
-        Run(
-            r["detector"], r["seed"],
-            {f: Judged(int(v[0]), tuple(v[1 : k + 1]), *v[k + 1 :]) for f, v in r["families"].items()},
-            Judged(r["count"], tuple(r["macro"][:k]), *r["macro"][k:]),
-            {float(a): float(b) for a, b in r["realised"]},
-        )
-        for r in table["runs"]
-    ]  # fmt: skip
-    return Findings(runs, {k: (v[0], v[1]) for k, v in table["intervals"].items()}, table["about"])
+def _told(
+    trial: Trial, bounds: NDArray[np.int64], recordings: Sequence[Recording], config: Config, ours: bool
+) -> Section:
+    """What an operator would have been told: each recording from its beginning; ours with the site's own history."""
+    assert trial.p_value is not None
+    counted = Counted()
+    for r, a, b in zip(recordings, bounds[:-1], bounds[1:], strict=True):
+        scores = scores_of(trial.p_value[a:b])
+        counted.add(r, SiteAware(Foretold(scores)).receive(r.windows) if ours else scores, config)
+    return counted.section()
 
 
-def tables(findings: Findings) -> str:
-    """The measured part of docs/results.md."""
-    lines = [f"- {k}: {v}" for k, v in findings.about.items()]
-    lines += [
-        "",
-        "| detector | labels | seeds | TPR at 1e-2 | TPR at 1e-3 | its interval | AUROC | PR-AUC | PR-AUC, 1 in 1000 |",
-        "|---|---|---:|---:|---:|---|---:|---:|---:|",
-    ]
-    names = sorted(findings.names(), key=lambda n: -np.mean([r.macro.tpr[1] for r in findings.of(n)]))
-    for name in names:
-        runs = findings.of(name)
-        m = np.array([r.macro.row() for r in runs])
-        mean, spread = m.mean(axis=0), m.std(axis=0)
-        low, high = findings.intervals.get(name, (float("nan"), float("nan")))
-        labels = "yes" if name in WITH_LABELS or name == "cmdana" else "no"
-        k = len(RATES)
-        lines.append(
-            f"| {name} | {labels} | {len(runs)} | {mean[0]:.3f} ± {spread[0]:.3f} | {mean[1]:.3f} ± {spread[1]:.3f} | "
-            f"{low:.3f} to {high:.3f} | {mean[k]:.3f} | {mean[k + 1]:.3f} | {mean[k + 2]:.3f} |"
-        )
-    for name, (low, high) in findings.intervals.items():
-        if " minus " in name:
-            lines += [
-                "",
-                f"Macro TPR at 1e-3, {name}: 95 % interval {low:+.3f} to {high:+.3f} (first seed, paired).",
-            ]
-    shipped = findings.of("cmdana")
-    if shipped:
-        lines += [
-            "",
-            "Nominal against realised false-positive rate of `cmdana` on other networks, by seed:",
-            "",
-        ]
-        lines += ["| nominal | realised |", "|---:|---|"]
-        lines += [f"| {r:g} | {', '.join(f'{run.realised[r]:.4f}' for run in shipped)} |" for r in RATES[:2]]
-        rivals = [n for n in names if n in BASELINES]
-        best = rivals[0] if rivals else None
-        lines += [
-            "",
-            "Per family, mean over seeds (`cmdana`"
-            + (f", beside the best baseline `{best}`" if best else "")
-            + "):",
-            "",
-        ]
-        lines += [
-            "| family | n | TPR at 1e-2 | TPR at 1e-3 | AUROC | baseline at 1e-2 | baseline at 1e-3 |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ]
-        for f, j in shipped[0].families.items():
-            mine = np.mean([r.families[f].row() for r in shipped], axis=0)
-            theirs = (
-                np.mean([r.families[f].row() for r in findings.of(best)], axis=0) if best else mine * np.nan
-            )
-            lines.append(
-                f"| {f} | {j.count} | {mine[0]:.2f} | {mine[1]:.2f} | {mine[len(RATES)]:.2f} | "
-                f"{theirs[0]:.2f} | {theirs[1]:.2f} |"
-            )
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is known of the rows of a test set."""
+
+    label: NDArray[np.int8]
+    family: Sequence[str]
+    block: NDArray[np.int64]  # what is drawn together: a capture, an hour, neighbouring rows
+    taught: frozenset[str] = frozenset()  # families that somebody may have learned from
+
+    def sampled(self, rounds: int = 1000) -> Resampled:
+        return draws(self.label, self.family, self.block, rounds)
+
+
+def blocks_of(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+
+
+def section(
+    trials: Mapping[str, Sequence[Trial]], test: Truth, sampled: Resampled | None = None, ours: str = SHIPPED
+) -> Section:
+    """Tables of all detectors over a test set, as plain numbers."""
+    taught = test.taught
+    calm = test.label == 0
+    if sampled is None:
+        sampled = test.sampled()
+    macros = {n: np.mean([sampled.macro(t.score) for t in ts], axis=0) for n, ts in trials.items()}
+    detectors = {}
+    for name, ts in trials.items():
+        judged = [judge(t.score, test.label, test.family) for t in ts]
+        unseen = [[j for f, j in families.items() if f not in taught] for families, _ in judged]
+        detectors[name] = {
+            "labels": name in WITH_LABELS or "attack" in ts[0].parts,
+            "macro": [m.row() for _, m in judged],
+            "unseen": [mean(u, 0).row() for u in unseen] if taught and all(unseen) else [],
+            "families": {f: [families[f].row() for families, _ in judged] for f in judged[0][0]},
+            "interval": interval(macros[name]),
+            "realised": [[float((t.p_value[calm] <= r).mean()) for r in RATES[:2]]
+                         for t in ts if t.p_value is not None],
+            "supervised": [asdict(quality(t.chance[test.label >= 0], (test.label == 1)[test.label >= 0]))
+                           for t in ts if t.chance is not None],
+        }  # fmt: skip
+    families, _ = judge(np.zeros(len(calm)), test.label, test.family)
+    found: Section = {
+        "about": {
+            "connections": len(calm),
+            "benign": int(calm.sum()),
+            "malicious": int((test.label == 1).sum()),
+            "blocks": len(np.unique(test.block)),
+        },
+        "families": {f: {"count": j.count, "seen": f in taught} for f, j in families.items()},
+        "detectors": detectors,
+    }
+    if ours in trials:
+        found["against"] = _against(macros, ours, trials)
+    return found
+
+
+def _against(macros: Mapping[str, Floats], ours: str, trials: Mapping[str, Sequence[Trial]]) -> Section:
+    """Ours minus each baseline in macro TPR at 1e-3, paired over draws, and minus those without labels without ours."""
+    out: Section = {}
+    pairs = {
+        ours: [n for n in trials if n in BASELINES],
+        UNLABELLED: [n for n in trials if n in BASELINES and n not in WITH_LABELS],
+    }
+    for mine, rivals in pairs.items():
+        if mine not in macros or not rivals:
+            continue
+        differences = {r: macros[mine] - macros[r] for r in rivals}
+        corrected = holm(differences)
+        out[mine] = {
+            r: {"difference": float(d.mean()), "interval": interval(d), "p": corrected[r]}
+            for r, d in differences.items()
+        }
+    return out
+
+
+def without(trial: Trial, names: Sequence[str]) -> Trial:
+    """The fusion with some of its components left out."""
+    weights = {k: w for k, w in trial.weights.items() if k not in names}
+    return Trial(weighted(trial.parts, weights), parts={k: trial.parts[k] for k in weights}, weights=weights)
+
+
+def _by_component(trials: Sequence[Trial], test: Truth) -> Section:
+    """Macro of each component alone, of the fusion without it, and of other ways to fuse."""
+    out: Section = {}
+
+    def put(name: str, score: Callable[[Trial], Floats]) -> None:
+        out[name] = [judge(score(t), test.label, test.family)[1].row() for t in trials]
+
+    for k in trials[0].weights:
+        put(f"{k} alone", lambda t, k=k: -np.log(np.nan_to_num(t.parts[k], nan=1.0)))  # type: ignore[misc]
+        put(f"without {k}", lambda t, k=k: without(t, (k,)).score)  # type: ignore[misc]
+    put("smallest p-value", lambda t: -np.log(np.nanmin(np.stack(list(t.parts.values())), axis=0)))
+    put("equal weights", lambda t: weighted(t.parts, dict.fromkeys(t.weights, 1.0)))
+    return out
+
+
+def _by_budget(
+    trials: Sequence[Trial],
+    learn: Corpus,
+    judged: Corpus,
+    calm: NDArray[np.bool_],
+    tested: slice,
+    seeds: Sequence[int],
+) -> Section:
+    """Macro of the fusion, and of boosted trees alone, when only so many malicious connections have a label."""
+    stratum = stratum_of(judged.features, load_schema())
+    lessons, table = tabulate(learn.features, learn.state), tabulate(judged.features, judged.state)
+    label, family = judged.label[tested], judged.family[tested]
+    bad = np.flatnonzero(learn.label == 1)
+    out: Section = {}
+    for budget in _BUDGETS:
+        rows: dict[str, list[list[float]]] = {"fused": [], "trees": []}
+        for seed, trial in zip(seeds, trials, strict=False):
+            if budget == 0:
+                rows["fused"].append(judge(without(trial, ("attack",)).score[tested], label, family)[1].row())
+                continue
+            chosen = np.random.default_rng(seed).choice(bad, min(budget, len(bad)), replace=False)
+            keep = learn.label == 0
+            keep[chosen] = True
+            weight = balance(learn, keep)[keep]
+            trees = fit_trees(lessons[keep], learn.label[keep] == 1, weight, seed, repeats=1)
+            odds = trees.score(table)
+            p = fit_strata(odds[calm], stratum[calm]).p_value(odds, stratum)
+            score = weighted({**trial.parts, "attack": p}, trial.weights)
+            rows["fused"].append(judge(score[tested], label, family)[1].row())
+            rows["trees"].append(judge(odds[tested], label, family)[1].row())
+        out[str(budget)] = rows
+    return out
