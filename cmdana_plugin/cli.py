@@ -5,9 +5,11 @@ Nothing heavy is imported before a command needs it: torch comes in while a capt
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -29,6 +31,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cmdana {importlib.metadata.version('cmdana')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Says which connections and hosts behave unlike the network's own normal, why, and how sure it is."""
+
 
 ConfigOption = Annotated[
     Path | None,
@@ -60,7 +79,10 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     return Judge(SiteAware(detector, salt) if settings.site_history else detector, config)
 
 
-@app.command(epilog="Example: cmdana replay incident.pcap --out incident/")
+@app.command(
+    short_help="Analyse captures: write Zeek's logs and print the notices.",
+    epilog="Example: cmdana replay incident.pcap --out incident/",
+)
 def replay(
     captures: Annotated[
         list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
@@ -109,19 +131,29 @@ def replay(
         show.summary(summary, out, found)
 
 
-@app.command(epilog="Example: cmdana run --config plugin.toml")
+@app.command(
+    short_help="Judge a running Zeek's connections.",
+    epilog="Example: cmdana run --config plugin.toml",
+)
 def run(
     model: ModelOption = None,
     config: ConfigOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say what happens in JSON objects, one a line, on stdout.")
+    ] = False,
 ) -> None:
     """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect. SIGTERM stops it cleanly."""
     settings = configuration.load(config)
     from cmdana_plugin.live import run as run_live
 
-    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model)))
+    tell = _tell_json if as_json else _tell
+    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model), tell=tell))
 
 
-@app.command(epilog="Example: cmdana train --out site.safetensors logs/")
+@app.command(
+    short_help="Learn what is normal from captures, Zeek logs or a running Zeek.",
+    epilog="Example: cmdana train --out site.safetensors logs/",
+)
 def train(
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
     sources: Annotated[
@@ -199,7 +231,10 @@ def train(
     print(json.dumps(report.object()) if as_json else report.text())
 
 
-@app.command(epilog="Example: cmdana calibrate --out site.safetensors --alerts-per-day 20 later-logs/")
+@app.command(
+    short_help="Measure a model's p-values on later traffic, for a budget.",
+    epilog="Example: cmdana calibrate --out site.safetensors --alerts-per-day 20 later-logs/",
+)
 def calibrate(
     sources: Annotated[
         list[str], typer.Argument(help="Captures or folders of Zeek logs of later, calm traffic.")
@@ -213,7 +248,11 @@ def calibrate(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", help="Address or network that is not normal and is left out; repeatable."),
+        typer.Option(
+            "--exclude",
+            metavar="ADDRESS",
+            help="Address or network to leave out; repeatable.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
     model: ModelOption = None,
@@ -254,7 +293,10 @@ def calibrate(
         print(f"beware: {warning}", file=sys.stderr)
 
 
-@app.command(epilog="Example: cmdana evaluate data/ --out findings.json --page docs/results.md --cache kept/")
+@app.command(
+    short_help="Measure the detector and baselines on labelled captures.",
+    epilog="Example: cmdana evaluate data/ --out findings.json --page docs/results.md --cache kept/",
+)
 def evaluate(
     out: Annotated[
         Path, typer.Option("--out", help="Findings to write (JSON), kept up to date as they come.")
@@ -286,7 +328,8 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the detector and of each baseline.")] = 5,
     variant_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each ablation.")] = 2,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only these detectors and ablations, by name.")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only these detectors and ablations, by name."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -322,17 +365,26 @@ def evaluate(
     print(out.read_text(encoding="utf-8") if as_json else words)
 
 
-@app.command(epilog="Example: cmdana alerts logs/ --host 10.0.0.0/8 --since 2026-11-22T06:00")
+@app.command(
+    short_help="Read the notices as a table.",
+    epilog="Example: cmdana alerts logs/ --host 10.0.0.0/8 --since 2026-11-22T06:00",
+)
 def alerts(
     logs: Annotated[
         list[Path] | None, typer.Argument(help="notice.log files or folders; default: here.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Only notices that name this address or network.")] = None,
-    note: Annotated[
-        str | None, typer.Option("--type", help="Only this type, such as Anomalous_Host.")
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Only notices that name it; a network counts.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only from this time on (ISO 8601, UTC).")] = None,
-    until: Annotated[str | None, typer.Option(help="Only before this time (ISO 8601, UTC).")] = None,
+    note: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Only this type, such as Anomalous_Host.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only from this time on (ISO 8601, UTC).")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only before this time (ISO 8601, UTC).")
+    ] = None,
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Only connections with at least this score.")
     ] = 0.0,
@@ -350,7 +402,10 @@ def alerts(
     )
 
 
-@app.command(epilog="Example: cmdana report logs/ --out report.html")
+@app.command(
+    short_help="Write a page with pictures: incidents, scores, the budget.",
+    epilog="Example: cmdana report logs/ --out report.html",
+)
 def report(
     logs: Annotated[
         Path, typer.Argument(help="Folder that holds cmdana.log; rotated logs count too.")
@@ -378,7 +433,10 @@ def report(
         )
 
 
-@app.command(epilog="Example: cmdana explain CHhAvVGS1DHFjwGM9 logs/")
+@app.command(
+    short_help="Say all that the logs know of one verdict.",
+    epilog="Example: cmdana explain CHhAvVGS1DHFjwGM9 logs/",
+)
 def explain(
     uid: Annotated[str, typer.Argument(help="uid of a connection, from conn.log, cmdana.log or notice.log.")],
     logs: Annotated[Path, typer.Argument(help="Folder that holds cmdana.log and the other logs.")] = Path(),
@@ -394,7 +452,10 @@ def explain(
         explain_uid.show(found)
 
 
-@app.command(epilog="Example: cmdana label CHhAvVGS1DHFjwGM9 benign --logs logs/ --allow")
+@app.command(
+    short_help="Keep what you know of a connection for the next training.",
+    epilog="Example: cmdana label CHhAvVGS1DHFjwGM9 benign --logs logs/ --allow",
+)
 def label(
     uid: Annotated[str, typer.Argument(help="uid of the connection.")],
     word: Annotated[Literal["benign", "malicious", "unknown"], typer.Argument(help="What it was.")],
@@ -444,7 +505,10 @@ def label(
         )
 
 
-@app.command(epilog="Example: cmdana anonymise logs/ --key site.key --new-key --out to-share/")
+@app.command(
+    short_help="Write logs and labels that can be shared.",
+    epilog="Example: cmdana anonymise logs/ --key site.key --new-key --out to-share/",
+)
 def anonymise(
     logs: Annotated[Path, typer.Argument(help="Folder of Zeek logs and label files.")],
     key: Annotated[Path, typer.Option("--key", help="Key file; the same key makes the same addresses.")],
@@ -475,7 +539,10 @@ def anonymise(
         )
 
 
-@app.command(epilog="Example: cmdana doctor --config plugin.toml")
+@app.command(
+    short_help="Say what is installed and reachable, and what to do about it.",
+    epilog="Example: cmdana doctor --config plugin.toml",
+)
 def doctor(
     model: ModelOption = None,
     config: ConfigOption = None,
@@ -497,6 +564,12 @@ def doctor(
 
 def _tell(line: str) -> None:
     print(f"cmdana: {line}", file=sys.stderr, flush=True)
+
+
+def _tell_json(line: str) -> None:
+    print(
+        json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "said": line}), flush=True
+    )
 
 
 def _refuse_to_overwrite(path: Path, force: bool) -> None:

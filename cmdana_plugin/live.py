@@ -154,23 +154,25 @@ def run(
     *,
     until: Callable[[], bool] = lambda: False,
     gauges: Callable[[], Mapping[str, float]] = dict,
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked at each step; the exit status.
 
-    `gauges` are served beside the endpoint's own.
+    `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     an interface that cannot be listened on.
     """
     from cmdana_plugin.endpoint.metrics import Numbers, serve
 
+    tell = tell or _tell
     transport = make_transport(settings.endpoint, _VERSION)
     judge = load()
     # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
     gc.collect()
     gc.freeze()
-    sniffer = _sniffer(settings.endpoint, _tell) if settings.endpoint.sniff else None
-    live = Live(settings.endpoint, judge, transport, _tell, sniffed=sniffer.sniffed if sniffer else None)
+    sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
+    live = Live(settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None)
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -198,7 +200,7 @@ def run(
         if stop_metrics is not None:
             stop_metrics()
     counters = live.counters()
-    _tell(
+    tell(
         "stopped: "
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )

@@ -216,6 +216,10 @@ class _LogFile:
         except CaptureError as error:
             if self.path.is_file() and self.path.stat().st_size == 0:
                 return _Empty()
+            if not self.path.exists():
+                raise RecordError(
+                    f"cannot read Zeek log {self.path}: it is gone, rotated away? try again"
+                ) from error
             raise RecordError(f"cannot read Zeek log {self.path}: {error}") from error
 
     def _header_line(

@@ -65,9 +65,25 @@ def test_every_command_ends_its_help_with_an_example_that_it_understands(name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_but_run_speaks_json(name: str) -> None:
-    options = {o for p in COMMANDS[name].params for o in p.opts}
-    assert ("--json" in options) is (name != "run")
+def test_every_command_speaks_json(name: str) -> None:
+    assert "--json" in {o for p in COMMANDS[name].params for o in p.opts}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_fits_a_terminal_of_80_columns_and_the_list_of_commands_is_not_cut(
+    name: str,
+    cmdana,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], [name]):
+        out = cmdana(*words, "--help").out
+        assert max(map(len, out.splitlines())) <= 80
+        assert "..." not in out.split("Commands:")[-1] or words
+
+
+def test_the_version_is_said(cmdana) -> None:  # type: ignore[no-untyped-def]
+    assert cmdana("--version").out.startswith("cmdana ")
 
 
 def test_no_command_and_an_unknown_one_are_wrong_usage(cmdana) -> None:  # type: ignore[no-untyped-def]
