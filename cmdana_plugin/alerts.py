@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from cmdana_plugin.show import printable
+from cmdana_plugin.show import add_notice, notice_table
 from cmdana_plugin.verdict import ANOMALOUS_HOST, NOTICE_TYPES
 from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, parse_rows, read_rows
 from feature_extractors.errors import CmdanaError, RecordError
@@ -154,22 +152,10 @@ def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -
         if none:
             console.print(none)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(none))
-    table.add_column("time (UTC)", no_wrap=True)
-    table.add_column("notice", no_wrap=True)
-    table.add_column("what, and why")
-    table.add_column("uid", no_wrap=True)
+    table = notice_table(console.width, uids=True, header=bool(none))
     for row in rows:
         when = datetime.fromtimestamp(number(row, "ts"), UTC).strftime("%Y-%m-%d %H:%M:%S")
-        what = escape(printable(str(row.get("msg", ""))))
-        if row.get("sub"):
-            what += f"\n[dim]{escape(printable(str(row['sub'])))}[/dim]"
-        table.add_row(
-            when,
-            printable(str(row["note"]).removeprefix("CMDANA::")),
-            what,
-            printable(str(row.get("uid", ""))),
-        )
+        add_notice(table, when, *(str(row.get(field, "")) for field in ("note", "msg", "sub", "uid")))
     console.print(table)
 
 

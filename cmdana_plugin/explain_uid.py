@@ -12,6 +12,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from cmdana_plugin.charts import one_in
@@ -236,7 +237,11 @@ def _timeline(found: Explanation) -> Table:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.print(line, highlight=False, soft_wrap=True)
+        return
+    indent = len(line) - len(line.lstrip(" "))
+    console.print(Padding(line.lstrip(" "), (0, 0, 0, indent)), highlight=False)
 
 
 def _safe(row: Mapping[str, Field], field: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.verdict import Notice
 
 _WIDTH = 140  # columns where the output is no terminal
+_NARROW = 120  # columns below which a notice is a block of lines and not a row
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
 
 # Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
@@ -92,24 +94,47 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
         yield update
 
 
-def notices(rows: list[Notice]) -> Table:
-    """The notices as a table, in order of time."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def notices(rows: list[Notice], width: int) -> Table:
+    """The notices as a table, in order of time, for a terminal of `width` columns."""
+    table = notice_table(width)
+    for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
+        time = datetime.fromtimestamp(n.ts, UTC).strftime("%m-%d %H:%M:%S")
+        add_notice(table, time, n.note, n.msg, n.sub)
+    return table
+
+
+def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Table:
+    """A table for `add_notice`: columns where there is room for them, else a block for each notice."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header and width >= _NARROW)
+    if width < _NARROW:
+        table.add_column("notice", overflow="fold")
+        return table
     table.add_column("time (UTC)", no_wrap=True)
     table.add_column("notice", no_wrap=True)
     table.add_column("what, and why")
-    for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
-        time = datetime.fromtimestamp(n.ts, UTC).strftime("%m-%d %H:%M:%S")
-        why = escape(printable(n.msg)) + (f"\n[dim]{escape(printable(n.sub))}[/dim]" if n.sub else "")
-        table.add_row(time, n.note.removeprefix("CMDANA::"), why)
+    if uids:
+        table.add_column("uid", no_wrap=True)
     return table
+
+
+def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str = "") -> None:
+    """One notice, its words from the network made harmless."""
+    kind, name = escape(printable(note.removeprefix("CMDANA::"))), escape(printable(uid))
+    what, why = escape(printable(msg)), f"[dim]{escape(printable(sub))}[/dim]" if sub else ""
+    if len(table.columns) == 1:
+        table.add_row(f"[bold]{time}  {kind}[/bold]  {name}".rstrip())
+        for line in filter(None, (what, why)):
+            table.add_row(Padding(line, (0, 0, 0, 2)))
+        return
+    cells = [time, kind, f"{what}\n{why}" if why else what]
+    table.add_row(*cells, *([name] if len(table.columns) > 3 else []))
 
 
 def summary(s: Summary, out: Path, found: Found | None) -> None:
     """Prints the notices and the sums."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     if s.notices:
-        console.print(notices(s.notices))
+        console.print(notices(s.notices, console.width))
         if len(s.notices) > _TABLE_ROWS:
             console.print(f"... and {len(s.notices) - _TABLE_ROWS:,} more in {out / 'notice.log'}")
         console.print()

@@ -1,5 +1,6 @@
 """`cmdana alerts`: the notices of any Zeek log as a table, filtered, and followed while they come."""
 
+import io
 import json
 import threading
 from collections.abc import Mapping
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import madeup
 import pytest
+from rich.console import Console
 
 from cmdana_plugin import alerts
 from cmdana_plugin.alerts import Filter, notice_logs, show_alerts, tail
 from cmdana_plugin.logs import NOTICE, LogWriter, notice_row
+from cmdana_plugin.show import add_notice, notice_table
 from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, Notice
 from cmdana_plugin.zeeklog import Field
 from feature_extractors.errors import CmdanaError, RecordError
@@ -134,3 +137,19 @@ def test_following_gives_what_is_written_later_through_rotation(
     assert done.wait(60)
     assert came[0]["uid"] == "C8"
     assert came[1]["uid"] in ("C8", "C9")
+
+
+@pytest.mark.parametrize("width", [60, 80, 119, 120, 160])
+def test_notices_fit_the_terminal_with_every_word(width: int) -> None:
+    table = notice_table(width, uids=True)
+    add_notice(
+        table, "2026-11-22 14:00:00", "CMDANA::Anomalous_Host", "10.0.0.66 is behind it", "why " * 40, "C1"
+    )
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 8
+    words = " ".join(lines).split()
+    assert words.count("why") == 40 + (width >= 120)  # and the header's
+    assert {"Anomalous_Host", "C1", "10.0.0.66"} <= set(words)
