@@ -208,10 +208,10 @@ def train(
         if live is not None:
             from cmdana_plugin import learning
 
-            seconds = learning.duration(live)
+            learning.duration(live)
             spool = learning.spool_of(out)
             judging = Path(init) if init and init != "shipped" else None
-            learning.learn(settings, lambda: load_judge(settings, judging), spool, seconds, progress, _tell)
+            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, _tell)
             names = [str(spool)]
         report = learn.train(
             names,

@@ -70,7 +70,7 @@ class Learned:
                 f"only {self.connections:,} connections: a day of traffic or more teaches far better"
             )
         if self.hours < 24:
-            found.append(f"only {self.hours:.1f} hours: what happens daily or weekly has not been seen")
+            found.append(f"only {_hours(self.hours)}: what happens daily or weekly has not been seen")
         rare = [f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE]
         if rare:
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
@@ -96,7 +96,7 @@ class Learned:
     def text(self) -> str:
         """For a person."""
         lines = [
-            f"learned from {self.connections:,} connections of {self.hosts:,} hosts over {self.hours:.1f} hours in "
+            f"learned from {self.connections:,} connections of {self.hosts:,} hosts over {_hours(self.hours)} in "
             f"{self.recordings:,} recordings: {self.benign:,} normal, {self.malicious:,} malicious, "
             f"{self.unknown:,} unknown",
             "",
@@ -106,6 +106,10 @@ class Learned:
             f"model {self.model} in {self.out}; use it with --model {self.out} or [model] path",
         ]
         return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1.0 else f"{hours * 60:.0f} minutes"
 
 
 def train(

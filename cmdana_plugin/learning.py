@@ -48,7 +48,12 @@ class Phase:
     """How far a learning phase is."""
 
     spool: Spool
-    seconds: float  # of network time that are wanted
+    wanted: str  # as `--live` says it
+
+    @property
+    def seconds(self) -> float:
+        """Of network time that are wanted."""
+        return duration(self.wanted)
 
     @property
     def share(self) -> float:
@@ -59,10 +64,8 @@ class Phase:
         return self.spool.seen >= self.seconds
 
     def words(self) -> str:
-        unit, size = ("h", 3600.0) if self.seconds >= 7200 else ("min", 60.0)
-        return (
-            f"{self.share:.0%} of {self.seconds / size:g} {unit}, {self.spool.connections:,} connections"
-            + (f", the first {self.spool.dropped:,} let go" if self.spool.dropped else "")
+        return f"{self.share:.0%} of {self.wanted}, {self.spool.connections:,} connections" + (
+            f", the first {self.spool.dropped:,} let go" if self.spool.dropped else ""
         )
 
 
@@ -89,16 +92,16 @@ def learn(
     settings: Config,
     load: Callable[[], Judge],
     folder: Path,
-    seconds: float,
+    wanted: str,
     progress: Callable[[str, float], None],
     tell: Callable[[str], None],
 ) -> None:
-    """Gathers `seconds` of network time from a running Zeek into `folder`, going on where an earlier run stopped.
+    """Gathers `wanted` (24h, 90m) of network time from a running Zeek into `folder`, or goes on where it stopped.
 
     Raises `Interrupted` when SIGTERM or SIGINT came before the end, and what `live.run` raises.
     """
     spool = Spool(folder, settings.learning.max_connections, create=True)
-    phase = Phase(spool, seconds)
+    phase = Phase(spool, wanted)
     told = time.monotonic()
 
     def over() -> bool:

@@ -84,13 +84,13 @@ class Normal:
     def table(self) -> list[str]:
         """Lines of at most 80 characters, the commonest services first."""
         lines = [
-            f"{'normal here':<14}{'conns':>9}{'hosts':>7}{'servers':>9}{'sent':>14}{'received':>14}{'seconds':>13}"
+            f"{'normal here':<13}{'conns':>9}{'hosts':>7}{'servers':>9}{'sent':>14}{'received':>14} {'seconds':>13}"
         ]
         for name, usual in self.ranked()[:_SHOWN]:
             sent, got, took = usual.quantiles()
             lines.append(
-                f"{name[:13]:<14}{usual.connections:>9,}{len(usual.originators):>7,}{len(usual.responders):>9,}"
-                f"{_range(sent, _size):>14}{_range(got, _size):>14}{_range(took, _seconds):>13}"
+                f"{name[:12]:<13}{usual.connections:>9,}{len(usual.originators):>7,}{len(usual.responders):>9,}"
+                f"{_range(sent, _size):>14}{_range(got, _size):>14} {_range(took, _seconds):>13}"
             )
         more = len(self.services) - _SHOWN
         if more > 0:
@@ -217,4 +217,4 @@ def _size(n: float) -> str:
 
 
 def _seconds(n: float) -> str:
-    return f"{n:.0f}" if n >= 10 else f"{n:.2g}" if n else "0"
+    return f"{n:.0f}" if n >= 10 else f"{n:.2g}" if n >= 0.01 else f"{n:.1g}"

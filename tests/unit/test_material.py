@@ -100,7 +100,7 @@ def test_thin_material_is_warned_about() -> None:
     warnings = report.warnings()
     assert [w.split(":")[0].split(",")[0] for w in warnings] == [
         "only 20 connections",
-        "only 0.5 hours",
+        "only 30 minutes",
         "seen too rarely to know what is normal",
         "some input was cut off or damaged",
     ]
