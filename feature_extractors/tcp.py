@@ -26,6 +26,8 @@ LINGER: Final = 5.0
 TCP_INACTIVITY: Final = 300.0
 INTERACTIVE_INACTIVITY: Final = 3600.0
 
+OUTSIDE: Final = -2  # the stream offset of a segment that belongs to no stream
+
 _TOO_LARGE_SEQ_DELTA: Final = 1048576
 _MAX_INITIAL_WINDOW: Final = 16384
 _MAX_ABOVE_HOLE: Final = 16384
@@ -97,7 +99,8 @@ def tcp_segment(
 ) -> int:
     """One segment of `length` payload bytes, `captured` of them present. Returns its payload's stream offset.
 
-    The offset is 0 for the first byte after the SYN; -1 where the segment lies outside the stream.
+    The offset is 0 for the first byte after the SYN, -1 where the payload begins in the SYN's own place, as in
+    captures made by hand (Zeek passes over that byte), and `OUTSIDE` where the segment lies outside the stream.
     """
     c = st.conns[slot]
     e = st.ends[2 * slot + side]
@@ -146,7 +149,7 @@ def tcp_segment(
     _check_eof(st, c, e, p, side)
     if closing:
         _connection_closed(c, e, p, event)
-    return data_seq - 1 if not underflow and not flags & RST else i64(-1)
+    return data_seq - 1 if not underflow and not flags & RST else i64(OUTSIDE)
 
 
 @helper

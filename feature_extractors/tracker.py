@@ -40,6 +40,7 @@ from .tcp import (
     CLOSED,
     ESTABLISHED,
     INACTIVE,
+    OUTSIDE,
     PARTIAL,
     RESET,
     SYN,
@@ -587,8 +588,10 @@ def _tcp(
         gap = 1 if 0 < ahead < 1 << 31 else 0
     offset = tcp_segment(st, slot, side, ts, seq, ack, flags, window, length, present)
     _keep(st, data, slot, side, packet, ts, at + header, length, present, flags, retransmit, gap)
-    if length and offset >= 0:
-        _hand_over(st, data, extra_base, slot, side, ts, offset, at + header, length, present)
+    if length and offset != OUTSIDE:
+        skip = 1 if offset < 0 else 0
+        begin = at + header + skip
+        _hand_over(st, data, extra_base, slot, side, ts, offset + skip, begin, length - skip, present - skip)
     _count_packet(st, slot, side, packet)
     _reschedule(st, slot)
     return -1
