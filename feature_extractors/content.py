@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.analyzers.base import ContentLimits, Run, Session
+from feature_extractors.analyzers.dns import NETBIOS, Dns
+from feature_extractors.analyzers.dns_columns import read as read_dns
 from feature_extractors.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
 from feature_extractors.analyzers.registry import create
 from feature_extractors.frames import Counts
@@ -20,6 +22,7 @@ from feature_extractors.segments import NEVER, Segments, Wanted
 
 __all__ = ["Content", "ContentLimits"]
 
+_DNS_PORTS = np.array([port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16)
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
 
 
@@ -38,11 +41,13 @@ class _Stream:
 
 
 class _Connection:
-    __slots__ = ("root", "session", "streams", "told")
+    __slots__ = ("dns", "root", "session", "streams", "told")
 
     def __init__(self, session: Session, root: Detector) -> None:
         self.session = session
         self.root = root
+        only = root.only()
+        self.dns = only if isinstance(only, Dns) else None  # takes datagrams that were read with their block
         self.streams = (_Stream(), _Stream())  # responder's, originator's
         self.told = (0, 0)
 
@@ -72,6 +77,7 @@ class Content:
         view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
         start = segments.start
+        messages = read_dns(_readonly(segments.data), start, segments.captured, _dns_rows(segments))
         rows = zip(
             segments.connection.tolist(),
             segments.is_orig.tolist(),
@@ -84,9 +90,10 @@ class Content:
             segments.orig_p.tolist(),
             segments.resp_p.tolist(),
             segments.partial.tolist(),
+            messages.which,
             strict=True,
         )
-        for serial, is_orig, ts, offset, begin, end, length, ip_proto, orig_p, resp_p, partial in rows:
+        for serial, is_orig, ts, offset, begin, end, length, ip_proto, orig_p, resp_p, partial, which in rows:
             connection = connections.get(serial)
             if connection is None:
                 connection = self._open(ip_proto, orig_p, resp_p, ts)
@@ -97,7 +104,12 @@ class Content:
                 if root.done:
                     continue
                 session.size += length
+                if which >= 0 and connection.dns is not None:
+                    connection.dns.plain(ts, messages, which)
+                    continue
                 root.data(is_orig, ts, bytes(view[begin:end]))
+                if connection.dns is not None and root.only() is None:
+                    connection.dns = None
                 if root.over():
                     changed[serial] = None
                 continue
@@ -324,3 +336,17 @@ class Content:
                 bounds.append(told)
         orig_from, resp_from = np.asarray(bounds, np.int64).reshape(-1, 2).T
         return Wanted(connection=np.asarray(serials, np.int64), orig_from=orig_from, resp_from=resp_from)
+
+
+def _dns_rows(segments: Segments) -> NDArray[np.int64]:
+    """Which of the segments are datagrams to a port of DNS, NetBIOS names left out."""
+    datagrams = np.flatnonzero(segments.ip_proto == 17)
+    is_dns = np.isin(segments.resp_p[datagrams], _DNS_PORTS) & (segments.orig_p[datagrams] != NETBIOS)
+    return datagrams[is_dns]
+
+
+def _readonly(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A view that cannot be written: what reads it is compiled once, for such arrays."""
+    view = data.view()
+    view.flags.writeable = False
+    return view

@@ -335,6 +335,7 @@ class Lines:
 
 _PLAIN: Final = re.compile(rb"[ -~]*\Z")
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
+_ESCAPED: Final = tuple(chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256))
 
 
 def text(raw: bytes, limit: int = MAX_TEXT) -> str:
@@ -354,7 +355,7 @@ def text(raw: bytes, limit: int = MAX_TEXT) -> str:
     else:
         if not _BAD_ASCII.search(out):
             return out
-    return "".join(chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in raw)
+    return "".join([_ESCAPED[b] for b in raw])
 
 
 def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:

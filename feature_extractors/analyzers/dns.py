@@ -12,6 +12,7 @@ from socket import inet_ntoa
 from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import Analyzer, Fields, Framed, ParseError, Session, text
+from feature_extractors.analyzers.dns_columns import Messages
 from feature_extractors.analyzers.ip import address
 
 MAX_QUERIES: Final = 25  # Zeek's dns_max_queries
@@ -181,6 +182,37 @@ class Dns(Analyzer):
         except _Malformed:
             if message.names < 0:
                 self.session.counts.add("dns_too_many_names")
+
+    def plain(self, ts: float, messages: Messages, which: int) -> None:
+        """Takes a datagram that was read with its block, as `data` takes any other. Not for NetBIOS."""
+        row = messages.rows[which]
+        trans_id, flags, queries, records, begin, end, plain, qtype, qclass, first, last = row
+        entry, began = self._pair(ts, trans_id, flags, 0, queries, records)
+        if queries and flags < 0x8000:
+            entry["RD"] = flags & 0x100 != 0
+            entry["TC"] = flags & 0x200 != 0
+            entry["Z"] = flags >> 4 & 7
+            entry["qclass"] = qclass
+            entry["qclass_name"] = QCLASSES.get(qclass) or f"qclass-{qclass}"
+            entry["qtype"] = qtype
+            entry["qtype_name"] = QTYPES.get(qtype) or f"query-{qtype}"
+            entry["query"] = messages.words[begin:end] if plain else text(messages.text[begin:end])
+        if last > first and flags >= 0x8000:
+            words, answers = messages.words, messages.answers[first:last]
+            if "query" not in entry:
+                _, _, _, _, owner, owner_end, owner_plain = answers[0]
+                entry["query"] = (
+                    words[owner:owner_end] if owner_plain else text(messages.text[owner:owner_end])
+                )
+            entry["AA"] = flags & 0x400 != 0
+            entry["RA"] = flags & 0x80 != 0
+            if "rtt" not in entry and ts != began:
+                entry["rtt"] = ts - began
+            for ttl, begin, end, plain, _, _, _ in answers:
+                if end > begin:
+                    said = words[begin:end] if plain else text(messages.text[begin:end])
+                    self._say(entry, said, float(ttl))
+        self.session.confirm(self.service)
 
     def _pair(
         self, ts: float, trans_id: int, flags: int, opcode: int, queries: int, records: int

@@ -265,6 +265,12 @@ class Detector(Analyzer):
             self._heads = [b"", b""]
         self._settle()
 
+    def only(self) -> Analyzer | None:
+        """The one analyzer that every further datagram goes to and to nothing else; None where there is more to it."""
+        if self._udp and len(self._analyzers) == 1 and not self._chunks and self._matching:
+            return None if self._analyzers[0].done else self._analyzers[0]
+        return None
+
     def _settle(self) -> None:
         if not self._matching:
             for analyzer in self._analyzers:
