@@ -29,13 +29,12 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
-    __slots__ = ("counted", "free", "next", "passed", "pending", "pending_bytes")
+    __slots__ = ("counted", "free", "next", "pending", "pending_bytes")
 
     def __init__(self) -> None:
         self.next = 0
         self.counted = 0  # offset up to which the connection's size counts this direction
         self.free = 0  # content before this offset was declared unneeded and may be missing without harm
-        self.passed = 0  # unneeded content came up to here; the analyzers learn of it with what comes next
         self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
         self.pending_bytes = 0
 
@@ -83,6 +82,7 @@ class Content:
             segments.is_orig.tolist(),
             segments.ts.tolist(),
             segments.offset.tolist(),
+            segments.before.tolist(),
             start.tolist(),
             (start + segments.captured).tolist(),
             segments.length.tolist(),
@@ -93,7 +93,10 @@ class Content:
             messages.which,
             strict=True,
         )
-        for serial, is_orig, ts, offset, begin, end, length, ip_proto, orig_p, resp_p, partial, which in rows:
+        for row in rows:
+            serial, is_orig, ts, offset, before, begin, end, length, ip_proto, orig_p, resp_p, partial, which = (
+                row
+            )
             connection = connections.get(serial)
             if connection is None:
                 connection = self._open(ip_proto, orig_p, resp_p, ts)
@@ -118,13 +121,10 @@ class Content:
                 continue
             stream = connection.streams[is_orig]
             upper = offset + length
-            if upper <= stream.next:
-                continue
-            if upper <= stream.free:
-                stream.passed = max(stream.passed, upper)
-                continue
-            if stream.passed > stream.next:
-                self._pass(connection, stream, is_orig)
+            if upper <= stream.next or upper <= stream.free:
+                continue  # what was declared unneeded may also never be handed in
+            if stream.next < before and stream.next < stream.free and not stream.pending:
+                self._pass(connection, stream, is_orig, min(before, stream.free))
             session.partial = partial
             if offset <= stream.next or offset <= stream.free:
                 self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
@@ -172,8 +172,6 @@ class Content:
             else:
                 for is_orig in (True, False):
                     stream = connection.streams[is_orig]
-                    if stream.passed > stream.next:
-                        self._pass(connection, stream, is_orig)
                     if stream.pending:
                         self._give_up(connection, stream, is_orig, 0.0)
                     if ends is not None and not connection.root.done:
@@ -249,10 +247,10 @@ class Content:
             stream.free = min(stream.next + skip, NEVER)
         self._count(session, stream)
 
-    def _pass(self, connection: _Connection, stream: _Stream, is_orig: bool) -> None:
+    def _pass(self, connection: _Connection, stream: _Stream, is_orig: bool, upto: int) -> None:
         """Tells the analyzers how much came that they did not need."""
-        connection.root.gap(is_orig, stream.passed - stream.next)
-        stream.next = stream.passed
+        connection.root.gap(is_orig, upto - stream.next)
+        stream.next = upto
         self._count(connection.session, stream)
 
     @staticmethod

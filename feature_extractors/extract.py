@@ -179,7 +179,7 @@ class Extractor:
         if self._content is not None and st.n[N_SEGMENTS]:
             rows = st.segments[: st.n[N_SEGMENTS]]
             segments = _segments(rows, data, st.extra[: st.n[N_EXTRA]])
-            self._want(rows, self._content.receive(segments))
+            self._want(self._content.receive(segments))
         st.n[N_SEGMENTS] = 0
         st.n[N_EXTRA] = 0
         windows = self._windows(st.rows[: st.n[N_ROWS]], st.row_packets[: st.n[N_ROW_PACKETS]])
@@ -187,19 +187,12 @@ class Extractor:
         st.n[N_ROW_PACKETS] = 0
         return windows
 
-    def _want(self, rows: NDArray[np.void], wanted: Wanted) -> None:
-        if not len(wanted.connection):
-            return
-        serials, first = np.unique(rows["connection"], return_index=True)
-        at = np.searchsorted(serials, wanted.connection)
-        known = (at < len(serials)) & (serials[np.minimum(at, len(serials) - 1)] == wanted.connection)
-        tracker.want(
-            self._state,
-            rows["slot"][first[at[known]]],
-            wanted.connection[known],
-            wanted.orig_from[known],
-            wanted.resp_from[known],
-        )
+    def _want(self, wanted: Wanted) -> None:
+        if len(wanted.connection):
+            order = np.argsort(wanted.connection)
+            tracker.want(
+                self._state, wanted.connection[order], wanted.orig_from[order], wanted.resp_from[order]
+            )
 
     def _windows(self, rows: NDArray[np.void], kept: NDArray[np.void]) -> Windows:
         names = _uids(rows)

@@ -116,7 +116,8 @@ ROW_PACKET = np.dtype(
 
 SEGMENT = np.dtype(
     [
-        ("connection", "i8"), ("ts", "f8"), ("offset", "i8"), ("start", "i8"), ("captured", "i4"), ("length", "i4"),
+        ("connection", "i8"), ("ts", "f8"), ("offset", "i8"), ("before", "i8"), ("start", "i8"), ("captured", "i4"),
+        ("length", "i4"),
         ("slot", "i4"), ("orig_p", "u2"), ("resp_p", "u2"), ("ip_proto", "u1"), ("is_orig", "?"), ("partial", "?"),
     ]
 )  # fmt: skip

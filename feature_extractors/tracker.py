@@ -308,7 +308,7 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         check_history(st, c, 1 if is_orig else 2, ord("D") if is_orig else ord("d"))
         _add_size(e, declared - 8)
         _keep(st, data, slot, side, packet, ts, at + 8, length - 8, present - 8, -1, -1, -1)
-        _hand_over(st, data, extra_base, slot, side, ts, -1, at + 8, length - 8, present - 8)
+        _hand_over(st, data, extra_base, slot, side, ts, -1, -1, at + 8, length - 8, present - 8)
         resp_p = c.p1 if c.orig_side == 0 else c.p0
         role = _application_flip(st, slot, side, data, at + 8, min(length, present) - 8, resp_p, packet)
         _count_packet(st, slot, role, packet)
@@ -586,12 +586,14 @@ def _tcp(
         ahead = (seq - e.last_seq) & 0xFFFFFFFF
         retransmit = 1 if ahead >= 1 << 31 else 0
         gap = 1 if 0 < ahead < 1 << 31 else 0
+    before = e.reassembled - 1
     offset = tcp_segment(st, slot, side, ts, seq, ack, flags, window, length, present)
     _keep(st, data, slot, side, packet, ts, at + header, length, present, flags, retransmit, gap)
     if length and offset != OUTSIDE:
         skip = 1 if offset < 0 else 0
         begin = at + header + skip
-        _hand_over(st, data, extra_base, slot, side, ts, offset + skip, begin, length - skip, present - skip)
+        length, present = length - skip, present - skip
+        _hand_over(st, data, extra_base, slot, side, ts, offset + skip, before, begin, length, present)
     _count_packet(st, slot, side, packet)
     _reschedule(st, slot)
     return -1
@@ -698,8 +700,8 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
 
 @helper
 def _hand_over(
-    st: Any, data: Any, extra_base: int, slot: int, side: int, ts: float, offset: int, begin: int, length: int,
-    present: int,
+    st: Any, data: Any, extra_base: int, slot: int, side: int, ts: float, offset: int, before: int, begin: int,
+    length: int, present: int,
 ) -> None:  # fmt: skip
     """Appends a segment if its connection's content is still wanted."""
     c = st.conns[slot]
@@ -713,6 +715,7 @@ def _hand_over(
     s.slot = slot
     s.ts = ts
     s.offset = offset
+    s.before = before
     s.captured = size
     s.length = length
     s.ip_proto = c.proto
@@ -914,15 +917,28 @@ def peek(st: Any, hosts: Any, ports: Any, protos: Any, first: int) -> int:
 
 
 @entry
-def want(st: Any, slots: Any, serials: Any, orig_from: Any, resp_from: Any) -> None:
-    """Notes from which stream offsets on payload is wanted, where the slot still holds that connection."""
-    for i in range(len(slots)):
-        c = st.conns[slots[i]]
-        if c.serial == serials[i]:
-            if c.orig_side == 0:
-                c.wanted0, c.wanted1 = orig_from[i], resp_from[i]
+def want(st: Any, serials: Any, orig_from: Any, resp_from: Any) -> None:
+    """Notes from which stream offsets on payload of connections among the segments is wanted, if they still live.
+
+    `serials` are sorted.
+    """
+    for i in range(st.n[N_SEGMENTS]):
+        serial = st.segments[i].connection
+        low, high = i64(0), i64(len(serials))
+        while low < high:
+            middle = (low + high) // 2
+            if serials[middle] < serial:
+                low = middle + 1
             else:
-                c.wanted0, c.wanted1 = resp_from[i], orig_from[i]
+                high = middle
+        if low == len(serials) or serials[low] != serial:
+            continue
+        c = st.conns[st.segments[i].slot]
+        if c.serial == serial:
+            if c.orig_side == 0:
+                c.wanted0, c.wanted1 = orig_from[low], resp_from[low]
+            else:
+                c.wanted0, c.wanted1 = resp_from[low], orig_from[low]
 
 
 @entry

@@ -54,8 +54,8 @@ class _Side:
     """One direction: where its parser stands, and the message under way."""
 
     __slots__ = (
-        "body_length", "chunks", "close", "content_length", "content_type", "decoder", "entry", "expects_body",
-        "filename", "first", "headers", "left", "lines", "name", "ongoing", "sniffed", "state", "upgrade",
+        "body_length", "chunks", "close", "content_length", "content_type", "deaf", "decoder", "entry", "expects_body",
+        "filename", "first", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state", "upgrade",
         "upgrade_to", "value", "version",
     )  # fmt: skip
 
@@ -79,6 +79,8 @@ class _Side:
         self.name = b""
         self.value = b""
         self.decoder: zlib._Decompress | None = None
+        self.holed = False  # a compressed body that lacks a piece
+        self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
         self.first = b""
         self.sniffed = False
         self.filename = b""
@@ -169,7 +171,7 @@ class Http(Analyzer):
         if side.state in (_BODY, _CHUNK) and length <= side.left and not len(side.lines):
             side.left -= length
             side.body_length += length
-            side.decoder = None
+            side.holed = True
             if side.left == 0:
                 if side.state == _BODY:
                     self._done(is_orig)
@@ -192,7 +194,7 @@ class Http(Analyzer):
         side = self._sides[is_orig]
         if self.done or side.state == _NOTHING:
             return NEVER
-        if side.decoder is not None or not side.sniffed:
+        if side.decoder is not None or side.deaf or not side.sniffed:
             return 0
         if side.state in (_BODY, _CHUNK):
             return side.left
@@ -433,9 +435,10 @@ class Http(Analyzer):
             self._done(is_orig)
 
     def _body(self, side: _Side, data: bytes) -> None:
-        decoder = side.decoder
-        if decoder is not None:
-            data = self._decoded(side, data)
+        if side.deaf:
+            return
+        if side.decoder is not None:
+            data = self._decoded(side, data) if not side.holed else self._decoded_past_hole(side, data)
         side.body_length += len(data)
         if not side.sniffed:
             side.first += data[: SNIFF - len(side.first)]
@@ -452,10 +455,32 @@ class Http(Analyzer):
         except zlib.error:
             side.decoder = None
             self.session.counts.add("http_body_not_decoded")
-            return b"" if side.body_length else data
+            side.deaf = side.body_length > 0
+            return b"" if side.deaf else data
         if decoder.unconsumed_tail or room <= len(out):
             side.decoder = None
             self.session.counts.add("http_body_over_limit")
+        return out
+
+    def _decoded_past_hole(self, side: _Side, data: bytes) -> bytes:
+        """What Zeek still makes of a compressed body behind a hole: 4 KiB at a time, and one fresh start.
+
+        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it.
+        """
+        out, decoder, rest, restarts = b"", side.decoder, data, True
+        assert decoder is not None
+        while rest and side.body_length + len(out) < self.session.limits.decoded_bytes:
+            try:
+                out += decoder.decompress(rest, 4096)
+            except zlib.error:
+                if not restarts:
+                    side.decoder, side.deaf = None, True
+                    self.session.counts.add("http_body_not_decoded")
+                    return out
+                decoder = side.decoder = zlib.decompressobj(-15)
+            else:
+                rest = decoder.unconsumed_tail
+            restarts = False
         return out
 
     def _sniff(self, side: _Side) -> None:

@@ -39,6 +39,7 @@ def segments(pieces: Sequence[Piece]) -> Segments:
         is_orig=np.array([p.is_orig for p in pieces], bool),
         ts=np.array([p.ts for p in pieces], np.float64),
         offset=np.array([p.offset for p in pieces], np.int64),
+        before=np.array([-1 for _ in pieces], np.int64),
         start=np.cumsum([0, *sizes])[:-1].astype(np.int64),
         captured=np.array(sizes, np.int32),
         length=np.array([p.length if p.length >= 0 else len(p.data) for p in pieces], np.int32),
@@ -72,7 +73,8 @@ def analysed(
     """Service and log entries of connection 0, and the Content that found them."""
     content = Content(limits)
     content.receive(segments(pieces))
-    services, entries, _ = content.close(np.array([0]), np.array([b"C0"], "S20"))
+    reached = [max([p.offset + len(p.data) for p in pieces if p.is_orig == o], default=0) for o in (True, False)]
+    services, entries, _ = content.close(np.array([0]), np.array([b"C0"], "S20"), np.array([reached]))
     return services[0], entries, content
 
 

@@ -11,6 +11,7 @@ from handmade import (
     ACK,
     CLIENT,
     SERVER,
+    SYN,
     Dialogue,
     Frame,
     ethernet,
@@ -239,3 +240,39 @@ def test_both_sides_of_a_table_of_addresses_are_told_apart() -> None:
 def test_counts_can_be_read_at_any_time() -> None:
     extractor = Extractor(content=False)
     assert not extractor.counts.by_reason
+
+
+def served(holes: set[int], first: int = 1) -> list[Frame]:
+    """Two requests, then two pages of 4,000 bytes in segments of 400, those in `holes` never captured.
+
+    `first`: how far behind the SYN the client's payload begins; 1 as it should be.
+    """
+    request, page = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", b"x" * 4000
+    pages = (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page) + page) * 2
+    told: list[tuple[bool, bytes, int, int, int]] = [
+        (True, b"", SYN, 0, 0), (False, b"", SYN | ACK, 0, 1), (True, 2 * request, ACK, first, 1)
+    ]  # fmt: skip
+    for i in range(0, len(pages), 400):
+        if i // 400 not in holes:
+            told.append((False, pages[i : i + 400], ACK, 1 + i, first + 2 * len(request)))
+            told.append((True, b"", ACK, first + 2 * len(request), 401 + i))
+    frames = []
+    for i, (client, payload, flags, seq, ack) in enumerate(told):
+        ports, ends = ((40000, 80), (CLIENT, SERVER)) if client else ((80, 40000), (SERVER, CLIENT))
+        frames.append(Frame(ethernet(ipv4(tcp_header(payload, flags, seq, ack, *ports), 6, *ends)), 0.01 * i))
+    return frames
+
+
+@pytest.mark.parametrize("holes", [{5}, {5, 6, 7}, {2, 5}, {9, 10}, {8, 9, 10}, {15}, {19, 20}, set(range(5, 15))])
+def test_a_hole_in_a_body_that_is_passed_over_reads_alike_however_it_is_cut(holes: set[int]) -> None:
+    frames = served(holes)
+    whole = extract(frames, content=True)[0]
+    assert whole.logs[0].fields["status_code"] == 200
+    for size in (1, 2, 3, 5, 16):
+        same(extract(frames, list(range(0, len(frames), size)), content=True)[0], whole)
+
+
+def test_payload_in_the_syns_own_place_is_read_from_its_second_byte_as_zeek_does() -> None:
+    assert [e.fields.get("method") for e in extract(served(set()), content=True)[0].logs] == ["GET", "GET"]
+    shifted = extract(served(set(), first=0), content=True)[0].logs
+    assert [e.fields.get("method") for e in shifted] == ["ET", "GET"]

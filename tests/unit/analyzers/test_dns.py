@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_segments import Said, analysed, datagrams, stream
+
+from feature_extractors.analyzers.base import ContentLimits, Run, Session
+from feature_extractors.analyzers.dns import Dns
+from feature_extractors.analyzers.dns_columns import read
+from feature_extractors.frames import Counts
 
 
 def header(trans_id: int, flags: int, *counts: int) -> bytes:
@@ -155,3 +163,54 @@ def test_unanswered_queries_are_forgotten_in_time() -> None:
     said = [(True, query("a.example", trans_id=i)) for i in range(3000)]
     _, entries, _ = analysed(datagrams(said, 53))
     assert len(entries) == 3000
+
+
+def both_ways(said: list[Said]) -> tuple[list[object], list[object]]:
+    """The entries of a conversation read with its block, and those of the same one read message by message."""
+    session = Session(17, 40000, 53, Run(ContentLimits(), Counts()))
+    analyzer = Dns(session)
+    for i, (is_orig, message) in enumerate(said):
+        session.feed(analyzer, is_orig, float(i), message)
+    slow = [(ts, f) for _, ts, f in session.take() if f]
+    return [(e.ts, dict(e.fields)) for e in analysed(datagrams(said, 53))[1]], slow
+
+
+@pytest.mark.parametrize(("rtype", "data", "said"), RECORDS)
+def test_a_message_read_with_its_block_says_the_same(rtype: int, data: bytes, said: str) -> None:
+    fast, slow = both_ways(
+        [(True, query("Example.com", rtype)), (False, answer("Example.com", record(rtype, data), A))]
+    )
+    assert fast == slow
+    assert said in str(fast)
+
+
+changes = st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=4)
+records = st.lists(st.sampled_from(RECORDS), max_size=4)
+
+
+@settings(max_examples=400, deadline=None)
+@given(records, changes, st.integers(0, 150), st.binary(min_size=1, max_size=9))
+def test_whatever_is_wrong_with_a_message_it_reads_alike_both_ways(
+    some: list[tuple[int, bytes, str]], wrong: list[tuple[int, int]], cut: int, label: bytes
+) -> None:
+    names = f"{label.decode('latin-1').replace('.', '-')}.example"
+    reply = bytearray(answer(names, *(record(kind, data) for kind, data, _ in some)))
+    for at, value in wrong:
+        reply[at % len(reply)] = value
+    if cut < 100:
+        reply = reply[: len(reply) - cut % len(reply)]
+    first = query(names)
+    fast, slow = both_ways([(True, first), (False, bytes(reply)), (False, bytes(reply))])
+    assert fast == slow
+
+
+def test_ordinary_messages_are_read_with_their_block_and_odd_ones_are_not() -> None:
+    ordinary = [query("a.example"), answer("a.example", A), answer("b.example", record(5, name("c.example")), A)]
+    odd = [b"", query("a.example")[:-1], answer("a.example", A)[:-1], answer("a.example", record(1, b"abc")),
+           header(7, 0x0100, 1) + b"\xc0\x0c\0\1\0\1", header(7, 0x0100, 26)]  # fmt: skip
+    sizes = [len(m) for m in ordinary + odd]
+    found = read(
+        np.frombuffer(b"".join(ordinary + odd), np.uint8),
+        np.cumsum([0, *sizes])[:-1].astype(np.int64), np.array(sizes, np.int32), np.arange(len(sizes)),
+    )  # fmt: skip
+    assert found.which == [0, 1, 2, -1, -1, -1, -1, -1, -1]
