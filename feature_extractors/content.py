@@ -22,7 +22,9 @@ from feature_extractors.segments import NEVER, Segments, Wanted
 
 __all__ = ["Content", "ContentLimits"]
 
-_DNS_PORTS = np.array([port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16)
+_DNS_PORTS = np.array(
+    [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
+)
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
 
 
@@ -94,9 +96,21 @@ class Content:
             strict=True,
         )
         for row in rows:
-            serial, is_orig, ts, offset, before, begin, end, length, ip_proto, orig_p, resp_p, partial, which = (
-                row
-            )
+            (
+                serial,
+                is_orig,
+                ts,
+                offset,
+                before,
+                begin,
+                end,
+                length,
+                ip_proto,
+                orig_p,
+                resp_p,
+                partial,
+                which,
+            ) = row
             connection = connections.get(serial)
             if connection is None:
                 connection = self._open(ip_proto, orig_p, resp_p, ts)
@@ -340,7 +354,7 @@ def _dns_rows(segments: Segments) -> NDArray[np.int64]:
     """Which of the segments are datagrams to a port of DNS, NetBIOS names left out."""
     datagrams = np.flatnonzero(segments.ip_proto == 17)
     is_dns = np.isin(segments.resp_p[datagrams], _DNS_PORTS) & (segments.orig_p[datagrams] != NETBIOS)
-    return datagrams[is_dns]
+    return np.asarray(datagrams[is_dns], np.int64)
 
 
 def _readonly(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -28,7 +28,9 @@ class Segments:
         np.int64
     ]  # [s] of the first byte in this direction's TCP stream (0: after the SYN, or the
     #                                 first byte seen where the SYN was missed; may be negative then); -1: a datagram
-    before: NDArray[np.int64]  # [s] stream offset up to which the direction had come without a hole before; -1: datagram
+    before: NDArray[
+        np.int64
+    ]  # [s] stream offset up to which the direction had come without a hole before; -1: datagram
     start: NDArray[np.int64]  # [s] of the first byte in data
     captured: NDArray[np.int32]  # [s] bytes present in data
     length: NDArray[np.int32]  # [s] bytes of payload on the wire, at least `captured`

@@ -335,7 +335,9 @@ class Lines:
 
 _PLAIN: Final = re.compile(rb"[ -~]*\Z")
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
-_ESCAPED: Final = tuple(chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256))
+_ESCAPED: Final = tuple(
+    chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256)
+)
 
 
 def text(raw: bytes, limit: int = MAX_TEXT) -> str:

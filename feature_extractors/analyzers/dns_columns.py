@@ -152,14 +152,14 @@ def _record(
         if length != 4:
             return i64(-1), at, i64(0)
         at = _dotted(data, base + pos, text, at)
-    elif kind == _AAAA or kind == _A6:
+    elif kind in (_AAAA, _A6):
         if length < 16:
             return i64(-1), at, i64(0)
         at = _colons(data, base + pos, text, at)
         if at < 0:
             return i64(-1), i64(0), i64(0)
         end = pos + 16
-    elif kind == _CNAME or kind == _PTR or kind == _NS:
+    elif kind in (_CNAME, _PTR, _NS):
         end, at, answer.plain = _name(data, base, pos, size, text, at)
     elif kind == _MX:
         after, at, answer.plain = _name(data, base, pos + 2, size, text, at)
@@ -175,7 +175,7 @@ def _record(
         if after < 0 or after + 20 > size:
             return i64(-1), at, i64(0)
         end = max(end, after + 20)
-    elif kind == _TXT or kind == _SPF:
+    elif kind in (_TXT, _SPF):
         at, answer.plain = _strings(data, base, pos, end, kind, text, at)
         if at < 0:
             return i64(-1), i64(0), i64(0)

@@ -73,7 +73,9 @@ def analysed(
     """Service and log entries of connection 0, and the Content that found them."""
     content = Content(limits)
     content.receive(segments(pieces))
-    reached = [max([p.offset + len(p.data) for p in pieces if p.is_orig == o], default=0) for o in (True, False)]
+    reached = [
+        max([p.offset + len(p.data) for p in pieces if p.is_orig == o], default=0) for o in (True, False)
+    ]
     services, entries, _ = content.close(np.array([0]), np.array([b"C0"], "S20"), np.array([reached]))
     return services[0], entries, content
 

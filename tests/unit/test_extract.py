@@ -263,7 +263,9 @@ def served(holes: set[int], first: int = 1) -> list[Frame]:
     return frames
 
 
-@pytest.mark.parametrize("holes", [{5}, {5, 6, 7}, {2, 5}, {9, 10}, {8, 9, 10}, {15}, {19, 20}, set(range(5, 15))])
+@pytest.mark.parametrize(
+    "holes", [{5}, {5, 6, 7}, {2, 5}, {9, 10}, {8, 9, 10}, {15}, {19, 20}, set(range(5, 15))]
+)
 def test_a_hole_in_a_body_that_is_passed_over_reads_alike_however_it_is_cut(holes: set[int]) -> None:
     frames = served(holes)
     whole = extract(frames, content=True)[0]

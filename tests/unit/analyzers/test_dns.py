@@ -205,7 +205,11 @@ def test_whatever_is_wrong_with_a_message_it_reads_alike_both_ways(
 
 
 def test_ordinary_messages_are_read_with_their_block_and_odd_ones_are_not() -> None:
-    ordinary = [query("a.example"), answer("a.example", A), answer("b.example", record(5, name("c.example")), A)]
+    ordinary = [
+        query("a.example"),
+        answer("a.example", A),
+        answer("b.example", record(5, name("c.example")), A),
+    ]
     odd = [b"", query("a.example")[:-1], answer("a.example", A)[:-1], answer("a.example", record(1, b"abc")),
            header(7, 0x0100, 1) + b"\xc0\x0c\0\1\0\1", header(7, 0x0100, 26)]  # fmt: skip
     sizes = [len(m) for m in ordinary + odd]
