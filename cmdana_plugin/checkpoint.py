@@ -21,7 +21,7 @@ from cmdana_plugin.trees import Trees
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.schema import Schema
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_TOGETHER: Final = (
+    256  # rows of one product: always the same, so that a score never depends on its neighbours
+)
+_ENOUGH: Final = 50_000  # rows to learn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,24 +20,37 @@ class Mixture:
 
     weight: NDArray[np.float64]  # [K] log weights
     mean: NDArray[np.float64]  # [K, F]
-    root: NDArray[np.float64]  # [K, F, F] x @ root has unit covariance
+    root: NDArray[np.float64]  # [K, F, F] upper triangular; (x - mean) @ root has unit covariance
     constant: NDArray[np.float64]  # [K] log determinants of root
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        parts = np.empty((len(x), len(self.weight)))
-        for k in range(len(self.weight)):
-            y = np.einsum("nf,fg->ng", x - self.mean[k], self.root[k])
-            parts[:, k] = self.weight[k] + self.constant[k] - 0.5 * (y * y).sum(axis=1)
-        top = parts.max(axis=1)
-        likelihood: NDArray[np.float64] = top + np.log(np.exp(parts - top[:, None]).sum(axis=1))
-        return -likelihood
+        components, width = self.mean.shape
+        roots = self.root.transpose(1, 0, 2).reshape(width, components * width)
+        shift = np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
+        out = np.empty(len(x))
+        block = np.zeros((_TOGETHER, width))
+        for begin in range(0, len(x), _TOGETHER):
+            rows = x[begin : begin + _TOGETHER]
+            block[: len(rows)] = rows
+            y = (block @ roots - shift).reshape(_TOGETHER, components, width)
+            part = self.weight + self.constant - 0.5 * np.einsum("nkf,nkf->nk", y, y)
+            top = part.max(axis=1)
+            out[begin : begin + len(rows)] = -(top + np.log(np.exp(part - top[:, None]).sum(axis=1)))[
+                : len(rows)
+            ]
+        return out
 
 
 def fit_mixture(
     x: NDArray[np.float32], components: int, seed: int, rounds: int = 12, floor: float = 0.05
 ) -> Mixture:
-    """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance."""
+    """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
+
+    Of more than `_ENOUGH` rows that many are drawn: more would sharpen nothing but take their time.
+    """
     rng = np.random.default_rng(seed)
+    if len(x) > _ENOUGH:
+        x = x[rng.choice(len(x), _ENOUGH, replace=False)]
     n, width = x.shape
     components = max(1, min(components, n // (2 * width) or 1))
     mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)

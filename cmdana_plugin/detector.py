@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -28,19 +29,22 @@ from cmdana_plugin.batch import (
 )  # fmt: skip
 from cmdana_plugin.calibration import fuse
 from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Past
+from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
 from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
-from feature_extractors.encode import Features, concat_features, encode, take_features
+from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
+_PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
 _ODD: Final = 1e-2  # p-value below which it does so at all
 DEFAULT_MODEL: Final = "cmdana.safetensors"
+
+_Job = TypeVar("_Job")
 
 
 @dataclass(slots=True)
@@ -67,11 +71,17 @@ class Outcome:
 class CrossModal:
     """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
 
-    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered.
+    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, schema: Schema, salt: int = 0, hosts: int = 1 << 17, device: str = "cpu"
+        self,
+        checkpoint: Checkpoint,
+        schema: Schema,
+        salt: int = 0,
+        hosts: int = 1 << 17,
+        device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         self.checkpoint = checkpoint
         self.schema = schema
@@ -83,6 +93,11 @@ class CrossModal:
             {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
         )
         self.network.to(self.device).eval()
+        first = np.flatnonzero(np.arange(checkpoint.shape.targets[PACKET]) % FIRST_SIZES < PACKET_LENGTHS[0])
+        self._first = torch.from_numpy(first).to(self.device)  # fields of a packet sequence that is short
+        # Blocks side by side, each on one thread: small products do not gain from being shared out.
+        several = threads > 1 and self.device.type == "cpu"
+        self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
         self._salt = salt
         self._hosts = hosts
         self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
@@ -119,7 +134,7 @@ class CrossModal:
 
         assert self.seen is not None
         assert len(self.seen.features) == len(windows), "explain follows receive of the same windows"
-        return [reasons(self, self.seen, int(row)) for row in rows]
+        return reasons(self, self.seen, rows)
 
     def p_values(
         self, raw: Mapping[str, NDArray[np.float64]], stratum: NDArray[np.int64]
@@ -138,100 +153,141 @@ class CrossModal:
     def look(self, seen: Seen, keep: bool = False) -> Outcome:
         """Score events from what was known before them; reads no table and changes none."""
         prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
-        with torch.inference_mode():
-            return self._look(prepared, seen, self._latents(prepared), keep)
+        return self.judge(prepared, seen, self.latents(prepared), keep)
 
     def _step(self, windows: Windows) -> tuple[Outcome, Seen]:
         features = encode(windows, self.schema)
         keys = make_keys(windows, features, self._salt)
         state, slots = self._tables.counts(windows, features, keys, self.schema.spans)
         prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
-        n = len(windows)
+        latents = self.latents(prepared)
+        write, value, recent = self.condense(latents, prepared)
         c = windows.connections
-        with torch.inference_mode():
-            latents = self._latents(prepared)
-            write = np.empty((n, KINDS, MEMORY), np.float32)
-            value = np.empty_like(write)
-            recent = np.empty((n, RING_WIDTH), np.float32)
-            for begin in range(0, n, BLOCK):
-                rows = slice(begin, min(begin + BLOCK, n))
-                k = rows.stop - begin
-                out = self.network.condense(self._to(latents[rows]), self._to(prepared.present[rows]))
-                write[rows], value[rows], recent[rows] = (x[:k].cpu().numpy() for x in out)
-            rate = self.network.rate().cpu().numpy()
-            memory, ring, used = self._tables.remember(
-                c.ts, c.stage == Stage.EARLY, slots, write, value, rate, recent
-            )
-            seen = Seen(features, state, memory, ring, used, stratum_of(features, self.schema))
-            return self._look(prepared, seen, latents, False), seen
+        memory, ring, used = self._tables.remember(
+            c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
+        )
+        seen = Seen(features, state, memory, ring, used, stratum_of(features, self.schema))
+        return self.judge(prepared, seen, latents), seen
+
+    def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
+        """Every job once, on all threads. Jobs touch rows of their own, so their order changes nothing."""
+
+        def run(one: _Job) -> None:
+            with torch.inference_mode():
+                job(one)
+
+        for _ in map(run, jobs) if self._pool is None else self._pool.map(run, jobs):
+            pass
 
     def _to(self, x: NDArray[np.generic]) -> Tensor:
         return pad_rows(x, BLOCK).to(self.device)
 
-    def _latents(self, prepared: Prepared) -> NDArray[np.float32]:
-        """[n, 3, latents, width]; computed in blocks of one size whatever arrives."""
-        n, shape = len(prepared), self.checkpoint.shape
-        out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
-        for begin in range(0, n, BLOCK):
-            rows = slice(begin, min(begin + BLOCK, n))
-            z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
-            out[rows, CONNECTION] = z[: rows.stop - begin].cpu().numpy()
-        everyone = np.arange(n)
-        f = prepared.features
-        for chosen, length in groups(f.packet_start, everyone, PACKET_LENGTHS):
-            for begin in range(0, len(chosen), BLOCK):
-                part = chosen[begin : begin + BLOCK]
-                x, mask = pad_packets(f, part, length, BLOCK)
-                out[part, PACKET] = (
-                    self.network.packets(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
-                )
-        for chosen, length in groups(f.log_start, everyone, LOG_LENGTHS):
-            for begin in range(0, len(chosen), BLOCK):
-                part = chosen[begin : begin + BLOCK]
-                x, mask = pad_logs(f, part, length, BLOCK)
-                out[part, LOG] = (
-                    self.network.logs(x.to(self.device), mask.to(self.device))[: len(part)].cpu().numpy()
-                )
+    def rate(self) -> NDArray[np.float32]:
+        """Decay of the learned memory per second, [KINDS, MEMORY]."""
+        with torch.inference_mode():
+            out: NDArray[np.float32] = self.network.rate().cpu().numpy()
         return out
 
-    def _look(self, prepared: Prepared, seen: Seen, latents: NDArray[np.float32], keep: bool) -> Outcome:
+    def latents(self, prepared: Prepared) -> NDArray[np.float32]:
+        """[n, 3, latents, width], zero where a modality is absent; in blocks of one size whatever arrives."""
+        n, shape, f = len(prepared), self.checkpoint.shape, prepared.features
+        out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
+
+        def encode_block(job: tuple[int, NDArray[np.int64], int]) -> None:
+            modality, rows, length = job
+            if modality == CONNECTION:
+                z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
+            elif modality == PACKET:
+                x, mask = pad_packets(f, rows, length, BLOCK)
+                z = self.network.packets(x.to(self.device), mask.to(self.device))
+            else:
+                x, mask = pad_logs(f, rows, length, BLOCK)
+                z = self.network.logs(x.to(self.device), mask.to(self.device))
+            out[rows, modality] = z[: len(rows)].cpu().numpy()
+
+        self._each(encode_block, self._jobs(prepared))
+        return out
+
+    def _jobs(self, prepared: Prepared) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+        """Modality, rows of one block in which it is present, and the length to which their tokens are padded."""
+        f = prepared.features
+        where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
+        for modality, parts in (
+            (CONNECTION, [(where[CONNECTION], 0)]),
+            (PACKET, groups(f.packet_start, where[PACKET], PACKET_LENGTHS)),
+            (LOG, groups(f.log_start, where[LOG], LOG_LENGTHS)),
+        ):
+            for rows, length in parts:
+                for begin in range(0, len(rows), BLOCK):
+                    yield modality, rows[begin : begin + BLOCK], length
+
+    def condense(
+        self, latents: NDArray[np.float32], prepared: Prepared
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """What events write: gate and value [n, KINDS, MEMORY], and their entries in the ring [n, RING_WIDTH]."""
         n = len(prepared)
+        write = np.empty((n, KINDS, MEMORY), np.float32)
+        value, recent = np.empty_like(write), np.empty((n, RING_WIDTH), np.float32)
+
+        def condense_block(rows: slice) -> None:
+            out = self.network.condense(self._to(latents[rows]), self._to(prepared.present[rows]))
+            write[rows], value[rows], recent[rows] = (x[: rows.stop - rows.start].cpu().numpy() for x in out)
+
+        self._each(condense_block, _blocks(n))
+        return write, value, recent
+
+    def judge(
+        self, prepared: Prepared, seen: Seen, latents: NDArray[np.float32], keep: bool = False
+    ) -> Outcome:
+        """All components from what was known before; `keep` also returns the log probabilities."""
+        n, shape, network = len(prepared), self.checkpoint.shape, self.network
         raw = {name: np.full(n, np.nan) for name in COMPONENTS}
         gate = np.empty((n, 4), np.float32)
-        kept: list[list[NDArray[np.float32]]] = [[], [], []]
-        for begin in range(0, n, BLOCK):
-            rows = slice(begin, min(begin + BLOCK, n))
-            k = rows.stop - begin
-            present = self._to(prepared.present[rows])
+        state = np.empty((n, shape.width), np.float32)
+        residual = np.zeros((n, MODALITIES), np.float32)
+        chance = [np.zeros((n, t, CLASSES), np.float32) for t in shape.targets] if keep else None
+        plain = density_input(prepared, self.schema)
+        table = tabulate(seen.features, seen.state)
+        trees = self.checkpoint.trees
+
+        def recall_block(rows: slice) -> None:
+            k = rows.stop - rows.start
             past = Past(
                 self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows])
             )
-            s = self.network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
-            told = self.network.foresee(self._to(latents[rows]), s, present)
-            for m, name in enumerate(("packets", "connection", "log")):
-                surprise, chance = _surprise(told.logits[m], self._to(prepared.targets[m][rows]))
-                raw[name][rows] = surprise[:k].cpu().numpy()
-                if keep:
-                    kept[m].append(chance[:k].cpu().numpy())
-            ahead, _ = _surprise(told.ahead, self._to(prepared.targets[CONNECTION][rows]))
+            s = network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
+            state[rows] = s[:k].cpu().numpy()
+            gate[rows] = network.weigh(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
+            ahead, _ = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
             raw["next"][rows] = ahead[:k].cpu().numpy()
-            there = present.to(torch.float32)
-            residual = (told.residual * there).sum(dim=1) / there.sum(dim=1).clamp_min(1.0)
-            raw["residual"][rows] = residual[:k].cpu().numpy()
-            gate[rows] = told.gate[:k].cpu().numpy()
-        raw["packets"][~prepared.present[:, PACKET]] = np.nan
-        raw["log"][~prepared.present[:, LOG]] = np.nan
-        raw["density"] = self.checkpoint.mixture.score(density_input(prepared, self.schema))
+            raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
+            if trees is not None:
+                raw["attack"][rows] = trees.score(table[rows])
+
+        def foresee_block(job: tuple[int, NDArray[np.int64], int]) -> None:
+            modality, rows, length = job
+            k = len(rows)
+            z, s = self._to(latents[rows]), self._to(state[rows])
+            bias = network.lean(self._to(gate[rows]), self._to(prepared.present[rows]))
+            expected = network.expect(modality, z, s, bias)
+            residual[rows, modality] = apart(expected, z[:, modality])[:k].cpu().numpy()
+            # Few packets have few sizes and gaps to be asked for.
+            short = modality == PACKET and length == PACKET_LENGTHS[0] and not keep
+            targets = self._to(prepared.targets[modality][rows])
+            logits = network.decode(modality, expected, self._first if short else None)
+            surprise, log_chance = _surprise(logits, targets[:, self._first] if short else targets)
+            raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
+            if chance is not None:
+                chance[modality][rows] = log_chance[:k].cpu().numpy()
+
+        self._each(recall_block, _blocks(n))
+        self._each(foresee_block, self._jobs(prepared))
+        raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
-        trees = self.checkpoint.trees
-        if trees is not None:
-            raw["attack"] = trees.score(tabulate(seen.features, seen.state))
-        else:
+        if trees is None:
             del raw["attack"]
         return Outcome(
-            {k: np.round(v, 5) for k, v in raw.items()},
-            gate,
-            tuple(np.concatenate(x) for x in kept) if keep else None,
+            {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
         )
 
     def _scores(
@@ -271,6 +327,11 @@ class CrossModal:
                 if sure >= _SURE:
                     names[row] = self.checkpoint.classes[best]
         return names
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    for begin in range(0, n, BLOCK):
+        yield slice(begin, min(begin + BLOCK, n))
 
 
 def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -333,13 +394,13 @@ def load_detector(
 
     `salt` defaults to one derived from the checkpoint; a site sets its own secret.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # of each of our own threads
     schema = load_schema()
     loaded = shipped_checkpoint() if path is None else checkpoints.load(path, schema)
     if salt is None:
         digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
         salt = int.from_bytes(digest[:8], "little")
-    return CrossModal(loaded, schema, salt, hosts, device)
+    return CrossModal(loaded, schema, salt, hosts, device, threads)
 
 
 def shipped_checkpoint() -> Checkpoint:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import CrossModal, Seen
 
 TOP: Final = 3
+_TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
 Reset = Callable[[Features, NDArray[np.float32], int], None]
 
 
@@ -49,33 +50,58 @@ class Explained:
     without: list[float]  # evidence with the first field reset, with the first two, ...
 
 
-def reasons(detector: CrossModal, seen: Seen, row: int, top: int = TOP) -> list[str]:
-    """At most `top` reasons; a field that takes no evidence away is no reason."""
-    return [f.words for f in explain_row(detector, seen, row, top).fields]
+def reasons(detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int = TOP) -> list[list[str]]:
+    """At most `top` reasons for each row; a field that takes no evidence away is no reason."""
+    out: list[list[str]] = []
+    for begin in range(0, len(rows), _TOGETHER):
+        some = explain_rows(detector, seen, rows[begin : begin + _TOGETHER], top)
+        out += [[f.words for f in explained.fields] for explained in some]
+    return out
 
 
 def explain_row(detector: CrossModal, seen: Seen, row: int, top: int = TOP) -> Explained:
-    """Greedy: the field whose reset lowers the evidence most, then the next given the first."""
-    one = _repeat(seen, row, 1)
-    outcome = detector.look(one, keep=True)
-    start = float(evidence_of(detector, one)[0])
-    candidates = _grouped(_fields(detector, one, outcome.log_probability))
-    chosen: list[Field] = []
-    without: list[float] = []
-    lowest = start
-    while len(chosen) < top and candidates:
-        variants = _repeat(seen, row, len(candidates))
-        for i, candidate in enumerate(candidates):
-            for f in [*chosen, candidate]:
-                f.reset(variants.features, variants.state, i)
-        after = evidence_of(detector, variants)
-        best = int(np.argmin(after))
-        if after[best] >= lowest - 1e-6:
+    """One event; see `explain_rows`."""
+    return explain_rows(detector, seen, np.array([row]), top)[0]
+
+
+def explain_rows(
+    detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int = TOP
+) -> list[Explained]:
+    """Greedy: the field whose reset lowers the evidence most, then the next given the first.
+
+    Events are searched side by side, a round of all of them at once; none changes what another is given.
+    """
+    ones = _repeat(seen, rows)
+    outcome = detector.look(ones, keep=True)
+    assert outcome.log_probability is not None
+    start = evidence_of(detector, ones)
+    fields = _fields(detector, ones, outcome.log_probability)
+    open_ = [_grouped(f) for f in fields]
+    chosen: list[list[Field]] = [[] for _ in rows]
+    without: list[list[float]] = [[] for _ in rows]
+    searching = list(range(len(rows)))
+    for _ in range(top):
+        searching = [i for i in searching if open_[i]]
+        if not searching:
             break
-        lowest = float(after[best])
-        chosen.append(candidates.pop(best))
-        without.append(lowest)
-    return Explained(start, chosen, without)
+        sizes = [len(open_[i]) for i in searching]
+        variants = _repeat(ones, np.repeat(np.array(searching, np.int64), sizes))
+        begins = np.concatenate([[0], np.cumsum(sizes)])
+        for i, begin in zip(searching, begins[:-1].tolist(), strict=True):
+            for k, candidate in enumerate(open_[i]):
+                for f in [*chosen[i], candidate]:
+                    f.reset(variants.features, variants.state, begin + k)
+        after = evidence_of(detector, variants)
+        still = []
+        for i, begin, end in zip(searching, begins[:-1].tolist(), begins[1:].tolist(), strict=True):
+            best = int(np.argmin(after[begin:end]))
+            lowest = float(after[begin + best])
+            if lowest < (without[i][-1] if without[i] else float(start[i])) - 1e-6:
+                chosen[i].append(open_[i].pop(best))
+                without[i].append(lowest)
+                still.append(i)
+        searching = still
+    return [Explained(float(e), c, w) for e, c, w in zip(start, chosen, without, strict=True)]
 
 
 def evidence_of(detector: CrossModal, seen: Seen) -> NDArray[np.float64]:
@@ -122,12 +148,11 @@ def _all(members: list[Field]) -> Reset:
     return reset
 
 
-def _repeat(seen: Seen, row: int, times: int) -> Seen:
-    rows = np.full(times, row, np.int64)
-    f = take_features(seen.features, rows)
+def _repeat(seen: Seen, rows: NDArray[np.int64]) -> Seen:
+    """A copy of these rows, to be changed."""
     return replace(
         seen,
-        features=f,
+        features=take_features(seen.features, rows),
         state=seen.state[rows].copy(),
         memory=seen.memory[rows],
         ring=seen.ring[rows],
@@ -136,30 +161,41 @@ def _repeat(seen: Seen, row: int, times: int) -> Seen:
     )
 
 
-def _fields(detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32], ...] | None) -> list[Field]:
-    assert chances is not None
+def _fields(detector: CrossModal, seen: Seen, chances: tuple[NDArray[np.float32], ...]) -> list[list[Field]]:
+    prepared = prepare(seen.features, seen.state, detector.checkpoint.preparation, detector.schema)
+    return [
+        _fields_of(detector, seen, row, [c[row] for c in chances], [t[row] for t in prepared.targets])
+        for row in range(len(prepared))
+    ]
+
+
+def _fields_of(
+    detector: CrossModal,
+    one: Seen,
+    row: int,
+    chances: list[NDArray[np.float32]],
+    asked: list[NDArray[np.int64]],
+) -> list[Field]:
     schema, how = detector.schema, detector.checkpoint.preparation
-    prepared = prepare(one.features, one.state, how, schema)
-    connection = np.exp(chances[CONNECTION][0].astype(np.float64))
-    asked = prepared.targets
+    connection = np.exp(chances[CONNECTION].astype(np.float64))
     out: list[Field] = []
     for j, n in enumerate(schema.numeric):
-        p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][0, j]), how.numeric, j)
-        saw = _size(float(one.features.numeric[0, j]), n.unit, n.scale, n.name)
+        p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][j]), how.numeric, j)
+        saw = _size(float(one.features.numeric[row, j]), n.unit, n.scale, n.name)
         words = f"expected {_span(low, high, n.unit, n.scale, n.name)} {n.words}, saw {saw}, p={p:.0e}"
         out.append(Field(n.name, -np.log10(p), _set_numeric(j, middle), words))
     start = len(schema.numeric)
     for j, c in enumerate(schema.categorical):
-        code = int(one.features.categorical[0, j])
+        code = int(one.features.categorical[row, j])
         chance = connection[start + j, : c.size]
         likely = int(chance.argmax())
         if likely != code:
             p = _rarity(connection[start + j], code)
             words = f"expected {c.words} {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
             out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
-    logs = np.exp(chances[LOG][0].astype(np.float64))
+    logs = np.exp(chances[LOG].astype(np.float64))
     for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
-        x = float(one.features.log_summary[0, j])
+        x = float(one.features.log_summary[row, j])
         if not np.isfinite(x):
             continue
         name, what = schema.summary[j], schema.summary_words[j]
@@ -171,23 +207,23 @@ def _fields(detector: CrossModal, one: Seen, chances: tuple[NDArray[np.float32],
                 )
             )
             continue
-        p, low, high, middle = _expected(logs[k], int(asked[LOG][0, k]), how.summary, j)
+        p, low, high, middle = _expected(logs[k], int(asked[LOG][k]), how.summary, j)
         scale = "share" if name.endswith((".entropy", ".digits")) else "log"
         words = f"expected {_span(low, high, '', scale, '')} {what}, saw {_size(x, '', scale, '')}, p={p:.0e}"
         out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
-    if np.isfinite(one.features.first_packets[0]).any():
-        packets = np.exp(chances[PACKET][0].astype(np.float64))
-        p = min((_rarity(packets[k], int(c)) for k, c in enumerate(asked[PACKET][0]) if c >= 0), default=1.0)
+    if np.isfinite(one.features.first_packets[row]).any():
+        packets = np.exp(chances[PACKET].astype(np.float64))
+        p = min((_rarity(packets[k], int(c)) for k, c in enumerate(asked[PACKET]) if c >= 0), default=1.0)
         words = f"unusual sizes and times of the first packets, p={p:.0e}"
         out.append(Field("packets", -np.log10(p), _drop_packets, words))
     mean, spread = how.state_scale
     for name in dict.fromkeys(_stem(s, schema) for s in schema.state):
         columns = [i for i, s in enumerate(schema.state) if _stem(s, schema) == name]
-        far = np.nan_to_num((one.state[0, columns] - mean[columns]) / spread[columns])
+        far = np.nan_to_num((one.state[row, columns] - mean[columns]) / spread[columns])
         k = int(np.abs(far).argmax())
         i = columns[k]
-        if np.isfinite(one.state[0, i]):
-            saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[0, i], mean[i]))
+        if np.isfinite(one.state[row, i]):
+            saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[row, i], mean[i]))
             words = f"{schema.state_words[i]}: {saw}, usual is {usual}"
             out.append(Field(name, float(abs(far[k])), _set_state(columns, mean[columns]), words))
     return out

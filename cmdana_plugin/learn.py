@@ -129,7 +129,7 @@ def train(
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
-    recipe = Recipe(seed=seed) if epochs is None else Recipe(seed=seed, epochs=epochs)
+    recipe = Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
     made = training.train(
         recordings(sources, config, truth, report, progress, networks(exclude)),

@@ -158,12 +158,15 @@ class Predictor(nn.Module):
         self.value = nn.Linear(d, d)
         self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.norm = nn.LayerNorm(d)
-        self.decode = nn.Sequential(
-            nn.Linear(shape.latents * d, 2 * d), nn.GELU(), nn.Linear(2 * d, targets * CLASSES)
-        )
+        self.widen = nn.Linear(shape.latents * d, 2 * d)
+        self.classes = nn.Linear(2 * d, targets * CLASSES)
 
-    def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there)."""
+    def __call__(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        out: Tensor = super().__call__(state, others, bias)
+        return out
+
+    def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
         b, n, d = others.shape
         h, c = self.heads, d // self.heads
         q = self.query(state).view(b, self.latents, h, c)
@@ -171,8 +174,18 @@ class Predictor(nn.Module):
         v = self.value(others).view(b, n, h, c)
         scores = torch.einsum("bmhc,bnhc->bmhn", q, k) / c**0.5 + bias[:, None, None, :]
         z = torch.einsum("bmhn,bnhc->bmhc", scores.softmax(dim=-1), v).reshape(b, self.latents, d)
-        z = self.norm(z + self.mix(z))
-        return z, self.decode(z.flatten(1)).view(b, self.targets, CLASSES)
+        out: Tensor = self.norm(z + self.mix(z))
+        return out
+
+    def decode(self, z: Tensor, fields: Tensor | None = None) -> Tensor:
+        """Logits [B, targets, CLASSES] of what `forward` gave; of the `fields` alone (indices) where they are named."""
+        z = F.gelu(self.widen(z.flatten(1)))
+        if fields is None:
+            logits: Tensor = self.classes(z)
+            return logits.view(len(z), self.targets, CLASSES)
+        weight = self.classes.weight.view(self.targets, CLASSES, -1)[fields].flatten(0, 1)
+        bias = self.classes.bias.view(self.targets, CLASSES)[fields].flatten()
+        return F.linear(z, weight, bias).view(len(z), len(fields), CLASSES)
 
 
 class Network(nn.Module):
@@ -250,30 +263,52 @@ class Network(nn.Module):
         weights: Tensor = logits.masked_fill(~there, -1e9).softmax(dim=1)
         return weights
 
-    def foresee(self, z: Tensor, s: Tensor, present: Tensor) -> Prediction:
-        """Predict every modality from the others and the state. `z` is masked here again, so zeros never leak."""
+    def lean(self, gate: Tensor, present: Tensor) -> Tensor:
+        """The gate as log weights of all tokens [B, 3 * latents + 1]; one of a missing modality counts for nothing."""
         m = self.shape.latents
+        bias = torch.log(gate.clamp_min(1e-9))
+        bias = torch.cat([bias[:, :MODALITIES].masked_fill(~present, -1e9), bias[:, MODALITIES:]], dim=1)
+        return torch.cat([bias[:, :MODALITIES].repeat_interleave(m, dim=1), bias[:, MODALITIES:]], dim=1)
+
+    def expect(self, modality: int, z: Tensor, s: Tensor, bias: Tensor) -> Tensor:
+        """The latents of one modality [B, latents, d] as the others and the state let expect them."""
+        m = self.shape.latents
+        others = [j for j in range(MODALITIES) if j != modality] if self.shape.cross else []
+        tokens = torch.cat([*(z[:, j] for j in others), s[:, None]], dim=1)
+        lean = torch.cat([*(bias[:, j * m : (j + 1) * m] for j in others), bias[:, MODALITIES * m :]], dim=1)
+        return self._predictor(modality)(s, tokens, lean)
+
+    def decode(self, modality: int, expected: Tensor, fields: Tensor | None = None) -> Tensor:
+        """Logits of one modality's fields from its expected latents, see `Predictor.decode`."""
+        return self._predictor(modality).decode(expected, fields)
+
+    def _predictor(self, modality: int) -> Predictor:
+        found = self.predictors[modality]
+        assert isinstance(found, Predictor)
+        return found
+
+    def look_ahead(self, s: Tensor) -> Tensor:
+        """The connection's fields from the state alone, [B, targets, CLASSES]."""
+        logits: Tensor = self.next(s)
+        return logits.view(len(s), self.shape.targets[CONNECTION], CLASSES)
+
+    def foresee(self, z: Tensor, s: Tensor, present: Tensor) -> Prediction:
+        """Predict every modality from the others and the state; what is absent is masked and cannot leak."""
         gate = self.weigh(s, present)
-        tokens = torch.cat([z.flatten(1, 2), s[:, None]], dim=1)  # [B, 3 * m + 1, d]
-        bias = torch.log(gate.clamp_min(1e-9)).repeat_interleave(
-            torch.tensor([m, m, m, 1], device=z.device), dim=1
-        )
-        absent = ~present.repeat_interleave(m, dim=1)
-        bias = torch.cat([bias[:, :-1].masked_fill(absent, -1e9), bias[:, -1:]], dim=1)
-        logits, residual = [], []
-        for k, predictor in enumerate(self.predictors):
-            others = [j for j in range(3 * m + 1) if j // m != k or j == 3 * m]
-            if not self.shape.cross:
-                others = [3 * m]
-            expected, guess = predictor(s, tokens[:, others], bias[:, others])
-            logits.append(guess)
-            residual.append((expected - z[:, k].detach()).pow(2).mean(dim=(1, 2)))
+        bias = self.lean(gate, present)
+        expected = [self.expect(k, z, s, bias) for k in range(MODALITIES)]
+        logits = [self.decode(k, e) for k, e in enumerate(expected)]
         return Prediction(
             logits=(logits[0], logits[1], logits[2]),
-            residual=torch.stack(residual, dim=1),
-            ahead=self.next(s).view(len(s), self.shape.targets[1], CLASSES),
+            residual=torch.stack([apart(e, z[:, k]) for k, e in enumerate(expected)], dim=1),
+            ahead=self.look_ahead(s),
             gate=gate,
         )
+
+
+def apart(expected: Tensor, seen: Tensor) -> Tensor:
+    """Squared distance [B] of `seen` from what was expected, both [B, latents, d]; `seen` learns nothing by it."""
+    return (expected - seen.detach()).pow(2).mean(dim=(1, 2))
 
 
 def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:

@@ -61,14 +61,15 @@ class Judge:
         scores = self.detector.receive(windows)
         verdicts = self._verdicts(windows, scores)
         notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
-        for i, (verdict, end) in enumerate(zip(verdicts, windows.connections.end.tolist(), strict=True)):
-            raised = self.decider.receive(verdict, end)
-            if raised:
-                explained = self.detector.explain(windows, scores, np.array([i]))[0][: self._max_reasons]
-                if explained:
-                    verdicts[i] = replace(verdict, reasons=tuple(explained))
-                    raised = [_explained(n, explained) for n in raised]
-                notices += raised
+        ends = windows.connections.end.tolist()
+        raised = [self.decider.receive(verdict, end) for verdict, end in zip(verdicts, ends, strict=True)]
+        rows = [i for i, some in enumerate(raised) if some]
+        reasons = self.detector.explain(windows, scores, np.array(rows)) if rows else []
+        for i, all_of_it in zip(rows, reasons, strict=True):
+            explained = all_of_it[: self._max_reasons]
+            if explained:
+                verdicts[i] = replace(verdicts[i], reasons=tuple(explained))
+            notices += [_explained(n, explained) if explained else n for n in raised[i]]
         self.watch.noticed(notices)
         return Judged(verdicts, notices)
 

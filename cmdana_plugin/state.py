@@ -8,7 +8,7 @@ who invents addresses displaces the idle, not the busy. Keys are salted hashes; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numba import njit
@@ -22,6 +22,7 @@ RING: Final = 8  # recent connections of a host that attention looks back on
 RING_WIDTH: Final = 16
 KINDS: Final = 3  # originating host, (responder, port), (originator, responder, port)
 WAYS: Final = 8
+_AT_FIRST: Final = 4096  # slots of a table at the beginning
 _ENOUGH: Final = 50.0  # a count so far tells new from known; beyond this it would only tell the stream's age
 
 # Offsets in a host's row: four counts each, then single values.
@@ -75,7 +76,11 @@ class Slots:
 
 
 class Tables:
-    """The bounded tables. `hosts`, `pairs` and `marks` are capacities, rounded up to a power of two."""
+    """The bounded tables. `hosts`, `pairs` and `marks` are capacities, rounded up to a power of two.
+
+    They begin small and double when a set is full, until the capacity is reached: a short capture pays for no more
+    memory than it needs, and nothing is displaced before its time.
+    """
 
     def __init__(self, hosts: int = 1 << 20, pairs: int = 1 << 19, marks: int = 1 << 21) -> None:
         self.hosts = _Table(hosts, _HOST_WIDTH)
@@ -107,16 +112,34 @@ class Tables:
         out = np.empty((n, 28 + 22), np.float32)
         index = np.full((n, KINDS), -1, np.int64)
         fresh = np.zeros((n, KINDS), np.bool_)
-        t = self
-        _count(
-            c.ts, c.stage == Stage.EARLY, failed, c.resp_pkts > 0, size, np.array(spans),
-            keys.orig, keys.resp, keys.service, keys.pair, keys.peers, keys.orig_port, keys.port,
-            keys.name, keys.orig_name,
-            t.hosts.keys, t.hosts.used, t.hosts.rows, t.services.keys, t.services.used, t.services.rows,
-            t.pairs.keys, t.pairs.used, t.pairs.rows, t.marks.keys, t.marks.used, t.marks.rows,
-            t.ports.keys, t.ports.used, t.ports.rows, out, index, fresh,
-        )  # fmt: skip
-        return out, Slots(index, fresh)
+        t, done = self, 0
+        tables = (t.hosts, t.services, t.pairs, t.marks, t.ports)
+        while True:
+            done, full = _count(
+                done, c.ts, c.stage == Stage.EARLY, failed, c.resp_pkts > 0, size, np.array(spans),
+                keys.orig, keys.resp, keys.service, keys.pair, keys.peers, keys.orig_port, keys.port,
+                keys.name, keys.orig_name,
+                t.hosts.keys, t.hosts.used, t.hosts.rows, t.services.keys, t.services.used, t.services.rows,
+                t.pairs.keys, t.pairs.used, t.pairs.rows, t.marks.keys, t.marks.used, t.marks.rows,
+                t.ports.keys, t.ports.used, t.ports.rows,
+                np.array([len(x.keys) < x.capacity for x in tables]), out, index, fresh,
+            )  # fmt: skip
+            if done == n:
+                return out, Slots(index, fresh)
+            self._grow(tables[full], index[:done])
+
+    def _grow(self, table: _Table, index: NDArray[np.int64]) -> None:
+        """Double a table, and what lies beside it; `index` are slots given out in this call, set right in place."""
+        moved = table.grow()
+        for k, owner in enumerate(self._entities):
+            if owner is not table:
+                continue
+            self._memory[k] = _spread(self._memory[k], moved)
+            self._memory_at[k] = _spread(self._memory_at[k], moved)
+            known = index[:, k] >= 0
+            index[known, k] = moved[index[known, k]]
+        if table is self.hosts:
+            self._ring, self._ring_used = _spread(self._ring, moved), _spread(self._ring_used, moved)
 
     def remember(
         self,
@@ -150,11 +173,41 @@ class Tables:
 
 
 class _Table:
+    """`capacity` is the most slots, of which `_AT_FIRST` or fewer are there at the beginning."""
+
     def __init__(self, capacity: int, width: int) -> None:
-        size = 1 << max(int(np.ceil(np.log2(max(capacity, WAYS)))), 3)
+        self.capacity = 1 << max(int(np.ceil(np.log2(max(capacity, WAYS)))), 3)
+        size = min(self.capacity, _AT_FIRST)
         self.keys = np.zeros(size, np.uint64)
         self.used = np.zeros(size, np.int64)  # tick of last use, 0 never
         self.rows = np.zeros((size, width), np.float32 if width < _PAIR_WIDTH else np.float64)
+
+    def grow(self) -> NDArray[np.int64]:
+        """Twice the slots. Returns where each of the old ones went, [old slots]; those that were free too."""
+        moved = _split(self.keys)
+        self.keys, self.used = _spread(self.keys, moved), _spread(self.used, moved)
+        self.rows = _spread(self.rows, moved)
+        return moved
+
+
+_Column = TypeVar("_Column", bound=np.generic)
+
+
+def _spread(column: NDArray[_Column], moved: NDArray[np.int64]) -> NDArray[_Column]:
+    out = np.zeros((2 * len(column), *column.shape[1:]), column.dtype)
+    out[moved] = column
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Each set becomes two, told apart by the next bit of the key; a way keeps its place within the set."""
+    moved = np.arange(len(keys))
+    sets = np.uint64(len(keys) // WAYS)
+    for j in range(len(keys)):
+        if keys[j] != 0 and (keys[j] >> np.uint64(8)) & sets:
+            moved[j] = j + len(keys)
+    return moved
 
 
 def make_keys(windows: Windows, features: Features, salt: int) -> Keys:
@@ -179,7 +232,7 @@ def make_keys(windows: Windows, features: Features, salt: int) -> Keys:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _mix1(h: np.uint64) -> np.uint64:
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -190,7 +243,7 @@ def _mix2(a: NDArray[np.uint64], b: NDArray[np.uint64] | np.uint64) -> NDArray[n
     return _mix_all(a, np.broadcast_to(np.asarray(b, np.uint64), a.shape).copy())
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _mix_all(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
     out = np.empty(len(a), np.uint64)
     for i in range(len(a)):
@@ -198,7 +251,7 @@ def _mix_all(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _fold(address: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
     out = np.empty(len(address), np.uint64)
     for i in range(len(address)):
@@ -212,7 +265,7 @@ def _fold(address: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _find(keys: NDArray[np.uint64], key: np.uint64) -> int:
     """The slot of `key`, or -1."""
     base = int((key >> np.uint64(8)) % np.uint64(len(keys) // WAYS)) * WAYS
@@ -222,7 +275,19 @@ def _find(keys: NDArray[np.uint64], key: np.uint64) -> int:
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def _room(keys: NDArray[np.uint64], key: np.uint64, want: int) -> bool:
+    """Whether `key` has its slot, or its set has `want` free ones."""
+    base = int((key >> np.uint64(8)) % np.uint64(len(keys) // WAYS)) * WAYS
+    free = 0
+    for j in range(base, base + WAYS):
+        if keys[j] == key:
+            return True
+        free += keys[j] == 0
+    return free >= want
+
+
+@njit(cache=True, nogil=True)
 def _claim(  # type: ignore[no-untyped-def]
     keys, used, rows, key, tick
 ):
@@ -241,25 +306,25 @@ def _claim(  # type: ignore[no-untyped-def]
     return oldest, True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _decayed(row, at, dt, spans, out, to):  # type: ignore[no-untyped-def]
     for k in range(4):
         out[to + k] = np.log1p(row[at + k] * np.exp(-dt / spans[k]))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _bump(row, at, dt, spans, by):  # type: ignore[no-untyped-def]
     for k in range(4):
         row[at + k] = row[at + k] * np.exp(-dt / spans[k]) + by
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _odd(x: float, mean: float, var: float, seen: float) -> float:
     """How many usual spreads above or below the usual; unset until three were seen."""
     return (x - mean) / np.sqrt(var + 0.05) if seen >= 3 else np.nan
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _learn(row, at, x, seen):  # type: ignore[no-untyped-def]
     """Mean and variance, exact at first, forgetting over about fifty events."""
     w = max(1.0 / (seen + 1.0), 0.02)
@@ -268,19 +333,35 @@ def _learn(row, at, x, seen):  # type: ignore[no-untyped-def]
     row[at + 1] = (1.0 - w) * (row[at + 1] + w * delta * delta)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _count(  # type: ignore[no-untyped-def]
-    ts, early, failed, answered, size, spans,
+    begin, ts, early, failed, answered, size, spans,
     orig, resp, service, pair, peers, orig_port, port, name, orig_name,
     host_keys, host_used, hosts, service_keys, service_used, services, pair_keys, pair_used, pairs,
-    mark_keys, mark_used, marks, port_keys, port_used, ports, out, index, fresh,
+    mark_keys, mark_used, marks, port_keys, port_used, ports, may_grow, out, index, fresh,
 ):  # fmt: skip
+    """Events from `begin` on. Returns how far it came, and which table must grow before it can go on."""
     empty_host = np.zeros(_HOST_WIDTH, hosts.dtype)
     empty_pair = np.zeros(_PAIR_WIDTH, pairs.dtype)
     empty_port = np.zeros(_PORT_WIDTH, ports.dtype)
     # Ticks go on from call to call: the largest ever used is at some port.
     tick = port_used.max()
-    for i in range(len(ts)):
+    for i in range(begin, len(ts)):
+        if not early[i]:
+            if may_grow[0] and not (_room(host_keys, orig[i], 2) and _room(host_keys, resp[i], 2)):
+                return i, 0
+            if may_grow[1] and not _room(service_keys, service[i], 1):
+                return i, 1
+            if may_grow[2] and not _room(pair_keys, pair[i], 1):
+                return i, 2
+            if may_grow[3] and not (
+                _room(mark_keys, peers[i], 4)
+                and _room(mark_keys, orig_port[i], 4)
+                and (name[i] == 0 or (_room(mark_keys, name[i], 4) and _room(mark_keys, orig_name[i], 4)))
+            ):
+                return i, 3
+            if may_grow[4] and not _room(port_keys, port[i], 1):
+                return i, 4
         tick += 1
         now = ts[i]
         o = _find(host_keys, orig[i])
@@ -391,9 +472,10 @@ def _count(  # type: ignore[no-untyped-def]
             m, _ = _claim(mark_keys, mark_used, marks, orig_name[i], tick)
             marks[m, 0] += 1.0
         index[i, 0], index[i, 1], index[i, 2] = o, v, p
+    return len(ts), -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read):  # type: ignore[no-untyped-def]
     width = memory.shape[1]
     for i in range(len(ts)):
@@ -413,7 +495,7 @@ def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read):  # type
             at[j] = max(at[j], ts[i])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _look_back(early, slot, fresh, recent, ring, used, out, count):  # type: ignore[no-untyped-def]
     for i in range(len(slot)):
         j = slot[i]

@@ -31,10 +31,20 @@ from cmdana_plugin.calibration import Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.detector import COMPONENTS, CrossModal, Seen, density_input, stratum_of
-from cmdana_plugin.model import CONNECTION, LOG, MODALITIES, PACKET, Network, Past, Shape, segmented_scan
+from cmdana_plugin.model import (
+    CONNECTION,
+    LOG,
+    MODALITIES,
+    PACKET,
+    Network,
+    Past,
+    Shape,
+    apart,
+    segmented_scan,
+)
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
-from feature_extractors.encode import Features, concat_features, encode, take_features
+from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Windows
 from feature_extractors.schema import Schema, load_schema
@@ -44,7 +54,9 @@ Progress = Callable[[str, float], None]
 PRESUMED: Final = (
     -2
 )  # label of windows that are probably benign: they teach normal, never what is not an attack
-_CHUNK: Final = 2048  # events of one step
+_CHUNK: Final = 512  # events of one step
+_EVENTS: Final = 300_000  # events that the network learns from, repeats included, unless told how many passes
+_MOST_EPOCHS: Final = 40
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
 _LEAST_ROWS: Final = 64
 _LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
@@ -69,7 +81,9 @@ class Recipe:
     """How to train. The defaults are what ships; the rest are the ablations of docs/results.md."""
 
     seed: int = 0
-    epochs: int = 5
+    epochs: int | None = (
+        None  # passes; None: as many as a small recording needs and a large one can do without
+    )
     rate: float = 2e-3
     width: int = 48
     modalities: tuple[bool, bool, bool] = (True, True, True)  # packets, connection, logs may be used
@@ -262,27 +276,23 @@ def components(
     checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
     """Uncalibrated components of every event of a corpus, each recording from an empty state."""
-    detector = CrossModal(checkpoint, schema, hosts=64)
+    detector = CrossModal(checkpoint, schema, hosts=64, threads=torch.get_num_threads())
     prepared = _prepare(corpus, checkpoint.preparation, recipe, schema)
-    with torch.inference_mode():
-        latents = detector._latents(prepared)
-        z, present = torch.from_numpy(latents), torch.from_numpy(prepared.present)
-        write, value, recent = detector.network.condense(z, present)
-        read = np.zeros((len(corpus), KINDS, MEMORY), np.float32)
-        rate = detector.network.rate()
-        for k in range(KINDS):
-            read[:, k] = _read_memory(corpus.ids[:, k], corpus.ts, write[:, k], value[:, k], rate[k], None)[
-                0
-            ].numpy()
-        previous = _previous(corpus.ids[:, 0])
-        ring = np.where((previous >= 0)[:, :, None], recent.numpy()[previous], 0.0).astype(np.float32)
-        if recipe.shuffle_time:
-            other = np.random.default_rng(recipe.seed).permutation(len(corpus))
-            read, ring, previous = read[other], ring[other], previous[other]
-        used = (previous >= 0).sum(axis=1).astype(np.int32)
-        seen = Seen(corpus.features, corpus.state, read, ring, used, stratum_of(corpus.features, schema))
-        out = detector._look(prepared, seen, latents, False)
-    return out.raw, seen.stratum
+    latents = detector.latents(prepared)
+    write, value, recent = detector.condense(latents, prepared)
+    read = np.zeros((len(corpus), KINDS, MEMORY), np.float32)
+    rate = torch.from_numpy(detector.rate())
+    for k in range(KINDS):
+        w, v = torch.from_numpy(write[:, k]), torch.from_numpy(value[:, k])
+        read[:, k] = _read_memory(corpus.ids[:, k], corpus.ts, w, v, rate[k], None)[0].numpy()
+    previous = _previous(corpus.ids[:, 0])
+    ring = np.where((previous >= 0)[:, :, None], recent[previous], np.float32(0.0))
+    if recipe.shuffle_time:
+        other = np.random.default_rng(recipe.seed).permutation(len(corpus))
+        read, ring, previous = read[other], ring[other], previous[other]
+    used = (previous >= 0).sum(axis=1).astype(np.int32)
+    seen = Seen(corpus.features, corpus.state, read, ring, used, stratum_of(corpus.features, schema))
+    return detector.judge(prepared, seen, latents).raw, seen.stratum
 
 
 # The network
@@ -327,12 +337,13 @@ def _fit(
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = _previous(corpus.ids[:, 0])
     plan = _chunks(corpus.bounds, benign, rng)
-    total, step = recipe.epochs * len(plan), 0
+    epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
+    total, step = epochs * len(plan), 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
     )
     network.train()
-    for _ in range(recipe.epochs):
+    for _ in range(epochs):
         carry = _Carry(corpus.ids)
         ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
         for rows in _chunks(corpus.bounds, benign, rng):
@@ -511,24 +522,61 @@ def _loss(
     lost = torch.from_numpy(rng.random(len(kept)) < recipe.dropout) & (there.sum(dim=1) > 1)
     which = torch.from_numpy(rng.integers(0, MODALITIES, len(kept)))
     dropped[lost, which[lost]] = False
-    told = network.foresee(z * dropped[:, :, None, None], s, dropped)
+    gate = network.weigh(s, dropped)
+    bias = network.lean(gate, dropped)
+    sources = z * dropped[:, :, None, None]
     loss = torch.zeros(())
     for m in range(MODALITIES):
-        loss = loss + _nll(told.logits[m], prepared.targets[m][asked], there[:, m])
-    loss = loss + 0.5 * _nll(told.ahead, prepared.targets[CONNECTION][asked], there[:, CONNECTION])
-    loss = loss + 0.5 * told.residual[there].mean()
+        loss = loss + _unforeseen(network, m, z, sources, s, bias, prepared, asked, there[:, m])
+    loss = loss + 0.5 * F.cross_entropy(*_asked(network.look_ahead(s), prepared.targets[CONNECTION][asked]))
     loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0)).mean()
     loss = loss + 0.1 * _pairs(z, there)
-    floor = -(told.gate.clamp_min(1e-9).log() * told.gate).sum(dim=1)
+    floor = -(gate.clamp_min(1e-9).log() * gate).sum(dim=1)
     return loss + 0.01 * F.relu(0.5 - floor).mean()
 
 
-def _nll(logits: Tensor, targets: NDArray[np.int64], rows: Tensor) -> Tensor:
-    wanted = torch.from_numpy(targets)
-    asked = (wanted >= 0) & rows[:, None]
-    if not asked.any():
+def _unforeseen(
+    network: Network,
+    modality: int,
+    z: Tensor,
+    sources: Tensor,
+    s: Tensor,
+    bias: Tensor,
+    prepared: Prepared,
+    asked: NDArray[np.int64],
+    there: Tensor,
+) -> Tensor:
+    """How badly one modality was foreseen where it is there: its fields' negative log likelihood, half its residual.
+
+    Short packet sequences have few fields to ask for, so only those are decoded.
+    """
+    have = np.flatnonzero(there.numpy())
+    if not len(have):
         return torch.zeros(())
-    return F.cross_entropy(logits[asked], wanted[asked])
+    targets = prepared.targets[modality]
+    parts: list[tuple[NDArray[np.int64], Tensor | None]] = [(have, None)]
+    if modality == PACKET:
+        start = prepared.features.packet_start
+        short = (start[asked[have] + 1] - start[asked[have]]) <= PACKET_LENGTHS[0]
+        first = np.flatnonzero(np.arange(targets.shape[1]) % FIRST_SIZES < PACKET_LENGTHS[0])
+        parts = [(have[short], torch.from_numpy(first)), (have[~short], None)]
+    total, count, far = torch.zeros(()), 0, torch.zeros(())
+    for rows, fields in parts:
+        if not len(rows):
+            continue
+        index = torch.from_numpy(rows)
+        expected = network.expect(modality, sources[index], s[index], bias[index])
+        far = far + apart(expected, z[index, modality]).sum()
+        wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
+        logits, classes = _asked(network.decode(modality, expected, fields), wanted)
+        total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)
+    return total / max(count, 1) + 0.5 * far / len(have) / MODALITIES
+
+
+def _asked(logits: Tensor, targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    wanted = torch.from_numpy(targets)
+    asked = wanted >= 0
+    return logits[asked], wanted[asked]
 
 
 def _pairs(z: Tensor, there: Tensor) -> Tensor:

@@ -15,14 +15,17 @@ from feature_extractors.errors import CmdanaError
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Sums of trees, one sum per output. A node with `feature` -1 is a leaf; unset goes where `unset_left` says."""
+    """Sums of trees, one sum per output. Children lie side by side; a leaf is its own left child, whatever the value.
+
+    So every row takes `depth` steps through a tree without asking where it ends.
+    """
 
     root: NDArray[np.int32]  # [trees] first node of each
+    depth: NDArray[np.int32]  # [trees] steps from the root to the deepest leaf
     output: NDArray[np.int32]  # [trees] the output that each adds to
-    feature: NDArray[np.int16]  # [nodes]
-    threshold: NDArray[np.float64]  # [nodes] left if value <= threshold
-    left: NDArray[np.int32]
-    right: NDArray[np.int32]
+    feature: NDArray[np.int32]  # [nodes]
+    threshold: NDArray[np.float32]  # [nodes] left if value <= threshold
+    left: NDArray[np.int32]  # [nodes] left child; the right one follows it
     unset_left: NDArray[np.bool_]
     value: NDArray[np.float64]  # [nodes] of a leaf
 
@@ -30,8 +33,8 @@ class Trees:
         """Log odds [n, outputs] of a table as `tabulate` makes it."""
         out = np.zeros((len(table), int(self.output.max()) + 1))
         _walk(
-            np.ascontiguousarray(table), self.root, self.output, self.feature, self.threshold, self.left, self.right,
-            self.unset_left, self.value, out,
+            np.ascontiguousarray(table, np.float32), self.root, self.depth, self.output, self.feature,
+            self.threshold, self.left, self.unset_left, self.value, out,
         )  # fmt: skip
         return out
 
@@ -96,45 +99,60 @@ def _classifier(**settings: Any) -> Any:
 
 
 def _flatten(models: list[dict[str, Any]], outputs: int) -> Trees:
-    root: list[int] = []
-    nodes: list[list[float]] = []
+    root, depth = [], []
+    nodes: list[tuple[int, float, int, bool, float]] = []  # feature, threshold, left, unset_left, value
 
-    def visit(node: dict[str, Any]) -> int:
-        me = len(nodes)
+    def place(node: dict[str, Any], me: int) -> int:
+        """Put `node` at `me` and what is below it at the end; returns the steps to its deepest leaf."""
         if "split_feature" not in node:
-            nodes.append([-1, 0.0, -1, -1, 0, float(node["leaf_value"]) / len(models)])
-            return me
-        threshold = float(node["threshold"])
+            nodes[me] = (0, np.inf, me, True, float(node["leaf_value"]) / len(models))
+            return 0
         # Without a missing type LightGBM reads an unset value as zero.
-        unset_left = node["default_left"] if node["missing_type"] == "NaN" else threshold >= 0.0
-        nodes.append([node["split_feature"], threshold, 0, 0, float(unset_left), 0.0])
-        nodes[me][2] = visit(node["left_child"])
-        nodes[me][3] = visit(node["right_child"])
-        return me
+        unset_left = node["default_left"] if node["missing_type"] == "NaN" else node["threshold"] >= 0.0
+        left = len(nodes)
+        nodes[me] = (node["split_feature"], _at_most(node["threshold"]), left, bool(unset_left), 0.0)
+        nodes.extend([nodes[me]] * 2)
+        return 1 + max(place(node["left_child"], left), place(node["right_child"], left + 1))
 
     for model in models:
         for tree in model["tree_info"]:
-            root.append(visit(tree["tree_structure"]))
-    table = np.array(nodes)
+            root.append(len(nodes))
+            nodes.append((0, np.inf, 0, True, 0.0))
+            depth.append(place(tree["tree_structure"], root[-1]))
+    feature, threshold, left, unset_left, value = zip(*nodes, strict=True)
     return Trees(
         root=np.array(root, np.int32),
+        depth=np.array(depth, np.int32),
         output=np.arange(len(root), dtype=np.int32) % outputs,
-        feature=table[:, 0].astype(np.int16),
-        threshold=table[:, 1],
-        left=table[:, 2].astype(np.int32),
-        right=table[:, 3].astype(np.int32),
-        unset_left=table[:, 4] > 0,
-        value=table[:, 5],
+        feature=np.array(feature, np.int32),
+        threshold=np.array(threshold, np.float32),
+        left=np.array(left, np.int32),
+        unset_left=np.array(unset_left, np.bool_),
+        value=np.array(value),
     )
 
 
-@njit(cache=True)
-def _walk(table, root, output, feature, threshold, left, right, unset_left, value, out):  # type: ignore[no-untyped-def]
-    for i in range(len(table)):
+def _at_most(threshold: float) -> np.float32:
+    """The largest float32 that is not above it: float32 values compare with it as with the exact one."""
+    most = float(np.finfo(np.float32).max)
+    near = np.float32(min(max(threshold, -most), most))
+    return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
+
+
+@njit(cache=True, nogil=True)
+def _walk(table, root, depth, output, feature, threshold, left, unset_left, value, out):  # type: ignore[no-untyped-def]
+    # Rows go through a tree together, so that the steps of one fill the waits of another.
+    together = 16
+    at = np.empty(together, np.int32)
+    for begin in range(0, len(table), together):
+        rows = min(together, len(table) - begin)
         for t in range(len(root)):
-            j = root[t]
-            while feature[j] >= 0:
-                x = np.float64(table[i, feature[j]])
-                to_left = unset_left[j] if np.isnan(x) else x <= threshold[j]
-                j = left[j] if to_left else right[j]
-            out[i, output[t]] += value[j]
+            at[:] = root[t]
+            for _ in range(depth[t]):
+                for i in range(rows):
+                    j = at[i]
+                    x = table[begin + i, feature[j]]
+                    to_left = (x <= threshold[j]) | ((x != x) & unset_left[j])
+                    at[i] = left[j] + np.int32(not to_left)
+            for i in range(rows):
+                out[begin + i, output[t]] += value[at[i]]
