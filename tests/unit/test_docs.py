@@ -156,6 +156,16 @@ def test_every_key_that_the_docs_name_is_one_of_plugin_toml() -> None:
     assert [(t, k) for t, k in sorted(named) if k not in tables.get(t, ())] == []
 
 
+def test_the_image_is_made_of_what_there_is_and_starts_what_there_is() -> None:
+    docker = (ROOT / "docs" / "docker" / "Dockerfile").read_text()
+    words = json.loads(re.findall(r"^CMD (.+)$", docker, re.M)[0])
+    COMMANDS[words[0]].make_context(words[0], words[1:])
+    assert 'ENTRYPOINT ["cmdana"]' in docker
+    let_in = re.findall(r"^!(.+)$", (ROOT / "docs" / "docker" / "Dockerfile.dockerignore").read_text(), re.M)
+    assert [name for name in let_in if not (ROOT / name).exists()] == []
+    assert set(re.findall(r"/src/([\w.]+)", docker)) <= set(let_in)
+
+
 def test_every_page_that_is_linked_is_there() -> None:
     broken = [
         f"{page.name}: {link}"
