@@ -47,7 +47,6 @@ SHIPPED: Final = "cmdana"
 UNLABELLED: Final = "cmdana without labels"
 SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
 _BUDGETS: Final = (0, 10, 100, 1000)  # malicious connections with a label
-OF_BASELINES: Final = ("baselines", "trees", "density")
 _CODE: Final = ("model", "detector", "training", "batch", "state", "calibration", "trees", "density")
 
 
@@ -93,7 +92,7 @@ class Store:
         """What `make` made of it once; `code` names the modules that it depends on where they are not all."""
         if self._folder is None:
             return make()
-        code = code or (OF_BASELINES if name in BASELINES else self._code)
+        code = code or (code_of(name) if name in BASELINES else self._code)
         key = hashlib.sha256("|".join([*self._depends, code_digest(code), name, str(seed)]).encode())
         path = self._folder / f"trial-{key.hexdigest()[:24]}.npz"
         if path.is_file():
@@ -119,6 +118,12 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         checkpoints.save(made, path)
         return made
+
+
+def code_of(name: str) -> tuple[str, ...]:
+    """The modules that a baseline's scores depend on."""
+    more = {"boosted": ("trees",), "boosted-conn": ("trees",), "gaussians": ("density",)}
+    return ("baselines", *more.get(name, ()))
 
 
 def _read_trial(path: Path) -> Trial:

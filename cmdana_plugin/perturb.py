@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.baselines import BASELINES
 from cmdana_plugin.evaluation import (
-    OF_BASELINES,
     SHIPPED,
     UNLABELLED,
     Section,
     Split,
     Store,
     Trial,
+    code_of,
     corpus_digest,
     judge_with,
     models_of,
@@ -216,7 +216,7 @@ def evaluate(
                         )
                     return judge_with(fitted, corpus, recipe)
 
-                code = OF_BASELINES if name in BASELINES else ()
+                code = code_of(name) if name in BASELINES else ()
                 trials[attack] = store.trial(f"{name} against {attack}", seed, make, code)
             ways = {name: {a: t.score for a, t in trials.items()}}
             if name == SHIPPED and all("attack" in t.parts for t in trials.values()):

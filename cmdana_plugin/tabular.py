@@ -27,13 +27,13 @@ from cmdana_plugin.batch import learn_bins, standardise
 from cmdana_plugin.calibration import fit_strata, fit_tail
 from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.evaluation import (
-    OF_BASELINES,
     SHIPPED,
     UNLABELLED,
     Section,
     Store,
     Trial,
     Truth,
+    code_of,
     section,
     weighted,
 )
@@ -227,7 +227,7 @@ def evaluate(
             f"table {name}, {_RULES}",
             seed,
             lambda t=task, n=name, s=seed: _trial(t, n, s),  # type: ignore[misc]
-            () if name == SHIPPED else OF_BASELINES,
+            () if name == SHIPPED else code_of(name),
         )
         held = np.random.default_rng(seed).permutation(len(task.learn))[: len(task.learn) // 5]
         parts = [(name, whole)]
