@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cmdana_plugin import tabular
+from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation import SHIPPED, UNLABELLED
-from cmdana_plugin.results import words
+from cmdana_plugin.measure import load_findings, measure
+from cmdana_plugin.results import MARK, words
 from feature_extractors.errors import CmdanaError
 
 
@@ -82,6 +84,19 @@ def test_every_detector_is_judged_at_a_threshold_of_train_folds(tmp_path: Path) 
     assert figures["auroc"] > 0.99
     assert figures["fpr"] < 0.05
     assert "NSL-KDD, official split" in words({"tabular": found})
+
+
+def test_each_run_replaces_its_section_and_the_page_is_written_from_all(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    out, page = tmp_path / "findings.json", tmp_path / "page.md"
+    page.write_text(f"{MARK}{MARK}")
+    out.write_text('{"robustness": {"about": "kept", "attacks": [], "detectors": {}}}')
+    measure(None, None, out, Config(), tables=nsl(tmp_path, 600), seeds=1, only=("knn",))
+    assert set(load_findings(out)) == {"robustness", "tabular", "made"}
+    text = measure(None, None, out, Config(), page=page)
+    assert "| knn | no | 1 |" in text
+    assert "An attacker who owns the originator" in page.read_text()
+    assert "cmdana evaluate --tabular TABLES" in page.read_text()
 
 
 @pytest.mark.parametrize("content", ["1,2,3\n", ""])
