@@ -23,6 +23,7 @@ from cmdana_plugin.verdict import ANOMALOUS_HOST, Notice
 from feature_extractors.observations import Windows, take
 
 _BLOCK: Final = 4096
+_GAP: Final = 600.0  # seconds: some captures are pieced together
 _MEMORY: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
 
 
@@ -67,7 +68,7 @@ class Counted:
     unlabelled: int = 0  # rest on nothing known to be malicious, and on something unknown
     benign: int = 0  # connections
     flagged: int = 0  # of these, odd by verdict
-    seconds: float = 0.0  # recorded
+    seconds: float = 0.0  # recorded; a longer silence than _GAP counts as that
     incidents: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))  # family -> found?
     delay: dict[str, list[float]] = field(
         default_factory=lambda: defaultdict(list)
@@ -113,7 +114,8 @@ class Counted:
         self.benign += int(calm.sum())
         self.flagged += int((odd & calm).sum())
         if kept.any():
-            self.seconds += float(c.end[kept].max() - c.ts[kept].min())
+            times = np.sort(np.concatenate([c.ts[kept], c.end[kept]]))
+            self.seconds += float(np.minimum(np.diff(times), _GAP).sum())
         for f in set(family[kept & (label == 1)]):
             mine = np.flatnonzero(kept & (label == 1) & (family == f))
             found = first_notice.get(str(f))
