@@ -194,6 +194,8 @@ VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
     "no learned memory": {"use_memory": False},
     "no state at all": {"use_memory": False, "use_counts": False},
     "from the state alone": {"cross": False},
+    "concatenation": {"concatenate": True},
+    "random masking": {"random_mask": True},
     "no modality dropout": {"dropout": 0.0},
     "control: shuffled time": {"shuffle_time": True},
     "control: shuffled pairing": {"shuffle_pairing": True},

@@ -21,15 +21,16 @@ def hide(prepared: Prepared, schema: Schema, chosen: np.random.Generator | int) 
     n, fields = prepared.codes.shape
     numeric = prepared.values.shape[1]
     f = prepared.features
+    connection: NDArray[np.bool_]
     if isinstance(chosen, int):
         connection = np.broadcast_to(np.arange(fields) % 2 == chosen, (n, fields))
         order = np.arange(len(f.packets)) - np.repeat(f.packet_start[:-1], np.diff(f.packet_start))
         packets = order % 2 == chosen
-        logs = np.full(n, chosen == 1)
+        logs = np.repeat(np.array([chosen == 1]), n)
     else:
         connection = chosen.random((n, fields)) < 0.5
-        packets = chosen.random(len(f.packets)) < 0.5
-        logs = chosen.random(n) < 0.5
+        packets = chosen.random((len(f.packets),)) < 0.5
+        logs = chosen.random((n,)) < 0.5
     sizes = [c.size for c in schema.categorical]
     unset = np.concatenate([np.arange(numeric) * CLASSES, numeric * CLASSES + np.cumsum([0, *sizes[:-1]])])
     shown_packets = f.packets.copy()

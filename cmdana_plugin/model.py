@@ -39,6 +39,8 @@ class Shape:
     static_gate: bool = False  # ablation: one set of weights for all events
     use_memory: bool = True  # ablation: no learned memory, no ring
     cross: bool = True  # ablation: predict from the state alone
+    concatenate: bool = False  # ablation: the others side by side through one layer, no attention and no gate
+    own: bool = False  # ablation: a modality sees itself, what is asked for being hidden in it
 
 
 @dataclass(slots=True)
@@ -154,6 +156,10 @@ class Predictor(nn.Module):
         d = shape.width
         self.latents, self.heads, self.targets = shape.latents, shape.heads, targets
         self.query = nn.Linear(d, shape.latents * d)
+        self.side_by_side: nn.Linear | None = None
+        if shape.concatenate:
+            sources = (MODALITIES - 1) * shape.latents + 1
+            self.side_by_side = nn.Linear(sources * (d + 1), shape.latents * d)
         self.key = nn.Linear(d, d)
         self.value = nn.Linear(d, d)
         self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
@@ -168,6 +174,13 @@ class Predictor(nn.Module):
     def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
         """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
         b, n, d = others.shape
+        if self.side_by_side is not None:
+            there = (bias > -1e8).to(others.dtype)[:, :, None]
+            z = self.side_by_side(torch.cat([others * there, there], dim=2).flatten(1)).view(
+                b, self.latents, d
+            )
+            joined: Tensor = self.norm(z + self.mix(z))
+            return joined
         h, c = self.heads, d // self.heads
         q = self.query(state).view(b, self.latents, h, c)
         k = self.key(others).view(b, n, h, c)
@@ -273,7 +286,7 @@ class Network(nn.Module):
     def expect(self, modality: int, z: Tensor, s: Tensor, bias: Tensor) -> Tensor:
         """The latents of one modality [B, latents, d] as the others and the state let expect them."""
         m = self.shape.latents
-        others = [j for j in range(MODALITIES) if j != modality] if self.shape.cross else []
+        others = [j for j in range(MODALITIES) if j != modality or self.shape.own] if self.shape.cross else []
         tokens = torch.cat([*(z[:, j] for j in others), s[:, None]], dim=1)
         lean = torch.cat([*(bias[:, j * m : (j + 1) * m] for j in others), bias[:, MODALITIES * m :]], dim=1)
         return self._predictor(modality)(s, tokens, lean)

@@ -353,7 +353,8 @@ class Groups(nn.Module):
         out = []
         for g, predictor in enumerate(self.predictors):
             others = torch.cat([t for h, t in enumerate(z) if h != g], dim=1)
-            out.append(predictor(ask, others, torch.zeros(others.shape[:2]))[1])
+            assert isinstance(predictor, Predictor)
+            out.append(predictor.decode(predictor(ask, others, torch.zeros(others.shape[:2]))))
         return out
 
 

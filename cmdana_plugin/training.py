@@ -31,6 +31,7 @@ from cmdana_plugin.calibration import Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.detector import COMPONENTS, CrossModal, Seen, density_input, stratum_of
+from cmdana_plugin.masking import hide
 from cmdana_plugin.model import (
     CONNECTION,
     LOG,
@@ -91,6 +92,8 @@ class Recipe:
     use_memory: bool = True
     use_counts: bool = True
     cross: bool = True
+    concatenate: bool = False
+    random_mask: bool = False  # fields hidden at random instead of a modality left out
     dropout: float = _DROPOUT
     shuffle_time: bool = False  # control: the state of another event
     shuffle_pairing: bool = False  # control: the packets and logs of another event of the same service
@@ -292,7 +295,12 @@ def components(
         read, ring, previous = read[other], ring[other], previous[other]
     used = (previous >= 0).sum(axis=1).astype(np.int32)
     seen = Seen(corpus.features, corpus.state, read, ring, used, stratum_of(corpus.features, schema))
-    return detector.judge(prepared, seen, latents).raw, seen.stratum
+    raw = detector.judge(prepared, seen, latents).raw
+    if recipe.random_mask:
+        shown = [hide(prepared, schema, k) for k in (0, 1)]
+        halves = [detector.judge(half, seen, detector.latents(half)).raw for half in shown]
+        raw |= {k: 0.5 * (halves[0][k] + halves[1][k]) for k in ("packets", "connection", "log", "residual")}
+    return raw, seen.stratum
 
 
 # The network
@@ -321,6 +329,8 @@ def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoin
             static_gate=recipe.static_gate,
             use_memory=recipe.use_memory,
             cross=recipe.cross,
+            concatenate=recipe.concatenate,
+            own=recipe.random_mask,
         )
     )
 
@@ -343,7 +353,9 @@ def _fit(
         optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
     )
     network.train()
+    whole = prepared
     for _ in range(epochs):
+        prepared = hide(whole, load_schema(), rng) if recipe.random_mask else whole
         carry = _Carry(corpus.ids)
         ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
         for rows in _chunks(corpus.bounds, benign, rng):
