@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         "verify", help="hold the labels against what the clients and servers wrote themselves"
     )
     held.add_argument("folder", type=Path)
+    held.add_argument(
+        "--conn-log", type=Path, help="Zeek's conn.log of it (TSV): has each of its rows a label?"
+    )
     late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
     late.add_argument("folder", type=Path)
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
@@ -64,7 +67,7 @@ def _do(wanted: argparse.Namespace) -> int:
         print(verdict)
         return 0 if verdict.fine else 1
     elif wanted.verb == "verify":
-        compared = verify.verify(wanted.folder)
+        compared = verify.verify(wanted.folder, wanted.conn_log)
         print(compared)
         return 0 if compared.fine else 1
     elif wanted.verb == "label":

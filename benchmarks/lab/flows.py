@@ -34,6 +34,7 @@ class Flow:
     window: list[int] = field(default_factory=lambda: [0, 0])
     mss: list[int] = field(default_factory=lambda: [0, 0])
     macs: bytes = b""  # of the first frame: destination, source
+    carriers: set[bytes] = field(default_factory=set)  # hardware addresses that frames came from
     questions: set[str] = field(default_factory=set)  # DNS names asked for
     cause: Key | None = None  # of an ICMP error: the connection that it is about
     answer_after: float | None = None  # seconds until the responder's first packet
@@ -109,6 +110,7 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
         elif flow.answer_after is None:
             flow.answer_after = ts - flow.start
     flow.packets[side] += 1
+    flow.carriers.add(frame[6:12])
     flow.payload[side] += size
     flow.flags[side] |= flags
     flow.last = ts
@@ -119,7 +121,8 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
 def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[Flow]) -> tuple[Flow, int]:
     protocol, source, source_port, target, target_port = key
     reverse = (protocol, target, target_port, source, source_port)
-    for side, candidate in ((0, key), (1, reverse)):
+    one_way = protocol == "icmp" and source_port not in _COUNTERPART  # an error answers nothing, as in Zeek
+    for side, candidate in ((0, key),) if one_way else ((0, key), (1, reverse)):
         flow = opened.get(candidate)
         if flow is None:
             continue

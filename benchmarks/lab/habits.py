@@ -433,6 +433,20 @@ def look_up(o: Occasion) -> Iterator[Step]:
     yield o.look_up("look-up", *names)
 
 
+def surf(o: Occasion) -> Iterator[Step]:
+    """A whole browser without a screen: parts fetched side by side, a profile of its own."""
+    site = o.rng.choice(o.world.sites(inside=False))
+    scheme = "https" if o.rng.random() < 0.85 else "http"
+    profile = o.world.home(o.actor) / f"browser-{o.rng.randrange(10**9)}"
+    fixed = words(
+        "chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --ignore-certificate-errors --mute-audio "
+        "--disable-extensions --renderer-process-limit=1 --dump-dom"
+    )
+    page = f"{scheme}://{site}/p{o.rng.randrange(PAGES)}.html"
+    yield o.step("surf", *fixed, f"--user-data-dir={profile}", page, limit=25)
+
+
 def set_clock(o: Occasion) -> Iterator[Step]:
     if found := o.server("time"):
         yield o.step("set-clock", "ntpdate", "-q", found[1])
@@ -627,7 +641,7 @@ def print_page(o: Occasion) -> Iterator[Step]:
 
 
 HABITS: dict[str, Habit] = {
-    "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page,
+    "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page, "surf": surf,
     "staff-page": staff_page, "update-check": update_check, "send-form": send_form,
     "upload-document": upload_document, "mail-read": mail_read, "mail-send": mail_send, "ssh-session": ssh_session,
     "ssh-password": ssh_password, "sftp-copy": sftp_copy, "database": database, "cache": cache, "sensor": sensor,

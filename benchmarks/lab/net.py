@@ -90,7 +90,12 @@ def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
 
 
 def build(
-    run: Run, scenario: Scenario, hosts: Sequence[Host], groups: Sequence[int], etc: dict[str, str]
+    run: Run,
+    scenario: Scenario,
+    hosts: Sequence[Host],
+    groups: Sequence[int],
+    attackers: Sequence[int],
+    etc: dict[str, str],
 ) -> None:
     """Make the namespaces: `wire` holds both bridges and `router` joins them; nothing leads out of here."""
     STATE.mkdir(mode=0o755, exist_ok=True)
@@ -115,7 +120,6 @@ def build(
             f"eth{number}",
             scenario.link,
         )
-    command("ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
     for number, host in enumerate(hosts):
         _namespace(host.netns)
         _lay_etc(host.netns, etc, host.name)
@@ -132,14 +136,23 @@ def build(
             scenario.link,
         )
         command("ip", "-n", host.netns, "route", "add", "default", "via", gateways[bridge])
-        command("ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, scenario.link))
+        command(
+            "ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, attackers, scenario.link)
+        )
 
 
 def _namespace(netns: str) -> None:
     command("ip", "netns", "add", netns)
     command("ip", "-n", netns, "link", "set", "lo", "up")
     off = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
-    command("ip", "netns", "exec", netns, "sysctl", "-qw", *off, "net.ipv4.ping_group_range=0 2147483647")
+    # Every host would forward, and tells nobody of a shorter way, so that one which does not is not marked by it.
+    forward = (
+        "net.ipv4.ip_forward=1",
+        "net.ipv4.conf.all.send_redirects=0",
+        "net.ipv4.conf.default.send_redirects=0",
+    )
+    ping = "net.ipv4.ping_group_range=0 2147483647"
+    command("ip", "netns", "exec", netns, "sysctl", "-qw", *off, *forward, ping)
 
 
 def _lay_etc(netns: str, etc: dict[str, str], host: str) -> None:
@@ -165,16 +178,20 @@ def _plug(
     command("ip", "-n", netns, "addr", "add", address, "dev", device)
 
 
-def _rules(groups: Sequence[int], link: Link) -> str:
+def _rules(groups: Sequence[int], attackers: Sequence[int], link: Link) -> str:
     """The truth's source: a connection is marked with the group of the process that opens it.
 
     The set holds the same without times: for packets that connection tracking calls invalid, should an event be lost.
 
+    What an attacker's program answers is kept likewise: whoever was led there did not mean to.
     Raw sockets say the window that the kernel says, so that the tool's own does not give the class away.
     """
     elements = ", ".join(f"{gid} : {gid}" for gid in groups) + f", 0 : {NO_GROUP}"
     loss = round(link.loss * 100_000)
     drop = f"meta iif != lo numgen random mod 100000 < {loss} counter drop" if loss else ""
+    theirs = ", ".join(map(str, attackers))
+    answer = "ip daddr . th dport . ip saddr . th sport . meta skgid"
+    led = f"ct direction reply meta skgid {{ {theirs} }} add @answered {{ {answer} }}" if attackers else ""
     return f"""
 table inet lab {{
   map who {{
@@ -186,10 +203,16 @@ table inet lab {{
     flags dynamic
     size 1000000
   }}
+  set answered {{
+    type ipv4_addr . inet_service . ipv4_addr . inet_service . gid
+    flags dynamic
+    size 65535
+  }}
   chain out {{
     type filter hook output priority filter
     ct state new ct mark set meta skgid map @who
     ct state new,invalid meta l4proto tcp add @opened {{ ip saddr . tcp sport . ip daddr . tcp dport . meta skgid }}
+    {led}
     tcp flags & (syn | ack) == syn tcp window set 64240
   }}
   chain in {{

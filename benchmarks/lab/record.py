@@ -52,6 +52,8 @@ def record(
         service for group in (*scenario.inside, *scenario.outside) for service in group.services
     }
     used = [tool for attack in scenario.attacks for tool in attacks.TOOLS.get(attack.kind, ())]
+    habits_used = {habit for role in scenario.roles.values() for habit, rate in role.items() if rate}
+    used += ["chromium"] if "surf" in habits_used else []
     net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
     net.clean()
     _alone()
@@ -115,7 +117,9 @@ def _play(
         for a, s in story.steps(world, seed, seconds).items()
         if classes == "both" or (classes == "attacks") == bool(a.family)
     }
-    net.build(run, scenario, hosts, [actor.gid for actor in actors] or [65_000], services.etc_files(world))
+    attackers = [actor.gid for actor in actors if actor.family]
+    groups = [actor.gid for actor in actors] or [65_000]
+    net.build(run, scenario, hosts, groups, attackers, services.etc_files(world))
     _say("starting servers")
     services.start(world)
     capture = out / f"{name}.pcap"
@@ -135,21 +139,9 @@ def _play(
         time.sleep(SETTLE)
     lost = _stop_listening(recorder, tracker)
     for host in hosts:
-        listed = net.command(
-            "ip",
-            "netns",
-            "exec",
-            host.netns,
-            "nft",
-            "-n",
-            "list",
-            "set",
-            "inet",
-            "lab",
-            "opened",
-            check=False,
-        )
-        (out / TRUTH / f"{host.name}.opened").write_text(listed, encoding="utf-8")
+        for kept in ("opened", "answered"):
+            nft = ("ip", "netns", "exec", host.netns, "nft", "-n", "list", "set", "inet", "lab", kept)
+            (out / TRUTH / f"{host.name}.{kept}").write_text(net.command(*nft), encoding="utf-8")
     _say("labelling")
     print(writeup.write_up(out, lost))
 

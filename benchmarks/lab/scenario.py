@@ -20,7 +20,7 @@ AttackKind = Literal[
     "port-scan", "host-scan", "slow-scan", "syn-scan", "udp-scan", "ssh-guessing", "web-guessing", "mail-guessing",
     "dns-tunnel", "dns-beacon", "beacon-tls", "beacon-http", "upload-tls", "upload-ssh", "slow-upload",
     "slow-http", "syn-flood", "udp-flood", "amplification", "lateral-ssh", "lateral-smb", "web-shell",
-    "modbus-writes", "junk-bytes",
+    "modbus-writes", "junk-bytes", "arp-spoofing", "dns-spoofing", "connect-flood", "padded-beacon", "padded-scan",
 ]  # fmt: skip
 
 
@@ -67,11 +67,12 @@ class Attack(Part):
 
 
 class Surge(Part):
-    """Everybody does more at the same time: nine o'clock, a roll-out."""
+    """Everybody does more at the same time: nine o'clock; or more of one habit: a roll-out."""
 
     at: Annotated[float, Field(ge=0.0, le=1.0)]
     lasts: Annotated[float, Field(gt=0.0, le=1.0)]
     factor: Annotated[float, Field(gt=0.0, le=50.0)]
+    habit: str | None = None
 
 
 class Timetable(Part):

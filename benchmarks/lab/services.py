@@ -246,7 +246,7 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
     tls, www = world.run.state / "tls", world.run.state / "www"
     backend = (
         "proxy_pass http://127.0.0.1:8081; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
-        "proxy_set_header Connection $connection_upgrade;"
+        "proxy_set_header Connection $connection_upgrade; proxy_set_header X-Site $server_name;"
     )
     extra = (
         f"location /api/ {{ {backend} }} location /ws {{ {backend.replace('8081', '8082')} proxy_read_timeout 600; }}"
@@ -564,7 +564,7 @@ def _tunnel_end(world: World, host: Host, folder: Path) -> list[Daemon]:
 
 def _api(world: World, host: Host, folder: Path) -> list[Daemon]:
     """Reached through this host's web server."""
-    argv = ("/usr/bin/python3", str(PROGRAMS / "backend.py"), "8081", "8082")
+    argv = ("/usr/bin/python3", str(PROGRAMS / "backend.py"), "8081", "8082", str(world.run.state / "www"))
     return [Daemon("api", argv, (("tcp", 8081), ("tcp", 8082)))]
 
 

@@ -130,17 +130,17 @@ def _habit(
         at += rng.expovariate(highest)
         if at > seconds:
             return
-        if rng.random() * highest <= per_hour / 3600.0 * activity(table, at, seconds):
+        if rng.random() * highest <= per_hour / 3600.0 * activity(table, at, seconds, habit):
             yield from HABITS[habit](Occasion(world, actor, at, random.Random(rng.getrandbits(64))))
 
 
-def activity(table: Timetable, at: float, seconds: float) -> float:
+def activity(table: Timetable, at: float, seconds: float, habit: str = "") -> float:
     """How busy people are at this second of the recording: 1 at work, little at night, more in a surge."""
     level = 1.0
     if table.hours is not None:
         level = _day((table.start_hour + at / seconds * table.hours) % 24.0, table.workday)
     for surge in table.surges:
-        if surge.at * seconds <= at <= (surge.at + surge.lasts) * seconds:
+        if surge.habit in (None, habit) and surge.at <= at / seconds <= surge.at + surge.lasts:
             level *= surge.factor
     return level
 

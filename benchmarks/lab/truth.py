@@ -57,6 +57,15 @@ def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
     return {key: sorted(times) for key, times in found.items()}
 
 
+def answered(logs: Mapping[str, Path]) -> dict[Key, int]:
+    """Connections that a program of an attacker answered, and its mark."""
+    found: dict[Key, int] = {}
+    for log in logs.values():
+        for (_, *ends), mark in _set(log.with_suffix(".answered")):
+            found |= {(proto, *ends): mark for proto in ("tcp", "udp")}  # type: ignore[misc]
+    return found
+
+
 def _set(listing: Path) -> Iterator[tuple[Key, int]]:
     """Connections without an event: of packets that connection tracking calls invalid, or lost on a busy machine."""
     if listing.is_file():
@@ -74,8 +83,18 @@ def _lines(log: Path) -> Iterator[tuple[Key, float, int]]:
             yield (proto, source, int(source_port), target, int(target_port)), float(ts), int(mark)
 
 
-def label(flows: Sequence[Flow], opened: Events, actors: Sequence[Actor], resolvers: set[str]) -> list[Label]:
-    """Every connection of the recording gets its label; what nobody opened by our knowledge is unknown."""
+def label(
+    flows: Sequence[Flow],
+    opened: Events,
+    actors: Sequence[Actor],
+    resolvers: set[str],
+    led: Mapping[Key, int] | None = None,
+    hardware: Mapping[bytes, tuple[str, str]] | None = None,
+) -> list[Label]:
+    """Every connection of the recording gets its label; what nobody opened by our knowledge is unknown.
+
+    `led`: connections that attackers' programs answered; `hardware`: the host (name, address) with each.
+    """
     by_gid = {actor.gid: actor for actor in actors}
     first = [_direct(flow, opened, by_gid) for flow in flows]
     asked: Asked = defaultdict(list)
@@ -86,7 +105,32 @@ def label(flows: Sequence[Flow], opened: Events, actors: Sequence[Actor], resolv
     by_key: dict[Key, list[Label]] = defaultdict(list)
     for found in first:
         by_key[found.flow.key].append(found)
-    return [_caused(found, by_key, asked, resolvers) for found in first]
+    known = [_caused(found, by_key, asked, resolvers) for found in first]
+    spoofers = {actor.host: actor for actor in actors if actor.family.startswith("spoof-")}
+    return [_misled(found, by_gid, led or {}, hardware or {}, spoofers) for found in known]
+
+
+def _misled(
+    found: Label,
+    by_gid: Mapping[int, Actor],
+    led: Mapping[Key, int],
+    hardware: Mapping[bytes, tuple[str, str]],
+    spoofers: Mapping[str, Actor],
+) -> Label:
+    """A connection whose opener meant no harm, but that an attacker answered or carried."""
+    if found.label == "malicious":
+        return found
+    actor = by_gid.get(led.get(found.flow.key, 0))
+    if actor is not None:
+        return Label(
+            found.flow, "malicious", actor.family, f"{found.reason}, answered by attacker {actor.name}"
+        )
+    for mac in sorted(found.flow.carriers):
+        host, address = hardware.get(mac, ("", ""))
+        if host in spoofers and address not in (found.flow.key[1], found.flow.key[3]):
+            reason = f"{found.reason}, carried by attacker {spoofers[host].name} on {host}"
+            return Label(found.flow, "malicious", spoofers[host].family, reason)
+    return found
 
 
 def _direct(flow: Flow, opened: Events, by_gid: Mapping[int, Actor]) -> Label:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.lab.scenario import LabError
 
+SAME = 0.001  # seconds between two readings of one first packet
 NEAR = 1.5  # seconds between a connection's first packet and what a client wrote of it
 _SSHD = re.compile(r"(?:password|publickey|none) for (?:invalid user )?(\S+) from ([\d.]+) port (\d+)")
 Key = tuple[str, str, int]  # protocol, originator, its port
@@ -47,8 +48,11 @@ class Agreement:
         return "\n".join([*lines, *(f"  {line}" for line in self.wrong[:20])])
 
 
-def verify(folder: Path) -> Agreement:
-    """Every connection that a staying client logged, and every login that an SSH server logged (with --keep-logs)."""
+def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
+    """Every connection that a staying client logged, and every login that an SSH server logged (with --keep-logs).
+
+    `conn_log`: what Zeek (or `cmdana replay`) made of the recording; each of its rows needs a label of its own.
+    """
     if not (folder / "connections.jsonl").is_file():
         raise LabError(f"{folder}: expected a recording (connections.jsonl beside labels.csv)")
     rows = _rows(folder / "labels.csv")
@@ -76,7 +80,31 @@ def verify(folder: Path) -> Agreement:
         host = log.name.split(".")[0]
         address = next(h["address"] for h in story["hosts"] if h["name"] == host)
         _sshd(log, (address, 22), rows, story, counts, wrong)
+    if conn_log is not None:
+        _zeek(conn_log, rows, counts, wrong)
     return Agreement(counts, wrong)
+
+
+def _zeek(
+    conn_log: Path, rows: Mapping[Key, list[Row]], counts: dict[str, Counter[str]], wrong: list[str]
+) -> None:
+    """Rows of a TSV conn.log, by connection and start."""
+    names: list[str] = []
+    with conn_log.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            parts = line.rstrip("\n").split("\t")
+            if parts[0] == "#fields":
+                names = parts[1:]
+            if line.startswith("#") or not names:
+                continue
+            row = dict(zip(names, parts, strict=False))
+            key = (row["proto"], row["id.orig_h"], int(row["id.orig_p"]))
+            resp = (row["id.resp_h"], int(row["id.resp_p"]))
+            if any(r.resp == resp and abs(r.ts - float(row["ts"])) < SAME for r in rows.get(key, ())):
+                counts["rows of conn.log"]["agree"] += 1
+            else:
+                counts["rows of conn.log"]["absent"] += 1
+                wrong.append(f"no label: {' '.join(parts[:6])}")
 
 
 def _sshd(

@@ -56,7 +56,9 @@ def write_up(out: Path, lost: str = "?") -> str:
     opened = truth.events({h.name: folder / f"{h.name}.log" for h in hosts}, hosts)
     resolvers = {host.address for host in hosts if "resolver" in host.services}
     name = told["capture"]
-    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, actors, resolvers)
+    led = truth.answered({h.name: folder / f"{h.name}.log" for h in hosts})
+    hardware = {bytes.fromhex(h.mac.replace(":", "")): (h.name, h.address) for h in hosts}
+    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, actors, resolvers, led, hardware)
     truth.write(labels, out / "labels.csv", name)
     overruns = sum("lost\n" in log.read_text(encoding="ascii") for log in folder.glob("*.log"))
     skipped = _programs(out)

@@ -122,6 +122,46 @@ def test_odd_packets_without_an_event_are_found_in_the_set(tmp_path: Path) -> No
     assert truth.label(seen, opened(tmp_path), ACTORS, set())[0].label == "malicious"
 
 
+def test_errors_both_ways_are_two_connections_as_in_zeek(tmp_path: Path) -> None:
+    def error(src: str, dst: str) -> bytes:
+        whole = bytearray(frame("udp", src, 0, dst, 0, body=bytes(28)))
+        whole[23] = 1
+        whole[34:36] = b"\3\3"
+        return bytes(whole)
+
+    there, back = error("10.0.0.5", "10.0.0.9"), error("10.0.0.9", "10.0.0.5")
+    assert len(capture(tmp_path / "c.pcap", (1.0, there), (2.0, back), (3.0, there))) == 2
+
+
+def test_whom_an_attackers_program_answered_was_led_astray(tmp_path: Path) -> None:
+    key = ("tcp", "10.0.0.5", 4000, "10.0.0.9", 80)
+    seen = capture(
+        tmp_path / "c.pcap", (10.0, frame(*key, 2)), (11.0, frame("tcp", "10.0.0.5", 4001, "10.0.0.9", 80, 2))
+    )
+    events = opened(
+        tmp_path, event(10.0, *key, 20001), event(11.0, "tcp", "10.0.0.5", 4001, "10.0.0.9", 80, 20001)
+    )
+    (tmp_path / "desk.answered").write_text(
+        "elements = { 10.0.0.5 . 4000 . 10.0.0.9 . 80 . 20002 }", encoding="utf-8"
+    )
+    led = truth.answered({"desk": tmp_path / "desk.log"})
+    labels = truth.label(seen, events, ACTORS, set(), led)
+    assert [(found.label, found.family) for found in labels] == [("malicious", "beacon-tls"), ("benign", "")]
+
+
+def test_what_a_spoofing_neighbour_carries_is_its_doing(tmp_path: Path) -> None:
+    key = ("tcp", "10.0.0.5", 4000, "10.0.0.9", 80)
+    carrier = bytes.fromhex("020000000007")
+    carried = bytearray(frame(*key, 2))
+    carried[6:12] = carrier
+    seen = capture(tmp_path / "c.pcap", (10.0, frame(*key, 2)), (10.001, bytes(carried)))
+    spoofer = Actor("eve", "other", 20003, "spoof-arp")
+    events, hardware = opened(tmp_path, event(10.0, *key, 20001)), {carrier: ("other", "10.0.0.7")}
+    (found,) = truth.label(seen, events, (*ACTORS, spoofer), set(), {}, hardware)
+    assert (found.label, found.family) == ("malicious", "spoof-arp")
+    assert "opened by user anna" in found.reason
+
+
 def test_a_file_that_is_no_capture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pcap").write_bytes(b"hello")
     with pytest.raises(LabError, match="not a capture"):
