@@ -184,7 +184,8 @@ def _rules(groups: Sequence[int], attackers: Sequence[int], link: Link) -> str:
     The set holds the same without times: for packets that connection tracking calls invalid, should an event be lost.
 
     What an attacker's program answers is kept likewise: whoever was led there did not mean to.
-    Raw sockets say the window that the kernel says, so that the tool's own does not give the class away.
+    Raw sockets say the window that the kernel says, and are answered with the same, so that a tool's own window and
+    want of options do not give the class away.
     """
     elements = ", ".join(f"{gid} : {gid}" for gid in groups) + f", 0 : {NO_GROUP}"
     loss = round(link.loss * 100_000)
@@ -214,6 +215,7 @@ table inet lab {{
     ct state new,invalid meta l4proto tcp add @opened {{ ip saddr . tcp sport . ip daddr . tcp dport . meta skgid }}
     {led}
     tcp flags & (syn | ack) == syn tcp window set 64240
+    tcp flags & (syn | ack) == (syn | ack) tcp window set 65160
   }}
   chain in {{
     type filter hook prerouting priority raw

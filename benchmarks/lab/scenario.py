@@ -121,6 +121,10 @@ class Scenario(Part):
         for group in (*self.inside, *self.outside):
             if group.role is not None and group.role not in self.roles:
                 raise ValueError(f"role {group.role} of host {group.name} is not under roles")
+        habits = {habit for role in self.roles.values() for habit in role}
+        for surge in self.timetable.surges:
+            if surge.habit is not None and surge.habit not in habits:
+                raise ValueError(f"timetable.surges: no role has habit {surge.habit}")
         for needed in ("resolver", "names"):
             if not any(needed in group.services for group in (*self.inside, *self.outside)):
                 raise ValueError(f"services: no host offers {needed}, and nothing works without it")

@@ -124,7 +124,9 @@ def _habit(
         )
     table = world.scenario.timetable
     rng = random.Random(f"{seed}/{actor.host}/{habit}")
-    highest = per_hour / 3600.0 * max((1.0, *(surge.factor for surge in table.surges)))
+    highest = per_hour / 3600.0
+    for whose in (None, habit):
+        highest *= max((1.0, *(surge.factor for surge in table.surges if surge.habit == whose)))
     at = 0.0
     while highest > 0:
         at += rng.expovariate(highest)

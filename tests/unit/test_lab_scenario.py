@@ -113,6 +113,18 @@ def test_every_program_only_ever_speaks_to_names_and_addresses_of_the_laboratory
                         assert host.endswith(".example"), (name, word)
 
 
+def test_a_roll_out_is_more_of_one_habit_only() -> None:
+    def count(surges: list[dict[str, Any]]) -> dict[str, int]:
+        changed = {**SMALL, "timetable": {"surges": surges}}
+        steps = [s for found in told(scenario.Scenario(**changed), 3, 600).values() for s in found]
+        return {what: sum(step.what == what for step in steps) for what in ("look-up", "lost-server")}
+
+    before = count([])
+    after = count([{"at": 0.2, "lasts": 0.5, "factor": 10.0, "habit": "look-up"}])
+    assert after["look-up"] > 3 * before["look-up"]
+    assert after["lost-server"] == before["lost-server"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -125,6 +137,10 @@ def test_every_program_only_ever_speaks_to_names_and_addresses_of_the_laboratory
         ({"roles": {}}, "role clerk"),
         ({"link": {"loss": 3}}, "link.loss"),
         ({"seconds": "long"}, "seconds"),
+        (
+            {"timetable": {"surges": [{"at": 0, "lasts": 1, "factor": 2, "habit": "dance"}]}},
+            "no role has habit dance",
+        ),
     ],
 )
 def test_a_bad_scenario_is_refused_in_one_line(
