@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 PULSE = 0.02  # seconds between looks at the children, while there are any
 NAP = 0.25  # and at most between looks at the clock
+LONG = 15.0  # seconds after which a program no longer counts against those that may run at the same time
+MANY = 4  # times as many may be alive in all
 CROWD = 5  # runnable tasks per core on the whole machine above which no host starts anything
 # A machine too slow for its story must not drown: a program this many seconds late is skipped, and logged so.
 LATE = 20.0
@@ -49,8 +51,8 @@ def _play(
         while step is not None and step["at"] <= now:
             child = None
             late = now - step["at"] > LATE
-            alive = sum("resident" not in other for _, other, _ in running.values())
-            if not late and (alive >= at_once or crowded()) and "resident" not in step:
+            full = _at_work(running, now) >= at_once or len(running) >= MANY * at_once
+            if not late and (full or crowded()) and "resident" not in step:
                 break
             if late:
                 skipped = _record(step, start + now, start + now, 0, -1)
@@ -70,6 +72,11 @@ def _play(
                 out.write(json.dumps(_record(done, start + began, time.time(), pid, status)) + "\n")
         wait = NAP if step is None else step["at"] - (time.time() - start)
         time.sleep(max(PULSE, min(PULSE if running else NAP, wait)))
+
+
+def _at_work(running: dict[int, Any], now: float) -> int:
+    """Programs that count: what stays open for long (a film, a terminal) mostly waits."""
+    return sum("resident" not in step and now - began < LONG for _, step, began in running.values())
 
 
 def crowded(load: str = "/proc/loadavg") -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -447,6 +447,24 @@ def surf(o: Occasion) -> Iterator[Step]:
     yield o.step("surf", *fixed, f"--user-data-dir={profile}", page, limit=25)
 
 
+def unplug(o: Occasion) -> Iterator[Step]:
+    """A laptop carried off, a radio link lost: whatever is open hangs, and may never be closed properly."""
+    seconds = o.rng.choice((1.0, 3.0, 8.0, 20.0)) * o.rng.uniform(0.7, 1.3)
+    argv = ("/usr/bin/python3", "-IS", str(PROGRAMS / "unplug.py"), f"{seconds:.1f}")
+    yield replace(o.step("unplug", *argv, limit=seconds + 10), root=True)
+
+
+def ssh_stay(o: Occasion) -> Iterator[Step]:
+    """A terminal left open, in which something runs now and then."""
+    if found := o.server("ssh"):
+        rounds, pause = o.rng.randrange(5, 60), o.rng.randrange(2, 12)
+        order = f"for n in $(seq {rounds}); do uptime; sleep {pause}; done"
+        options = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
+        yield o.step(
+            "ssh-stay", "ssh", *options, f"{o.actor.name}@{found[1]}", order, limit=rounds * pause + 30
+        )
+
+
 def set_clock(o: Occasion) -> Iterator[Step]:
     if found := o.server("time"):
         yield o.step("set-clock", "ntpdate", "-q", found[1])
@@ -641,7 +659,8 @@ def print_page(o: Occasion) -> Iterator[Step]:
 
 
 HABITS: dict[str, Habit] = {
-    "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page, "surf": surf,
+    "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page,
+    "surf": surf, "unplug": unplug, "ssh-stay": ssh_stay,
     "staff-page": staff_page, "update-check": update_check, "send-form": send_form,
     "upload-document": upload_document, "mail-read": mail_read, "mail-send": mail_send, "ssh-session": ssh_session,
     "ssh-password": ssh_password, "sftp-copy": sftp_copy, "database": database, "cache": cache, "sensor": sensor,
