@@ -36,6 +36,9 @@ class Label:
 
 
 PATIENCE = 1.0  # seconds for which a resolver goes on asking after its client's last packet
+AT_ONCE = (
+    0.1  # seconds within which it asks what is not in its cache: of two who want the same, the nearer one's
+)
 Asked = dict[
     str, list[tuple[float, float, str, str]]
 ]  # DNS name: when it was asked from .. to, class and family
@@ -164,17 +167,17 @@ def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Asked, r
             )
         return found
     if flow.key[1] in resolvers and flow.questions and found.reason.endswith("own program"):
-        causes = {
-            (kind, family)
+        causes = sorted(
+            (abs(flow.start - start), kind, family)
             for question in flow.questions
             for start, last, kind, family in asked.get(question, ())
             if start - 0.01 <= flow.start <= last + PATIENCE
-        }
-        kinds = {kind for kind, _ in causes}
-        if kinds == {"malicious"}:
-            return Label(flow, "malicious", sorted(causes)[0][1], "resolver asks on behalf of an attacker")
-        if len(kinds) > 1:
+        )
+        kinds = {kind for _, kind, _ in causes}
+        if len(kinds) > 1 and causes[0][0] > AT_ONCE:
             return Label(flow, "unknown", "", "resolver asks on behalf of both classes")
+        if causes and causes[0][1] == "malicious":
+            return Label(flow, "malicious", causes[0][2], "resolver asks on behalf of an attacker")
     return found
 
 

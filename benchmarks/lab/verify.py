@@ -71,7 +71,7 @@ def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
         source = f"clients, {'attackers' if expected else 'users'}"
         if not near:
             counts[source]["absent"] += 1
-        elif all((row.label == "malicious", row.family) == (bool(expected), expected) for row in near):
+        elif all(_same(row, expected) for row in near):
             counts[source]["agree"] += 1
         else:
             counts[source]["disagree"] += 1
@@ -83,6 +83,12 @@ def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
     if conn_log is not None:
         _zeek(conn_log, rows, counts, wrong)
     return Agreement(counts, wrong)
+
+
+def _same(row: Row, family: str) -> bool:
+    """Whether the label names who opened it, also where an attacker answered or carried it."""
+    led_astray = row.reason.startswith("opened by user") and "by attacker" in row.reason
+    return (row.label == "malicious", row.family) == (bool(family), family) or (not family and led_astray)
 
 
 def _zeek(
