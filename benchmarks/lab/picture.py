@@ -33,12 +33,15 @@ def draw(labels: Sequence[Label], path: Path, title: str) -> None:
     width = edges[1] - edges[0]
     above.stackplot(edges[:-1], np.array(heights) / width, labels=list(groups), step="post")
     above.set_ylabel("ordinary connections / s")
+    above.set_ylim(0, 1.25 * max(1.0, float(np.sum(heights, axis=0).max() / width)))  # room for the legend
     above.legend(ncols=5, fontsize=8, frameon=False, loc="upper left")
-    above.set_title(title, loc="left", fontsize=11)
+    above.set_title(title, loc="left", fontsize=10, wrap=True)
     families = [name for name, _ in Counter(found.family for found in attacks).most_common()]
     for row, family in enumerate(families):
         times = [found.flow.start - start for found in attacks if found.family == family]
         below.plot(times, [row] * len(times), "|", markersize=7, color="tab:red", alpha=0.5)
+    if not families:
+        below.text(0.5, 0.5, "none", transform=below.transAxes, ha="center", color="tab:gray")
     below.set_yticks(range(len(families)), families, fontsize=7)
     below.set_ylim(-0.7, max(0.7, len(families) - 0.3))
     below.set_xlabel("seconds of the recording")
