@@ -31,8 +31,9 @@ def main(plan: str, log: str, start: str, at_once: str) -> int:
         try:
             _play(_steps(steps), out, float(start), running, int(at_once))
         finally:
-            for child, _, _ in running.values():
+            for pid, (child, step, began) in running.items():  # cut short by the recording's end, and logged as well
                 _end(child)
+                out.write(json.dumps(_record(step, float(start) + began, time.time(), pid, -1)) + "\n")
     return 0
 
 
