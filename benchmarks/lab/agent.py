@@ -31,7 +31,11 @@ def main(plan: str, log: str, start: str, at_once: str) -> int:
         try:
             _play(_steps(steps), out, float(start), running, int(at_once))
         finally:
-            for pid, (child, step, began) in running.items():  # cut short by the recording's end, and logged as well
+            for pid, (
+                child,
+                step,
+                began,
+            ) in running.items():  # cut short by the recording's end, and logged as well
                 _end(child)
                 out.write(json.dumps(_record(step, float(start) + began, time.time(), pid, -1)) + "\n")
     return 0
