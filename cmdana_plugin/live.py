@@ -27,6 +27,7 @@ from cmdana_plugin.endpoint.wire import Batch, Event
 from cmdana_plugin.window import Aligner
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
+from feature_extractors.schema import load_schema
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
@@ -71,9 +72,8 @@ class Live:
         self.aligner = Aligner()
         self._sniffed = sniffed
         self.inbox = Inbox(settings.queue_records, self.counts)
-        identity = Identity(
-            f"{secrets.token_hex(8)}", _VERSION, judge.detector.name, judge.detector.schema_digest
-        )
+        digest = judge.detector.schema_digest
+        identity = Identity(secrets.token_hex(8), _VERSION, judge.detector.name, digest, _log_streams(digest))
         self.session = Session(identity, settings.topic_verdicts)
         self.drain = Drain(
             transport, self.inbox, self.session.connected, self._beat, tell,
@@ -146,6 +146,12 @@ class Live:
                 "CMDANA::topic_verdicts?"
             )
         return self.session.alive() if self._clock() - self._progress < _STUCK else []
+
+
+def _log_streams(digest: str) -> tuple[str, ...]:
+    """Paths of the logs that a model of this schema looks at; empty, which is all, for one that we do not know."""
+    schema = load_schema()
+    return tuple(sorted({f.stream for f in schema.log_fields})) if digest == schema.digest else ()
 
 
 def run(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.endpoint.wire import PACKET_WIDTH, Batch, ConnectionRow
+from cmdana_plugin.endpoint.wire import PACKET_COLUMNS, Batch, ConnectionRow
 from feature_extractors.frames import Counts
 from feature_extractors.observations import (
     CONN_STATES,
@@ -33,7 +32,6 @@ _MAX_SKEW: Final = (
 _CERTIFICATES: Final = (
     10_000  # x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
 )
-_FIN, _SYN = 1, 2
 
 
 @dataclass(slots=True)
@@ -170,20 +168,12 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
         inner_vlan=_vlan(c["inner_vlan"]),
         tunneled=np.array(c["tunneled"], np.bool_),
     )
-    lengths = [min(len(p) // PACKET_WIDTH, MAX_PACKETS) for p in c["packets"]]
-    flat = [v for p in c["packets"] for v in p[: MAX_PACKETS * PACKET_WIDTH]]
     log_start = np.zeros(n + 1, np.int64)
     np.cumsum([len(entries) for entries in logs], out=log_start[1:])
-    packet_start = np.zeros(n + 1, np.int64)
-    np.cumsum(lengths, out=packet_start[1:])
+    packets, packet_start = _packets(c["packets"], connections.ts)
     return Windows(
         connections=connections,
-        packets=_packets(
-            np.array(flat, np.float64).reshape(-1, PACKET_WIDTH),
-            connections.ts,
-            np.array(c["flipped"], np.bool_),
-            packet_start,
-        ),
+        packets=packets,
         packet_start=packet_start,
         logs=[entry for entries in logs for entry in entries],
         log_start=log_start,
@@ -191,52 +181,40 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
 
 
 def _packets(
-    table: NDArray[np.float64], ts: NDArray[np.float64], flipped: NDArray[np.bool_], start: NDArray[np.int64]
-) -> Packets:
-    n = len(table)
-    offset, is_orig, ip_length, payload, flags, window, ttl, seq = table.T
-    unset = np.full(n, np.nan, np.float32)
-    lengths = np.diff(start)
+    described: Sequence[Mapping[str, list[float]] | None], ts: NDArray[np.float64]
+) -> tuple[Packets, NDArray[np.int64]]:
+    """Time, direction and size of each packet, from what each side of its connection had sent by then."""
+    start = np.zeros(len(described) + 1, np.int64)
+    np.cumsum([min(len(d["at"]), MAX_PACKETS) if d else 0 for d in described], out=start[1:])
+    at, orig, resp = (
+        np.array([v for d in described if d for v in d[name][:MAX_PACKETS]], np.float64)
+        for name in PACKET_COLUMNS
+    )
+    n = len(at)
+    first = np.zeros(n, np.bool_)
+    first[start[:-1][np.diff(start) > 0]] = True
+    orig_before, resp_before = (np.where(first, 0.0, np.roll(side, 1)) for side in (orig, resp))
+    by_orig, by_resp = orig - orig_before, resp - resp_before
+    # One packet adds to one side. Where it seems to have changed both, Zeek has changed the roles in between.
+    turned = (by_orig < 0) | (by_resp < 0) | ((by_orig > 0) & (by_resp > 0))
+    is_orig = np.where(turned, orig > resp_before, by_orig > 0)
+    turns = np.cumsum(turned)
+    later = np.repeat(np.append(turns, 0)[start[1:] - 1], np.diff(start)) - turns
     packets = Packets(
-        ts=np.repeat(ts, lengths) + offset,
-        is_orig=(is_orig > 0) ^ np.repeat(flipped, lengths),
-        ip_length=_clip(ip_length, np.int32),
-        payload=_clip(payload, np.int32),
-        flags=_clip(flags, np.int16),
-        window=_clip(window, np.int32),
+        ts=np.repeat(ts, np.diff(start)) + at,
+        is_orig=is_orig ^ (later % 2 == 1),
+        ip_length=_clip(by_orig + by_resp, np.int32),
+        payload=np.full(n, -1, np.int32),
+        flags=np.full(n, -1, np.int16),
+        window=np.full(n, -1, np.int32),
         ttl_delta=np.full(n, -32768, np.int16),
-        entropy=unset,
-        printable=unset.copy(),
+        entropy=np.full(n, np.nan, np.float32),
+        printable=np.full(n, np.nan, np.float32),
         retransmit=np.full(n, -1, np.int8),
         gap=np.full(n, -1, np.int8),
         options=np.full(n, -1, np.int32),
     )
-    _sequence(packets, ttl.tolist(), seq.tolist(), start.tolist())
-    return packets
-
-
-def _sequence(packets: Packets, ttl: list[float], seq: list[float], start: list[int]) -> None:
-    """What a packet is against the earlier ones of its direction, by the tracker's rules (`tracker._tcp`)."""
-    is_orig, payload, flags = packets.is_orig.tolist(), packets.payload.tolist(), packets.flags.tolist()
-    for begin, end in itertools.pairwise(start):
-        first_ttl: list[float | None] = [None, None]
-        last_seq: list[int | None] = [None, None]
-        for k in range(begin, end):
-            side = int(is_orig[k])
-            if 0 <= ttl[k] <= 255:
-                first = first_ttl[side]
-                if first is None:
-                    first = first_ttl[side] = ttl[k]
-                packets.ttl_delta[k] = int(ttl[k] - first)
-            if flags[k] < 0 or seq[k] < 0:
-                continue
-            here, last = int(seq[k]), last_seq[side]
-            ahead = 0 if last is None or payload[k] <= 0 else (here - last) & 0xFFFFFFFF
-            packets.retransmit[k] = ahead >= 1 << 31
-            packets.gap[k] = 0 < ahead < 1 << 31
-            until = here + max(payload[k], 0) + bool(flags[k] & _SYN) + bool(flags[k] & _FIN)
-            if last is None or 0 < ((until - last) & 0xFFFFFFFF) < 1 << 31:
-                last_seq[side] = until & 0xFFFFFFFF
+    return packets, start
 
 
 def _clip(column: NDArray[np.float64], dtype: type[np.signedinteger]) -> NDArray[np.signedinteger]:

@@ -67,7 +67,8 @@ class LogEntry:
 class Packets:
     """The first `MAX_PACKETS` packets of each connection, in order of arrival, all connections joined end to end.
 
-    Fields that only a capture shows (from `window` on) are unset on rows that came from Zeek's events.
+    Fields that only a capture shows (from `payload` on) are unset on rows that came from Zeek's events, which describe
+    the first 16 packets.
     """
 
     ts: NDArray[np.float64]  # [P] seconds since the epoch

@@ -7,12 +7,12 @@
 module CMDANA;
 
 export {
-	## Whether a long connection is also judged before its end: at 32 packets or after
-	## :zeek:id:`CMDANA::early_after`, whichever is first.
+	## Whether a long connection is also judged before its end: at 32 packets, or earlier where it is older than
+	## :zeek:id:`CMDANA::early_after` by one of its packets 3 to 16, 20, 24 or 28.
 	option early_verdicts = T;
 
-	## Age at which a connection of three packets or more is judged early, seen at its next packet.
-	const early_after = 10sec &redef;
+	## Age from which on a connection is judged early.
+	option early_after = 10sec;
 
 	## Publishes a connection as it is now.
 	##
@@ -25,7 +25,10 @@ redef record Packets += {
 	told_final: bool &default=F;
 };
 
-# The same words as in conn.log; Zeek keeps its own function to itself (base/protocols/conn/main.zeek).
+redef ConnThreshold::generic_packet_thresholds += { 3, 20, 24, 28, 32 };
+
+# The same words as in conn.log, for a connection that has none there yet; Zeek keeps its own function to itself
+# (base/protocols/conn/main.zeek).
 function state_of(c: connection): string
 	{
 	local o = c$orig$state;
@@ -70,31 +73,25 @@ function tell_connection(c: connection, final: bool)
 	local id = c$id;
 	local o = c$orig;
 	local r = c$resp;
+	local logged = c$conn;
 	local known = c$duration > 0sec;
-	local service = "\"\"";
+	local service = "";
 	local vlan = "null,null";
 
-	if ( |c$service| > 0 )
-		service = to_json(to_lower(join_string_set(c$service, ",")));
+	# Both are in c$conn once the connection has ended.
+	if ( logged?$service )
+		service = logged$service;
+	else if ( |c$service| > 0 )
+		service = to_lower(join_string_set(c$service, ","));
 	if ( c?$vlan )
 		vlan = fmt("%d,%s", c$vlan, c?$inner_vlan ? cat(c$inner_vlan) : "null");
 
-	tell(fmt("[\"c\",%d,\"%s\",%.6f,%.6f,\"%s\",%d,\"%s\",%d,%d,%s,%s,%s,%s,\"%s\",%d,\"%s\",%d,%d,%d,%d,%s,%d,%s]",
+	tell(fmt("[\"c\",%d,\"%s\",%.6f,%.6f,\"%s\",%d,\"%s\",%d,%d,\"%s\",%s,%s,%s,\"%s\",%d,\"%s\",%d,%d,%d,%d,%s,%d,%s]",
 	    final, c$uid, c$start_time, network_time(), id$orig_h, id$orig_p, id$resp_h, id$resp_p,
 	    id$proto, service, known ? fmt("%.6f", c$duration) : "null", known ? cat(o$size) : "null",
-	    known ? cat(r$size) : "null", state_of(c), c?$conn ? c$conn$missed_bytes : 0,
-	    c$history, o?$num_pkts ? o$num_pkts : 0, o?$num_bytes_ip ? o$num_bytes_ip : 0,
-	    r?$num_pkts ? r$num_pkts : 0, r?$num_bytes_ip ? r$num_bytes_ip : 0, vlan,
-	    c?$tunnel && |c$tunnel| > 0, packet_rows(c)));
-	}
-
-function tell_early(c: connection)
-	{
-	if ( ! early_verdicts || ! c?$cmdana || c$cmdana$told_early )
-		return;
-
-	c$cmdana$told_early = T;
-	tell_connection(c, F);
+	    known ? cat(r$size) : "null", logged?$conn_state ? logged$conn_state : state_of(c),
+	    logged$missed_bytes, c$history, o$num_pkts, o$num_bytes_ip, r$num_pkts, r$num_bytes_ip, vlan,
+	    c?$tunnel && |c$tunnel| > 0, c?$cmdana ? to_json(c$cmdana, T, /^_/, T) : "null"));
 	}
 
 event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
@@ -102,19 +99,18 @@ event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 	if ( ! detector_ready )
 		return;
 
+	if ( ! c?$cmdana )
+		c$cmdana = Packets();
+
 	if ( threshold <= packets_described )
-		describe_packet(c);
+		describe_packet(c, threshold);
 
-	if ( threshold == 32 )
-		tell_early(c);
-	else if ( threshold == 3 && early_verdicts )
-		ConnThreshold::set_duration_threshold(c, early_after);
-	}
-
-event ConnThreshold::duration_threshold_crossed(c: connection, threshold: interval, is_orig: bool)
-	{
-	if ( detector_ready && threshold == early_after )
-		tell_early(c);
+	if ( threshold >= 3 && early_verdicts && ! c$cmdana$told_early
+	     && (threshold == 32 || c$duration > early_after) )
+		{
+		c$cmdana$told_early = T;
+		tell_connection(c, F);
+		}
 	}
 
 # After the logs that the same end writes, so that the detector has them when the connection arrives.

@@ -99,6 +99,7 @@ event CMDANA::alive(words: string)
 		if ( instance != "" )
 			add replaced_instances[instance];
 		instance = who$instance;
+		want_logs(who$streams);
 		}
 
 	answer_detector(T, "");

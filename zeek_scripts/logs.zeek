@@ -20,6 +20,9 @@ export {
 # The path of each stream seen so far; "" for those not told.
 global paths: table[Log::ID] of string = table();
 
+# The logs that the detector looks at; empty: all.
+global wanted_logs: set[string] = set();
+
 function learn_path(rec: any, id: Log::ID): string
 	{
 	local fields = record_fields(rec);
@@ -28,7 +31,17 @@ function learn_path(rec: any, id: Log::ID): string
 	if ( ! belongs || id in ignored_logs || id !in Log::active_streams || ! Log::active_streams[id]?$path )
 		return "";
 
-	return Log::active_streams[id]$path;
+	local path = Log::active_streams[id]$path;
+	return |wanted_logs| == 0 || path in wanted_logs ? path : "";
+	}
+
+# Another detector may look at other logs.
+function want_logs(streams: vector of string)
+	{
+	wanted_logs = set();
+	for ( _, path in streams )
+		add wanted_logs[path];
+	paths = table();
 	}
 
 hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50

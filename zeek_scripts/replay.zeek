@@ -81,7 +81,7 @@ event Pcap::file_done(path: string)
 			lookup_connection(c$id);
 
 		if ( ! c?$cmdana )
-			c$cmdana = Packets($first_h=c$id$orig_h, $first_p=c$id$orig_p);
+			c$cmdana = Packets();
 
 		# Its removal while Zeek stops is not another end.
 		c$cmdana$told_final = T;

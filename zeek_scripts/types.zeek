@@ -5,7 +5,7 @@ module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 1;
+	const wire_version = 2;
 
 	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;
@@ -43,6 +43,8 @@ export {
 		lost: count &default=0;
 		## The run whose last batch has been judged; see ``cmdana/replay``.
 		finished: string &default="";
+		## Paths of the logs that the model looks at; empty: all.
+		streams: vector of string &default=vector();
 		## The detector stops now, of its own will.
 		leaving: bool &default=F;
 	};
@@ -57,29 +59,36 @@ export {
 		why: string;
 	};
 
-	## One judged connection as it crosses the wire.
-	type Verdict: record {
-		ts: time;
-		uid: string;
-		orig_h: addr;
-		orig_p: port;
-		resp_h: addr;
-		resp_p: port;
-		proto: transport_proto;
-		service: string &optional;
-		community_id: string;
-		stage: string;
-		score: double;
-		p_value: double;
-		threshold: double;
-		verdict: string;
-		packet_reliance: double;
-		connection_reliance: double;
-		log_reliance: double;
-		state_reliance: double;
-		modalities: set[string];
-		reasons: vector of string;
-		model: string;
+	## One judged connection: a row of cmdana.log as it crosses the wire.
+	type Info: record {
+		## When the connection began.
+		ts: time &log;
+		uid: string &log;
+		id: conn_id &log;
+		proto: transport_proto &log;
+		service: string &log &optional;
+		community_id: string &log;
+		## "early" while the connection lives, "final" at its end.
+		stage: string &log;
+		## 0 to 1, higher is odder.
+		score: double &log;
+		## Calibrated tail probability, 0 to 1, lower is odder.
+		p_value: double &log;
+		## On the score: at or above it the verdict is not benign.
+		threshold: double &log;
+		## "benign", "anomalous", or the name of a known attack.
+		verdict: string &log;
+		## On what the score rests; the four add up to 1.
+		packet_reliance: double &log;
+		connection_reliance: double &log;
+		log_reliance: double &log;
+		state_reliance: double &log;
+		## Which of packet, connection and log the detector had.
+		modalities: set[string] &log;
+		## In words, most telling first.
+		reasons: vector of string &log;
+		## Name and version of the model.
+		model: string &log;
 	};
 
 	## One notice, worded by the detector, raised by Zeek.
@@ -104,7 +113,10 @@ export {
 	## Verdicts and notices, in the order in which they were reached.
 	type Answer: record {
 		v: count;
-		verdicts: vector of Verdict;
+		## Connections in this answer judged at their end, and before it.
+		finals: count;
+		earlies: count;
+		verdicts: vector of Info;
 		notices: vector of NoticeWords;
 	};
 }

@@ -34,38 +34,6 @@ export {
 	## A default logging policy hook for the stream.
 	global log_policy: Log::PolicyHook;
 
-	## One judged connection.
-	type Info: record {
-		## When the connection began.
-		ts: time &log;
-		uid: string &log;
-		id: conn_id &log;
-		proto: transport_proto &log;
-		service: string &log &optional;
-		community_id: string &log;
-		## "early" while the connection lives, "final" at its end.
-		stage: string &log;
-		## 0 to 1, higher is odder.
-		score: double &log;
-		## Calibrated tail probability, 0 to 1, lower is odder.
-		p_value: double &log;
-		## On the score: at or above it the verdict is not benign.
-		threshold: double &log;
-		## "benign", "anomalous", or the name of a known attack.
-		verdict: string &log;
-		## On what the score rests; the four add up to 1.
-		packet_reliance: double &log;
-		connection_reliance: double &log;
-		log_reliance: double &log;
-		state_reliance: double &log;
-		## Which of packet, connection and log the detector had.
-		modalities: set[string] &log;
-		## In words, most telling first.
-		reasons: vector of string &log;
-		## Name and version of the model.
-		model: string &log;
-	};
-
 	## Raised for each verdict as it is logged.
 	global log_cmdana: event(rec: Info);
 
@@ -85,27 +53,6 @@ const notice_types: table[string] of Notice::Type = {
 function judges(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
-	}
-
-function log_verdict(v: Verdict)
-	{
-	if ( v$stage == "final" )
-		++tally$judged;
-	else
-		++tally$judged_early;
-
-	if ( v$verdict == "benign" && ! log_benign )
-		return;
-
-	local id = conn_id($orig_h=v$orig_h, $orig_p=v$orig_p, $resp_h=v$resp_h, $resp_p=v$resp_p);
-	local info = Info($ts=v$ts, $uid=v$uid, $id=id, $proto=v$proto, $community_id=v$community_id,
-	    $stage=v$stage, $score=v$score, $p_value=v$p_value, $threshold=v$threshold, $verdict=v$verdict,
-	    $packet_reliance=v$packet_reliance, $connection_reliance=v$connection_reliance,
-	    $log_reliance=v$log_reliance, $state_reliance=v$state_reliance, $modalities=v$modalities,
-	    $reasons=v$reasons, $model=v$model);
-	if ( v?$service )
-		info$service = v$service;
-	Log::write(LOG, info);
 	}
 
 # The connection is often gone by now, so the notice is filled from the wire and not from a connection record.
@@ -154,8 +101,13 @@ event CMDANA::verdicts(answer: string)
 		}
 
 	local a = parsed$v as Answer;
+	tally$judged += a$finals;
+	tally$judged_early += a$earlies;
 	for ( _, v in a$verdicts )
-		log_verdict(v);
+		{
+		if ( log_benign || v$verdict != "benign" )
+			Log::write(LOG, v);
+		}
 	for ( _, w in a$notices )
 		raise_notice(w);
 	}

@@ -27,6 +27,7 @@ class Identity:
     cmdana: str  # version of the package
     model: str
     schema: str  # digest of schema.yaml that the model was made with
+    streams: tuple[str, ...] = ()  # paths of the logs that the model looks at; empty: all
 
 
 @dataclass(slots=True)
@@ -115,8 +116,9 @@ class Session:
         """The heartbeat."""
         me = self.identity
         said = Alive(
-            me.instance, me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving
-        )
+            me.instance, me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving,
+            me.streams,
+        )  # fmt: skip
         return [wire.encode_alive(f"{self.topic_verdicts}/alive", said)]
 
     def finish(self) -> list[Event]:

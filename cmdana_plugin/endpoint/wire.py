@@ -6,6 +6,7 @@ refuse another one in words. Zeek tells `observations` and `welcome`, the endpoi
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -15,9 +16,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from cmdana_plugin.verdict import Notice, Verdict
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import LogEntry, LogValue
+from feature_extractors.observations import LogEntry, LogValue, Stage
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 MAX_PAYLOAD: Final = (
     16 * 1024 * 1024
 )  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
@@ -28,8 +29,7 @@ WELCOME: Final = "CMDANA::welcome"
 VERDICTS: Final = "CMDANA::verdicts"
 ALIVE: Final = "CMDANA::alive"
 
-PACKET_WIDTH: Final = 8  # numbers for each packet in a connection's flat array, see `PacketRow`
-
+_MAX_DESCRIBED: Final = 64  # packets of a connection that a message may describe
 
 class WireError(CmdanaError):
     """A message that this version of the wire does not know; names the field, what was found and expected."""
@@ -52,21 +52,12 @@ class PeerError:
     context: str
 
 
-class PacketRow(NamedTuple):
-    """One packet; -1 where Zeek could not tell."""
-
-    offset: float  # seconds since the connection's first packet
-    is_orig: int
-    ip_length: int
-    payload: int
-    flags: int
-    window: int
-    ttl: int
-    seq: int
+# When each packet was seen, in seconds since the connection began, and the IP bytes that each side had sent by then.
+PACKET_COLUMNS: Final = ("at", "orig", "resp")
 
 
 class ConnectionRow(NamedTuple):
-    """One connection in the order of `CMDANA::connection_row`; None is unset."""
+    """One connection in the order of `CMDANA::tell_connection`; None is unset."""
 
     stage: int
     uid: str
@@ -91,8 +82,7 @@ class ConnectionRow(NamedTuple):
     vlan: int | None
     inner_vlan: int | None
     tunneled: int
-    flipped: int  # roles were changed after the first packet was described
-    packets: list[float]
+    packets: dict[str, list[float]] | None  # `PACKET_COLUMNS`, each as long as the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +124,27 @@ class Alive:
     lost: int  # final connections that Zeek published and that never came to be judged
     finished: str = ""  # the run whose last batch has been judged and answered
     leaving: bool = False
+    streams: Sequence[str] = ()  # paths of the logs that the model looks at; empty: all
 
 
-# What the default filter of Zeek's ssl.log leaves out, so that no model has seen it (base/protocols/ssl/files.zeek).
-_UNWRITTEN: Final = {"ssl": frozenset(("subject", "issuer", "client_subject", "client_issuer"))}
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
 _MAX_TEXT: Final = 4096
 _MAX_ELEMENTS: Final = 100
-_NOT_FIELDS: Final = frozenset(("ts", "uid", "id"))
+# What stands elsewhere, and what the default filter of Zeek's ssl.log leaves out, so that no model has seen it
+# (base/protocols/ssl/files.zeek).
+_NOT_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("ts", "uid"),
+    "ssl": ("ts", "uid", "subject", "issuer", "client_subject", "client_issuer"),
+}
+_PLAIN: Final = frozenset((int, float, bool))
 _INT: Final = (int,)
 _FLOAT: Final = (float, int)
 _STR: Final = (str,)
 _NONE: Final = (type(None),)
 _INT64: Final = 2**63 - 1
 _COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
+_FINAL: Final = Stage.FINAL.name.lower()
+_PACKET_COLUMNS: Final = frozenset(PACKET_COLUMNS)
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
@@ -181,7 +178,7 @@ def decode_batch(payload: str) -> Batch:
                 raise _refused("r", record[:2], '["l", stream, fields]')
             if (entry := log_entry(record[1], record[2])) is not None:
                 logs.append(entry)
-                sizes.append(256 + sum(_size(v) for v in entry.fields.values()))
+                sizes.append(256 + sum(map(_size, entry.fields.values())))
         else:
             raise _refused("r", record[0], '"c" or "l"')
     _check(connections)
@@ -205,7 +202,8 @@ def decode_welcome(payload: str) -> Welcome:
 def decode_alive(payload: str) -> Alive:
     """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
     message = _object(ALIVE, payload)
-    return Alive(**{name: message[name] for name in Alive.__dataclass_fields__})
+    said = {name: message[name] for name in Alive.__dataclass_fields__}
+    return Alive(**said | {"streams": tuple(said["streams"])})
 
 
 def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
@@ -217,10 +215,13 @@ def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
     if type(ts) not in _FLOAT or type(uid) is not str or (uid and not _UID.match(uid)):
         return None
     fields: dict[str, LogValue] = {}
-    left_out = _NOT_FIELDS | _UNWRITTEN.get(stream, frozenset())
     for name, value in record.items():
-        if name not in left_out:
+        if type(value) in _PLAIN or (type(value) is str and len(value) <= _MAX_TEXT):
+            fields[name] = value  # type: ignore[assignment]
+        elif name != "id":
             _flatten(name, value, fields)
+    for name in _NOT_FIELDS.get(stream, _NOT_FIELDS[""]):
+        fields.pop(name, None)
     return LogEntry(stream, float(ts), uid, fields)  # type: ignore[arg-type]
 
 
@@ -229,9 +230,13 @@ def encode_verdicts(topic: str, verdicts: Sequence[Verdict], notices: Sequence[N
     events = []
     step = VERDICTS_PER_EVENT
     for start in range(0, max(len(verdicts), len(notices)), step):
+        some = verdicts[start : start + step]
+        finals = sum(v.stage == _FINAL for v in some)
         body = {
             "v": WIRE_VERSION,
-            "verdicts": [_verdict(v) for v in verdicts[start : start + step]],
+            "finals": finals,
+            "earlies": len(some) - finals,
+            "verdicts": [_verdict(v) for v in some],
             "notices": [_notice(n) for n in notices[start : start + step]],
         }
         events.append(Event(topic, VERDICTS, _dump(body)))
@@ -333,7 +338,6 @@ _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
     "vlan": (_INT + _NONE, 0, 65535),
     "inner_vlan": (_INT + _NONE, 0, 65535),
     "tunneled": (_INT, 0, 1),
-    "flipped": (_INT, 0, 1),
 }
 
 
@@ -353,11 +357,23 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
     for uid in columns[1]:
         if not _UID.match(uid):
             raise _refused("uid", uid, "1 to 20 letters and digits")
-    for packets in columns[-1]:
-        if type(packets) is not list or len(packets) % PACKET_WIDTH or len(packets) > 64 * PACKET_WIDTH:
-            raise _refused("packets", packets, f"a flat array of {PACKET_WIDTH} numbers for each packet")
-        if not set(map(type, packets)) <= {int, float} or (packets and max(map(abs, packets)) > 2**53):
-            raise _refused("packets", packets, "numbers of at most 2^53")
+    described = [packets for packets in columns[-1] if packets is not None]
+    for packets in described:
+        if type(packets) is not dict or packets.keys() != _PACKET_COLUMNS:
+            raise _refused("packets", packets, f"an object of {', '.join(PACKET_COLUMNS)}")
+    for name in PACKET_COLUMNS:
+        numbers = [packets[name] for packets in described]
+        if not set(map(type, numbers)) <= {list}:
+            raise _refused(f"packets.{name}", numbers[0], "an array of numbers")
+        flat = list(itertools.chain.from_iterable(numbers))
+        least = -(2**53) if name == "at" else 0  # a capture's time may run back
+        if not set(map(type, flat)) <= {int, float} or (
+            flat and not least <= min(flat) <= max(flat) <= 2**53
+        ):
+            raise _refused(f"packets.{name}", flat, f"numbers of {least}..2^53")
+    for packets in described:
+        if not len(packets["at"]) == len(packets["orig"]) == len(packets["resp"]) <= _MAX_DESCRIBED:
+            raise _refused("packets", packets, f"arrays of one length, at most {_MAX_DESCRIBED}")
 
 
 def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
@@ -382,15 +398,19 @@ def _element(value: object) -> LogValue:
 
 
 def _size(value: LogValue) -> int:
-    if isinstance(value, str):
+    if type(value) is str:
         return 64 + 4 * len(value)
-    return 64 + sum(map(_size, value)) if isinstance(value, list) else 64
+    return 64 + sum(map(_size, value)) if type(value) is list else 64
 
 
 def _verdict(v: Verdict) -> dict[str, object]:
     return {
-        "ts": v.ts, "uid": v.uid, "orig_h": v.orig_h, "orig_p": _port(v.orig_p, v.proto), "resp_h": v.resp_h,
-        "resp_p": _port(v.resp_p, v.proto), "proto": v.proto, "service": v.service,
+        "ts": v.ts, "uid": v.uid,
+        "id": {
+            "orig_h": v.orig_h, "orig_p": _port(v.orig_p, v.proto),
+            "resp_h": v.resp_h, "resp_p": _port(v.resp_p, v.proto),
+        },
+        "proto": v.proto, "service": v.service,
         "community_id": v.community_id, "stage": v.stage, "score": v.score, "p_value": v.p_value,
         "threshold": v.threshold, "verdict": v.verdict, "packet_reliance": v.packet_reliance,
         "connection_reliance": v.connection_reliance, "log_reliance": v.log_reliance,

@@ -21,7 +21,7 @@ from endpoint import judge
 
 ROW: list[Any] = [
     1, "C1", 100.5, 101.5, "10.0.0.1", 1024, "10.0.0.2", 443, 6, "ssl", 1.0, 10, 20_000, "SF", 0, "ShADadFf", 5, 300,
-    4, 400, None, None, 0, 0, [0.0, 1, 60, 0, 2, 64240, 64, 1],
+    4, 400, None, None, 0, {"at": [0.0], "orig": [60], "resp": [0]},
 ]  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def observations(seq: int, uids: list[str], before: int, last: bool = False) -> 
     records = [["l", "dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
     records += [["c", ROW[0], uid, *ROW[2:]] for uid in uids]
     message = {
-        "v": 1, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
+        "v": 2, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
         "records": len(records), "now": 102.0, "last": last, "r": records,
     }  # fmt: skip
     return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))

@@ -29,7 +29,7 @@ def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -
 
 
 def welcome(accepted: bool, why: str = "") -> Event:
-    words = {"v": 1, "node": "zeek", "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why}
+    words = {"v": 2, "node": "zeek", "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why}
     return Event("t", wire.WELCOME, json.dumps(words))
 
 

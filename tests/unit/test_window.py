@@ -154,47 +154,63 @@ def test_counts_that_zeek_let_wrap_are_the_greatest_we_know() -> None:
     assert c.orig_bytes.tolist() == [2**63 - 1]
 
 
-def packet(offset: float, is_orig: int, payload: int, flags: int, seq: int, ttl: int = 64) -> list[float]:
-    return [offset, is_orig, 40 + payload, payload, flags, 1000, ttl, seq]
+def packets(*sent: tuple[str, int]) -> dict[str, list[float]]:
+    """Packets a tenth of a second apart: who sent it, and its size; "turn" exchanges the roles."""
+    told: dict[str, list[float]] = {"at": [], "orig": [], "resp": []}
+    total = {"orig": 0, "resp": 0}
+    for who, size in sent:
+        if who == "turn":
+            total = {"orig": total["resp"], "resp": total["orig"]}
+            continue
+        total[who] += size
+        told["at"].append(len(told["at"]) / 10)
+        for side in total:
+            told[side].append(total[side])
+    return told
 
 
-def test_packets_know_time_direction_ttl_and_what_repeats_or_skips_sequence_space() -> None:
-    table = [
-        (packet(0.0, 1, 0, 0x02, 4294967295), (0, 0, 0)),  # SYN takes the last number before the wrap
-        (packet(0.1, 0, 0, 0x12, 700, 50), (0, 0, 0)),
-        (packet(0.2, 1, 100, 0x18, 0), (0, 0, 0)),
-        (packet(0.3, 1, 100, 0x18, 0, 63), (1, 0, -1)),
-        (packet(0.4, 1, 10, 0x18, 200), (0, 1, 0)),
-        (packet(0.5, 0, 5, 0x18, 701, 52), (0, 0, 2)),
-    ]
-    flat = [v for row, _ in table for v in row]
-    p = Aligner().receive([batch(connection("C1", ts=100.0, packets=flat))]).packets
-    assert p.ts.tolist() == pytest.approx([100.0, 100.1, 100.2, 100.3, 100.4, 100.5])
-    assert p.is_orig.tolist() == [True, False, True, True, True, False]
-    assert list(zip(p.retransmit.tolist(), p.gap.tolist(), p.ttl_delta.tolist(), strict=True)) == [
-        e for _, e in table
-    ]
+def test_packets_know_time_direction_and_size_and_nothing_else() -> None:
+    talk = packets(("orig", 60), ("resp", 60), ("orig", 52), ("orig", 1500), ("resp", 40))
+    windows = Aligner().receive(
+        [batch(connection("C1", ts=100.0, packets=talk), connection("C2", packets=None)), batch()]
+    )
+    p = windows.packets
+    assert windows.packet_start.tolist() == [0, 5, 5]
+    assert p.ts.tolist() == pytest.approx([100.0, 100.1, 100.2, 100.3, 100.4])
+    assert p.is_orig.tolist() == [True, False, True, True, False]
+    assert p.ip_length.tolist() == [60, 60, 52, 1500, 40]
+    for name in ("payload", "flags", "window", "retransmit", "gap", "options"):
+        assert (getattr(p, name) == -1).all(), name
+    assert (p.ttl_delta == -32768).all()
     assert np.isnan(p.entropy).all()
-    assert (p.options == -1).all()
+    assert np.isnan(p.printable).all()
 
 
-def test_roles_that_changed_turn_every_packet_round() -> None:
-    flat = packet(0.0, 1, 0, 2, 1) + packet(0.1, 0, 0, 18, 1)
-    p = (
-        Aligner()
-        .receive([batch(connection("C1", packets=flat), connection("C2", packets=flat, flipped=1))])
-        .packets
-    )
-    assert p.is_orig.tolist() == [True, False, False, True]
+@pytest.mark.parametrize(
+    ("sent", "is_orig", "sizes"),
+    [
+        ([("orig", 60), ("turn", 0), ("orig", 40)], [False, True], [60, 40]),
+        ([("orig", 60), ("turn", 0), ("resp", 80)], [False, False], [60, 80]),
+        ([("orig", 60), ("resp", 44), ("turn", 0), ("resp", 90)], [False, True, False], [60, 44, 90]),
+        ([("turn", 0), ("resp", 60), ("orig", 44)], [False, True], [60, 44]),
+        (
+            [("orig", 60), ("turn", 0), ("orig", 40), ("turn", 0), ("orig", 50)],
+            [True, False, True],
+            [60, 40, 50],
+        ),
+    ],
+)
+def test_where_zeek_changed_the_roles_the_last_ones_hold(
+    sent: list[tuple[str, int]], is_orig: list[bool], sizes: list[int]
+) -> None:
+    around = connection("C0", packets=packets(("orig", 9000), ("resp", 9)))
+    p = Aligner().receive([batch(around, connection("C1", packets=packets(*sent)), around)]).packets
+    assert p.is_orig.tolist() == [True, False, *is_orig, True, False]
+    assert p.ip_length.tolist() == [9000, 9, *sizes, 9000, 9]
 
 
-def test_a_packet_without_header_is_unset_where_nothing_is_known() -> None:
-    p = Aligner().receive([batch(connection("C1", packets=[0.0, 1, 500, -1, -1, -1, -1, -1]))]).packets
-    assert (p.payload[0], p.flags[0], p.window[0], p.ttl_delta[0], p.retransmit[0], p.gap[0]) == (
-        -1,
-        -1,
-        -1,
-        -32768,
-        -1,
-        -1,
-    )
+def test_packets_beyond_what_a_window_holds_are_left_out() -> None:
+    talk = packets(*[("orig", 60)] * 40)
+    windows = Aligner().receive([batch(connection("C1", packets=talk), connection("C2", packets=talk))])
+    assert windows.packet_start.tolist() == [0, 32, 64]
+    assert (windows.packets.ip_length == 60).all()

@@ -17,14 +17,14 @@ from feature_extractors.observations import LogEntry
 
 ROW: list[Any] = [
     1, "CHhAvVGS1DHFjwGM9", 100.5, 101.5, "10.0.0.1", 1024, "2001:db8::1", 443, 6, "ssl", 1.0, 10, 20, "SF", 0,
-    "ShADadFf", 5, 300, 4, 400, None, None, 0, 0, [0.0, 1, 60, 0, 2, 64240, 64, 4294967295],
+    "ShADadFf", 5, 300, 4, 400, None, None, 0, {"at": [0.0, 0.5], "orig": [60, 60], "resp": [0, 44]},
 ]  # fmt: skip
 LOG = {"ts": 100.6, "uid": "CHhAvVGS1DHFjwGM9", "id": {"orig_h": "10.0.0.1"}, "query": "a.example"}
 
 
 def payload(records: list[Any], **changes: Any) -> str:
     message = {
-        "v": 1, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
+        "v": 2, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
         "now": 102.0, "last": False, "r": records,
     }  # fmt: skip
     return json.dumps(message | changes, separators=(",", ":"))
@@ -48,7 +48,7 @@ def test_a_batch_keeps_every_field_in_its_place() -> None:
 
 def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
     assert wire.head(payload([["c", *ROW]] * 3, finals=2)) == (2, 3)
-    assert wire.head("") == wire.head("{}") == wire.head('{"v":1,"node":"a\\"b"') == (0, 0)
+    assert wire.head("") == wire.head("{}") == wire.head('{"v":2,"node":"a\\"b"') == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,13 @@ def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
         ("orig_bytes", -1, "orig_bytes: found"),
         ("orig_bytes", 2**64, "orig_bytes: found"),
         ("packets", [1, 2, 3], "packets: found"),
-        ("packets", [0] * 8 * 65, "packets: found"),
-        ("packets", ["x"] * 8, "packets: found"),
-        ("packets", {}, "packets: found"),
-        ("packets", [1e300] * 8, "packets: found"),
+        ("packets", {}, "packets: found '{}'; expected an object of at, orig, resp"),
+        ("packets", {"at": [0], "orig": [1], "resp": 2}, "packets.resp: found '2'; expected an array"),
+        ("packets", {"at": [0], "orig": ["x"], "resp": [2]}, "packets.orig: found"),
+        ("packets", {"at": [0], "orig": [1], "resp": [-2]}, "packets.resp: found"),
+        ("packets", {"at": [1e300], "orig": [1], "resp": [2]}, "packets.at: found"),
+        ("packets", {"at": [0], "orig": [1, 2], "resp": [2]}, "arrays of one length"),
+        ("packets", {"at": [0] * 65, "orig": [1] * 65, "resp": [2] * 65}, "arrays of one length, at most 64"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object, words: str) -> None:
@@ -84,8 +87,8 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object,
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([["c", *ROW]], v=2), "found wire version 2; expected 1: install the same version"),
-        (payload([["c", *ROW[:-1]]]), "found '24 fields'; expected 25 in a connection"),
+        (payload([["c", *ROW]], v=1), "found wire version 1; expected 2: install the same version"),
+        (payload([["c", *ROW[:-1]]]), "found '23 fields'; expected 24 in a connection"),
         (payload([["x"]]), "found 'x'; expected"),
         (payload([[]]), "expected an array that begins with its kind"),
         (payload([["l", "dns"]]), 'expected ["l", stream, fields]'),
@@ -175,7 +178,8 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     assert [len(b["verdicts"]) for b in bodies] == [256, 256, 88]
     assert [len(b["notices"]) for b in bodies] == [1, 0, 0]
     first = bodies[0]["verdicts"][0]
-    assert (first["orig_p"], first["resp_p"], first["service"], first["modalities"]) == (
+    assert [(b["finals"], b["earlies"]) for b in bodies] == [(256, 0), (256, 0), (88, 0)]
+    assert (first["id"]["orig_p"], first["id"]["resp_p"], first["service"], first["modalities"]) == (
         "1024/udp",
         "53/udp",
         None,
@@ -186,7 +190,7 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     assert (
         json.loads(wire.encode_verdicts("t", [verdict(proto="unknown_transport")], [])[0].payload)[
             "verdicts"
-        ][0]["orig_p"]
+        ][0]["id"]["orig_p"]
         == "1024/unknown"
     )
 
