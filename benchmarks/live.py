@@ -69,7 +69,7 @@ def cost(captures: list[Path]) -> None:
                 )
                 with (folder / "endpoint.out").open("wb") as out:
                     endpoint = subprocess.Popen(
-                        [sys.executable, rig.HERE / "endpoint.py", folder / "plugin.toml", "0", "1"],
+                        [sys.executable, rig.HERE / "endpoint.py", folder / "plugin.toml"],
                         stdout=out, stderr=out,
                     )  # fmt: skip
                     rig.wait_for(

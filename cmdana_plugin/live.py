@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
-_LEAVE: Final = 30.0  # seconds for what is in flight when we are told to stop
+_LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
 _UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
@@ -68,6 +68,7 @@ class Live:
         self._clock = clock
         self._progress = clock()
         self._unanswered = 0
+        self._leaving = False
         self.counts = Counts()
         self.aligner = Aligner()
         self._sniffed = sniffed
@@ -96,10 +97,11 @@ class Live:
 
     def leave(self) -> None:
         """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
+        self._leaving = True  # one more heartbeat, and Zeek would think us back
         self.drain.send(self.session.finish())
         deadline = self._clock() + _LEAVE
         while self.drain.connected and self._clock() < deadline:
-            if self.step(_QUIET) is None and not len(self.inbox):
+            if self.step(_QUIET) is None and not len(self.inbox) and self.session.parted:
                 break
         self.drain.stop()
         self.inbox.forget()
@@ -138,6 +140,8 @@ class Live:
         return judged
 
     def _beat(self) -> list[Event]:
+        if self._leaving:
+            return []
         self._unanswered = 0 if self.session.nodes else self._unanswered + 1
         if self._unanswered == _UNANSWERED:
             self._tell(

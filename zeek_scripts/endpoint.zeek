@@ -32,10 +32,10 @@ global refused_instances: set[string] &create_expire=1hr;
 global replaced_instances: set[string] &create_expire=1hr;
 global was_lost = F;
 
-function answer_detector(accepted: bool, why: string)
+function answer_detector(accepted: bool, why: string, parted: bool &default=F)
 	{
 	local w = Welcome($v=wire_version, $node=peer_description, $run=run, $zeek=zeek_version(),
-	    $accepted=accepted, $why=why);
+	    $accepted=accepted, $why=why, $parted=parted);
 	Cluster::publish(topic_observations, welcome, to_json(w));
 	}
 
@@ -90,6 +90,8 @@ event CMDANA::alive(words: string)
 			{
 			flush();
 			lose_detector("it was stopped");
+			# After all that was sent to it, so that it knows that nothing more comes.
+			answer_detector(F, "", T);
 			}
 		return;
 		}

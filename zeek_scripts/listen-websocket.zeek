@@ -33,7 +33,14 @@ event zeek_init() &priority=-100
 
 	local options = Cluster::WebSocketServerOptions($listen_addr=websocket_addr, $listen_port=websocket_port,
 	    $ping_interval=websocket_ping);
-	if ( websocket_cert_file != "" && websocket_key_file != "" )
+	if ( (websocket_cert_file == "") != (websocket_key_file == "") )
+		Reporter::fatal("cmdana: found one of CMDANA::websocket_cert_file and CMDANA::websocket_key_file; TLS needs both");
+	for ( _, pem in vector(websocket_cert_file, websocket_key_file) )
+		{
+		if ( pem != "" && file_size(pem) <= 0 )
+			Reporter::fatal(fmt("cmdana: cannot read %s, which CMDANA::websocket_cert_file or websocket_key_file names", pem));
+		}
+	if ( websocket_cert_file != "" )
 		options$tls_options = Cluster::WebSocketTLSOptions($cert_file=websocket_cert_file,
 		    $key_file=websocket_key_file);
 

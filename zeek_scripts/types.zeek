@@ -57,6 +57,8 @@ export {
 		zeek: string;
 		accepted: bool;
 		why: string;
+		## The answer to a detector that leaves: nothing more comes.
+		parted: bool;
 	};
 
 	## One judged connection: a row of cmdana.log as it crosses the wire.

@@ -153,7 +153,15 @@ class Session:
             self.counts.add("connections_refused", wire.head(event.payload)[0])
             return None
 
+    @property
+    def parted(self) -> bool:
+        """Every node that had accepted us has answered our goodbye."""
+        return not any(welcome.accepted for welcome in self.nodes.values())
+
     def _welcome(self, welcome: Welcome) -> None:
+        if welcome.parted:
+            self.nodes.pop(welcome.node, None)
+            return
         if self.nodes.get(welcome.node) == welcome:
             return
         self.nodes[welcome.node] = welcome

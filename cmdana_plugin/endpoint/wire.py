@@ -31,6 +31,7 @@ ALIVE: Final = "CMDANA::alive"
 
 _MAX_DESCRIBED: Final = 64  # packets of a connection that a message may describe
 
+
 class WireError(CmdanaError):
     """A message that this version of the wire does not know; names the field, what was found and expected."""
 
@@ -110,6 +111,7 @@ class Welcome:
     zeek: str
     accepted: bool
     why: str
+    parted: bool = False  # the answer to our goodbye: nothing more comes from this node
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ def decode_welcome(payload: str) -> Welcome:
     return Welcome(
         node=_typed(message, "node", str), run=_typed(message, "run", str), zeek=_typed(message, "zeek", str),
         accepted=_typed(message, "accepted", bool), why=_typed(message, "why", str),
+        parted=_typed(message, "parted", bool),
     )  # fmt: skip
 
 

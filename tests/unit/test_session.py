@@ -28,8 +28,10 @@ def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -
     )
 
 
-def welcome(accepted: bool, why: str = "") -> Event:
-    words = {"v": 2, "node": "zeek", "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why}
+def welcome(accepted: bool, why: str = "", node: str = "zeek", parted: bool = False) -> Event:
+    words = {
+        "v": 2, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why, "parted": parted,
+    }  # fmt: skip
     return Event("t", wire.WELCOME, json.dumps(words))
 
 
@@ -103,6 +105,17 @@ def test_a_welcome_is_news_once_on_each_connection(session: Session) -> None:
 def test_a_refusal_is_told_in_zeeks_words(session: Session) -> None:
     session.receive([welcome(False, "found wire version 2; expected 1")])
     assert session.news == ["Zeek 8.2.2 (node zeek) refuses us: found wire version 2; expected 1"]
+
+
+def test_we_have_parted_when_every_node_that_accepted_us_has_answered_our_goodbye(session: Session) -> None:
+    assert session.parted
+    session.receive([welcome(True, node="a"), welcome(True, node="b"), welcome(False, "no", node="c")])
+    session.finish()
+    assert not session.parted
+    session.receive([welcome(False, node="a", parted=True)])
+    assert not session.parted
+    session.receive([welcome(False, node="b", parted=True)])
+    assert session.parted
 
 
 def test_what_is_not_understood_is_counted_always_and_told_once(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""`cmdana run` with a stand-in for the detector: `endpoint.py plugin.toml SLOW WIRE`; the rest is the real thing."""
+"""`cmdana run` with a stand-in for the detector: `endpoint.py plugin.toml [SLOW [WIRE]]`; the rest is the real thing."""
 
 from __future__ import annotations
 
@@ -43,5 +43,7 @@ def judge(config: Config, slow: float = 0.0) -> Judge:
 
 if __name__ == "__main__":
     settings = load(Path(sys.argv[1]))
-    wire.WIRE_VERSION = int(sys.argv[3])  # type: ignore[misc]
-    sys.exit(run(settings, lambda: judge(settings, float(sys.argv[2]))))
+    slow = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    if len(sys.argv) > 3:
+        wire.WIRE_VERSION = int(sys.argv[3])  # type: ignore[misc]
+    sys.exit(run(settings, lambda: judge(settings, slow)))

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cmdana_plugin.endpoint.wire import WIRE_VERSION
+
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "zeek_scripts"
 WATCHED = "cm-zeek"  # the interface that Zeek watches
@@ -141,19 +143,13 @@ class Zeek(Program):
 class Endpoint(Program):
     """`cmdana run` with a detector that finds nothing odd and says so at once, or after `slow` seconds a batch."""
 
-    def __init__(self, ns: str, folder: Path, *, slow: float = 0.0, config: str = "", wire: int = 1) -> None:
+    def __init__(
+        self, ns: str, folder: Path, *, slow: float = 0.0, config: str = "", wire: int = WIRE_VERSION
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugin.toml").write_text(config or "[endpoint]\nreconnect_max = 1.0\n")
-        super().__init__(
-            ns,
-            folder,
-            "endpoint",
-            sys.executable,
-            HERE / "endpoint.py",
-            folder / "plugin.toml",
-            str(slow),
-            str(wire),
-        )
+        words = (HERE / "endpoint.py", folder / "plugin.toml", str(slow), str(wire))
+        super().__init__(ns, folder, "endpoint", sys.executable, *words)
 
 
 def send(ns: str, *words: str | Path) -> subprocess.Popen[bytes]:

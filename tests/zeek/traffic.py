@@ -1,11 +1,13 @@
 """Frames onto an interface: `traffic.py IFACE dns RATE SECONDS [FIRST]` or `traffic.py IFACE loop CAPTURE PPS SECONDS`.
 
 `dns` makes RATE connections a second, each one DNS query with its answer, no two alike; `loop` sends the frames of
-an Ethernet capture again and again. Prints how many connections or frames were sent.
+an Ethernet capture again and again. Ends after SECONDS, or at SIGTERM. Prints how many connections or frames were
+sent.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import sys
@@ -53,7 +55,9 @@ def frames(capture: Path) -> list[bytes]:
 def paced(rate: float, seconds: float) -> Iterator[int]:
     """Counts up at `rate` a second for `seconds`, in bursts of ten milliseconds; what is late is made up."""
     start, k = time.monotonic(), 0
-    while True:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    while not told:
         elapsed = time.monotonic() - start
         if elapsed >= seconds:
             return

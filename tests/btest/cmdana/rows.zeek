@@ -1,4 +1,4 @@
-# @TEST-DOC: The first packets of a connection with direction, sizes, flags, TTL and sequence; its logs before its end.
+# @TEST-DOC: The first packets of a connection with what each side had sent by then; its logs before its end.
 # @TEST-EXEC: python3 $TEST_BASE/make_traces.py .
 # @TEST-EXEC: zeek -b -C -r long.pcap --load-seeds $TEST_BASE/seeds.txt base/protocols/conn $CMDANA $TEST_BASE/Scripts/spoken.zeek %INPUT >long 2>&1
 # @TEST-EXEC: zeek -b -C -r dns.pcap --load-seeds $TEST_BASE/seeds.txt base/protocols/conn base/protocols/dns $CMDANA $TEST_BASE/Scripts/spoken.zeek %INPUT >dns 2>&1
@@ -17,11 +17,11 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-100
 
 event conn_generic_packet_threshold_crossed(c: connection, threshold: count) &priority=-4
 	{
-	if ( threshold == 4 || threshold == 32 )
-		print threshold, packet_rows(c);
+	if ( threshold == 4 || threshold == 16 )
+		print threshold, to_json(c$cmdana, T, /^_/, T);
 	}
 
 event connection_state_remove(c: connection) &priority=-101
 	{
-	print packet_rows(c), state_of(c);
+	print to_json(c$cmdana, T, /^_/, T), state_of(c), c$conn$conn_state;
 	}
