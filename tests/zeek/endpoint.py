@@ -1,4 +1,4 @@
-"""`cmdana run` with a stand-in for the detector: `endpoint.py plugin.toml [SLOW [WIRE]]`; the rest is the real thing."""
+"""`cmdana run` with a stand-in for the detector: `endpoint.py plugin.toml [SLOW [WIRE]]`; the rest is real."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def settle(zeek: Zeek, n: int) -> dict[str, int]:
         before, seen = seen, len(finals(zeek))
         if seen < n:
             time.sleep(3)
-        return before == seen or seen == n
+        return seen in (before, n)
 
     wait_for(quiet, "the last verdict")
     assert zeek.stop() == 0
