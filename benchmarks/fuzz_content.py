@@ -5,7 +5,8 @@
 Needs atheris, which is no part of the project's environment (`pip install atheris` beside numpy and numba). An input
 is a port, then segments of one connection: a byte of flags (who speaks, a hole before it, cut short), two bytes of
 length, the payload. Whatever comes, the analyzers must end, raise nothing, stay within their bounds, and say the
-same when every segment comes in a block of its own. The corpus kept in tests/traces/fuzz is read by a test.
+same when every segment comes in a block of its own. CORPUS begins with the inputs of tests/traces/fuzzed.txt, one in
+hexadecimal digits a line, which a test reads too: the fewest small ones that reach all that a run had reached.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def one(data: bytes) -> None:
     fuzzed.check(data)
 
 
+def unpack(folder: Path) -> None:
+    """Writes the inputs that the repository keeps to the corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, line in enumerate((ROOT / "tests" / "traces" / "fuzzed.txt").read_text().split()):
+        (folder / f"kept-{i}").write_bytes(bytes.fromhex(line))
+
+
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("CORPUS: found nothing, expected a folder")
+    unpack(Path(sys.argv[1]))
     atheris.Setup(sys.argv, one)
     atheris.Fuzz()

@@ -16,7 +16,9 @@ PORTS = (
     53, 137, 5353, 67, 161, 2152, 88, 123, 443, 514, 1812, 3389, 3544, 4789, 5060, 5072, 6081, 20000, 9999,
 )  # fmt: skip
 FIRST_UDP = 21
-LIMITS = ContentLimits(pending_bytes=4096, pending_segments=8, log_entries=64, buffer_bytes=8192, decoded_bytes=65536)
+LIMITS = ContentLimits(
+    pending_bytes=4096, pending_segments=8, log_entries=64, buffer_bytes=8192, decoded_bytes=65536
+)
 
 
 def pieces(data: bytes) -> list[Piece]:

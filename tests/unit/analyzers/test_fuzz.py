@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import fuzzed
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -198,3 +200,12 @@ def test_tiny_segments_that_nearly_match_signatures_end() -> None:
     pieces = [Piece(True, i * 10, teasing[i * 10 : i * 10 + 10], resp_p=9999) for i in range(99)]
     pieces += [Piece(False, i * 5, b"220 a"[:5], resp_p=9999) for i in range(40)]
     analysed(pieces)
+
+
+KEPT = (Path(__file__).resolve().parents[2] / "traces" / "fuzzed.txt").read_text().split()
+
+
+def test_every_input_kept_by_the_fuzzer_harms_nothing_and_reads_alike_in_blocks() -> None:
+    assert len(KEPT) > 200
+    for line in KEPT:
+        fuzzed.check(bytes.fromhex(line))
