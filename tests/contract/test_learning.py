@@ -30,8 +30,8 @@ def observations(seq: int, first: int, n: int) -> Event:
         records.append(
             [
                 "c", 1, f"C{i}", ts, ts + 0.02, f"10.0.0.{i % 12 + 2}", 40000 + i % 9000, "10.0.0.1", 53, 17, "dns",
-                0.02, sent, got, "SF", 0, "Dd", 1, sent + 28, 1, got + 28, None, None, 0, 0,
-                [0.0, 1, sent + 28, sent, -1, -1, 64, -1, 0.02, 0, got + 28, got, -1, -1, 64, -1],
+                0.02, sent, got, "SF", 0, "Dd", 1, sent + 28, 1, got + 28, None, None, 0,
+                {"at": [0.0, 0.02], "orig": [sent + 28, sent + 28], "resp": [0, got + 28]},
             ]
         )  # fmt: skip
     message = {
