@@ -126,19 +126,24 @@ def train(
 ) -> Learned:
     """Trains on the sources, writes the checkpoint to `out` in one move, and says what was learned.
 
+    What a training has come to is kept beside `out` until it is written: the same command goes on from there.
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
     recipe = Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
+    kept = out.with_name(f"{out.name}.training")
     made = training.train(
         recordings(sources, config, truth, report, progress, networks(exclude)),
         recipe=recipe,
         init=init,
         name=out.stem,
         progress=progress,
+        inspect=lambda corpus: report.suspects.resembling(corpus, init),
+        keep=kept,
     )
     checkpoints.save(made, out)
+    kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
     report.data_digest = made.about.get("data_digest", "")
     return report

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.logs import addresses
 from feature_extractors.observations import PROTO_NAMES, Connections, Windows
+
+if TYPE_CHECKING:
+    from cmdana_plugin.checkpoint import Checkpoint
+    from cmdana_plugin.training import Corpus
 
 _SHOWN: Final = 12  # services in the table
 _KINDS: Final = 200  # services told apart
@@ -20,6 +24,10 @@ _FAILED: Final = (0, 3)  # S0 and REJ: nobody answered, or nobody wanted to
 _MANY: Final = 100  # failed targets, or names, from which on a host is told
 _LONG: Final = 60  # characters of a name that is long
 _TOLD: Final = 5  # hosts named for each reason
+_ALIKE: Final = 1e-3  # p-value of the supervised head from which on a connection is like a known attack
+_ALIKE_LEAST: Final = 20  # such connections of a host
+_ALIKE_SHARE: Final = 0.1  # and their share of its connections
+_ROWS: Final = 65_536  # connections looked at together
 
 
 @dataclass(slots=True)
@@ -134,10 +142,48 @@ class Suspects:
         default_factory=Counter
     )  # originator -> connections that the model before found odd
 
+    attacks: Counter[str] = field(
+        default_factory=Counter
+    )  # originator -> connections that resemble known attacks
+    origins: list[NDArray[np.uint8]] = field(
+        default_factory=list
+    )  # [n, 16] of every connection that was received
+
     def receive(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
         """Looks through the connections that are to teach what is normal."""
+        self.origins.append(windows.connections.orig_h)
         self._scans(windows.connections, rows)
         self._names(windows, rows)
+
+    def resembling(self, corpus: Corpus, init: Checkpoint | None = None) -> None:
+        """Names the hosts whose connections are, far more often than calm ones, like attacks that a model knows.
+
+        `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
+        """
+        from cmdana_plugin.detector import shipped_checkpoint, stratum_of
+        from cmdana_plugin.trees import tabulate
+        from feature_extractors.encode import take_features
+        from feature_extractors.schema import load_schema
+
+        known = init if init is not None and init.trees is not None else shipped_checkpoint()
+        orig = np.concatenate(self.origins)
+        self.origins.clear()
+        if known.trees is None or len(orig) != len(corpus):
+            return
+        schema = load_schema()
+        p = np.ones(len(corpus))
+        calm = np.flatnonzero(corpus.label == 0)
+        for rows in np.array_split(calm, len(calm) // _ROWS + 1):
+            features = take_features(corpus.features, rows)
+            score = known.trees.score(tabulate(features, corpus.state[rows]))
+            p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, schema))
+        hosts, at = np.unique(np.ascontiguousarray(orig).view("V16").ravel(), return_inverse=True)
+        all_of = np.bincount(at[calm], minlength=len(hosts))
+        alike = np.bincount(at[calm], p[calm] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
+        for host in np.flatnonzero((alike >= _ALIKE_LEAST) & (alike > _ALIKE_SHARE * all_of)):
+            self.attacks[addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
+                alike[host]
+            )
 
     def words(self) -> list[str]:
         """Warnings, each with what to do."""
@@ -149,6 +195,11 @@ class Suspects:
             f"{host} asked for {n:,} different long names under {domain}, as through a tunnel; --exclude {host} "
             "leaves it out"
             for (host, domain), n in self.names.most_common(_TOLD)
+        ]
+        found += [
+            f"{n:,} connections of {host} are like attacks that the model before knows; --exclude {host} leaves it out"
+            for host, n in self.attacks.most_common(_TOLD)
+            if host not in self.scans
         ]
         odd = [f"{host} {n:,}" for host, n in self.odd.most_common(_TOLD) if n >= 3]
         if odd:

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 import numpy as np
@@ -43,6 +43,7 @@ from cmdana_plugin.model import (
     apart,
     segmented_scan,
 )
+from cmdana_plugin.resume import Position, Progressed
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
 from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
@@ -165,17 +166,21 @@ def train(
     init: Checkpoint | None = None,
     name: str = "cmdana",
     progress: Progress = lambda _what, _share: None,
+    inspect: Callable[[Corpus], None] = lambda _corpus: None,
+    keep: Path | None = None,
 ) -> Checkpoint:
     """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
 
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
-    earlier model and keeps its trees where there are no labels. The same recordings, recipe and machine give
-    the same checkpoint.
+    earlier model and keeps its trees where there are no labels. `inspect` is shown the corpus before anything is
+    learned from it. `keep` names a file in which an interrupted training is kept and from which it goes on. The same
+    recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
     """
     recipe = recipe or Recipe()
     schema = load_schema()
     torch.manual_seed(recipe.seed)
     corpus = gather(recordings, schema)
+    inspect(corpus)
     learn = np.ones(len(corpus), np.bool_)
     held = None if calibration is None else gather(calibration, schema)
     if held is None:
@@ -196,7 +201,8 @@ def train(
     network = _network(prepared, schema, recipe, init)
     torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
     try:
-        _fit(network, prepared, corpus, benign, recipe, progress)
+        kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
+        _fit(network, prepared, corpus, benign, recipe, progress, kept)
     finally:
         torch.set_flush_denormal(False)
     mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
@@ -342,33 +348,54 @@ def _fit(
     benign: NDArray[np.bool_],
     recipe: Recipe,
     progress: Progress,
+    kept: Progressed | None,
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = _previous(corpus.ids[:, 0])
     plan = _chunks(corpus.bounds, benign, rng)
     epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
-    total, step = epochs * len(plan), 0
+    total = epochs * len(plan)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
     )
+    position = (kept.load(network, optimiser, schedule) if kept else None) or Position()
+    what = "network, where it was interrupted" if position.step else "network"
     network.train()
     whole = prepared
-    for _ in range(epochs):
+    while position.epoch < epochs:
+        if position.at_epoch is not None:
+            rng.bit_generator.state = position.at_epoch
+        position.at_epoch = rng.bit_generator.state
         prepared = hide(whole, load_schema(), rng) if recipe.random_mask else whole
+        chunks = _chunks(corpus.bounds, benign, rng)
+        if position.chunk:
+            rng.bit_generator.state = position.at_chunk
         carry = _Carry(corpus.ids)
         ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
-        for rows in _chunks(corpus.bounds, benign, rng):
+        for rows in chunks[position.chunk :]:
             loss = _loss(network, prepared, corpus, rows, benign, previous, carry, ring_store, recipe, rng)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
-            step += 1
-            if step < total:
+            position.chunk += 1
+            position.step += 1
+            if position.step < total:
                 schedule.step()
-            progress("network", step / total)
+            if kept:
+                kept.save(network, optimiser, schedule, rng, position)
+            progress(what, position.step / total)
+        position.epoch, position.chunk, position.at_epoch = position.epoch + 1, 0, None
     network.eval()
+
+
+def _key(corpus: Corpus, recipe: Recipe, init: Checkpoint | None, schema: Schema) -> str:
+    """Names all that a training starts from."""
+    start = "" if init is None else init.about.get("data_digest", "")
+    digest = hashlib.sha256(f"{corpus.digest} {recipe!r} {start} {schema.digest}".encode())
+    digest.update(corpus.label.tobytes())
+    return digest.hexdigest()
 
 
 def _chunks(

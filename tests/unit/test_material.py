@@ -9,9 +9,10 @@ from made_windows import office
 from cmdana_plugin.learn import Learned, _excluded, networks
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.material import Normal, Suspects
-from cmdana_plugin.training import Recording
+from cmdana_plugin.training import Recording, gather
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Windows
+from feature_extractors.schema import load_schema
 
 
 def everything(windows: Windows) -> np.ndarray:
@@ -107,3 +108,17 @@ def test_thin_material_is_warned_about() -> None:
     assert "ssh 3" in warnings[2]
     assert "dns" not in warnings[2]
     assert "bad_checksum" not in warnings[3]
+
+
+def test_a_host_that_is_like_known_attacks_is_named() -> None:
+    windows = office(1500, scan=300)
+    suspects = Suspects()
+    suspects.receive(windows, everything(windows))
+    suspects.resembling(gather([Recording("x", windows)], load_schema()))
+    assert set(suspects.attacks) == {"10.0.1.66"}
+    assert suspects.attacks["10.0.1.66"] > 200
+    suspects.scans.clear()
+    assert any(
+        w.endswith("like attacks that the model before knows; --exclude 10.0.1.66 leaves it out")
+        for w in suspects.words()
+    )
