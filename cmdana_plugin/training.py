@@ -58,6 +58,7 @@ PRESUMED: Final = (
 )  # label of windows that are probably benign: they teach normal, never what is not an attack
 _CHUNK: Final = 512  # events of one step
 _EVENTS: Final = 300_000  # events that the network learns from, repeats included, unless told how many passes
+_RUN: Final = 16  # steps that follow each other where not all of a large recording is learned from
 _MOST_EPOCHS: Final = 40
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
 _LEAST_ROWS: Final = 64
@@ -353,7 +354,8 @@ def _fit(
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = _previous(corpus.ids[:, 0])
-    plan = _chunks(corpus.bounds, benign, rng)
+    most = _EVENTS // _CHUNK if recipe.epochs is None else None
+    plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
     epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
     total = epochs * len(plan)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -368,7 +370,7 @@ def _fit(
             rng.bit_generator.state = position.at_epoch
         position.at_epoch = rng.bit_generator.state
         prepared = hide(whole, load_schema(), rng) if recipe.random_mask else whole
-        chunks = _chunks(corpus.bounds, benign, rng)
+        chunks = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
         if position.chunk:
             rng.bit_generator.state = position.at_chunk
         carry = _Carry(corpus.ids)
@@ -417,6 +419,18 @@ def _chunks(
     if held:
         out.append(np.concatenate(held))
     return out
+
+
+def _spread(
+    chunks: list[NDArray[np.int64]], useful: NDArray[np.bool_], most: int | None, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """At most so many of the chunks, in runs that follow each other, drawn from all of the time there is."""
+    if most is None or len(chunks) <= most:
+        return chunks
+    chunks = [rows for rows in chunks if useful[rows].any()]
+    runs = len(chunks) // _RUN
+    drawn = np.sort(rng.choice(runs, min(most // _RUN, runs), replace=False))
+    return [rows for run in drawn.tolist() for rows in chunks[run * _RUN : (run + 1) * _RUN]]
 
 
 class _Carry:

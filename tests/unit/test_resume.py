@@ -9,7 +9,7 @@ from made_windows import office
 
 from cmdana_plugin import resume
 from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.training import Recipe, Recording, train
+from cmdana_plugin.training import Recipe, Recording, _spread, train
 
 RECIPE = Recipe(epochs=3, width=16, trees=False)
 
@@ -77,3 +77,18 @@ def test_a_file_that_is_damaged_begins_anew(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         train(recordings(), recipe=RECIPE, keep=keep, progress=watched(shares, 0.01))
     assert len(shares) == 1
+
+
+def test_a_large_recording_is_learned_from_in_runs_from_all_of_its_time() -> None:
+    chunks = [np.arange(k * 10, k * 10 + 10) for k in range(1000)]
+    useful = np.ones(10_000, np.bool_)
+    useful[8000:] = False  # held out
+    rng = np.random.default_rng(1)
+    assert _spread(chunks, useful, None, rng) == chunks
+    assert _spread(chunks, useful, 1000, rng) == chunks
+    drawn = np.concatenate(_spread(chunks, useful, 320, rng))
+    assert len(drawn) == len(set(drawn.tolist())) == 3200
+    assert (np.diff(drawn) > 0).all()
+    assert (np.diff(drawn) > 1).sum() < 20  # runs, not single steps
+    assert drawn.max() < 8000
+    assert np.histogram(drawn, bins=4, range=(0, 8000))[0].min() > 300
