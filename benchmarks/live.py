@@ -1,11 +1,16 @@
-"""What CMDANA costs Zeek, and how soon a verdict is back: `live.py cost CAPTURE...` or `live.py latency RATE SECONDS`.
+"""What CMDANA costs Zeek, and how soon a verdict is back:
+
+    live.py cost CAPTURE...
+    live.py load PPS SECONDS CAPTURE...
+    live.py latency RATE SECONDS [--model]
 
 `cost` reads each capture with Zeek alone and with the plugin and a detector at its side, in turn, five times, and
 prints the ratio of the best of each, for other work on the machine only adds: of Zeek's processor time, and of its
-wall time, which says something where the machine has a core for each side. `latency` (as root, in a network
-namespace) sends RATE DNS connections a second to a live Zeek and prints how long after a connection's record its
-verdict is logged. The detector of `cost` is a stand-in; that of `latency` too unless `--model` is given: then it is
-the shipped one.
+wall time, which says something where the machine has a core for each side. Reading a capture, Zeek also drives the
+clock of Broker by the packets' time, which no live Zeek does: `load` (as root, in a network namespace) sends the
+frames of each Ethernet capture to a live Zeek, alone and with CMDANA in turn, and prints the ratio of processor time.
+`latency` (likewise) sends RATE DNS connections a second to a live Zeek and prints how long after a connection's
+record its verdict is logged. The detector is a stand-in; with `--model` it is the shipped one.
 """
 
 from __future__ import annotations
@@ -89,6 +94,44 @@ def cost(captures: list[Path]) -> None:
         )
 
 
+def load(pps: str, seconds: str, captures: list[Path]) -> None:
+    for capture in captures:
+        used: dict[bool, list[float]] = {False: [], True: []}
+        ended: dict[bool, list[int]] = {False: [], True: []}
+        for _ in range(min(ROUNDS, 3)):
+            for beside in (False, True):
+                with tempfile.TemporaryDirectory() as name, rig.namespace() as ns:
+                    cpu, n = _loaded(ns, Path(name), capture, pps, seconds, beside)
+                used[beside].append(cpu)
+                ended[beside].append(n)
+        a, b = min(used[False]), min(used[True])
+        print(
+            f"{capture.name} at {pps} packets/s for {seconds} s: processor {a:.2f} s alone, {b:.2f} s with CMDANA, "
+            f"{b / a:.2f} times; connections {ended[False]} and {ended[True]}",
+            flush=True,
+        )
+
+
+def _loaded(ns: str, folder: Path, capture: Path, pps: str, seconds: str, beside: bool) -> tuple[float, int]:
+    """Processor seconds of Zeek while it sees the frames and for five seconds after, and connections in conn.log."""
+    if beside:
+        zeek: rig.Program = rig.Zeek(ns, folder / "zeek")
+        endpoint = rig.Endpoint(ns, folder)
+        rig.wait_for(lambda: "welcomes us" in endpoint.said(), "the handshake")
+    else:
+        settings = ("LogAscii::use_json=T", "udp_inactivity_timeout=1sec", "tcp_close_delay=1sec")
+        zeek = rig.Program(ns, folder / "zeek", "zeek", "zeek", "-C", "-i", rig.WATCHED, *settings)
+        rig.wait_for(lambda: "listening on" in zeek.said(), "Zeek to listen")
+    before = zeek.cpu()
+    rig.send(ns, "loop", capture.resolve(), pps, seconds).communicate()
+    time.sleep(5)
+    used = zeek.cpu() - before
+    zeek.stop()
+    if beside:
+        endpoint.stop()
+    return used, (folder / "zeek" / "conn.log").read_bytes().count(b"\n")
+
+
 def latency(rate: float, seconds: float, shipped: bool) -> None:
     with tempfile.TemporaryDirectory() as name, rig.namespace() as ns:
         folder = Path(name)
@@ -122,5 +165,7 @@ def latency(rate: float, seconds: float, shipped: bool) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "cost":
         cost([Path(word) for word in sys.argv[2:]])
+    elif sys.argv[1] == "load":
+        load(sys.argv[2], sys.argv[3], [Path(word) for word in sys.argv[4:]])
     else:
         latency(float(sys.argv[2]), float(sys.argv[3]), "--model" in sys.argv)
