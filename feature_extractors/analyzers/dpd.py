@@ -236,6 +236,7 @@ class Detector(Analyzer):
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         session = self.session
+        there = [analyzer for analyzer in self._analyzers if not analyzer.done] if self._matching else ()
         for analyzer in self._analyzers:
             if not (analyzer.needs_start and session.partial):
                 session.feed(analyzer, is_orig, ts, data)
@@ -255,6 +256,8 @@ class Detector(Analyzer):
         self._size += len(data)
         for name in found:
             self._agreed[is_orig] = name
+            if name in ("http", "ssl") and self._tried.get(name) in there:
+                continue  # one that refuses this very packet is there until its end; it may come back with the next
             added = self._add(name)
             if added is not None and not (added.needs_start and session.partial):
                 self._replay(added, ts)
