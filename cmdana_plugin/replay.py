@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
     CMDANA,
@@ -26,7 +28,7 @@ from feature_extractors.analyzers.base import ContentLimits
 from feature_extractors.errors import CaptureError
 from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.frames import Counts
-from feature_extractors.observations import Windows
+from feature_extractors.observations import Windows, take
 from feature_extractors.readers import find_captures, open_capture
 from feature_extractors.state import TrackerLimits
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.pipeline import Judge
     from cmdana_plugin.verdict import Notice
 
+_WINDOWS = 8192  # windows scored at once
 _WAITING_BLOCKS = 4  # blocks of windows between extraction and scoring
 
 
@@ -97,16 +100,23 @@ def extract(captures: Sequence[Path | str], config: Config, summary: Summary) ->
         for block in reader:
             summary.frames += len(block)
             summary.bytes += int(block.captured.sum())
-            windows = extractor.receive(block)
-            if len(windows):
-                yield windows
+            yield from _parts(extractor.receive(block))
     try:
         windows = extractor.finish()
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
-    if len(windows):
-        yield windows
+    yield from _parts(windows)
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))
+
+
+def _parts(windows: Windows) -> Iterator[Windows]:
+    """At most `_WINDOWS` rows at a time: a flood or the end of a capture ends a quarter of a million at once."""
+    if len(windows) <= _WINDOWS:
+        if len(windows):
+            yield windows
+        return
+    for first in range(0, len(windows), _WINDOWS):
+        yield take(windows, np.arange(first, min(first + _WINDOWS, len(windows))))
 
 
 def merge_counts(into: Counter[str], parts: Iterable[Counts]) -> None:
