@@ -1,6 +1,6 @@
 """How fast the detector scores and learns, and what a million hosts cost: rates of one run, on made-up office traffic.
 
-    python -m benchmarks.detector [--threads 2] [--connections 50000]
+    python -m benchmarks.detector [--threads 2] [--connections 50000] [--device cpu]
 
 Prints connections per second of wall and of processor time by stage: encode, counts, whole detector, training.
 """
@@ -34,12 +34,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--connections", type=int, default=50_000)
     parser.add_argument("--hosts", type=int, default=1_000_000)
+    parser.add_argument(
+        "--device", default="cpu", help="cpu or cuda, for the detector; training is on the CPU"
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     schema = load_schema()
     windows = office(given.connections, seed=1)
     n = len(windows)
-    detector = CrossModal(shipped_checkpoint(), schema)
+    detector = CrossModal(shipped_checkpoint(), schema, device=given.device, threads=given.threads)
     detector.receive(take(windows, np.arange(2000)))  # compile and warm up
     detector.reset()
     features = encode(windows, schema)

@@ -38,6 +38,7 @@ from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
+_BLOCK_GPU: Final = 8192  # rows of one computation there; as fixed as `BLOCK`, for the same reason
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
@@ -94,6 +95,7 @@ class CrossModal:
         )
         self.network.to(self.device).eval()
         first = np.flatnonzero(np.arange(checkpoint.shape.targets[PACKET]) % FIRST_SIZES < PACKET_LENGTHS[0])
+        self._block = BLOCK if self.device.type == "cpu" else _BLOCK_GPU
         self._first = torch.from_numpy(first).to(self.device)  # fields of a packet sequence that is short
         # Blocks side by side, each on one thread: small products do not gain from being shared out.
         several = threads > 1 and self.device.type == "cpu"
@@ -179,8 +181,12 @@ class CrossModal:
         for _ in map(run, jobs) if self._pool is None else self._pool.map(run, jobs):
             pass
 
+    def _blocks(self, n: int) -> Iterator[slice]:
+        for begin in range(0, n, self._block):
+            yield slice(begin, min(begin + self._block, n))
+
     def _to(self, x: NDArray[np.generic]) -> Tensor:
-        return pad_rows(x, BLOCK).to(self.device)
+        return pad_rows(x, self._block).to(self.device)
 
     def rate(self) -> NDArray[np.float32]:
         """Decay of the learned memory per second, [KINDS, MEMORY]."""
@@ -198,10 +204,10 @@ class CrossModal:
             if modality == CONNECTION:
                 z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
             elif modality == PACKET:
-                x, mask = pad_packets(f, rows, length, BLOCK)
+                x, mask = pad_packets(f, rows, length, self._block)
                 z = self.network.packets(x.to(self.device), mask.to(self.device))
             else:
-                x, mask = pad_logs(f, rows, length, BLOCK)
+                x, mask = pad_logs(f, rows, length, self._block)
                 z = self.network.logs(x.to(self.device), mask.to(self.device))
             out[rows, modality] = z[: len(rows)].cpu().numpy()
 
@@ -218,8 +224,8 @@ class CrossModal:
             (LOG, groups(f.log_start, where[LOG], LOG_LENGTHS)),
         ):
             for rows, length in parts:
-                for begin in range(0, len(rows), BLOCK):
-                    yield modality, rows[begin : begin + BLOCK], length
+                for begin in range(0, len(rows), self._block):
+                    yield modality, rows[begin : begin + self._block], length
 
     def condense(
         self, latents: NDArray[np.float32], prepared: Prepared
@@ -233,7 +239,7 @@ class CrossModal:
             out = self.network.condense(self._to(latents[rows]), self._to(prepared.present[rows]))
             write[rows], value[rows], recent[rows] = (x[: rows.stop - rows.start].cpu().numpy() for x in out)
 
-        self._each(condense_block, _blocks(n))
+        self._each(condense_block, self._blocks(n))
         return write, value, recent
 
     def judge(
@@ -280,7 +286,7 @@ class CrossModal:
             if chance is not None:
                 chance[modality][rows] = log_chance[:k].cpu().numpy()
 
-        self._each(recall_block, _blocks(n))
+        self._each(recall_block, self._blocks(n))
         self._each(foresee_block, self._jobs(prepared))
         raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
@@ -327,11 +333,6 @@ class CrossModal:
                 if sure >= _SURE:
                     names[row] = self.checkpoint.classes[best]
         return names
-
-
-def _blocks(n: int) -> Iterator[slice]:
-    for begin in range(0, n, BLOCK):
-        yield slice(begin, min(begin + BLOCK, n))
 
 
 def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

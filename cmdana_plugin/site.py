@@ -34,7 +34,7 @@ class Measure:
 MEASURES: Final = (
     Measure("bytes from originator", "B", 1.0),
     Measure("bytes from responder", "B", 1.0),
-    Measure("seconds", "s", 1.0),
+    Measure("duration", "s", 1.0),
     Measure("connections of the pair in a minute", "", 0.5),
     Measure("connections of the originator in a minute", "", 0.5),
     Measure("new responders or ports of the originator in a minute", "", 0.5),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_windows import changed, is_scan, office, without_logs
 
 from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin import state
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.detector import CrossModal, load_detector
 from cmdana_plugin.explain import evidence_of, explain_row
@@ -51,6 +53,37 @@ def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoi
     assert np.array_equal(whole.score, np.concatenate([s.score for s in parts]))
     assert np.array_equal(whole.p_value, np.concatenate([s.p_value for s in parts]))
     assert np.allclose(whole.reliance, np.concatenate([s.reliance for s in parts]), atol=2e-6)
+
+
+def test_threads_change_nothing(trained: Checkpoint) -> None:
+    windows = office(1500, seed=3, scan=300)
+    one = CrossModal(trained, load_schema(), threads=1).receive(windows)
+    two = CrossModal(trained, load_schema(), threads=2).receive(windows)
+    assert np.array_equal(one.p_value, two.p_value)
+    assert np.array_equal(one.reliance, two.reliance)
+
+
+@pytest.mark.gpu
+def test_a_gpu_ranks_as_the_processor_does(trained: Checkpoint) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    windows = office(3000, seed=3, scan=300)
+    here = CrossModal(trained, load_schema()).receive(windows)
+    there = CrossModal(trained, load_schema(), device="cuda").receive(windows)
+    assert np.allclose(here.score, there.score, atol=2e-3)
+
+
+def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large(
+    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = office(2000, seed=8, scan=400)
+    small = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    monkeypatch.setattr(state, "_AT_FIRST", 1 << 20)
+    large = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    monkeypatch.setattr(state, "_AT_FIRST", 16)
+    tiny = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    assert np.array_equal(small.p_value, large.p_value)
+    assert np.array_equal(small.p_value, tiny.p_value)
 
 
 def test_a_score_does_not_know_what_comes_after(trained: Checkpoint) -> None:
