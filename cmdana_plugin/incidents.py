@@ -38,16 +38,9 @@ class Foretold:
         self._at = 0
 
     def receive(self, windows: Windows) -> Scores:
-        rows = slice(self._at, self._at + len(windows))
-        self._at = rows.stop
-        s = self._scores
-        return Scores(
-            s.score[rows],
-            s.p_value[rows],
-            {k: v[rows] for k, v in s.components.items()},
-            s.reliance[rows],
-            s.attack[rows],
-        )
+        rows = np.arange(self._at, self._at + len(windows))
+        self._at += len(windows)
+        return _taken(self._scores, rows)
 
     def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [[] for _ in rows]
@@ -57,6 +50,13 @@ def scores_of(p_value: NDArray[np.float64]) -> Scores:
     """p-values as a detector's whole answer."""
     n = len(p_value)
     return Scores(score_of(p_value), p_value, {}, np.tile([0.0, 1.0, 0.0, 0.0], (n, 1)), [""] * n)
+
+
+def _taken(s: Scores, rows: NDArray[np.int64]) -> Scores:
+    parts = {k: v[rows] for k, v in s.components.items()}
+    return Scores(
+        s.score[rows], s.p_value[rows], parts, s.reliance[rows], [s.attack[i] for i in rows.tolist()]
+    )
 
 
 @dataclass(slots=True)
@@ -85,11 +85,13 @@ class Counted:
         An incident is one family in one recording. Its delay runs from its first packet to the end of the connection
         at which the first notice that rests on it is raised, and counts its connections up to and with that one.
         """
-        windows = recording.windows
+        rows = np.arange(len(recording.windows)) if keep is None else np.flatnonzero(keep)
+        windows, scores = take(recording.windows, rows), _taken(scores, rows)
         n = len(windows)
-        label = np.zeros(n, np.int8) if recording.label is None else recording.label
-        family = np.array(recording.family or [""] * n, dtype=object)
-        kept = np.ones(n, np.bool_) if keep is None else keep
+        if n == 0:
+            return
+        label = np.zeros(n, np.int8) if recording.label is None else recording.label[rows]
+        family = np.array(recording.family or [""] * len(recording.windows), dtype=object)[rows]
         c = windows.connections
         row_of = {uid.decode(): i for i, uid in enumerate(c.uid.tolist())}
         odd = scores.score >= threshold(config.verdict)
@@ -98,8 +100,6 @@ class Counted:
         for notice in notices_of(windows, scores, config):
             assert notice.uid is not None
             row = row_of[notice.uid]
-            if not kept[row]:
-                continue
             basis = _basis(notice, row, odd, orig, resp, c.end)
             self.notices += 1
             truth = set(label[basis].tolist())
@@ -110,14 +110,13 @@ class Counted:
                 self.false += 1
             else:
                 self.unlabelled += 1
-        calm = kept & (label == 0)
+        calm = label == 0
         self.benign += int(calm.sum())
         self.flagged += int((odd & calm).sum())
-        if kept.any():
-            times = np.sort(np.concatenate([c.ts[kept], c.end[kept]]))
-            self.seconds += float(np.minimum(np.diff(times), _GAP).sum())
-        for f in set(family[kept & (label == 1)]):
-            mine = np.flatnonzero(kept & (label == 1) & (family == f))
+        times = np.sort(np.concatenate([c.ts, c.end]))
+        self.seconds += float(np.minimum(np.diff(times), _GAP).sum())
+        for f in set(family[label == 1]):
+            mine = np.flatnonzero((label == 1) & (family == f))
             found = first_notice.get(str(f))
             self.incidents[str(f)].append(found is not None)
             if found is not None:

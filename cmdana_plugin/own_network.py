@@ -288,7 +288,7 @@ class _Site:
         """Everyone calibrated on the same calm rows of the owner, judged on one network."""
         c = self.corpus
         rows = self.judged.rows(network, "later", "test")
-        later = self.judged.rows(network, "later") & (c.label == 0)
+        later = rows & (c.label == 0)
         shown: dict[str, list[Trial]] = {}
         told: dict[str, list[Section]] = {}
         realised: dict[str, list[list[float]]] = {}
@@ -305,7 +305,8 @@ class _Site:
                         realised.setdefault(called, []).append(
                             [float((p[later] <= r).mean()) for r in RATES[:2]]
                         )
-                    told.setdefault(called, []).append(self._told(scores))
+                    if called in (SHIPPED, UNLABELLED) or called not in told:
+                        told.setdefault(called, []).append(self._told(scores))
         out: Section = {
             "own": network == self.owner,
             "trained": int((self.learn.label == 0).sum()),
