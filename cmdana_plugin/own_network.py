@@ -202,7 +202,7 @@ def evaluate(
         site = _Site(owner, {k: v for k, v in pieces.items() if k[0] in there}, foreign, config, cache)
         trials: dict[str, list[Trial]] = {}
         names = [
-            n for n in (SHIPPED, FOREIGN, SITE_ONLY, *baselines) if foreign is not None or n not in _TAUGHT
+            n for n in (FOREIGN, *baselines, SHIPPED, SITE_ONLY) if foreign is not None or n not in _TAUGHT
         ]
         for k, name in enumerate(names):
             for seed in seeds[:1] if name in SEEDLESS else seeds:
