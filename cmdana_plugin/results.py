@@ -334,6 +334,8 @@ def _families(found: Section) -> str:
         mine = [n for n in rivals if (n in WITH_LABELS) == kind]
         if mine:
             shown.append(max(mine, key=lambda n: np.nan_to_num(_mean(found, n)[_AT3])))
+    if not shown:
+        return ""
     rows = []
     for f, about in found["families"].items():
         row = [f + ("" if about["seen"] else " *"), about["count"]]
