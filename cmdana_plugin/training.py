@@ -58,6 +58,7 @@ PRESUMED: Final = (
 )  # label of windows that are probably benign: they teach normal, never what is not an attack
 _CHUNK: Final = 512  # events of one step
 _EVENTS: Final = 300_000  # events that the network learns from, repeats included, unless told how many passes
+_LARGE: Final = 150_000  # events of a large recording that the network learns from: a day in minutes
 _RUN: Final = 16  # steps that follow each other where not all of a large recording is learned from
 _MOST_EPOCHS: Final = 40
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
@@ -354,7 +355,7 @@ def _fit(
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = _previous(corpus.ids[:, 0])
-    most = _EVENTS // _CHUNK if recipe.epochs is None else None
+    most = _LARGE // _CHUNK if recipe.epochs is None else None
     plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
     epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
     total = epochs * len(plan)
