@@ -29,7 +29,7 @@ name: tiny
 about: two desks for a few seconds
 network: 10.77.0.0/24
 page_kb: 1
-busy: 8
+busy: 20
 inside:
   - {name: dns, services: [resolver, ssh]}
   - {name: web, services: [web]}
