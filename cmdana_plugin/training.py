@@ -583,7 +583,7 @@ def _loss(
     for m in range(MODALITIES):
         loss = loss + _unforeseen(network, m, z, sources, s, bias, prepared, asked, there[:, m])
     loss = loss + 0.5 * F.cross_entropy(*_asked(network.look_ahead(s), prepared.targets[CONNECTION][asked]))
-    loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0)).mean()
+    loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0, correction=0)).mean()
     loss = loss + 0.1 * _pairs(z, there)
     floor = -(gate.clamp_min(1e-9).log() * gate).sum(dim=1)
     return loss + 0.01 * F.relu(0.5 - floor).mean()
