@@ -174,9 +174,10 @@ def train(
     """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
 
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
-    earlier model and keeps its trees where there are no labels. `inspect` is shown the corpus before anything is
-    learned from it. `keep` names a file in which an interrupted training is kept and from which it goes on. The same
-    recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
+    earlier model and keeps its trees where there are no labels: to name kinds of attack, not to be weighed. `inspect`
+    is shown the corpus before anything is learned from it. `keep` names a file in which an interrupted training is
+    kept and from which it goes on. The same recordings, recipe and machine give the same checkpoint, unless the
+    training was interrupted.
     """
     recipe = recipe or Recipe()
     schema = load_schema()
@@ -235,6 +236,10 @@ def train(
             "recordings": str(len(corpus.bounds) - 1),
         },
     )
+    if init is not None and not (corpus.label[learn] == 1).any():
+        # Trees that were shown neither this network's normal nor an attack on it drown what was learned of it
+        # (docs/results.md, a network of one's own). They go on naming kinds of attack.
+        recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
     if held is not None:
         _ablate(held, recipe, schema)
         raw, stratum = components(draft, held, recipe, schema)
