@@ -47,10 +47,13 @@ def time_columns(
         most = max((n for _, n in counts), default=0)
         x = plot.time(span)
         bars = [
-            _rect(x(t), plot.y(n / max(most, 1)), max(x(t + width) - x(t) - 0.6, 1.2), plot.bottom, kind)
+            _rect(
+                x(t), plot.y(n / max(most, 1)), max(x(t + width) - x(t) - 0.6, 1.2), plot.bottom, kind,
+                f"{_moment(t)}: {n:,}",
+            )
             for t, n in counts
             if n
-        ]
+        ]  # fmt: skip
         return plot.svg(
             title,
             [
@@ -85,6 +88,7 @@ def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Mar
                     max(step - 1, 1),
                     plot.bottom,
                     "odd" if odd else "all",
+                    f"score {i / len(counts):.2f} to {(i + 1) / len(counts):.2f}: {n:,}",
                 )
                 parts.append(bar)
         parts.append(_line(plot.left, plot.bottom, plot.right, plot.bottom, "axis"))
@@ -127,9 +131,9 @@ def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup
             for t, n in lane.dots:
                 radius = min(2.4 + 2.2 * math.log10(n), 9.0)
                 parts.append(
-                    Markup('<circle cx="{}" cy="{}" r="{}" class="odd dot"/>').format(
-                        _n(x(t)), _n(y), _n(radius)
-                    )
+                    Markup(
+                        '<circle cx="{}" cy="{}" r="{}" class="odd dot"><title>{}</title></circle>'
+                    ).format(_n(x(t)), _n(y), _n(radius), f"{lane.label} {_moment(t)}: {n:,} odd")
                 )
             parts += [_line(x(t), y - 10, x(t), y + 10, "notice") for t in lane.notices]
         return plot.svg(title, parts)
@@ -176,6 +180,28 @@ def share_bar(title: str, parts_of: Sequence[float]) -> Markup:
     ).format(title, Markup("").join(parts))
 
 
+def meter(title: str, n: int, budget: float) -> Markup:
+    """One horizontal bar of a count against its budget, which the dashed line marks."""
+    most = max(n, budget) * 1.15
+    at = 200 * budget / most
+    return Markup(
+        '<svg class="bar meter" viewBox="0 0 200 10" preserveAspectRatio="none" role="img" aria-label="{}">'
+        '<rect x="0" y="0" width="200" height="10" class="empty-bar"/>'
+        '<rect x="0" y="0" width="{}" height="10" class="{}"/>'
+        '<rect x="{}" y="0" width="1" height="10" class="mark"/></svg>'
+    ).format(title, _n(200 * n / most), "odd" if n > budget else "all", _n(at))
+
+
+def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
+    """Where in the whole span something began and ended, as a small bar."""
+    length = max(span[1] - span[0], 1.0)
+    begin, end = (min(max((t - span[0]) / length, 0.0), 1.0) * 96 for t in (first, last))
+    return Markup(
+        '<svg class="extent" viewBox="0 0 100 8" aria-hidden="true"><rect x="0" y="3.5" width="100" height="1" '
+        'class="rail"/><rect x="{}" y="0" width="{}" height="8" class="odd"/></svg>'
+    ).format(_n(begin), _n(max(end - begin, 0.0) + 4.0))
+
+
 def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup:
     """A bar per day with the budget as a line across; `counts` are (date, notices) in order."""
 
@@ -198,7 +224,8 @@ def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup
             if wide >= 20:
                 parts.append(_text(middle, plot.y(n / most) - 4, f"{n:,}", "tick mid"))
             if i % every == 0:
-                parts.append(_text(middle, plot.bottom + 16, day[5:], "tick mid"))
+                when = datetime.fromisoformat(day)
+                parts.append(_text(middle, plot.bottom + 16, f"{when.day} {when:%b}", "tick mid"))
         at = plot.y(budget / most)
         parts += [
             _line(plot.left, at, plot.right, at, "limit"),
@@ -272,7 +299,7 @@ _STEPS: Final = (
 def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
     length = max(span[1] - span[0], 1.0)
     step = next((s for s in _STEPS if length / s <= most), _STEPS[-1])
-    form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%m-%d" if step < 7776000 else "%Y-%m"
+    form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%-d %b" if step < 7776000 else "%b %Y"
     t = math.ceil(span[0] / step) * step
     day = ""
     while t <= span[1]:
@@ -281,7 +308,7 @@ def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
         label = when.strftime(form)
         if step < 86400 and when.strftime("%m-%d") != day:
             day = when.strftime("%m-%d")
-            label = f"{day} {label}" if most > 3 else label
+            label = f"{when:%-d %b} {label}" if most > 3 else label
         yield t, label
         t += step
 
@@ -290,9 +317,15 @@ def _both(draw: Callable[[float], Markup]) -> Markup:
     return draw(_WIDE) + draw(_NARROW)
 
 
-def _rect(x: float, y: float, width: float, bottom: float, kind: str) -> Markup:
-    return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"/>').format(
-        _n(x), _n(y), _n(width), _n(max(bottom - y, 0.0)), kind
+def _moment(t: float) -> str:
+    return f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _rect(x: float, y: float, width: float, bottom: float, kind: str, says: str = "") -> Markup:
+    """A bar from `y` down to `bottom`; `says` is shown where a pointer rests on it."""
+    inside = Markup("><title>{}</title></rect>").format(says) if says else Markup("/>")
+    return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}').format(
+        _n(x), _n(y), _n(width), _n(max(bottom - y, 0.0)), kind, inside
     )
 
 

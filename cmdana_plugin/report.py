@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ _MOST_INCIDENTS: Final = 5_000  # incidents held
 _MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
 _LONGEST: Final = 1_000  # characters of anything held
 _SHOWN_INCIDENTS: Final = 50
-_WHOLE_INCIDENTS: Final = 5  # shown at once; the others unfold
+_OPEN_INCIDENTS: Final = 2  # unfolded at once; the others are a line each
 _SHOWN_ODD: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
@@ -113,6 +114,15 @@ class Row:
     facts: str = ""  # from conn.log, in words
 
 
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What a notice says of its reasons."""
+
+    whole: Sequence[str]
+    latest: Sequence[str]  # of the latest connection of an incident
+    evidence: str  # "43 decades", of an incident
+
+
 @dataclass(slots=True)
 class Incident:
     """The notices of one type about one host, or about one originator, responder and port."""
@@ -130,6 +140,20 @@ class Incident:
     @property
     def merged(self) -> bool:
         return self.note == "Anomalous_Host"
+
+    @property
+    def why(self) -> Why:
+        """The reasons in `sub`; those of an incident come before those of its latest connection."""
+        whole, latest, evidence = [], [], ""
+        into = whole
+        for reason in self.sub.split("; ")[:10]:
+            if self.merged and reason.startswith("evidence "):
+                evidence = reason.removeprefix("evidence ")
+                continue
+            if self.merged and reason.startswith("latest: "):
+                into = latest
+            into.append(reason.removeprefix("latest: ") if into is latest else reason)
+        return Why([w for w in whole if w], latest, evidence)
 
 
 @dataclass(slots=True)
@@ -156,7 +180,7 @@ class Seen:
     odd_hosts: Timeline = field(
         default_factory=lambda: Timeline(1)
     )  # "originator|10.0.0.5" -> odd connections
-    oddest: dict[str, Row] = field(default_factory=dict)  # "originator service" -> its oddest connection
+    oddest: dict[str, Row] = field(default_factory=dict)  # originator -> its oddest connection
     conn: int = 0  # rows of conn.log
     bytes: float = 0.0  # of IP packets, or of payload where conn.log does not say
     packets: float = 0.0
@@ -202,7 +226,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
     style = (templates / "report.css").read_text(encoding="utf-8")
     environment.filters |= {
         "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "shown": printable,
-        "one_in": charts.one_in, "plural": plural, "percent": _percent,
+        "one_in": charts.one_in, "plural": plural, "percent": _percent, "word": shlex.quote,
     }  # fmt: skip
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -215,7 +239,10 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         made=_when(datetime.now(UTC).timestamp()),
         most_hosts=_MOST_HOSTS,
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
-        whole=_WHOLE_INCIDENTS,
+        opened=_OPEN_INCIDENTS,
+        extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
+        meter=lambda n: charts.meter(f"{n:,} of a budget of {alerts_per_day:g}", n, alerts_per_day),
+        lasted=_span(seen.last - seen.first) if seen.connections else "",
         oddest=_oddest(seen),
         services=_services(seen),
         tails=[(p, n) for p, n in zip(_TAILS, seen.tails, strict=True)],
@@ -426,18 +453,25 @@ def _row(
 
 
 def _keep_oddest(seen: Seen, row: Row) -> None:
-    # One scan would fill the list: an originator is named once for each service.
-    orig, _, _, service = row.name.split(" ", 3)
-    known = seen.oddest.get(f"{orig} {service}")
+    # One scan would fill the list: an originator is named once.
+    orig = row.name.split(" ", 1)[0]
+    known = seen.oddest.get(orig)
     if known is not None and known.score >= row.score:
         return
-    seen.oddest[f"{orig} {service}"] = row
+    seen.oddest[orig] = row
     if len(seen.oddest) > _MOST_ODD:
         seen.oddest = dict(sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MOST_ODD // 2])
 
 
-def _oddest(seen: Seen) -> list[Row]:
-    return sorted(seen.oddest.values(), key=lambda r: (-r.score, r.ts))[:_SHOWN_ODD]
+def _oddest(seen: Seen) -> list[tuple[Row, int]]:
+    """The oddest connection of each originator, and how many odd ones it has in all."""
+    totals: Counter[str] = Counter()
+    for (who, _), cell in seen.odd_hosts.cells.items():
+        role, host = who.split("|", 1)
+        if role == "originator":
+            totals[host] += int(cell[0])
+    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD]
+    return [(row, max(totals[orig], 1)) for orig, row in rows]
 
 
 def _ranked(seen: Seen) -> list[Incident]:
@@ -475,8 +509,12 @@ def _budget(seen: Seen) -> list[tuple[str, int]]:
     return [(day, seen.days[day]) for day in sorted(dates)[-_SHOWN_DAYS:]]
 
 
+def _span_of(seen: Seen) -> tuple[float, float]:
+    return (seen.first, max(seen.last, seen.first + 1.0)) if seen.connections else (0.0, 1.0)
+
+
 def _pictures(seen: Seen, alerts_per_day: float) -> dict[str, Markup]:
-    span = (seen.first, max(seen.last, seen.first + 1.0))
+    span = _span_of(seen)
     width = charts.columns_of(span, seen.time.width)
     columns = sorted((c * width, cell) for (_, c), cell in seen.time.columns(width).items())
     pictures = {

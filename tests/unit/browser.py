@@ -65,15 +65,16 @@ class Browser:
         self._events: list[dict[str, Any]] = []
 
     def look(
-        self, page: Path, width: int, height: int = 900, dark: bool = False, whole: bool = False
-    ) -> Seen:
-        """Opens `page` at a size in CSS pixels and in a colour scheme."""
+        self, page: Path, width: int, height: int = 900, dark: bool = False, whole: bool = False,
+        media: str = "",
+    ) -> Seen:  # fmt: skip
+        """Opens `page` at a size in CSS pixels and in a colour scheme, on `media` such as print."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable", session)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self._call("Emulation.setEmulatedMedia", session, features=scheme)
+        self._call("Emulation.setEmulatedMedia", session, features=scheme, media=media)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", session, **size)
         self._events.clear()

@@ -90,6 +90,41 @@ def test_notices_of_one_host_are_one_incident_whether_zeek_or_we_wrote_them(tmp_
     assert incident.trigger is not None
 
 
+def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connection() -> None:
+    sub = "resembles attacks seen in training; evidence 43 decades; latest: one thing; another"
+    incident = report.Incident("Anomalous_Host", 0.0, 1.0, "10.0.0.9 is behind ...", sub, "C1", 20)
+    assert incident.why == report.Why(
+        ["resembles attacks seen in training"], ["one thing", "another"], "43 decades"
+    )
+    alone = report.Incident("Anomalous_Connection", 0.0, 1.0, "a -> b", "evidence 1; latest: x", "C1", 1)
+    assert alone.why == report.Why(["evidence 1", "latest: x"], [], "")
+
+
+def test_a_scan_takes_one_line_of_the_oddest_and_says_how_many_there_were(tmp_path: Path) -> None:
+    rows = [replace(odd(madeup.START + i, i), resp_p=i) for i in range(1, 60)]
+    rows += [odd(madeup.START + 90, 90, orig="10.0.0.7")]
+    madeup.write_logs(tmp_path, rows)
+    page = page_of(tmp_path)
+    oddest = page.split('<section id="oddest">')[1].split("</section>")[0]
+    assert oddest.count("10.0.0.66") == 1
+    assert '<td class="number" data-name="odd in all">59</td>' in oddest
+    assert "10.0.0.7" in oddest
+
+
+def test_the_command_that_says_more_names_the_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my logs"
+    madeup.write_logs(folder, [odd(madeup.START, 1)])
+    assert f"<code>cmdana explain C{1:017d} &#39;{folder}&#39;</code>" in page_of(folder)
+
+
+def test_every_link_of_the_page_leads_to_a_section_of_it(tmp_path: Path) -> None:
+    madeup.write_logs(tmp_path, madeup.verdicts(300))
+    page = page_of(tmp_path)
+    links = re.findall(r'href="([^"]*)"', page)
+    assert len(links) == 8
+    assert [link for link in links if f'id="{link[1:]}"' not in page] == []
+
+
 def test_whatever_traffic_is_called_the_page_holds_no_markup_or_control_of_its_own(tmp_path: Path) -> None:
     name = madeup.HOSTILE
     rows = [replace(odd(madeup.START, 1, reasons=(name,)), service=name, model=name, verdict=name, uid=name)]
@@ -213,3 +248,14 @@ def test_a_real_browser_shows_it_at_phone_and_desk_width_light_and_dark(tmp_path
                 assert "<script>alert(1)</script>" in seen.text  # as words
                 pictures.add(seen.png)
     assert len(pictures) == 4
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not on the PATH")
+def test_on_paper_every_incident_is_unfolded(tmp_path: Path) -> None:
+    rows = [odd(madeup.START + 4000 * i, i, f"10.0.{i}.66", [f"reason number {i}"]) for i in range(1, 6)]
+    madeup.write_logs(tmp_path, rows)
+    path = tmp_path / "report.html"
+    report.write(page_of(tmp_path), path)
+    with browser.browser() as chromium:
+        assert "Raised by 10.0.5.66" not in chromium.look(path, 800).text
+        assert "Raised by 10.0.5.66" in chromium.look(path, 800, media="print").text
