@@ -144,7 +144,9 @@ class Incident:
     @property
     def why(self) -> Why:
         """The reasons in `sub`; those of an incident come before those of its latest connection."""
-        whole, latest, evidence = [], [], ""
+        whole: list[str] = []
+        latest: list[str] = []
+        evidence = ""
         into = whole
         for reason in self.sub.split("; ")[:10]:
             if self.merged and reason.startswith("evidence "):
