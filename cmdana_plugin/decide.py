@@ -116,6 +116,7 @@ class Decider:
         self.allowed = 0  # odd connections on the allow-list
         self._budget = budget
         self._incident = incident
+        self._counts = 10.0**-incident.allowance * (1.0 + 1e-9)  # p-values above it bring no evidence
         self._allow = AllowList(budget.allow)
         self._hosts: OrderedDict[tuple[str, str], _Evidence] = OrderedDict()
         self._raised: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -125,6 +126,13 @@ class Decider:
         if score < self.threshold:
             return BENIGN
         return attack or ANOMALOUS
+
+    def heeds(self, p_value: float, orig_h: str, resp_h: str) -> bool:
+        """Whether `receive` has anything to do for a benign connection: it, or one before it, counts against a host."""
+        return p_value <= self._counts or (
+            bool(self._hosts)
+            and (("originator", orig_h) in self._hosts or ("responder", resp_h) in self._hosts)
+        )
 
     def receive(self, verdict: Verdict, now: float) -> list[Notice]:
         """The notices that this verdict gives rise to at network time `now`."""

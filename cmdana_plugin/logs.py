@@ -11,21 +11,24 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Any, Final, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cmdana_plugin.verdict import Notice, Verdict
+from cmdana_plugin.verdict import Notice, Verdict, Verdicts
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import CONN_STATES, PROTO_NAMES, Connections
+from feature_extractors.observations import CONN_STATES, Connections
 
 Format = Literal["tsv", "json"]
 Value = bool | int | float | str | Sequence[str] | None
+Column = Sequence[Value]
+_T = TypeVar("_T")
 
 
 class LogError(CmdanaError):
@@ -80,25 +83,34 @@ NOTICE: Final = Stream(
 )  # fmt: skip
 
 
-def conn_rows(
-    connections: Connections, community_ids: Sequence[str], local: LocalNets
-) -> Iterator[tuple[Value, ...]]:
-    """Rows of conn.log, in the order of `CONN.fields`."""
-    c = connections
-    orig, resp = addresses(c.orig_h), addresses(c.resp_h)
-    columns = zip(
-        c.ts.tolist(), c.uid.tolist(), orig, c.orig_p.tolist(), resp, c.resp_p.tolist(), c.ip_proto.tolist(),
-        c.service, c.duration.tolist(), c.orig_bytes.tolist(), c.resp_bytes.tolist(), c.conn_state.tolist(),
-        c.missed_bytes.tolist(), c.history.tolist(), c.orig_pkts.tolist(), c.orig_ip_bytes.tolist(),
-        c.resp_pkts.tolist(), c.resp_ip_bytes.tolist(), community_ids, strict=True,
-    )  # fmt: skip
-    for ts, uid, oh, op, rh, rp, ipp, sv, dur, ob, rb, cs, mb, hi, opk, oib, rpk, rib, cid in columns:
-        yield (
-            ts, uid.decode(), oh, op, rh, rp, PROTO_NAMES.get(ipp, "unknown_transport"), sv or None,
-            dur if dur == dur else None, ob if ob >= 0 else None, rb if rb >= 0 else None,
-            CONN_STATES[cs] if cs >= 0 else None, local(oh), local(rh), mb, hi.decode() or None,
-            opk, oib, rpk, rib, None, ipp, cid or None,
-        )  # fmt: skip
+def conn_columns(connections: Connections, verdicts: Verdicts, local: LocalNets) -> list[Column]:
+    """Columns of conn.log, in the order of `CONN.fields`; what the verdicts have in words already is theirs."""
+    c, v = connections, verdicts
+    return [
+        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service,
+        [d if d == d else None for d in c.duration.tolist()], _counts(c.orig_bytes), _counts(c.resp_bytes),
+        [_STATE_OR_UNSET[s] for s in c.conn_state.tolist()], local.each(v.orig_h), local.each(v.resp_h),
+        c.missed_bytes.tolist(), [h or None for h in c.history.astype(str).tolist()], c.orig_pkts.tolist(),
+        c.orig_ip_bytes.tolist(), c.resp_pkts.tolist(), c.resp_ip_bytes.tolist(), [None] * len(c),
+        c.ip_proto.tolist(), [i or None for i in v.community_id],
+    ]  # fmt: skip
+
+
+_STATE_OR_UNSET: Final = (*CONN_STATES, None)  # -1 is the last
+
+
+def _counts(column: NDArray[np.int64]) -> list[int | None]:
+    return [n if n >= 0 else None for n in column.tolist()]
+
+
+def cmdana_columns(v: Verdicts) -> list[Column]:
+    """Columns of cmdana.log, in the order of `CMDANA.fields`."""
+    n = len(v)
+    reliance = list(zip(*v.reliance, strict=True)) if n else [()] * 4
+    return [
+        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, v.community_id, v.stage,
+        v.score, v.p_value, [v.threshold] * n, v.verdict, *reliance, v.modalities, v.reasons, [v.model] * n,
+    ]  # fmt: skip
 
 
 def cmdana_row(v: Verdict) -> tuple[Value, ...]:
@@ -151,6 +163,11 @@ class LocalNets:
             self._known[address] = known
         return known
 
+    def each(self, addresses: Sequence[str]) -> list[bool]:
+        """Of each address."""
+        known = {address: self(address) for address in set(addresses)}
+        return [known[address] for address in addresses]
+
 
 class LogWriter:
     """One log file, written beside its name and moved onto it by `close`: nothing half-written is ever found.
@@ -173,15 +190,19 @@ class LogWriter:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
 
     def write(self, rows: Iterable[tuple[Value, ...]], now: float, opened: float | None = None) -> None:
-        """Rows in the order of the stream's fields, at network time `now` (seconds since the epoch).
+        """Rows in the order of the stream's fields; else as `write_columns`."""
+        self.write_columns(list(zip(*rows, strict=True)), now, opened)
+
+    def write_columns(self, columns: Sequence[Column], now: float, opened: float | None = None) -> None:
+        """Columns in the order of the stream's fields, at network time `now` (seconds since the epoch); none: no rows.
 
         `opened` is the time that the header names if this is the first write; without it `now`.
         """
-        encode = self._encode
         try:
             self._open(now if opened is None else opened)
             self._now = now
-            self._file.writelines(encode(row) for row in rows)
+            if columns:
+                self._file.write(self._encode(columns))
         except OSError as error:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
 
@@ -220,6 +241,16 @@ def _header(stream: Stream, now: float) -> str:
     )
 
 
+# A block is written column by column: what repeats in a column is put into words once.
+
+
+def _worded(column: Sequence[_T | None], word: Callable[[_T], str], unset: str) -> list[str]:
+    """Each value's word, asked for once for each value that there is."""
+    words: dict[_T | None, str] = {v: word(v) for v in set(column) if v is not None}
+    words[None] = unset
+    return [words[v] for v in column]
+
+
 # --- TSV ---
 
 _SPECIAL: Final = re.compile(r"[\x00-\x1f\x7f\\]|[\ud800-\udfff]")
@@ -240,49 +271,56 @@ def _text(value: str, special: re.Pattern[str] = _SPECIAL) -> str:
     return special.sub(_escape_match, value) if special.search(value) else value
 
 
-def _tsv_string(value: Value) -> str:
-    assert isinstance(value, str)
+def _tsv_string(value: str) -> str:
     return _text(value) or "(empty)"
 
 
-def _tsv_double(value: Value) -> str:
+def _tsv_double(value: float) -> str:
     return repr(float(f"{value:.6g}"))
 
 
-def _tsv_seconds(value: Value) -> str:
-    return f"{value:.6f}"
-
-
-def _tsv_bool(value: Value) -> str:
+def _tsv_bool(value: bool) -> str:
     return "T" if value else "F"
 
 
-def _tsv_strings(value: Value) -> str:
-    assert isinstance(value, list | tuple)
+def _tsv_strings(value: Sequence[str]) -> str:
     return ",".join(_text(v, _SPECIAL_IN_SET) or "(empty)" for v in value) if value else "(empty)"
 
 
-_TSV: Final[dict[str, Callable[[Value], str]]] = {
+def _tsv_seconds(column: Column) -> list[str]:
+    return ["-" if v is None else f"{v:.6f}" for v in column]
+
+
+def _tsv_number(column: Column) -> list[str]:
+    return ["-" if v is None else str(v) for v in column]
+
+
+def _tsv(word: Callable[[Any], str]) -> Callable[[Column], list[str]]:
+    return lambda column: _worded(column, word, "-")
+
+
+_TSV: Final[dict[str, Callable[[Column], list[str]]]] = {
     "time": _tsv_seconds,
     "interval": _tsv_seconds,
-    "double": _tsv_double,
-    "bool": _tsv_bool,
-    "string": _tsv_string,
-    "count": str,
-    "port": str,
-    "addr": str,
-    "enum": str,
-    "set[string]": _tsv_strings,
-    "set[enum]": _tsv_strings,
-    "vector[string]": _tsv_strings,
+    "double": _tsv(_tsv_double),
+    "bool": _tsv(_tsv_bool),
+    "string": _tsv(_tsv_string),
+    "count": _tsv_number,
+    "port": _tsv_number,
+    "addr": _tsv(str),
+    "enum": _tsv(str),
+    "set[string]": _tsv(_tsv_strings),
+    "set[enum]": _tsv(_tsv_strings),
+    "vector[string]": _tsv(_tsv_strings),
 }
 
 
-def _tsv_encoder(stream: Stream) -> Callable[[tuple[Value, ...]], str]:
+def _tsv_encoder(stream: Stream) -> Callable[[Sequence[Column]], str]:
     formatters = [_TSV[kind] for _, kind in stream.fields]
 
-    def encode(row: tuple[Value, ...]) -> str:
-        return "\t".join(["-" if v is None else f(v) for f, v in zip(formatters, row, strict=True)]) + "\n"
+    def encode(columns: Sequence[Column]) -> str:
+        words = [f(column) for f, column in zip(formatters, columns, strict=True)]
+        return "\n".join(["\t".join(row) for row in zip(*words, strict=True)]) + "\n"
 
     return encode
 
@@ -290,22 +328,27 @@ def _tsv_encoder(stream: Stream) -> Callable[[tuple[Value, ...]], str]:
 # --- JSON ---
 
 
-def _json_encoder(stream: Stream) -> Callable[[tuple[Value, ...]], str]:
-    names = [json.dumps(name) for name, _ in stream.fields]
-    formatters = [_json_seconds if kind in ("time", "interval") else _json_value for _, kind in stream.fields]
+def _json_encoder(stream: Stream) -> Callable[[Sequence[Column]], str]:
+    formatters = [_json(name, kind) for name, kind in stream.fields]
 
-    def encode(row: tuple[Value, ...]) -> str:
-        pairs = [f"{n}:{f(v)}" for n, f, v in zip(names, formatters, row, strict=True) if v is not None]
-        return "{" + ",".join(pairs) + "}\n"
+    def encode(columns: Sequence[Column]) -> str:
+        words = [f(column) for f, column in zip(formatters, columns, strict=True)]
+        return "".join(["{" + ",".join(filter(None, row)) + "}\n" for row in zip(*words, strict=True)])
 
     return encode
+
+
+def _json(name: str, kind: str) -> Callable[[Column], list[str]]:
+    """Members of an object, "" where the value is unset."""
+    value: Callable[[Any], str] = _json_seconds if kind in ("time", "interval") else _json_value
+    return lambda column: _worded(column, lambda v: f"{_dumps(name)}:{value(v)}", "")
 
 
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-def _json_seconds(value: Value) -> str:
-    return repr(round(float(value), 6))  # type: ignore[arg-type]  # a time or an interval is a number
+def _json_seconds(value: float) -> str:
+    return repr(round(float(value), 6))
 
 
 def _json_value(value: Value) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,7 +13,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decide import Decider
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.score import Detector, Scores
-from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, Notice, Verdict
+from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, NO_VERDICTS, Notice, Verdicts
 from cmdana_plugin.watch import Watch
 from feature_extractors.community_id import community_id_v1
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
@@ -37,7 +36,7 @@ WORDS: Final[Mapping[str, str]] = {
 class Judged:
     """What a block of windows came to: a verdict for each window in its order, and the notices raised."""
 
-    verdicts: Sequence[Verdict]
+    verdicts: Verdicts
     notices: Sequence[Notice]
 
 
@@ -57,57 +56,80 @@ class Judge:
     def receive(self, windows: Windows) -> Judged:
         """Judges `windows`, which must come in order of `end` from call to call."""
         if not len(windows):
-            return Judged((), ())
+            return Judged(NO_VERDICTS, ())
         scores = self.detector.receive(windows)
         verdicts = self._verdicts(windows, scores)
         notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
-        ends = windows.connections.end.tolist()
-        raised = [self.decider.receive(verdict, end) for verdict, end in zip(verdicts, ends, strict=True)]
-        rows = [i for i, some in enumerate(raised) if some]
+        raised = self._decide(verdicts, windows.connections.end.tolist())
+        rows = sorted(raised)
         reasons = self.detector.explain(windows, scores, np.array(rows)) if rows else []
         for i, all_of_it in zip(rows, reasons, strict=True):
             explained = all_of_it[: self._max_reasons]
             if explained:
-                verdicts[i] = replace(verdicts[i], reasons=tuple(explained))
+                verdicts.reasons[i] = tuple(explained)
             notices += [_explained(n, explained) if explained else n for n in raised[i]]
         self.watch.noticed(notices)
         return Judged(verdicts, notices)
 
-    def _verdicts(self, windows: Windows, scores: Scores) -> list[Verdict]:
+    def _decide(self, verdicts: Verdicts, ends: Sequence[float]) -> dict[int, list[Notice]]:
+        """The notices by row, of rows that raise any."""
         decider = self.decider
+        raised: dict[int, list[Notice]] = {}
+        columns = zip(verdicts.verdict, verdicts.p_value, verdicts.orig_h, verdicts.resp_h, strict=True)
+        for i, (word, p, orig, resp) in enumerate(columns):
+            if word != BENIGN or decider.heeds(p, orig, resp):
+                some = decider.receive(verdicts[i], ends[i])
+                if some:
+                    raised[i] = some
+        return raised
+
+    def _verdicts(self, windows: Windows, scores: Scores) -> Verdicts:
+        decider, c = self.decider, windows.connections
         words = [decider.verdict_of(s, a) for s, a in zip(scores.score.tolist(), scores.attack, strict=True)]
-        reasons = component_reasons(scores, np.array([w != BENIGN for w in words]), self._max_reasons)
-        c = windows.connections
-        columns = zip(
-            c.ts.tolist(), c.uid.tolist(), addresses(c.orig_h), c.orig_p.tolist(), addresses(c.resp_h),
-            c.resp_p.tolist(), c.ip_proto.tolist(), c.service,
-            community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
-            c.stage.tolist(), scores.score.tolist(), scores.p_value.tolist(), words,
-            scores.reliance.round(4).tolist(), _modalities(windows), reasons, strict=True,
-        )  # fmt: skip
-        threshold = round(decider.threshold, 6)
-        return [
-            Verdict(
-                ts=ts, uid=uid.decode(), orig_h=oh, orig_p=op, resp_h=rh, resp_p=rp,
-                proto=PROTO_NAMES.get(ipp, "unknown_transport"), service=sv or None, community_id=cid,
-                stage=Stage(stage).name.lower(), score=score, p_value=p, threshold=threshold, verdict=word,
-                packet_reliance=share[0], connection_reliance=share[1], log_reliance=share[2],
-                state_reliance=share[3], modalities=there, reasons=why, model=self.detector.name,
-            )
-            for ts, uid, oh, op, rh, rp, ipp, sv, cid, stage, score, p, word, share, there, why in columns
-        ]  # fmt: skip
+        return Verdicts(
+            ts=c.ts.tolist(),
+            uid=c.uid.astype(str).tolist(),
+            orig_h=addresses(c.orig_h),
+            orig_p=c.orig_p.tolist(),
+            resp_h=addresses(c.resp_h),
+            resp_p=c.resp_p.tolist(),
+            proto=[PROTO_NAMES.get(number, "unknown_transport") for number in c.ip_proto.tolist()],
+            service=[service or None for service in c.service],
+            community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
+            stage=[_STAGES[stage] for stage in c.stage.tolist()],
+            score=scores.score.tolist(),
+            p_value=scores.p_value.tolist(),
+            threshold=round(decider.threshold, 6),
+            verdict=words,
+            reliance=scores.reliance.round(4).tolist(),
+            modalities=_modalities(windows),
+            reasons=component_reasons(scores, np.array([w != BENIGN for w in words]), self._max_reasons),
+            model=self.detector.name,
+        )
+
+
+_STAGES = tuple(stage.name.lower() for stage in Stage)
 
 
 def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
     """For each odd row its components with the smallest p-values in words, least first; nothing for the others."""
     reasons: list[tuple[str, ...]] = [()] * len(odd)
+    rows = np.flatnonzero(odd)
     names = [name for name in scores.components if name in WORDS]
-    for i in np.flatnonzero(odd).tolist():
-        found = sorted((float(scores.components[name][i]), name) for name in names)
-        found = [(p, name) for p, name in found if not math.isnan(p)]
-        telling = [(p, name) for p, name in found if p < 0.05] or found[:1]
-        reasons[i] = tuple(f"{WORDS[name]} (p={p:.1g})" for p, name in telling[:most])
+    table = np.array([scores.components[name][rows] for name in names]).reshape(len(names), len(rows)).T
+    told: dict[tuple[str, float], str] = {}
+    for i, values in zip(rows.tolist(), table.tolist(), strict=True):
+        found = sorted([(p, name) for p, name in zip(values, names, strict=True) if p == p])
+        telling = [pair for pair in found[:most] if pair[0] < 0.05] or found[:1]
+        reasons[i] = tuple([_component(told, name, p) for p, name in telling])
     return reasons
+
+
+def _component(told: dict[tuple[str, float], str], name: str, p: float) -> str:
+    words = told.get((name, p))
+    if words is None:
+        words = told[name, p] = f"{WORDS[name]} (p={p:.1g})"
+    return words
 
 
 def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:

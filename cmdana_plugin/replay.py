@@ -20,8 +20,8 @@ from cmdana_plugin.logs import (
     LocalNets,
     LogError,
     LogWriter,
-    cmdana_row,
-    conn_rows,
+    cmdana_columns,
+    conn_columns,
     notice_row,
 )
 from feature_extractors.analyzers.base import ContentLimits
@@ -204,13 +204,13 @@ def _consume(
         judged = judge.receive(item)
         c = item.connections
         now, first = float(c.end.max()), float(c.end[0])
-        ids = [v.community_id for v in judged.verdicts]
-        conn.write(conn_rows(c, ids, local), now, first)
-        cmdana.write(map(cmdana_row, judged.verdicts), now, first)
+        verdicts = judged.verdicts
+        conn.write_columns(conn_columns(c, verdicts, local), now, first)
+        cmdana.write_columns(cmdana_columns(verdicts), now, first)
         notice.write(map(notice_row, judged.notices), now, first)
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
         summary.last = max(summary.last, now)
-        summary.verdicts.update(v.verdict for v in judged.verdicts)
+        summary.verdicts.update(verdicts.verdict)
         summary.notices += judged.notices
         progress(summary)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
 BENIGN: Final = "benign"
 ANOMALOUS: Final = "anomalous"
@@ -34,6 +35,56 @@ class Verdict:
     modalities: tuple[str, ...]  # which of packet, connection, log were there
     reasons: tuple[str, ...]  # in words, most telling first; empty for benign
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Sequence[Verdict]):
+    """The verdicts of a block as columns, since most are only written down; one is made when it is asked for."""
+
+    ts: Sequence[float]
+    uid: Sequence[str]
+    orig_h: Sequence[str]
+    orig_p: Sequence[int]
+    resp_h: Sequence[str]
+    resp_p: Sequence[int]
+    proto: Sequence[str]
+    service: Sequence[str | None]
+    community_id: Sequence[str]
+    stage: Sequence[str]
+    score: Sequence[float]
+    p_value: Sequence[float]
+    threshold: float
+    verdict: Sequence[str]
+    reliance: Sequence[Sequence[float]]  # [n][4] in the order of `Modality`
+    modalities: Sequence[tuple[str, ...]]
+    reasons: list[tuple[str, ...]]  # may be told better until the block is handed on
+    model: str
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    @overload
+    def __getitem__(self, i: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Verdict]: ...
+    def __getitem__(self, i: int | slice) -> Verdict | list[Verdict]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        packet, connection, log, state = self.reliance[i]
+        return Verdict(
+            self.ts[i], self.uid[i], self.orig_h[i], self.orig_p[i], self.resp_h[i], self.resp_p[i], self.proto[i],
+            self.service[i], self.community_id[i], self.stage[i], self.score[i], self.p_value[i], self.threshold,
+            self.verdict[i], packet, connection, log, state, self.modalities[i], self.reasons[i], self.model,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return (self[i] for i in range(len(self)))
+
+
+NO_VERDICTS: Final = Verdicts(
+    (), (), (), (), (), (), (), (), (), (), (), (), threshold=0.0, verdict=(), reliance=(), modalities=(), reasons=[],
+    model="",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import numpy as np
 from cmdana_plugin.config import Config
 from cmdana_plugin.drift import DriftMonitor
 from cmdana_plugin.score import Scores
-from cmdana_plugin.verdict import Notice, Verdict
-from feature_extractors.observations import Modality, Windows
+from cmdana_plugin.verdict import Notice, Verdicts
+from feature_extractors.observations import Modality, Stage, Windows
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -33,13 +33,14 @@ class Watch:
         self.score_sum = 0.0
         self.reliance = np.zeros(len(Modality))  # sums of shares
 
-    def receive(self, windows: Windows, scores: Scores, verdicts: Sequence[Verdict]) -> list[Notice]:
+    def receive(self, windows: Windows, scores: Scores, verdicts: Verdicts) -> list[Notice]:
         """Takes in a block; the notices that come of it, which are of drift."""
-        found = Counter(f"{v.stage} {v.verdict}" for v in verdicts)
-        for word, n in found.items():
+        found = Counter(zip(verdicts.stage, verdicts.verdict, strict=True))
+        for (stage, verdict), n in found.items():
+            word = f"{stage} {verdict}"
             if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
                 self.verdicts[word] += n
-        rows = np.array([v.stage == "final" for v in verdicts], np.bool_)
+        rows = windows.connections.stage == Stage.FINAL
         score = scores.score[rows]
         at = np.minimum(np.searchsorted(SCORE_BOUNDS, score, side="left"), len(SCORE_BOUNDS) - 1)
         self.scores += np.bincount(at, minlength=len(SCORE_BOUNDS))
