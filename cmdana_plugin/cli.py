@@ -112,18 +112,20 @@ def replay(
         from cmdana_plugin.labels import read_labels
 
         truth = read_labels(labels)
-    offline.prepare(out, force)
-    if chosen == "zeek":
-        from cmdana_plugin.live import replay_through_zeek
+    with offline.prepared(out, force):
+        if chosen == "zeek":
+            from cmdana_plugin.live import replay_through_zeek
 
-        with show.progress(quiet=as_json) as progress:
-            summary = replay_through_zeek(
-                captures, out, settings, lambda: load_judge(settings, model), progress
-            )
-    else:
-        sources = offline.sources(captures)
-        with show.progress(quiet=as_json) as progress:
-            summary = offline.replay(sources, out, settings, lambda: load_judge(settings, model), progress)
+            with show.progress(quiet=as_json) as progress:
+                summary = replay_through_zeek(
+                    captures, out, settings, lambda: load_judge(settings, model), progress
+                )
+        else:
+            sources = offline.sources(captures)
+            with show.progress(quiet=as_json) as progress:
+                summary = offline.replay(
+                    sources, out, settings, lambda: load_judge(settings, model), progress
+                )
     found = truth.count(out) if truth else None
     if as_json:
         print(json.dumps(show.summary_object(summary, out, found)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cmdana_plugin.beside import Beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
     CMDANA,
@@ -24,20 +25,17 @@ from cmdana_plugin.logs import (
     conn_columns,
     notice_row,
 )
-from feature_extractors.analyzers.base import ContentLimits
 from feature_extractors.errors import CaptureError
-from feature_extractors.extract import Extractor, ExtractorLimits
-from feature_extractors.frames import Counts
 from feature_extractors.observations import Windows, take
 from feature_extractors.readers import find_captures, open_capture
-from feature_extractors.state import TrackerLimits
 
 if TYPE_CHECKING:
     from cmdana_plugin.pipeline import Judge
     from cmdana_plugin.verdict import Notice
+    from feature_extractors.extract import ExtractorLimits
+    from feature_extractors.frames import Counts
 
 _WINDOWS = 8192  # windows scored at once
-_WAITING_BLOCKS = 4  # blocks of windows between extraction and scoring
 
 
 @dataclass(slots=True)
@@ -61,27 +59,48 @@ class Summary:
 
 def limits_of(config: Config) -> ExtractorLimits:
     """The extractor's limits as `plugin.toml` sets them."""
+    from feature_extractors.analyzers.base import ContentLimits
+    from feature_extractors.extract import ExtractorLimits
+    from feature_extractors.state import TrackerLimits
+
     return ExtractorLimits(
         TrackerLimits(**config.tracker.model_dump()), ContentLimits(**config.content.model_dump())
     )
 
 
-def prepare(folder: Path, force: bool) -> None:
-    """Makes the folder for the logs. Raises `LogError` where it cannot be used or already holds such logs."""
+@contextmanager
+def prepared(folder: Path, force: bool) -> Iterator[None]:
+    """The folder for the logs, made if need be; where what is done inside fails, a folder that was made goes again.
+
+    Raises `LogError` where it cannot be used or already holds such logs.
+    """
     if folder.exists() and not folder.is_dir():
         raise LogError(f"{folder}: is a file; --out needs a folder")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".cmdana.probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
+        _remove_empty(made)
         raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
     there = [name for s in (CONN, CMDANA, NOTICE) if (folder / (name := f"{s.path}.log")).exists()]
     if there and not force:
         raise LogError(
             f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite"
         )
+    try:
+        yield
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # what holds anything by now stays
+        for folder in folders:
+            folder.rmdir()
 
 
 def sources(names: Sequence[str]) -> list[Path | str]:
@@ -94,6 +113,10 @@ def extract(captures: Sequence[Path | str], config: Config, summary: Summary) ->
 
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
+    from feature_extractors.extract import (
+        Extractor,
+    )  # compiled code, which a parent of the process never loads
+
     readers = [open_capture(capture, config.capture.reader) for capture in captures]
     extractor = Extractor(limits_of(config))
     for reader in readers:
@@ -134,23 +157,24 @@ def replay(
 ) -> Summary:
     """Writes conn.log, cmdana.log and notice.log of the captures to `out`, and says what it saw.
 
-    Extraction runs in a thread of its own while `load` brings the detector, and beside the scoring after that.
+    Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that.
     Raises `CaptureError`, `LogError`, or what `load` raises; then nothing is left in `out`.
     """
     summary = Summary([str(c) for c in captures])
-    waiting: queue.Queue[Windows | BaseException | None] = queue.Queue(_WAITING_BLOCKS)
-    stop = threading.Event()
-    producer = threading.Thread(target=_produce, args=(captures, config, summary, waiting, stop), daemon=True)
-    producer.start()
-    writers = [LogWriter(out, stream, config.logs.format) for stream in (CONN, CMDANA, NOTICE)]
+    blocks = Beside(lambda: _extracted(captures, config))
+    writers: list[LogWriter] = []
     try:
+        for stream in (CONN, CMDANA, NOTICE):
+            writers.append(LogWriter(out, stream, config.logs.format))
         judge = load()
-        _consume(judge, config, summary, waiting, writers, progress)
+        with _seldom_collected():
+            _consume(judge, config, summary, blocks, writers, progress)
     except BaseException:
-        stop.set()
         for writer in writers:
             writer.abandon()
         raise
+    finally:
+        blocks.close()
     for writer in writers:
         writer.close()
     summary.suppressed = judge.decider.suppressed
@@ -160,49 +184,51 @@ def replay(
     return summary
 
 
-def _produce(
-    captures: Sequence[Path | str],
-    config: Config,
-    summary: Summary,
-    waiting: queue.Queue[Windows | BaseException | None],
-    stop: threading.Event,
-) -> None:
-    last: BaseException | None = None
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Python looks seldom for cycles, of which a stream of records makes none, and not among what is loaded by now."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 50)
     try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _extracted(
+    captures: Sequence[Path | str], config: Config
+) -> Iterator[tuple[Windows | None, dict[str, int]]]:
+    """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
+    summary = Summary([])
+    with _seldom_collected():
         for windows in extract(captures, config, summary):
-            while not stop.is_set():
-                try:
-                    waiting.put(windows, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if stop.is_set():
-                return
-    except BaseException as error:  # noqa: BLE001  # handed to the consumer, which raises it
-        last = error
-    while not stop.is_set():
-        try:
-            waiting.put(last, timeout=0.2)
-            return
-        except queue.Full:
-            continue
+            yield windows, {"frames": summary.frames, "bytes": summary.bytes}
+    yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
+
+
+def _undecoded(summary: Summary) -> dict[str, int]:
+    return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
 def _consume(
     judge: Judge,
     config: Config,
     summary: Summary,
-    waiting: queue.Queue[Windows | BaseException | None],
+    blocks: Beside,
     writers: Sequence[LogWriter],
     progress: Callable[[Summary], None],
 ) -> None:
     conn, cmdana, notice = writers
     local = LocalNets(config.logs.local_nets)
-    while (item := waiting.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        judged = judge.receive(item)
-        c = item.connections
+    for windows, numbers in blocks:
+        summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
+        if windows is None:
+            summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})
+            continue
+        judged = judge.receive(windows)
+        c = windows.connections
         now, first = float(c.end.max()), float(c.end[0])
         verdicts = judged.verdicts
         conn.write_columns(conn_columns(c, verdicts, local), now, first)

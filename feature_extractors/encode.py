@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from feature_extractors.jit import njit
 from feature_extractors.observations import PROTO_NAMES, Connections, LogEntry, LogValue, Packets, Windows
 from feature_extractors.schema import Categorical, Schema
 

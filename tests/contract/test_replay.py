@@ -134,8 +134,15 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
     if status == 1:
         assert done.stderr.startswith("cmdana: ")
         assert len(done.stderr.strip().splitlines()) == 1
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
-    assert not list((tmp_path / "out").glob(".*")) if (tmp_path / "out").exists() else True
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_a_folder_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert cmdana("replay", "--out", "out", "missing.pcap", cwd=tmp_path).returncode == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    assert cmdana("replay", "--out", "new/er/out", "missing.pcap", cwd=tmp_path).returncode == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_truncated_capture_is_judged_as_far_as_it_goes_and_the_cut_is_counted(tmp_path: Path) -> None:

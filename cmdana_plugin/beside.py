@@ -1,0 +1,190 @@
+"""Work in a process of its own whose windows come over a pipe: extraction has a core to itself while another scores.
+
+A child of this process, forked before anything heavy is loaded, so that it costs next to nothing to start. What
+travels is the columns' bytes, and everything else as `marshal` has it: both ends are one program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import marshal
+import os
+import queue
+import signal
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, Final
+
+import numpy as np
+
+from feature_extractors.errors import CmdanaError
+from feature_extractors.observations import Connections, LogEntry, Packets, Windows
+
+Numbers = dict[str, int]
+
+_HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
+_ALIGN: Final = 64  # columns begin at multiples of it
+_WAITING: Final = 4  # blocks that wait for being taken
+_COLUMNS: Final = tuple(
+    (part, field.name)
+    for part, kind in (("connections", Connections), ("packets", Packets))
+    for field in fields(kind)
+    if field.name != "service"
+)
+
+
+class Beside:
+    """Blocks that `work` makes in a child process, in its order; `work` yields windows, each with counts as of then.
+
+    Iterating raises the `CmdanaError` that `work` raised, and `RuntimeError` where the child died of a bug or was
+    killed. `close` ends it at any time.
+    """
+
+    def __init__(self, work: Callable[[], Iterator[tuple[Windows | None, Numbers]]]) -> None:
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(reading)
+            _run(work, writing)
+        os.close(writing)
+        self._pipe = open(reading, "rb", buffering=0)
+        self._blocks: queue.Queue[_Block | None] = queue.Queue(_WAITING)
+        self._closed = False
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def __iter__(self) -> Iterator[tuple[Windows | None, Numbers]]:
+        while (block := self._blocks.get()) is not None:
+            kind, said, data = block
+            if kind == "failed":
+                raise CmdanaError(said)
+            if kind == "end":
+                self.close()
+                return
+            yield _unpacked(said, data), said["numbers"]
+        self.close()
+        raise RuntimeError("extraction ended before its end: its process was killed, or see above")
+
+    def close(self) -> None:
+        """Ends the child if it is still at work."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        while not self._blocks.empty():  # lets the thread come to the pipe's end
+            self._blocks.get_nowait()
+
+    def _receive(self) -> None:
+        """Takes blocks off the pipe as they come, so that the child seldom waits."""
+        try:
+            while (head := _read(self._pipe, _HEAD.size)) is not None:
+                words, columns = _HEAD.unpack(head)
+                said, data = _read(self._pipe, words), _read(self._pipe, columns)
+                if said is None or data is None:
+                    break
+                kind, value = marshal.loads(said)  # noqa: S302  # written by ourselves
+                self._put((kind, value, np.frombuffer(data, np.uint8)))
+        finally:
+            self._pipe.close()
+            self._put(None)
+
+    def _put(self, block: _Block | None) -> None:
+        while not self._closed:
+            try:
+                self._blocks.put(block, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+_Block = tuple[str, Any, np.ndarray[tuple[int], np.dtype[np.uint8]]]
+
+
+def _run(work: Callable[[], Iterator[tuple[Windows | None, Numbers]]], writing: int) -> None:
+    """The child, from its first breath to its last: it must not go on in its parent's code."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
+        with open(writing, "wb", buffering=0) as pipe:
+            try:
+                for windows, numbers in work():
+                    _send(pipe, "block", *_packed(windows, numbers))
+                _send(pipe, "end", None, [])
+                status = 0
+            except CmdanaError as error:
+                _send(pipe, "failed", str(error), [])
+                status = 0
+            except BrokenPipeError:
+                pass  # nobody wants it any more
+            except BaseException:  # noqa: BLE001  # a bug: said before the parent sees the end of the pipe
+                traceback.print_exc()
+                sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _packed(windows: Windows | None, numbers: Numbers) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+    """What is marshalled of a block, and its columns padded to `_ALIGN`."""
+    if windows is None:
+        return {"numbers": numbers, "columns": None}, []
+    arrays = [getattr(getattr(windows, part), name) for part, name in _COLUMNS]
+    arrays += [windows.packet_start, windows.log_start]
+    data: list[bytes | memoryview] = []
+    for array in map(np.ascontiguousarray, arrays):
+        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
+    said = {
+        "numbers": numbers,
+        "columns": [(a.dtype.str, a.shape) for a in arrays],
+        "service": list(windows.connections.service),
+        "logs": [(e.stream, e.ts, e.uid, e.fields) for e in windows.logs],
+    }
+    return said, data
+
+
+def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Windows | None:
+    if said["columns"] is None:
+        return None
+    arrays, at = [], 0
+    for kind, shape in said["columns"]:
+        dtype = np.dtype(kind)
+        size = int(np.prod(shape)) * dtype.itemsize
+        arrays.append(data[at : at + size].view(dtype).reshape(shape))
+        at += size + -size % _ALIGN
+    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "packets": {}}
+    for (part, name), array in zip(_COLUMNS, arrays, strict=False):
+        parts[part][name] = array
+    return Windows(
+        connections=Connections(**parts["connections"]),
+        packets=Packets(**parts["packets"]),
+        packet_start=arrays[-2],
+        logs=[LogEntry(*entry) for entry in said["logs"]],
+        log_start=arrays[-1],
+    )
+
+
+def _send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
+    said = marshal.dumps((kind, value))
+    for part in (_HEAD.pack(len(said), sum(map(len, data))), said, *data):
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
+
+
+def _read(pipe: io.FileIO, size: int) -> bytearray | None:
+    """Exactly so many bytes; None where the pipe ends before."""
+    out = bytearray(size)
+    view = memoryview(out)
+    while view:
+        n = pipe.readinto(view)
+        if not n:
+            return None
+        view = view[n:]
+    return out

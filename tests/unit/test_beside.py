@@ -1,0 +1,92 @@
+"""Extraction in a process of its own: what arrives is what was sent, and every way to end is told apart."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from made_windows import office as made_up
+from made_windows import without_logs
+
+from cmdana_plugin.beside import Beside
+from feature_extractors.errors import CaptureError, CmdanaError
+from feature_extractors.observations import Windows
+
+Blocks = Iterator[tuple[Windows | None, dict[str, int]]]
+
+
+def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
+    sent = [made_up(3), without_logs(made_up(7)), made_up(200), made_up(1)]
+
+    def work() -> Blocks:
+        for i, windows in enumerate(sent):
+            yield windows, {"frames": i}
+        yield None, {"frames": 9, "undecoded x": 2}
+
+    *blocks, last = list(Beside(work))
+    assert last == (None, {"frames": 9, "undecoded x": 2})
+    assert [numbers["frames"] for _, numbers in blocks] == [0, 1, 2, 3]
+    for (found, _), expected in zip(blocks, sent, strict=True):
+        assert found is not None
+        assert list(found.logs) == list(expected.logs)
+        assert list(found.connections.service) == list(expected.connections.service)
+        for part in ("connections", "packets"):
+            for field in fields(getattr(expected, part)):
+                if field.name != "service":
+                    a, b = (
+                        getattr(getattr(found, part), field.name),
+                        getattr(getattr(expected, part), field.name),
+                    )
+                    assert a.dtype == b.dtype, field.name
+                    assert a.flags.aligned, field.name
+                    np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(found.packet_start, expected.packet_start)
+        np.testing.assert_array_equal(found.log_start, expected.log_start)
+
+
+def test_what_the_work_refuses_is_said_here() -> None:
+    def work() -> Blocks:
+        yield made_up(2), {}
+        raise CaptureError("x.pcap: is none")
+
+    blocks = iter(Beside(work))
+    next(blocks)
+    with pytest.raises(CmdanaError, match=r"^x\.pcap: is none$"):
+        next(blocks)
+
+
+def test_a_killed_process_is_no_end_of_the_capture() -> None:
+    def work() -> Blocks:
+        yield made_up(2), {}
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="before its end"):
+        list(Beside(work))
+
+
+def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> Blocks:
+        yield made_up(2), {}
+        raise ZeroDivisionError
+
+    with pytest.raises(RuntimeError):
+        list(Beside(work))
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_closing_ends_the_process_however_much_it_still_has() -> None:
+    def work() -> Blocks:
+        yield made_up(1), {"pid": os.getpid()}
+        while True:
+            yield made_up(500), {}
+
+    beside = Beside(work)
+    _, numbers = next(iter(beside))
+    time.sleep(0.1)
+    beside.close()
+    beside.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(numbers["pid"], 0)
