@@ -66,7 +66,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     from cmdana_plugin.detector import load_detector
     from cmdana_plugin.keyfile import state_salt
     from cmdana_plugin.pipeline import Judge
-    from cmdana_plugin.site import SiteAware
+    from cmdana_plugin.site import ELSEWHERE, LEARNED_HERE, SiteAware
 
     settings = config.model
     path = model or (Path(settings.path) if settings.path else None)
@@ -76,7 +76,11 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     threads = settings.threads or min(os.cpu_count() or 1, 2)
     salt = state_salt(settings.state_key)
     detector = load_detector(path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts)
-    return Judge(SiteAware(detector, salt) if settings.site_history else detector, config)
+    if not settings.site_history:
+        return Judge(detector, config)
+    # Where attacks of other networks weigh nothing, what weighs was learned here.
+    share = ELSEWHERE if "attack" in detector.checkpoint.weights else LEARNED_HERE
+    return Judge(SiteAware(detector, salt, share), config)
 
 
 @app.command(

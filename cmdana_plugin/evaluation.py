@@ -363,7 +363,11 @@ def blocks_of(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def section(
-    trials: Mapping[str, Sequence[Trial]], test: Truth, sampled: Resampled | None = None, ours: str = SHIPPED
+    trials: Mapping[str, Sequence[Trial]],
+    test: Truth,
+    sampled: Resampled | None = None,
+    ours: str = SHIPPED,
+    second: str = UNLABELLED,
 ) -> Section:
     """Tables of all detectors over a test set, as plain numbers."""
     taught = test.taught
@@ -398,16 +402,18 @@ def section(
         "detectors": detectors,
     }
     if ours in trials:
-        found["against"] = _against(macros, ours, trials)
+        found["against"] = _against(macros, ours, second, trials)
     return found
 
 
-def _against(macros: Mapping[str, Floats], ours: str, trials: Mapping[str, Sequence[Trial]]) -> Section:
-    """Ours minus each baseline in macro TPR at 1e-3, paired over draws, and minus those without labels without ours."""
+def _against(
+    macros: Mapping[str, Floats], ours: str, second: str, trials: Mapping[str, Sequence[Trial]]
+) -> Section:
+    """Ours minus each baseline in macro TPR at 1e-3, paired over draws; `second` minus those without labels."""
     out: Section = {}
     pairs = {
         ours: [n for n in trials if n in BASELINES],
-        UNLABELLED: [n for n in trials if n in BASELINES and n not in WITH_LABELS],
+        second: [n for n in trials if n in BASELINES and n not in WITH_LABELS],
     }
     for mine, rivals in pairs.items():
         if mine not in macros or not rivals:

@@ -131,8 +131,9 @@ def measure(
         keep("tabular", tabular.evaluate(tabular.tasks_in(tables), seeds=several, only=only, cache=cache,
                                          progress=progress, partial=lambda s: keep("tabular", s)))  # fmt: skip
     if plan is not None:
-        keep("own", own_network.evaluate(own_network.read_plan(plan), config, split, seeds=several, baselines=baselines,
-                                         cache=cache, progress=progress,
+        keep("own", own_network.evaluate(own_network.read_plan(plan), config, split, seeds=several, variants=variants,
+                                         baselines=baselines, variant_seeds=variant_seeds, cache=cache,
+                                         progress=progress,
                                          partial=lambda s: keep("own", s)))  # fmt: skip
     if attacker and split is not None:
         keep(

@@ -23,6 +23,7 @@ from cmdana_plugin.evaluation import (
     SEEDLESS,
     SHIPPED,
     UNLABELLED,
+    VARIANTS,
     Section,
     Split,
     Store,
@@ -40,7 +41,7 @@ from cmdana_plugin.judging import RATES, Floats
 from cmdana_plugin.labels import LabelError, read_labels
 from cmdana_plugin.learn import Learned, recordings
 from cmdana_plugin.score import Scores
-from cmdana_plugin.site import SiteAware
+from cmdana_plugin.site import ELSEWHERE, LEARNED_HERE, SiteAware
 from cmdana_plugin.training import Recipe, Recording, gather, recalibrate, train
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import concat, take
@@ -52,6 +53,7 @@ PARTS: Final = ("train", "calibrate", "later", "test")
 MODEL_ONLY: Final = "cmdana, no site history"
 FOREIGN: Final = "cmdana, calibrated here only"
 SITE_ONLY: Final = "cmdana, learned here only"
+SITE_MODEL: Final = "cmdana, learned here only, no site history"
 _PAST: Final = 20_000  # connections of earlier normal that a detector has seen when a part begins
 _BLOCK: Final = 60.0  # seconds drawn together by the bootstrap: recordings compress their day
 _LEAST: Final = 200  # benign connections to train on
@@ -180,12 +182,17 @@ def evaluate(
     foreign: Split | None,
     *,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    variants: Sequence[str] = (),
     baselines: Sequence[str] = tuple(BASELINES),
+    variant_seeds: int = 2,
     cache: Path | None = None,
     progress: Progress = lambda _what, _share: None,
     partial: Callable[[Section], None] = lambda _found: None,
 ) -> Section:
-    """A section for each network. `foreign` are labelled captures of other networks, for what learns from labels."""
+    """A section for each network. `foreign` are labelled captures of other networks, for what learns from labels.
+
+    Ablations are of what is learned here only, and run on the first `variant_seeds` seeds.
+    """
     loaded: dict[Path, Recording] = {}
     pieces: dict[tuple[str, str], list[Recording]] = {}
     for p in plan:
@@ -201,11 +208,12 @@ def evaluate(
         there = [owner, *(strangers if owner == owners[0] else [])]
         site = _Site(owner, {k: v for k, v in pieces.items() if k[0] in there}, foreign, config, cache)
         trials: dict[str, list[Trial]] = {}
-        names = [
-            n for n in (FOREIGN, *baselines, SHIPPED, SITE_ONLY) if foreign is not None or n not in _TAUGHT
-        ]
+        ours = (SITE_ONLY, SHIPPED, FOREIGN) if SHIPPED in variants else (SITE_ONLY,)
+        ablations = [n for n in variants if n != SHIPPED]
+        names = [n for n in (*ours, *baselines, *ablations) if foreign is not None or n not in _TAUGHT]
         for k, name in enumerate(names):
-            for seed in seeds[:1] if name in SEEDLESS else seeds:
+            many = 1 if name in SEEDLESS else variant_seeds if name in ablations else len(seeds)
+            for seed in seeds[:many]:
                 progress(f"{owner}: {name}, seed {seed}", k / len(names))
                 trials.setdefault(name, []).append(site.trial(name, seed))
             for network in there:
@@ -214,6 +222,7 @@ def evaluate(
     return found
 
 
+_NONE: Final = Trial(np.zeros(0))
 _TAUGHT: Final = frozenset({FOREIGN, *WITH_LABELS})  # need labels from elsewhere
 
 
@@ -271,7 +280,10 @@ class _Site:
             learn = self.mixed if name in WITH_LABELS and self.mixed is not None else self.learn
             return run_baseline(name, learn, self.corpus, seed)
         recipe = Recipe(seed=seed)
-        if name == SITE_ONLY or self.foreign is None or self.abroad is None:
+        if name in VARIANTS and name != SHIPPED:
+            recipe = replace(recipe, trees=False, **VARIANTS[name])  # type: ignore[arg-type]
+            made = train(self.normal, self.held, recipe=recipe)
+        elif name == SITE_ONLY or self.foreign is None or self.abroad is None:
             made = train(self.normal, self.held, recipe=replace(recipe, trees=False))
         else:
             there = self.foreign
@@ -296,7 +308,7 @@ class _Site:
             for t in ts:
                 for called, score in _ways(name, t, self.abroad is not None):
                     p = fit_tail(score[self.calm]).p_value(score)
-                    scores = self._scores(p, called in _OURS, network)
+                    scores = self._scores(p, _share(called, t), network)
                     p = p.copy()
                     for i, s in scores.items():
                         p[c.bounds[i] : c.bounds[i + 1]] = s.p_value
@@ -305,6 +317,8 @@ class _Site:
                         realised.setdefault(called, []).append(
                             [float((p[later] <= r).mean()) for r in RATES[:2]]
                         )
+                    if called in VARIANTS and called != SHIPPED:
+                        continue
                     if called in (SHIPPED, UNLABELLED) or called not in told:
                         told.setdefault(called, []).append(self._told(scores))
         out: Section = {
@@ -323,10 +337,9 @@ class _Site:
             ),
         }
         if (c.label[rows] == 1).any() and (c.label[rows] == 0).any():
-            out |= section(shown, self._truth(rows))
+            out |= section(shown, self._truth(rows), second=SITE_ONLY)
             for name, table in out["detectors"].items():
-                taught = {SHIPPED, MODEL_ONLY, FOREIGN} if self.abroad is not None else set()
-                table["labels"] = name in {*WITH_LABELS, *taught}
+                table["labels"] = name in WITH_LABELS or "attack" in trials.get(name, [_NONE])[0].weights
         out["about"] = {
             **out.get("about", {}),
             "data": f"judged {c.digest[:16]}, train {self.learn.digest[:16]}",
@@ -342,14 +355,14 @@ class _Site:
         )
         return Truth(c.label[rows], [c.family[i] for i in np.flatnonzero(rows)], block)
 
-    def _scores(self, p: Floats, ours: bool, network: str) -> dict[int, Scores]:
+    def _scores(self, p: Floats, share: float, network: str) -> dict[int, Scores]:
         """Of each recording of a network but those of calibration; ours with the site's own history, as it ships."""
         out = {}
         for i, r in enumerate(self.judged.recordings):
             if self.judged.network[i] != network or self.judged.part[i] == "calibrate":
                 continue
             scores = scores_of(p[self.corpus.bounds[i] : self.corpus.bounds[i + 1]])
-            out[i] = SiteAware(Foretold(scores)).receive(r.windows) if ours else scores
+            out[i] = SiteAware(Foretold(scores), share=share).receive(r.windows) if share else scores
         return out
 
     def _told(self, scores: Mapping[int, Scores]) -> Section:
@@ -362,9 +375,18 @@ class _Site:
 _OURS: Final = frozenset({SHIPPED, UNLABELLED, FOREIGN, SITE_ONLY})
 
 
+def _share(name: str, trial: Trial) -> float:
+    """The site's share of the rate for one of ours, as the product gives it; 0: without the site's history."""
+    if name not in _OURS:
+        return 0.0
+    return ELSEWHERE if name == FOREIGN or "attack" in trial.weights else LEARNED_HERE
+
+
 def _ways(name: str, trial: Trial, labels: bool) -> list[tuple[str, Floats]]:
     """A trial as itself and, ours, as it would be without the site's history or without labels."""
     ways = [(name, trial.score)]
+    if name == SITE_ONLY:
+        ways.append((SITE_MODEL, trial.score))
     if name == SHIPPED:
         ways.append((MODEL_ONLY, trial.score))
         if labels and "attack" in trial.parts:

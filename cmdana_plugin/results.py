@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from cmdana_plugin import own_network
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation import SHIPPED, UNLABELLED, VARIANTS, Section
 from cmdana_plugin.judging import COLUMNS, Floats
@@ -221,7 +222,15 @@ def _own(found: Section) -> str:
             )
         )
         if "detectors" in site:
-            out += [_ranking(site, list(site["detectors"])), _rivals(site), _families(site)]
+            variants = [n for n in VARIANTS if n in site["detectors"] and n != SHIPPED]
+            out += [_ranking(site, [n for n in site["detectors"] if n not in variants])]
+            out += [_rivals(site), _families(site)]
+            if variants:
+                out += [
+                    "Ablations and controls of what is learned here only, the model alone (no site history), each "
+                    "trained anew; differences under two points are noise.",
+                    _ranking(site, [own_network.SITE_MODEL, *variants], plain=True),
+                ]
         if site["realised"]:
             out.append(_realised(site["realised"]))
         out += [_incidents(site["incidents"]), _delays(site["incidents"])]

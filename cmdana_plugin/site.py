@@ -54,15 +54,20 @@ _ODD: Final = 0.002  # below this p a connection enters the history with
 _LITTLE: Final = 0.01  # this weight
 _INTERVALS: Final = 8  # intervals of a pair before they are called regular
 _KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
+ELSEWHERE: Final = (
+    0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
+)
+LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
 _NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}
 
 
 class SiteAware:
-    """A detector whose p-value is joined with that of the site's history: twice the smaller of both (Bonferroni)."""
+    """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
-    def __init__(self, inner: Detector, salt: int = 0) -> None:
-        """`salt`, 64 secret bits, keys the hashes of hosts."""
+    def __init__(self, inner: Detector, salt: int = 0, share: float = ELSEWHERE) -> None:
+        """`salt`, 64 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
         self.inner = inner
+        self._share = share
         self._salt = np.uint64(salt)
         self.name = inner.name
         self.schema_digest = inner.schema_digest
@@ -103,7 +108,8 @@ class SiteAware:
         )  # fmt: skip
         self._p, self._values, self._usual = p, values, usual
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
-        joined = np.minimum(2.0 * np.minimum(scores.p_value, site), 1.0)
+        own = scores.p_value / (1.0 - self._share)
+        joined = np.minimum(np.minimum(own, site / self._share), 1.0)
         joined = np.array([float(f"{x:.6g}") for x in joined])
         return replace(
             scores,
@@ -118,7 +124,7 @@ class SiteAware:
         reasons = []
         for row, others in zip(rows.tolist(), of_model, strict=True):
             own = [self._words(row, m) for m in np.argsort(self._p[row]).tolist() if self._p[row, m] < 0.01]
-            site_leads = scores.components[COMPONENT][row] <= scores.p_value[row]
+            site_leads = scores.components[COMPONENT][row] / self._share <= scores.p_value[row]
             reasons.append(own + others if site_leads else others + own)
         return reasons
 
