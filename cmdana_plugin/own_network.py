@@ -182,7 +182,7 @@ def evaluate(
     foreign: Split | None,
     *,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
-    variants: Sequence[str] = (),
+    variants: Sequence[str] = (SHIPPED,),
     baselines: Sequence[str] = tuple(BASELINES),
     variant_seeds: int = 2,
     cache: Path | None = None,
