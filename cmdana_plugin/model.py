@@ -89,14 +89,15 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """[B, T, d] and mask [B, T] to [B, latents, d]. Rows without a token give zeros: mask them downstream."""
-        b, t, d = x.shape
+        b, _, d = x.shape
         x = self.norm(x)
-        scores = self.score(x).view(b, t, self.latents, self.heads)
+        scores = self.score(x).transpose(1, 2)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None, None], -1e9)
-        weights = scores.softmax(dim=1)
-        values = self.value(x).view(b, t, self.heads, d // self.heads)
-        z = torch.einsum("btmh,bthc->bmhc", weights, values).reshape(b, self.latents, d)
+            scores = scores.masked_fill(~mask[:, None], -1e9)
+        # Weights sum to one, so values may be taken of what was pooled instead of every token.
+        pooled = torch.bmm(scores.softmax(dim=2), x).view(b, self.latents, self.heads, d)
+        z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(self.heads, -1, d))
+        z = z.reshape(b, self.latents, d) + self.value.bias
         out: Tensor = self.out(z + self.mix(z))
         return out
 
@@ -173,7 +174,7 @@ class Predictor(nn.Module):
 
     def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
         """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
-        b, n, d = others.shape
+        b, _, d = others.shape
         if self.side_by_side is not None:
             there = (bias > -1e8).to(others.dtype)[:, :, None]
             z = self.side_by_side(torch.cat([others * there, there], dim=2).flatten(1)).view(
@@ -182,11 +183,14 @@ class Predictor(nn.Module):
             joined: Tensor = self.norm(z + self.mix(z))
             return joined
         h, c = self.heads, d // self.heads
+        # Keys are taken of the query and values of what was pooled, not of every token; what a key's bias adds is
+        # the same for all tokens and falls out of the softmax.
         q = self.query(state).view(b, self.latents, h, c)
-        k = self.key(others).view(b, n, h, c)
-        v = self.value(others).view(b, n, h, c)
-        scores = torch.einsum("bmhc,bnhc->bmhn", q, k) / c**0.5 + bias[:, None, None, :]
-        z = torch.einsum("bmhn,bnhc->bmhc", scores.softmax(dim=-1), v).reshape(b, self.latents, d)
+        q = torch.einsum("bmhc,hcd->bmhd", q, self.key.weight.view(h, c, d)).reshape(b, -1, d)
+        scores = torch.bmm(q, others.transpose(1, 2)) / c**0.5 + bias[:, None]
+        pooled = torch.bmm(scores.softmax(dim=2), others).view(b, self.latents, h, d)
+        z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(h, c, d))
+        z = z.reshape(b, self.latents, d) + self.value.bias
         out: Tensor = self.norm(z + self.mix(z))
         return out
 
