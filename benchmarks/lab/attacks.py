@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from benchmarks.lab.habits import Occasion, Request
 from benchmarks.lab.scenario import Attack
-from benchmarks.lab.services import PROGRAMS, tunnel_domain
+from benchmarks.lab.services import PROGRAMS, dhcp_server, kerberos_settings, principals, realm, tunnel_domain
 from benchmarks.lab.world import PAGES, Step, words
 
 ORDERS = (
@@ -226,6 +226,8 @@ def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Half-open, by a raw socket that says what the kernel would say of TTL and window."""
     servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     targets = o.rng.sample(servers, k=min(2, len(servers)))
+    if o.world.host(o.actor.host).uplinks == 2:  # and one outside, of which the recording has half
+        targets += [o.rng.choice([h.address for h in o.world.hosts if not h.inside])]
     argv = (
         *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64 --top-ports"),
         str(int(100 * attack.pace)),
@@ -496,6 +498,43 @@ def padded_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     yield _as_root(o.step("padded-scan", *argv, limit=lasts))
 
 
+def ticket_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """Which accounts are there, a few likely passwords on each, and with one's own a ticket for every service."""
+    if not (found := o.server("kerberos")):
+        return
+    people = [a.name for a in o.world.actors]
+    listed = o.world.run.state / "files" / f"people-{o.actor.gid}"
+    guessed = [*people, "admin", "backup", "guest", "oracle", "service"]
+    o.rng.shuffle(guessed)
+    if listed.parent.is_dir():
+        listed.write_text("\n".join(guessed[:30]) + "\n", encoding="utf-8")
+    wanted = f"krb5-enum-users.realm='{realm(o.world)}',userdb={listed}"
+    asked = ("--script", "krb5-enum-users", "--script-args", wanted)
+    yield o.step(
+        "ticket-guessing", *words("nmap -sT -n -Pn -p 88"), *asked, found[0].address, limit=lasts / 2
+    )
+    cache = str(o.world.home(o.actor) / "tickets")
+    settings = {"KRB5_CONFIG": kerberos_settings(o.world), "KRB5CCNAME": f"FILE:{cache}"}
+    after = lasts * 0.3
+    while after < lasts * 0.8:
+        word = f"{o.rng.choice(('Summer', 'Winter', 'Welcome'))}{o.rng.randrange(2020, 2027)}"
+        yield o.step(
+            "ticket-guessing", "kinit", o.rng.choice(people), after=after, feed=f"{word}\n", **settings
+        )
+        after += o.rng.uniform(0.4, 2.0) / attack.pace
+    own = f"{o.world.password(o.actor.name)}\n"
+    yield o.step("ticket-guessing", "kinit", o.actor.name, after=lasts * 0.85, feed=own, **settings)
+    yield o.step("ticket-guessing", "kvno", "-q", *principals(o.world), after=lasts * 0.9, **settings)
+
+
+def dhcp_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
+    """A second DHCP server that gives everyone the right address, and itself for gateway and resolver."""
+    here = o.world.host(o.actor.host).address
+    yield _as_root(
+        o.step("dhcp-spoofing", *dhcp_server(o.world, here, here, o.world.home(o.actor)), limit=lasts)
+    )
+
+
 ATTACKS: dict[str, Plan] = {
     "port-scan": port_scan, "host-scan": host_scan, "slow-scan": slow_scan, "ssh-guessing": ssh_guessing,
     "web-guessing": web_guessing, "mail-guessing": mail_guessing, "dns-tunnel": dns_tunnel,
@@ -505,7 +544,7 @@ ATTACKS: dict[str, Plan] = {
     "lateral-ssh": lateral_ssh, "lateral-smb": lateral_smb, "web-shell": web_shell,
     "modbus-writes": modbus_writes, "junk-bytes": junk_bytes, "arp-spoofing": arp_spoofing,
     "dns-spoofing": dns_spoofing, "connect-flood": connect_flood, "padded-beacon": padded_beacon,
-    "padded-scan": padded_scan,
+    "padded-scan": padded_scan, "ticket-guessing": ticket_guessing, "dhcp-spoofing": dhcp_spoofing,
 }  # fmt: skip
 FAMILIES = {
     "port-scan": "scan-port-tcp", "host-scan": "scan-host", "slow-scan": "scan-slow", "syn-scan": "scan-port-tcp",
@@ -517,13 +556,14 @@ FAMILIES = {
     "lateral-ssh": "lateral-ssh", "lateral-smb": "lateral-smb", "web-shell": "webshell-plain",
     "modbus-writes": "modbus-fake-command", "junk-bytes": "malformed", "arp-spoofing": "spoof-arp",
     "dns-spoofing": "spoof-dns", "connect-flood": "ddos-connect", "padded-beacon": "beacon-padded",
-    "padded-scan": "scan-padded",
+    "padded-scan": "scan-padded", "ticket-guessing": "kerberos-bruteforce", "dhcp-spoofing": "spoof-dhcp",
 }  # fmt: skip
 TOOLS = {
     "port-scan": ("nmap",), "host-scan": ("nmap",), "ssh-guessing": ("hydra", "sshpass"), "dns-tunnel": ("iodine",),
     "syn-scan": ("nmap",), "udp-scan": ("nmap",), "syn-flood": ("hping3",), "udp-flood": ("hping3",),
     "amplification": ("hping3",), "slow-http": ("slowhttptest",), "lateral-smb": ("smbclient",),
     "arp-spoofing": ("arpspoof",), "dns-spoofing": ("arpspoof", "dnsspoof"), "padded-scan": ("nmap",),
+    "ticket-guessing": ("nmap", "kinit", "kvno"), "dhcp-spoofing": ("dnsmasq",),
 }  # fmt: skip
 
 

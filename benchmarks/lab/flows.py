@@ -18,6 +18,16 @@ PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
 _COUNTERPART = {8: 0, 0: 8, 13: 14, 14: 13}  # ICMP request and reply, as in Zeek's icmp analyzer
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
+# Of Zeek's likely_server_ports those that the laboratory serves: who answers from one and was not asked in the
+# recording is the responder all the same.
+SERVER_PORTS = {
+    "tcp": frozenset(
+        (22, 25, 53, 80, 88, 139, 143, 443, 445, 502, 587, 631, 993, 1883, 3128, 3306, 3389, 8080)
+    ),
+    "udp": frozenset((53, 67, 88, 123, 137, 161, 443, 514)),
+    "icmp": frozenset[int](),
+}
+BROADCAST = "255.255.255.255"
 
 
 @dataclass
@@ -134,11 +144,22 @@ def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[
             return flow, side
         del opened[candidate]
     side = 0
-    if flags & (_SYN | _ACK) == _SYN | _ACK:
-        key, side = reverse, 1  # the answer came first: the recording missed the question
+    if _answers(key, flags):
+        key, side = reverse, 1  # the recording missed the question
     flow = opened[key] = Flow(key, ts, ts)
     flows.append(flow)
     return flow, side
+
+
+def _answers(key: Key, flags: int) -> bool:
+    """Whether a connection's first packet comes from its responder (Zeek's WantConnection)."""
+    protocol, _, source_port, target, target_port = key
+    if protocol == "tcp" and flags & (_SYN | _ACK) == _SYN:
+        return False
+    likely = SERVER_PORTS[protocol]
+    if protocol == "tcp" and {source_port, target_port} <= likely:
+        return not flags & _SYN and source_port < target_port
+    return source_port in likely and target_port not in likely and target != BROADCAST
 
 
 def _quoted(packet: bytes) -> Key | None:

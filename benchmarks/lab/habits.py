@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.net import Host
+from benchmarks.lab.services import kerberos_settings, principals
 from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World, words
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -512,11 +513,109 @@ def poll_devices(o: Occasion) -> Iterator[Step]:
 
 
 def inventory(o: Occasion) -> Iterator[Step]:
-    """The administrators' own weekly look at a few ports of a few hosts, with the same tool that attackers use."""
-    targets = o.rng.sample([h.address for h in o.world.hosts if h.inside and h.name != o.actor.host], k=2)
-    yield o.step(
-        "inventory", "nmap", "-sT", "-n", "-Pn", "-p", "22,80,443,5432", "--max-rate", "4", *targets, limit=60
+    """The administrators' own look at what is open where, by the same tool and at the same pace as attackers'."""
+    hosts = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
+    far = [h.address for h in o.world.hosts if not h.inside]
+    manner = o.rng.random()
+    if manner < 0.3:
+        ports = ("-p", "22,80,443,5432", "--max-rate", "4")
+        yield o.step("inventory", *words("nmap -sT -n -Pn"), *ports, *o.rng.sample(hosts, k=2), limit=60)
+    elif manner < 0.65:
+        ports = ("--top-ports", str(o.rng.choice((12, 25, 50, 100))))
+        yield o.step("inventory", *words("nmap -sT -n -Pn -T4"), *ports, *o.rng.sample(hosts, k=2), limit=60)
+    else:
+        ports = ("--top-ports", str(o.rng.choice((12, 25, 50, 100))))
+        target = o.rng.choice(far) if far and o.rng.random() < 0.3 else o.rng.choice(hosts)
+        step = o.step("inventory", *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64"), *ports, target, limit=60)
+        yield replace(step, root=True)
+
+
+MOVED = (3306, 5433, 5984, 6380, 8080, 8086, 8443, 9042, 9092, 9200, 11211, 27017)
+
+
+def pool(o: Occasion) -> Iterator[Step]:
+    """A program whose server has moved tries with its whole pool, waits twice as long, and tries again."""
+    servers = [h for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
+    number = hash_of(o.actor.name + "pool" + str(o.rng.randrange(3)))
+    host, port, size = servers[number % len(servers)], MOVED[number % len(MOVED)], 4 + number % 17
+    after = 0.0
+    for attempt in range(o.rng.choice((1, 2, 3))):
+        after += 2.0**attempt if attempt else 0.0
+        yield o.client("pool", "pool", after=after, host=host.address, port=port, count=size)
+
+
+def wrong_port(o: Occasion) -> Iterator[Step]:
+    """A port mistyped or copied from an old note."""
+    host = o.rng.choice([h for h in o.world.hosts if h.services and h.name != o.actor.host])
+    yield o.knock(
+        "wrong-port", host.address, o.rng.choice((23, 222, 433, 2222, 4443, 5423, 8022, 8081, 8433))
     )
+
+
+def health_check(o: Occasion) -> Iterator[Step]:
+    """A balancer's look at every server it knows, half a handshake each."""
+    ports = {"web": 443, "ssh": 22, "mail": 25, "database": 5432, "cache": 6379}
+    known = [(h, ports[s]) for h in o.world.hosts if h.name != o.actor.host for s in h.services if s in ports]
+    for number, (host, port) in enumerate(o.rng.sample(known, k=min(4, len(known)))):
+        yield o.client("health-check", "check", after=number * 0.1, host=host.address, port=port)
+
+
+def forgotten(o: Occasion) -> Iterator[Step]:
+    """A connection that nobody closes: opened ahead of a need that never came, or kept after its only request."""
+    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.4) or o.world.sites(inside=False))
+    used = {"path": f"/p{o.rng.randrange(PAGES)}.html"} if o.rng.random() < 0.6 else {}
+    yield o.client("forgotten", "forget", host=site, port=80, **used)
+
+
+def ticket(o: Occasion) -> Iterator[Step]:
+    """A Kerberos ticket by password, which people mistype, then tickets for a service or two."""
+    if not o.server("kerberos"):
+        return
+    cache, name = str(o.world.home(o.actor) / "tickets"), o.actor.name
+    settings = {"KRB5_CONFIG": kerberos_settings(o.world), "KRB5CCNAME": f"FILE:{cache}"}
+    wrong = o.rng.random() < 0.1
+    after = 0.0
+    for word in ("Tpyo1", o.world.password(name)) if wrong else (o.world.password(name),):
+        yield o.step("ticket", "kinit", name, after=after, feed=f"{word}\n", **settings)
+        after += 2.0
+    wanted = o.rng.sample(principals(o.world), k=o.rng.choice((0, 1, 1, 2)))
+    if wanted:
+        yield o.step("ticket", "kvno", "-q", *wanted, after=after, **settings)
+
+
+def work_files(o: Occasion) -> Iterator[Step]:
+    """Files on the NFS server: listed, read, written."""
+    if found := o.server("nfs"):
+        place = f"nfs://{found[1]}/work"
+        size = o.rng.choice((1, 4, 16))
+        argv = o.rng.choice((
+            ("nfs-ls", f"{place}/?version=4"),
+            ("nfs-cat", f"{place}/file-{size}k?version=4"),
+            ("nfs-cp", o.world.file(size), f"{place}/{o.actor.name}{o.rng.randrange(3)}?version=4"),
+        ))  # fmt: skip
+        yield o.step("work-files", *argv)
+
+
+def lease(o: Occasion) -> Iterator[Step]:
+    """An address by DHCP, renewed while it lasts; the host has it already, so nothing changes."""
+    if not o.world.offering("addresses", inside=True):
+        return
+    seconds = o.rng.choice((8.0, 30.0, 90.0, 240.0)) * o.rng.uniform(0.7, 1.3)
+    home = o.world.home(o.actor)
+    files = (
+        "-sf",
+        "/bin/true",
+        "-cf",
+        "/dev/null",
+        "-lf",
+        str(home / "lease"),
+        "-pf",
+        str(home / "lease.pid"),
+    )
+    yield replace(o.step("lease", "dhclient", "-d", "-1", *files, "eth0", limit=seconds), root=True)
+    if o.rng.random() < 0.3:
+        step = o.step("lease", "dhclient", "-d", "-r", *files, "eth0", after=seconds + 1.0, limit=10.0)
+        yield replace(step, root=True)
 
 
 def download(o: Occasion) -> Iterator[Step]:
@@ -668,5 +767,7 @@ HABITS: dict[str, Habit] = {
     "set-clock": set_clock, "ping": ping, "lost-server": lost_server, "lost-server-far": lost_server_far,
     "poll-devices": poll_devices, "inventory": inventory, "download": download,
     "api-call": api_call, "chat": chat, "share": share, "address-book": address_book, "log-line": log_line,
-    "watch": watch, "control": control, "adjust": adjust, "print-page": print_page,
+    "watch": watch, "control": control, "adjust": adjust, "print-page": print_page, "pool": pool,
+    "wrong-port": wrong_port, "health-check": health_check, "forgotten": forgotten, "ticket": ticket,
+    "work-files": work_files, "lease": lease,
 }  # fmt: skip

@@ -34,6 +34,7 @@ class Host:
     services: tuple[str, ...]
     role: str | None
     sites: tuple[str, ...]
+    uplinks: int = 1  # with 2, what goes out one way comes back the other, and one of them is not recorded
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,17 @@ def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
             octets = [int(part) for part in address.split(".")]
             mac = "02:" + ":".join(f"{part:02x}" for part in ((o * 37 + 11) % 256 for o in (90, *octets)))
             hosts.append(
-                Host(name, run.netns(name), address, mac, inside, group.services, group.role, group.sites)
+                Host(
+                    name,
+                    run.netns(name),
+                    address,
+                    mac,
+                    inside,
+                    group.services,
+                    group.role,
+                    group.sites,
+                    group.uplinks,
+                )
             )
     return hosts
 
@@ -139,6 +150,22 @@ def build(
         command(
             "ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, attackers, scenario.link)
         )
+    outside = [host for host in hosts if not host.inside]
+    for number, host in enumerate(host for host in hosts if host.uplinks == 2):
+        _second_uplink(wire, number, host, outside, scenario.link)
+
+
+def _second_uplink(wire: str, number: int, host: Host, outside: Sequence[Host], link: Link) -> None:
+    """A cable past the recorded bridge: to every second server outside go the questions there, from the others come
+    the answers, so that the recording has one side only, as behind a second line or half a mirror port.
+    """
+    mac = f"02:5b:00:00:00:{number + 1:02x}"
+    _plug(wire, host.netns, f"u{number}", "outside", mac, None, "eth1", link)
+    for place, other in enumerate(outside):
+        if place % 2:
+            command("ip", "-n", host.netns, "route", "add", other.address, "dev", "eth1", "src", host.address)
+        else:
+            command("ip", "-n", other.netns, "route", "add", host.address, "dev", "eth0")
 
 
 def _namespace(netns: str) -> None:
@@ -150,6 +177,8 @@ def _namespace(netns: str) -> None:
         "net.ipv4.ip_forward=1",
         "net.ipv4.conf.all.send_redirects=0",
         "net.ipv4.conf.default.send_redirects=0",
+        "net.ipv4.conf.all.rp_filter=0",
+        "net.ipv4.conf.default.rp_filter=0",
     )
     ping = "net.ipv4.ping_group_range=0 2147483647"
     command("ip", "netns", "exec", netns, "sysctl", "-qw", *off, *forward, ping)
@@ -163,7 +192,7 @@ def _lay_etc(netns: str, etc: dict[str, str], host: str) -> None:
 
 
 def _plug(
-    wire: str, netns: str, port: str, bridge: str, mac: str, address: str, device: str, link: Link
+    wire: str, netns: str, port: str, bridge: str, mac: str, address: str | None, device: str, link: Link
 ) -> None:
     """A cable from the bridge to a host: same rate and queue both ways, no offloads, so frames are real frames."""
     command("ip", "-n", wire, "link", "add", port, "type", "veth", "peer", "name", device, "netns", netns)
@@ -175,7 +204,8 @@ def _plug(
         command("ip", "-n", inside, "link", "set", name, "up")
         shape = ("rate", f"{link.rate_mbit}mbit", "burst", "32kb", "limit", f"{link.queue_kb}kb")
         command("tc", "-n", inside, "qdisc", "add", "dev", name, "root", "tbf", *shape)
-    command("ip", "-n", netns, "addr", "add", address, "dev", device)
+    if address is not None:
+        command("ip", "-n", netns, "addr", "add", address, "dev", device)
 
 
 def _rules(groups: Sequence[int], attackers: Sequence[int], link: Link) -> str:

@@ -133,11 +133,14 @@ def _play(
     except KeyboardInterrupt:
         stopped = True
         _say("stopped early: writing what was recorded")
-    for process in agents:
-        _stop(process)
     if not stopped:
         time.sleep(SETTLE)
-    lost = _stop_listening(recorder, tracker)
+    lost = _stop_recording(
+        recorder
+    )  # ahead of the programs: what is open at the end stays open in the recording
+    for process in agents:
+        _stop(process)
+    _stop(tracker)
     for host in hosts:
         for kept in ("opened", "answered"):
             nft = ("ip", "netns", "exec", host.netns, "nft", "-n", "list", "set", "inet", "lab", kept)
@@ -178,8 +181,7 @@ def _listen(
     return recorder, tracker
 
 
-def _stop_listening(recorder: subprocess.Popen[str], tracker: subprocess.Popen[bytes]) -> str:
-    _stop(tracker)
+def _stop_recording(recorder: subprocess.Popen[str]) -> str:
     recorder.send_signal(signal.SIGINT)
     _, said = recorder.communicate(timeout=60)
     dropped = re.search(r"(\d+) packets dropped by kernel", said)

@@ -15,12 +15,14 @@ OUTSIDE = ipaddress.ip_network("198.51.100.0/24")  # TEST-NET-2: documentation o
 Service = Literal[
     "web", "ssh", "resolver", "names", "mail", "database", "cache", "broker", "time", "git", "rsync",
     "directory", "share", "snmp", "modbus", "stream", "api", "tunnel-end", "syslog", "print",
+    "kerberos", "nfs", "addresses",
 ]  # fmt: skip
 AttackKind = Literal[
     "port-scan", "host-scan", "slow-scan", "syn-scan", "udp-scan", "ssh-guessing", "web-guessing", "mail-guessing",
     "dns-tunnel", "dns-beacon", "beacon-tls", "beacon-http", "upload-tls", "upload-ssh", "slow-upload",
     "slow-http", "syn-flood", "udp-flood", "amplification", "lateral-ssh", "lateral-smb", "web-shell",
     "modbus-writes", "junk-bytes", "arp-spoofing", "dns-spoofing", "connect-flood", "padded-beacon", "padded-scan",
+    "ticket-guessing", "dhcp-spoofing",
 ]  # fmt: skip
 
 
@@ -48,6 +50,9 @@ class Hosts(Part):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,9}$")]
     count: Annotated[int, Field(ge=1, le=200)] = 1
     services: tuple[Service, ...] = ()
+    uplinks: Literal[1, 2] = (
+        1  # 2: a second line outside that is not recorded, so that half of each talk is unseen
+    )
     role: str | None = None
     sites: tuple[str, ...] = ()
 
@@ -109,6 +114,9 @@ class Scenario(Part):
         net = ipaddress.ip_network(self.network)
         if net.version != 4 or not net.is_private or net.overlaps(OUTSIDE):
             raise ValueError(f"network: {self.network} is not a private IPv4 network")
+        for group in self.outside:
+            if group.uplinks != 1:
+                raise ValueError(f"outside: host {group.name}: only hosts inside can have 2 uplinks")
         names = [n for group in (*self.inside, *self.outside) for n in host_names(group)]
         doubled = {n for n in names if names.count(n) > 1}
         if doubled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import shutil
 import subprocess
@@ -34,9 +35,16 @@ def needed_tools(services: set[str]) -> list[str]:
         "web": "nginx", "ssh": "sshd", "resolver": "unbound", "names": "named", "mail": "dovecot",
         "cache": "redis-server", "broker": "mosquitto", "time": "chronyd", "git": "git", "rsync": "rsync",
         "snmp": "snmpd", "share": "smbd", "directory": "slapd", "tunnel-end": "iodined",
-        "syslog": "rsyslogd", "print": "ncat", "stream": "nginx",
+        "syslog": "rsyslogd", "print": "ncat", "stream": "nginx", "kerberos": "krb5kdc", "nfs": "ganesha.nfsd",
+        "addresses": "dnsmasq",
     }  # fmt: skip
-    return [programs[s] for s in sorted(services) if s in programs]
+    more = {
+        "kerberos": ("kdb5_util", "kadmin.local", "kinit", "kvno"),
+        "nfs": ("nfs-ls",),
+        "addresses": ("dhclient",),
+    }
+    found = [s for s in sorted(services) if s in programs]
+    return [tool for s in found for tool in (programs[s], *more.get(s, ()))]
 
 
 def prepare(world: World) -> None:
@@ -272,6 +280,7 @@ http {{ log_format peer '$msec $remote_addr $remote_port "$request" $status $htt
  access_log {folder}/access.log peer; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; types_hash_max_size 2048;
  include /etc/nginx/mime.types; default_type application/octet-stream; gzip on; keepalive_timeout 20;
+ client_header_timeout 10s; reset_timedout_connection on;
  server_names_hash_bucket_size 128; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:s:1m;
  map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
 {servers}
@@ -660,12 +669,111 @@ def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:
 
 
 def _print(world: World, host: Host, folder: Path) -> list[Daemon]:
-    return [Daemon("print", ("ncat", "-l", "-k", "-m", "20", "--recv-only", "9100"), (("tcp", 9100),))]
+    """A cheap printer: now and then a job hangs, and its connection with it, half closed."""
+    job = folder / "job"
+    job.write_text(
+        "#!/bin/sh\ncat >/dev/null\ncase $(date +%N) in *[05]??????) sleep 600;; esac\n", encoding="utf-8"
+    )
+    job.chmod(0o755)
+    return [Daemon("print", ("ncat", "-l", "-k", "-m", "100", "-e", str(job), "9100"), (("tcp", 9100),))]
+
+
+def realm(world: World) -> str:
+    """The Kerberos realm is the domain, as everywhere."""
+    return world.scenario.domain.upper()
+
+
+def kerberos_settings(world: World) -> str:
+    """The path of the krb5.conf that the site's clients read."""
+    return str(world.run.state / "krb5.conf")
+
+
+def principals(world: World) -> list[str]:
+    """The services that people want tickets for."""
+    kinds = {
+        "share": "cifs",
+        "web": "HTTP",
+        "ssh": "host",
+        "nfs": "nfs",
+        "directory": "ldap",
+        "database": "postgres",
+    }
+    return [
+        f"{kinds[service]}/{world.name_of(host)}"
+        for host in world.hosts
+        if host.inside
+        for service in host.services
+        if service in kinds
+    ]
+
+
+def _kerberos(world: World, host: Host, folder: Path) -> list[Daemon]:
+    name, settings = realm(world), kerberos_settings(world)
+    Path(settings).write_text(
+        f"[libdefaults]\n default_realm = {name}\n dns_lookup_kdc = false\n dns_lookup_realm = false\n"
+        f" dns_canonicalize_hostname = false\n rdns = false\n"
+        f"[realms]\n {name} = {{\n  kdc = {world.name_of(host)}\n }}\n",
+        encoding="utf-8",
+    )
+    (folder / "kdc.conf").write_text(
+        f"[kdcdefaults]\n kdc_listen = 88\n kdc_tcp_listen = 88\n[realms]\n {name} = {{\n"
+        f"  database_name = {folder}/principal\n  key_stash_file = {folder}/stash\n"
+        f"  supported_enctypes = aes256-cts:normal aes128-cts:normal\n }}\n[logging]\n kdc = FILE:{folder}/kdc.log\n",
+        encoding="utf-8",
+    )
+    env = ("env", f"KRB5_CONFIG={settings}", f"KRB5_KDC_PROFILE={folder}/kdc.conf")
+    command(*env, "kdb5_util", "create", "-s", "-r", name, "-P", "laboratory", feed="")
+    lines = [f"addprinc +requires_preauth -pw {world.password(a.name)} {a.name}" for a in world.actors]
+    lines += [f"addprinc -randkey {service}" for service in principals(world)]
+    command(*env, "kadmin.local", "-r", name, feed="\n".join(lines) + "\n")
+    argv = (*env, "krb5kdc", "-n", "-r", name, "-P", f"{folder}/kdc.pid")
+    return [Daemon("krb5kdc", argv, (("udp", 88), ("tcp", 88)))]
+
+
+def _nfs(world: World, host: Host, folder: Path) -> list[Daemon]:
+    """NFS version 4 by a server in user space: the kernel's own would serve the whole machine."""
+    (folder / "export").mkdir()
+    for size in (1, 4, 16):
+        shutil.copy(world.run.state / "files" / f"file-{size}k", folder / "export")
+    (folder / "export").chmod(0o777)
+    (folder / "recovery").mkdir()
+    (folder / "ganesha.conf").write_text(
+        f"NFS_CORE_PARAM {{ Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }}\n"
+        f'NFSV4 {{ Grace_Period = 5; Lease_Lifetime = 10; RecoveryRoot = "{folder}/recovery"; Minor_Versions = 0; }}\n'
+        f'EXPORT {{ Export_Id = 1; Path = "{folder}/export"; Pseudo = "/work"; Access_Type = RW; SecType = "sys";\n'
+        f" Squash = No_root_squash; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}\n",
+        encoding="utf-8",
+    )
+    argv = ("ganesha.nfsd", "-F", "-L", f"{folder}/ganesha.log", "-f", f"{folder}/ganesha.conf")
+    return [Daemon("ganesha", (*argv, "-p", f"{folder}/ganesha.pid"), (("tcp", 2049),))]
+
+
+def _addresses(world: World, host: Host, folder: Path) -> list[Daemon]:
+    """DHCP: every host gets the address that it has."""
+    gateway = ipaddress.ip_network(world.scenario.network).network_address + 1
+    resolver = world.offering("resolver")[0].address
+    return [Daemon("dnsmasq", dhcp_server(world, str(gateway), resolver, folder), (("udp", 67),))]
+
+
+def dhcp_server(world: World, gateway: str, resolver: str, folder: Path) -> tuple[str, ...]:
+    """dnsmasq as a DHCP server only; `folder` keeps its leases."""
+    net = ipaddress.ip_network(world.scenario.network)
+    fixed = words(
+        "dnsmasq -k -C /dev/null --port=0 --interface=eth0 --bind-interfaces --no-ping --no-resolv --no-hosts"
+    )
+    known = (f"--dhcp-host={h.mac},{h.address},{h.name}" for h in world.hosts if h.inside)
+    return (
+        *fixed, "--user=root", "--group=", "--dhcp-authoritative", "--log-dhcp", "--log-facility=-",
+        f"--dhcp-range={net.network_address},static,{net.netmask},2m",
+        f"--dhcp-option=3,{gateway}", f"--dhcp-option=6,{resolver}", f"--pid-file={folder}/dnsmasq.pid",
+        f"--dhcp-leasefile={folder}/leases", *known,
+    )  # fmt: skip
 
 
 _SERVICES: dict[str, Callable[[World, Host, Path], Sequence[Daemon]]] = {
     "web": _web, "ssh": _ssh, "resolver": _resolver, "names": _names, "mail": _mail, "database": _database,
     "cache": _cache, "broker": _broker, "time": _time, "git": _git, "rsync": _rsync, "snmp": _snmp,
     "tunnel-end": _tunnel_end, "api": _api, "share": _share, "directory": _directory, "syslog": _syslog,
-    "modbus": _modbus, "stream": _stream, "print": _print,
+    "modbus": _modbus, "stream": _stream, "print": _print, "kerberos": _kerberos, "nfs": _nfs,
+    "addresses": _addresses,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -43,6 +44,10 @@ Asked = dict[
     str, list[tuple[float, float, str, str]]
 ]  # DNS name: when it was asked from .. to, class and family
 Events = Mapping[Key, Sequence[tuple[float, int]]]  # connection: when it was opened and under which mark
+Raw = Mapping[
+    str, Sequence[tuple[float, float, int]]
+]  # host: when such a program ran, from .. to, and its group
+RAW_PROGRAMS = ("lease", "dhcp-spoofing")  # what the steps are called
 
 
 def events(logs: Mapping[str, Path], hosts: Sequence[Host]) -> Events:
@@ -93,13 +98,15 @@ def label(
     resolvers: set[str],
     led: Mapping[Key, int] | None = None,
     hardware: Mapping[bytes, tuple[str, str]] | None = None,
+    raw: Raw | None = None,
 ) -> list[Label]:
     """Every connection of the recording gets its label; what nobody opened by our knowledge is unknown.
 
-    `led`: connections that attackers' programs answered; `hardware`: the host (name, address) with each.
+    `led`: connections that attackers' programs answered; `hardware`: the host (name, address) with each;
+    `raw`: when which host ran a program that hands whole frames to the wire, past the kernel's IP.
     """
     by_gid = {actor.gid: actor for actor in actors}
-    first = [_direct(flow, opened, by_gid) for flow in flows]
+    first = [_unseen(_direct(flow, opened, by_gid), hardware or {}, raw or {}, by_gid) for flow in flows]
     asked: Asked = defaultdict(list)
     for found in first:
         if found.flow.key[1] not in resolvers:
@@ -136,8 +143,41 @@ def _misled(
     return found
 
 
+def _unseen(
+    found: Label, hardware: Mapping[bytes, tuple[str, str]], raw: Raw, by_gid: Mapping[int, Actor]
+) -> Label:
+    """A host without an address yet speaks past the kernel's IP: by the card its frames left, and what ran there."""
+    if found.label != "unknown" or found.flow.key[0] != "udp" or found.flow.key[4] not in (67, 68):
+        return found
+    hosts = {hardware[mac][0] for mac in found.flow.carriers if mac in hardware}
+    ran = sorted(
+        (by_gid[gid].family, by_gid[gid].name, host)
+        for host in hosts
+        for began, ended, gid in raw.get(host, ())
+        if began - 0.1 <= found.flow.last and found.flow.start <= ended + 0.1 and gid in by_gid
+    )
+    if not ran:
+        return found
+    family, name, host = ran[-1]  # a family sorts behind none: one attacker among them is enough
+    kind, who = ("malicious", "attacker") if family else ("benign", "user")
+    return Label(found.flow, kind, family, f"opened by {who} {name} on {host}, by raw frames")
+
+
+def raw_programs(logs: Mapping[str, Path]) -> Raw:
+    """From the launchers' logs: the programs that ask for an address or spoof the answer."""
+    found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for host, log in logs.items():
+        if not log.is_file():
+            continue
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}") and (entry := json.loads(line)).get("what") in RAW_PROGRAMS:
+                found[host].append((entry["began"], entry["ended"], entry["gid"]))
+    return found
+
+
 def _direct(flow: Flow, opened: Events, by_gid: Mapping[int, Actor]) -> Label:
-    times = opened.get(flow.key)
+    proto, source, source_port, target, target_port = flow.key
+    times = opened.get(flow.key) or opened.get((proto, target, target_port, source, source_port))
     if not times:
         return Label(flow, "unknown", "", "no process of a host opened it")
     mark = times[max(0, bisect_right(times, (flow.start + LATE, 1 << 62)) - 1)][1]
@@ -212,7 +252,8 @@ _SERVICES = {
     ("tcp", 445): "smb", ("tcp", 502): "modbus", ("udp", 514): "syslog", ("tcp", 587): "submission",
     ("tcp", 873): "rsync", ("tcp", 993): "imaps", ("tcp", 1883): "mqtt", ("tcp", 5432): "postgresql",
     ("tcp", 514): "syslog", ("tcp", 6379): "redis", ("tcp", 9100): "print",
-    ("tcp", 8554): "stream", ("tcp", 9418): "git",
+    ("tcp", 8554): "stream", ("tcp", 9418): "git", ("udp", 67): "dhcp", ("udp", 68): "dhcp",
+    ("tcp", 88): "kerberos", ("udp", 88): "kerberos", ("tcp", 2049): "nfs",
 }  # fmt: skip
 
 

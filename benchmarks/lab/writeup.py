@@ -58,7 +58,8 @@ def write_up(out: Path, lost: str = "?") -> str:
     name = told["capture"]
     led = truth.answered({h.name: folder / f"{h.name}.log" for h in hosts})
     hardware = {bytes.fromhex(h.mac.replace(":", "")): (h.name, h.address) for h in hosts}
-    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, actors, resolvers, led, hardware)
+    raw = truth.raw_programs({h.name: folder / f"{h.name}.jsonl" for h in hosts})
+    labels = truth.label(flows.read(out / f"{name}.pcap"), opened, actors, resolvers, led, hardware, raw)
     truth.write(labels, out / "labels.csv", name)
     overruns = sum("lost\n" in log.read_text(encoding="ascii") for log in folder.glob("*.log"))
     skipped = _programs(out)

@@ -7,10 +7,13 @@ for each either. Standard library only, so that Debian's python3 runs it.
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import http.client
 import imaplib
 import json
 import random
+import selectors
 import smtplib
 import socket
 import ssl
@@ -39,6 +42,7 @@ class Person:
         self.lock = threading.Lock()
         self.names: dict[str, tuple[float, str]] = {}
         self.contexts: dict[tuple[str, str], ssl.SSLContext] = {}
+        self.forgotten: list[socket.socket] = []  # never closed while this program runs
 
     def say(self, **fields: Any) -> None:
         with self.lock:
@@ -180,6 +184,48 @@ def knock(person: Person, task: Task) -> str:
     return "open"
 
 
+def check(person: Person, task: Task) -> str:
+    """A load balancer's look at a server: the answer to the SYN is enough, a reset ends it (as haproxy does)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+        made.settimeout(task.get("wait", 3.0))
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # no ACK of its own before the reset
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.connect((person.address(task["host"]), task["port"]))
+        person.opened(task, made)
+    return "up"
+
+
+def pool(person: Person, task: Task) -> str:
+    """All connections of a pool at once, as an application opens them that has lost its server."""
+    address = person.address(task["host"])
+    with contextlib.ExitStack() as held, selectors.DefaultSelector() as waiting:
+        outcomes: list[int] = []
+        for _ in range(task["count"]):
+            made = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            made.setblocking(False)
+            if made.connect_ex((address, task["port"])) in (0, errno.EINPROGRESS):
+                waiting.register(made, selectors.EVENT_WRITE)
+        deadline = time.monotonic() + task.get("wait", 3.0)
+        while waiting.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in waiting.select(left):
+                made = key.fileobj  # type: ignore[assignment]  # we registered sockets
+                waiting.unregister(made)
+                outcomes.append(made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+                if not outcomes[-1]:
+                    person.opened(task, made)
+        return f"{outcomes.count(0)} of {task['count']} open"
+
+
+def forget(person: Person, task: Task) -> str:
+    """Opens a connection, uses it once or not at all, and keeps it for ever, as leaking programs do."""
+    made = person.connect(task, task["host"], task["port"])
+    person.forgotten.append(made)
+    if "path" in task:
+        made.sendall(f"GET {task['path']} HTTP/1.1\r\nHost: {task['host']}\r\n\r\n".encode())
+        return str(len(made.recv(65_536)))
+    return "open"
+
+
 def syslog(person: Person, task: Task) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
         made.connect((person.address(task["host"]), 514))
@@ -226,7 +272,8 @@ def smtp(person: Person, task: Task) -> str:
 
 
 DO: dict[str, Callable[[Person, Task], str]] = {
-    "web": web, "dns": dns, "knock": knock, "syslog": syslog, "imap": imap, "smtp": smtp,
+    "web": web, "dns": dns, "knock": knock, "syslog": syslog, "imap": imap, "smtp": smtp, "check": check,
+    "pool": pool, "forget": forget,
 }  # fmt: skip
 
 
