@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from typing import IO
 from benchmarks.lab.scenario import LabError
 
 IDLE = {"tcp": 300.0, "udp": 60.0, "icmp": 60.0}  # seconds, Zeek's defaults
+ATTEMPT, LINGER = (
+    5.0,
+    5.0,
+)  # of a TCP connection with one side seen: after its SYN; after its end, Zeek's timers
+# Zeek's timers of a TCP connection of which one side was seen: after its SYN; after its end, looked at every ROUND.
+ATTEMPT, LINGER, ROUND = 5.0, 5.0, 6.0
 DNS_IDLE = 10.0  # and for DNS, a question after its session's end
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
@@ -43,7 +50,7 @@ class Flow:
     ttl: list[int] = field(default_factory=lambda: [0, 0])  # of the first packet each way
     window: list[int] = field(default_factory=lambda: [0, 0])
     mss: list[int] = field(default_factory=lambda: [0, 0])
-    macs: bytes = b""  # of the first frame: destination, source
+    macs: bytes = b""  # of the responder and of the originator
     carriers: set[bytes] = field(default_factory=set)  # hardware addresses that frames came from
     questions: set[str] = field(default_factory=set)  # DNS names asked for
     cause: Key | None = None  # of an ICMP error: the connection that it is about
@@ -116,8 +123,9 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
         flow.ttl[side], flow.window[side] = frame[22], window
         flow.mss[side] = _mss(body) if flags & _SYN else 0
         if side == 0:
-            flow.macs, flow.cause = frame[:12], cause
-        elif flow.answer_after is None:
+            flow.cause = cause
+        flow.macs = flow.macs or (frame[:12] if side == 0 else frame[6:12] + frame[:6])
+        if side == 1 and flow.packets[0] and flow.answer_after is None:
             flow.answer_after = ts - flow.start
     flow.packets[side] += 1
     flow.carriers.add(frame[6:12])
@@ -140,6 +148,7 @@ def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[
         if (
             ts - flow.last <= (DNS_IDLE if target_port == 53 and protocol == "udp" else IDLE[protocol])
             and not again
+            and not (protocol == "tcp" and _given_up(flow, ts))
         ):
             return flow, side
         del opened[candidate]
@@ -149,6 +158,16 @@ def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[
     flow = opened[key] = Flow(key, ts, ts)
     flows.append(flow)
     return flow, side
+
+
+def _given_up(flow: Flow, ts: float) -> bool:
+    """Whether Zeek has done with a connection that only one side of was seen of, when a packet comes at `ts`."""
+    if all(flow.packets):
+        return False
+    if not (flow.flags[0] | flow.flags[1]) & (_FIN | _RST):
+        return bool(flow.flags[0] & _SYN) and ts > flow.start + ATTEMPT
+    rounds = max(0, math.floor((flow.last + LINGER - flow.start - ATTEMPT) / ROUND) + 1)
+    return ts > flow.start + ATTEMPT + rounds * ROUND
 
 
 def _answers(key: Key, flags: int) -> bool:

@@ -124,6 +124,7 @@ def _play(
     services.start(world)
     capture = out / f"{name}.pcap"
     writeup.tell(out, scenario, (seed, site), seconds, hosts, actors, name)
+    accounts = os.stat("/etc/passwd").st_ino
     recorder, tracker = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5
     agents = _agents(world, told, begin, out)
@@ -147,6 +148,11 @@ def _play(
             (out / TRUTH / f"{host.name}.{kept}").write_text(net.command(*nft), encoding="utf-8")
     _say("labelling")
     print(writeup.write_up(out, lost))
+    if os.stat("/etc/passwd").st_ino != accounts:
+        _say(
+            "beware: /etc/passwd was replaced during the recording (a package installed?), which took the people's "
+            "accounts away from the hosts: later logins by SSH and SMB failed"
+        )
 
 
 def _listen(
