@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import ipaddress
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ HEADER = 8  # the first features: headers, ports and delay
 LEAST = 10  # of each class, for a service to be compared
 LIMIT = 0.6  # mean AUC over the services and recordings above which the laboratory fails its own test
 DRAWS = 400  # for the interval
-FEW_HOSTS = 3  # below which there is none
+FEW_HOSTS = 3  # of a class, below which there is none
 Array = NDArray[np.float64]
 
 
@@ -135,34 +134,30 @@ def judge(recordings: Sequence[Recording]) -> Verdict:
     """
     if len(recordings) == 1:
         recordings = [replace(recordings[0], features=recordings[0].features[:, :HEADER])]
-    areas: dict[str, list[float]] = defaultdict(list)
-    drawn: dict[str, list[list[float]]] = defaultdict(list)
-    compared = 0
+    tested, scored = [], []
     for train, test in _folds(recordings):
-        scores = _fit(train, test)
-        for service in sorted(set(test.service)):
-            chosen = np.array([s == service for s in test.service])
-            bad = test.malicious & chosen
-            good = ~test.malicious & chosen
-            if min(bad.sum(), good.sum()) >= LEAST:
-                areas[service].append(_area(scores[bad], scores[good]))
-                hosts = np.array(test.host)
-                drawn[service].append(_redrawn((scores[bad], hosts[bad]), (scores[good], hosts[good])))
-                compared += int(chosen.sum())
-    between = {}
-    for service, found in drawn.items():
-        low, high = np.percentile(np.mean(found, axis=0), (2.5, 97.5))
-        between[service] = (float(low), float(high))
-    return Verdict({service: float(np.mean(found)) for service, found in areas.items()}, compared, between)
+        tested.append(test)
+        scored.append(_fit(train, test))
+    whole, scores = _join(tested), np.concatenate(scored)
+    hosts = np.array(whole.host)
+    areas, between, compared = {}, {}, 0
+    for service in sorted(set(whole.service)):
+        chosen = np.array([s == service for s in whole.service])
+        bad, good = whole.malicious & chosen, ~whole.malicious & chosen
+        if min(bad.sum(), good.sum()) < LEAST:
+            continue
+        areas[service] = _area(scores[bad], scores[good])
+        compared += int(chosen.sum())
+        if min(len(set(hosts[bad])), len(set(hosts[good]))) >= FEW_HOSTS:
+            between[service] = _redrawn((scores[bad], hosts[bad]), (scores[good], hosts[good]))
+    return Verdict(areas, compared, between)
 
 
-def _redrawn(bad: tuple[Array, NDArray[np.str_]], good: tuple[Array, NDArray[np.str_]]) -> list[float]:
-    """The area with each class's originating hosts drawn with replacement: what one host sends is of one piece."""
+def _redrawn(
+    bad: tuple[Array, NDArray[np.str_]], good: tuple[Array, NDArray[np.str_]]
+) -> tuple[float, float]:
+    """Between what the area lies when each class's hosts are drawn anew: what one host sends is of one piece."""
     dice = np.random.default_rng(0)
-    if min(len(set(bad[1])), len(set(good[1]))) < FEW_HOSTS:
-        return [0.0] * (DRAWS // 2) + [1.0] * (
-            DRAWS - DRAWS // 2
-        )  # of one or two hosts nothing general is known
     sides = [[scores[hosts == host] for host in sorted(set(hosts))] for scores, hosts in (bad, good)]
     found = []
     for _ in range(DRAWS):
@@ -170,7 +165,8 @@ def _redrawn(bad: tuple[Array, NDArray[np.str_]], good: tuple[Array, NDArray[np.
             np.concatenate([side[n] for n in dice.integers(len(side), size=len(side))]) for side in sides
         ]
         found.append(_area(chosen[0], chosen[1]))
-    return found
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _folds(recordings: Sequence[Recording]) -> list[tuple[Recording, Recording]]:
