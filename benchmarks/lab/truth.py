@@ -216,6 +216,10 @@ def _caused(found: Label, by_key: Mapping[Key, Sequence[Label]], asked: Asked, r
         kinds = {kind for _, kind, _ in causes}
         if len(kinds) > 1 and causes[0][0] > AT_ONCE:
             return Label(flow, "unknown", "", "resolver asks on behalf of both classes")
+        # Long after the last client it still retries: for a name that only attackers ever asked for, on their behalf.
+        ever = [a for q in flow.questions for a in asked.get(q, ()) if a[0] - 0.01 <= flow.start]
+        if not causes and ever and all(kind == "malicious" for *_, kind, _ in ever):
+            causes = [(0.0, "malicious", ever[-1][3])]
         if causes and causes[0][1] == "malicious":
             return Label(flow, "malicious", causes[0][2], "resolver asks on behalf of an attacker")
     return found

@@ -84,19 +84,25 @@ def test_a_port_used_again_belongs_to_its_latest_opener(tmp_path: Path) -> None:
 def test_what_the_resolver_asks_belongs_to_whoever_asked_the_resolver(tmp_path: Path) -> None:
     seen = capture(
         tmp_path / "c.pcap",
+        (9.0, frame("udp", "10.0.0.2", 50003, "198.51.100.3", 53, body=question("evil.example"))),
         (10.0, frame("udp", "10.0.0.5", 50000, "10.0.0.2", 53, body=question("evil.example"))),
         (10.001, frame("udp", "10.0.0.2", 50001, "198.51.100.3", 53, body=question("EVIL.example"))),
         (20.0, frame("udp", "10.0.0.2", 50002, "198.51.100.3", 53, body=question("evil.example"))),
+        (21.0, frame("udp", "10.0.0.2", 50004, "198.51.100.3", 53, body=question("good.example"))),
     )
     known = opened(
         tmp_path,
+        event(9.0, "udp", "10.0.0.2", 50003, "198.51.100.3", 53, 0),
         event(10.0, "udp", "10.0.0.5", 50000, "10.0.0.2", 53, THIEF.gid),
         event(10.0, "udp", "10.0.0.2", 50001, "198.51.100.3", 53, 0),
         event(20.0, "udp", "10.0.0.2", 50002, "198.51.100.3", 53, 0),
+        event(21.0, "udp", "10.0.0.2", 50004, "198.51.100.3", 53, 0),
     )
     assert [f.label for f in truth.label(seen, known, ACTORS, {"10.0.0.2"})] == [
+        "benign",
         "malicious",
         "malicious",
+        "malicious",  # a late retry of what only the attacker ever asked for
         "benign",
     ]
 
