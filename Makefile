@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint lab clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@

@@ -91,14 +91,17 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     )
     for reason, n in skipped.items():
         print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
-    _print(rows, as_json, none="no notices" + (" that match" if wanted != Filter() else ""))
-    if follow:
-        try:
-            for row in tail(growing):
-                if row in wanted:
-                    _print([row], as_json)
-        except KeyboardInterrupt:
-            return
+    none = "no notices" + (" that match" if wanted != Filter() else "")
+    if not follow:
+        _print(rows, as_json, none)
+        return
+    try:
+        _print(rows, as_json, none)
+        for row in tail(growing):
+            if row in wanted:
+                _print([row], as_json)
+    except KeyboardInterrupt:  # the way to end it
+        return
 
 
 def notice_logs(paths: Iterable[Path]) -> list[Path]:

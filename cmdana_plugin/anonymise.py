@@ -26,6 +26,7 @@ from yacryptopan import CryptoPAn
 
 from cmdana_plugin.zeeklog import Skipped
 from feature_extractors.errors import CmdanaError, RecordError
+from feature_extractors.readers.folders import files_below
 
 _HASH_CHARACTERS: Final = 12  # of each label of a name: 48 bits
 
@@ -125,9 +126,7 @@ def anonymise(
         raise CmdanaError(f"{out}: is not empty; choose another --out")
     anonymiser = Anonymiser(key)
     done = Done()
-    files = sorted(
-        f for f in folder.rglob("*") if f.is_file() and not f.name.startswith(".") and out not in f.parents
-    )
+    files = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
     for k, file in enumerate(files):
         name = str(file.relative_to(folder))
         skipped: Skipped = Counter()

@@ -108,6 +108,7 @@ def replay(
     """Analyse captures: write conn.log, cmdana.log and notice.log, and print the notices."""
     settings = configuration.load(config)
     chosen = engine or settings.capture.engine
+    _say_if_it_compiles("tracker")
     from cmdana_plugin import replay as offline
     from cmdana_plugin import show
 
@@ -152,6 +153,7 @@ def run(
     settings = configuration.load(config)
     from cmdana_plugin.live import run as run_live
 
+    _say_if_it_compiles("state")
     tell = _tell_json if as_json else _tell
     raise typer.Exit(run_live(settings, lambda: load_judge(settings, model), tell=tell))
 
@@ -205,6 +207,7 @@ def train(
     _refuse_to_overwrite(out, force)
     from cmdana_plugin import learn, show
 
+    _say_if_it_compiles("training")
     names = list(sources or ())
     spool = None
     with show.steps(quiet=as_json) as progress:
@@ -566,6 +569,14 @@ def doctor(
     if as_json:
         print(json.dumps([examining.finding_object(f) for f in findings]))
     raise typer.Exit(any(f.fails for f in findings))
+
+
+def _say_if_it_compiles(module: str) -> None:
+    """Says why a first run seems to stand still; `module` is one that the command compiles functions of."""
+    from cmdana_plugin import compiled
+
+    if not compiled.kept(module):
+        _tell("compiling for this processor, once, for a minute or two; later runs start at once")
 
 
 def _tell(line: str) -> None:

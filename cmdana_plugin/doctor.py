@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from cmdana_plugin import compiled
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config
 from cmdana_plugin.keyfile import KeyFileError, read_key, state_key_path
@@ -98,8 +99,7 @@ def _numba() -> Finding:
         numba = importlib.import_module("numba")
     except ImportError as error:
         return Finding("numba", "missing", str(error), "pip install numba", required=True)
-    package = importlib.import_module("feature_extractors").__path__[0]
-    cache = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else Path(package) / "__pycache__"
+    cache = compiled.folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
@@ -109,7 +109,7 @@ def _numba() -> Finding:
             "numba", "missing", f"{numba.__version__}, but its cache {cache} cannot be written: {error.strerror}",
             "every start compiles for a minute: set NUMBA_CACHE_DIR to a folder that this user may write",
         )  # fmt: skip
-    kept = sum(1 for _ in Path(package).rglob("*.nbi"))
+    kept = compiled.kept()
     state = f"{kept} functions compiled" if kept else "empty: the first run compiles for a minute"
     return Finding("numba", "ok", f"{numba.__version__}, cache {state}")
 

@@ -176,7 +176,7 @@ def split_rows(folder: Path) -> list[dict[str, str]]:
             f"{table}: {error.strerror}; expected the table of captures with its split"
         ) from error
     parts = ("train", "calibrate", "test")
-    return [r for r in rows if r["split"] in parts and (r["malicious"] != "0" or r["benign"] != "0")]
+    return [r for r in rows if r["split"] in parts and (r.get("malicious") != "0" or r.get("benign") != "0")]
 
 
 # Trials

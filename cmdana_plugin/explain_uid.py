@@ -21,6 +21,7 @@ from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import BENIGN
 from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, read_rows, text, texts
 from feature_extractors.errors import RecordError
+from feature_extractors.readers.folders import files_below
 
 Rows = Sequence[Mapping[str, Field]]
 
@@ -197,7 +198,7 @@ def _notices(folder: Path, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
 def _streams(folder: Path) -> dict[str, list[Path]]:
     """The other logs of the folder by stream, in order of name."""
     names = {
-        f.name.split(".")[0] for f in folder.rglob("*.log*") if f.is_file() and not f.name.startswith(".")
+        f.name.split(".")[0] for f in files_below(folder) if ".log" in f.name and not f.name.startswith(".")
     }
     streams = {name: find_logs([folder], name) for name in sorted(names - set(_NOT_RELATED))}
     return {name: files for name, files in streams.items() if all(map(_is_zeek_log, files))}

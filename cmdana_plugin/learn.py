@@ -25,6 +25,7 @@ from cmdana_plugin.training import Recipe, Recording
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import PROTO_NAMES, Connections, Windows, concat
 from feature_extractors.readers import find_captures
+from feature_extractors.readers.folders import files_below
 from feature_extractors.readers.zeek_logs import ZeekLogs
 from feature_extractors.schema import load_schema
 
@@ -245,7 +246,7 @@ def _expand(sources: Sequence[str]) -> Iterator[Path]:
 
 def _holds_logs(path: Path) -> bool:
     if path.is_dir():
-        return any(_is_conn_log(file) for file in path.rglob("conn*"))
+        return any(_is_conn_log(file) for file in files_below(path))
     return _is_conn_log(path)
 
 

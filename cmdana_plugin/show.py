@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 140  # columns where the output is no terminal
 _NARROW = 120  # columns below which a notice is a block of lines and not a row
+_SILENCE = 30.0  # seconds between lines about one step where the output is no terminal
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
 
 # Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
@@ -60,7 +62,7 @@ def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
 
 @contextmanager
 def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar for long work, told by `(what, share done 0..1)`; one line per step where no terminal is."""
+    """A progress bar for long work, told by `(what, share done 0..1)`; where no terminal is, a line now and then."""
     if quiet:
         yield lambda _what, _share: None
         return
@@ -68,12 +70,17 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        seen: set[str] = set()
+        said: dict[str, float] = {}  # step -> when it was last spoken of
 
-        def line(what: str, _share: float) -> None:
-            if what not in seen:
-                seen.add(what)
+        def line(what: str, share: float) -> None:
+            now = time.monotonic()
+            if what not in said:
                 console.print(escape(what))
+            elif now - said[what] >= _SILENCE:
+                console.print(f"{escape(what)} {share:.0%}")
+            else:
+                return
+            said[what] = now
 
         yield line
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from feature_extractors.errors import RecordError
+from feature_extractors.readers.folders import files_below
 
 Field = bool | int | float | str | list[str] | None
 Skipped = Counter[str]  # reason -> lines that were passed over
@@ -30,7 +31,7 @@ def find_logs(paths: Iterable[Path], stream: str) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            there = [f for f in path.rglob(f"{stream}*") if name.fullmatch(f.name) and f.is_file()]
+            there = [f for f in files_below(path) if name.fullmatch(f.name)]
             files += sorted(there, key=lambda f: (f.name == f"{stream}.log", str(f)))
         elif path.exists():
             files.append(path)

@@ -40,6 +40,7 @@ from feature_extractors.observations import (
     Stage,
     Windows,
 )
+from feature_extractors.readers.folders import files_below
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, open_source
 
 Record = Mapping[str, LogValue]
@@ -134,7 +135,7 @@ def _log_files(names: Iterable[str]) -> Iterator[tuple[Path, str]]:
         path = Path(name)
         if not path.exists():
             raise RecordError(f"cannot read Zeek logs {name}: no such file or directory")
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        for file in files_below(path) if path.is_dir() else [path]:
             match = _FILE_NAME.fullmatch(file.name)
             if file.is_dir() or (match is None and file != path) or file.resolve() in seen:
                 continue

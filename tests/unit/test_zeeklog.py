@@ -189,3 +189,15 @@ def test_whatever_the_lines_are_only_record_errors_are_raised(lines: list[str], 
             number(row, "ts")
             texts(row, "tags")
     assert found
+
+
+def test_logs_behind_a_link_to_a_folder_are_found_once_and_a_ring_of_links_ends(tmp_path: Path) -> None:
+    spool = tmp_path / "spool" / "zeek"
+    logs = tmp_path / "logs"
+    for folder in (spool, logs / "2026-11-22"):
+        folder.mkdir(parents=True)
+        (folder / "notice.log").write_text("")
+    (logs / "current").symlink_to(spool)  # as zeekctl makes it
+    (logs / "again").symlink_to(spool)
+    (logs / "2026-11-22" / "up").symlink_to(logs)
+    assert len(find_logs([logs], "notice")) == 2

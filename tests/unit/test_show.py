@@ -1,0 +1,37 @@
+"""What a person sees of long work where no terminal is, and of a first run."""
+
+from pathlib import Path
+
+import pytest
+
+from cmdana_plugin import cli, compiled, show
+
+
+def test_long_work_in_a_log_file_says_where_it_is_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 10.0, 31.0, 32.0, 40.0])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(now))
+    with show.steps() as progress:
+        for what, share in (
+            ("reading", 0.0),
+            ("reading", 0.4),
+            ("reading", 0.9),
+            ("network", 0.0),
+            ("network", 0.1),
+        ):
+            progress(what, share)
+    assert capsys.readouterr().err.splitlines() == ["reading", "reading 90%", "network"]
+
+
+def test_a_first_run_says_that_it_compiles_and_a_later_one_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    cli._say_if_it_compiles("training")
+    assert "compiling for this processor, once" in capsys.readouterr().err
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "training._latest-557.py311.nbi").write_bytes(b"")
+    cli._say_if_it_compiles("training")
+    assert capsys.readouterr().err == ""
+    assert (compiled.kept(), compiled.kept("tracker")) == (1, 0)
