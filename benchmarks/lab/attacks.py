@@ -165,6 +165,9 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
         else:
             request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
         yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
+        if o.rng.random() < 0.08:  # a channel kept open in case that somebody wants a shell at once
+            port = 443 if scheme == "https" else 80
+            yield o.client(attack.kind, "forget", after=after + 0.5, host=site, port=port)
         after += mean * o.rng.uniform(0.7, 1.3)
 
 
@@ -226,8 +229,8 @@ def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Half-open, by a raw socket that says what the kernel would say of TTL and window."""
     servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     targets = o.rng.sample(servers, k=min(2, len(servers)))
-    if o.world.host(o.actor.host).uplinks == 2:  # and one outside, of which the recording has half
-        targets += [o.rng.choice([h.address for h in o.world.hosts if not h.inside])]
+    if o.world.host(o.actor.host).uplinks == 2:  # and outside, of which the recording has half
+        targets += [h.address for h in o.world.hosts if not h.inside][:2]
     argv = (
         *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64 --top-ports"),
         str(int(100 * attack.pace)),

@@ -25,13 +25,60 @@ PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
 _COUNTERPART = {8: 0, 0: 8, 13: 14, 14: 13}  # ICMP request and reply, as in Zeek's icmp analyzer
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-# Of Zeek's likely_server_ports those that the laboratory serves: who answers from one and was not asked in the
-# recording is the responder all the same.
+# Zeek's likely_server_ports, but for high ones of UDP: who answers from one of them, and was not asked in the
+# recording, is the responder all the same.
 SERVER_PORTS = {
+    # fmt: off
     "tcp": frozenset(
-        (22, 25, 53, 80, 88, 139, 143, 443, 445, 502, 587, 631, 993, 1883, 3128, 3306, 3389, 8080)
+        (
+            21,
+            22,
+            25,
+            53,
+            79,
+            80,
+            81,
+            88,
+            135,
+            139,
+            143,
+            443,
+            445,
+            465,
+            502,
+            563,
+            585,
+            587,
+            614,
+            631,
+            636,
+            989,
+            990,
+            992,
+            993,
+            995,
+            1080,
+            1434,
+            1883,
+            2811,
+            3128,
+            3306,
+            3389,
+            5222,
+            5223,
+            5269,
+            6666,
+            6667,
+            6668,
+            6669,
+            8000,
+            8080,
+            8888,
+            20000,
+        )
     ),
-    "udp": frozenset((53, 67, 88, 123, 137, 161, 443, 514)),
+    # fmt: on
+    "udp": frozenset((53, 67, 88, 123, 137, 161, 162, 443, 514, 1812, 2123, 2152, 3389, 3544, 4011)),
     "icmp": frozenset[int](),
 }
 BROADCAST = "255.255.255.255"

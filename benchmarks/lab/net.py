@@ -58,7 +58,7 @@ def command(*argv: str, check: bool = True, feed: str | None = None) -> str:
 
 
 def require(tools: Iterable[str]) -> None:
-    """Refuse to start without root or with a tool missing."""
+    """Refuse to start without root or with a tool missing; what was found is then also what runs."""
     if os.geteuid() != 0:
         raise LabError("the laboratory makes network namespaces: run it as root")
     missing = sorted({tool for tool in tools if shutil.which(tool, path=search_path()) is None})
@@ -66,6 +66,7 @@ def require(tools: Iterable[str]) -> None:
         raise LabError(
             f"missing programs: {', '.join(missing)} (benchmarks/lab/README.md names their packages)"
         )
+    os.environ["PATH"] = f"{search_path()}:{os.environ.get('PATH', '')}"
 
 
 def search_path() -> str:

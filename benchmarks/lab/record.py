@@ -47,7 +47,6 @@ def record(
     `keep_logs` keeps what the servers wrote, in `servers/`.
     `nice` is what every program of the recording runs under; one recording at a time on one machine.
     """
-    _writable(out)
     offered: set[str] = {
         service for group in (*scenario.inside, *scenario.outside) for service in group.services
     }
@@ -55,6 +54,7 @@ def record(
     habits_used = {habit for role in scenario.roles.values() for habit, rate in role.items() if rate}
     used += ["chromium"] if "surf" in habits_used else []
     net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
+    _writable(out)
     net.clean()
     _alone()
     os.nice(max(0, nice - os.nice(0)))
@@ -68,6 +68,10 @@ def record(
         _play(scenario, seconds, seed, seed if site is None else site, out, run, name, classes)
         if keep_logs:
             _keep(run, out)
+    except LabError:
+        if not (out / f"{name}.pcap").exists():  # nothing was recorded, so nothing is left
+            shutil.rmtree(out)
+        raise
     finally:
         net.clean(run.ident)
     if compress:

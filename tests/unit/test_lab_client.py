@@ -112,3 +112,34 @@ def test_labels_are_held_against_what_the_client_wrote(tmp_path: Path) -> None:
 def test_without_a_recording_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="expected a recording"):
         verify.verify(tmp_path)
+
+
+def test_a_pool_finds_its_server_or_learns_that_it_moved(port: int, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        gone = closed.getsockname()[1]
+        said = play(
+            tmp_path,
+            {"do": "pool", "host": "127.0.0.1", "port": port, "count": 5},
+            {"do": "pool", "host": "127.0.0.1", "port": gone, "count": 5},
+        )
+    assert sorted(entry["result"] for entry in said if "result" in entry) == ["0 of 5 open", "5 of 5 open"]
+    assert sum("opened" in entry for entry in said) == 5
+
+
+def test_what_is_forgotten_is_open_until_the_client_is_ended(port: int, tmp_path: Path) -> None:
+    tasks = ({"do": "forget"}, {"do": "forget", "path": "/p0.html"}, {"do": "check"})
+    lines = (
+        json.dumps({"at": 0.0, "what": "test", "host": "127.0.0.1", "port": port, **task}) for task in tasks
+    )
+    (tmp_path / "tasks").write_text("\n".join(lines), encoding="utf-8")
+    argv = ("python3", "-IS", str(PROGRAMS / "person.py"), str(tmp_path / "tasks"), str(time.time()))
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [json.loads(process.stdout.readline()) for _ in range(6)]
+        assert process.poll() is None
+        process.kill()
+    results = sorted(entry["result"] for entry in said if "result" in entry)
+    assert results[1:] == ["open", "up"]
+    assert int(results[0]) > 0
+    assert sum("opened" in entry for entry in said) == 3

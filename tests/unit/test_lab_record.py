@@ -134,3 +134,22 @@ def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Pa
     )
     assert done.returncode == 0
     assert left_behind(ident) == []
+
+
+@pytest.mark.timeout(240)
+def test_what_cannot_be_set_up_is_told_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    scenario = SCENARIO.replace("10.77.0.0/24", "10.77.0.0/24\ndomain: not-a-zone." + "x" * 70 + ".example")
+    (tmp_path / "tiny.yaml").write_text(scenario, encoding="utf-8")
+    argv = (sys.executable, "-m", "benchmarks.lab", "record", "--scenario", str(tmp_path / "tiny.yaml"))
+    done = subprocess.run(
+        (*argv, "--seconds", "10", "--out", str(tmp_path / "out")),
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("lab: ")]
+    assert len(said) == 1
+    assert "openssl req" in said[0]
+    assert not (tmp_path / "out").exists()
+    assert "Traceback" not in done.stderr

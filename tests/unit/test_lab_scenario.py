@@ -132,6 +132,7 @@ def test_a_roll_out_is_more_of_one_habit_only() -> None:
         ({"network": "8.8.8.0/24"}, "not a private IPv4 network"),
         ({"network": "10.0.0.0/29"}, "too small"),
         ({"inside": SMALL["inside"][1:]}, "resolver"),
+        ({"outside": [{**group, "uplinks": 2} for group in SMALL["outside"]]}, "only hosts inside"),
         ({"attacks": [{"kind": "beacon-tls", "host": "nobody"}]}, "host nobody does not exist"),
         ({"attacks": [{"kind": "telepathy", "host": "desk"}]}, "telepathy"),
         ({"roles": {}}, "role clerk"),
@@ -187,6 +188,7 @@ def test_without_root_one_clear_line(
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
     assert "run it as root" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_tool_is_named(
@@ -198,6 +200,7 @@ def test_a_missing_tool_is_named(
     )
     assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
     assert "missing programs: tcpdump" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(

@@ -209,3 +209,75 @@ def test_a_recording_whose_laboratory_was_killed_can_still_be_labelled(tmp_path:
     assert not (tmp_path / writeup.TRUTH).exists()
     with pytest.raises(LabError, match="not written up"):
         writeup.write_up(tmp_path)
+
+
+def test_of_a_talk_half_seen_the_answers_still_belong_to_who_asked(tmp_path: Path) -> None:
+    log = opened(tmp_path, event(10.0, "tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 20002))
+    seen = capture(
+        tmp_path / "c.pcap",
+        (10.1, frame("tcp", "10.0.0.9", 443, "10.0.0.5", 40000, 18)),  # SYN and ACK: the SYN went another way
+        (10.2, frame("tcp", "10.0.0.9", 443, "10.0.0.5", 40000, 17)),
+    )
+    (found,) = truth.label(seen, log, ACTORS, set())
+    assert found.flow.key == ("tcp", "10.0.0.5", 40000, "10.0.0.9", 443)
+    assert (found.label, found.family) == ("malicious", "beacon-tls")
+
+
+def test_a_responder_on_a_port_that_zeek_does_not_know_is_labelled_the_other_way_round(
+    tmp_path: Path,
+) -> None:
+    log = opened(tmp_path, event(10.0, "tcp", "10.0.0.5", 40000, "10.0.0.9", 5432, 20001))
+    seen = capture(tmp_path / "c.pcap", (10.1, frame("tcp", "10.0.0.9", 5432, "10.0.0.5", 40000, 18)))
+    (found,) = truth.label(seen, log, ACTORS, set())
+    assert found.flow.key == ("tcp", "10.0.0.9", 5432, "10.0.0.5", 40000)
+    assert (found.label, found.reason) == ("benign", "opened by user anna on desk")
+
+
+@pytest.mark.parametrize(
+    ("later", "flags", "flows_"),
+    [
+        (4.0, 16, 1),  # an ACK within five seconds of a SYN that nobody was seen to answer
+        (6.0, 16, 2),  # and after them: Zeek has given the attempt up
+        (4.0, 4, 1),
+    ],
+)
+def test_what_only_one_side_says_is_cut_as_zeek_cuts_it(
+    later: float, flags: int, flows_: int, tmp_path: Path
+) -> None:
+    frames = [(10.0, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 2))]
+    frames.append((10.0 + later, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, flags)))
+    assert len(capture(tmp_path / "c.pcap", *frames)) == flows_
+
+
+def test_after_its_end_a_half_seen_connection_lasts_until_zeeks_next_look(tmp_path: Path) -> None:
+    def count(*times: float) -> int:
+        fin = [(at, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 17)) for at in times]
+        return len(
+            capture(tmp_path / "c.pcap", (10.0, frame("tcp", "10.0.0.5", 40000, "10.0.0.9", 443, 2)), *fin)
+        )
+
+    assert count(10.5, 20.5) == 1  # looked at after 5 s (5 s of silence are not over) and after 11
+    assert count(10.5, 21.5) == 2
+
+
+def test_an_address_asked_for_by_raw_frames_is_told_by_card_and_program(tmp_path: Path) -> None:
+    anywhere = frame("udp", "0.0.0.0", 68, "255.255.255.255", 67, body=b"x" * 240)
+    seen = capture(tmp_path / "c.pcap", (10.0, anywhere), (100.0, anywhere))
+    hardware = {b"\2" * 6: ("desk", "10.0.0.5")}
+    raw = {"desk": [(9.5, 20.0, 20001), (99.0, 120.0, 20001), (99.5, 105.0, 20002)]}
+    first, second = truth.label(seen, opened(tmp_path), ACTORS, set(), hardware=hardware, raw=raw)
+    assert (first.label, first.family) == ("benign", "")
+    assert (second.label, second.family) == ("malicious", "beacon-tls")
+    (neither, _) = truth.label(seen, opened(tmp_path), ACTORS, set(), hardware=hardware)
+    assert neither.label == "unknown"
+
+
+def test_of_the_launchers_log_only_what_speaks_past_the_kernel_counts(tmp_path: Path) -> None:
+    lines = [
+        '{"began": 1.0, "ended": 2.0, "gid": 7, "what": "lease"}',
+        '{"began": 1.0, "ended": 2.0, "gid": 8, "what": "browse"}',
+        '{"beg',
+    ]
+    (tmp_path / "desk.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = truth.raw_programs({"desk": tmp_path / "desk.jsonl", "none": tmp_path / "none.jsonl"})
+    assert found == {"desk": [(1.0, 2.0, 7)]}

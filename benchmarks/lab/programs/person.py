@@ -292,6 +292,8 @@ def main(plan: str, start: float) -> None:
             threading.Thread(target=_one, args=(person, task, free), daemon=True).start()
     for _ in range(AT_ONCE):
         free.acquire()
+    while person.forgotten:  # held until somebody ends this program
+        time.sleep(1.0)
 
 
 def _tasks(lines: Any) -> Iterator[Task]:
