@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt  # the backend must be chosen before
 from benchmarks.lab.truth import Label, service
 
 BINS = 120
+ROW = 0.17  # inches of height for each family
 SHOWN = 9  # services with a colour of their own
 
 
@@ -25,7 +26,12 @@ def draw(labels: Sequence[Label], path: Path, title: str) -> None:
     start = min((found.flow.start for found in labels), default=0.0)
     end = max((found.flow.start for found in labels), default=1.0)
     edges = np.linspace(0.0, max(1.0, end - start), BINS + 1)
-    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 6.5), sharex=True, height_ratios=(3, 2))
+    begins: dict[str, float] = {}
+    for found in attacks:
+        begins.setdefault(found.family, found.flow.start)
+    families = sorted(begins, key=lambda family: -begins[family])  # the first attack on top
+    sizes = (4.0, 0.7 + ROW * max(5, len(families)))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(11, sum(sizes)), sharex=True, height_ratios=sizes)
     common = [name for name, _ in Counter(service(found.flow.key) for found in benign).most_common(SHOWN)]
     groups = {name: [f for f in benign if service(f.flow.key) == name] for name in common}
     groups["other"] = [found for found in benign if service(found.flow.key) not in common]
@@ -36,13 +42,14 @@ def draw(labels: Sequence[Label], path: Path, title: str) -> None:
     above.set_ylim(0, 1.25 * max(1.0, float(np.sum(heights, axis=0).max() / width)))  # room for the legend
     above.legend(ncols=5, fontsize=8, frameon=False, loc="upper left")
     above.set_title(title, loc="left", fontsize=10, wrap=True)
-    families = [name for name, _ in Counter(found.family for found in attacks).most_common()]
+    counts = Counter(found.family for found in attacks)
     for row, family in enumerate(families):
         times = [found.flow.start - start for found in attacks if found.family == family]
-        below.plot(times, [row] * len(times), "|", markersize=7, color="tab:red", alpha=0.5)
+        below.axhline(row, color="0.92", linewidth=0.8, zorder=0)
+        below.plot(times, [row] * len(times), "|", markersize=8, color="tab:red", alpha=0.6)
     if not families:
         below.text(0.5, 0.5, "none", transform=below.transAxes, ha="center", color="tab:gray")
-    below.set_yticks(range(len(families)), families, fontsize=7)
+    below.set_yticks(range(len(families)), [f"{family}  {counts[family]}" for family in families], fontsize=8)
     below.set_ylim(-0.7, max(0.7, len(families) - 0.3))
     below.set_xlabel("seconds of the recording")
     below.set_ylabel("attacks")
