@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from pages import ROOT, of_pages, whole
 from test_tabular import nsl
 
@@ -179,3 +181,46 @@ def waits(words: list[str], folder: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_every_command_prints_json_that_parses_and_nothing_else(
+    logs: Path,
+    capture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(logs, "logs")
+    (tmp_path / "tables").mkdir()
+    nsl(tmp_path / "tables", 300)
+    said: dict[str, list[object]] = {}
+    for command in (
+        f"replay {capture} --out replayed",
+        "train --out m.safetensors --epochs 1 logs",
+        "calibrate --out c.safetensors --model m.safetensors logs",
+        "alerts logs",
+        f"explain {UID} logs",
+        f"label {UID} benign --logs logs",
+        "report logs --out report.html",
+        "anonymise logs --key site.key --new-key --out shared",
+        "evaluate --tabular tables --out f.json --seeds 1 --only volume",
+        "doctor",
+    ):
+        name, *words = shlex.split(command)
+        capsys.readouterr()
+        code = run(monkeypatch, name, *words, "--json")
+        out = capsys.readouterr().out
+        assert code == 0 or name == "doctor", command
+        said[name] = (
+            [json.loads(line) for line in out.splitlines()] if name == "alerts" else [json.loads(out)]
+        )
+        assert all(json.loads(json.dumps(value, allow_nan=False)) == value for value in said[name])
+    assert set(said) == set(commands()) - {
+        "run"
+    }  # `run` speaks a line at a time while it lasts: tests/contract
+    assert said["alerts"]
+
+
+def commands() -> list[str]:
+    return list(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
