@@ -166,8 +166,8 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
             request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
         yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
         if o.rng.random() < 0.08:  # a channel kept open in case that somebody wants a shell at once
-            port = 443 if scheme == "https" else 80
-            yield o.client(attack.kind, "forget", after=after + 0.5, host=site, port=port)
+            used = {"port": 443} if scheme == "https" else {"port": 80, "path": "/a0"}
+            yield o.client(attack.kind, "forget", after=after + 0.5, host=site, **used)
         after += mean * o.rng.uniform(0.7, 1.3)
 
 

@@ -53,7 +53,9 @@ class Verdict:
 
     @property
     def mean(self) -> float:
-        return float(np.mean(list(self.areas.values()))) if self.areas else 0.5
+        """Over the services in which both classes have several hosts; of one or two, only the hosts are told apart."""
+        areas = [self.areas[service] for service in self.between] or list(self.areas.values())
+        return float(np.mean(areas)) if areas else 0.5
 
     @property
     def fine(self) -> bool:
@@ -63,8 +65,9 @@ class Verdict:
     def __str__(self) -> str:
         lines = []
         for name, area in sorted(self.areas.items(), key=lambda item: -item[1]):
-            low, high = self.between.get(name, (float("nan"), float("nan")))
-            lines.append(f"{name:<34}{area:6.3f}   {low:.3f} to {high:.3f}")
+            low, high = self.between.get(name, (0.0, 1.0))
+            known = f"{low:.3f} to {high:.3f}" if name in self.between else "too few hosts"
+            lines.append(f"{name:<34}{area:6.3f}   {known}")
         words = "no better than chance" if self.fine else f"the classes can be told apart (limit {LIMIT})"
         return "\n".join(
             [*lines, f"{'mean AUC by shortcuts':<34}{self.mean:6.3f}   {words}; {self.compared} connections"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ roles:
   clerk: {browse: 150, look-up: 200, intranet: 100, ping: 60}
 attacks:
   - {kind: port-scan, host: desk, at: 0.1, lasts: 0.5, pace: 0.2}
-  - {kind: beacon-http, host: desk, at: 0.0, lasts: 1.0, pace: 3.0}
+  - {kind: beacon-http, host: desk, at: 0.0, lasts: 1.0, pace: 8.0}
 """
 
 
@@ -77,6 +78,25 @@ def left_behind(ident: str) -> list[str]:
     ]
 
 
+def still_running(ident: str, folder: Path) -> list[str]:
+    """Processes that name the run or write to its folder, a moment after it ended."""
+    deadline = time.monotonic() + 5.0
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if (
+                    f"{net.PREFIX}-{ident}" in line
+                    or f"{net.STATE}/{ident}" in line
+                    or f"{folder}/out" in line
+                ):
+                    found.append(line)
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
 def wait_for_frames(process: subprocess.Popen[str], folder: Path) -> str:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
@@ -96,6 +116,7 @@ def test_a_recording_is_labelled_whole_and_leaves_nothing_behind(tmp_path: Path)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert left_behind(ident) == []
+    assert still_running(ident, tmp_path) == []
     labels = (tmp_path / "out" / "labels.csv").read_text().splitlines()
     assert sum(",benign," in line for line in labels) > 50
     assert sum(",malicious," in line for line in labels) > 10
@@ -118,6 +139,7 @@ def test_stopped_early_it_still_writes_what_it_has_and_cleans_up(tmp_path: Path)
     assert "stopped early" in err
     assert (tmp_path / "out" / "labels.csv").is_file()
     assert left_behind(ident) == []
+    assert still_running(ident, tmp_path) == []
 
 
 @pytest.mark.timeout(240)
@@ -129,11 +151,13 @@ def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Pa
     process.kill()
     process.wait(timeout=30)
     assert left_behind(ident)
+    assert still_running(ident, tmp_path)
     done = subprocess.run(
         (sys.executable, "-m", "benchmarks.lab", "clean"), cwd=ROOT, check=True, timeout=120
     )
     assert done.returncode == 0
     assert left_behind(ident) == []
+    assert still_running(ident, tmp_path) == []
 
 
 @pytest.mark.timeout(240)
