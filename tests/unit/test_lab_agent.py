@@ -82,6 +82,16 @@ def test_crowded_is_read_from_the_kernels_count(running: int, expected: bool, tm
     assert agent.crowded(str(tmp_path / "load")) is expected
 
 
+def test_a_recording_ahead_of_others_bears_a_larger_crowd(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    (tmp_path / "load").write_text("1.00 1.00 1.00 20/200 7\n", encoding="ascii")
+    assert agent.crowded(str(tmp_path / "load"))
+    monkeypatch.setattr("os.nice", lambda _: -5)
+    assert not agent.crowded(str(tmp_path / "load"))
+
+
 def test_an_orphan_ends_by_itself(tmp_path: Path) -> None:
     (tmp_path / "plan").write_text(json.dumps(step(3600, "true")) + "\n", encoding="utf-8")
     argv = [
