@@ -458,7 +458,7 @@ def explain(
     if as_json:
         print(json.dumps(explain_uid.explanation_object(found)))
     else:
-        explain_uid.show(found)
+        explain_uid.show(found, logs)
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def explanation_object(found: Explanation) -> Mapping[str, object]:
     }
 
 
-def show(found: Explanation) -> None:
-    """Prints the explanation for a person."""
+def show(found: Explanation, logs: Path) -> None:
+    """Prints the explanation for a person; `logs` is the folder that it comes from."""
     console = Console(highlight=False)
     v = found.verdict
     _say(console, f"[bold]{escape(_name(v))}[/bold]")
@@ -155,7 +156,8 @@ def show(found: Explanation) -> None:
             )
             _say(console, f"  [bold]{escape(stream)}[/bold]  {escape(printable(shown, 600))}")
     if odd:
-        hint = f"cmdana label {_safe(v, 'uid')} benign"
+        where = "" if logs == Path() else f" --logs {escape(printable(shlex.quote(str(logs))))}"
+        hint = f"cmdana label {_safe(v, 'uid')} benign{where}"
         _say(console, f"\nIf it is fine: [bold]{hint}[/bold]; --allow says it for all like it")
     for reason, n in found.skipped.items():
         _say(console, f"[dim]passed over {n:,} lines: {escape(reason)}[/dim]")

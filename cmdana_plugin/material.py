@@ -197,7 +197,7 @@ class Suspects:
             for (host, domain), n in self.names.most_common(_TOLD)
         ]
         found += [
-            f"{n:,} connections of {host} are like attacks that the model before knows; --exclude {host} leaves it out"
+            f"{n:,} connections of {host} are like attacks that an earlier model knows; --exclude {host} leaves it out"
             for host, n in self.attacks.most_common(_TOLD)
             if host not in self.scans
         ]

@@ -22,7 +22,7 @@ def history(n: int) -> list[madeup.Verdict]:
 def printed(folder: Path, uid: str, monkeypatch: pytest.MonkeyPatch) -> str:
     out = io.StringIO()
     monkeypatch.setattr(explain_uid, "Console", lambda **_: Console(file=out, width=200, highlight=False))
-    explain_uid.show(explain(uid, folder))
+    explain_uid.show(explain(uid, folder), folder)
     return out.getvalue()
 
 
@@ -63,7 +63,8 @@ def test_it_finds_the_row_its_hosts_history_its_notices_and_other_logs(
     text = printed(tmp_path, odd.uid, monkeypatch)
     for words in (
         "10.0.0.5:40010 -> 203.0.113.9:443/tcp (ssl)", "about 1 in 40,000 connections", "expected 80-400 B, saw 9 MB",
-        "20 connections opened in all, 1 odd", "server_name=example.com\\x1b[31m", f"cmdana label {odd.uid} benign",
+        "20 connections opened in all, 1 odd", "server_name=example.com\\x1b[31m",
+        f"cmdana label {odd.uid} benign --logs {tmp_path}",
     ):  # fmt: skip
         assert words in text
     assert "\x1b" not in text

@@ -119,6 +119,6 @@ def test_a_host_that_is_like_known_attacks_is_named() -> None:
     assert suspects.attacks["10.0.1.66"] > 200
     suspects.scans.clear()
     assert any(
-        w.endswith("like attacks that the model before knows; --exclude 10.0.1.66 leaves it out")
+        w.endswith("like attacks that an earlier model knows; --exclude 10.0.1.66 leaves it out")
         for w in suspects.words()
     )
