@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ _SHOWN_ODD: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
+_SCORE: Final = re.compile(r" \(score [\d.]+, threshold [\d.]+\)$")
 _LATEST: Final = 253402300799.0  # the last second of the year 9999
 
 _CMDANA_FIELDS: Final = frozenset(
@@ -140,6 +142,11 @@ class Incident:
     @property
     def merged(self) -> bool:
         return self.note == "Anomalous_Host"
+
+    @property
+    def title(self) -> str:
+        """The sentence without the score, which the page gives beside it."""
+        return _SCORE.sub("", self.msg) if self.trigger else self.msg
 
     @property
     def why(self) -> Why:
