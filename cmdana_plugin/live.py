@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import importlib.metadata
+import itertools
 import secrets
 import shutil
 import signal
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
-from cmdana_plugin.endpoint.wire import Batch, Event
+from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event
 from cmdana_plugin.window import Aligner
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
@@ -74,7 +75,9 @@ class Live:
         self._sniffed = sniffed
         self.inbox = Inbox(settings.queue_records, self.counts)
         digest = judge.detector.schema_digest
-        identity = Identity(secrets.token_hex(8), _VERSION, judge.detector.name, digest, _log_streams(digest))
+        identity = Identity(
+            secrets.token_hex(8), _VERSION, judge.detector.name, digest, *_log_streams(digest)
+        )
         self.session = Session(identity, settings.topic_verdicts)
         self.drain = Drain(
             transport, self.inbox, self.session.connected, self._beat, tell,
@@ -152,10 +155,22 @@ class Live:
         return self.session.alive() if self._clock() - self._progress < _STUCK else []
 
 
-def _log_streams(digest: str) -> tuple[str, ...]:
-    """Paths of the logs that a model of this schema looks at; empty, which is all, for one that we do not know."""
+def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Paths of the logs that a model of this schema looks at, and those of them of which it needs no more than Zeek
+    tells in brief; empty, which is all of them in full, for a schema that we do not know.
+    """
     schema = load_schema()
-    return tuple(sorted({f.stream for f in schema.log_fields})) if digest == schema.digest else ()
+    if digest != schema.digest:
+        return (), ()
+    fields: dict[str, set[str]] = {}
+    for f in schema.log_fields:
+        fields.setdefault(f.stream, set()).add(f.name)
+    brief = {
+        stream for stream, told in BRIEF.items() if fields.get(stream, set()) <= set(itertools.chain(*told))
+    }
+    if "x509" in fields:
+        brief.discard("ssl")  # certificates are joined by the fingerprints in ssl.log
+    return tuple(sorted(fields)), tuple(sorted(brief & fields.keys()))
 
 
 def run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.endpoint.wire import PACKET_COLUMNS, Batch, ConnectionRow
+from cmdana_plugin.endpoint.wire import Batch, ConnectionRow
 from feature_extractors.frames import Counts
 from feature_extractors.observations import (
     CONN_STATES,
@@ -181,15 +181,13 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
 
 
 def _packets(
-    described: Sequence[Mapping[str, list[float]] | None], ts: NDArray[np.float64]
+    described: Sequence[list[int] | None], ts: NDArray[np.float64]
 ) -> tuple[Packets, NDArray[np.int64]]:
     """Time, direction and size of each packet, from what each side of its connection had sent by then."""
     start = np.zeros(len(described) + 1, np.int64)
-    np.cumsum([min(len(d["at"]), MAX_PACKETS) if d else 0 for d in described], out=start[1:])
-    at, orig, resp = (
-        np.array([v for d in described if d for v in d[name][:MAX_PACKETS]], np.float64)
-        for name in PACKET_COLUMNS
-    )
+    np.cumsum([min(len(d) // 3, MAX_PACKETS) if d else 0 for d in described], out=start[1:])
+    told = np.array([v for d in described if d for v in d[: 3 * MAX_PACKETS]], np.float64)
+    at, orig, resp = told.reshape(-1, 3).T
     n = len(at)
     first = np.zeros(n, np.bool_)
     first[start[:-1][np.diff(start) > 0]] = True
@@ -201,7 +199,7 @@ def _packets(
     turns = np.cumsum(turned)
     later = np.repeat(np.append(turns, 0)[start[1:] - 1], np.diff(start)) - turns
     packets = Packets(
-        ts=np.repeat(ts, np.diff(start)) + at,
+        ts=np.repeat(ts, np.diff(start)) + at / 1e6,
         is_orig=is_orig ^ (later % 2 == 1),
         ip_length=_clip(by_orig + by_resp, np.int32),
         payload=np.full(n, -1, np.int32),

@@ -86,12 +86,13 @@ function tell_connection(c: connection, final: bool)
 	if ( c?$vlan )
 		vlan = fmt("%d,%s", c$vlan, c?$inner_vlan ? cat(c$inner_vlan) : "null");
 
-	tell(fmt("[\"c\",%d,\"%s\",%.6f,%.6f,\"%s\",%d,\"%s\",%d,%d,\"%s\",%s,%s,%s,\"%s\",%d,\"%s\",%d,%d,%d,%d,%s,%d,%s]",
-	    final, c$uid, c$start_time, network_time(), id$orig_h, id$orig_p, id$resp_h, id$resp_p,
-	    id$proto, service, known ? fmt("%.6f", c$duration) : "null", known ? cat(o$size) : "null",
-	    known ? cat(r$size) : "null", logged?$conn_state ? logged$conn_state : state_of(c),
-	    logged$missed_bytes, c$history, o$num_pkts, o$num_bytes_ip, r$num_pkts, r$num_bytes_ip, vlan,
-	    c?$tunnel && |c$tunnel| > 0, c?$cmdana ? to_json(c$cmdana, T, /^_/, T) : "null"));
+	# What is text stands in one string, because each quote is escaped on its way; none of it can hold a space.
+	tell(fmt("[%d,\"%s %s %s %s %s %s\",%.6f,%.6f,%d,%d,%d,%s,%d,%d,%d,%d,%d,%s,%d,%s]",
+	    final, c$uid, id$orig_h, id$resp_h, logged?$conn_state ? logged$conn_state : state_of(c), c$history, service,
+	    c$start_time, network_time(), id$orig_p, id$resp_p, id$proto,
+	    known ? fmt("%.6f,%d,%d", c$duration, o$size, r$size) : "null,null,null", logged$missed_bytes, o$num_pkts,
+	    o$num_bytes_ip, r$num_pkts, r$num_bytes_ip, vlan, c?$tunnel && |c$tunnel| > 0,
+	    c?$cmdana ? to_json(c$cmdana$seen) : "null"));
 	}
 
 event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
@@ -102,8 +103,14 @@ event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 	if ( ! c?$cmdana )
 		c$cmdana = Packets();
 
-	if ( threshold <= packets_described )
-		describe_packet(c, threshold);
+	# A detector that came in mid-connection is not told of a second packet as if it were the first.
+	if ( threshold <= packets_described && |c$cmdana$seen| == 3 * threshold - 3 )
+		{
+		local seen = c$cmdana$seen;
+		seen += double_to_int(c$duration / 1usec);
+		seen += c$orig$num_bytes_ip;
+		seen += c$resp$num_bytes_ip;
+		}
 
 	if ( threshold >= 3 && early_verdicts && ! c$cmdana$told_early
 	     && (threshold == 32 || c$duration > early_after) )

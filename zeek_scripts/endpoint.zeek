@@ -101,7 +101,7 @@ event CMDANA::alive(words: string)
 		if ( instance != "" )
 			add replaced_instances[instance];
 		instance = who$instance;
-		want_logs(who$streams);
+		want_logs(who$streams, who$brief);
 		}
 
 	answer_detector(T, "");

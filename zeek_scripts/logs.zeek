@@ -13,7 +13,7 @@ export {
 	## Log streams that the detector is not told of although their records carry a uid.
 	const ignored_logs: set[Log::ID] = { Conn::LOG, Notice::LOG, Notice::ALARM_LOG } &redef;
 
-	## Length in bytes of a log record, as JSON, above which it is counted and not told.
+	## Length in bytes of a log record, as it is told, above which it is counted and not told.
 	option max_log_bytes: count = 1048576;
 }
 
@@ -22,6 +22,64 @@ global paths: table[Log::ID] of string = table();
 
 # The logs that the detector looks at; empty: all.
 global wanted_logs: set[string] = set();
+
+# Those of which the fields below are enough for it.
+global brief_logs: set[string] = set();
+
+# Rendered by hand, because to_json of a whole record, and the way of its bytes to the detector, cost Zeek three times
+# as much. What the traffic can choose freely still passes to_json. The other half is BRIEF in
+# cmdana_plugin/endpoint/wire.py.
+global brief: table[Log::ID] of function(rec: any): string = table();
+
+@ifdef ( DNS::LOG )
+function brief_dns(rec: any): string
+	{
+	local d = rec as DNS::Info;
+	return fmt("[\"dns\",%.6f,\"%s %s %s\",%s,%s,%s,%s]", d$ts, d$uid, d?$qtype_name ? d$qtype_name : "-",
+	    d?$rcode_name ? d$rcode_name : "-", d?$rtt ? fmt("%.6f", d$rtt) : "null",
+	    d?$answers ? cat(|d$answers|) : "null", d?$query ? to_json(d$query) : "null",
+	    d?$TTLs ? to_json(d$TTLs, F, /^_/, T) : "null");
+	}
+
+event zeek_init()
+	{
+	brief[DNS::LOG] = brief_dns;
+	}
+@endif
+
+@ifdef ( HTTP::LOG )
+function brief_http(rec: any): string
+	{
+	local h = rec as HTTP::Info;
+	return fmt("[\"http\",%.6f,\"%s\",%s,%s,%s,%s,%s,%d,%d,%s,%s,%s]", h$ts, h$uid,
+	    h?$method ? to_json(h$method) : "null", h?$host ? to_json(h$host) : "null",
+	    h?$uri ? to_json(h$uri) : "null", h?$user_agent ? to_json(h$user_agent) : "null",
+	    h?$status_code ? cat(h$status_code) : "null", h$request_body_len, h$response_body_len,
+	    h?$resp_mime_types ? to_json(h$resp_mime_types) : "null",
+	    h?$orig_mime_types ? to_json(h$orig_mime_types) : "null", h?$referrer ? to_json(h$referrer) : "null");
+	}
+
+event zeek_init()
+	{
+	brief[HTTP::LOG] = brief_http;
+	}
+@endif
+
+@ifdef ( SSL::LOG )
+function brief_ssl(rec: any): string
+	{
+	local s = rec as SSL::Info;
+	return fmt("[\"ssl\",%.6f,\"%s %s %s %s\",%s,%s,%s,%s]", s$ts, s$uid, s?$version ? s$version : "-",
+	    s?$cipher ? s$cipher : "-", s?$curve ? s$curve : "-", s?$server_name ? to_json(s$server_name) : "null",
+	    s$established ? "true" : "false", s$resumed ? "true" : "false",
+	    s?$next_protocol ? to_json(s$next_protocol) : "null");
+	}
+
+event zeek_init()
+	{
+	brief[SSL::LOG] = brief_ssl;
+	}
+@endif
 
 function learn_path(rec: any, id: Log::ID): string
 	{
@@ -36,11 +94,14 @@ function learn_path(rec: any, id: Log::ID): string
 	}
 
 # Another detector may look at other logs.
-function want_logs(streams: vector of string)
+function want_logs(streams: vector of string, briefly: vector of string)
 	{
 	wanted_logs = set();
+	brief_logs = set();
 	for ( _, path in streams )
 		add wanted_logs[path];
+	for ( _, path in briefly )
+		add brief_logs[path];
 	paths = table();
 	}
 
@@ -61,7 +122,12 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 		return;
 
 	# An attacker's bytes leave Zeek in no other way: to_json escapes what is not UTF-8.
-	local rendered = to_json(rec, T, /^_/, T);
+	local rendered: string;
+	if ( path in brief_logs && id in brief )
+		rendered = brief[id](rec);
+	else
+		rendered = "[\"" + path + "\"," + to_json(rec, T, /^_/, T) + "]";
+
 	if ( |rendered| > max_log_bytes )
 		{
 		++tally$logs_too_long;
@@ -69,5 +135,5 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 		}
 
 	++tally$logs;
-	tell(cat("[\"l\",\"", path, "\",", rendered, "]"));
+	tell(rendered);
 	}

@@ -50,6 +50,22 @@ const notice_types: table[string] of Notice::Type = {
 	["CMDANA::Traffic_Drift"] = Traffic_Drift,
 };
 
+const protos = vector(unknown_transport, tcp, udp, icmp);
+const stages = vector("early", "final");
+const nothing: vector of string = vector();
+
+# By the sum in CMDANA::Answer.
+const modality_sets: table[count] of set[string] = {
+	[0] = set(),
+	[1] = set("packet"),
+	[2] = set("connection"),
+	[3] = set("packet", "connection"),
+	[4] = set("log"),
+	[5] = set("packet", "log"),
+	[6] = set("connection", "log"),
+	[7] = set("packet", "connection", "log"),
+};
+
 function judges(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
@@ -103,10 +119,30 @@ event CMDANA::verdicts(answer: string)
 	local a = parsed$v as Answer;
 	tally$judged += a$finals;
 	tally$judged_early += a$earlies;
-	for ( _, v in a$verdicts )
+
+	local oddities: table[count] of Oddity = table();
+	for ( _, o in a$odd )
+		oddities[o$i] = o;
+
+	for ( i, uid in a$uid )
 		{
-		if ( log_benign || v$verdict != "benign" )
-			Log::write(LOG, v);
+		local odd = i in oddities;
+		if ( ! odd && ! log_benign )
+			next;
+
+		local proto = protos[a$proto[i]];
+		local row = Info($ts=a$ts[i], $uid=uid,
+		    $id=conn_id($orig_h=a$orig_h[i], $orig_p=count_to_port(a$orig_p[i], proto),
+		        $resp_h=a$resp_h[i], $resp_p=count_to_port(a$resp_p[i], proto)),
+		    $proto=proto, $community_id=a$community_id[i], $stage=stages[a$stage[i]], $score=a$score[i],
+		    $p_value=a$p_value[i], $threshold=a$threshold, $verdict=odd ? oddities[i]$verdict : "benign",
+		    $packet_reliance=a$packet_reliance[i], $connection_reliance=a$connection_reliance[i],
+		    $log_reliance=a$log_reliance[i], $state_reliance=a$state_reliance[i],
+		    $modalities=modality_sets[a$modalities[i]], $reasons=odd ? oddities[i]$reasons : nothing,
+		    $model=a$model);
+		if ( a$service[i] != "" )
+			row$service = a$service[i];
+		Log::write(LOG, row);
 		}
 	for ( _, w in a$notices )
 		raise_notice(w);

@@ -28,6 +28,7 @@ class Identity:
     model: str
     schema: str  # digest of schema.yaml that the model was made with
     streams: tuple[str, ...] = ()  # paths of the logs that the model looks at; empty: all
+    brief: tuple[str, ...] = ()  # those of them of which the fields in `wire.BRIEF` are enough
 
 
 @dataclass(slots=True)
@@ -117,7 +118,7 @@ class Session:
         me = self.identity
         said = Alive(
             me.instance, me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving,
-            me.streams,
+            me.streams, me.brief,
         )  # fmt: skip
         return [wire.encode_alive(f"{self.topic_verdicts}/alive", said)]
 

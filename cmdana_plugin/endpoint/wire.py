@@ -10,15 +10,16 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from cmdana_plugin.verdict import Notice, Verdict
+from cmdana_plugin.verdict import BENIGN, Notice, Verdict
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import LogEntry, LogValue, Stage
 
-WIRE_VERSION: Final = 2
+T = TypeVar("T")
+WIRE_VERSION: Final = 3
 MAX_PAYLOAD: Final = (
     16 * 1024 * 1024
 )  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
@@ -53,12 +54,8 @@ class PeerError:
     context: str
 
 
-# When each packet was seen, in seconds since the connection began, and the IP bytes that each side had sent by then.
-PACKET_COLUMNS: Final = ("at", "orig", "resp")
-
-
 class ConnectionRow(NamedTuple):
-    """One connection in the order of `CMDANA::tell_connection`; None is unset."""
+    """One connection; None is unset."""
 
     stage: int
     uid: str
@@ -83,7 +80,8 @@ class ConnectionRow(NamedTuple):
     vlan: int | None
     inner_vlan: int | None
     tunneled: int
-    packets: dict[str, list[float]] | None  # `PACKET_COLUMNS`, each as long as the others
+    # For each packet, microseconds since the connection began and IP bytes that orig and resp had sent by then.
+    packets: list[int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +125,7 @@ class Alive:
     finished: str = ""  # the run whose last batch has been judged and answered
     leaving: bool = False
     streams: Sequence[str] = ()  # paths of the logs that the model looks at; empty: all
+    brief: Sequence[str] = ()  # those of them of which the fields in `BRIEF` are enough
 
 
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
@@ -146,7 +145,21 @@ _NONE: Final = (type(None),)
 _INT64: Final = 2**63 - 1
 _COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 _FINAL: Final = Stage.FINAL.name.lower()
-_PACKET_COLUMNS: Final = frozenset(PACKET_COLUMNS)
+# The logs that Zeek can tell in brief (`CMDANA::brief` in logs.zeek): the fields that stand in one string after the
+# uid, with a space between, and those that follow. Of `answers` only their number is told.
+BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "dns": (("qtype_name", "rcode_name"), ("rtt", "answers", "query", "TTLs")),
+    "http": (
+        (),
+        ("method", "host", "uri", "user_agent", "status_code", "request_body_len", "response_body_len",
+         "resp_mime_types", "orig_mime_types", "referrer"),
+    ),
+    "ssl": (("version", "cipher", "curve"), ("server_name", "established", "resumed", "next_protocol")),
+}  # fmt: skip
+_TOLD: Final = 19  # places of a connection as it is told: its texts stand in one
+_TEXTS: Final = 6
+_PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
+_MODALITIES: Final = {"packet": 1, "connection": 2, "log": 4}
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
@@ -168,21 +181,16 @@ def decode_batch(payload: str) -> Batch:
     sizes: list[int] = []
     for record in _typed(message, "r", list):
         if type(record) is not list or not record:
-            raise _refused("r", record, "an array that begins with its kind")
-        if record[0] == "c":
-            if len(record) != 1 + len(ConnectionRow._fields):
-                raise _refused(
-                    "r", f"{len(record) - 1} fields", f"{len(ConnectionRow._fields)} in a connection"
-                )
-            connections.append(ConnectionRow._make(record[1:]))
-        elif record[0] == "l":
-            if len(record) != 3 or type(record[1]) is not str or type(record[2]) is not dict:
-                raise _refused("r", record[:2], '["l", stream, fields]')
-            if (entry := log_entry(record[1], record[2])) is not None:
+            raise _refused("r", record, "an array that begins with a stage or a stream")
+        if type(record[0]) is int:
+            connections.append(_connection(record))
+        elif type(record[0]) is str:
+            entry = _log(record[0], record)
+            if entry is not None:
                 logs.append(entry)
                 sizes.append(256 + sum(map(_size, entry.fields.values())))
         else:
-            raise _refused("r", record[0], '"c" or "l"')
+            raise _refused("r", record[0], "a stage or a stream")
     _check(connections)
     return Batch(
         node=_typed(message, "node", str), run=_typed(message, "run", str), seq=_natural(message, "seq"),
@@ -206,7 +214,34 @@ def decode_alive(payload: str) -> Alive:
     """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
     message = _object(ALIVE, payload)
     said = {name: message[name] for name in Alive.__dataclass_fields__}
-    return Alive(**said | {"streams": tuple(said["streams"])})
+    return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief")})
+
+
+def _connection(told: list[Any]) -> ConnectionRow:
+    if len(told) != _TOLD:
+        raise _refused("r", f"{len(told)} places", f"{_TOLD} in a connection")
+    stage, texts, ts, end, orig_p, resp_p, ip_proto, duration, orig_bytes, resp_bytes, *rest = told
+    words = texts.split(" ") if type(texts) is str else ()
+    if len(words) != _TEXTS:
+        raise _refused("r", texts, "uid, orig_h, resp_h, conn_state, history and service, a space between")
+    uid, orig_h, resp_h, conn_state, history, service = words
+    missed_bytes, *sums = rest
+    return ConnectionRow(
+        stage, uid, ts, end, orig_h, orig_p, resp_h, resp_p, ip_proto, service, duration, orig_bytes, resp_bytes,
+        conn_state, missed_bytes, history, *sums,
+    )  # fmt: skip
+
+
+def _log(stream: str, told: list[Any]) -> LogEntry | None:
+    if len(told) == 2 and type(told[1]) is dict:
+        return log_entry(stream, told[1])
+    words, values = BRIEF.get(stream, ((), ()))
+    texts = told[2].split(" ") if len(told) == 3 + len(values) and type(told[2]) is str else ()
+    if not values or len(texts) != 1 + len(words):
+        raise _refused("r", told[:3], "[stream, fields], or a stream in brief")
+    record: dict[str, object] = {"ts": told[1], **dict(zip(values, told[3:], strict=True))}
+    record |= {name: text for name, text in zip(("uid", *words), texts, strict=True) if text != "-"}
+    return log_entry(stream, record)
 
 
 def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
@@ -229,21 +264,21 @@ def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
 
 
 def encode_verdicts(topic: str, verdicts: Sequence[Verdict], notices: Sequence[Notice]) -> list[Event]:
-    """The verdicts, `VERDICTS_PER_EVENT` in an event, and the notices after the verdicts that they belong to."""
-    events = []
-    step = VERDICTS_PER_EVENT
-    for start in range(0, max(len(verdicts), len(notices)), step):
-        some = verdicts[start : start + step]
-        finals = sum(v.stage == _FINAL for v in some)
-        body = {
-            "v": WIRE_VERSION,
-            "finals": finals,
-            "earlies": len(some) - finals,
-            "verdicts": [_verdict(v) for v in some],
-            "notices": [_notice(n) for n in notices[start : start + step]],
-        }
-        events.append(Event(topic, VERDICTS, _dump(body)))
-    return events
+    """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to."""
+    bodies: list[dict[str, object]] = []
+    for _, alike in itertools.groupby(verdicts, lambda v: (v.model, v.threshold)):
+        for some in _in_turn(list(alike)):
+            bodies.append(_columns(some) | {"notices": []})
+    for some_notices in _in_turn(notices):
+        if not bodies or bodies[-1]["notices"]:
+            bodies.append(_columns(()))
+        bodies[-1]["notices"] = [_notice(n) for n in some_notices]
+    return [Event(topic, VERDICTS, _dump(body)) for body in bodies]
+
+
+def _in_turn(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), VERDICTS_PER_EVENT):
+        yield items[start : start + VERDICTS_PER_EVENT]
 
 
 def encode_alive(topic: str, alive: Alive) -> Event:
@@ -362,21 +397,11 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
             raise _refused("uid", uid, "1 to 20 letters and digits")
     described = [packets for packets in columns[-1] if packets is not None]
     for packets in described:
-        if type(packets) is not dict or packets.keys() != _PACKET_COLUMNS:
-            raise _refused("packets", packets, f"an object of {', '.join(PACKET_COLUMNS)}")
-    for name in PACKET_COLUMNS:
-        numbers = [packets[name] for packets in described]
-        if not set(map(type, numbers)) <= {list}:
-            raise _refused(f"packets.{name}", numbers[0], "an array of numbers")
-        flat = list(itertools.chain.from_iterable(numbers))
-        least = -(2**53) if name == "at" else 0  # a capture's time may run back
-        if not set(map(type, flat)) <= {int, float} or (
-            flat and not least <= min(flat) <= max(flat) <= 2**53
-        ):
-            raise _refused(f"packets.{name}", flat, f"numbers of {least}..2^53")
-    for packets in described:
-        if not len(packets["at"]) == len(packets["orig"]) == len(packets["resp"]) <= _MAX_DESCRIBED:
-            raise _refused("packets", packets, f"arrays of one length, at most {_MAX_DESCRIBED}")
+        if type(packets) is not list or len(packets) % 3 or len(packets) > 3 * _MAX_DESCRIBED:
+            raise _refused("packets", packets, f"an array of three numbers each for at most {_MAX_DESCRIBED}")
+    flat = list(itertools.chain.from_iterable(described))
+    if not set(map(type, flat)) <= {int} or (flat and not -(2**53) <= min(flat) <= max(flat) <= 2**53):
+        raise _refused("packets", flat, "whole numbers of -2^53..2^53")  # a capture's time may run back
 
 
 def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
@@ -406,20 +431,39 @@ def _size(value: LogValue) -> int:
     return 64 + sum(map(_size, value)) if type(value) is list else 64
 
 
-def _verdict(v: Verdict) -> dict[str, object]:
+def _columns(verdicts: Sequence[Verdict]) -> dict[str, object]:
+    """The verdicts, alike in model and threshold, as `CMDANA::Answer` has them."""
+    finals = sum(v.stage == _FINAL for v in verdicts)
     return {
-        "ts": v.ts, "uid": v.uid,
-        "id": {
-            "orig_h": v.orig_h, "orig_p": _port(v.orig_p, v.proto),
-            "resp_h": v.resp_h, "resp_p": _port(v.resp_p, v.proto),
-        },
-        "proto": v.proto, "service": v.service,
-        "community_id": v.community_id, "stage": v.stage, "score": v.score, "p_value": v.p_value,
-        "threshold": v.threshold, "verdict": v.verdict, "packet_reliance": v.packet_reliance,
-        "connection_reliance": v.connection_reliance, "log_reliance": v.log_reliance,
-        "state_reliance": v.state_reliance, "modalities": list(v.modalities), "reasons": list(v.reasons),
-        "model": v.model,
+        "v": WIRE_VERSION, "finals": finals, "earlies": len(verdicts) - finals,
+        "model": verdicts[0].model if verdicts else "",
+        "threshold": verdicts[0].threshold if verdicts else 0.0,
+        "uid": [v.uid for v in verdicts],
+        "ts": [round(v.ts, 6) for v in verdicts],
+        "orig_h": [v.orig_h for v in verdicts], "orig_p": [v.orig_p for v in verdicts],
+        "resp_h": [v.resp_h for v in verdicts], "resp_p": [v.resp_p for v in verdicts],
+        "proto": [_PROTOS.get(v.proto, 0) for v in verdicts],
+        "service": [v.service or "" for v in verdicts],
+        "community_id": [v.community_id for v in verdicts],
+        "stage": [int(v.stage == _FINAL) for v in verdicts],
+        "score": [_digits(v.score, 9) for v in verdicts],
+        "p_value": [_digits(v.p_value, 6) for v in verdicts],
+        "packet_reliance": [round(v.packet_reliance, 6) for v in verdicts],
+        "connection_reliance": [round(v.connection_reliance, 6) for v in verdicts],
+        "log_reliance": [round(v.log_reliance, 6) for v in verdicts],
+        "state_reliance": [round(v.state_reliance, 6) for v in verdicts],
+        "modalities": [sum(_MODALITIES[m] for m in v.modalities) for v in verdicts],
+        "odd": [
+            {"i": i, "verdict": v.verdict, "reasons": list(v.reasons)}
+            for i, v in enumerate(verdicts)
+            if v.verdict != BENIGN or v.reasons
+        ],
     }  # fmt: skip
+
+
+def _digits(value: float, n: int) -> float:
+    """Each digit costs Zeek the work of a hundred instructions or so."""
+    return float(f"{value:.{n}g}")
 
 
 def _notice(n: Notice) -> dict[str, object]:
