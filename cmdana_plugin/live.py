@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import gzip
 import importlib.metadata
-import itertools
 import secrets
 import shutil
 import signal
@@ -165,9 +164,7 @@ def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     fields: dict[str, set[str]] = {}
     for f in schema.log_fields:
         fields.setdefault(f.stream, set()).add(f.name)
-    brief = {
-        stream for stream, told in BRIEF.items() if fields.get(stream, set()) <= set(itertools.chain(*told))
-    }
+    brief = {stream for stream, told in BRIEF.items() if fields.get(stream, set()) <= {*told[0], *told[1]}}
     if "x509" in fields:
         brief.discard("ssl")  # certificates are joined by the fingerprints in ssl.log
     return tuple(sorted(fields)), tuple(sorted(brief & fields.keys()))

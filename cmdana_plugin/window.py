@@ -154,7 +154,7 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
         resp_p=np.array(c["resp_p"], np.uint16),
         ip_proto=np.array([p if p < 256 else 255 for p in c["ip_proto"]], np.uint8),
         service=[",".join(sorted(s.split(","))) for s in c["service"]],
-        duration=np.array([np.nan if v is None else v for v in c["duration"]], np.float64),
+        duration=np.array([np.nan if v < 0 else v for v in c["duration"]], np.float64),
         orig_bytes=_counts(c["orig_bytes"]),
         resp_bytes=_counts(c["resp_bytes"]),
         conn_state=np.array([_STATE_CODE.get(s, -1) for s in c["conn_state"]], np.int8),
@@ -164,8 +164,8 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
         orig_ip_bytes=_counts(c["orig_ip_bytes"]),
         resp_pkts=_counts(c["resp_pkts"]),
         resp_ip_bytes=_counts(c["resp_ip_bytes"]),
-        vlan=_vlan(c["vlan"]),
-        inner_vlan=_vlan(c["inner_vlan"]),
+        vlan=np.array(c["vlan"], np.int32),
+        inner_vlan=np.array(c["inner_vlan"], np.int32),
         tunneled=np.array(c["tunneled"], np.bool_),
     )
     log_start = np.zeros(n + 1, np.int64)
@@ -180,13 +180,11 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
     )
 
 
-def _packets(
-    described: Sequence[list[int] | None], ts: NDArray[np.float64]
-) -> tuple[Packets, NDArray[np.int64]]:
+def _packets(described: Sequence[list[int]], ts: NDArray[np.float64]) -> tuple[Packets, NDArray[np.int64]]:
     """Time, direction and size of each packet, from what each side of its connection had sent by then."""
     start = np.zeros(len(described) + 1, np.int64)
-    np.cumsum([min(len(d) // 3, MAX_PACKETS) if d else 0 for d in described], out=start[1:])
-    told = np.array([v for d in described if d for v in d[: 3 * MAX_PACKETS]], np.float64)
+    np.cumsum([min(len(d) // 3, MAX_PACKETS) for d in described], out=start[1:])
+    told = np.array([v for d in described for v in d[: 3 * MAX_PACKETS]], np.float64)
     at, orig, resp = told.reshape(-1, 3).T
     n = len(at)
     first = np.zeros(n, np.bool_)
@@ -219,12 +217,8 @@ def _clip(column: NDArray[np.float64], dtype: type[np.signedinteger]) -> NDArray
     return np.clip(column, -1, np.iinfo(dtype).max).astype(dtype)
 
 
-def _vlan(column: Sequence[int | None]) -> NDArray[np.int32]:
-    return np.array([-1 if v is None else v for v in column], np.int32)
-
-
-def _counts(column: Sequence[int | None]) -> NDArray[np.int64]:
-    return np.array([-1 if v is None else min(v, 2**63 - 1) for v in column], np.int64)
+def _counts(column: Sequence[int]) -> NDArray[np.int64]:
+    return np.array([min(v, 2**63 - 1) for v in column], np.int64)
 
 
 def _addresses(column: Sequence[str]) -> NDArray[np.uint8]:

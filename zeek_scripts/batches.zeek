@@ -11,7 +11,7 @@ export {
 	## Records in a batch at most.
 	option batch_records: count = 100;
 
-	## Bytes in a batch at most, and one record more.
+	## Bytes in a batch at most, roughly, and one record more.
 	option batch_bytes: count = 262144;
 
 	## For how long (network time) a record waits for others at most.
@@ -31,7 +31,7 @@ export {
 		judged_early: count &default=0;
 		## Notices raised.
 		notices: count &default=0;
-		## Log records published.
+		## Log records published, or too long for it.
 		logs: count &default=0;
 		## Log records not published because of :zeek:id:`CMDANA::max_log_bytes`.
 		logs_too_long: count &default=0;
@@ -87,13 +87,18 @@ function tell(rendered: string)
 		}
 	}
 
+function begin_batch()
+	{
+	records = vector();
+	record_bytes = 0;
+	finals = 0;
+	}
+
 function forget()
 	{
 	tally$sent -= finals;
 	tally$unsent += finals;
-	records = vector();
-	record_bytes = 0;
-	finals = 0;
+	begin_batch();
 	}
 
 function flush(last: bool)
@@ -107,9 +112,7 @@ function flush(last: bool)
 	    network_time(), last ? "true" : "false");
 	Cluster::publish(topic_observations, observations, head + join_string_vec(records, ",") + "]}");
 	finals_sent += finals;
-	records = vector();
-	record_bytes = 0;
-	finals = 0;
+	begin_batch();
 	}
 
 event zeek_init() &priority=50

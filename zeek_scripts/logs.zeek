@@ -26,8 +26,9 @@ global wanted_logs: set[string] = set();
 # Those of which the fields below are enough for it.
 global brief_logs: set[string] = set();
 
-# Rendered by hand, because to_json of a whole record, and the way of its bytes to the detector, cost Zeek three times
-# as much. What the traffic can choose freely still passes to_json. The other half is BRIEF in
+# In brief, because to_json of a whole record, and the way of its bytes to the detector, cost Zeek three times as much:
+# words that Zeek has chosen in one string with a space between, "-" for unset, then what the traffic can choose, which
+# must pass to_json. Of the answers only their number is told. The other half is BRIEF in
 # cmdana_plugin/endpoint/wire.py.
 global brief: table[Log::ID] of function(rec: any): string = table();
 
@@ -35,10 +36,10 @@ global brief: table[Log::ID] of function(rec: any): string = table();
 function brief_dns(rec: any): string
 	{
 	local d = rec as DNS::Info;
-	return fmt("[\"dns\",%.6f,\"%s %s %s\",%s,%s,%s,%s]", d$ts, d$uid, d?$qtype_name ? d$qtype_name : "-",
-	    d?$rcode_name ? d$rcode_name : "-", d?$rtt ? fmt("%.6f", d$rtt) : "null",
-	    d?$answers ? cat(|d$answers|) : "null", d?$query ? to_json(d$query) : "null",
-	    d?$TTLs ? to_json(d$TTLs, F, /^_/, T) : "null");
+	return cat("[\"dns\",\"", d$uid, " ", d$ts, " ", d?$qtype_name ? d$qtype_name : "-", " ",
+	    d?$rcode_name ? d$rcode_name : "-", " ", d?$rtt ? cat(d$rtt / 1sec) : "-", " ",
+	    d?$answers ? cat(|d$answers|) : "-", "\",", d?$query ? to_json(d$query) : "null", ",",
+	    d?$TTLs ? to_json(d$TTLs, F, /^_/, T) : "null", "]");
 	}
 
 event zeek_init()
@@ -51,12 +52,12 @@ event zeek_init()
 function brief_http(rec: any): string
 	{
 	local h = rec as HTTP::Info;
-	return fmt("[\"http\",%.6f,\"%s\",%s,%s,%s,%s,%s,%d,%d,%s,%s,%s]", h$ts, h$uid,
-	    h?$method ? to_json(h$method) : "null", h?$host ? to_json(h$host) : "null",
-	    h?$uri ? to_json(h$uri) : "null", h?$user_agent ? to_json(h$user_agent) : "null",
-	    h?$status_code ? cat(h$status_code) : "null", h$request_body_len, h$response_body_len,
-	    h?$resp_mime_types ? to_json(h$resp_mime_types) : "null",
-	    h?$orig_mime_types ? to_json(h$orig_mime_types) : "null", h?$referrer ? to_json(h$referrer) : "null");
+	return cat("[\"http\",\"", h$uid, " ", h$ts, " ", h$request_body_len, " ", h$response_body_len, " ",
+	    h?$status_code ? cat(h$status_code) : "-", "\",", h?$method ? to_json(h$method) : "null", ",",
+	    h?$host ? to_json(h$host) : "null", ",", h?$uri ? to_json(h$uri) : "null", ",",
+	    h?$user_agent ? to_json(h$user_agent) : "null", ",", h?$referrer ? to_json(h$referrer) : "null", ",",
+	    h?$resp_mime_types ? to_json(h$resp_mime_types) : "null", ",",
+	    h?$orig_mime_types ? to_json(h$orig_mime_types) : "null", "]");
 	}
 
 event zeek_init()
@@ -69,10 +70,9 @@ event zeek_init()
 function brief_ssl(rec: any): string
 	{
 	local s = rec as SSL::Info;
-	return fmt("[\"ssl\",%.6f,\"%s %s %s %s\",%s,%s,%s,%s]", s$ts, s$uid, s?$version ? s$version : "-",
-	    s?$cipher ? s$cipher : "-", s?$curve ? s$curve : "-", s?$server_name ? to_json(s$server_name) : "null",
-	    s$established ? "true" : "false", s$resumed ? "true" : "false",
-	    s?$next_protocol ? to_json(s$next_protocol) : "null");
+	return cat("[\"ssl\",\"", s$uid, " ", s$ts, " ", s?$version ? s$version : "-", " ", s?$cipher ? s$cipher : "-", " ",
+	    s?$curve ? s$curve : "-", "\",", s$established ? "true," : "false,", s$resumed ? "true," : "false,",
+	    s?$server_name ? to_json(s$server_name) : "null", ",", s?$next_protocol ? to_json(s$next_protocol) : "null", "]");
 	}
 
 event zeek_init()
@@ -121,7 +121,7 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 	if ( id == Files::LOG && ! X509::log_x509_in_files_log && "X509" in (rec as Files::Info)$analyzers )
 		return;
 
-	# An attacker's bytes leave Zeek in no other way: to_json escapes what is not UTF-8.
+	# An attacker's bytes leave Zeek in no other way than through to_json, which escapes what is not UTF-8.
 	local rendered: string;
 	if ( path in brief_logs && id in brief )
 		rendered = brief[id](rec);

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
@@ -55,33 +55,35 @@ class PeerError:
 
 
 class ConnectionRow(NamedTuple):
-    """One connection; None is unset."""
+    """One connection; a number below 0 is unset."""
 
-    stage: int
+    # The words of `CMDANA::tell_connection`.
     uid: str
+    orig_h: str
+    resp_h: str
+    conn_state: str
+    history: str
+    service: str
     ts: float
     end: float
-    orig_h: str
+    duration: float
+    # Its counts.
+    stage: int
     orig_p: int
-    resp_h: str
     resp_p: int
     ip_proto: int
-    service: str
-    duration: float | None
-    orig_bytes: int | None
-    resp_bytes: int | None
-    conn_state: str
     missed_bytes: int
-    history: str
     orig_pkts: int
     orig_ip_bytes: int
     resp_pkts: int
     resp_ip_bytes: int
-    vlan: int | None
-    inner_vlan: int | None
     tunneled: int
-    # For each packet, microseconds since the connection began and IP bytes that orig and resp had sent by then.
-    packets: list[int] | None
+    orig_bytes: int
+    resp_bytes: int
+    vlan: int
+    inner_vlan: int
+    # Three for each packet: microseconds since the connection began, and IP bytes that orig and resp had sent by then.
+    packets: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +142,35 @@ _NOT_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 _PLAIN: Final = frozenset((int, float, bool))
 _INT: Final = (int,)
 _FLOAT: Final = (float, int)
-_STR: Final = (str,)
 _NONE: Final = (type(None),)
 _INT64: Final = 2**63 - 1
 _COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 _FINAL: Final = Stage.FINAL.name.lower()
-# The logs that Zeek can tell in brief (`CMDANA::brief` in logs.zeek): the fields that stand in one string after the
-# uid, with a space between, and those that follow. Of `answers` only their number is told.
+# The logs that Zeek can tell in brief (`CMDANA::brief` in logs.zeek): the words in one string, and what follows them.
+# Of `answers` only their number is told.
 BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "dns": (("qtype_name", "rcode_name"), ("rtt", "answers", "query", "TTLs")),
+    "dns": (("uid", "ts", "qtype_name", "rcode_name", "rtt", "answers"), ("query", "TTLs")),
     "http": (
-        (),
-        ("method", "host", "uri", "user_agent", "status_code", "request_body_len", "response_body_len",
-         "resp_mime_types", "orig_mime_types", "referrer"),
+        ("uid", "ts", "request_body_len", "response_body_len", "status_code"),
+        ("method", "host", "uri", "user_agent", "referrer", "resp_mime_types", "orig_mime_types"),
     ),
-    "ssl": (("version", "cipher", "curve"), ("server_name", "established", "resumed", "next_protocol")),
+    "ssl": (
+        ("uid", "ts", "version", "cipher", "curve"),
+        ("established", "resumed", "server_name", "next_protocol"),
+    ),
 }  # fmt: skip
-_TOLD: Final = 19  # places of a connection as it is told: its texts stand in one
-_TEXTS: Final = 6
+_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
+    "ts": float,
+    "rtt": float,
+    "answers": int,
+    "request_body_len": int,
+    "response_body_len": int,
+    "status_code": int,
+}
+_WORDS: Final = 9  # of a connection
+_TEXTS: Final = 6  # those of them that are no numbers
+_LEAST_COUNTS: Final = 12  # without VLANs
+_MOST_COUNTS: Final = 14
 _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
 _MODALITIES: Final = {"packet": 1, "connection": 2, "log": 4}
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
@@ -177,26 +190,25 @@ def decode_batch(payload: str) -> Batch:
     """The batch in an `observations` event. Raises `WireError`; one bad field refuses the whole batch."""
     message = _object(OBSERVATIONS, payload)
     connections: list[ConnectionRow] = []
-    logs: list[LogEntry] = []
-    sizes: list[int] = []
+    entries: list[LogEntry | None] = []
     for record in _typed(message, "r", list):
-        if type(record) is not list or not record:
-            raise _refused("r", record, "an array that begins with a stage or a stream")
-        if type(record[0]) is int:
-            connections.append(_connection(record))
-        elif type(record[0]) is str:
-            entry = _log(record[0], record)
-            if entry is not None:
-                logs.append(entry)
-                sizes.append(256 + sum(map(_size, entry.fields.values())))
-        else:
-            raise _refused("r", record[0], "a stage or a stream")
+        match record:
+            case [str(words), list(counts), list(packets)]:
+                connections.append(_connection(words, counts, packets))
+            case [str(stream), dict(fields)]:
+                entries.append(log_entry(stream, fields))
+            case [str(stream), str(words), *values]:
+                entries.append(_brief(stream, words, values))
+            case _:
+                raise _refused("r", record, "a connection, or a log in full or in brief")
+    logs = [entry for entry in entries if entry is not None]
     _check(connections)
     return Batch(
         node=_typed(message, "node", str), run=_typed(message, "run", str), seq=_natural(message, "seq"),
         before=_natural(message, "before"), finals=_natural(message, "finals"),
         now=_number(_typed(message, "now", float, int), "now"), last=_typed(message, "last", bool),
-        connections=connections, logs=logs, log_bytes=sizes,
+        connections=connections, logs=logs,
+        log_bytes=[256 + sum(map(_size, entry.fields.values())) for entry in logs],
     )  # fmt: skip
 
 
@@ -217,30 +229,37 @@ def decode_alive(payload: str) -> Alive:
     return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief")})
 
 
-def _connection(told: list[Any]) -> ConnectionRow:
-    if len(told) != _TOLD:
-        raise _refused("r", f"{len(told)} places", f"{_TOLD} in a connection")
-    stage, texts, ts, end, orig_p, resp_p, ip_proto, duration, orig_bytes, resp_bytes, *rest = told
-    words = texts.split(" ") if type(texts) is str else ()
-    if len(words) != _TEXTS:
-        raise _refused("r", texts, "uid, orig_h, resp_h, conn_state, history and service, a space between")
-    uid, orig_h, resp_h, conn_state, history, service = words
-    missed_bytes, *sums = rest
-    return ConnectionRow(
-        stage, uid, ts, end, orig_h, orig_p, resp_h, resp_p, ip_proto, service, duration, orig_bytes, resp_bytes,
-        conn_state, missed_bytes, history, *sums,
-    )  # fmt: skip
+def _connection(words: str, counts: list[Any], packets: list[Any]) -> ConnectionRow:
+    told: list[Any] = words.split(" ")
+    if len(told) != _WORDS:
+        raise _refused("r", words, f"{_WORDS} words of a connection")
+    if not _LEAST_COUNTS <= len(counts) <= _MOST_COUNTS:
+        raise _refused("r", f"{len(counts)} counts", f"{_LEAST_COUNTS} to {_MOST_COUNTS} in a connection")
+    try:
+        ts, end, duration = map(float, told[_TEXTS:])
+    except ValueError:
+        raise _refused("r", told[_TEXTS:], "ts, end and duration in seconds") from None
+    if duration <= 0:  # as in conn.log: where all was seen at one time there is none
+        duration = counts[_LEAST_COUNTS - 2] = counts[_LEAST_COUNTS - 1] = -1
+    unset = [-1] * (_MOST_COUNTS - len(counts))
+    return ConnectionRow._make([*told[:_TEXTS], ts, end, duration, *counts, *unset, packets])
 
 
-def _log(stream: str, told: list[Any]) -> LogEntry | None:
-    if len(told) == 2 and type(told[1]) is dict:
-        return log_entry(stream, told[1])
-    words, values = BRIEF.get(stream, ((), ()))
-    texts = told[2].split(" ") if len(told) == 3 + len(values) and type(told[2]) is str else ()
-    if not values or len(texts) != 1 + len(words):
-        raise _refused("r", told[:3], "[stream, fields], or a stream in brief")
-    record: dict[str, object] = {"ts": told[1], **dict(zip(values, told[3:], strict=True))}
-    record |= {name: text for name, text in zip(("uid", *words), texts, strict=True) if text != "-"}
+def _brief(stream: str, words: str, values: list[Any]) -> LogEntry | None:
+    names, others = BRIEF.get(stream, ((), ()))
+    texts = words.split(" ")
+    if not names or len(texts) != len(names) or len(values) != len(others):
+        raise _refused("r", [stream, words], "a stream that is told in brief, and as many fields as it has")
+    record: dict[str, object] = dict(zip(others, values, strict=True))
+    for name, text in zip(names, texts, strict=True):
+        if text == "-":
+            continue
+        record[name] = text
+        if name in _NUMBERS:
+            try:
+                record[name] = _number(_NUMBERS[name](text), name)
+            except ValueError:
+                raise _refused(name, text, "a number") from None
     return log_entry(stream, record)
 
 
@@ -351,31 +370,25 @@ def decode_ack(frame: bytes) -> tuple[str, str]:
 
 _RAW: Final = re.compile("[\udc80-\udcff]")
 
-# ConnectionRow, field by field: types, least and greatest value.
+# The numbers of a ConnectionRow: types, least and greatest value.
 _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
-    "stage": (_INT, 0, 1),
-    "uid": (_STR, 0, 0),
     "ts": (_FLOAT, -1e12, 1e12),
     "end": (_FLOAT, -1e12, 1e12),
-    "orig_h": (_STR, 0, 0),
+    "duration": (_FLOAT, -1, 1e12),
+    "stage": (_INT, 0, 1),
     "orig_p": (_INT, 0, 65535),
-    "resp_h": (_STR, 0, 0),
     "resp_p": (_INT, 0, 65535),
     "ip_proto": (_INT, 0, 65535),
-    "service": (_STR, 0, 0),
-    "duration": (_FLOAT + _NONE, -1e12, 1e12),
-    "orig_bytes": (_INT + _NONE, 0, _COUNT),
-    "resp_bytes": (_INT + _NONE, 0, _COUNT),
-    "conn_state": (_STR, 0, 0),
     "missed_bytes": (_INT, 0, _COUNT),
-    "history": (_STR, 0, 0),
     "orig_pkts": (_INT, 0, _COUNT),
     "orig_ip_bytes": (_INT, 0, _COUNT),
     "resp_pkts": (_INT, 0, _COUNT),
     "resp_ip_bytes": (_INT, 0, _COUNT),
-    "vlan": (_INT + _NONE, 0, 65535),
-    "inner_vlan": (_INT + _NONE, 0, 65535),
     "tunneled": (_INT, 0, 1),
+    "orig_bytes": (_INT, -1, _COUNT),
+    "resp_bytes": (_INT, -1, _COUNT),
+    "vlan": (_INT, -1, 65535),
+    "inner_vlan": (_INT, -1, 65535),
 }
 
 
@@ -384,22 +397,19 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
     if not rows:
         return
     columns = list(zip(*rows, strict=True))
-    for (name, (types, least, most)), column in zip(_COLUMNS.items(), columns, strict=False):
+    for (name, (types, least, most)), column in zip(_COLUMNS.items(), columns[_TEXTS:-1], strict=True):
         if not set(map(type, column)) <= set(types):
             bad = next(v for v in column if type(v) not in types)
             raise _refused(name, bad, " or ".join(t.__name__ for t in types))
-        if types is not _STR:
-            values = [v for v in column if v is not None]
-            if values and not (least <= min(values) and max(values) <= most):
-                raise _refused(name, [min(values), max(values)], f"{least}..{most}")
-    for uid in columns[1]:
+        if not (least <= min(column) and max(column) <= most):
+            raise _refused(name, [min(column), max(column)], f"{least}..{most}")
+    for uid in columns[0]:
         if not _UID.match(uid):
             raise _refused("uid", uid, "1 to 20 letters and digits")
-    described = [packets for packets in columns[-1] if packets is not None]
-    for packets in described:
-        if type(packets) is not list or len(packets) % 3 or len(packets) > 3 * _MAX_DESCRIBED:
-            raise _refused("packets", packets, f"an array of three numbers each for at most {_MAX_DESCRIBED}")
-    flat = list(itertools.chain.from_iterable(described))
+    for packets in columns[-1]:
+        if len(packets) % 3 or len(packets) > 3 * _MAX_DESCRIBED:
+            raise _refused("packets", packets, f"three numbers for each of at most {_MAX_DESCRIBED}")
+    flat = list(itertools.chain.from_iterable(columns[-1]))
     if not set(map(type, flat)) <= {int} or (flat and not -(2**53) <= min(flat) <= max(flat) <= 2**53):
         raise _refused("packets", flat, "whole numbers of -2^53..2^53")  # a capture's time may run back
 
@@ -524,7 +534,7 @@ def _natural(message: Mapping[str, Any], name: str) -> int:
 def _number(value: float, name: str) -> float:
     if not math.isfinite(value):
         raise _refused(name, value, "a finite number")
-    return float(value)
+    return value
 
 
 def _constant(name: str) -> NoReturn:
