@@ -25,13 +25,13 @@ def observations(seq: int, first: int, n: int) -> Event:
     for i in range(first, first + n):
         ts, sent, got = START + STEP * i, 40 + i % 9, 300 + i % 50
         records.append(
-            ["l", "dns", {"ts": ts, "uid": f"C{i}", "query": f"host{i % 20}.example", "qtype_name": "A"}]
+            ["dns", {"ts": ts, "uid": f"C{i}", "query": f"host{i % 20}.example", "qtype_name": "A"}]
         )
         records.append(
             [
-                "c", 1, f"C{i}", ts, ts + 0.02, f"10.0.0.{i % 12 + 2}", 40000 + i % 9000, "10.0.0.1", 53, 17, "dns",
-                0.02, sent, got, "SF", 0, "Dd", 1, sent + 28, 1, got + 28, None, None, 0,
-                {"at": [0.0, 0.02], "orig": [sent + 28, sent + 28], "resp": [0, got + 28]},
+                f"C{i} 10.0.0.{i % 12 + 2} 10.0.0.1 SF Dd dns {ts} {ts + 0.02} 0.02",
+                [1, 40000 + i % 9000, 53, 17, 0, 1, sent + 28, 1, got + 28, 0, sent, got],
+                [0, sent + 28, 0, 20_000, sent + 28, got + 28],
             ]
         )  # fmt: skip
     message = {
@@ -50,8 +50,11 @@ def learn(folder: Path) -> subprocess.Popen[str]:
 
 
 def verdicts(peer: WebSocketPeer) -> list[dict[str, Any]]:
+    answers = [json.loads(e.payload) for e in list(peer.received) if e.name == wire.VERDICTS]
     return [
-        v for e in list(peer.received) if e.name == wire.VERDICTS for v in json.loads(e.payload)["verdicts"]
+        dict(zip(("uid", "p_value", "score"), row, strict=True)) | {"model": a["model"]}
+        for a in answers
+        for row in zip(a["uid"], a["p_value"], a["score"], strict=True)
     ]
 
 

@@ -19,17 +19,15 @@ from cmdana_plugin.live import Live
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from endpoint import judge
 
-ROW: list[Any] = [
-    1, "C1", 100.5, 101.5, "10.0.0.1", 1024, "10.0.0.2", 443, 6, "ssl", 1.0, 10, 20_000, "SF", 0, "ShADadFf", 5, 300,
-    4, 400, None, None, 0, {"at": [0.0], "orig": [60], "resp": [0]},
-]  # fmt: skip
+WORDS = "10.0.0.1 10.0.0.2 SF ShADadFf ssl 100.5 101.5 1.0"
+COUNTS = [1, 1024, 443, 6, 0, 5, 300, 4, 400, 0, 10, 20_000]
 
 
 def observations(seq: int, uids: list[str], before: int, last: bool = False) -> Event:
-    records = [["l", "dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
-    records += [["c", ROW[0], uid, *ROW[2:]] for uid in uids]
+    records: list[Any] = [["dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
+    records += [[f"{uid} {WORDS}", COUNTS, [0, 60, 0]] for uid in uids]
     message = {
-        "v": 2, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
         "records": len(records), "now": 102.0, "last": last, "r": records,
     }  # fmt: skip
     return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))
@@ -80,10 +78,9 @@ def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any
         finally:
             live.leave()
     answers = [json.loads(e.payload) for e in peer.received if e.name == wire.VERDICTS]
-    verdicts = [v for a in answers for v in a["verdicts"]]
-    assert [v["uid"] for v in verdicts] == ["C1", "C2", "C5"]
-    assert {v["verdict"] for v in verdicts} == {"anomalous"}
-    assert {tuple(v["modalities"]) for v in verdicts} == {("packet", "connection", "log")}
+    assert [uid for a in answers for uid in a["uid"]] == ["C1", "C2", "C5"]
+    assert [o["verdict"] for a in answers for o in a["odd"]] == ["anomalous"] * 3
+    assert {m for a in answers for m in a["modalities"]} == {7}  # packet, connection and log
     assert next(n["note"] for a in answers for n in a["notices"]) == "CMDANA::Anomalous_Connection"
     assert live.session.judged == 3
     assert live.session.lost == 2

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_wire import ROW, payload, verdict
+from test_wire import ROW, payload, told, verdict
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.session import Identity, Session
@@ -22,7 +22,7 @@ def session() -> Session:
 
 
 def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -> Event:
-    records = [["c", *ROW]] * finals
+    records = [told(ROW)] * finals
     return Event(
         "t", wire.OBSERVATIONS, payload(records, seq=seq, before=before, finals=finals, run=run, **changes)
     )
@@ -30,7 +30,7 @@ def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -
 
 def welcome(accepted: bool, why: str = "", node: str = "zeek", parted: bool = False) -> Event:
     words = {
-        "v": 2, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why, "parted": parted,
+        "v": 3, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why, "parted": parted,
     }  # fmt: skip
     return Event("t", wire.WELCOME, json.dumps(words))
 

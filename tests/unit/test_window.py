@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_wire import ROW, payload
+from test_wire import ROW, payload, told
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Batch
@@ -15,12 +15,11 @@ from feature_extractors.observations import CONN_STATES, Stage
 
 
 def connection(uid: str, end: float = 101.5, **changes: Any) -> list[Any]:
-    row = wire.ConnectionRow(*ROW)._replace(uid=uid, end=end, **changes)
-    return ["c", *row]
+    return told(ROW._replace(uid=uid, end=end, **changes))
 
 
 def log(uid: str, ts: float = 100.6, stream: str = "dns", **fields: Any) -> list[Any]:
-    return ["l", stream, {"ts": ts, "uid": uid} | fields]
+    return [stream, {"ts": ts, "uid": uid} | fields]
 
 
 def batch(*records: list[Any]) -> Batch:
@@ -113,7 +112,7 @@ def test_what_never_met_its_connection_is_counted_at_the_end() -> None:
 
 def test_certificates_join_by_fingerprint_again_and_again() -> None:
     aligner = Aligner()
-    x509 = ["l", "x509", {"ts": 1.0, "fingerprint": "ab", "certificate": {"subject": "CN=a"}}]
+    x509 = ["x509", {"ts": 1.0, "fingerprint": "ab", "certificate": {"subject": "CN=a"}}]
     ssl = {"stream": "ssl", "cert_chain_fps": ["ab", "cd"]}
     first = aligner.receive([batch(x509, log("C1", **ssl), connection("C1"))])
     second = aligner.receive([batch(log("C2", **ssl), connection("C2"))])
@@ -123,14 +122,7 @@ def test_certificates_join_by_fingerprint_again_and_again() -> None:
 
 
 def test_unset_stays_unset_and_zero_means_zero() -> None:
-    unset = {
-        "duration": None,
-        "orig_bytes": None,
-        "resp_bytes": None,
-        "vlan": None,
-        "conn_state": "",
-        "service": "",
-    }
+    unset = {"duration": 0.0, "orig_bytes": 0, "resp_bytes": 0, "vlan": -1, "conn_state": "", "service": ""}
     c = (
         Aligner()
         .receive([batch(connection("C1", **unset), connection("C2", orig_bytes=0, vlan=0))])
@@ -154,25 +146,23 @@ def test_counts_that_zeek_let_wrap_are_the_greatest_we_know() -> None:
     assert c.orig_bytes.tolist() == [2**63 - 1]
 
 
-def packets(*sent: tuple[str, int]) -> dict[str, list[float]]:
+def packets(*sent: tuple[str, int]) -> list[int]:
     """Packets a tenth of a second apart: who sent it, and its size; "turn" exchanges the roles."""
-    told: dict[str, list[float]] = {"at": [], "orig": [], "resp": []}
+    seen: list[int] = []
     total = {"orig": 0, "resp": 0}
     for who, size in sent:
         if who == "turn":
             total = {"orig": total["resp"], "resp": total["orig"]}
             continue
         total[who] += size
-        told["at"].append(len(told["at"]) / 10)
-        for side in total:
-            told[side].append(total[side])
-    return told
+        seen += [100_000 * (len(seen) // 3), total["orig"], total["resp"]]
+    return seen
 
 
 def test_packets_know_time_direction_and_size_and_nothing_else() -> None:
     talk = packets(("orig", 60), ("resp", 60), ("orig", 52), ("orig", 1500), ("resp", 40))
     windows = Aligner().receive(
-        [batch(connection("C1", ts=100.0, packets=talk), connection("C2", packets=None)), batch()]
+        [batch(connection("C1", ts=100.0, packets=talk), connection("C2", packets=[])), batch()]
     )
     p = windows.packets
     assert windows.packet_start.tolist() == [0, 5, 5]

@@ -15,23 +15,31 @@ from cmdana_plugin.endpoint.wire import Alive, ConnectionRow, Event, PeerError, 
 from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, Notice, Verdict
 from feature_extractors.observations import LogEntry
 
-ROW: list[Any] = [
-    1, "CHhAvVGS1DHFjwGM9", 100.5, 101.5, "10.0.0.1", 1024, "2001:db8::1", 443, 6, "ssl", 1.0, 10, 20, "SF", 0,
-    "ShADadFf", 5, 300, 4, 400, None, None, 0, {"at": [0.0, 0.5], "orig": [60, 60], "resp": [0, 44]},
-]  # fmt: skip
+ROW = ConnectionRow(
+    uid="CHhAvVGS1DHFjwGM9", orig_h="10.0.0.1", resp_h="2001:db8::1", conn_state="SF", history="ShADadFf",
+    service="ssl", ts=100.5, end=101.5, duration=1.0, stage=1, orig_p=1024, resp_p=443, ip_proto=6, missed_bytes=0,
+    orig_pkts=5, orig_ip_bytes=300, resp_pkts=4, resp_ip_bytes=400, tunneled=0, orig_bytes=10, resp_bytes=20,
+    vlan=-1, inner_vlan=-1, packets=[0, 60, 0, 500_000, 60, 44],
+)  # fmt: skip
 LOG = {"ts": 100.6, "uid": "CHhAvVGS1DHFjwGM9", "id": {"orig_h": "10.0.0.1"}, "query": "a.example"}
+
+
+def told(row: ConnectionRow) -> list[Any]:
+    """The connection as `CMDANA::tell_connection` words it."""
+    counts = row[9:-1] if row.vlan != -1 else row[9:-3]
+    return [" ".join(map(str, row[:9])), list(counts), row.packets]
 
 
 def payload(records: list[Any], **changes: Any) -> str:
     message = {
-        "v": 2, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
+        "v": 3, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
         "now": 102.0, "last": False, "r": records,
     }  # fmt: skip
     return json.dumps(message | changes, separators=(",", ":"))
 
 
 def test_a_batch_keeps_every_field_in_its_place() -> None:
-    batch = wire.decode_batch(payload([["l", "dns", LOG], ["c", *ROW]]))
+    batch = wire.decode_batch(payload([["dns", LOG], told(ROW)]))
     assert (batch.node, batch.run, batch.seq, batch.before, batch.finals, batch.last) == (
         "zeek",
         "zeek-1",
@@ -40,21 +48,20 @@ def test_a_batch_keeps_every_field_in_its_place() -> None:
         1,
         False,
     )
-    assert batch.connections == [ConnectionRow(*ROW)]
+    assert batch.connections == [ROW]
     assert batch.logs == [LogEntry("dns", 100.6, "CHhAvVGS1DHFjwGM9", {"query": "a.example"})]
     assert len(batch.log_bytes) == 1
     assert batch.log_bytes[0] > len("a.example")
 
 
 def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
-    assert wire.head(payload([["c", *ROW]] * 3, finals=2)) == (2, 3)
+    assert wire.head(payload([told(ROW)] * 3, finals=2)) == (2, 3)
     assert wire.head("") == wire.head("{}") == wire.head('{"v":2,"node":"a\\"b"') == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("uid", 7, "uid: found '7'; expected str"),
         ("uid", "C\n", "uid: found 'C\\n'; expected 1 to 20 letters and digits"),
         ("uid", "C" * 21, "uid: found"),
         ("stage", 2, "stage: found '[2, 2]'; expected 0..1"),
@@ -62,22 +69,23 @@ def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
         ("orig_p", True, "orig_p: found 'True'; expected int"),
         ("orig_p", None, "orig_p: found 'None'; expected int"),
         ("ts", 1e300, "ts: found"),
-        ("orig_bytes", -1, "orig_bytes: found"),
+        ("ts", "x", "expected ts, end and duration in seconds"),
+        ("end", "nan", "end: found"),
+        ("service", "a b", "expected 9 words of a connection"),
+        ("orig_bytes", -2, "orig_bytes: found"),
         ("orig_bytes", 2**64, "orig_bytes: found"),
-        ("packets", [1, 2, 3], "packets: found"),
-        ("packets", {}, "packets: found '{}'; expected an object of at, orig, resp"),
-        ("packets", {"at": [0], "orig": [1], "resp": 2}, "packets.resp: found '2'; expected an array"),
-        ("packets", {"at": [0], "orig": ["x"], "resp": [2]}, "packets.orig: found"),
-        ("packets", {"at": [0], "orig": [1], "resp": [-2]}, "packets.resp: found"),
-        ("packets", {"at": [1e300], "orig": [1], "resp": [2]}, "packets.at: found"),
-        ("packets", {"at": [0], "orig": [1, 2], "resp": [2]}, "arrays of one length"),
-        ("packets", {"at": [0] * 65, "orig": [1] * 65, "resp": [2] * 65}, "arrays of one length, at most 64"),
+        ("packets", {}, "expected a connection, or a log in full or in brief"),
+        ("packets", [0, 1], "packets: found '[0, 1]'; expected three numbers for each of at most 64"),
+        ("packets", [0] * 195, "packets: found"),
+        ("packets", [0, "x", 2], "packets: found"),
+        ("packets", [0, 1.5, 2], "packets: found"),
+        ("packets", [0, 2**54, 2], "packets: found"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object, words: str) -> None:
-    row = ConnectionRow(*ROW)._replace(**{field: value})
+    row = ROW._replace(**{field: value})
     with pytest.raises(WireError) as refusal:
-        wire.decode_batch(payload([["c", *row]]))
+        wire.decode_batch(payload([told(row)]))
     assert words in str(refusal.value)
 
 
@@ -87,11 +95,15 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object,
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([["c", *ROW]], v=1), "found wire version 1; expected 2: install the same version"),
-        (payload([["c", *ROW[:-1]]]), "found '23 fields'; expected 24 in a connection"),
-        (payload([["x"]]), "found 'x'; expected"),
-        (payload([[]]), "expected an array that begins with its kind"),
-        (payload([["l", "dns"]]), 'expected ["l", stream, fields]'),
+        (payload([told(ROW)], v=1), "found wire version 1; expected 3: install the same version"),
+        (payload([[told(ROW)[0], [1], []]]), "found '1 counts'; expected 12 to 14 in a connection"),
+        (payload([["x"]]), "expected a connection, or a log in full or in brief"),
+        (payload([[]]), "expected a connection, or a log in full or in brief"),
+        (payload([7]), "expected a connection, or a log in full or in brief"),
+        (payload([["conn", "C1 1.0", 7]]), "expected a stream that is told in brief"),
+        (payload([["dns", "C1 1.0 A NOERROR - 1", "a.example"]]), "as many fields as it has"),
+        (payload([["dns", "C1 1.0 A NOERROR x 1", "a.example", None]]), "rtt: found 'x'; expected a number"),
+        (payload([["dns", "C1 nan A NOERROR - 1", "a.example", None]]), "ts: found 'nan'"),
         (payload([], seq=-1), "seq: found '-1'"),
         (payload([], now=True), "now: found 'True'"),
         (payload([]).replace("102.0", "NaN"), "found NaN"),
@@ -155,6 +167,43 @@ def test_a_log_record_that_belongs_to_no_connection_is_none(record: Any) -> None
     assert wire.log_entry("weird", record) is None
 
 
+@pytest.mark.parametrize(
+    ("brief", "expected"),
+    [
+        (
+            ["dns", "C1 1.5 A NOERROR 0.25 2", "\\xffx.example", [60.0, 7.5]],
+            LogEntry("dns", 1.5, "C1", {
+                "qtype_name": "A", "rcode_name": "NOERROR", "rtt": 0.25, "answers": 2, "query": "\\xffx.example",
+                "TTLs": [60.0, 7.5],
+            }),
+        ),
+        (["dns", "C1 1.5 - - - -", None, None], LogEntry("dns", 1.5, "C1", {})),
+        (
+            ["http", "C1 1.5 0 512 200", "GET", "-", "/", "", None, ["text/html"], None],
+            LogEntry("http", 1.5, "C1", {
+                "request_body_len": 0, "response_body_len": 512, "status_code": 200, "method": "GET", "host": "-",
+                "uri": "/", "user_agent": "", "resp_mime_types": ["text/html"],
+            }),
+        ),
+        (
+            ["ssl", "C1 1.5 TLSv13 - x25519", True, False, "a.example", None],
+            LogEntry("ssl", 1.5, "C1", {
+                "version": "TLSv13", "curve": "x25519", "established": True, "resumed": False,
+                "server_name": "a.example",
+            }),
+        ),
+    ],
+)  # fmt: skip
+def test_a_log_told_in_brief_has_the_fields_and_the_types_of_one_told_in_full(
+    brief: list[Any], expected: LogEntry
+) -> None:
+    (entry,) = wire.decode_batch(payload([brief])).logs
+    assert entry == expected
+    assert {name: type(v) for name, v in entry.fields.items()} == {
+        name: type(v) for name, v in expected.fields.items()
+    }
+
+
 def test_a_certificate_needs_no_uid() -> None:
     entry = wire.log_entry("x509", {"ts": 1.0, "fingerprint": "ab"})
     assert entry == LogEntry("x509", 1.0, "", {"fingerprint": "ab"})
@@ -175,24 +224,36 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     notice = Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", "id", proto="tcp", orig_p=None, p=80)
     events = wire.encode_verdicts("t", [verdict()] * 600, [notice])
     bodies = [json.loads(e.payload) for e in events]
-    assert [len(b["verdicts"]) for b in bodies] == [256, 256, 88]
-    assert [len(b["notices"]) for b in bodies] == [1, 0, 0]
-    first = bodies[0]["verdicts"][0]
+    assert [len(b["uid"]) for b in bodies] == [256, 256, 88]
+    assert [len(b["notices"]) for b in bodies] == [0, 0, 1]
     assert [(b["finals"], b["earlies"]) for b in bodies] == [(256, 0), (256, 0), (88, 0)]
-    assert (first["id"]["orig_p"], first["id"]["resp_p"], first["service"], first["modalities"]) == (
-        "1024/udp",
-        "53/udp",
-        None,
-        ["packet"],
+    first = bodies[0]
+    columns = {name: value[0] for name, value in first.items() if isinstance(value, list) and value}
+    assert (columns["orig_p"], columns["proto"], columns["service"], columns["modalities"]) == (
+        1024,
+        2,
+        "",
+        1,
     )
-    assert first["reasons"] == ['a "b" \\ \n']
-    assert (bodies[0]["notices"][0]["p"], bodies[0]["notices"][0]["orig_p"]) == ("80/tcp", None)
-    assert (
-        json.loads(wire.encode_verdicts("t", [verdict(proto="unknown_transport")], [])[0].payload)[
-            "verdicts"
-        ][0]["id"]["orig_p"]
-        == "1024/unknown"
-    )
+    assert (columns["stage"], columns["score"], columns["p_value"]) == (1, 0.5, 0.001)
+    assert (first["model"], first["threshold"]) == ("m-1", 0.4)
+    assert columns["odd"] == {"i": 0, "verdict": "anomalous", "reasons": ['a "b" \\ \n']}
+    assert (bodies[2]["notices"][0]["p"], bodies[2]["notices"][0]["orig_p"]) == ("80/tcp", None)
+
+
+def test_verdicts_of_two_thresholds_or_models_do_not_share_an_event() -> None:
+    mixed = [verdict(), verdict(threshold=0.6), verdict(threshold=0.6, verdict="benign", reasons=())]
+    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", mixed, [])]
+    assert [(b["threshold"], len(b["uid"]), [o["i"] for o in b["odd"]]) for b in bodies] == [
+        (0.4, 1, [0]),
+        (0.6, 2, [0]),
+    ]
+
+
+def test_notices_cross_without_verdicts() -> None:
+    notices = [Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", str(k)) for k in range(300)]
+    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", [], notices)]
+    assert [(len(b["uid"]), len(b["notices"])) for b in bodies] == [(0, 256), (0, 44)]
 
 
 def test_no_verdicts_are_no_events() -> None:

@@ -18,13 +18,13 @@ event detector_lost(why: string) { print "lost", why; }
 
 event zeek_init() &priority=-20
 	{
-	say(3, "future", "s", "false");
-	say(2, "other-model", "t", "false");
+	say(9, "future", "s", "false");
+	say(3, "other-model", "t", "false");
 	event CMDANA::alive("nonsense");
-	say(2, "a", "s", "false");
-	say(2, "b", "s", "false");
-	say(2, "a", "s", "false");
-	say(2, "a", "s", "true");
-	say(2, "b", "s", "true");
-	say(2, "c", "s", "false");
+	say(3, "a", "s", "false");
+	say(3, "b", "s", "false");
+	say(3, "a", "s", "false");
+	say(3, "a", "s", "true");
+	say(3, "b", "s", "true");
+	say(3, "c", "s", "false");
 	}

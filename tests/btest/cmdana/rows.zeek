@@ -18,10 +18,10 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-100
 event conn_generic_packet_threshold_crossed(c: connection, threshold: count) &priority=-4
 	{
 	if ( threshold == 4 || threshold == 16 )
-		print threshold, to_json(c$cmdana, T, /^_/, T);
+		print threshold, c$cmdana$seen;
 	}
 
 event connection_state_remove(c: connection) &priority=-101
 	{
-	print to_json(c$cmdana, T, /^_/, T), state_of(c), c$conn$conn_state;
+	print c$cmdana$seen, state_of(c), c$conn$conn_state;
 	}
