@@ -11,6 +11,7 @@ import importlib.util
 import select
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,8 @@ _PLACES: Final = (
     "/usr/lib/python3/dist-packages",
 )
 _QUEUE: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
-_CONNECT_TIMEOUT: Final = 10.0  # seconds
+_CONNECT_TIMEOUT: Final = 10.0  # seconds for a handshake
+_GLANCE: Final = 0.05  # seconds from one look at it to the next
 
 
 def bindings() -> ModuleType:
@@ -71,13 +73,14 @@ class BrokerTransport:
         make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
         subscriber = make(self._topic, _QUEUE)
         status = getattr(endpoint, "make_safe_status_subscriber", endpoint.make_status_subscriber)(True)
-        if not endpoint.peer(self._host, self._port, 0.0):
+        if not self._peered(endpoint, status):
             where = f"{self._host}:{self._port}"
             endpoint.shutdown()
             tls = "on" if self._ssl else "off"
             raise TransportError(
-                f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, and is TLS "
-                f"({tls} here, [endpoint] broker_ssl) the same as its Broker::disable_ssl?"
+                f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, is TLS ({tls} here, "
+                "[endpoint] broker_ssl) the same as its Broker::disable_ssl, and do its certificates and [endpoint] "
+                "ca_file belong together?"
             )
         with self._lock:
             self._endpoint, self._subscriber, self._status = endpoint, subscriber, status
@@ -117,6 +120,22 @@ class BrokerTransport:
             self._endpoint = self._subscriber = self._status = None
         if endpoint is not None:
             endpoint.shutdown()
+
+    def _peered(self, endpoint: Any, status: Any) -> bool:
+        """Waits for the handshake, not longer than `_CONNECT_TIMEOUT`.
+
+        `Endpoint.peer` would wait for ever for a peer that accepts the connection and says nothing, and hold the
+        interpreter's lock meanwhile, so that nothing else in the process would go on either.
+        """
+        endpoint.peer_nosync(self._host, self._port, 0.0)
+        deadline = time.monotonic() + _CONNECT_TIMEOUT
+        while time.monotonic() < deadline:
+            if any(peer.status == self._broker.PeerStatus.Peered for peer in endpoint.peers()):
+                return True
+            select.select([status.fd()], [], [], _GLANCE)
+            if status.available() and any(map(self._is_loss, status.poll())):
+                return False
+        return False
 
     def _event(self, topic: str, data: object) -> Event | None:
         broker = self._broker

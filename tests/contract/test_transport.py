@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,19 @@ def test_where_nobody_listens_a_line_says_where_and_what_to_look_at(pair: Pair) 
     port = free_port()
     with pytest.raises(TransportError, match=rf"127\.0\.0\.1:{port}.*does.*Zeek run.*cmdana/listen-"):
         pair.transport(port).open()
+
+
+def test_a_port_that_accepts_and_says_nothing_is_given_up_in_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmdana_plugin.endpoint.broker._CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr("cmdana_plugin.endpoint.websocket._OPEN_TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        transport = pair.transport(silent.getsockname()[1])
+        start = time.monotonic()
+        with pytest.raises(TransportError, match=r"no peering|no WebSocket handshake"):
+            transport.open()
+        assert time.monotonic() - start < 8  # Broker gives a shutdown five seconds
 
 
 def test_close_may_come_at_any_time_and_twice(pair: Pair) -> None:
