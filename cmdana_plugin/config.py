@@ -106,6 +106,8 @@ class Endpoint(_Table):
     transport: Literal["websocket", "broker"] = "websocket"
     url: str = "ws://127.0.0.1:27759/v1/messages/json"
     ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
     broker_host: str = "127.0.0.1"
     broker_port: Annotated[int, Field(ge=1, le=65535)] = 9999
     broker_ssl: bool = True

@@ -48,13 +48,26 @@ def bindings() -> ModuleType:
 class BrokerTransport:
     """A Broker endpoint that peers with one Zeek and subscribes to one topic prefix."""
 
-    def __init__(self, host: str, port: int, topic: str, *, ssl: bool = True, ca_file: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, topic: str, *, ssl: bool = True, ca_file: str = "", cert_file: str = "",
+        key_file: str = "",
+    ) -> None:  # fmt: skip
+        files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+        if any(files.values()) and not all(files.values()):
+            # With an authority and no certificate of its own, Broker ends the whole process.
+            raise TransportError(
+                f"[endpoint] {', '.join(name for name, path in files.items() if path)}: found without "
+                f"{' and '.join(name for name, path in files.items() if not path)}; Broker needs all three, or none"
+            )
+        for name, path in files.items():
+            if path and not Path(path).is_file():
+                raise TransportError(f"[endpoint] {name}: found no file {path}; expected a PEM file")
         self._broker: Any = bindings()
         self._host = host
         self._port = port
         self._topic = topic
         self._ssl = ssl
-        self._ca_file = ca_file
+        self._files = files
         self._endpoint: Any = None
         self._subscriber: Any = None
         self._status: Any = None
@@ -67,8 +80,11 @@ class BrokerTransport:
         options = broker.BrokerOptions()
         options.disable_ssl = not self._ssl
         configuration = broker.Configuration(options)
-        if self._ca_file:
-            configuration.openssl_cafile = self._ca_file
+        if self._files["ca_file"]:
+            configuration.openssl_cafile = self._files["ca_file"]
+        if self._files["cert_file"]:
+            configuration.openssl_certificate = self._files["cert_file"]
+            configuration.openssl_key = self._files["key_file"]
         endpoint = broker.Endpoint(configuration)
         make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
         subscriber = make(self._topic, _QUEUE)
@@ -79,8 +95,8 @@ class BrokerTransport:
             tls = "on" if self._ssl else "off"
             raise TransportError(
                 f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, is TLS ({tls} here, "
-                "[endpoint] broker_ssl) the same as its Broker::disable_ssl, and do its certificates and [endpoint] "
-                "ca_file belong together?"
+                "[endpoint] broker_ssl) the same as its Broker::disable_ssl, and do its certificates "
+                "(Broker::ssl_cafile and kin) and [endpoint] ca_file, cert_file and key_file belong together?"
             )
         with self._lock:
             self._endpoint, self._subscriber, self._status = endpoint, subscriber, status

@@ -239,7 +239,8 @@ def make_transport(endpoint: Endpoint, version: str) -> Transport:
 
         return BrokerTransport(
             endpoint.broker_host, endpoint.broker_port, endpoint.topic_events,
-            ssl=endpoint.broker_ssl, ca_file=endpoint.ca_file,
+            ssl=endpoint.broker_ssl, ca_file=endpoint.ca_file, cert_file=endpoint.cert_file,
+            key_file=endpoint.key_file,
         )  # fmt: skip
     from cmdana_plugin.endpoint.websocket import WebSocketTransport
 

@@ -73,7 +73,11 @@ class WebSocketTransport:
             raise TransportError(f"{self._url}: TLS fails: {_words(error)}") from None
         except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
             sock.close()
-            hint = "" if self._tls else "; does Zeek expect TLS here (wss://)?"
+            hint = (
+                "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://?"
+                if self._tls
+                else "; does Zeek expect TLS here (wss://)?"
+            )
             raise TransportError(
                 f"{self._url}: no WebSocket handshake: {error or 'no answer'}{hint}"
             ) from None

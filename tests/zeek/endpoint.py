@@ -14,6 +14,7 @@ from cmdana_plugin.endpoint import wire
 from cmdana_plugin.live import run
 from cmdana_plugin.pipeline import Judge
 from cmdana_plugin.score import Scores, score_of
+from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Windows
 from feature_extractors.schema import load_schema
 
@@ -47,4 +48,7 @@ if __name__ == "__main__":
     slow = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     if len(sys.argv) > 3:
         wire.WIRE_VERSION = int(sys.argv[3])  # type: ignore[misc]
-    sys.exit(run(settings, lambda: judge(settings, slow)))
+    try:
+        sys.exit(run(settings, lambda: judge(settings, slow)))
+    except CmdanaError as error:
+        sys.exit(f"cmdana: {error}")
