@@ -97,9 +97,9 @@ class Learned:
     def text(self) -> str:
         """For a person."""
         lines = [
-            f"learned from {self.connections:,} connections of {self.hosts:,} hosts over {_hours(self.hours)} in "
-            f"{self.recordings:,} recordings: {self.benign:,} normal, {self.malicious:,} malicious, "
-            f"{self.unknown:,} unknown",
+            f"learned from {self.connections:,} connections of {_some(self.hosts, 'host')} over "
+            f"{_hours(self.hours)} in {_some(self.recordings, 'recording')}: {self.benign:,} normal, "
+            f"{self.malicious:,} malicious, {self.unknown:,} unknown",
             "",
             *self.normal.table(),
             "",
@@ -110,7 +110,11 @@ class Learned:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1.0 else f"{hours * 60:.0f} minutes"
+    return f"{hours:,.1f} hours" if hours >= 1.0 else _some(round(hours * 60), "minute")
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def train(
