@@ -2,7 +2,8 @@
 
     python benchmarks/replay.py [--rounds 3] [--grow BYTES] CAPTURE...
 
-Time is wall time of the whole command, start-up included; memory is the largest resident set. `--grow` joins the
+Time is wall time of the whole command, start-up included, and processor time, which other work on the machine disturbs
+less; memory is that of all its processes together. `--grow` joins the
 captures over and over, each round later in time and with other hosts' ports left alone, until BYTES are reached:
 memory must not follow. Without Zeek on the PATH the ratio is left out.
 """
@@ -25,18 +26,46 @@ GLOBAL = struct.Struct("<IHHiIII")
 RECORD = struct.Struct("<IIII")
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident KiB of one run. Raises `RuntimeError` with stderr when it fails."""
+def timed(command: list[str], folder: Path) -> tuple[float, float, int]:
+    """Wall and processor seconds, and peak KiB, of one run with the processes that it starts.
+
+    Memory is the sum of their proportional set sizes, looked at ten times a second. Raises `RuntimeError` with stderr
+    when it fails.
+    """
     with (folder / "stderr").open("w+b") as err:
         start = time.perf_counter()
         child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=err)
-        _, status, usage = os.wait4(child.pid, 0)
+        peak = 0
+        while True:
+            found, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if found:
+                break
+            peak = max(peak, sum(map(resident, family(child.pid))))
+            time.sleep(0.01 if time.perf_counter() - start < 1 else 0.1)
         child.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - start
         if child.returncode:
             err.seek(0)
             raise RuntimeError(f"{command[0]} failed: {err.read().decode()[-500:]}")
-    return seconds, usage.ru_maxrss
+    return seconds, usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss)
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it and they have started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(p for child in children for p in family(int(child)))]
+
+
+def resident(pid: int) -> int:
+    """Proportional set size, KiB; 0 where the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def grow(captures: list[Path], size: int, target: Path) -> None:
@@ -69,9 +98,10 @@ def main() -> None:
     parser.add_argument("captures", nargs="+", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--grow", type=int, default=0)
+    parser.add_argument("--cold", action="store_true", help="leave out the round that warms the file cache")
     arguments = parser.parse_args()
     zeek = shutil.which("zeek")
-    cmdana = Path(sys.executable).with_name("cmdana")
+    cmdana = [sys.executable, "-m", "cmdana_plugin.cli"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captures = [c.resolve() for c in arguments.captures]
@@ -80,10 +110,12 @@ def main() -> None:
             grow(captures, arguments.grow, grown)
             captures = [grown]
         for capture in captures:
-            ours: list[tuple[float, int]] = []
-            theirs: list[tuple[float, int]] = []
+            ours: list[tuple[float, float, int]] = []
+            theirs: list[tuple[float, float, int]] = []
             for i in range(arguments.rounds + 1):  # the first round warms the file cache and is left out
-                one = timed([str(cmdana), "replay", "--force", "--out", "ours", str(capture)], folder)
+                if i == 0 and arguments.cold:
+                    continue
+                one = timed([*cmdana, "replay", "--force", "--out", "ours", str(capture)], folder)
                 ours += [one] if i else []
                 if zeek:
                     other = timed([zeek, "-C", "-r", str(capture)], folder)
@@ -91,14 +123,16 @@ def main() -> None:
             row = {
                 "capture": capture.name,
                 "bytes": capture.stat().st_size,
-                "seconds": round(statistics.median(s for s, _ in ours), 3),
-                "peak_mib": max(m for _, m in ours) // 1024,
+                "seconds": round(statistics.median(s for s, _, _ in ours), 3),
+                "processor_seconds": round(statistics.median(c for _, c, _ in ours), 3),
+                "peak_mib": max(m for _, _, m in ours) // 1024,
             }
             if theirs:
-                row["zeek_seconds"] = round(statistics.median(s for s, _ in theirs), 3)
-                row["zeek_peak_mib"] = max(m for _, m in theirs) // 1024
+                row["zeek_seconds"] = round(statistics.median(s for s, _, _ in theirs), 3)
+                row["zeek_processor_seconds"] = round(statistics.median(c for _, c, _ in theirs), 3)
+                row["zeek_peak_mib"] = max(m for _, _, m in theirs) // 1024
                 row["times_as_fast_as_zeek"] = round(
-                    statistics.median(t / o for (t, _), (o, _) in zip(theirs, ours, strict=True)), 2
+                    statistics.median(t / o for (t, _, _), (o, _, _) in zip(theirs, ours, strict=True)), 2
                 )
             print(json.dumps(row))
 

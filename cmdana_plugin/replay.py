@@ -123,12 +123,13 @@ def extract(captures: Sequence[Path | str], config: Config, summary: Summary) ->
         for block in reader:
             summary.frames += len(block)
             summary.bytes += int(block.captured.sum())
-            yield from _parts(extractor.receive(block))
+            for windows in extractor.parts(block):
+                yield from _parts(windows)
     try:
-        windows = extractor.finish()
+        for windows in extractor.ending():
+            yield from _parts(windows)
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
-    yield from _parts(windows)
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))
 
 

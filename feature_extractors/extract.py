@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,7 @@ from .state import (
     FRAGMENT_BUFFER,
     FRAGMENTS,
     KEPT,
+    L_CONNECTIONS,
     N_DECODED,
     N_EXTRA,
     N_FREE,
@@ -90,6 +92,10 @@ class Extractor:
 
     def receive(self, block: FrameBlock) -> Windows:
         """The windows that end by the last frame of the block."""
+        return _joined(list(self.parts(block)))
+
+    def parts(self, block: FrameBlock) -> Iterator[Windows]:
+        """As `receive`, at most 16,384 windows at a time: the whole block must be taken before the next is begun."""
         self._frames += len(block)
         if len(block) and block.link.min() == block.link.max():
             self._links.add(int(block.link[0]))
@@ -97,12 +103,12 @@ class Extractor:
             self._links.update(np.unique(block.link).tolist())
         data, start, captured = _readonly(block.data), _readonly(block.start), _readonly(block.captured)
         length, ts, link = _readonly(block.length), _readonly(block.ts), _readonly(block.link)
-        at, parts = 0, []
+        at = 0
         while True:
             at = tracker.process(self._state, data, start, captured, length, ts, link, at)
-            parts.append(self._drain(block.data))
+            yield self._drain(block.data)
             if at == len(block):
-                return _joined(parts)
+                return
             self._grow()
 
     def peek(self, connections: Connections) -> Windows:
@@ -121,7 +127,11 @@ class Extractor:
                 return _joined(parts)
 
     def finish(self) -> Windows:
-        """All connections still open end now, as they do in Zeek when it stops.
+        """All connections still open end now, as they do in Zeek when it stops. Raises as `ending` does."""
+        return _joined(list(self.ending()))
+
+    def ending(self) -> Iterator[Windows]:
+        """As `finish`, at most 16,384 windows at a time: a flood leaves a quarter of a million.
 
         Raises `CaptureError` where not one frame could be decoded because of the capture's link type.
         """
@@ -132,26 +142,26 @@ class Extractor:
             raise CaptureError(f"link type: found {found}, expected one of {expected}")
         slots = np.flatnonzero(self._state.heap_at != NONE).astype(np.int32)
         order = slots[np.argsort(self._state.conns["serial"][slots])]
-        at, parts = 0, []
+        at = 0
         while True:
             at = tracker.finish(self._state, order, at)
-            parts.append(self._drain(np.zeros(0, np.uint8)))
+            yield self._drain(np.zeros(0, np.uint8))
             if at == len(order):
-                return _joined(parts)
+                return
 
     def _grow(self) -> None:
         """Doubles what ran short; the limits bound it all, since each thing belongs to a connection."""
         st = self._state
         if st.n[N_FREE] < tracker.FRAME_CONNECTIONS:
             old = len(st.conns)
-            new = old * 2
+            new = min(2 * old, max(int(st.limits[L_CONNECTIONS]), old) + 2 * tracker.FRAME_CONNECTIONS)
             table = np.full(_table_size(new), NONE, np.int32)
             heap_at = np.full(new, NONE, np.int32)
             heap_at[:old] = st.heap_at
             free = np.empty(new, np.int32)
             free[: st.n[N_FREE]] = st.free[: st.n[N_FREE]]
-            free[st.n[N_FREE] : st.n[N_FREE] + old] = np.arange(new - 1, old - 1, -1)
-            st.n[N_FREE] += old
+            free[st.n[N_FREE] : st.n[N_FREE] + new - old] = np.arange(new - 1, old - 1, -1)
+            st.n[N_FREE] += new - old
             st = _replace(
                 st,
                 conns=_longer(st.conns, new),

@@ -23,7 +23,7 @@ class Segments:
     data: NDArray[np.uint8]  # [bytes]
     connection: NDArray[np.int64]  # [s]
     is_orig: NDArray[np.bool_]  # [s]
-    ts: NDArray[np.float64]  # [s] seconds since the epoch
+    ts: NDArray[np.float64]  # [s] network time, seconds since the epoch; never falls
     offset: NDArray[
         np.int64
     ]  # [s] of the first byte in this direction's TCP stream (0: after the SYN, or the

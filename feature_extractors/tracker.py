@@ -308,7 +308,7 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         check_history(st, c, 1 if is_orig else 2, ord("D") if is_orig else ord("d"))
         _add_size(e, declared - 8)
         _keep(st, data, slot, side, packet, ts, at + 8, length - 8, present - 8, -1, -1, -1)
-        _hand_over(st, data, extra_base, slot, side, ts, -1, -1, at + 8, length - 8, present - 8)
+        _hand_over(st, data, extra_base, slot, side, -1, -1, at + 8, length - 8, present - 8)
         resp_p = c.p1 if c.orig_side == 0 else c.p0
         role = _application_flip(st, slot, side, data, at + 8, min(length, present) - 8, resp_p, packet)
         _count_packet(st, slot, role, packet)
@@ -593,7 +593,7 @@ def _tcp(
         skip = 1 if offset < 0 else 0
         begin = at + header + skip
         length, present = length - skip, present - skip
-        _hand_over(st, data, extra_base, slot, side, ts, offset + skip, before, begin, length, present)
+        _hand_over(st, data, extra_base, slot, side, offset + skip, before, begin, length, present)
     _count_packet(st, slot, side, packet)
     _reschedule(st, slot)
     return -1
@@ -700,7 +700,7 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
 
 @helper
 def _hand_over(
-    st: Any, data: Any, extra_base: int, slot: int, side: int, ts: float, offset: int, before: int, begin: int,
+    st: Any, data: Any, extra_base: int, slot: int, side: int, offset: int, before: int, begin: int,
     length: int, present: int,
 ) -> None:  # fmt: skip
     """Appends a segment if its connection's content is still wanted."""
@@ -713,7 +713,7 @@ def _hand_over(
     st.n[N_SEGMENTS] += 1
     s.connection = c.serial
     s.slot = slot
-    s.ts = ts
+    s.ts = st.clock[0]  # what Zeek logs: network time, also where the capture's clock jumps back
     s.offset = offset
     s.before = before
     s.captured = size

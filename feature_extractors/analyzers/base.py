@@ -117,6 +117,7 @@ class Session:
             analyzer.data(is_orig, ts, data)
         except ParseError as error:
             self.counts.add(f"{analyzer.service}_{error}")
+            analyzer.refused = True
             analyzer.stop()
             keeps = analyzer.forgiven or self.partial or self.had_gap or self.size > IGNORE_VIOLATIONS_AFTER
             if not keeps:
@@ -135,6 +136,7 @@ class Analyzer:
     needs_start: ClassVar[bool] = False  # refuses TCP connections whose beginning was missed, as Zeek's does
     forgiven: ClassVar[bool] = False  # keeps its service whatever comes later (DPD::ignore_violations)
     done: bool = False  # nothing more is wanted
+    refused: bool = False  # and that because the content was not this protocol
 
     def __init__(self, session: Session) -> None:
         self.session = session

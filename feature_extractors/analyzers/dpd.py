@@ -211,7 +211,7 @@ class Detector(Analyzer):
         One that refused the content is tried once more, as Zeek's signatures may attach it again.
         """
         tried = self._tried.get(name)
-        if tried is not None and (not tried.done or name in self._retried):
+        if tried is not None and (not tried.refused or name in self._retried):
             return None
         if tried is not None:
             self._retried.add(name)

@@ -157,3 +157,10 @@ def test_what_was_not_wanted_changes_no_entry(size: int, aborted: bool) -> None:
     entries = [c.close(np.array([0]), np.array([b"C0"], "S20"), ends)[:2] for c in (one, many)]
     assert entries[0] == entries[1]
     assert entries[0][1][0].fields["response_body_len"] == len(body)
+
+
+def test_an_analyzer_that_has_read_all_it_wants_is_not_begun_again_by_a_signature() -> None:
+    hello = b"SSH-1.5-1.2.26\n"
+    key = bytes([0, 0, 0, 5, 0, 0, 0, 3]) + bytes(5)  # the session key, after which all is encrypted
+    pieces = stream([(False, hello), (True, hello), (True, key), (True, b"secret"), (False, b"secret")], 22)
+    assert [name for name, _, _ in described(pieces)] == ["ssh"]

@@ -154,9 +154,11 @@ class Recorder(Content):
     """Keeps what it is given, and wants no more of a connection after `enough` bytes."""
 
     seen: list[tuple[Any, ...]]
+    times: list[float]
     enough = NEVER
 
     def receive(self, segments: Segments) -> Wanted:
+        Recorder.times += segments.ts.tolist()
         for i in range(len(segments)):
             begin, size = int(segments.start[i]), int(segments.captured[i])
             payload = segments.data[begin : begin + size].tobytes()
@@ -173,6 +175,7 @@ class Recorder(Content):
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setattr(module, "Content", Recorder)
     Recorder.seen = []
+    Recorder.times = []
     Recorder.enough = NEVER
     return Recorder
 
@@ -278,3 +281,10 @@ def test_payload_in_the_syns_own_place_is_read_from_its_second_byte_as_zeek_does
     assert [e.fields.get("method") for e in extract(served(set()), content=True)[0].logs] == ["GET", "GET"]
     shifted = extract(served(set(), first=0), content=True)[0].logs
     assert [e.fields.get("method") for e in shifted] == ["ET", "GET"]
+
+
+def test_payload_bears_network_time_also_where_the_captures_clock_jumps_back(
+    recorder: type[Recorder],
+) -> None:
+    extract([udp(b"a", ts=100.0), udp(b"b", ts=80.0), udp(b"c", ts=101.0)], content=True)
+    assert recorder.times == [100.0, 100.0, 101.0]
