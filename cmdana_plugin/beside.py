@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from feature_extractors.errors import CmdanaError
+from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.observations import Connections, LogEntry, Packets, Windows
 
 Numbers = dict[str, int]
@@ -41,8 +41,8 @@ _COLUMNS: Final = tuple(
 class Beside:
     """Blocks that `work` makes in a child process, in its order; `work` yields windows, each with counts as of then.
 
-    Iterating raises the `CmdanaError` that `work` raised, and `RuntimeError` where the child died of a bug or was
-    killed. `close` ends it at any time.
+    Iterating raises the `CmdanaError` of `work` as a `CaptureError`, and `RuntimeError` where the child died of a bug
+    or was killed. `close` ends it at any time.
     """
 
     def __init__(self, work: Callable[[], Iterator[tuple[Windows | None, Numbers]]]) -> None:
@@ -63,7 +63,7 @@ class Beside:
         while (block := self._blocks.get()) is not None:
             kind, said, data = block
             if kind == "failed":
-                raise CmdanaError(said)
+                raise CaptureError(said)
             if kind == "end":
                 self.close()
                 return

@@ -12,7 +12,7 @@ from made_windows import office as made_up
 from made_windows import without_logs
 
 from cmdana_plugin.beside import Beside
-from feature_extractors.errors import CaptureError, CmdanaError
+from feature_extractors.errors import CaptureError
 from feature_extractors.observations import Windows
 
 Blocks = Iterator[tuple[Windows | None, dict[str, int]]]
@@ -54,7 +54,7 @@ def test_what_the_work_refuses_is_said_here() -> None:
 
     blocks = iter(Beside(work))
     next(blocks)
-    with pytest.raises(CmdanaError, match=r"^x\.pcap: is none$"):
+    with pytest.raises(CaptureError, match=r"^x\.pcap: is none$"):
         next(blocks)
 
 
