@@ -162,6 +162,8 @@ def replay(
     Raises `CaptureError`, `LogError`, or what `load` raises; then nothing is left in `out`.
     """
     summary = Summary([str(c) for c in captures])
+    import feature_extractors.jit  # noqa: F401  # numba, which both processes need: loaded once
+
     blocks = Beside(lambda: _extracted(captures, config))
     writers: list[LogWriter] = []
     try:
