@@ -69,7 +69,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "tails": json.dumps(tails),
     }
     part = path.with_name(path.name + ".part")
+    part.touch()  # with the mode that any new file has here: a service's user reads what root trained
+    mode = part.stat().st_mode & 0o777
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part, dict(checkpoint.about) | meta)
+    part.chmod(mode)
     part.replace(path)
 
 

@@ -182,7 +182,7 @@ def _fields_of(
     for j, n in enumerate(schema.numeric):
         p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][j]), how.numeric, j)
         saw = _size(float(one.features.numeric[row, j]), n.unit, n.scale, n.name)
-        words = f"expected {_span(low, high, n.unit, n.scale, n.name)} {n.words}, saw {saw}, p={p:.0e}"
+        words = f"{n.words}: expected {_span(low, high, n.unit, n.scale, n.name)}, saw {saw}, p={p:.0e}"
         out.append(Field(n.name, -np.log10(p), _set_numeric(j, middle), words))
     start = len(schema.numeric)
     for j, c in enumerate(schema.categorical):
@@ -191,7 +191,7 @@ def _fields_of(
         likely = int(chance.argmax())
         if likely != code:
             p = _rarity(connection[start + j], code)
-            words = f"expected {c.words} {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
+            words = f"{c.words}: expected {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
             out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
     logs = np.exp(chances[LOG].astype(np.float64))
     for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
@@ -209,7 +209,9 @@ def _fields_of(
             continue
         p, low, high, middle = _expected(logs[k], int(asked[LOG][k]), how.summary, j)
         scale = "share" if name.endswith((".entropy", ".digits")) else "log"
-        words = f"expected {_span(low, high, '', scale, '')} {what}, saw {_size(x, '', scale, '')}, p={p:.0e}"
+        words = (
+            f"{what}: expected {_span(low, high, '', scale, '')}, saw {_size(x, '', scale, '')}, p={p:.0e}"
+        )
         out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
     if np.isfinite(one.features.first_packets[row]).any():
         packets = np.exp(chances[PACKET].astype(np.float64))
@@ -314,8 +316,9 @@ def _size(x: float, unit: str, scale: str, name: str) -> str:
         return f"{x:.2g}"
     value = float(np.expm1(x))
     if name == "duration":
-        value /= 1e3
-        return f"{value:.2g} s" if value < 100 else f"{value:.0f} s"
+        for factor, short in ((1e3, "s"), (1.0, "ms"), (1e-3, "us")):
+            if value >= factor or short == "us":
+                return f"{value / factor:.3g} {short}"
     if unit.startswith("B"):
         for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if value >= factor:

@@ -383,10 +383,11 @@ def _fit(
         ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
         for rows in chunks[position.chunk :]:
             loss = _loss(network, prepared, corpus, rows, benign, previous, carry, ring_store, recipe, rng)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
+            if loss is not None:
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimiser.step()
             position.chunk += 1
             position.step += 1
             if position.step < total:
@@ -527,7 +528,8 @@ def _loss(
     ring_store: NDArray[np.float32],
     recipe: Recipe,
     rng: np.random.Generator,
-) -> Tensor:
+) -> Tensor | None:
+    """What the network makes of one step's events; None where they moved the state and had nothing to teach."""
     present = prepared.present[rows].copy()
     z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width)
     z = z.index_put(
@@ -572,6 +574,8 @@ def _loss(
         past = Past(past.memory[other], past.ring[other], past.ring_used[other])
     # Only benign events are predicted; the others have moved the state, and that was all.
     kept = np.flatnonzero(benign[rows])
+    if not len(kept):
+        return None
     index = torch.from_numpy(kept)
     past = Past(past.memory[index], past.ring[index], past.ring_used[index])
     z, there, asked = z[index], there[index], rows[kept]
@@ -588,7 +592,8 @@ def _loss(
     for m in range(MODALITIES):
         loss = loss + _unforeseen(network, m, z, sources, s, bias, prepared, asked, there[:, m])
     loss = loss + 0.5 * F.cross_entropy(*_asked(network.look_ahead(s), prepared.targets[CONNECTION][asked]))
-    loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0, correction=0)).mean()
+    if there.any():
+        loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0, correction=0)).mean()
     loss = loss + 0.1 * _pairs(z, there)
     floor = -(gate.clamp_min(1e-9).log() * gate).sum(dim=1)
     return loss + 0.01 * F.relu(0.5 - floor).mean()
