@@ -6,6 +6,7 @@ named `broker` on the public index is another thing, and is recognised.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import select
@@ -71,11 +72,32 @@ class BrokerTransport:
         self._endpoint: Any = None
         self._subscriber: Any = None
         self._status: Any = None
+        self._parked: tuple[Any, Any, Any] | None = (
+            None  # an endpoint that lost its peer, and its subscribers
+        )
         self._lost = False
         self._lock = threading.Lock()
 
     def open(self) -> str:
         """Peers and subscribes. Broker reconnects by itself only while open; we close and open anew instead."""
+        endpoint, subscriber, status = self._parked or self._made()
+        if not self._peered(endpoint, status):
+            where = f"{self._host}:{self._port}"
+            if self._parked is None:
+                endpoint.shutdown()
+            tls = "on" if self._ssl else "off"
+            raise TransportError(
+                f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, is TLS ({tls} here, "
+                "[endpoint] broker_ssl) the same as its Broker::disable_ssl, and do its certificates "
+                "(Broker::ssl_cafile and kin) and [endpoint] ca_file, cert_file and key_file belong together?"
+            )
+        with self._lock:
+            self._endpoint, self._subscriber, self._status = endpoint, subscriber, status
+            self._lost, self._parked = False, None
+        return f"Broker {self._broker.Version.string()} peer at {self._host}:{self._port}"
+
+    def _made(self) -> tuple[Any, Any, Any]:
+        """An endpoint, its subscriber and its status."""
         broker = self._broker
         options = broker.BrokerOptions()
         options.disable_ssl = not self._ssl
@@ -89,19 +111,7 @@ class BrokerTransport:
         make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
         subscriber = make(self._topic, _QUEUE)
         status = getattr(endpoint, "make_safe_status_subscriber", endpoint.make_status_subscriber)(True)
-        if not self._peered(endpoint, status):
-            where = f"{self._host}:{self._port}"
-            endpoint.shutdown()
-            tls = "on" if self._ssl else "off"
-            raise TransportError(
-                f"broker {where}: no peering; does Zeek run there with cmdana/listen-broker, is TLS ({tls} here, "
-                "[endpoint] broker_ssl) the same as its Broker::disable_ssl, and do its certificates "
-                "(Broker::ssl_cafile and kin) and [endpoint] ca_file, cert_file and key_file belong together?"
-            )
-        with self._lock:
-            self._endpoint, self._subscriber, self._status = endpoint, subscriber, status
-            self._lost = False
-        return f"Broker {broker.Version.string()} peer at {self._host}:{self._port}"
+        return endpoint, subscriber, status
 
     def receive(self, timeout: float) -> Sequence[Received]:
         """The events that have come. `get` would hold the interpreter's lock, so wait on the descriptor instead."""
@@ -130,10 +140,20 @@ class BrokerTransport:
             self._endpoint.publish(event.topic, self._broker.zeek.Event(event.name, event.payload))
 
     def close(self) -> None:
-        """Leaves; what was published before is delivered first."""
+        """Leaves; what was published before is delivered first.
+
+        An endpoint that has lost its peer is kept for the next `open`: to shut it down may wait for ever for an actor
+        that does not end (seen with Broker 1.4), and holds the interpreter's lock meanwhile.
+        """
         with self._lock:
-            endpoint = self._endpoint
+            endpoint, kept = self._endpoint, (self._endpoint, self._subscriber, self._status)
             self._endpoint = self._subscriber = self._status = None
+            if endpoint is not None and self._lost:
+                ctypes.pythonapi.Py_IncRef(
+                    ctypes.py_object(endpoint)
+                )  # nor may the interpreter's end destroy it
+                self._parked = kept
+                return
         if endpoint is not None:
             endpoint.shutdown()
 
@@ -143,6 +163,8 @@ class BrokerTransport:
         `Endpoint.peer` would wait for ever for a peer that accepts the connection and says nothing, and hold the
         interpreter's lock meanwhile, so that nothing else in the process would go on either.
         """
+        if status.available():
+            status.poll()  # of an earlier peer
         endpoint.peer_nosync(self._host, self._port, 0.0)
         deadline = time.monotonic() + _CONNECT_TIMEOUT
         while time.monotonic() < deadline:
