@@ -83,6 +83,7 @@ def test_a_learning_phase_is_seen_judges_and_goes_on_after_a_stop(tmp_path: Path
         assert spool.connections == sum(len(w) for w in spool.windows()) == 200
         spool.close()
 
+        wait_for(lambda: not peer.subscribed(), "the stopped learner to be gone")
         process = learn(tmp_path)
         wait_for(peer.subscribed, "the learner again", 300)
         for k in range(2, 6):
