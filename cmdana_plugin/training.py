@@ -202,12 +202,16 @@ def train(
     )
     prepared = _prepare(corpus, how, recipe, schema)
     network = _network(prepared, schema, recipe, init)
+    threads = torch.get_num_threads()
+    # One thread: small products do not gain from more, and sums shared out otherwise give other weights.
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
     try:
         kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
         _fit(network, prepared, corpus, benign, recipe, progress, kept)
     finally:
         torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
     mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
     trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
     if recipe.trees and (corpus.label[learn] == 1).any():

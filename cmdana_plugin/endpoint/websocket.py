@@ -21,6 +21,7 @@ from cmdana_plugin.endpoint.wire import MAX_PAYLOAD, Event, WireError, decode_ac
 _SILENT: Final = logging.getLogger("cmdana.websockets")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
+_NO_TLS: Final = "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://?"
 _OPEN_TIMEOUT: Final = 10.0  # seconds
 _MOST_AT_ONCE: Final = 64  # frames given by one receive
 _PING: Final = 10.0  # seconds; a cut network is noticed after two of them
@@ -68,16 +69,15 @@ class WebSocketTransport:
                     additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
                 )
             )  # fmt: skip
-        except ssl.SSLError as error:
+        except ssl.SSLCertVerificationError as error:
             sock.close()
             raise TransportError(f"{self._url}: TLS fails: {_words(error)}") from None
+        except ssl.SSLError as error:
+            sock.close()
+            raise TransportError(f"{self._url}: TLS fails: {_words(error)}{_NO_TLS}") from None
         except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
             sock.close()
-            hint = (
-                "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://?"
-                if self._tls
-                else "; does Zeek expect TLS here (wss://)?"
-            )
+            hint = _NO_TLS if self._tls else "; does Zeek expect TLS here (wss://)?"
             raise TransportError(
                 f"{self._url}: no WebSocket handshake: {error or 'no answer'}{hint}"
             ) from None
