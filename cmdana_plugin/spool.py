@@ -92,7 +92,11 @@ class Spool:
             now = float(kept.connections.end.max())
             if np.isneginf(self._last):
                 self._last = float(kept.connections.end.min())
-            self.seen += min(max(now - self._last, 0.0), _GAP)
+            # From one end to the next, however they are batched: only a silence is cut short.
+            steps = np.diff(
+                np.sort(kept.connections.end[kept.connections.end > self._last]), prepend=self._last
+            )
+            self.seen += float(np.minimum(steps, _GAP).sum())
             self._last = max(self._last, now)
             if not self._waiting:
                 self._since = self._clock()
