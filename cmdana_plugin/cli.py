@@ -66,7 +66,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     from cmdana_plugin.detector import load_detector
     from cmdana_plugin.keyfile import state_salt
     from cmdana_plugin.pipeline import Judge
-    from cmdana_plugin.site import ELSEWHERE, LEARNED_HERE, SiteAware
+    from cmdana_plugin.site import SiteAware, share_of
 
     settings = config.model
     path = model or (Path(settings.path) if settings.path else None)
@@ -78,9 +78,7 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
     detector = load_detector(path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts)
     if not settings.site_history:
         return Judge(detector, config)
-    # Where attacks of other networks weigh nothing, what weighs was learned here.
-    share = ELSEWHERE if "attack" in detector.checkpoint.weights else LEARNED_HERE
-    return Judge(SiteAware(detector, salt, share), config)
+    return Judge(SiteAware(detector, salt, share_of(detector.checkpoint.weights)), config)
 
 
 @app.command(

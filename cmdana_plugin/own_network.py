@@ -41,7 +41,7 @@ from cmdana_plugin.judging import RATES, Floats
 from cmdana_plugin.labels import LabelError, read_labels
 from cmdana_plugin.learn import Learned, recordings
 from cmdana_plugin.score import Scores
-from cmdana_plugin.site import ELSEWHERE, LEARNED_HERE, SiteAware
+from cmdana_plugin.site import SiteAware, share_of
 from cmdana_plugin.training import Recipe, Recording, gather, recalibrate, train
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import concat, take
@@ -377,9 +377,7 @@ _OURS: Final = frozenset({SHIPPED, UNLABELLED, FOREIGN, SITE_ONLY})
 
 def _share(name: str, trial: Trial) -> float:
     """The site's share of the rate for one of ours, as the product gives it; 0: without the site's history."""
-    if name not in _OURS:
-        return 0.0
-    return ELSEWHERE if name == FOREIGN or "attack" in trial.weights else LEARNED_HERE
+    return share_of(trial.weights) if name in _OURS else 0.0
 
 
 def _ways(name: str, trial: Trial, labels: bool) -> list[tuple[str, Floats]]:

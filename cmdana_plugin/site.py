@@ -8,7 +8,7 @@ from the past only. What is far out enters the history with little weight, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -54,17 +54,22 @@ _ODD: Final = 0.002  # below this p a connection enters the history with
 _LITTLE: Final = 0.01  # this weight
 _INTERVALS: Final = 8  # intervals of a pair before they are called regular
 _KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
-ELSEWHERE: Final = (
+_ELSEWHERE: Final = (
     0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
 )
-LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
+_LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
 _NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}
+
+
+def share_of(weights: Container[str]) -> float:
+    """The site's share beside a model with these components: smaller where no attacks of other networks weigh."""
+    return _ELSEWHERE if "attack" in weights else _LEARNED_HERE
 
 
 class SiteAware:
     """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
-    def __init__(self, inner: Detector, salt: int = 0, share: float = ELSEWHERE) -> None:
+    def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:
         """`salt`, 64 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
         self.inner = inner
         self._share = share

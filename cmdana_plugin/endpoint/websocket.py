@@ -69,12 +69,10 @@ class WebSocketTransport:
                     additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
                 )
             )  # fmt: skip
-        except ssl.SSLCertVerificationError as error:
-            sock.close()
-            raise TransportError(f"{self._url}: TLS fails: {_words(error)}") from None
         except ssl.SSLError as error:
             sock.close()
-            raise TransportError(f"{self._url}: TLS fails: {_words(error)}{_NO_TLS}") from None
+            hint = "" if isinstance(error, ssl.SSLCertVerificationError) else _NO_TLS
+            raise TransportError(f"{self._url}: TLS fails: {_words(error)}{hint}") from None
         except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
             sock.close()
             hint = _NO_TLS if self._tls else "; does Zeek expect TLS here (wss://)?"
