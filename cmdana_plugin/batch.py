@@ -16,9 +16,8 @@ from cmdana_plugin.model import CLASSES
 from feature_extractors.encode import Features
 from feature_extractors.schema import Schema
 
-BLOCK: Final = (
-    256  # rows of one computation: always the same, so that a score never depends on its neighbours
-)
+BLOCK: Final = 256  # rows of one computation at most
+LEAST_BLOCK: Final = 16  # and at least, padded; a power of two as all sizes are
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
@@ -196,6 +195,15 @@ def pad_logs(features: Features, rows: NDArray[np.int64], length: int, size: int
     mask = np.zeros((size, length), np.bool_)
     _pad(features.log_tokens, features.log_start, rows, out, mask)
     return torch.from_numpy(out), torch.from_numpy(mask)
+
+
+def block_size(rows: int) -> int:
+    """The padded size of a block that holds so many rows, `BLOCK` at most: the next power of two.
+
+    Products over so few terms add them in the same order whatever the number of rows, so that a score does not
+    depend on its neighbours; where a library should not keep to that, scores are rounded far above the difference.
+    """
+    return max(LEAST_BLOCK, 1 << (rows - 1).bit_length())
 
 
 def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:

@@ -10,12 +10,12 @@ import contextlib
 import io
 import marshal
 import os
-import queue
 import signal
 import struct
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any, Final
@@ -23,13 +23,15 @@ from typing import Any, Final
 import numpy as np
 
 from feature_extractors.errors import CaptureError, CmdanaError
-from feature_extractors.observations import Connections, LogEntry, Packets, Windows
+from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat
 
 Numbers = dict[str, int]
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
 _ALIGN: Final = 64  # columns begin at multiples of it
-_WAITING: Final = 4  # blocks that wait for being taken
+_ROWS: Final = (
+    8192  # windows that wait for being taken, beside the block that comes; and that are handed on at once
+)
 _COLUMNS: Final = tuple(
     (part, field.name)
     for part, kind in (("connections", Connections), ("packets", Packets))
@@ -41,8 +43,9 @@ _COLUMNS: Final = tuple(
 class Beside:
     """Blocks that `work` makes in a child process, in its order; `work` yields windows, each with counts as of then.
 
-    Iterating raises the `CmdanaError` of `work` as a `CaptureError`, and `RuntimeError` where the child died of a bug
-    or was killed. `close` ends it at any time.
+    What waits when the reader comes back is handed on as one block: whoever is slower than the child has fewer and
+    larger ones to deal with, and whoever is faster waits for nothing. Iterating raises the `CmdanaError` of `work` as
+    a `CaptureError`, and `RuntimeError` where the child died of a bug or was killed. `close` ends it at any time.
     """
 
     def __init__(self, work: Callable[[], Iterator[tuple[Windows | None, Numbers]]]) -> None:
@@ -55,19 +58,22 @@ class Beside:
             _run(work, writing)
         os.close(writing)
         self._pipe = open(reading, "rb", buffering=0)
-        self._blocks: queue.Queue[_Block | None] = queue.Queue(_WAITING)
+        self._blocks: deque[_Block | None] = deque()
+        self._rows = 0  # of the blocks that wait
+        self._moved = threading.Condition()
         self._closed = False
         threading.Thread(target=self._receive, daemon=True).start()
 
     def __iter__(self) -> Iterator[tuple[Windows | None, Numbers]]:
-        while (block := self._blocks.get()) is not None:
-            kind, said, data = block
+        while blocks := self._take():
+            kind, said, _ = blocks[-1]
             if kind == "failed":
                 raise CaptureError(said)
             if kind == "end":
                 self.close()
                 return
-            yield _unpacked(said, data), said["numbers"]
+            windows = [w for _, s, data in blocks if (w := _unpacked(s, data)) is not None]
+            yield concat(windows) if len(windows) > 1 else windows[0] if windows else None, said["numbers"]
         self.close()
         raise RuntimeError("extraction ended before its end: its process was killed, or see above")
 
@@ -79,8 +85,28 @@ class Beside:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
         os.waitpid(self._child, 0)
-        while not self._blocks.empty():  # lets the thread come to the pipe's end
-            self._blocks.get_nowait()
+        with self._moved:  # lets the thread come to the pipe's end
+            self._blocks.clear()
+            self._moved.notify()
+
+    def _take(self) -> list[_Block]:
+        """What waits, as much as makes one block; none at the pipe's end."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._blocks)
+            taken: list[_Block] = []
+            rows = 0
+            while self._blocks and (block := self._blocks[0]) is not None:
+                mergeable = block[0] == "block" and block[1]["columns"] is not None
+                if taken and (not mergeable or rows + _rows_of(block) > _ROWS):
+                    break
+                taken.append(block)
+                self._blocks.popleft()
+                rows += _rows_of(block)
+                if not mergeable:
+                    break
+            self._rows -= rows
+            self._moved.notify()
+            return taken
 
     def _receive(self) -> None:
         """Takes blocks off the pipe as they come, so that the child seldom waits."""
@@ -97,15 +123,21 @@ class Beside:
             self._put(None)
 
     def _put(self, block: _Block | None) -> None:
-        while not self._closed:
-            try:
-                self._blocks.put(block, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+        with self._moved:
+            self._moved.wait_for(lambda: self._closed or self._rows < _ROWS)
+            if not self._closed:
+                self._blocks.append(block)
+                self._rows += 0 if block is None else _rows_of(block)
+            self._moved.notify()
 
 
 _Block = tuple[str, Any, np.ndarray[tuple[int], np.dtype[np.uint8]]]
+
+
+def _rows_of(block: _Block) -> int:
+    """The windows of a block; none in what is not one."""
+    kind, said, _ = block
+    return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
 
 
 def _run(work: Callable[[], Iterator[tuple[Windows | None, Numbers]]], writing: int) -> None:

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_TOGETHER: Final = (
-    256  # rows of one product: always the same, so that a score never depends on its neighbours
-)
+from cmdana_plugin.batch import block_size
+
+_TOGETHER: Final = 256  # rows of one product at most
 _ENOUGH: Final = 50_000  # rows to learn from
 
 
@@ -28,11 +28,11 @@ class Mixture:
         roots = self.root.transpose(1, 0, 2).reshape(width, components * width)
         shift = np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
         out = np.empty(len(x))
-        block = np.zeros((_TOGETHER, width))
         for begin in range(0, len(x), _TOGETHER):
             rows = x[begin : begin + _TOGETHER]
+            block = np.zeros((block_size(len(rows)), width))
             block[: len(rows)] = rows
-            y = (block @ roots - shift).reshape(_TOGETHER, components, width)
+            y = (block @ roots - shift).reshape(len(block), components, width)
             part = self.weight + self.constant - 0.5 * np.einsum("nkf,nkf->nk", y, y)
             top = part.max(axis=1)
             out[begin : begin + len(rows)] = -(top + np.log(np.exp(part - top[:, None]).sum(axis=1)))[

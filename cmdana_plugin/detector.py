@@ -21,6 +21,7 @@ from cmdana_plugin.batch import (
     LOG_LENGTHS,
     PACKET_LENGTHS,
     Prepared,
+    block_size,
     groups,
     pad_logs,
     pad_packets,
@@ -38,7 +39,7 @@ from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
-_BLOCK_GPU: Final = 8192  # rows of one computation there; as fixed as `BLOCK`, for the same reason
+_BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
@@ -185,8 +186,11 @@ class CrossModal:
         for begin in range(0, n, self._block):
             yield slice(begin, min(begin + self._block, n))
 
+    def _size(self, rows: int) -> int:
+        return block_size(rows) if self.device.type == "cpu" else self._block
+
     def _to(self, x: NDArray[np.generic]) -> Tensor:
-        return pad_rows(x, self._block).to(self.device)
+        return pad_rows(x, self._size(len(x))).to(self.device)
 
     def rate(self) -> NDArray[np.float32]:
         """Decay of the learned memory per second, [KINDS, MEMORY]."""
@@ -195,7 +199,7 @@ class CrossModal:
         return out
 
     def latents(self, prepared: Prepared) -> NDArray[np.float32]:
-        """[n, 3, latents, width], zero where a modality is absent; in blocks of one size whatever arrives."""
+        """[n, 3, latents, width], zero where a modality is absent; in blocks, whatever arrives."""
         n, shape, f = len(prepared), self.checkpoint.shape, prepared.features
         out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
 
@@ -204,10 +208,10 @@ class CrossModal:
             if modality == CONNECTION:
                 z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
             elif modality == PACKET:
-                x, mask = pad_packets(f, rows, length, self._block)
+                x, mask = pad_packets(f, rows, length, self._size(len(rows)))
                 z = self.network.packets(x.to(self.device), mask.to(self.device))
             else:
-                x, mask = pad_logs(f, rows, length, self._block)
+                x, mask = pad_logs(f, rows, length, self._size(len(rows)))
                 z = self.network.logs(x.to(self.device), mask.to(self.device))
             out[rows, modality] = z[: len(rows)].cpu().numpy()
 
