@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def _do(wanted: argparse.Namespace) -> int:
         seconds = found.seconds if wanted.seconds is None else wanted.seconds
         if not 5 <= seconds <= 86_400:
             raise scenario.LabError(f"--seconds: found {seconds:g}, expected 5 to 86400")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", wanted.name):
+            raise scenario.LabError(
+                f"--name: found {wanted.name!r}, expected letters, digits, dots and dashes"
+            )
         record.record(
             found,
             seconds,

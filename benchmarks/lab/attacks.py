@@ -10,7 +10,15 @@ from urllib.parse import quote
 
 from benchmarks.lab.habits import Occasion, Request
 from benchmarks.lab.scenario import Attack
-from benchmarks.lab.services import PROGRAMS, dhcp_server, kerberos_settings, principals, realm, tunnel_domain
+from benchmarks.lab.services import (
+    PROGRAMS,
+    PYTHON,
+    dhcp_server,
+    kerberos_settings,
+    principals,
+    realm,
+    tunnel_domain,
+)
 from benchmarks.lab.world import PAGES, Step, words
 
 ORDERS = (
@@ -389,7 +397,7 @@ def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     after = 0.0
     while (found := o.server("modbus")) and after < lasts:
         argv = (
-            "/usr/bin/python3",
+            PYTHON,
             str(PROGRAMS / "poll.py"),
             "flood",
             found[0].address,
@@ -458,7 +466,7 @@ def dns_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             "-WWW",
         )
         yield _as_root(o.step("dns-spoofing", "openssl", "s_server", *secure, limit=lasts))
-        plain = ("/usr/bin/python3", "-m", "http.server", "80", "--directory", str(page))
+        plain = (PYTHON, "-m", "http.server", "80", "--directory", str(page))
         yield _as_root(o.step("dns-spoofing", *plain, limit=lasts))
 
 
@@ -560,13 +568,6 @@ FAMILIES = {
     "modbus-writes": "modbus-fake-command", "junk-bytes": "malformed", "arp-spoofing": "spoof-arp",
     "dns-spoofing": "spoof-dns", "connect-flood": "ddos-connect", "padded-beacon": "beacon-padded",
     "padded-scan": "scan-padded", "ticket-guessing": "kerberos-bruteforce", "dhcp-spoofing": "spoof-dhcp",
-}  # fmt: skip
-TOOLS = {
-    "port-scan": ("nmap",), "host-scan": ("nmap",), "ssh-guessing": ("hydra", "sshpass"), "dns-tunnel": ("iodine",),
-    "syn-scan": ("nmap",), "udp-scan": ("nmap",), "syn-flood": ("hping3",), "udp-flood": ("hping3",),
-    "amplification": ("hping3",), "slow-http": ("slowhttptest",), "lateral-smb": ("smbclient",),
-    "arp-spoofing": ("arpspoof",), "dns-spoofing": ("arpspoof", "dnsspoof"), "padded-scan": ("nmap",),
-    "ticket-guessing": ("nmap", "kinit", "kvno"), "dhcp-spoofing": ("dnsmasq",),
 }  # fmt: skip
 
 

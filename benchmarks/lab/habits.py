@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.net import Host
-from benchmarks.lab.services import kerberos_settings, principals
+from benchmarks.lab.services import PYTHON, kerberos_settings, principals
 from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World, words
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -451,7 +451,7 @@ def surf(o: Occasion) -> Iterator[Step]:
 def unplug(o: Occasion) -> Iterator[Step]:
     """A laptop carried off, a radio link lost: whatever is open hangs, and may never be closed properly."""
     seconds = o.rng.choice((1.0, 3.0, 8.0, 20.0)) * o.rng.uniform(0.7, 1.3)
-    argv = ("/usr/bin/python3", "-IS", str(PROGRAMS / "unplug.py"), f"{seconds:.1f}")
+    argv = (PYTHON, "-IS", str(PROGRAMS / "unplug.py"), f"{seconds:.1f}")
     yield replace(o.step("unplug", *argv, limit=seconds + 10), root=True)
 
 
@@ -641,7 +641,7 @@ def chat(o: Occasion) -> Iterator[Step]:
     if hosts:
         seconds = o.rng.randrange(5, 120)
         argv = (
-            "/usr/bin/python3",
+            PYTHON,
             str(PROGRAMS / "chat.py"),
             f"wss://{_site_of(o, o.rng.choice(hosts))}/ws",
             o.world.ca(),
@@ -717,7 +717,7 @@ def control(o: Occasion) -> Iterator[Step]:
         count = o.rng.choice((1, 3, 10, 30))
         yield o.step(
             "control",
-            "/usr/bin/python3",
+            PYTHON,
             str(PROGRAMS / "poll.py"),
             "read",
             found[0].address,
@@ -733,7 +733,7 @@ def adjust(o: Occasion) -> Iterator[Step]:
     if found := o.server("modbus"):
         yield o.step(
             "adjust",
-            "/usr/bin/python3",
+            PYTHON,
             str(PROGRAMS / "poll.py"),
             "set",
             found[0].address,

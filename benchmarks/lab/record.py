@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab import attacks, habits, net, services, story, writeup
+from benchmarks.lab import habits, net, services, story, writeup
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor, Step, World, words
@@ -47,26 +47,26 @@ def record(
     `keep_logs` keeps what the servers wrote, in `servers/`.
     `nice` is what every program of the recording runs under; one recording at a time on one machine.
     """
-    offered: set[str] = {
-        service for group in (*scenario.inside, *scenario.outside) for service in group.services
-    }
-    used = [tool for attack in scenario.attacks for tool in attacks.TOOLS.get(attack.kind, ())]
-    habits_used = {habit for role in scenario.roles.values() for habit, rate in role.items() if rate}
-    used += ["chromium"] if "surf" in habits_used else []
-    net.require((*net.TOOLS, *services.needed_tools(offered), "curl", "dig", *used))
+    net.require(net.TOOLS)
+    site = seed if site is None else site
+    ident = secrets.token_hex(2)
+    run = Run(ident, net.STATE / ident)
+    hosts = net.lay_out(scenario, run, story.order_of_addresses(site))
+    world = World(scenario, run, hosts, story.cast(scenario, hosts, seed, site))
+    services.require(
+        world, [step for found in _told(world, seconds, seed, classes).values() for step in found]
+    )
     _writable(out)
     net.clean()
     _alone()
     further = nice - os.nice(0)
     os.nice(further if nice < 0 else max(0, further))
-    run = Run(secrets.token_hex(2), net.STATE)
-    run = Run(run.ident, net.STATE / run.ident)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         run.state.mkdir(parents=True)
         run.state.chmod(0o755)
         (run.state / "pid").write_text(str(os.getpid()))
-        _play(scenario, seconds, seed, seed if site is None else site, out, run, name, classes)
+        _play(world, seconds, (seed, site), out, name, classes)
         if keep_logs:
             _keep(run, out)
     except LabError:
@@ -109,26 +109,27 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _play(
-    scenario: Scenario, seconds: float, seed: int, site: int, out: Path, run: Run, name: str, classes: str
-) -> None:
-    hosts = net.lay_out(scenario, run, story.order_of_addresses(site))
-    actors = story.cast(scenario, hosts, seed, site)
-    world = World(scenario, run, hosts, actors)
+def _told(world: World, seconds: float, seed: int, classes: str) -> dict[Actor, list[Step]]:
+    """The story, or one class of it."""
+    return {
+        actor: found
+        for actor, found in story.steps(world, seed, seconds).items()
+        if classes == "both" or (classes == "attacks") == bool(actor.family)
+    }
+
+
+def _play(world: World, seconds: float, seeds: tuple[int, int], out: Path, name: str, classes: str) -> None:
+    scenario, run, hosts, actors = world.scenario, world.run, world.hosts, world.actors
     _say(f"building {len(hosts)} hosts (run {run.ident})")
     services.prepare(world)
-    told = {
-        a: s
-        for a, s in story.steps(world, seed, seconds).items()
-        if classes == "both" or (classes == "attacks") == bool(a.family)
-    }
+    told = _told(world, seconds, seeds[0], classes)  # again: some programs read files that now can be written
     attackers = [actor.gid for actor in actors if actor.family]
     groups = [actor.gid for actor in actors] or [65_000]
     net.build(run, scenario, hosts, groups, attackers, services.etc_files(world))
     _say("starting servers")
     services.start(world)
     capture = out / f"{name}.pcap"
-    writeup.tell(out, scenario, (seed, site), seconds, hosts, actors, name)
+    writeup.tell(out, scenario, seeds, seconds, hosts, actors, name)
     accounts = os.stat("/etc/passwd").st_ino
     recorder, tracker = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5
@@ -265,7 +266,7 @@ def _person(
     ordered = sorted(tasks, key=lambda task: float(task["at"]))
     path.write_text("".join(json.dumps(task) + "\n" for task in ordered), encoding="utf-8")
     path.chmod(0o644)
-    argv = ("/usr/bin/python3", "-IS", str(habits.PROGRAMS / "person.py"), str(path), str(begin))
+    argv = (services.PYTHON, "-IS", str(habits.PROGRAMS / "person.py"), str(path), str(begin))
     line = _line(world, actor, Step(0.0, "person", argv, limit=1e9))
     return {**line, "resident": True, "log": str(out.resolve() / TRUTH / f"{actor.host}.{actor.gid}.person")}
 

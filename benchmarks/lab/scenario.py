@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FOLDER = Path(__file__).parent / "scenarios"
 OUTSIDE = ipaddress.ip_network("198.51.100.0/24")  # TEST-NET-2: documentation only, never routed
@@ -24,6 +24,12 @@ AttackKind = Literal[
     "modbus-writes", "junk-bytes", "arp-spoofing", "dns-spoofing", "connect-flood", "padded-beacon", "padded-scan",
     "ticket-guessing", "dhcp-spoofing",
 ]  # fmt: skip
+
+
+Often = Annotated[float, Field(ge=0.0, le=100_000.0)]  # not a number is refused as well
+Hour = Annotated[float, Field(ge=0.0, le=24.0)]
+Site = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$")]
+TAKEN = ("wire", "router")  # namespaces of the laboratory's own
 
 
 class LabError(Exception):
@@ -54,7 +60,7 @@ class Hosts(Part):
         1  # 2: a second line outside that is not recorded, so that half of each talk is unseen
     )
     role: str | None = None
-    sites: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
 
 class Attack(Part):
@@ -87,8 +93,17 @@ class Timetable(Part):
     hours: Annotated[float, Field(gt=0.0, le=168.0)] | None = (
         None  # unset: as long as the recording, all at work
     )
-    workday: tuple[float, float] = (7.5, 18.5)
+    workday: tuple[Hour, Hour] = (7.5, 18.5)
     surges: tuple[Surge, ...] = ()
+
+    @field_validator("workday")
+    @classmethod
+    def _has_hours(cls, workday: tuple[float, float]) -> tuple[float, float]:
+        if workday[0] >= workday[1]:
+            raise ValueError(
+                f"from {workday[0]:g} to {workday[1]:g} is no day: expected the first hour, then the last"
+            )
+        return workday
 
 
 class Scenario(Part):
@@ -106,7 +121,7 @@ class Scenario(Part):
     inside: tuple[Hosts, ...]
     outside: tuple[Hosts, ...]
     busy: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0  # multiplies every role's rates
-    roles: dict[str, dict[str, float]] = {}  # role: habit: times per recorded hour at full work
+    roles: dict[str, dict[str, Often]] = {}  # role: habit: times per recorded hour at full work
     attacks: tuple[Attack, ...] = ()
 
     @model_validator(mode="after")
@@ -121,6 +136,8 @@ class Scenario(Part):
         doubled = {n for n in names if names.count(n) > 1}
         if doubled:
             raise ValueError(f"inside/outside: host name {sorted(doubled)[0]} is used twice")
+        if taken := sorted(set(names) & set(TAKEN)):
+            raise ValueError(f"inside/outside: a host cannot be called {taken[0]}")
         if len(names) > net.num_addresses - 20:
             raise ValueError(f"network: {self.network} is too small for {len(names)} hosts")
         for attack in self.attacks:

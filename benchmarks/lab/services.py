@@ -7,14 +7,17 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lab import net
 from benchmarks.lab.net import Host, command, search_path
 from benchmarks.lab.scenario import LabError
-from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, World, words
+from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, Step, World, words
 
+PYTHON = "/usr/bin/python3"  # Debian's, with Debian's modules, whatever Python runs the laboratory
+MODULES = {"mail": "aiosmtpd", "api": "websockets", "modbus": "pymodbus"}
 PROGRAMS = Path(__file__).with_name("programs")
 PATIENCE = 40.0  # seconds for a server to listen; the machine may be busy
 
@@ -29,22 +32,25 @@ class Daemon:
     user: str | None = None
 
 
-def needed_tools(services: set[str]) -> list[str]:
-    """The programs behind these services."""
+def require(world: World, steps: Iterable[Step]) -> None:
+    """Refuse to start without a program that a server or the story needs, or a module of Debian's Python."""
+    offered = {service for host in world.hosts for service in host.services}
     programs = {
-        "web": "nginx", "ssh": "sshd", "resolver": "unbound", "names": "named", "mail": "dovecot",
-        "cache": "redis-server", "broker": "mosquitto", "time": "chronyd", "git": "git", "rsync": "rsync",
-        "snmp": "snmpd", "share": "smbd", "directory": "slapd", "tunnel-end": "iodined",
-        "syslog": "rsyslogd", "print": "ncat", "stream": "nginx", "kerberos": "krb5kdc", "nfs": "ganesha.nfsd",
-        "addresses": "dnsmasq",
+        "web": ("nginx",), "ssh": ("sshd", "ssh"), "resolver": ("unbound",), "names": ("named",), "mail": ("dovecot",),
+        "database": ("psql",), "cache": ("redis-server",), "broker": ("mosquitto",), "time": ("chronyd",),
+        "git": ("git",), "rsync": ("rsync",), "snmp": ("snmpd",), "share": ("smbd",), "directory": ("slapd",),
+        "tunnel-end": ("iodined",), "syslog": ("rsyslogd",), "print": ("ncat",), "stream": ("nginx",),
+        "kerberos": ("krb5kdc", "kdb5_util", "kadmin.local", "kinit", "kvno"), "nfs": ("ganesha.nfsd",),
+        "addresses": ("dnsmasq",),
     }  # fmt: skip
-    more = {
-        "kerberos": ("kdb5_util", "kadmin.local", "kinit", "kvno"),
-        "nfs": ("nfs-ls",),
-        "addresses": ("dhclient",),
-    }
-    found = [s for s in sorted(services) if s in programs]
-    return [tool for s in found for tool in (programs[s], *more.get(s, ()))]
+    started = {step.argv[0] for step in steps if step.argv}
+    net.require({*started, *(tool for service in offered for tool in programs.get(service, ())), PYTHON})
+    wanted = sorted(MODULES[service] for service in offered & MODULES.keys())
+    look = "import sys, importlib.util as u; print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
+    if missing := command(PYTHON, "-I", "-c", look, *wanted).split():
+        raise LabError(
+            f"missing modules of {PYTHON}: {', '.join(missing)} (benchmarks/lab/README.md names their packages)"
+        )
 
 
 def prepare(world: World) -> None:
@@ -393,7 +399,7 @@ def tunnel_domain(world: World) -> str:
 def _mail(world: World, host: Host, folder: Path) -> list[Daemon]:
     name, tls = world.name_of(host), world.run.state / "tls"
     box = folder / "box"
-    smtp = ("/usr/bin/python3", "-m", "aiosmtpd", "-n", "-c", "aiosmtpd.handlers.Mailbox", str(box))
+    smtp = (PYTHON, "-m", "aiosmtpd", "-n", "-c", "aiosmtpd.handlers.Mailbox", str(box))
     command("mkdir", "-p", f"{box}/new", f"{box}/cur", f"{box}/tmp", f"{folder}/run")
     command("chown", "-R", "mail:mail", str(box))
     users = "".join(f"{a.name}:{{PLAIN}}{world.password(a.name)}\n" for a in world.actors)
@@ -573,7 +579,7 @@ def _tunnel_end(world: World, host: Host, folder: Path) -> list[Daemon]:
 
 def _api(world: World, host: Host, folder: Path) -> list[Daemon]:
     """Reached through this host's web server."""
-    argv = ("/usr/bin/python3", str(PROGRAMS / "backend.py"), "8081", "8082", str(world.run.state / "www"))
+    argv = (PYTHON, str(PROGRAMS / "backend.py"), "8081", "8082", str(world.run.state / "www"))
     return [Daemon("api", argv, (("tcp", 8081), ("tcp", 8082)))]
 
 
@@ -642,7 +648,7 @@ def _syslog(world: World, host: Host, folder: Path) -> list[Daemon]:
 
 
 def _modbus(world: World, host: Host, folder: Path) -> list[Daemon]:
-    return [Daemon("plc", ("/usr/bin/python3", str(PROGRAMS / "plc.py")), (("tcp", 502),))]
+    return [Daemon("plc", (PYTHON, str(PROGRAMS / "plc.py")), (("tcp", 502),))]
 
 
 def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:

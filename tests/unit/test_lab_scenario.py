@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from benchmarks.lab.__main__ import main
 from benchmarks.lab.net import Run
 from benchmarks.lab.world import Actor, Step, World
 
+ROOT = Path(__file__).parents[2]
+OFFICE = ["record", "--scenario", "office", "--seconds", "60", "--out"]
 SMALL: dict[str, Any] = {
     "name": "small",
     "about": "two desks",
@@ -138,6 +142,12 @@ def test_a_roll_out_is_more_of_one_habit_only() -> None:
         ({"roles": {}}, "role clerk"),
         ({"link": {"loss": 3}}, "link.loss"),
         ({"seconds": "long"}, "seconds"),
+        ({"roles": {"clerk": {"browse": -1}}}, "roles.clerk.browse"),
+        ({"roles": {"clerk": {"browse": float("nan")}}}, "roles.clerk.browse"),
+        ({"roles": {"clerk": {"browse": 1e12}}}, "roles.clerk.browse"),
+        ({"inside": [*SMALL["inside"], {"name": "router"}]}, "cannot be called router"),
+        ({"outside": [SMALL["outside"][0], {"name": "h", "sites": ["a; b"]}]}, "outside.1.sites.0"),
+        ({"timetable": {"hours": 9, "workday": [18, 7]}}, "from 18 to 7 is no day"),
         (
             {"timetable": {"surges": [{"at": 0, "lasts": 1, "factor": 2, "habit": "dance"}]}},
             "no role has habit dance",
@@ -182,6 +192,17 @@ def test_a_scenario_that_does_not_exist_is_named_with_those_that_do(
     assert "office" in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seconds", "nan"), ("--seconds", "2"), ("--name", "../capture")]
+)
+def test_an_option_out_of_range_is_refused_in_one_line(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--scenario", "demo", option, value, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(f"lab: {option}: found ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_root_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,15 +212,59 @@ def test_without_root_one_clear_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["clean"], ["record", "--scenario", "demo", "--out", "/nonexistent/out"]]
+)
+def test_without_root_and_with_a_bare_path_one_clear_line(arguments: list[str]) -> None:
+    code = (
+        "import os, sys; from benchmarks.lab.__main__ import main; "
+        "os.geteuid() or (os.setgid(65534), os.setuid(65534)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", code, *arguments),
+        cwd=ROOT, env={"PATH": ""}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "lab: the laboratory makes network namespaces: run it as root\n"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "why"),
+    [
+        ("tcpdump", "recorder"),
+        ("unbound", "server"),
+        ("nmap", "attack"),
+        ("dig", "habit"),
+        ("psql", "both"),
+    ],
+)
 def test_a_missing_tool_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lacking: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(
-        "shutil.which", lambda tool, path=None: None if tool == "tcpdump" else f"/usr/bin/{tool}"
+        "shutil.which", lambda tool, path=None: None if tool == lacking else f"/usr/bin/{tool}"
     )
-    assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
-    assert "missing programs: tcpdump" in capsys.readouterr().err
+    assert main([*OFFICE, str(tmp_path / "out")]) == 1, why
+    said = capsys.readouterr().err
+    assert f"missing programs: {lacking} (" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_module_of_debians_python_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda tool, path=None: tool)
+    monkeypatch.setattr("benchmarks.lab.services.MODULES", {"mail": "json", "api": "no_such_module"})
+    assert main([*OFFICE, str(tmp_path / "out")]) == 1
+    assert "missing modules of /usr/bin/python3: no_such_module (" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
