@@ -268,7 +268,7 @@ class CrossModal:
             s = network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
             state[rows] = s[:k].cpu().numpy()
             gate[rows] = network.weigh(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
-            ahead, _ = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
+            ahead = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
             raw["next"][rows] = ahead[:k].cpu().numpy()
             raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
             if trees is not None:
@@ -285,10 +285,10 @@ class CrossModal:
             short = modality == PACKET and length == PACKET_LENGTHS[0] and not keep
             targets = self._to(prepared.targets[modality][rows])
             logits = network.decode(modality, expected, self._first if short else None)
-            surprise, log_chance = _surprise(logits, targets[:, self._first] if short else targets)
+            surprise = _surprise(logits, targets[:, self._first] if short else targets)
             raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
             if chance is not None:
-                chance[modality][rows] = log_chance[:k].cpu().numpy()
+                chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
 
         self._each(recall_block, self._blocks(n))
         self._each(foresee_block, self._jobs(prepared))
@@ -339,12 +339,13 @@ class CrossModal:
         return names
 
 
-def _surprise(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean negative log probability [B] of what is set (class -1: not asked), and all log probabilities."""
-    chance = torch.log_softmax(logits, dim=-1)
+def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log probability [B] of what is set (class -1: not asked)."""
     asked = targets >= 0
-    nll = -chance.gather(-1, targets.clamp_min(0)[..., None])[..., 0] * asked
-    return nll.sum(dim=1) / asked.sum(dim=1).clamp_min(1), chance
+    top = logits.amax(dim=-1, keepdim=True)
+    total = (logits - top).exp().sum(dim=-1).log() + top[..., 0]
+    nll = (total - logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]) * asked
+    return nll.sum(dim=1) / asked.sum(dim=1).clamp_min(1)
 
 
 def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:

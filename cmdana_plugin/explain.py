@@ -74,7 +74,7 @@ def explain_rows(
     ones = _repeat(seen, rows)
     outcome = detector.look(ones, keep=True)
     assert outcome.log_probability is not None
-    start = evidence_of(detector, ones)
+    start = detector.evidence(detector.p_values(outcome.raw, ones.stratum))
     fields = _fields(detector, ones, outcome.log_probability)
     open_ = [_grouped(f) for f in fields]
     chosen: list[list[Field]] = [[] for _ in rows]
@@ -163,8 +163,11 @@ def _repeat(seen: Seen, rows: NDArray[np.int64]) -> Seen:
 
 def _fields(detector: CrossModal, seen: Seen, chances: tuple[NDArray[np.float32], ...]) -> list[list[Field]]:
     prepared = prepare(seen.features, seen.state, detector.checkpoint.preparation, detector.schema)
+    stems: dict[str, list[int]] = {}
+    for i, name in enumerate(detector.schema.state):
+        stems.setdefault(_stem(name, detector.schema), []).append(i)
     return [
-        _fields_of(detector, seen, row, [c[row] for c in chances], [t[row] for t in prepared.targets])
+        _fields_of(detector, seen, row, [c[row] for c in chances], [t[row] for t in prepared.targets], stems)
         for row in range(len(prepared))
     ]
 
@@ -175,7 +178,9 @@ def _fields_of(
     row: int,
     chances: list[NDArray[np.float32]],
     asked: list[NDArray[np.int64]],
+    stems: dict[str, list[int]],
 ) -> list[Field]:
+    """Everything of `one`'s `row` that can be reset; `stems`: state columns by name without their span."""
     schema, how = detector.schema, detector.checkpoint.preparation
     connection = np.exp(chances[CONNECTION].astype(np.float64))
     out: list[Field] = []
@@ -219,8 +224,7 @@ def _fields_of(
         words = f"unusual sizes and times of the first packets, p={p:.0e}"
         out.append(Field("packets", -np.log10(p), _drop_packets, words))
     mean, spread = how.state_scale
-    for name in dict.fromkeys(_stem(s, schema) for s in schema.state):
-        columns = [i for i, s in enumerate(schema.state) if _stem(s, schema) == name]
+    for name, columns in stems.items():
         far = np.nan_to_num((one.state[row, columns] - mean[columns]) / spread[columns])
         k = int(np.abs(far).argmax())
         i = columns[k]

@@ -74,6 +74,13 @@ class Prediction:
     gate: Tensor  # [B, 4] sums to one over what is present
 
 
+def _softmax_of_tokens(scores: Tensor) -> Tensor:
+    """Scores [B, T, H] to weights [B, H, T], which sum to one over the tokens; few are faster side by side."""
+    if scores.shape[1] < 16:
+        return scores.softmax(dim=1).transpose(1, 2)
+    return scores.transpose(1, 2).softmax(dim=2)
+
+
 class Pool(nn.Module):
     """Softmax attention over tokens with `latents` queries per head (source S2, made multi-head)."""
 
@@ -91,11 +98,11 @@ class Pool(nn.Module):
         """[B, T, d] and mask [B, T] to [B, latents, d]. Rows without a token give zeros: mask them downstream."""
         b, _, d = x.shape
         x = self.norm(x)
-        scores = self.score(x).transpose(1, 2)
+        scores = self.score(x)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], -1e9)
+            scores = scores.masked_fill(~mask[:, :, None], -1e9)
         # Weights sum to one, so values may be taken of what was pooled instead of every token.
-        pooled = torch.bmm(scores.softmax(dim=2), x).view(b, self.latents, self.heads, d)
+        pooled = torch.bmm(_softmax_of_tokens(scores), x).view(b, self.latents, self.heads, d)
         z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(self.heads, -1, d))
         z = z.reshape(b, self.latents, d) + self.value.bias
         out: Tensor = self.out(z + self.mix(z))
@@ -144,7 +151,8 @@ class LogEncoder(nn.Module):
         self.pool = Pool(shape)
 
     def forward(self, logs: Tensor, mask: Tensor) -> Tensor:
-        x = self.bucket(logs).sum(dim=2)
+        b, t, w = logs.shape
+        x = F.embedding_bag(logs.view(b * t, w), self.bucket.weight, mode="sum", padding_idx=0).view(b, t, -1)
         out: Tensor = self.pool(x + self.think(x), mask)
         return out
 
@@ -187,8 +195,8 @@ class Predictor(nn.Module):
         # the same for all tokens and falls out of the softmax.
         q = self.query(state).view(b, self.latents, h, c)
         q = torch.einsum("bmhc,hcd->bmhd", q, self.key.weight.view(h, c, d)).reshape(b, -1, d)
-        scores = torch.bmm(q, others.transpose(1, 2)) / c**0.5 + bias[:, None]
-        pooled = torch.bmm(scores.softmax(dim=2), others).view(b, self.latents, h, d)
+        scores = torch.bmm(others, q.transpose(1, 2)) / c**0.5 + bias[:, :, None]
+        pooled = torch.bmm(_softmax_of_tokens(scores), others).view(b, self.latents, h, d)
         z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(h, c, d))
         z = z.reshape(b, self.latents, d) + self.value.bias
         out: Tensor = self.norm(z + self.mix(z))
