@@ -6,9 +6,10 @@ import base64
 import random
 import string
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from urllib.parse import quote
 
-from benchmarks.lab.habits import Occasion, Request
+from benchmarks.lab.habits import Occasion, Request, chat_with
 from benchmarks.lab.scenario import Attack
 from benchmarks.lab.services import (
     PROGRAMS,
@@ -173,10 +174,18 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
         else:
             request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
         yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
-        if o.rng.random() < 0.08:  # a channel kept open in case that somebody wants a shell at once
-            used = {"port": 443} if scheme == "https" else {"port": 80, "path": "/a0"}
-            yield o.client(attack.kind, "forget", after=after + 0.5, host=site, **used)
+        if o.rng.random() < 0.15:  # a channel kept open in case that somebody wants a shell at once
+            yield _channel(o, attack, site, scheme, after + 0.5)
         after += mean * o.rng.uniform(0.7, 1.3)
+
+
+def _channel(o: Occasion, attack: Attack, site: str, scheme: str, after: float) -> Step:
+    """Where the server speaks WebSocket one is held and used for a while, elsewhere a connection is just not closed."""
+    if scheme == "https" and any(site in host.sites for host in o.world.offering("api")):
+        seconds = o.rng.randrange(10, 240)
+        return replace(chat_with(o, site, seconds), at=round(o.at + after, 3), what=attack.kind)
+    used = {"port": 443} if scheme == "https" else {"port": 80, "path": "/a0"}
+    return o.client(attack.kind, "forget", after=after, host=site, **used)
 
 
 def beacon_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -254,7 +263,7 @@ def udp_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 
 def _as_root(step: Step) -> Step:
-    return Step(step.at, step.what, step.argv, step.limit, step.env, step.feed, root=True)
+    return replace(step, root=True)
 
 
 def _flood(o: Occasion, attack: Attack, lasts: float, target: str, *argv: str) -> Iterator[Step]:
@@ -342,6 +351,14 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
         ))  # fmt: skip
         yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
+        if o.rng.random() < 0.15:  # and a terminal left open, in which something is looked at now and then
+            stay = (
+                f"for n in $(seq {o.rng.randrange(5, 60)}); do uptime; sleep {o.rng.randrange(2, 12)}; done"
+            )
+            keep = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
+            yield o.step(
+                "lateral-ssh", "ssh", *keep, f"{o.actor.name}@{second}", stay, after=after, limit=400
+            )
         after += o.rng.uniform(4.0, 15.0) / attack.pace
 
 
@@ -415,7 +432,9 @@ def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     after = 0.0
     while after < lasts:
         host = o.rng.choice(servers)
-        port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432)))
+        port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432, 9100)))
+        if "print" in host.services and o.rng.random() < 0.7:
+            port = "9100"
         if o.rng.random() < 0.2:
             flags = words(o.rng.choice(("-F -P -U", "-S -F", "-A -R")))
             ports = ("-s", str(o.rng.randrange(32_768, 60_000)), "-p", port)

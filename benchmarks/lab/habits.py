@@ -639,16 +639,20 @@ def api_call(o: Occasion) -> Iterator[Step]:
 def chat(o: Occasion) -> Iterator[Step]:
     hosts = [h for h in o.world.offering("api") if h.name != o.actor.host]
     if hosts:
-        seconds = o.rng.randrange(5, 120)
-        argv = (
-            PYTHON,
-            str(PROGRAMS / "chat.py"),
-            f"wss://{_site_of(o, o.rng.choice(hosts))}/ws",
-            o.world.ca(),
-            str(seconds),
-            str(o.rng.random()),
-        )
-        yield o.step("chat", *argv, limit=seconds + 20)
+        yield chat_with(o, _site_of(o, o.rng.choice(hosts)), o.rng.randrange(5, 120))
+
+
+def chat_with(o: Occasion, site: str, seconds: int) -> Step:
+    """A WebSocket held for so long, with a word now and then."""
+    chat = (
+        PYTHON,
+        str(PROGRAMS / "chat.py"),
+        f"wss://{site}/ws",
+        o.world.ca(),
+        str(seconds),
+        str(o.rng.random()),
+    )
+    return o.step("chat", *chat, limit=seconds + 20)
 
 
 def _site_of(o: Occasion, host: Host) -> str:

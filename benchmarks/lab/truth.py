@@ -47,6 +47,7 @@ Events = Mapping[Key, Sequence[tuple[float, int]]]  # connection: when it was op
 Raw = Mapping[
     str, Sequence[tuple[float, float, int]]
 ]  # host: when such a program ran, from .. to, and its group
+NOBODY = "0.0.0.0"
 RAW_PROGRAMS = ("lease", "dhcp-spoofing")  # what the steps are called
 
 
@@ -135,6 +136,10 @@ def _misled(
         return Label(
             found.flow, "malicious", actor.family, f"{found.reason}, answered by attacker {actor.name}"
         )
+    if (
+        found.flow.key[1] == NOBODY
+    ):  # hosts without an address share this connection; none carries the others' frames
+        return found
     for mac in sorted(found.flow.carriers):
         host, address = hardware.get(mac, ("", ""))
         if host in spoofers and address not in (found.flow.key[1], found.flow.key[3]):

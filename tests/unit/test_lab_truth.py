@@ -272,6 +272,18 @@ def test_an_address_asked_for_by_raw_frames_is_told_by_card_and_program(tmp_path
     assert neither.label == "unknown"
 
 
+def test_two_who_ask_for_an_address_at_once_share_a_connection_and_neither_carries_it(tmp_path: Path) -> None:
+    anywhere = frame("udp", "0.0.0.0", 68, "255.255.255.255", 67, body=b"x" * 240)
+    other = bytearray(anywhere)
+    other[6:12] = bytes.fromhex("020000000007")
+    seen = capture(tmp_path / "c.pcap", (10.0, anywhere), (10.5, bytes(other)))
+    hardware = {b"\2" * 6: ("desk", "10.0.0.5"), bytes(other[6:12]): ("other", "10.0.0.7")}
+    raw = {"desk": [(9.5, 20.0, 20001)], "other": [(10.2, 20.0, 20004)]}
+    actors = (*ACTORS, Actor("eve", "other", 20003, "spoof-arp"), Actor("bob", "other", 20004))
+    (found,) = truth.label(seen, opened(tmp_path), actors, set(), hardware=hardware, raw=raw)
+    assert (found.label, found.family) == ("benign", "")
+
+
 def test_of_the_launchers_log_only_what_speaks_past_the_kernel_counts(tmp_path: Path) -> None:
     lines = [
         '{"began": 1.0, "ended": 2.0, "gid": 7, "what": "lease"}',
