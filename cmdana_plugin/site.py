@@ -78,6 +78,7 @@ class SiteAware:
         self.schema_digest = inner.schema_digest
         self._strata: dict[str, int] = {}
         self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
+        self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
         self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
         self._p = np.ones((0, len(MEASURES)))
@@ -109,7 +110,7 @@ class SiteAware:
         spread = np.array([m.spread for m in MEASURES])
         _walk(
             values, p, usual, stratum, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
-            self._past, self._hosts, self._pairs,
+            self._past, self._total, self._hosts, self._pairs,
         )  # fmt: skip
         self._p, self._values, self._usual = p, values, usual
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
@@ -160,13 +161,16 @@ def _short(x: float) -> str:
 
 
 def _longest_names(logs: Sequence[LogEntry], start: NDArray[np.int64]) -> NDArray[np.float64]:
+    found = [
+        (i, len(value))
+        for i, entry in enumerate(logs)
+        for name in _NAMES.get(entry.stream, ())
+        if isinstance(value := entry.fields.get(name), str)
+    ]
     longest = np.zeros(len(start) - 1)
-    for i in np.flatnonzero(np.diff(start)).tolist():
-        for entry in logs[start[i] : start[i + 1]]:
-            for name in _NAMES.get(entry.stream, ()):
-                value = entry.fields.get(name)
-                if isinstance(value, str):
-                    longest[i] = max(longest[i], len(value))
+    if found:
+        at, length = np.array(found).T
+        np.maximum.at(longest, np.searchsorted(start, at, side="right") - 1, length)
     return longest
 
 
@@ -195,7 +199,7 @@ _PAIR_TYPE: Final = np.dtype(
 
 
 @njit(cache=True)
-def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, hosts, pairs):  # type: ignore[no-untyped-def]
+def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, hosts, pairs):  # type: ignore[no-untyped-def]
     """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
     for i in range(len(stratum)):
         s = stratum[i]
@@ -208,7 +212,7 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
         new = host.new * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
         gap = max(ts[i] - pair.last, 0.0) if known_pair else 0.0
         pair_paced = pair.paced * 0.5 ** (gap / 60.0) if known_pair else 0.0
-        total = pair.bytes * 0.5 ** (gap / 600.0) if known_pair else 0.0
+        sent = pair.bytes * 0.5 ** (gap / 600.0) if known_pair else 0.0
         n, mean, square = (pair.n, pair.mean, pair.square) if known_pair else (0.0, 0.0, 0.0)
         if known_pair:
             n += 1.0
@@ -218,20 +222,22 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
         values[i, 3] = pair_paced + 1.0
         values[i, 4] = paced + 1.0
         values[i, 5] = new + (0.0 if known_pair else 1.0)
-        values[i, 7] = total + values[i, 0]
+        values[i, 7] = sent + values[i, 0]
         if n >= _INTERVALS and mean >= 1.0:
             values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
         least = 1.0
         for m in range(values.shape[1]):
-            p[i, m], usual[i, m] = _tail(past[s, m], values[i, m], spread[m])
+            p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], values[i, m], spread[m])
             least = min(least, p[i, m])
         if not final[i]:
             continue
         weight = 1.0 if least >= _ODD else _LITTLE
         for m in range(values.shape[1]):
             past[s, m, _bin(values[i, m])] += weight
-            if past[s, m].sum() > _MOST:
+            total[s, m] += weight
+            if total[s, m] > _MOST:
                 past[s, m] *= 0.5
+                total[s, m] = past[s, m].sum()  # nothing that rounding leaves adds up
         hosts[host_key % np.uint64(len(hosts))].key = host_key
         hosts[host_key % np.uint64(len(hosts))].last = ts[i]
         hosts[host_key % np.uint64(len(hosts))].paced = paced + 1.0
@@ -253,9 +259,8 @@ def _bin(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _tail(past, x, spread):  # type: ignore[no-untyped-def]
-    """One-sided p of `x` given a histogram, and the value that nine in ten stay under; (1, 0) while it is thin."""
-    total = past.sum()
+def _tail(past, total, x, spread):  # type: ignore[no-untyped-def]
+    """One-sided p of `x` given a histogram and its sum, and what nine in ten stay under; (1, 0) while it is thin."""
     if total < _LEAST:
         return 1.0, 0.0
     above, u = 0.0, _BINS - 1

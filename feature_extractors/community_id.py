@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 from typing import Final
 
@@ -31,11 +32,56 @@ def community_id_v1(
     ICMP follows Zeek's ports: the originator's type, and the answer's type or, for a message without answer, its
     code. Other protocols than TCP, UDP, SCTP and ICMP are hashed without ports. `seed`: 0..65535.
     """
+    orig_h, resp_h = np.ascontiguousarray(orig_h), np.ascontiguousarray(resp_h)
+    usual = ((ip_proto == 6) | (ip_proto == 17)) & _is_ipv4(orig_h) & _is_ipv4(resp_h)
+    if usual.all():
+        return _of_ipv4(orig_h, resp_h, orig_p, resp_p, ip_proto, seed)
+    ids = np.empty(len(usual), object)
+    for rows, way in ((usual, _of_ipv4), (~usual, _one_by_one)):
+        ids[rows] = way(orig_h[rows], resp_h[rows], orig_p[rows], resp_p[rows], ip_proto[rows], seed)
+    return list(ids)
+
+
+def _of_ipv4(
+    orig_h: NDArray[np.uint8],
+    resp_h: NDArray[np.uint8],
+    orig_p: NDArray[np.uint16],
+    resp_p: NDArray[np.uint16],
+    ip_proto: NDArray[np.uint8],
+    seed: int,
+) -> list[str]:
+    """TCP and UDP over IPv4, put in order all at once: `_one_by_one` takes three times as long."""
+    sides = [
+        np.ascontiguousarray(a[:, 12:]).view(">u4").reshape(-1).astype(np.int64) << 16 | p.byteswap()
+        for a, p in ((orig_h, orig_p), (resp_h, resp_p))
+    ]
+    turned = sides[0] > sides[1]
+    rows = np.zeros(len(turned), [("seed", ">u2"), ("src", ">u4"), ("dst", ">u4"), ("proto", "u1"), ("pad", "u1"),
+                                  ("sport", ">u2"), ("dport", ">u2")])  # fmt: skip
+    rows["seed"], rows["proto"] = seed, ip_proto
+    rows["src"], rows["dst"] = (np.where(turned, b, a) >> 16 for a, b in (sides, sides[::-1]))
+    rows["sport"], rows["dport"] = (np.where(turned, b, a) for a, b in ((orig_p, resp_p), (resp_p, orig_p)))
+    raw, width = rows.tobytes(), rows.itemsize
+    sha1, encode = hashlib.sha1, binascii.b2a_base64
+    return [
+        "1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest(), newline=False).decode()
+        for k in range(0, len(raw), width)
+    ]
+
+
+def _one_by_one(
+    orig_h: NDArray[np.uint8],
+    resp_h: NDArray[np.uint8],
+    orig_p: NDArray[np.uint16],
+    resp_p: NDArray[np.uint16],
+    ip_proto: NDArray[np.uint8],
+    seed: int,
+) -> list[str]:
     ids = []
     prefix = seed.to_bytes(2, "big")
     for orig, resp, orig_port, resp_port, proto in zip(
-        np.ascontiguousarray(orig_h).view("V16").reshape(-1).tolist(),
-        np.ascontiguousarray(resp_h).view("V16").reshape(-1).tolist(),
+        orig_h.view("V16").reshape(-1).tolist(),
+        resp_h.view("V16").reshape(-1).tolist(),
         orig_p.tolist(),
         resp_p.tolist(),
         ip_proto.tolist(),
@@ -52,6 +98,11 @@ def community_id_v1(
         digest = hashlib.sha1(tuple_bytes, usedforsecurity=False).digest()
         ids.append("1:" + base64.b64encode(digest).decode())
     return ids
+
+
+def _is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    mapped: NDArray[np.bool_] = (address[:, :12] == np.frombuffer(_MAPPED, np.uint8)).all(axis=1)
+    return mapped
 
 
 def _swapped(port: int) -> int:

@@ -338,32 +338,35 @@ def _logs(
             (f.name, number, _KINDS[f.kind], (f.stream, f.name) in _PEER_NAMES)
         )
     n = len(start) - 1
-    texts: list[str] = []
-    numbers: list[float] = []
-    which: list[int] = []
-    entry_of: list[int] = []
-    named: list[int] = []
+    entries: dict[str, list[int]] = {}  # of each stream
     for i, entry in enumerate(logs):
-        wanted = streams.get(entry.stream)
-        if wanted is None:
+        entries.setdefault(entry.stream, []).append(i)
+    texts: list[str] = []
+    columns: list[
+        tuple[NDArray[np.int64], list[float] | None, int, bool]
+    ] = []  # entries, numbers, field, peer
+    for stream, wanted in streams.items():
+        rows = entries.get(stream)
+        if rows is None:
             continue
-        get = entry.fields.get
+        found = [logs[i].fields for i in rows]
+        at = np.array(rows, np.int64)
         for name, number, kind, is_peer in wanted:
-            value = get(name)
-            if value is None:
+            every = [f.get(name) for f in found]
+            values = [v for v in every if v is not None]
+            if not values:
                 continue
+            there = at if len(values) == len(rows) else at[[v is not None for v in every]]
+            numbers: list[float] | None = None
             if kind <= _ENUM:
-                texts.append(value[:MAX_TEXT] if type(value) is str else _text(value))
-                numbers.append(0.0)
+                texts += [v[:MAX_TEXT] if type(v) is str else _text(v) for v in values]
             else:
-                texts.append("")
-                if kind == _NUMBER:
-                    numbers.append(_number(value))
-                else:
-                    numbers.append(float(len(value)) if isinstance(value, list | str) else _number(value))
-            which.append(number)
-            entry_of.append(i)
-            named.append(is_peer)
+                texts += [""] * len(values)
+                numbers = [
+                    float(len(v)) if kind == _COUNT and isinstance(v, list | str) else _number(v)
+                    for v in values
+                ]
+            columns.append((there, numbers, number, is_peer))
     summary = np.full((n, len(schema.summary)), np.nan, np.float32)
     names = np.zeros(n, np.uint64)
     if not texts:
@@ -374,17 +377,19 @@ def _logs(
     buffer = np.frombuffer(raw, np.uint8)
     ends = np.concatenate([np.flatnonzero(buffer == 0), [len(buffer)]])
     begins = np.concatenate([[0], ends[:-1] + 1])
-    row = np.searchsorted(start, np.array(entry_of, np.int64), side="right") - 1
+    sizes = [len(there) for there, *_ in columns]
+    entry_of = np.concatenate([there for there, *_ in columns])
+    in_order = np.argsort(entry_of, kind="stable")  # by entry, within it by field
     tokens, counts = _fill_tokens(
         buffer,
-        begins,
-        ends,
-        np.array(numbers),
-        np.array(which, np.int64),
-        np.array(named, np.bool_),
+        begins[in_order],
+        ends[in_order],
+        np.concatenate([np.zeros(len(t)) if v is None else np.array(v) for t, v, *_ in columns])[in_order],
+        np.repeat([number for _, _, number, _ in columns], sizes)[in_order],
+        np.repeat([is_peer for *_, is_peer in columns], sizes)[in_order],
         np.array([_KINDS[f.kind] for f in schema.log_fields], np.int64),
         np.array([f.column for f in schema.log_fields], np.int64),
-        row,
+        np.searchsorted(start, entry_of[in_order], side="right") - 1,
         schema.log_tokens,
         schema.log_buckets,
         summary,
