@@ -34,7 +34,7 @@ from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Ne
 from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
-from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
+from feature_extractors.encode import Features, concat_features, encode, take_features
 from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
@@ -95,9 +95,7 @@ class CrossModal:
             {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
         )
         self.network.to(self.device).eval()
-        first = np.flatnonzero(np.arange(checkpoint.shape.targets[PACKET]) % FIRST_SIZES < PACKET_LENGTHS[0])
         self._block = BLOCK if self.device.type == "cpu" else _BLOCK_GPU
-        self._first = torch.from_numpy(first).to(self.device)  # fields of a packet sequence that is short
         # Blocks side by side, each on one thread: small products do not gain from being shared out.
         several = threads > 1 and self.device.type == "cpu"
         self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
@@ -231,6 +229,13 @@ class CrossModal:
                 for begin in range(0, len(rows), self._block):
                     yield modality, rows[begin : begin + self._block], length
 
+    def _present(self, prepared: Prepared) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Modality, and rows of one block in which it is present."""
+        for modality in range(MODALITIES):
+            rows = np.flatnonzero(prepared.present[:, modality])
+            for begin in range(0, len(rows), self._block):
+                yield modality, rows[begin : begin + self._block]
+
     def condense(
         self, latents: NDArray[np.float32], prepared: Prepared
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
@@ -274,24 +279,21 @@ class CrossModal:
             if trees is not None:
                 raw["attack"][rows] = trees.score(table[rows])
 
-        def foresee_block(job: tuple[int, NDArray[np.int64], int]) -> None:
-            modality, rows, length = job
+        def foresee_block(job: tuple[int, NDArray[np.int64]]) -> None:
+            modality, rows = job
             k = len(rows)
             z, s = self._to(latents[rows]), self._to(state[rows])
             bias = network.lean(self._to(gate[rows]), self._to(prepared.present[rows]))
             expected = network.expect(modality, z, s, bias)
             residual[rows, modality] = apart(expected, z[:, modality])[:k].cpu().numpy()
-            # Few packets have few sizes and gaps to be asked for.
-            short = modality == PACKET and length == PACKET_LENGTHS[0] and not keep
-            targets = self._to(prepared.targets[modality][rows])
-            logits = network.decode(modality, expected, self._first if short else None)
-            surprise = _surprise(logits, targets[:, self._first] if short else targets)
+            logits = network.decode(modality, expected)
+            surprise = _surprise(logits, self._to(prepared.targets[modality][rows]))
             raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
             if chance is not None:
                 chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
 
         self._each(recall_block, self._blocks(n))
-        self._each(foresee_block, self._jobs(prepared))
+        self._each(foresee_block, self._present(prepared))
         raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
         if trees is None:

@@ -119,8 +119,7 @@ class ConnectionEncoder(nn.Module):
 
     def forward(self, codes: Tensor, values: Tensor) -> Tensor:
         x = self.code(codes)
-        residual = values[:, :, None] * self.slope
-        x = torch.cat([x[:, : self.numeric] + residual, x[:, self.numeric :]], dim=1)
+        x[:, : self.numeric].addcmul_(values[:, :, None], self.slope)
         out: Tensor = self.pool(x, None)
         return out
 
