@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 KEPT: Final = 1024  # order statistics kept of a sample
@@ -17,7 +19,7 @@ _FEW: Final = 10  # greatest values that the fit replaces
 _LEAST: Final = 1e-30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tail:
     """One-sided p-values of one score. Inside the sample split-conformal, beyond it a generalised Pareto tail.
 
@@ -34,21 +36,85 @@ class Tail:
 
     def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """P(calm >= x), 0 < p <= 1; NaN stays NaN."""
-        m = len(self.order)
-        if m == 0:
-            return np.where(np.isnan(x), np.nan, 1.0)
-        found = np.searchsorted(self.order, x, side="left")
-        inside = (self.above[np.minimum(found, m - 1)] * self.size + 1.0) / (self.size + 1.0)
-        # From the last few values on the sample says too little: the fit goes on from there.
-        join = self.order[max(m - _FEW, 0)]
-        share = (self.above[max(m - _FEW, 0)] * self.size + 1.0) / (self.size + 1.0)
-        beyond = share * np.exp(np.minimum(self._log_tail(x) - self._log_tail(np.array([join])), 0.0))
-        p = np.where(x > join, beyond, inside)
-        return np.where(np.isnan(x), np.nan, np.clip(p, _LEAST, 1.0))
+        return self._alone.p_value(x, np.zeros(len(x), np.int64))
 
-    def _log_tail(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        y = np.maximum(x - self.start, 0.0) / self.scale
-        return -np.log1p(self.shape * y) / self.shape if self.shape > 1e-6 else -y
+    @cached_property
+    def _alone(self) -> _Tails:
+        return _side_by_side([self])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tails:
+    """Several tails in flat arrays, the first for what has none of its own."""
+
+    first: NDArray[np.int64]  # [tails + 1] where each begins in the next two
+    order: NDArray[np.float64]
+    above: NDArray[np.float64]
+    size: NDArray[np.float64]  # [tails], as are the following
+    start: NDArray[np.float64]
+    shape: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def p_value(self, x: NDArray[np.float64], which: NDArray[np.int64]) -> NDArray[np.float64]:
+        out = np.empty(len(x))
+        _p_values(
+            np.ascontiguousarray(x, np.float64), which, self.first, self.order, self.above, self.size, self.start,
+            self.shape, self.scale, out,
+        )  # fmt: skip
+        return out
+
+
+def _side_by_side(tails: Sequence[Tail]) -> _Tails:
+    return _Tails(
+        first=np.cumsum([0, *(len(t.order) for t in tails)]),
+        order=np.concatenate([t.order for t in tails]).astype(np.float64),
+        above=np.concatenate([t.above for t in tails]).astype(np.float64),
+        size=np.array([float(t.size) for t in tails]),
+        start=np.array([float(t.start) for t in tails]),
+        shape=np.array([float(t.shape) for t in tails]),
+        scale=np.array([float(t.scale) for t in tails]),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _p_values(x, which, first, order, above, size, start, shape, scale, out):  # type: ignore[no-untyped-def]
+    """The first tail's p, drawn towards the row's own tail by as much as that one has seen."""
+    for i in range(len(x)):
+        if np.isnan(x[i]):
+            out[i] = np.nan
+            continue
+        p = _one(x[i], 0, first, order, above, size, start, shape, scale)
+        t = which[i]
+        if t > 0:
+            weight = min(size[t] / ENOUGH, 1.0)
+            own = _one(x[i], t, first, order, above, size, start, shape, scale)
+            p = np.exp(weight * np.log(own) + (1.0 - weight) * np.log(p))
+        out[i] = p
+
+
+@njit(cache=True, nogil=True)
+def _one(x, t, first, order, above, size, start, shape, scale):  # type: ignore[no-untyped-def]
+    begin, m = first[t], first[t + 1] - first[t]
+    if m == 0:
+        return 1.0
+    n = size[t]
+    last = begin + max(m - _FEW, 0)
+    if x > order[last]:
+        # From the last few values on the sample says too little: the fit goes on from there.
+        further = _log_tail(x, start[t], shape[t], scale[t]) - _log_tail(
+            order[last], start[t], shape[t], scale[t]
+        )
+        p = (above[last] * n + 1.0) / (n + 1.0) * np.exp(min(further, 0.0))
+    else:
+        found = begin + min(np.searchsorted(order[begin : begin + m], x), m - 1)
+        p = (above[found] * n + 1.0) / (n + 1.0)
+    return min(max(p, _LEAST), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _log_tail(x, start, shape, scale):  # type: ignore[no-untyped-def]
+    y = max(x - start, 0.0) / scale
+    return -np.log1p(shape * y) / shape if shape > 1e-6 else -y
 
 
 def fit_tail(sample: NDArray[np.float64]) -> Tail:
@@ -74,7 +140,7 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
     return Tail(order, above, n, start, shape, max(float(b0 * (1.0 - shape)), 1e-6))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Strata:
     """A tail for all traffic and one for each stratum that has calm rows, shrunk to the former where they are few."""
 
@@ -82,13 +148,16 @@ class Strata:
     each: Mapping[int, Tail]
 
     def p_value(self, x: NDArray[np.float64], stratum: NDArray[np.int64]) -> NDArray[np.float64]:
-        p = self.everything.p_value(x)
-        for code, tail in self.each.items():
-            rows = stratum == code
-            if rows.any():
-                weight = min(tail.size / ENOUGH, 1.0)
-                p[rows] = np.exp(weight * np.log(tail.p_value(x[rows])) + (1.0 - weight) * np.log(p[rows]))
-        return p
+        """P(calm of its stratum >= x) [n], as `Tail.p_value`."""
+        codes, tails = self._flat
+        at = np.minimum(np.searchsorted(codes, stratum), max(len(codes) - 1, 0))
+        known = codes[at] == stratum if len(codes) else np.zeros(len(stratum), np.bool_)
+        return tails.p_value(x, np.where(known, at + 1, 0))
+
+    @cached_property
+    def _flat(self) -> tuple[NDArray[np.int64], _Tails]:
+        codes = sorted(self.each)
+        return np.array(codes, np.int64), _side_by_side([self.everything, *(self.each[c] for c in codes)])
 
 
 def fit_strata(sample: NDArray[np.float64], stratum: NDArray[np.int64], least: int = 50) -> Strata:
