@@ -6,15 +6,20 @@ import csv
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from benchmarks.lab.scenario import LabError
 
 SAME = 0.001  # seconds between two readings of one first packet
+CLOCK = 0.05  # seconds between a launcher's look at its programs and what they did
 NEAR = 1.5  # seconds between a connection's first packet and what a client wrote of it
 _SSHD = re.compile(r"(?:password|publickey|none) for (?:invalid user )?(\S+) from ([\d.]+) port (\d+)")
+_ADDRESS = re.compile(r"(?<![\d.])(?:\d+\.){3}\d+(?:/\d+)?(?![\d.])")
+_OPENED = re.compile(r"opened by (?:user|attacker) (\S+) on \S+")
 Key = tuple[str, str, int]  # protocol, originator, its port
 
 
@@ -49,12 +54,15 @@ class Agreement:
 
 
 def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
-    """Every connection that a staying client logged, and every login that an SSH server logged (with --keep-logs).
+    """Every connection that a staying client logged, every login that an SSH server logged (with --keep-logs), and
+    where a launcher's programs were sent.
 
     `conn_log`: what Zeek (or `cmdana replay`) made of the recording; each of its rows needs a label of its own.
     """
-    if not (folder / "connections.jsonl").is_file():
-        raise LabError(f"{folder}: expected a recording (connections.jsonl beside labels.csv)")
+    if not all((folder / name).is_file() for name in ("connections.jsonl", "programs.jsonl", "labels.csv")):
+        raise LabError(
+            f"{folder}: expected a recording (connections.jsonl and programs.jsonl beside labels.csv)"
+        )
     rows = _rows(folder / "labels.csv")
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     family = {actor["gid"]: actor["family"] for actor in story["actors"]}
@@ -80,6 +88,7 @@ def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
         host = log.name.split(".")[0]
         address = next(h["address"] for h in story["hosts"] if h["name"] == host)
         _sshd(log, (address, 22), rows, story, counts, wrong)
+    _launched(folder, rows, story, counts, wrong)
     if conn_log is not None:
         _zeek(conn_log, rows, counts, wrong)
     return Agreement(counts, wrong)
@@ -89,6 +98,47 @@ def _same(row: Row, family: str) -> bool:
     """Whether the label names who opened it, also where an attacker answered or carried it."""
     led_astray = row.reason.startswith("opened by user") and "by attacker" in row.reason
     return (row.label == "malicious", row.family) == (bool(family), family) or (not family and led_astray)
+
+
+def _launched(
+    folder: Path,
+    rows: Mapping[Key, list[Row]],
+    story: Mapping[str, list[dict[str, Any]]],
+    counts: dict[str, Counter[str]],
+    wrong: list[str],
+) -> None:
+    """Connections begun while only programs with addresses on their command lines ran for an actor: to one of those."""
+    names = {actor["gid"]: actor["name"] for actor in story["actors"]}
+    ran: dict[str, list[tuple[float, float, list[IPv4Network]]]] = defaultdict(list)
+    for entry in _lines(folder / "programs.jsonl"):
+        if entry["what"] != "person" and "ended" in entry:
+            times = entry["began"] - CLOCK, entry["ended"] + CLOCK
+            ran[names[entry["gid"]]].append((*times, _targets(entry.get("argv", ()))))
+    attackers = {actor["name"] for actor in story["actors"] if actor["family"]}
+    for (proto, source_address, _), found in rows.items():
+        for row in found:
+            who = _OPENED.fullmatch(row.reason)
+            if who is None or proto == "icmp":
+                continue
+            running = [targets for began, ended, targets in ran[who[1]] if began <= row.ts <= ended]
+            if not running or not all(running):
+                continue
+            source = f"launchers, {'attackers' if who[1] in attackers else 'users'}"
+            ends = (
+                IPv4Address(source_address),
+                IPv4Address(row.resp[0]),
+            )  # of half a connection either may be first
+            if any(end in net for end in ends for targets in running for net in targets):
+                counts[source]["agree"] += 1
+            else:
+                counts[source]["disagree"] += 1
+                wrong.append(f"{row}: {who[1]} ran only programs with other addresses")
+
+
+def _targets(argv: Sequence[str]) -> list[IPv4Network]:
+    """Addresses that a program was sent to; none where those on its line are asked about or handed out."""
+    plain = [word for word in argv if " " not in word and argv[0] not in ("dig", "dnsmasq")]
+    return [IPv4Network(found, strict=False) for word in plain for found in _ADDRESS.findall(word)]
 
 
 def _zeek(
@@ -146,6 +196,6 @@ def _rows(path: Path) -> dict[Key, list[Row]]:
     return rows
 
 
-def _lines(path: Path) -> Iterator[dict[str, object]]:
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         yield json.loads(line)

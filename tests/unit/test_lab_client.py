@@ -99,6 +99,7 @@ def recording(folder: Path, label: str, family: str) -> Path:
     entry = {"host": "desk", "gid": 20001, "opened": 100.01, "what": "beacon-tls", "proto": "tcp"}
     entry |= {"orig": ["10.0.0.5", 4000], "resp": ["10.0.0.9", 443]}
     (folder / "connections.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    (folder / "programs.jsonl").write_text("", encoding="utf-8")
     return folder
 
 
@@ -107,6 +108,33 @@ def test_labels_are_held_against_what_the_client_wrote(tmp_path: Path) -> None:
     wrong = verify.verify(recording(tmp_path, "benign", ""))
     assert not wrong.fine
     assert "labelled benign" in str(wrong)
+
+
+@pytest.mark.parametrize(
+    ("argv", "agree", "disagree"),
+    [
+        (("nmap", "-p", "443", "10.0.0.9"), 1, 0),
+        (("nmap", "-p", "443", "10.0.0.0/28"), 1, 0),
+        (("nmap", "-p", "443", "10.0.0.16/28"), 0, 1),
+        (("ncat", "-z", "10.0.0.90", "443"), 0, 1),
+        (("curl", "https://www.a.example/"), 0, 0),  # a name: where that leads is not on its line
+        (("dig", "-x", "10.0.0.90"), 0, 0),  # asked about, not asked
+    ],
+)
+def test_labels_are_held_against_where_programs_were_sent(
+    argv: tuple[str, ...], agree: int, disagree: int, tmp_path: Path
+) -> None:
+    folder = recording(tmp_path, "malicious", "beacon-tls")
+    labels = folder / "labels.csv"
+    labels.write_text(
+        labels.read_text().replace("strict,", "strict,opened by attacker ben on desk"), encoding="utf-8"
+    )
+    program = {"gid": 20001, "began": 99.0, "ended": 101.0, "what": "port-scan", "argv": argv}
+    (folder / "programs.jsonl").write_text(json.dumps(program) + "\n", encoding="utf-8")
+    found = verify.verify(folder)
+    counts = found.counts.get("launchers, attackers", {})
+    assert (counts.get("agree", 0), counts.get("disagree", 0)) == (agree, disagree)
+    assert found.fine == (not disagree)
 
 
 def test_without_a_recording_one_clear_line(tmp_path: Path) -> None:
