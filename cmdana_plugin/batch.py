@@ -17,7 +17,7 @@ from feature_extractors.encode import Features
 from feature_extractors.schema import Schema
 
 BLOCK: Final = 256  # rows of one computation at most
-LEAST_BLOCK: Final = 16  # and at least, padded; a power of two as all sizes are
+_STEP: Final = 16  # of which their number is a multiple, padded
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
@@ -198,12 +198,13 @@ def pad_logs(features: Features, rows: NDArray[np.int64], length: int, size: int
 
 
 def block_size(rows: int) -> int:
-    """The padded size of a block that holds so many rows, `BLOCK` at most: the next power of two.
+    """The padded size of a block that holds so many rows, `BLOCK` at most.
 
-    Products over so few terms add them in the same order whatever the number of rows, so that a score does not
-    depend on its neighbours; where a library should not keep to that, scores are rounded far above the difference.
+    Products over so few terms add them in the same order for any number of rows that is a multiple of 16, so that a
+    score does not depend on its neighbours; where a library should not keep to that, scores are rounded far above the
+    difference.
     """
-    return max(LEAST_BLOCK, 1 << (rows - 1).bit_length())
+    return -(-rows // _STEP) * _STEP
 
 
 def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:
