@@ -281,13 +281,16 @@ def living() -> list[str]:
 
 
 def alive(ident: str) -> bool:
-    """Whether the recording with this name still runs."""
+    """Whether the recording with this name still runs, and not another process under its number."""
     try:
-        pid = int((STATE / ident / "pid").read_text())
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return born(int((STATE / ident / "pid").read_text())) == (STATE / ident / "born").read_text()
     except (OSError, ValueError):
         return False
-    return b"python" in line
+
+
+def born(pid: int) -> str:
+    """When a process began, in ticks since the machine did: process numbers come again."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
 
 
 def _end_processes(namespaces: Sequence[str]) -> None:

@@ -65,6 +65,7 @@ def record(
     try:
         run.state.mkdir(parents=True)
         run.state.chmod(0o755)
+        (run.state / "born").write_text(net.born(os.getpid()))
         (run.state / "pid").write_text(str(os.getpid()))
         _play(world, seconds, (seed, site), out, name, classes)
         if keep_logs:

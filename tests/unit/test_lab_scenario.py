@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,3 +275,16 @@ def test_a_folder_with_something_in_it_is_not_overwritten(
     (tmp_path / "kept").touch()
     assert main(["record", "--scenario", "demo", "--out", str(tmp_path)]) == 1
     assert "not empty" in capsys.readouterr().err
+
+
+def test_a_recording_lives_while_its_process_does_and_not_when_its_number_came_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(net, "STATE", tmp_path)
+    (tmp_path / "a1").mkdir()
+    assert not net.alive("a1")  # begun, but nothing is written yet
+    (tmp_path / "a1" / "pid").write_text(str(os.getpid()))
+    (tmp_path / "a1" / "born").write_text(net.born(os.getpid()))
+    assert net.living() == ["a1"]
+    (tmp_path / "a1" / "born").write_text("1")
+    assert net.living() == []
