@@ -108,12 +108,16 @@ def build(
     groups: Sequence[int],
     attackers: Sequence[int],
     etc: dict[str, str],
-) -> None:
-    """Make the namespaces: `wire` holds both bridges and `router` joins them; nothing leads out of here."""
+) -> Link:
+    """Make the namespaces: `wire` holds both bridges and `router` joins them; nothing leads out of here.
+
+    Returns the link as it could be made.
+    """
     STATE.mkdir(mode=0o755, exist_ok=True)
     wire, router = run.netns("wire"), run.netns("router")
     for netns in (wire, router):
         _namespace(netns)
+    link = _feasible(wire, scenario.link)
     for bridge in ("inside", "outside"):
         command("ip", "-n", wire, "link", "add", bridge, "type", "bridge")
         command("ip", "-n", wire, "link", "set", bridge, "up")
@@ -130,7 +134,7 @@ def build(
             f"02:5a:00:00:00:0{number + 1}",
             f"{gateway}/{prefix}",
             f"eth{number}",
-            scenario.link,
+            link,
         )
     for number, host in enumerate(hosts):
         _namespace(host.netns)
@@ -145,15 +149,26 @@ def build(
             host.mac,
             f"{host.address}/{prefix}",
             "eth0",
-            scenario.link,
+            link,
         )
         command("ip", "-n", host.netns, "route", "add", "default", "via", gateways[bridge])
-        command(
-            "ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, attackers, scenario.link)
-        )
+        command("ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, attackers, link))
     outside = [host for host in hosts if not host.inside]
     for number, host in enumerate(host for host in hosts if host.uplinks == 2):
-        _second_uplink(wire, number, host, outside, scenario.link)
+        _second_uplink(wire, number, host, outside, link)
+    return link
+
+
+def _feasible(netns: str, link: Link) -> Link:
+    """The link as this kernel can make it: netem is not in every one."""
+    if not link.delay_ms:
+        return link
+    try:
+        command("tc", "-n", netns, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
+    except LabError:
+        return link.model_copy(update={"delay_ms": 0.0, "jitter_ms": 0.0})
+    command("tc", "-n", netns, "qdisc", "del", "dev", "lo", "root")
+    return link
 
 
 def _second_uplink(wire: str, number: int, host: Host, outside: Sequence[Host], link: Link) -> None:
@@ -199,12 +214,16 @@ def _plug(
     command("ip", "-n", wire, "link", "add", port, "type", "veth", "peer", "name", device, "netns", netns)
     command("ip", "-n", netns, "link", "set", device, "address", mac)
     command("ip", "-n", wire, "link", "set", port, "master", bridge)
-    for inside, name in ((wire, port), (netns, device)):
+    for inside, name, delay in ((wire, port, 0.0), (netns, device, link.delay_ms)):
         offloads = ("tx", "off", "tso", "off", "gso", "off", "gro", "off")
         command("ip", "netns", "exec", inside, "ethtool", "-K", name, *offloads)
         command("ip", "-n", inside, "link", "set", name, "up")
+        queue = ("tc", "-n", inside, "qdisc", "add", "dev", name)
+        if delay:
+            late = ("delay", f"{delay}ms", f"{link.jitter_ms}ms", "limit", "10000")
+            command(*queue, "root", "handle", "1:", "netem", *late)
         shape = ("rate", f"{link.rate_mbit}mbit", "burst", "32kb", "limit", f"{link.queue_kb}kb")
-        command("tc", "-n", inside, "qdisc", "add", "dev", name, "root", "tbf", *shape)
+        command(*queue, *(("parent", "1:1") if delay else ("root",)), "tbf", *shape)
     if address is not None:
         command("ip", "-n", netns, "addr", "add", address, "dev", device)
 

@@ -126,11 +126,15 @@ def _play(world: World, seconds: float, seeds: tuple[int, int], out: Path, name:
     told = _told(world, seconds, seeds[0], classes)  # again: some programs read files that now can be written
     attackers = [actor.gid for actor in actors if actor.family]
     groups = [actor.gid for actor in actors] or [65_000]
-    net.build(run, scenario, hosts, groups, attackers, services.etc_files(world))
+    link = net.build(run, scenario, hosts, groups, attackers, services.etc_files(world))
+    if link != scenario.link:
+        _say(
+            "this kernel has no netem: the links are without the delay and jitter that the scenario asks for"
+        )
     _say("starting servers")
     services.start(world)
     capture = out / f"{name}.pcap"
-    writeup.tell(out, scenario, seeds, seconds, hosts, actors, name)
+    writeup.tell(out, scenario.model_copy(update={"link": link}), seeds, seconds, hosts, actors, name)
     accounts = os.stat("/etc/passwd").st_ino
     recorder, tracker = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5

@@ -48,6 +48,10 @@ class Link(Part):
     rate_mbit: Annotated[float, Field(ge=0.1, le=10_000)] = 100.0
     queue_kb: Annotated[int, Field(ge=4, le=4096)] = 256
     loss: Annotated[float, Field(ge=0.0, le=0.2)] = 0.0
+    delay_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = (
+        0.0  # of what a host sends, where the kernel has netem
+    )
+    jitter_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.0  # by which that varies
 
 
 class Hosts(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ about: two desks for a few seconds
 network: 10.77.0.0/24
 page_kb: 1
 busy: 20
+link: {delay_ms: 2, jitter_ms: 1}
 inside:
   - {name: dns, services: [resolver, ssh]}
   - {name: web, services: [web]}
@@ -122,6 +124,8 @@ def test_a_recording_is_labelled_whole_and_leaves_nothing_behind(tmp_path: Path)
     assert sum(",malicious," in line for line in labels) > 10
     assert not any(",unknown," in line for line in labels)
     assert "frames dropped by the recorder: 0" in out
+    link = json.loads((tmp_path / "out" / "story.json").read_text())["scenario"]["link"]
+    assert (link["delay_ms"] == 0) == ("no netem" in err)
     recording = check.load(tmp_path / "out")
     assert set(recording.features[:, 0]) <= {63.0, 64.0}
 

@@ -288,3 +288,34 @@ def test_a_recording_lives_while_its_process_does_and_not_when_its_number_came_a
     assert net.living() == ["a1"]
     (tmp_path / "a1" / "born").write_text("1")
     assert net.living() == []
+
+
+@pytest.mark.parametrize("has_netem", [True, False])
+def test_links_are_late_where_the_kernel_can_and_on_time_elsewhere(
+    has_netem: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def command(*argv: str, **_: object) -> str:
+        if "netem" in argv and not has_netem:
+            raise scenario.LabError("Error: Specified qdisc kind is unknown.")
+        ran.append(argv)
+        return ""
+
+    monkeypatch.setattr(net, "command", command)
+    monkeypatch.setattr(net, "STATE", tmp_path / "state")
+    monkeypatch.setattr(net, "ETC_NETNS", tmp_path / "etc")
+    link = {"rate_mbit": 8, "delay_ms": 8, "jitter_ms": 2}
+    found = scenario.Scenario.model_validate({**SMALL, "link": link})
+    run = Run("test", tmp_path)
+    hosts = net.lay_out(found, run, story.order_of_addresses(1))
+    made = net.build(run, found, hosts, [1], [], {})
+    queues = [argv[4:] for argv in ran if argv[:4] == ("tc", "-n", run.netns("desk1"), "qdisc")]
+    shape = ("tbf", "rate", "8.0mbit", "burst", "32kb", "limit", "256kb")
+    if has_netem:
+        assert made == found.link
+        late = ("root", "handle", "1:", "netem", "delay", "8.0ms", "2.0ms", "limit", "10000")
+        assert queues == [("add", "dev", "eth0", *late), ("add", "dev", "eth0", "parent", "1:1", *shape)]
+    else:
+        assert (made.delay_ms, made.jitter_ms, made.rate_mbit) == (0, 0, 8)
+        assert queues == [("add", "dev", "eth0", "root", *shape)]
