@@ -81,7 +81,10 @@ def load(folder: Path) -> Recording:
         raise LabError(f"{folder}: expected a recording (a .pcap or .pcap.gz file and labels.csv)")
     labels: dict[tuple[str, ...], str] = {}
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        reader = csv.DictReader(file)
+        if lacking := {"ts", "proto", "label"} - {*(reader.fieldnames or ())}:
+            raise LabError(f"{folder / 'labels.csv'}: no column {sorted(lacking)[0]}")
+        for row in reader:
             labels[tuple(row[c] for c in ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p"))] = row[
                 "label"
             ]
@@ -138,7 +141,12 @@ def judge(recordings: Sequence[Recording]) -> Verdict:
     if len(recordings) == 1:
         recordings = [replace(recordings[0], features=recordings[0].features[:, :HEADER])]
     tested, scored = [], []
-    for train, test in _folds(recordings):
+    folds = _folds(recordings)
+    if not folds:
+        raise LabError(
+            f"{recordings[0].name}: expected ordinary and malicious connections of two hosts and more"
+        )
+    for train, test in folds:
         tested.append(test)
         scored.append(_fit(train, test))
     whole, scores = _join(tested), np.concatenate(scored)
@@ -200,8 +208,10 @@ def _join(many: Sequence[Recording]) -> Recording:
 
 def _fit(train: Recording, test: Recording) -> Array:
     """Boosted trees; within each service both classes weigh the same, so that the service itself tells nothing."""
-    from lightgbm import LGBMClassifier
-
+    try:
+        from lightgbm import LGBMClassifier
+    except ImportError:
+        raise LabError("check needs lightgbm: pip install 'cmdana[evaluate]'") from None
     weights = np.zeros(len(train.malicious))
     for service in set(train.service):
         chosen = np.array([s == service for s in train.service])

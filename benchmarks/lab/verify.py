@@ -63,6 +63,13 @@ def verify(folder: Path, conn_log: Path | None = None) -> Agreement:
         raise LabError(
             f"{folder}: expected a recording (connections.jsonl and programs.jsonl beside labels.csv)"
         )
+    try:
+        return _compare(folder, conn_log)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{folder}: not as `record` writes it ({type(error).__name__}: {error})") from None
+
+
+def _compare(folder: Path, conn_log: Path | None) -> Agreement:
     rows = _rows(folder / "labels.csv")
     story = json.loads((folder / "story.json").read_text(encoding="utf-8"))
     family = {actor["gid"]: actor["family"] for actor in story["actors"]}

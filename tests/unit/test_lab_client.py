@@ -137,6 +137,13 @@ def test_labels_are_held_against_where_programs_were_sent(
     assert found.fine == (not disagree)
 
 
+@pytest.mark.parametrize("name", ["story.json", "labels.csv", "programs.jsonl", "connections.jsonl"])
+def test_of_a_recording_that_is_broken_one_clear_line(name: str, tmp_path: Path) -> None:
+    (recording(tmp_path, "malicious", "beacon-tls") / name).write_text('{"a"\n{"a":\n', encoding="utf-8")
+    with pytest.raises(LabError, match="not as `record` writes it"):
+        verify.verify(tmp_path)
+
+
 def test_without_a_recording_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="expected a recording"):
         verify.verify(tmp_path)
