@@ -166,6 +166,17 @@ def fit_strata(sample: NDArray[np.float64], stratum: NDArray[np.int64], least: i
     return Strata(fit_tail(sample), each)
 
 
+ALONE: Final = (
+    0.35  # share of the false-alarm rate that isolation has where it stands beside the fused evidence
+)
+
+
+def beside(fused: NDArray[np.float64], alone: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted Bonferroni of two p-values [n] of the same events: valid however they hang together."""
+    joined: NDArray[np.float64] = np.minimum(np.minimum(fused / (1.0 - ALONE), alone / ALONE), 1.0)
+    return joined
+
+
 def fuse(p_values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fisher's weighted sum of evidence [n] from p-values [n, C]; one that does not apply counts as expected."""
     evidence = np.where(np.isnan(p_values), 1.0, -np.log(np.clip(p_values, _LEAST, 1.0)))

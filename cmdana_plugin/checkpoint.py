@@ -34,6 +34,7 @@ class Checkpoint:
     mixture: Mixture
     trees: Trees | None  # malicious or not
     namer: Trees | None  # which of `classes`
+    isolation: Trees | None  # how soon an event is parted from calm traffic; only where no attack weighs
     classes: tuple[str, ...]  # names that the supervised head may give, empty without labels
     strata: Mapping[str, Strata]  # calibration of each component
     weights: Mapping[str, float]  # of each component in the fusion
@@ -57,6 +58,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         tensors |= _arrays("trees", checkpoint.trees)
     if checkpoint.namer is not None:
         tensors |= _arrays("namer", checkpoint.namer)
+    if checkpoint.isolation is not None:
+        tensors |= _arrays("isolation", checkpoint.isolation)
     tails: dict[str, list[float]] = {}
     for name, tail in _tails(checkpoint):
         tensors[f"tail.{name}"] = np.stack([tail.order, tail.above])
@@ -101,7 +104,7 @@ def load(path: Path, schema: Schema) -> Checkpoint:
     classes = tuple(json.loads(meta.pop("classes")))
     meta.pop("format")
     strata = {}
-    for name in weights:
+    for name in [*weights, *(["isolation"] if "isolation.all" in tails else [])]:
         each = {
             int(k.split(".")[1]): t
             for k, t in tails.items()
@@ -121,6 +124,7 @@ def load(path: Path, schema: Schema) -> Checkpoint:
         mixture=Mixture(**_named("mixture", tensors)),
         trees=Trees(**_named("trees", tensors)) if "trees.root" in tensors else None,
         namer=Trees(**_named("namer", tensors)) if "namer.root" in tensors else None,
+        isolation=Trees(**_named("isolation", tensors)) if "isolation.root" in tensors else None,
         classes=classes,
         strata=strata,
         weights=weights,

@@ -28,7 +28,7 @@ from cmdana_plugin.batch import (
     pad_rows,
     prepare,
 )  # fmt: skip
-from cmdana_plugin.calibration import fuse
+from cmdana_plugin.calibration import beside, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
 from cmdana_plugin.score import Scores, score_of
@@ -38,7 +38,9 @@ from feature_extractors.encode import Features, concat_features, encode, take_fe
 from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
-COMPONENTS: Final = ("packets", "connection", "log", "residual", "next", "density", "novelty", "attack")
+COMPONENTS: Final = (
+    "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
+)  # fmt: skip
 _BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
@@ -150,6 +152,11 @@ class CrossModal:
             np.stack([components[k] for k in names], axis=1),
             np.array([self.checkpoint.weights[k] for k in names]),
         )
+
+    def p_value(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Of the whole [n]: the fused evidence's and, where there is one, the isolation forest's beside it."""
+        p = self.checkpoint.fused.p_value(self.evidence(components))
+        return beside(p, components["isolation"]) if "isolation" in components else p
 
     def look(self, seen: Seen, keep: bool = False) -> Outcome:
         """Score events from what was known before them; reads no table and changes none."""
@@ -263,7 +270,7 @@ class CrossModal:
         chance = [np.zeros((n, t, CLASSES), np.float32) for t in shape.targets] if keep else None
         plain = density_input(prepared, self.schema)
         table = tabulate(seen.features, seen.state)
-        trees = self.checkpoint.trees
+        trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
 
         def recall_block(rows: slice) -> None:
             k = rows.stop - rows.start
@@ -278,6 +285,8 @@ class CrossModal:
             raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
             if trees is not None:
                 raw["attack"][rows] = trees.score(table[rows])
+            if isolation is not None:
+                raw["isolation"][rows] = isolation.score(plain[rows])
 
         def foresee_block(job: tuple[int, NDArray[np.int64]]) -> None:
             modality, rows = job
@@ -298,6 +307,8 @@ class CrossModal:
         raw["novelty"] = novelty(seen.state, self.schema)
         if trees is None:
             del raw["attack"]
+        if isolation is None:
+            del raw["isolation"]
         return Outcome(
             {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
         )
@@ -313,7 +324,7 @@ class CrossModal:
             none = np.zeros(0)
             return Scores(none, none, dict.fromkeys(self.checkpoint.weights, none), np.zeros((0, 4)), [])
         components = self.p_values(raw, stratum)
-        p = self.checkpoint.fused.p_value(self.evidence(components))
+        p = self.p_value(components)
         score = np.round(score_of(p), 6)
         p = np.array([float(f"{x:.6g}") for x in p])
         reliance = np.round(gate.astype(np.float64), 6)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
-from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
+from cmdana_plugin.calibration import beside, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import stratum_of
@@ -47,7 +47,17 @@ SHIPPED: Final = "cmdana"
 UNLABELLED: Final = "cmdana without labels"
 SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
 _BUDGETS: Final = (0, 10, 100, 1000)  # malicious connections with a label
-_CODE: Final = ("model", "detector", "training", "batch", "state", "calibration", "trees", "density")
+_CODE: Final = (
+    "model",
+    "detector",
+    "training",
+    "batch",
+    "state",
+    "calibration",
+    "trees",
+    "density",
+    "isolation",
+)
 
 
 @dataclass(slots=True)
@@ -212,7 +222,7 @@ def _parts(
 ) -> tuple[dict[str, Floats], dict[str, float], dict[str, Floats]]:
     """p-values of each component, the weights of the fusion, and what the components were before calibration."""
     raw, stratum = components(checkpoint, corpus, recipe, load_schema())
-    parts = {k: checkpoint.strata[k].p_value(raw[k], stratum) for k in checkpoint.weights}
+    parts = {k: checkpoint.strata[k].p_value(raw[k], stratum) for k in checkpoint.strata}
     return parts, dict(checkpoint.weights), raw
 
 
@@ -231,7 +241,11 @@ def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
     parts, weights, raw = _parts(made, judged, recipe)
     evidence = weighted(parts, weights)
     chance = 1.0 / (1.0 + np.exp(-raw["attack"])) if "attack" in raw else None
-    return Trial(evidence, made.fused.p_value(evidence), parts, weights, chance)
+    p = made.fused.p_value(evidence)
+    if "isolation" in parts:
+        p = beside(p, parts["isolation"])
+        evidence = -np.log(p)
+    return Trial(evidence, p, parts, weights, chance)
 
 
 def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:

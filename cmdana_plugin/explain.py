@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.batch import Bins, prepare
+from cmdana_plugin.calibration import ALONE
 from cmdana_plugin.model import CONNECTION, LOG, PACKET
 from feature_extractors.encode import Features, take_features
 from feature_extractors.schema import Schema
 
 if TYPE_CHECKING:
-    from cmdana_plugin.detector import CrossModal, Seen
+    from cmdana_plugin.detector import CrossModal, Outcome, Seen
 
 TOP: Final = 3
 _TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
@@ -74,7 +75,7 @@ def explain_rows(
     ones = _repeat(seen, rows)
     outcome = detector.look(ones, keep=True)
     assert outcome.log_probability is not None
-    start = detector.evidence(detector.p_values(outcome.raw, ones.stratum))
+    start = _evidence(detector, outcome, ones)
     fields = _fields(detector, ones, outcome.log_probability)
     open_ = [_grouped(f) for f in fields]
     chosen: list[list[Field]] = [[] for _ in rows]
@@ -105,8 +106,14 @@ def explain_rows(
 
 
 def evidence_of(detector: CrossModal, seen: Seen) -> NDArray[np.float64]:
-    """The fused evidence [n] of events as given."""
-    return detector.evidence(detector.p_values(detector.look(seen).raw, seen.stratum))
+    """What speaks against events as given [n]: the fused evidence and, where there is one, isolation's added to it."""
+    return _evidence(detector, detector.look(seen), seen)
+
+
+def _evidence(detector: CrossModal, outcome: Outcome, seen: Seen) -> NDArray[np.float64]:
+    components = detector.p_values(outcome.raw, seen.stratum)
+    evidence = detector.evidence(components)
+    return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
 
 
 _GROUPS: Final = {

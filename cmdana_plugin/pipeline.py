@@ -26,6 +26,7 @@ WORDS: Final[Mapping[str, str]] = {
     "residual": "the modalities do not belong together",
     "next": "not what this host's history foretells",
     "density": "far from all connections seen in training",
+    "isolation": "an unusual combination of plain numbers",
     "novelty": "new to this host, service or pair",
     "attack": "resembles attacks seen in training",
     "site": "far from what this service has shown here so far",

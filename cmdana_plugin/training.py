@@ -31,6 +31,7 @@ from cmdana_plugin.calibration import Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.detector import COMPONENTS, CrossModal, Seen, density_input, stratum_of
+from cmdana_plugin.isolation import fit_isolation
 from cmdana_plugin.masking import hide
 from cmdana_plugin.model import (
     CONNECTION,
@@ -212,9 +213,11 @@ def train(
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-    mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
+    plain = density_input(prepared, schema)[benign]
+    mixture = fit_mixture(plain, 12, recipe.seed)
+    labelled = recipe.trees and bool((corpus.label[learn] == 1).any())
     trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
-    if recipe.trees and (corpus.label[learn] == 1).any():
+    if labelled:
         progress("trees", 0.0)
         trees = _fit_trees(corpus, learn, recipe)
         namer, classes = _fit_classes(corpus, learn, recipe)
@@ -226,6 +229,7 @@ def train(
         trees=trees,
         namer=namer,
         classes=classes,
+        isolation=None if labelled else fit_isolation(plain, recipe.seed),
         strata={},
         weights={},
         fused=fit_tail(np.zeros(0)),
@@ -270,8 +274,13 @@ def calibrate(
     strata: dict[str, Strata] = {}
     for k in wanted:
         rows = calm if novel is None or k != "novelty" else novel
-        strata[k] = fit_strata(raw[k][rows], stratum[rows])
-    anomaly = [k for k in wanted if k != "attack"]
+        # Isolation is of whole hosts' habits: within its own kind a scan is no longer alone (docs/results.md).
+        strata[k] = (
+            Strata(fit_tail(raw[k][rows]), {})
+            if k == "isolation"
+            else fit_strata(raw[k][rows], stratum[rows])
+        )
+    anomaly = [k for k in wanted if k not in ("attack", "isolation")]
     weights = {k: 1.0 / len(anomaly) for k in anomaly}
     if "attack" in wanted:
         weights["attack"] = recipe.attack_weight
@@ -287,9 +296,7 @@ def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Chec
     schema = load_schema()
     corpus = gather(recordings, schema)
     raw, stratum = components(checkpoint, corpus, Recipe(), schema)
-    return calibrate(
-        checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.weights))
-    )
+    return calibrate(checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.strata)))
 
 
 def components(
