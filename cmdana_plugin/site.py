@@ -32,14 +32,14 @@ class Measure:
 
 
 MEASURES: Final = (
-    Measure("bytes from originator", "B", 1.0),
-    Measure("bytes from responder", "B", 1.0),
-    Measure("duration", "s", 1.0),
+    Measure("from the originator", "B", 1.0),
+    Measure("from the responder", "B", 1.0),
+    Measure("long", "s", 1.0),
     Measure("connections of the pair in a minute", "", 0.5),
     Measure("connections of the originator in a minute", "", 0.5),
     Measure("new responders or ports of the originator in a minute", "", 0.5),
-    Measure("characters of the longest name", "", 0.25),
-    Measure("bytes from originator to this responder in ten minutes", "B", 1.0),
+    Measure("characters in the longest name", "", 0.25),
+    Measure("from the originator to this responder in ten minutes", "B", 1.0),
     Measure("regularity of the pair's connections", "", 0.25),
 )
 _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))

@@ -56,7 +56,7 @@ def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
     scores = site.receive(odd)
     assert scores.p_value[row] < 1e-3
     (reasons,) = site.explain(odd, scores, np.array([row]))
-    assert reasons[0].startswith("80 kB bytes from originator: 9 in 10 here are under")
+    assert reasons[0].startswith("80 kB from the originator: 9 in 10 here are under")
     assert reasons[-1] == "the model's reason"
 
 
