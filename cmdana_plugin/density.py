@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cmdana_plugin.batch import block_size
@@ -14,7 +16,7 @@ _TOGETHER: Final = 256  # rows of one product at most
 _ENOUGH: Final = 50_000  # rows to learn from
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mixture:
     """Full-covariance Gaussians; `score` is the negative log likelihood, higher is odder."""
 
@@ -25,20 +27,32 @@ class Mixture:
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         components, width = self.mean.shape
-        roots = self.root.transpose(1, 0, 2).reshape(width, components * width)
-        shift = np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
+        roots, shift = self._side_by_side
         out = np.empty(len(x))
         for begin in range(0, len(x), _TOGETHER):
             rows = x[begin : begin + _TOGETHER]
             block = np.zeros((block_size(len(rows)), width))
             block[: len(rows)] = rows
-            y = (block @ roots - shift).reshape(len(block), components, width)
+            # By torch, whose threads we keep count of: numpy's would be more than there are cores.
+            y = (
+                torch.addmm(shift, torch.from_numpy(block), roots)
+                .numpy()
+                .reshape(len(block), components, width)
+            )
             part = self.weight + self.constant - 0.5 * np.einsum("nkf,nkf->nk", y, y)
             top = part.max(axis=1)
             out[begin : begin + len(rows)] = -(top + np.log(np.exp(part - top[:, None]).sum(axis=1)))[
                 : len(rows)
             ]
         return out
+
+    @cached_property
+    def _side_by_side(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All roots in one matrix [F, K * F], and what the means come to under them, negated [K * F]."""
+        components, width = self.mean.shape
+        roots = np.ascontiguousarray(self.root.transpose(1, 0, 2)).reshape(width, components * width)
+        shift = -np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
+        return torch.from_numpy(roots), torch.from_numpy(shift)
 
 
 def fit_mixture(
