@@ -36,6 +36,8 @@ function answer_detector(accepted: bool, why: string, parted: bool &default=F)
 	{
 	local w = Welcome($v=wire_version, $node=peer_description, $run=run, $zeek=zeek_version(),
 	    $accepted=accepted, $why=why, $parted=parted);
+	if ( judges() )
+		w$benign = log_benign;
 	Cluster::publish(topic_observations, welcome, to_json(w));
 	}
 

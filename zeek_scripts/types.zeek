@@ -5,7 +5,7 @@ module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 3;
+	const wire_version = 4;
 
 	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;
@@ -61,6 +61,8 @@ export {
 		why: string;
 		## The answer to a detector that leaves: nothing more comes.
 		parted: bool;
+		## Whether benign verdicts are written down; unset where none are. Those that are not are not told either.
+		benign: bool &optional;
 	};
 
 	## One judged connection: a row of cmdana.log.
@@ -127,7 +129,7 @@ export {
 	## that a vector of :zeek:type:`CMDANA::Info` takes.
 	type Answer: record {
 		v: count;
-		## Connections in this answer judged at their end, and before it.
+		## Connections judged at their end, and before it; more than are told where benign ones are not written down.
 		finals: count;
 		earlies: count;
 		model: string;

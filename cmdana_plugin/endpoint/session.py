@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cmdana_plugin.endpoint import wire
@@ -106,8 +106,11 @@ class Session:
 
     def answer(self, judged: Judged) -> list[Event]:
         """The verdicts and notices as events, and the end of a run where its last batch was among the judged."""
-        self.judged += sum(v.stage == Stage.FINAL.name.lower() for v in judged.verdicts)
-        events = wire.encode_verdicts(self.topic_verdicts, judged.verdicts, judged.notices)
+        self.judged += judged.verdicts.stage.count(Stage.FINAL.name.lower())
+        written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
+        events = wire.encode_verdicts(
+            self.topic_verdicts, judged.verdicts, judged.notices, benign=any(written) or not written
+        )
         if self._ending:
             self._finished, self._ending = self._ending, ""
             events += self.alive()
@@ -163,9 +166,10 @@ class Session:
         if welcome.parted:
             self.nodes.pop(welcome.node, None)
             return
-        if self.nodes.get(welcome.node) == welcome:
-            return
+        known = self.nodes.get(welcome.node)
         self.nodes[welcome.node] = welcome
+        if known is not None and replace(known, benign=welcome.benign) == welcome:
+            return
         who = f"Zeek {welcome.zeek} (node {welcome.node})"
         self.news.append(f"{who} welcomes us" if welcome.accepted else f"{who} refuses us: {welcome.why}")
 

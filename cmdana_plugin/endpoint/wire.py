@@ -10,16 +10,17 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from cmdana_plugin.verdict import BENIGN, Notice, Verdict
+from cmdana_plugin.verdict import BENIGN, Notice, Verdicts
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import LogEntry, LogValue, Stage
 
 T = TypeVar("T")
-WIRE_VERSION: Final = 3
+WIRE_VERSION: Final = 4
 MAX_PAYLOAD: Final = (
     16 * 1024 * 1024
 )  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
@@ -112,6 +113,7 @@ class Welcome:
     accepted: bool
     why: str
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
+    benign: bool | None = None  # whether it writes down benign verdicts; None from a node that writes none at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,11 @@ _TEXTS: Final = 6  # those of them that are no numbers
 _LEAST_COUNTS: Final = 12  # without VLANs
 _MOST_COUNTS: Final = 14
 _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
-_MODALITIES: Final = {"packet": 1, "connection": 2, "log": 4}
+_MODALITIES: Final = (("packet", 1), ("connection", 2), ("log", 4))
+# What was there, as the sum that crosses.
+_SUMS: Final = {
+    tuple(name for name, bit in _MODALITIES if bit & code): code for code in range(8)
+}
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
@@ -219,6 +225,7 @@ def decode_welcome(payload: str) -> Welcome:
         node=_typed(message, "node", str), run=_typed(message, "run", str), zeek=_typed(message, "zeek", str),
         accepted=_typed(message, "accepted", bool), why=_typed(message, "why", str),
         parted=_typed(message, "parted", bool),
+        benign=_typed(message, "benign", bool) if "benign" in message else None,
     )  # fmt: skip
 
 
@@ -282,15 +289,24 @@ def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
     return LogEntry(stream, float(ts), uid, fields)  # type: ignore[arg-type]
 
 
-def encode_verdicts(topic: str, verdicts: Sequence[Verdict], notices: Sequence[Notice]) -> list[Event]:
-    """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to."""
-    bodies: list[dict[str, object]] = []
-    for _, alike in itertools.groupby(verdicts, lambda v: (v.model, v.threshold)):
-        for some in _in_turn(list(alike)):
-            bodies.append(_columns(some) | {"notices": []})
+def encode_verdicts(
+    topic: str, verdicts: Verdicts, notices: Sequence[Notice], *, benign: bool = True
+) -> list[Event]:
+    """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to.
+
+    Without `benign`, those that are plainly so are counted only.
+    """
+    everyone = range(len(verdicts))
+    told = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
+    bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(told)]
+    if len(told) < len(everyone):
+        bodies = bodies or [_columns(verdicts, ()) | {"notices": []}]
+        untold = Counter(verdicts.stage) - Counter(verdicts.stage[i] for i in told)
+        bodies[0]["finals"] += untold[_FINAL]
+        bodies[0]["earlies"] += untold.total() - untold[_FINAL]
     for some_notices in _in_turn(notices):
         if not bodies or bodies[-1]["notices"]:
-            bodies.append(_columns(()))
+            bodies.append(_columns(verdicts, ()))
         bodies[-1]["notices"] = [_notice(n) for n in some_notices]
     return [Event(topic, VERDICTS, _dump(body)) for body in bodies]
 
@@ -441,39 +457,36 @@ def _size(value: LogValue) -> int:
     return 64 + sum(map(_size, value)) if type(value) is list else 64
 
 
-def _columns(verdicts: Sequence[Verdict]) -> dict[str, object]:
-    """The verdicts, alike in model and threshold, as `CMDANA::Answer` has them."""
-    finals = sum(v.stage == _FINAL for v in verdicts)
+def _odd(verdicts: Verdicts, i: int) -> bool:
+    return verdicts.verdict[i] != BENIGN or bool(verdicts.reasons[i])
+
+
+def _columns(v: Verdicts, rows: Sequence[int]) -> dict[str, Any]:
+    """These of the verdicts as `CMDANA::Answer` has them."""
+
+    def of(column: Sequence[T]) -> list[T]:
+        return [column[i] for i in rows]
+
+    stage = of(v.stage)
+    packet, connection, log, state = zip(*of(v.reliance), strict=True) if rows else ((), (), (), ())
     return {
-        "v": WIRE_VERSION, "finals": finals, "earlies": len(verdicts) - finals,
-        "model": verdicts[0].model if verdicts else "",
-        "threshold": verdicts[0].threshold if verdicts else 0.0,
-        "uid": [v.uid for v in verdicts],
-        "ts": [round(v.ts, 6) for v in verdicts],
-        "orig_h": [v.orig_h for v in verdicts], "orig_p": [v.orig_p for v in verdicts],
-        "resp_h": [v.resp_h for v in verdicts], "resp_p": [v.resp_p for v in verdicts],
-        "proto": [_PROTOS.get(v.proto, 0) for v in verdicts],
-        "service": [v.service or "" for v in verdicts],
-        "community_id": [v.community_id for v in verdicts],
-        "stage": [int(v.stage == _FINAL) for v in verdicts],
-        "score": [_digits(v.score, 9) for v in verdicts],
-        "p_value": [_digits(v.p_value, 6) for v in verdicts],
-        "packet_reliance": [round(v.packet_reliance, 6) for v in verdicts],
-        "connection_reliance": [round(v.connection_reliance, 6) for v in verdicts],
-        "log_reliance": [round(v.log_reliance, 6) for v in verdicts],
-        "state_reliance": [round(v.state_reliance, 6) for v in verdicts],
-        "modalities": [sum(_MODALITIES[m] for m in v.modalities) for v in verdicts],
+        "v": WIRE_VERSION, "finals": stage.count(_FINAL), "earlies": len(stage) - stage.count(_FINAL),
+        "model": v.model, "threshold": v.threshold,
+        "uid": of(v.uid), "ts": of(v.ts),
+        "orig_h": of(v.orig_h), "orig_p": of(v.orig_p), "resp_h": of(v.resp_h), "resp_p": of(v.resp_p),
+        "proto": [_PROTOS.get(proto, 0) for proto in of(v.proto)],
+        "service": [service or "" for service in of(v.service)],
+        "community_id": of(v.community_id),
+        "stage": [int(s == _FINAL) for s in stage],
+        "score": of(v.score), "p_value": of(v.p_value),
+        "packet_reliance": packet, "connection_reliance": connection, "log_reliance": log, "state_reliance": state,
+        "modalities": [_SUMS[m] for m in of(v.modalities)],
         "odd": [
-            {"i": i, "verdict": v.verdict, "reasons": list(v.reasons)}
-            for i, v in enumerate(verdicts)
-            if v.verdict != BENIGN or v.reasons
+            {"i": k, "verdict": v.verdict[i], "reasons": list(v.reasons[i])}
+            for k, i in enumerate(rows)
+            if _odd(v, i)
         ],
     }  # fmt: skip
-
-
-def _digits(value: float, n: int) -> float:
-    """Each digit costs Zeek the work of a hundred instructions or so."""
-    return float(f"{value:.{n}g}")
 
 
 def _notice(n: Notice) -> dict[str, object]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_wire import ROW, payload, told, verdict
+from test_wire import ROW, block, payload, told, verdict
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.session import Identity, Session
@@ -28,11 +28,14 @@ def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -
     )
 
 
-def welcome(accepted: bool, why: str = "", node: str = "zeek", parted: bool = False) -> Event:
+def welcome(
+    accepted: bool, why: str = "", node: str = "zeek", parted: bool = False, **more: bool
+) -> Event:
     words = {
-        "v": 3, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why, "parted": parted,
+        "v": wire.WIRE_VERSION, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why,
+        "parted": parted,
     }  # fmt: skip
-    return Event("t", wire.WELCOME, json.dumps(words))
+    return Event("t", wire.WELCOME, json.dumps(words | more))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_a_batch_that_is_refused_is_counted_as_lost_with_the_next_one(session: S
 
 
 def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
-    events = session.answer(Judged([verdict(), verdict(stage="early")], []))
+    events = session.answer(Judged(block(verdict(), verdict(stage="early")), []))
     assert [e.name for e in events] == [wire.VERDICTS]
     assert session.judged == 1
 
@@ -74,7 +77,7 @@ def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
 def test_the_last_batch_of_a_run_is_answered_with_its_end(session: Session) -> None:
     session.receive([batch(1, 0, 1, last=True)])
     assert not session.finished
-    events = session.answer(Judged([verdict()], []))
+    events = session.answer(Judged(block(verdict()), []))
     assert [e.name for e in events] == [wire.VERDICTS, wire.ALIVE]
     assert wire.decode_alive(events[-1].payload).finished == "r1"
     assert session.finished
@@ -100,6 +103,32 @@ def test_a_welcome_is_news_once_on_each_connection(session: Session) -> None:
     session.connected()
     session.receive([welcome(True)])
     assert len(session.news) == 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ({}, 2),
+        ({"zeek": {"benign": True}}, 2),
+        ({"zeek": {"benign": False}}, 1),
+        ({"worker": {}}, 2),  # the manager, which writes them, has not answered yet
+        ({"worker": {}, "manager": {"benign": False}}, 1),
+        ({"worker": {}, "manager": {"benign": True}}, 2),
+    ],
+)
+def test_benign_verdicts_are_told_to_those_who_write_them_down(
+    session: Session, nodes: dict[str, dict[str, bool]], told: int
+) -> None:
+    session.receive([welcome(True, node=node, **more) for node, more in nodes.items()])
+    (answer,) = session.answer(Judged(block(verdict(), verdict(verdict="benign", reasons=())), []))
+    body = json.loads(answer.payload)
+    assert (len(body["uid"]), body["finals"]) == (told, 2)
+    assert session.judged == 2
+
+
+def test_what_is_written_down_may_change_without_news(session: Session) -> None:
+    session.receive([welcome(True, benign=True), welcome(True, benign=False)])
+    assert len(session.news) == 1
 
 
 def test_a_refusal_is_told_in_zeeks_words(session: Session) -> None:

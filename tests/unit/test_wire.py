@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Alive, ConnectionRow, Event, PeerError, WireError
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, Notice, Verdict
+from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts
 from feature_extractors.observations import LogEntry
 
 ROW = ConnectionRow(
@@ -32,7 +33,7 @@ def told(row: ConnectionRow) -> list[Any]:
 
 def payload(records: list[Any], **changes: Any) -> str:
     message = {
-        "v": 3, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
         "now": 102.0, "last": False, "r": records,
     }  # fmt: skip
     return json.dumps(message | changes, separators=(",", ":"))
@@ -95,7 +96,7 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object,
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([told(ROW)], v=1), "found wire version 1; expected 3: install the same version"),
+        (payload([told(ROW)], v=1), "found wire version 1; expected 4: install the same version"),
         (payload([[told(ROW)[0], [1], []]]), "found '1 counts'; expected 12 to 14 in a connection"),
         (payload([["x"]]), "expected a connection, or a log in full or in brief"),
         (payload([[]]), "expected a connection, or a log in full or in brief"),
@@ -220,9 +221,18 @@ def verdict(**changes: Any) -> Verdict:
     return Verdict(**fields | changes)
 
 
+def block(*verdicts: Verdict) -> Verdicts:
+    """As columns; all bear the threshold and the model of the first."""
+    columns = {name: [getattr(v, name) for v in verdicts] for name in Verdicts.__slots__ if hasattr(verdicts[0], name)}
+    columns["reliance"] = [
+        [v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance] for v in verdicts
+    ]
+    return Verdicts(**columns | {"threshold": verdicts[0].threshold, "model": verdicts[0].model})
+
+
 def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     notice = Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", "id", proto="tcp", orig_p=None, p=80)
-    events = wire.encode_verdicts("t", [verdict()] * 600, [notice])
+    events = wire.encode_verdicts("t", block(*[verdict()] * 600), [notice])
     bodies = [json.loads(e.payload) for e in events]
     assert [len(b["uid"]) for b in bodies] == [256, 256, 88]
     assert [len(b["notices"]) for b in bodies] == [0, 0, 1]
@@ -241,23 +251,29 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     assert (bodies[2]["notices"][0]["p"], bodies[2]["notices"][0]["orig_p"]) == ("80/tcp", None)
 
 
-def test_verdicts_of_two_thresholds_or_models_do_not_share_an_event() -> None:
-    mixed = [verdict(), verdict(threshold=0.6), verdict(threshold=0.6, verdict="benign", reasons=())]
-    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", mixed, [])]
-    assert [(b["threshold"], len(b["uid"]), [o["i"] for o in b["odd"]]) for b in bodies] == [
-        (0.4, 1, [0]),
-        (0.6, 2, [0]),
-    ]
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [([], [0]), ([3], [1]), (range(600), [256, 256, 88]), (range(300, 600), [256, 44])],
+)
+def test_benign_verdicts_that_nobody_writes_down_are_counted_only(odd: Sequence[int], told: list[int]) -> None:
+    plain, early = verdict(verdict="benign", reasons=()), verdict(verdict="benign", reasons=(), stage="early")
+    verdicts = block(*[verdict(uid=f"C{i}") if i in odd else early if i % 2 else plain for i in range(600)])
+    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", verdicts, [], benign=False)]
+    assert [len(b["uid"]) for b in bodies] == told
+    assert [uid for b in bodies for uid in b["uid"]] == [f"C{i}" for i in odd]
+    assert [o["i"] for b in bodies for o in b["odd"]] == [i for n in told for i in range(n)]
+    finals = verdicts.stage.count("final")
+    assert (sum(b["finals"] for b in bodies), sum(b["earlies"] for b in bodies)) == (finals, 600 - finals)
 
 
 def test_notices_cross_without_verdicts() -> None:
     notices = [Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", str(k)) for k in range(300)]
-    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", [], notices)]
+    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", NO_VERDICTS, notices)]
     assert [(len(b["uid"]), len(b["notices"])) for b in bodies] == [(0, 256), (0, 44)]
 
 
 def test_no_verdicts_are_no_events() -> None:
-    assert wire.encode_verdicts("t", [], []) == []
+    assert wire.encode_verdicts("t", NO_VERDICTS, []) == []
 
 
 def test_the_heartbeat_comes_back_as_it_was() -> None:

@@ -8,7 +8,7 @@ redef run = "run-1";
 
 event zeek_init() &priority=-10
 	{
-	event CMDANA::alive("{\"v\":3,\"instance\":\"i1\",\"cmdana\":\"0.1.0\",\"model\":\"m-1\",\"schema\":\"s\"}");
+	event CMDANA::alive("{\"v\":4,\"instance\":\"i1\",\"cmdana\":\"0.1.0\",\"model\":\"m-1\",\"schema\":\"s\"}");
 	}
 
 event zeek_done() &priority=-100
