@@ -114,7 +114,7 @@ class Endpoint(_Table):
     topic_events: str = "zeek/cmdana/observations"
     topic_verdicts: str = "zeek/cmdana/verdicts"
     queue_records: Count = 200_000
-    batch_records: Count = 256
+    batch_records: Count = 1024
     batch_seconds: Seconds = 0.05
     reconnect_min: Seconds = 0.5
     reconnect_max: Seconds = 30.0

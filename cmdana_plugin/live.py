@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
-from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event
+from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
 from cmdana_plugin.window import Aligner
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
     from cmdana_plugin.pipeline import Judge, Judged
     from cmdana_plugin.replay import Summary
+    from cmdana_plugin.score import Detector
     from cmdana_plugin.sniffed import Sniffed, Sniffer
 
 _VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
 _LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
 _UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
+_EXPLAINED: Final = 4  # notices of a block explained field by field, at some 10 ms each
+_COLLECT: Final = (20_000, 10, 10)  # thresholds of the garbage collector: little of what we make is garbage
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
@@ -189,10 +194,13 @@ def run(
 
     tell = tell or _tell
     transport = make_transport(settings.endpoint, _VERSION)
+    _warm_up(load().detector, settings)
     judge = load()
+    judge.most_explained = _EXPLAINED
     # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
     live = Live(settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None)
     stop_metrics = (
@@ -227,6 +235,17 @@ def run(
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )
     return 0
+
+
+def _warm_up(detector: Detector, settings: Config) -> None:
+    """Has a detector, to be thrown away, judge and explain a few connections, so that everything has been compiled,
+    loaded and run once: on the first connections of a Zeek it would hold up verdicts for half a second or more.
+    """
+    from cmdana_plugin.pipeline import Judge
+
+    windows = Aligner().receive([decode_batch(sample())])
+    Judge(detector, settings).receive(windows)
+    detector.explain(windows, detector.receive(windows), np.arange(len(windows)))
 
 
 def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,8 +45,11 @@ class Judge:
     """Scores a block of windows, decides on each, and words the notices.
 
     A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
-    that a flood of odd connections costs little more than one of ordinary ones.
+    that a flood of odd connections costs little more than one of ordinary ones. Of a block, the `most_explained`
+    oddest are explained so, where others wait for their verdicts (None: all).
     """
+
+    most_explained: int | None = None
 
     def __init__(self, detector: Detector, config: Config) -> None:
         self.detector = detector
@@ -62,15 +65,23 @@ class Judge:
         verdicts = self._verdicts(windows, scores)
         notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
         raised = self._decide(verdicts, windows.connections.end.tolist())
-        rows = sorted(raised)
-        reasons = self.detector.explain(windows, scores, np.array(rows)) if rows else []
-        for i, all_of_it in zip(rows, reasons, strict=True):
-            explained = all_of_it[: self._max_reasons]
-            if explained:
-                verdicts.reasons[i] = tuple(explained)
-            notices += [_explained(n, explained) if explained else n for n in raised[i]]
+        for i, explained in self._explained(windows, scores, raised).items():
+            verdicts.reasons[i] = explained
+            raised[i] = [_explained(n, explained) for n in raised[i]]
+        for i in sorted(raised):
+            notices += raised[i]
         self.watch.noticed(notices)
         return Judged(verdicts, notices)
+
+    def _explained(
+        self, windows: Windows, scores: Scores, raised: Collection[int]
+    ) -> dict[int, tuple[str, ...]]:
+        """Why, by row, of the oddest of these rows; a row that cannot be explained is left out."""
+        rows = sorted(sorted(raised, key=lambda i: float(scores.p_value[i]))[: self.most_explained])
+        if not rows:
+            return {}
+        reasons = self.detector.explain(windows, scores, np.array(rows))
+        return {i: tuple(some[: self._max_reasons]) for i, some in zip(rows, reasons, strict=True) if some}
 
     def _decide(self, verdicts: Verdicts, ends: Sequence[float]) -> dict[int, list[Notice]]:
         """The notices by row, of rows that raise any."""

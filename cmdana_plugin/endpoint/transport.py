@@ -20,7 +20,7 @@ Received = Event | PeerError
 
 _POLL: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
 
-_ARREARS: Final = 16
+_ARREARS: Final = 4
 _BEAT: Final = 1.0  # seconds between two heartbeats
 
 

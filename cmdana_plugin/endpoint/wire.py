@@ -113,7 +113,9 @@ class Welcome:
     accepted: bool
     why: str
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
-    benign: bool | None = None  # whether it writes down benign verdicts; None from a node that writes none at all
+    benign: bool | None = (
+        None  # whether it writes down benign verdicts; None from a node that writes none at all
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +178,7 @@ _MOST_COUNTS: Final = 14
 _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
 _MODALITIES: Final = (("packet", 1), ("connection", 2), ("log", 4))
 # What was there, as the sum that crosses.
-_SUMS: Final = {
-    tuple(name for name, bit in _MODALITIES if bit & code): code for code in range(8)
-}
+_SUMS: Final = {tuple(name for name, bit in _MODALITIES if bit & code): code for code in range(8)}
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
@@ -216,6 +216,27 @@ def decode_batch(payload: str) -> Batch:
         connections=connections, logs=logs,
         log_bytes=[256 + sum(map(_size, entry.fields.values())) for entry in logs],
     )  # fmt: skip
+
+
+def sample() -> str:
+    """A small batch with every kind of thing in it, to see that all runs."""
+    told = [
+        ["dns", "C1 1.0 A NOERROR 0.01 1", "a.example", [60.0]],
+        ["C1 10.0.0.1 10.0.0.2 SF Dd dns 1.0 1.01 0.01", [1, 1024, 53, 17, 0, 1, 55, 1, 71, 0, 27, 43],
+         [0, 55, 0, 10_000, 55, 71]],
+        ["http", "C2 1.1 0 512 200", "GET", "a.example", "/", "agent", None, ["text/html"], None],
+        ["C2 2001:db8::1 2001:db8::2 S1 ShADd http 1.0 1.2 0.2", [0, 1025, 80, 6, 0, 3, 250, 2, 700, 0, 70, 580],
+         [0, 60, 0, 50_000, 60, 60, 100_000, 120, 60]],
+        ["ssl", "C3 1.2 TLSv13 - x25519", True, False, "b.example", None],
+        ["weird", {"ts": 1.2, "uid": "C3", "name": "odd"}],
+        ["C3 10.0.0.1 10.0.0.3 SF ShADadFf ssl 1.0 1.3 0.3",
+         [1, 1026, 443, 6, 0, 5, 800, 5, 4000, 0, 600, 3700, 7], []],
+    ]  # fmt: skip
+    message = {
+        "v": WIRE_VERSION, "node": "", "run": "", "seq": 1, "before": 0, "finals": 2, "records": len(told),
+        "now": 1.3, "last": False, "r": told,
+    }  # fmt: skip
+    return _dump(message)
 
 
 def decode_welcome(payload: str) -> Welcome:

@@ -5,14 +5,19 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 from test_logs import VERDICT
 
-from cmdana_plugin.config import Incident
+from cmdana_plugin.config import Config, Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decide import Decider
-from cmdana_plugin.pipeline import component_reasons
-from cmdana_plugin.score import Scores
+from cmdana_plugin.endpoint.wire import decode_batch, sample
+from cmdana_plugin.pipeline import Judge, component_reasons
+from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.verdict import BENIGN, NO_VERDICTS, Verdicts
+from cmdana_plugin.window import Aligner
+from feature_extractors.observations import Windows
 
 
 def scores(**components: list[float]) -> Scores:
@@ -74,3 +79,28 @@ def test_verdicts_in_columns_are_the_verdicts() -> None:
     assert block[:] == [v]
     assert block[-1] == v
     assert list(NO_VERDICTS) == []
+
+
+class Odd:
+    """Everything is odd, the later the odder, and explained in one word."""
+
+    name, schema_digest = "odd", "d"
+
+    def receive(self, windows: Windows) -> Scores:
+        p = 10.0 ** -np.arange(5.0, 5.0 + len(windows))
+        return Scores(score_of(p), p, {"density": p}, np.ones((len(windows), 4)) / 4, [""] * len(windows))
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        return [["explained"] for _ in rows]
+
+
+@pytest.mark.parametrize(("most", "explained"), [(None, [0, 1, 2]), (2, [1, 2]), (0, [])])
+def test_of_a_block_the_oddest_are_explained(most: int | None, explained: list[int]) -> None:
+    windows = Aligner().receive([decode_batch(sample())])
+    judge = Judge(Odd(), Config())
+    judge.most_explained = most
+    judged = judge.receive(windows)
+    assert [i for i, v in enumerate(judged.verdicts) if v.reasons == ("explained",)] == explained
+    assert all(v.reasons for v in judged.verdicts)
+    assert sum(n.sub.endswith("explained") for n in judged.notices) == len(explained)
+    assert len(judged.notices) == 3

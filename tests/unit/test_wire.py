@@ -33,8 +33,8 @@ def told(row: ConnectionRow) -> list[Any]:
 
 def payload(records: list[Any], **changes: Any) -> str:
     message = {
-        "v": wire.WIRE_VERSION, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1, "records": len(records),
-        "now": 102.0, "last": False, "r": records,
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1,
+        "records": len(records), "now": 102.0, "last": False, "r": records,
     }  # fmt: skip
     return json.dumps(message | changes, separators=(",", ":"))
 
@@ -223,7 +223,11 @@ def verdict(**changes: Any) -> Verdict:
 
 def block(*verdicts: Verdict) -> Verdicts:
     """As columns; all bear the threshold and the model of the first."""
-    columns = {name: [getattr(v, name) for v in verdicts] for name in Verdicts.__slots__ if hasattr(verdicts[0], name)}
+    columns = {
+        name: [getattr(v, name) for v in verdicts]
+        for name in Verdicts.__slots__
+        if hasattr(verdicts[0], name)
+    }
     columns["reliance"] = [
         [v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance] for v in verdicts
     ]
@@ -255,7 +259,9 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     ("odd", "told"),
     [([], [0]), ([3], [1]), (range(600), [256, 256, 88]), (range(300, 600), [256, 44])],
 )
-def test_benign_verdicts_that_nobody_writes_down_are_counted_only(odd: Sequence[int], told: list[int]) -> None:
+def test_benign_verdicts_that_nobody_writes_down_are_counted_only(
+    odd: Sequence[int], told: list[int]
+) -> None:
     plain, early = verdict(verdict="benign", reasons=()), verdict(verdict="benign", reasons=(), stage="early")
     verdicts = block(*[verdict(uid=f"C{i}") if i in odd else early if i % 2 else plain for i in range(600)])
     bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", verdicts, [], benign=False)]
@@ -274,6 +280,15 @@ def test_notices_cross_without_verdicts() -> None:
 
 def test_no_verdicts_are_no_events() -> None:
     assert wire.encode_verdicts("t", NO_VERDICTS, []) == []
+
+
+def test_the_sample_has_every_kind_of_thing_in_it() -> None:
+    batch = wire.decode_batch(wire.sample())
+    assert {row.stage for row in batch.connections} == {0, 1}
+    assert {row.ip_proto for row in batch.connections} == {6, 17}
+    assert {":" in row.orig_h for row in batch.connections} == {True, False}
+    assert {bool(row.packets) for row in batch.connections} == {True, False}
+    assert {entry.stream for entry in batch.logs} == {*wire.BRIEF, "weird"}
 
 
 def test_the_heartbeat_comes_back_as_it_was() -> None:
