@@ -19,12 +19,12 @@ event detector_lost(why: string) { print "lost", why; }
 event zeek_init() &priority=-20
 	{
 	say(9, "future", "s", "false");
-	say(3, "other-model", "t", "false");
+	say(4, "other-model", "t", "false");
 	event CMDANA::alive("nonsense");
-	say(3, "a", "s", "false");
-	say(3, "b", "s", "false");
-	say(3, "a", "s", "false");
-	say(3, "a", "s", "true");
-	say(3, "b", "s", "true");
-	say(3, "c", "s", "false");
+	say(4, "a", "s", "false");
+	say(4, "b", "s", "false");
+	say(4, "a", "s", "false");
+	say(4, "a", "s", "true");
+	say(4, "b", "s", "true");
+	say(4, "c", "s", "false");
 	}
