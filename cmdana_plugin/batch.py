@@ -16,7 +16,7 @@ from cmdana_plugin.model import CLASSES
 from feature_extractors.encode import Features
 from feature_extractors.schema import Schema
 
-BLOCK: Final = 256  # rows of one computation at most
+BLOCK: Final = 1024  # rows of one computation at most
 _STEP: Final = 16  # of which their number is a multiple, padded
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)

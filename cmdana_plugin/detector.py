@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _PREDICTED: Final = ("packets", "connection", "log")  # the component of each mo
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
 _ODD: Final = 1e-2  # p-value below which it does so at all
+_TURN: Final = 5e-4  # seconds that a thread may keep the interpreter from one that comes back from a product
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
@@ -414,6 +416,7 @@ def load_detector(
     `salt` defaults to one derived from the checkpoint; a site sets its own secret.
     """
     torch.set_num_threads(1)  # of each of our own threads
+    sys.setswitchinterval(_TURN)
     schema = load_schema()
     loaded = shipped_checkpoint() if path is None else checkpoints.load(path, schema)
     if salt is None:
