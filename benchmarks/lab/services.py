@@ -85,7 +85,7 @@ def start(world: World) -> list[subprocess.Popen[bytes]]:
                 process = subprocess.Popen(
                     ("ip", "netns", "exec", host.netns, *user, *daemon.argv),
                     stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/",
-                    env={"PATH": search_path(), "LANG": "C.UTF-8", "HOME": "/nonexistent"},
+                    env=_environment(world.run.state / "srv" / host.name),
                     start_new_session=True,
                 )  # fmt: skip
             processes.append(process)
@@ -94,6 +94,12 @@ def start(world: World) -> list[subprocess.Popen[bytes]]:
         _wait(host, daemon, process, log)
         _after(world, host, daemon)
     return processes
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Of a server: what it keeps goes into its own folder, what it would note of the machine nowhere."""
+    kept = {"SNMP_PERSISTENT_DIR": str(folder / "snmp"), "BLKID_FILE": "/dev/null"}
+    return {"PATH": search_path(), "LANG": "C.UTF-8", "HOME": "/nonexistent", **kept}
 
 
 def _wait(host: Host, daemon: Daemon, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -311,7 +317,9 @@ def _ssh(world: World, host: Host, folder: Path) -> list[Daemon]:
         "PasswordAuthentication yes\nMaxStartups 50:30:200\nPrintMotd no\nSubsystem sftp internal-sftp\n",
         encoding="utf-8",
     )
-    return [Daemon("sshd", ("/usr/sbin/sshd", "-D", "-e", "-f", f"{folder}/sshd_config"), (("tcp", 22),))]
+    apart = (PYTHON, "-IS", str(PROGRAMS / "apart.py"), "/var/log")  # where it notes failed logins
+    argv = (*apart, "/usr/sbin/sshd", "-D", "-e", "-f", f"{folder}/sshd_config")
+    return [Daemon("sshd", argv, (("tcp", 22),))]
 
 
 def _resolver(world: World, host: Host, folder: Path) -> list[Daemon]:

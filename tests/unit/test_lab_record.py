@@ -181,3 +181,26 @@ def test_what_cannot_be_set_up_is_told_in_one_line_and_nothing_is_left(tmp_path:
     assert "openssl req" in said[0]
     assert not (tmp_path / "out").exists()
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_started_apart_writes_nothing_into_the_machines_own_notes(tmp_path: Path) -> None:
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    (tmp_path / "log").mkdir()
+    note, apart = tmp_path / "log" / "btmp", ROOT / "benchmarks" / "lab" / "programs" / "apart.py"
+    note.write_text("kept")
+    look = "import os, sys; print(os.listdir(sys.argv[1])); open(sys.argv[1] + '/btmp', 'w').write('lost')"
+    argv = (
+        sys.executable,
+        str(apart),
+        str(tmp_path / "log"),
+        sys.executable,
+        "-c",
+        look,
+        str(tmp_path / "log"),
+    )
+    done = subprocess.run(
+        ("unshare", "--mount", *argv), check=True, timeout=60, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
+    assert note.read_text() == "kept"
