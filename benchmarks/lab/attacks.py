@@ -162,7 +162,7 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
     """Asks for orders at intervals with jitter; now and then an answer goes back."""
     site = o.rented()
     mean = 5.0 / attack.pace
-    after = 0.0
+    after, number, held = 0.0, 0, o.rng.randrange(4)
     by_program, apart = o.by_program(), o.rng.random() < 0.4
     url = f"{scheme}://{site}/{o.rng.choice(('a0', 'a1', 'p3.html'))}"
     while after < lasts:
@@ -173,9 +173,9 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
         else:
             request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
         yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
-        if o.rng.random() < 0.15:  # a channel kept open in case that somebody wants a shell at once
+        if number == held or o.rng.random() < 0.08:  # kept open in case that somebody wants a shell at once
             yield _channel(o, attack, site, scheme, after + 0.5)
-        after += mean * o.rng.uniform(0.7, 1.3)
+        after, number = after + mean * o.rng.uniform(0.7, 1.3), number + 1
 
 
 def _channel(o: Occasion, attack: Attack, site: str, scheme: str, after: float) -> Step:
@@ -339,7 +339,7 @@ def slow_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """From server to server with a stolen key, looking around and carrying files off."""
     servers = [o.world.name_of(h) for h in o.world.offering("ssh", inside=True) if h.name != o.actor.host]
-    after = 0.0
+    after, number, stays = 0.0, 0, o.rng.randrange(3)
     while len(servers) > 1 and after < lasts:
         first, second = o.rng.sample(servers, k=2)
         order = o.rng.choice((
@@ -350,7 +350,9 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
         ))  # fmt: skip
         yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
-        if o.rng.random() < 0.15:  # and a terminal left open, in which something is looked at now and then
+        if (
+            number == stays or o.rng.random() < 0.08
+        ):  # and a terminal left open, in which something is looked at now and then
             stay = (
                 f"for n in $(seq {o.rng.randrange(5, 60)}); do uptime; sleep {o.rng.randrange(2, 12)}; done"
             )
@@ -358,7 +360,7 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             yield o.step(
                 "lateral-ssh", "ssh", *keep, f"{o.actor.name}@{second}", stay, after=after, limit=400
             )
-        after += o.rng.uniform(4.0, 15.0) / attack.pace
+        after, number = after + o.rng.uniform(4.0, 15.0) / attack.pace, number + 1
 
 
 def lateral_smb(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -427,11 +429,12 @@ def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Bytes that no protocol knows, and TCP flags that no kernel sets."""
+    printers = [h for h in o.world.offering("print", inside=True) if h.name != o.actor.host]
     after = 0.0
     while after < lasts:
-        host = o.targets()[0]
+        host = o.rng.choice(printers) if printers and o.rng.random() < 0.2 else o.targets()[0]
         port = str(o.rng.choice((22, 25, 53, 80, 443, 445, 502, 1883, 5432, 9100)))
-        if "print" in host.services and o.rng.random() < 0.7:
+        if host in printers:
             port = "9100"
         if o.rng.random() < 0.2:
             flags = words(o.rng.choice(("-F -P -U", "-S -F", "-A -R")))
