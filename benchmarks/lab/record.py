@@ -61,7 +61,8 @@ def record(
     _alone()
     further = nice - os.nice(0)
     os.nice(further if nice < 0 else max(0, further))
-    signal.signal(signal.SIGTERM, _interrupted)
+    for sig in (signal.SIGINT, signal.SIGTERM):  # whoever started us may have had the first ignored
+        signal.signal(sig, _interrupted)
     try:
         run.state.mkdir(parents=True)
         run.state.chmod(0o755)
