@@ -408,12 +408,13 @@ def _mail(world: World, host: Host, folder: Path) -> list[Daemon]:
     name, tls = world.name_of(host), world.run.state / "tls"
     box = folder / "box"
     smtp = (PYTHON, "-m", "aiosmtpd", "-n", "-c", "aiosmtpd.handlers.Mailbox", str(box))
-    command("mkdir", "-p", f"{box}/new", f"{box}/cur", f"{box}/tmp", f"{folder}/run")
+    command("mkdir", "-p", f"{box}/new", f"{box}/cur", f"{box}/tmp", f"{folder}/run", f"{folder}/state")
     command("chown", "-R", "mail:mail", str(box))
     users = "".join(f"{a.name}:{{PLAIN}}{world.password(a.name)}\n" for a in world.actors)
     (folder / "users").write_text(users, encoding="utf-8")
     (folder / "dovecot.conf").write_text(
         f"""base_dir = {folder}/run
+state_dir = {folder}/state
 log_path = {folder}/dovecot.log
 protocols = imap
 listen = *
