@@ -544,7 +544,10 @@ def ticket_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]
         "ticket-guessing", *words("nmap -sT -n -Pn -p 88"), *asked, found[0].address, limit=lasts / 2
     )
     cache = str(o.world.home(o.actor) / "tickets")
-    settings = {"KRB5_CONFIG": kerberos_settings(o.world), "KRB5CCNAME": f"FILE:{cache}"}
+    settings = {
+        "KRB5_CONFIG": kerberos_settings(o.world, tcp=o.rng.random() < 0.4),
+        "KRB5CCNAME": f"FILE:{cache}",
+    }
     after = lasts * 0.3
     while after < lasts * 0.8:
         word = f"{o.rng.choice(('Summer', 'Winter', 'Welcome'))}{o.rng.randrange(2020, 2027)}"

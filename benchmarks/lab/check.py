@@ -80,12 +80,16 @@ def load(folder: Path) -> Recording:
     captures = sorted(folder.glob("*.pcap*"))
     if not captures or not (folder / "labels.csv").is_file():
         raise LabError(f"{folder}: expected a recording (a .pcap or .pcap.gz file and labels.csv)")
-    labels: dict[tuple[str, ...], str] = {}
+    labels: dict[
+        tuple[str, ...], str
+    ] = {}  # without spoofing: who answers there is not a trace but the attack
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if lacking := {"ts", "proto", "label"} - {*(reader.fieldnames or ())}:
+        if lacking := {"ts", "proto", "label", "family"} - {*(reader.fieldnames or ())}:
             raise LabError(f"{folder / 'labels.csv'}: no column {sorted(lacking)[0]}")
         for row in reader:
+            if row["family"].startswith("spoof-"):
+                continue
             labels[tuple(row[c] for c in ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p"))] = row[
                 "label"
             ]
@@ -99,7 +103,9 @@ def load(folder: Path) -> Recording:
             continue
         rows.append(_features(flow, start))
         classes.append(label == "malicious")
-        services.append(f"{truth.service(flow.key)} {_place(flow)}, {_outcome(flow)}")
+        name = truth.service(flow.key)  # of some, over TCP or UDP is behaviour too
+        name += "" if name.endswith(proto) else f"/{proto}"
+        services.append(f"{name} {_place(flow)}, {_outcome(flow)}")
         hosts.append(flow.key[1])
     return Recording(
         folder.name, np.array(rows).reshape(-1, len(FEATURES)), np.array(classes, bool), services, hosts

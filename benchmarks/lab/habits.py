@@ -596,7 +596,10 @@ def ticket(o: Occasion) -> Iterator[Step]:
     if not o.server("kerberos"):
         return
     cache, name = str(o.world.home(o.actor) / "tickets"), o.actor.name
-    settings = {"KRB5_CONFIG": kerberos_settings(o.world), "KRB5CCNAME": f"FILE:{cache}"}
+    settings = {
+        "KRB5_CONFIG": kerberos_settings(o.world, tcp=o.rng.random() < 0.4),
+        "KRB5CCNAME": f"FILE:{cache}",
+    }
     wrong = o.rng.random() < 0.1
     after = 0.0
     for word in ("Tpyo1", o.world.password(name)) if wrong else (o.world.password(name),):

@@ -698,9 +698,9 @@ def realm(world: World) -> str:
     return world.scenario.domain.upper()
 
 
-def kerberos_settings(world: World) -> str:
-    """The path of the krb5.conf that the site's clients read."""
-    return str(world.run.state / "krb5.conf")
+def kerberos_settings(world: World, *, tcp: bool = False) -> str:
+    """The path of the krb5.conf that the site's clients read; some ask by TCP at once."""
+    return str(world.run.state / ("krb5-tcp.conf" if tcp else "krb5.conf"))
 
 
 def principals(world: World) -> list[str]:
@@ -724,12 +724,13 @@ def principals(world: World) -> list[str]:
 
 def _kerberos(world: World, host: Host, folder: Path) -> list[Daemon]:
     name, settings = realm(world), kerberos_settings(world)
-    Path(settings).write_text(
-        f"[libdefaults]\n default_realm = {name}\n dns_lookup_kdc = false\n dns_lookup_realm = false\n"
-        f" dns_canonicalize_hostname = false\n rdns = false\n"
-        f"[realms]\n {name} = {{\n  kdc = {world.name_of(host)}\n }}\n",
-        encoding="utf-8",
-    )
+    for tcp, more in ((False, ""), (True, " udp_preference_limit = 1\n")):
+        Path(kerberos_settings(world, tcp=tcp)).write_text(
+            f"[libdefaults]\n default_realm = {name}\n dns_lookup_kdc = false\n dns_lookup_realm = false\n"
+            f" dns_canonicalize_hostname = false\n rdns = false\n{more}"
+            f"[realms]\n {name} = {{\n  kdc = {world.name_of(host)}\n }}\n",
+            encoding="utf-8",
+        )
     (folder / "kdc.conf").write_text(
         f"[kdcdefaults]\n kdc_listen = 88\n kdc_tcp_listen = 88\n[realms]\n {name} = {{\n"
         f"  database_name = {folder}/principal\n  key_stash_file = {folder}/stash\n"

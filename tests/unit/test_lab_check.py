@@ -79,13 +79,13 @@ def test_the_demonstration_is_read_with_its_labels() -> None:
     assert found.malicious.sum() == sum(r["label"] == "malicious" for r in rows)
     assert found.features.shape == (len(rows), len(check.FEATURES))
     assert set(found.features[:, 0]) <= {63.0, 64.0}
-    assert "ssh inside, answered" in found.service
+    assert "ssh/tcp inside, answered" in found.service
 
 
 def test_labels_without_their_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "capture.pcap").touch()
     (tmp_path / "labels.csv").write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(LabError, match=r"labels\.csv: no column label"):
+    with pytest.raises(LabError, match=r"labels\.csv: no column family"):
         check.load(tmp_path)
 
 
