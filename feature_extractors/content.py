@@ -6,8 +6,6 @@ given up when the other side speaks on, when too much waits behind it, or at the
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +17,7 @@ from feature_extractors.analyzers.registry import create
 from feature_extractors.frames import Counts
 from feature_extractors.observations import LogEntry
 from feature_extractors.segments import NEVER, Segments, Wanted
+from feature_extractors.uncollected import uncollected
 
 __all__ = ["Content", "ContentLimits"]
 
@@ -63,17 +62,9 @@ class Content:
         self._pending_total = 0
         self._run = Run(self.limits, self.counts, create)
 
+    @uncollected
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
-        collects = gc.isenabled()
-        gc.disable()  # nothing here makes cycles, and looking for some takes half of the time
-        try:
-            return self._receive(segments)
-        finally:
-            if collects:
-                gc.enable()
-
-    def _receive(self, segments: Segments) -> Wanted:
         connections = self._connections
         view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
@@ -116,14 +107,15 @@ class Content:
                 connection = self._open(ip_proto, orig_p, resp_p, ts)
                 connections[serial] = connection
             session = connection.session
+            if which >= 0 and connection.dns is not None:
+                session.size += length
+                connection.dns.plain(ts, messages, which)
+                continue
             root = connection.root
             if ip_proto != 6:
                 if root.done:
                     continue
                 session.size += length
-                if which >= 0 and connection.dns is not None:
-                    connection.dns.plain(ts, messages, which)
-                    continue
                 root.data(is_orig, ts, bytes(view[begin:end]))
                 if connection.dns is not None and root.only() is None:
                     connection.dns = None
@@ -141,7 +133,10 @@ class Content:
                 self._pass(connection, stream, is_orig, min(before, stream.free))
             session.partial = partial
             if offset <= stream.next or offset <= stream.free:
-                self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                if end - begin == length:
+                    self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                else:
+                    self._deliver(connection, stream, is_orig, ts, offset, b"", length)
                 if stream.pending:
                     self._drain(connection, stream, is_orig, ts)
             else:
@@ -154,6 +149,7 @@ class Content:
                 changed[serial] = None
         return self._wanted(changed)
 
+    @uncollected
     def close(
         self,
         connections: NDArray[np.int64],
@@ -165,44 +161,42 @@ class Content:
         `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
         content that was not wanted.
         """
-        collects = gc.isenabled()
-        gc.disable()  # as in receive
-        try:
-            return self._close(connections, uids, ends)
-        finally:
-            if collects:
-                gc.enable()
-
-    def _close(
-        self, connections: NDArray[np.int64], uids: NDArray[np.bytes_], ends: NDArray[np.int64] | None
-    ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
         services: list[str] = []
         entries: list[LogEntry] = []
-        log_start = np.zeros(len(connections) + 1, np.int64)
-        for i, (serial, uid) in enumerate(zip(connections.tolist(), uids.tolist(), strict=True)):
+        log_start = [0]
+        reached = ends.tolist() if ends is not None else [(-1, -1)] * len(connections)
+        for serial, uid, ended in zip(connections.tolist(), uids.tolist(), reached, strict=True):
             connection = self._connections.pop(serial, None)
             if connection is None:
                 services.append("")
-            else:
-                for is_orig in (True, False):
-                    stream = connection.streams[is_orig]
-                    if stream.pending:
-                        self._give_up(connection, stream, is_orig, 0.0)
-                    if ends is not None and not connection.root.done:
-                        reached = min(int(ends[i, 0 if is_orig else 1]), stream.free)
-                        if reached > stream.next:
-                            connection.root.gap(is_orig, reached - stream.next)
-                            stream.next = reached
-                connection.root.end()
-                services.append(",".join(sorted(connection.session.services)))
+                log_start.append(len(entries))
+                continue
+            session = connection.session
+            if session.ip_proto == 6:
+                self._end_streams(connection, ended)
+            connection.root.end()
+            services.append(",".join(sorted(session.services)))
+            if session.entries:
                 name = uid.decode("ascii")
                 entries += [
                     LogEntry(stream_name, ts, name, fields)
-                    for stream_name, ts, fields in connection.session.take()
+                    for stream_name, ts, fields in session.take()
                     if fields
                 ]
-            log_start[i + 1] = len(entries)
-        return services, entries, log_start
+            log_start.append(len(entries))
+        return services, entries, np.array(log_start, np.int64)
+
+    def _end_streams(self, connection: _Connection, ended: tuple[int, int]) -> None:
+        """Hands on what waits in both directions, and tells how much came that was not wanted."""
+        orig_end, resp_end = ended
+        for is_orig, end in ((True, orig_end), (False, resp_end)):
+            stream = connection.streams[is_orig]
+            if stream.pending:
+                self._give_up(connection, stream, is_orig, 0.0)
+            upto = min(end, stream.free)
+            if upto > stream.next and not connection.root.done:
+                connection.root.gap(is_orig, upto - stream.next)
+                stream.next = upto
 
     def flip(self, connection: int) -> None:
         """The connection's originator and responder have changed sides, as a rule before any content."""

@@ -48,6 +48,7 @@ from .state import (
     likely_server_ports,
 )
 from .uid import uids
+from .uncollected import uncollected
 
 G = TypeVar("G", bound=np.generic)
 
@@ -183,6 +184,7 @@ class Extractor:
             st = _replace(st, blocks=blocks, free_blocks=free)
         self._state = st
 
+    @uncollected
     def _drain(self, data: NDArray[np.uint8]) -> Windows:
         """Hands the segments to the analyzers, and makes windows of the rows."""
         st = self._state

@@ -335,7 +335,6 @@ class Lines:
         return self.take(len(self._buffer))
 
 
-_PLAIN: Final = re.compile(rb"[ -~]*\Z")
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
 _ESCAPED: Final = tuple(
     chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256)
@@ -350,8 +349,8 @@ def text(raw: bytes, limit: int = MAX_TEXT) -> str:
     """
     if len(raw) > limit:
         raw = raw[:limit]
-    if _PLAIN.match(raw):
-        return raw.decode("ascii")
+    if raw.isascii() and (plain := raw.decode("ascii")).isprintable():
+        return plain
     try:
         out = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -365,6 +364,8 @@ def text(raw: bytes, limit: int = MAX_TEXT) -> str:
 def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
     """A whole number as Zeek's atoi_n reads it: leading blanks, then digits up to the first other byte."""
     raw = raw.lstrip(b" \t")
+    if base == 10 and raw.isdigit() and len(raw) <= digits:
+        return int(raw)
     alphabet = b"0123456789abcdefABCDEF"[: 10 if base == 10 else 22]
     n = 0
     while n < len(raw) and n <= digits and raw[n] in alphabet:

@@ -99,7 +99,7 @@ def tcp_signatures(orig: bytes, resp: bytes, is_orig: bool) -> list[str]:
             found.append("ssl")
         elif _HTTP_CLIENT(mine):
             found.append("http")
-        if b"server" in mine.lower() and resp and _IRC_PEER(mine) and _IRC_PEER(resp):
+        if resp and b"server" in mine.lower() and _IRC_PEER(mine) and _IRC_PEER(resp):
             found.append("irc")
     else:
         if first in b"Hh" and _HTTP_SERVER(mine):
@@ -134,12 +134,14 @@ def _pairs(orig: bytes, resp: bytes, found: list[str]) -> None:
     if resp.startswith(b"+OK") and _POP3_CLIENT(orig):
         found.append("pop3")
     if b"\n" in resp or resp[0] in b"0123456789: \t\r\v\f":
-        if _SMTP_SERVER(resp) and _SMTP_CLIENT(orig):
+        lower = orig.lower()
+        if b"220" in resp and _SMTP_SERVER(resp) and _SMTP_CLIENT(orig):
             found.append("smtp")
-        if _FTP_SERVER(resp) and _FTP_CLIENT(orig):
-            found.append("ftp")
-        if _IRC_SERVER(resp) and (_IRC_CLIENT1(orig) or _IRC_CLIENT2(orig)):
-            found.append("irc")
+        if b"user " in lower:
+            if _FTP_SERVER(resp) and _FTP_CLIENT(orig):
+                found.append("ftp")
+            if b"nick " in lower and (_IRC_CLIENT1(orig) or _IRC_CLIENT2(orig)) and _IRC_SERVER(resp):
+                found.append("irc")
     if _SOCKS5_SERVER(resp) and _SOCKS5_CLIENT(orig):
         found.append("socks")
     for one, other in ((orig, resp), (resp, orig)):
@@ -236,13 +238,19 @@ class Detector(Analyzer):
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         session = self.session
-        there = [analyzer for analyzer in self._analyzers if not analyzer.done] if self._matching else ()
-        for analyzer in self._analyzers:
+        if not self._matching:
+            done = True
+            for analyzer in self._analyzers:
+                if not analyzer.done:
+                    if not (analyzer.needs_start and session.partial):
+                        session.feed(analyzer, is_orig, ts, data)
+                    done = done and analyzer.done
+            self.done = self.done or done
+            return
+        there = [analyzer for analyzer in self._analyzers if not analyzer.done]
+        for analyzer in there:
             if not (analyzer.needs_start and session.partial):
                 session.feed(analyzer, is_orig, ts, data)
-        if not self._matching:
-            self._settle()
-            return
         if self._udp:
             if session.services and not self._chunks:
                 return  # the port was right: a known service's datagrams need no signatures

@@ -8,7 +8,10 @@ Beside Zeek's fields an entry has `ja3` and `ja3s` (Althouse, Atkinson, Atkins 2
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar, Final
+import struct
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ClassVar, Final, ParamSpec
 
 from feature_extractors.analyzers.base import (
     MAX_CERTIFICATES,
@@ -26,6 +29,12 @@ from feature_extractors.analyzers.tls_names import ALERTS, CIPHERS, GROUPS
 MAX_HISTORY: Final = 100  # SSL::max_ssl_history_length
 MAX_CHAIN: Final = 20
 MAX_HANDSHAKE: Final = 128 * 1024
+MAX_REMEMBERED: Final = 1024  # bytes of a hello's lists; the digests of longer ones are made anew
+
+_TWO: Final = struct.Struct(">HH")
+_READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))  # extensions of a client hello that are looked into
+
+P = ParamSpec("P")
 
 _VERSIONS: Final = {
     0x0002: "SSLv2", 0x0300: "SSLv3", 0x0301: "TLSv10", 0x0302: "TLSv11", 0x0303: "TLSv12", 0x0304: "TLSv13",
@@ -279,33 +288,34 @@ class Tls(Analyzer):
         session_id = body.take(body.u8())
         if self.datagrams:
             body.skip(body.u8())
-        suites = _numbers(body.take(body.u16()))
+        suites = body.take(body.u16())
         body.skip(body.u8())
         self.session.confirm(self.service)
         entry = self._log()
-        extensions: list[int] = []
-        groups: list[int] = []
-        formats: list[int] = []
-        signatures: list[int] = []
-        versions: list[int] = []
+        groups = formats = signatures = versions = b""
+        extensions = bytearray()
         protocols: list[bytes] = []
         name = b""
         if body.left >= 2:
             inside = body.sub(min(body.u16(), body.left))
+            data = inside.data
             while inside.left >= 4:
-                kind = inside.u16()
-                extension = inside.sub(inside.u16())
-                extensions.append(kind)
+                kind, length = inside.unpack(_TWO)
+                extensions += data[inside.pos - 4 : inside.pos - 2]
+                if kind not in _READ:
+                    inside.skip(length)
+                    continue
+                extension = inside.sub(length)
                 if kind == 0 and extension.left >= 5:
                     extension.skip(3)
                     name = extension.take(min(extension.u16(), extension.left))
                     entry["server_name"] = text(name, 512)
                 elif kind == 10 and extension.left >= 2:
-                    groups = _numbers(extension.take(min(extension.u16(), extension.left)))
+                    groups = extension.take(min(extension.u16(), extension.left))
                 elif kind == 11 and extension.left >= 1:
-                    formats = list(extension.take(min(extension.u8(), extension.left)))
+                    formats = extension.take(min(extension.u8(), extension.left))
                 elif kind == 13 and extension.left >= 2:
-                    signatures = _numbers(extension.take(min(extension.u16(), extension.left)))
+                    signatures = extension.take(min(extension.u16(), extension.left))
                 elif kind == 16 and extension.left >= 2:
                     protocols = _protocols(extension)
                 elif kind == 35 and extension.left:
@@ -313,21 +323,14 @@ class Tls(Analyzer):
                 elif kind == 41:
                     self._offered_psk = True
                 elif kind == 43 and extension.left >= 1:
-                    versions = _numbers(extension.take(min(extension.u8(), extension.left)))
+                    versions = extension.take(min(extension.u8(), extension.left))
         if session_id and session_id != b"\0" * 32:
             self._session_id = session_id
             self._empty_ticket_id = False
-        said = [
-            str(version),
-            *(
-                "-".join(str(n) for n in numbers if not _is_grease(n))
-                for numbers in (suites, extensions, groups, formats)
-            ),
-        ]
-        entry["ja3"] = hashlib.md5(",".join(said).encode(), usedforsecurity=False).hexdigest()
-        entry["ja4"] = ja4(
-            "d" if self.datagrams else "t", max((v for v in versions if not _is_grease(v)), default=version),
-            bool(name), suites, extensions, signatures, protocols,
+        entry["ja3"] = _ja3(version, suites, bytes(extensions), groups, formats)
+        entry["ja4"] = _ja4(
+            self.datagrams, version, versions, bool(name), suites, bytes(extensions), signatures,
+            protocols[0] if protocols else b"",
         )  # fmt: skip
 
     def _server_hello(self, body: Reader) -> bool:
@@ -343,14 +346,14 @@ class Tls(Analyzer):
         entry = self._log()
         entry["cipher"] = CIPHERS.get(cipher) or f"unknown-{cipher}"
         retry = random == _RETRY
-        extensions: list[int] = []
+        extensions = bytearray()
         negotiated = version
         if body.left >= 2:
             inside = body.sub(min(body.u16(), body.left))
             while inside.left >= 4:
-                kind = inside.u16()
-                extension = inside.sub(inside.u16())
-                extensions.append(kind)
+                kind, length = inside.unpack(_TWO)
+                extensions += inside.data[inside.pos - 4 : inside.pos - 2]
+                extension = inside.sub(length)
                 if kind == 16 and extension.left >= 2:
                     protocols = _protocols(extension)
                     if protocols:
@@ -366,8 +369,7 @@ class Tls(Analyzer):
         entry["version"] = version_name(self._version)
         if session_id and session_id == self._session_id and not self._is_tls13():
             entry["resumed"] = True
-        said = f"{version},{cipher},{'-'.join(map(str, extensions))}"
-        entry["ja3s"] = hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
+        entry["ja3s"] = _ja3s(version, cipher, bytes(extensions))
         return retry
 
     def _key_exchange(self, body: Reader) -> None:
@@ -474,6 +476,51 @@ class Dtls(Tls):
 
 def _numbers(raw: bytes) -> list[int]:
     return [raw[i] << 8 | raw[i + 1] for i in range(0, len(raw) - 1, 2)]
+
+
+def _remembered(function: Callable[P, str]) -> Callable[P, str]:
+    """The same, remembered for the last 1,024 hellos: a network has few clients, and each says the same every time."""
+    cached = lru_cache(1024)(function)
+
+    @wraps(function)
+    def remembering(*args: P.args, **kwargs: P.kwargs) -> str:
+        if sum([len(arg) for arg in args if isinstance(arg, bytes)]) > MAX_REMEMBERED:
+            return function(*args, **kwargs)
+        return cached(*args, **kwargs)  # type: ignore[arg-type]  # numbers and bytes, all of them hashable
+
+    return remembering
+
+
+@_remembered
+def _ja3(version: int, suites: bytes, extensions: bytes, groups: bytes, formats: bytes) -> str:
+    """Digest of the numbers that a client hello lists, without GREASE."""
+    lists = (_numbers(suites), _numbers(extensions), _numbers(groups), list(formats))
+    said = [str(version), *("-".join([str(n) for n in numbers if not _is_grease(n)]) for numbers in lists)]
+    return hashlib.md5(",".join(said).encode(), usedforsecurity=False).hexdigest()
+
+
+@_remembered
+def _ja4(
+    datagrams: bool,
+    version: int,
+    versions: bytes,
+    has_name: bool,
+    suites: bytes,
+    extensions: bytes,
+    signatures: bytes,
+    protocol: bytes,
+) -> str:
+    highest = max((v for v in _numbers(versions) if not _is_grease(v)), default=version)
+    return ja4(
+        "d" if datagrams else "t", highest, has_name, _numbers(suites), _numbers(extensions), _numbers(signatures),
+        [protocol],
+    )  # fmt: skip
+
+
+@_remembered
+def _ja3s(version: int, cipher: int, extensions: bytes) -> str:
+    said = f"{version},{cipher},{'-'.join(map(str, _numbers(extensions)))}"
+    return hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
 
 
 def _protocols(extension: Reader) -> list[bytes]:
