@@ -40,6 +40,9 @@ class _Stream:
         self.pending_bytes = 0
 
 
+_NO_STREAMS = (_Stream(), _Stream())  # of every connection without any
+
+
 class _Connection:
     __slots__ = ("dns", "root", "session", "streams", "told")
 
@@ -48,7 +51,9 @@ class _Connection:
         self.root = root
         only = root.only()
         self.dns = only if isinstance(only, Dns) else None  # takes datagrams that were read with their block
-        self.streams = (_Stream(), _Stream())  # responder's, originator's
+        self.streams = (
+            (_Stream(), _Stream()) if session.ip_proto == 6 else _NO_STREAMS
+        )  # responder's, originator's
         self.told = (0, 0)
 
 
@@ -68,6 +73,7 @@ class Content:
         connections = self._connections
         view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
+        cut_short = 0
         start = segments.start
         messages = read_dns(_readonly(segments.data), start, segments.captured, _dns_rows(segments))
         rows = zip(
@@ -135,6 +141,13 @@ class Content:
             if offset <= stream.next or offset <= stream.free:
                 if end - begin == length:
                     self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                elif root.deaf and not stream.free:  # cut short, and nobody listens: only counted
+                    stream.next = upper
+                    session.had_gap = True
+                    cut_short += 1
+                    if upper > stream.counted:
+                        session.size += upper - stream.counted
+                        stream.counted = upper
                 else:
                     self._deliver(connection, stream, is_orig, ts, offset, b"", length)
                 if stream.pending:
@@ -147,6 +160,8 @@ class Content:
                 self._give_up(connection, other, not is_orig, ts)
             if root.done or stream.free > stream.next:
                 changed[serial] = None
+        if cut_short:
+            self.counts.add("tcp_payload_not_captured", cut_short)
         return self._wanted(changed)
 
     @uncollected

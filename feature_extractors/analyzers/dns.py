@@ -187,7 +187,16 @@ class Dns(Analyzer):
         """Takes a datagram that was read with its block, as `data` takes any other. Not for NetBIOS."""
         row = messages.rows[which]
         trans_id, flags, queries, records, begin, end, plain, qtype, qclass, first, last = row
-        entry, began = self._pair(ts, trans_id, flags, 0, queries, records)
+        if flags < 0x8000 and self._first is None and not self._replies:  # as _pair has it, the frequent case
+            entry: Fields = {
+                "proto": self._proto, "trans_id": trans_id, "AA": False, "TC": False, "RD": False, "RA": False,
+                "Z": 0, "rejected": False, "opcode": 0, "opcode_name": "query",
+            }  # fmt: skip
+            self.session.log("dns", ts, entry)
+            self._first = trans_id, entry, ts
+            began = ts
+        else:
+            entry, began = self._pair(ts, trans_id, flags, 0, queries, records)
         if queries and flags < 0x8000:
             entry["RD"] = flags & 0x100 != 0
             entry["TC"] = flags & 0x200 != 0

@@ -192,13 +192,14 @@ class Detector(Analyzer):
     """Feeds the analyzers of one connection, or of what it tunnels, and adds those that signatures ask for."""
 
     service: ClassVar[str] = "pia"
+    _retried: frozenset[str] = frozenset()
 
     def __init__(self, session: Session, names: tuple[str, ...] = ()) -> None:
         super().__init__(session)
         self._analyzers: list[Analyzer] = []
         self._tried: dict[str, Analyzer] = {}
-        self._retried: set[str] = set()
         self._agreed = ["", ""]  # what the responder's and the originator's first bytes asked for
+        self.deaf = False  # signatures are still looked for, but no analyzer hears what is missing
         self._udp = session.ip_proto == 17
         self._matching = True
         self._heads = [b"", b""]  # responder's, originator's first bytes
@@ -216,7 +217,7 @@ class Detector(Analyzer):
         if tried is not None and (not tried.refused or name in self._retried):
             return None
         if tried is not None:
-            self._retried.add(name)
+            self._retried = self._retried | {name}
         analyzer = self.session.child(name)
         if analyzer is None:
             return None
@@ -247,6 +248,7 @@ class Detector(Analyzer):
                     done = done and analyzer.done
             self.done = self.done or done
             return
+        self.deaf = False
         there = [analyzer for analyzer in self._analyzers if not analyzer.done]
         for analyzer in there:
             if not (analyzer.needs_start and session.partial):
@@ -290,9 +292,12 @@ class Detector(Analyzer):
             self.done = True
 
     def gap(self, is_orig: bool, length: int) -> None:
+        deaf = True
         for analyzer in self._analyzers:
             if not analyzer.done:
                 analyzer.gap(is_orig, length)
+                deaf = deaf and analyzer.done
+        self.deaf = deaf
         self._settle()
 
     def skip(self, is_orig: bool) -> int:
