@@ -99,11 +99,11 @@ def web_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Passwords of a page that asks for one."""
     sites = o.world.sites(inside=True)
     people = [a.name for a in o.world.actors]
-    by_program = o.by_program()
+    by_program, site = o.by_program(), o.rng.choice(sites or [""])
     after = 0.0
     while sites and after < lasts:
         who = f"{o.rng.choice(people)}:{o.rng.choice(('password', 'secret', 'winter'))}{o.rng.randrange(99)}"
-        page = {"url": f"https://{sites[0]}/private/p{o.rng.randrange(PAGES)}.html"}
+        page = {"url": f"https://{site}/private/p{o.rng.randrange(PAGES)}.html"}
         yield o.web("web-guessing", page, auth=who, after=after, by_program=by_program)
         after += o.rng.uniform(0.2, 0.9) / attack.pace
 
