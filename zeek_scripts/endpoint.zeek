@@ -151,7 +151,8 @@ event zeek_init() &priority=4
 
 event zeek_done() &priority=-50
 	{
-	if ( tally$ended > 0 && judges() )
+	# In a cluster the workers say what they sent, and the manager what came back.
+	if ( tally$ended > 0 || tally$judged > 0 )
 		Reporter::info(fmt("cmdana: %d connections ended: %d sent to the detector, %d not; %d verdicts, %d early ones, %d notices",
 		    tally$ended, tally$sent, tally$unsent, tally$judged, tally$judged_early, tally$notices));
 	}

@@ -164,13 +164,13 @@ BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
 }  # fmt: skip
 _NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
-    "ts": float,
     "rtt": float,
     "answers": int,
     "request_body_len": int,
     "response_body_len": int,
     "status_code": int,
 }
+_ROW: Final = (str, list, list)  # a connection
 _WORDS: Final = 9  # of a connection
 _TEXTS: Final = 6  # those of them that are no numbers
 _LEAST_COUNTS: Final = 12  # without VLANs
@@ -196,18 +196,21 @@ def decode_batch(payload: str) -> Batch:
     """The batch in an `observations` event. Raises `WireError`; one bad field refuses the whole batch."""
     message = _object(OBSERVATIONS, payload)
     connections: list[ConnectionRow] = []
-    entries: list[LogEntry | None] = []
+    logs: list[LogEntry] = []
     for record in _typed(message, "r", list):
-        match record:
-            case [str(words), list(counts), list(packets)]:
-                connections.append(_connection(words, counts, packets))
-            case [str(stream), dict(fields)]:
-                entries.append(log_entry(stream, fields))
-            case [str(stream), str(words), *values]:
-                entries.append(_brief(stream, words, values))
-            case _:
-                raise _refused("r", record, "a connection, or a log in full or in brief")
-    logs = [entry for entry in entries if entry is not None]
+        # By hand: a match statement takes as long as all the rest.
+        kinds = tuple(map(type, record[:3])) if type(record) is list else ()
+        if kinds == _ROW and len(record) == len(_ROW):
+            connections.append(_connection(*record))
+            continue
+        if kinds[:2] == (str, str):
+            entry = _brief(record)
+        elif kinds == (str, dict):
+            entry = log_entry(*record)
+        else:
+            raise _refused("r", record, "a connection, or a log in full or in brief")
+        if entry is not None:
+            logs.append(entry)
     _check(connections)
     return Batch(
         node=_typed(message, "node", str), run=_typed(message, "run", str), seq=_natural(message, "seq"),
@@ -273,22 +276,32 @@ def _connection(words: str, counts: list[Any], packets: list[Any]) -> Connection
     return ConnectionRow._make([*told[:_TEXTS], ts, end, duration, *counts, *unset, packets])
 
 
-def _brief(stream: str, words: str, values: list[Any]) -> LogEntry | None:
+def _brief(record: list[Any]) -> LogEntry | None:
+    stream, words, *values = record
     names, others = BRIEF.get(stream, ((), ()))
     texts = words.split(" ")
     if not names or len(texts) != len(names) or len(values) != len(others):
         raise _refused("r", [stream, words], "a stream that is told in brief, and as many fields as it has")
-    record: dict[str, object] = dict(zip(others, values, strict=True))
-    for name, text in zip(names, texts, strict=True):
+    uid, text = texts[:2]
+    try:
+        ts = _number(float(text), "ts")
+    except ValueError:
+        raise _refused("ts", text, "a number") from None
+    if not _UID.match(uid):
+        return None
+    fields: dict[str, LogValue] = {}
+    for name, text in zip(names[2:], texts[2:], strict=True):
         if text == "-":
             continue
-        record[name] = text
-        if name in _NUMBERS:
-            try:
-                record[name] = _number(_NUMBERS[name](text), name)
-            except ValueError:
-                raise _refused(name, text, "a number") from None
-    return log_entry(stream, record)
+        number = _NUMBERS.get(name)
+        try:
+            fields[name] = text if number is None else _number(number(text), name)
+        except ValueError:
+            raise _refused(name, text, "a number") from None
+    for name, value in zip(others, values, strict=True):
+        if value is not None:
+            _flatten(name, value, fields)
+    return LogEntry(stream, ts, uid, fields)
 
 
 def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
@@ -452,7 +465,9 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
 
 
 def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
-    if isinstance(value, dict):
+    if type(value) is str:
+        into[name] = value[:_MAX_TEXT]
+    elif isinstance(value, dict):
         if value.keys() == {"port", "proto"}:
             into[name] = value["port"]
         else:
@@ -461,7 +476,7 @@ def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
     elif isinstance(value, list):
         into[name] = [_element(v) for v in value[:_MAX_ELEMENTS]]
     elif value is not None:
-        into[name] = value[:_MAX_TEXT] if isinstance(value, str) else value  # type: ignore[assignment]
+        into[name] = value  # type: ignore[assignment]
 
 
 def _element(value: object) -> LogValue:
