@@ -7,17 +7,39 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from peers import BrokerPeer, WebSocketPeer, running, wait_for
+from numpy.typing import NDArray
+from peers import BrokerPeer, WebSocketPeer, free_port, running, wait_for
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.transport import TransportError, make_transport
 from cmdana_plugin.endpoint.wire import Event
-from cmdana_plugin.live import Live
+from cmdana_plugin.live import Live, run
+from cmdana_plugin.pipeline import Judge
+from cmdana_plugin.score import Scores
+from feature_extractors.observations import Windows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
-from endpoint import judge
+from endpoint import StandIn, judge
+
+
+class Recorder(StandIn):
+    """Keeps how many rows it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = self.explained = 0
+
+    def receive(self, windows: Windows) -> Scores:
+        self.received += len(windows)
+        return super().receive(windows)
+
+    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        self.explained += len(rows)
+        return super().explain(windows, scores, rows)
+
 
 WORDS = "10.0.0.1 10.0.0.2 SF ShADadFf ssl 100.5 101.5 1.0"
 COUNTS = [1, 1024, 443, 6, 0, 5, 300, 4, 400, 0, 10, 20_000]
@@ -86,3 +108,18 @@ def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any
     assert live.session.lost == 2
     last = wire.decode_alive(peer.received[-1].payload)
     assert (last.leaving, last.judged, last.lost) == (True, 3, 2)
+
+
+def test_a_detector_has_run_once_before_the_first_connection_comes_and_the_one_that_judges_has_not() -> None:
+    made: list[Recorder] = []
+
+    def load() -> Judge:
+        made.append(Recorder())
+        return Judge(made[-1], Config())
+
+    nobody = Config(endpoint=Endpoint(url=f"ws://127.0.0.1:{free_port()}/"))
+    assert run(nobody, load, until=lambda: True, tell=lambda _: None) == 0
+    warmed, judges = made
+    assert warmed.received
+    assert warmed.explained
+    assert not judges.received
