@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,7 +56,8 @@ class Aligner:
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
         self._certificates: OrderedDict[str, LogEntry] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: set[str] = set()
+        self._ended_in_turn: deque[str] = deque()
         self._end = -np.inf
 
     def receive(self, batches: Sequence[Batch]) -> Windows:
@@ -109,9 +110,11 @@ class Aligner:
         if row.stage == Stage.EARLY:
             pending = self._pending.get(row.uid)
             return self._with_certificates(row.uid, list(pending.entries)) if pending else []
-        self._ended[row.uid] = None
-        if len(self._ended) > self._max_uids:
-            self._ended.popitem(last=False)
+        if row.uid not in self._ended:
+            self._ended.add(row.uid)
+            self._ended_in_turn.append(row.uid)
+            if len(self._ended) > self._max_uids:
+                self._ended.remove(self._ended_in_turn.popleft())
         pending = self._pending.pop(row.uid, None)
         if pending is None:
             return []
