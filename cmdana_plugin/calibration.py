@@ -12,7 +12,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 KEPT: Final = 1024  # order statistics kept of a sample
-ENOUGH: Final = 2000  # calm rows from which on a stratum stands on its own
+ENOUGH: Final = 2000  # calm rows from which on a kind of traffic stands on its own
+ENOUGH_HISTORY: Final = 500  # and those of hosts of which so much is known
 _TAIL: Final = 0.05  # share of the sample that the tail is fitted to
 _SINGLE: Final = 256  # of these, greatest values kept one by one
 _FEW: Final = 10  # greatest values that the fit replaces
@@ -36,7 +37,7 @@ class Tail:
 
     def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """P(calm >= x), 0 < p <= 1; NaN stays NaN."""
-        return self._alone.p_value(x, np.zeros(len(x), np.int64))
+        return self._alone.p_value(x, np.zeros(len(x), np.int64), ENOUGH)
 
     @cached_property
     def _alone(self) -> _Tails:
@@ -55,11 +56,11 @@ class _Tails:
     shape: NDArray[np.float64]
     scale: NDArray[np.float64]
 
-    def p_value(self, x: NDArray[np.float64], which: NDArray[np.int64]) -> NDArray[np.float64]:
+    def p_value(self, x: NDArray[np.float64], which: NDArray[np.int64], enough: int) -> NDArray[np.float64]:
         out = np.empty(len(x))
         _p_values(
-            np.ascontiguousarray(x, np.float64), which, self.first, self.order, self.above, self.size, self.start,
-            self.shape, self.scale, out,
+            np.ascontiguousarray(x, np.float64), which, enough, self.first, self.order, self.above, self.size,
+            self.start, self.shape, self.scale, out,
         )  # fmt: skip
         return out
 
@@ -77,7 +78,7 @@ def _side_by_side(tails: Sequence[Tail]) -> _Tails:
 
 
 @njit(cache=True, nogil=True)
-def _p_values(x, which, first, order, above, size, start, shape, scale, out):  # type: ignore[no-untyped-def]
+def _p_values(x, which, enough, first, order, above, size, start, shape, scale, out):  # type: ignore[no-untyped-def]
     """The first tail's p, drawn towards the row's own tail by as much as that one has seen."""
     for i in range(len(x)):
         if np.isnan(x[i]):
@@ -86,7 +87,7 @@ def _p_values(x, which, first, order, above, size, start, shape, scale, out):  #
         p = _one(x[i], 0, first, order, above, size, start, shape, scale)
         t = which[i]
         if t > 0:
-            weight = min(size[t] / ENOUGH, 1.0)
+            weight = min(size[t] / enough, 1.0)
             own = _one(x[i], t, first, order, above, size, start, shape, scale)
             p = np.exp(weight * np.log(own) + (1.0 - weight) * np.log(p))
         out[i] = p
@@ -146,13 +147,14 @@ class Strata:
 
     everything: Tail
     each: Mapping[int, Tail]
+    enough: int = ENOUGH  # calm rows from which on a stratum stands on its own
 
     def p_value(self, x: NDArray[np.float64], stratum: NDArray[np.int64]) -> NDArray[np.float64]:
         """P(calm of its stratum >= x) [n], as `Tail.p_value`."""
         codes, tails = self._flat
         at = np.minimum(np.searchsorted(codes, stratum), max(len(codes) - 1, 0))
         known = codes[at] == stratum if len(codes) else np.zeros(len(stratum), np.bool_)
-        return tails.p_value(x, np.where(known, at + 1, 0))
+        return tails.p_value(x, np.where(known, at + 1, 0), self.enough)
 
     @cached_property
     def _flat(self) -> tuple[NDArray[np.int64], _Tails]:
@@ -160,10 +162,12 @@ class Strata:
         return np.array(codes, np.int64), _side_by_side([self.everything, *(self.each[c] for c in codes)])
 
 
-def fit_strata(sample: NDArray[np.float64], stratum: NDArray[np.int64], least: int = 50) -> Strata:
+def fit_strata(
+    sample: NDArray[np.float64], stratum: NDArray[np.int64], least: int = 50, enough: int = ENOUGH
+) -> Strata:
     codes, counts = np.unique(stratum[np.isfinite(sample)], return_counts=True)
     each = {int(c): fit_tail(sample[stratum == c]) for c, n in zip(codes, counts, strict=True) if n >= least}
-    return Strata(fit_tail(sample), each)
+    return Strata(fit_tail(sample), each, enough)
 
 
 ALONE: Final = (

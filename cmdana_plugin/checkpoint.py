@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cmdana_plugin.batch import Bins, Preparation
-from cmdana_plugin.calibration import Strata, Tail
+from cmdana_plugin.calibration import ENOUGH, ENOUGH_HISTORY, Strata, Tail
 from cmdana_plugin.density import Mixture
 from cmdana_plugin.model import Shape, parameters_of
 from cmdana_plugin.trees import Trees
@@ -39,6 +39,9 @@ class Checkpoint:
     strata: Mapping[str, Strata]  # calibration of each component
     weights: Mapping[str, float]  # of each component in the fusion
     fused: Tail  # calibration of the fused evidence
+    whole: (
+        Strata | None
+    )  # of the whole, -log p, by how well the originator is known; where calm traffic was plenty
     about: Mapping[str, str]  # schema_digest, data_digest, seed, revision, created_with, name
 
 
@@ -104,13 +107,13 @@ def load(path: Path, schema: Schema) -> Checkpoint:
     classes = tuple(json.loads(meta.pop("classes")))
     meta.pop("format")
     strata = {}
-    for name in [*weights, *(["isolation"] if "isolation.all" in tails else [])]:
+    for name in [*weights, *(n for n in ("isolation", "whole") if f"{n}.all" in tails)]:
         each = {
             int(k.split(".")[1]): t
             for k, t in tails.items()
             if k.startswith(f"{name}.") and not k.endswith(".all")
         }
-        strata[name] = Strata(tails[f"{name}.all"], each)
+        strata[name] = Strata(tails[f"{name}.all"], each, ENOUGH if name in weights else ENOUGH_HISTORY)
     return Checkpoint(
         shape=Shape(**shape),
         network={k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")},
@@ -126,9 +129,10 @@ def load(path: Path, schema: Schema) -> Checkpoint:
         namer=Trees(**_named("namer", tensors)) if "namer.root" in tensors else None,
         isolation=Trees(**_named("isolation", tensors)) if "isolation.root" in tensors else None,
         classes=classes,
-        strata=strata,
+        strata={k: s for k, s in strata.items() if k != "whole"},
         weights=weights,
         fused=tails["fused"],
+        whole=strata.get("whole"),
         about=meta,
     )
 
@@ -140,7 +144,8 @@ def renamed(checkpoint: Checkpoint, **about: str) -> Checkpoint:
 
 def _tails(checkpoint: Checkpoint) -> list[tuple[str, Tail]]:
     out = [("fused", checkpoint.fused)]
-    for name, strata in checkpoint.strata.items():
+    whole = {} if checkpoint.whole is None else {"whole": checkpoint.whole}
+    for name, strata in (*checkpoint.strata.items(), *whole.items()):
         out.append((f"{name}.all", strata.everything))
         out += [(f"{name}.{code}", tail) for code, tail in strata.each.items()]
     return out

@@ -48,6 +48,7 @@ _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothin
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
 _ODD: Final = 1e-2  # p-value below which it does so at all
 _TURN: Final = 5e-4  # seconds that a thread may keep the interpreter from one that comes back from a product
+_HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
@@ -115,8 +116,9 @@ class CrossModal:
 
     def receive(self, windows: Windows) -> Scores:
         if len(windows) == 0:
-            return self._scores({}, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-        return self._scores(*self.raw(windows))
+            return self._scores({}, np.zeros((0, 4), np.float32))
+        raw, gate, _ = self.raw(windows)
+        return self._scores(raw, gate)
 
     def raw(
         self, windows: Windows
@@ -141,11 +143,9 @@ class CrossModal:
         assert len(self.seen.features) == len(windows), "explain follows receive of the same windows"
         return reasons(self, self.seen, rows)
 
-    def p_values(
-        self, raw: Mapping[str, NDArray[np.float64]], stratum: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Each component as a one-sided p-value within its stratum."""
-        return {name: s.p_value(raw[name], stratum) for name, s in self.checkpoint.strata.items()}
+    def p_values(self, raw: Mapping[str, NDArray[np.float64]], seen: Seen) -> dict[str, NDArray[np.float64]]:
+        """Each component as a one-sided p-value among its own kind, isolation's among hosts known as well."""
+        return component_p_values(self.checkpoint, raw, seen.stratum, history_of(seen.state, self.schema))
 
     def evidence(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """The fused evidence [n], before its own calibration."""
@@ -154,11 +154,6 @@ class CrossModal:
             np.stack([components[k] for k in names], axis=1),
             np.array([self.checkpoint.weights[k] for k in names]),
         )
-
-    def p_value(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Of the whole [n]: the fused evidence's and, where there is one, the isolation forest's beside it."""
-        p = self.checkpoint.fused.p_value(self.evidence(components))
-        return beside(p, components["isolation"]) if "isolation" in components else p
 
     def look(self, seen: Seen, keep: bool = False) -> Outcome:
         """Score events from what was known before them; reads no table and changes none."""
@@ -270,7 +265,7 @@ class CrossModal:
         state = np.empty((n, shape.width), np.float32)
         residual = np.zeros((n, MODALITIES), np.float32)
         chance = [np.zeros((n, t, CLASSES), np.float32) for t in shape.targets] if keep else None
-        plain = density_input(prepared, self.schema)
+        plain, wide = density_input(prepared, self.schema), isolation_input(prepared, self.schema)
         table = tabulate(seen.features, seen.state)
         trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
 
@@ -288,7 +283,7 @@ class CrossModal:
             if trees is not None:
                 raw["attack"][rows] = trees.score(table[rows])
             if isolation is not None:
-                raw["isolation"][rows] = isolation.score(plain[rows])
+                raw["isolation"][rows] = isolation.score(wide[rows])
 
         def foresee_block(job: tuple[int, NDArray[np.int64]]) -> None:
             modality, rows = job
@@ -315,18 +310,16 @@ class CrossModal:
             {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
         )
 
-    def _scores(
-        self,
-        raw: Mapping[str, NDArray[np.float64]],
-        gate: NDArray[np.float32],
-        stratum: NDArray[np.int64],
-    ) -> Scores:
+    def _scores(self, raw: Mapping[str, NDArray[np.float64]], gate: NDArray[np.float32]) -> Scores:
+        """Of the events last seen."""
         n = len(gate)
         if n == 0:
             none = np.zeros(0)
             return Scores(none, none, dict.fromkeys(self.checkpoint.weights, none), np.zeros((0, 4)), [])
-        components = self.p_values(raw, stratum)
-        p = self.p_value(components)
+        assert self.seen is not None
+        components = self.p_values(raw, self.seen)
+        history = history_of(self.seen.state, self.schema)
+        p = whole_p_value(self.checkpoint, self.evidence(components), components, history)
         score = np.round(score_of(p), 6)
         p = np.array([float(f"{x:.6g}") for x in p])
         reliance = np.round(gate.astype(np.float64), 6)
@@ -371,13 +364,60 @@ def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
     return proto * 64 + service
 
 
+def history_of(state: NDArray[np.float32], schema: Schema) -> NDArray[np.int64]:
+    """How little of the originator has been seen [n]: 0 it is well known .. 3 it is new."""
+    seen = np.expm1(np.nan_to_num(state[:, schema.state.index("orig_seen")], nan=np.inf))
+    return len(_HISTORY) - np.searchsorted(_HISTORY, seen + 0.5, side="right").astype(np.int64)
+
+
+def component_p_values(
+    checkpoint: Checkpoint,
+    raw: Mapping[str, NDArray[np.float64]],
+    stratum: NDArray[np.int64],
+    history: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Each component [n] among its own kind of traffic; isolation's among hosts that are known as well.
+
+    Within its own kind a scan is no longer alone; and a host that is new is parted from all others for that alone.
+    """
+    return {
+        name: s.p_value(raw[name], history if name == "isolation" else stratum)
+        for name, s in checkpoint.strata.items()
+    }
+
+
+def whole_p_value(
+    checkpoint: Checkpoint,
+    evidence: NDArray[np.float64],
+    components: Mapping[str, NDArray[np.float64]],
+    history: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """The fused evidence's p [n], isolation's beside it where there is one, among hosts that are known as well."""
+    p = checkpoint.fused.p_value(evidence)
+    if "isolation" in components:
+        p = beside(p, components["isolation"])
+    return p if checkpoint.whole is None else checkpoint.whole.p_value(-np.log(p), history)
+
+
+def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The columns that the isolation forest looks at: all but the counts over the longest span."""
+    longest = f"_{max(schema.spans):g}s"
+    steady = [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
+    return np.concatenate([prepared.values, prepared.state[:, steady]], axis=1)
+
+
 def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
     """The columns that the mixture looks at, standardised.
 
-    Counts over the longest span are left out: they go on growing for hours, beyond what a recording may have shown.
+    Of the state only what compares an event with the usual, and the counts of the shortest span: the others tell how
+    old the stream is, go on growing beyond what a recording may have shown, and begin at nothing after a restart.
     """
-    longest = f"_{max(schema.spans):g}s"
-    steady = [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
+    shortest = f"_{min(schema.spans):g}s"
+    steady = [
+        i
+        for i, name in enumerate(schema.state)
+        if "_vs_" in name or name.endswith(("_share", shortest)) or name in ("pair_beat", "pair_jitter")
+    ]
     return np.concatenate([prepared.values, prepared.state[:, steady]], axis=1)
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
-from cmdana_plugin.calibration import beside, fit_strata, fit_tail, fuse
+from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector import stratum_of
+from cmdana_plugin.detector import component_p_values, history_of, stratum_of, whole_p_value
 from cmdana_plugin.incidents import Counted, Foretold, scores_of
 from cmdana_plugin.judging import (
     RATES,
@@ -212,17 +212,13 @@ VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
 }
 
 
-def fused_evidence(checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe) -> Floats:
-    """The detector's fused evidence [n] of every event of a corpus."""
-    return weighted(*_parts(checkpoint, corpus, recipe)[:2])
-
-
 def _parts(
     checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe
 ) -> tuple[dict[str, Floats], dict[str, float], dict[str, Floats]]:
     """p-values of each component, the weights of the fusion, and what the components were before calibration."""
-    raw, stratum = components(checkpoint, corpus, recipe, load_schema())
-    parts = {k: checkpoint.strata[k].p_value(raw[k], stratum) for k in checkpoint.strata}
+    schema = load_schema()
+    raw, stratum = components(checkpoint, corpus, recipe, schema)
+    parts = component_p_values(checkpoint, raw, stratum, history_of(corpus.state, schema))
     return parts, dict(checkpoint.weights), raw
 
 
@@ -241,11 +237,8 @@ def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
     parts, weights, raw = _parts(made, judged, recipe)
     evidence = weighted(parts, weights)
     chance = 1.0 / (1.0 + np.exp(-raw["attack"])) if "attack" in raw else None
-    p = made.fused.p_value(evidence)
-    if "isolation" in parts:
-        p = beside(p, parts["isolation"])
-        evidence = -np.log(p)
-    return Trial(evidence, p, parts, weights, chance)
+    p = whole_p_value(made, evidence, parts, history_of(judged.state, load_schema()))
+    return Trial(-np.log(p), p, parts, weights, chance)
 
 
 def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:

@@ -111,7 +111,7 @@ def evidence_of(detector: CrossModal, seen: Seen) -> NDArray[np.float64]:
 
 
 def _evidence(detector: CrossModal, outcome: Outcome, seen: Seen) -> NDArray[np.float64]:
-    components = detector.p_values(outcome.raw, seen.stratum)
+    components = detector.p_values(outcome.raw, seen)
     evidence = detector.evidence(components)
     return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
 

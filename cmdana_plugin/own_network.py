@@ -37,7 +37,7 @@ from cmdana_plugin.evaluation import (
     weighted,
 )
 from cmdana_plugin.incidents import Counted, Foretold, scores_of
-from cmdana_plugin.judging import RATES, Floats
+from cmdana_plugin.judging import RATES, Floats, judge
 from cmdana_plugin.labels import LabelError, read_labels
 from cmdana_plugin.learn import Learned, recordings
 from cmdana_plugin.score import Scores
@@ -50,11 +50,13 @@ from feature_extractors.schema import load_schema
 Progress = Callable[[str, float], None]
 
 PARTS: Final = ("train", "calibrate", "later", "test")
+COLD: Final = "cold"  # what is judged of later and test a second time, from an empty state
 MODEL_ONLY: Final = "cmdana, no site history"
 FOREIGN: Final = "cmdana, calibrated here only"
 SITE_ONLY: Final = "cmdana, learned here only"
 SITE_MODEL: Final = "cmdana, learned here only, no site history"
 _PAST: Final = 20_000  # connections of earlier normal that a detector has seen when a part begins
+_FIRST: Final = 1000  # connections after a start that are told apart
 _BLOCK: Final = 60.0  # seconds drawn together by the bootstrap: recordings compress their day
 _LEAST: Final = 200  # benign connections to train on
 _CAPTURES: Final = ("*.pcap", "*.pcap.gz", "*.pcapng", "*.pcapng.gz")
@@ -251,10 +253,9 @@ class _Site:
                     [] if network != owner else self.normal if part == "calibrate" else [*self.normal, *held]
                 )
                 whole, now = after(past, r)
-                self.judged.recordings.append(whole)
-                self.judged.keep.append(now)
-                self.judged.network.append(network)
-                self.judged.part.append(part)
+                self._judge(whole, now, network, part)
+                if network == owner and part != "calibrate":
+                    self._judge(r, np.ones(len(r.windows), np.bool_), network, COLD)
         self.corpus = gather(self.judged.recordings, schema)
         self.learn = gather(self.normal, schema)
         if (self.learn.label == 0).sum() < _LEAST:
@@ -270,6 +271,12 @@ class _Site:
             *(corpus_digest(c) for c in (self.learn, self.corpus, self.mixed) if c is not None),
         )
         self.abroad = None if foreign is None else models_of(foreign, cache)
+
+    def _judge(self, recording: Recording, keep: NDArray[np.bool_], network: str, part: str) -> None:
+        self.judged.recordings.append(recording)
+        self.judged.keep.append(keep)
+        self.judged.network.append(network)
+        self.judged.part.append(part)
 
     def trial(self, name: str, seed: int) -> Trial:
         """Scores of everything that is judged."""
@@ -301,6 +308,8 @@ class _Site:
         c = self.corpus
         rows = self.judged.rows(network, "later", "test")
         later = rows & (c.label == 0)
+        cold = self.judged.rows(network, COLD)
+        begun: dict[str, list[Section]] = {}
         shown: dict[str, list[Trial]] = {}
         told: dict[str, list[Section]] = {}
         realised: dict[str, list[list[float]]] = {}
@@ -319,6 +328,8 @@ class _Site:
                         )
                     if called in VARIANTS and called != SHIPPED:
                         continue
+                    if cold.any():
+                        begun.setdefault(called, []).append(self._begun(p, cold))
                     if called in (SHIPPED, UNLABELLED) or called not in told:
                         told.setdefault(called, []).append(self._told(scores))
         out: Section = {
@@ -327,6 +338,7 @@ class _Site:
             "calibrated": int(self.calm.sum()),
             "later": int(later.sum()),
             "realised": realised,
+            "cold": begun,
             "incidents": told,
             "recordings": sorted(
                 {
@@ -365,9 +377,27 @@ class _Site:
             out[i] = SiteAware(Foretold(scores), share=share).receive(r.windows) if share else scores
         return out
 
+    def _begun(self, p: Floats, rows: NDArray[np.bool_]) -> Section:
+        """What the rows judged from an empty state give: realised rates, of all and of the first; detections."""
+        c = self.corpus
+        calm = rows & (c.label == 0)
+        since = np.arange(len(c)) - np.repeat(c.bounds[:-1], np.diff(c.bounds))
+        first = calm & (since < _FIRST)
+        found: Section = {
+            "realised": [float((p[calm] <= r).mean()) for r in RATES[:2]],
+            "first": [float((p[first] <= r).mean()) for r in RATES[:2]],
+            "benign": int(calm.sum()),
+        }
+        if (c.label[rows] == 1).any():
+            _, macro = judge(-np.log(p[rows]), c.label[rows], [c.family[i] for i in np.flatnonzero(rows)])
+            found["macro"] = macro.row()
+        return found
+
     def _told(self, scores: Mapping[int, Scores]) -> Section:
         counted = Counted()
         for i, s in scores.items():
+            if self.judged.part[i] == COLD:
+                continue
             counted.add(self.judged.recordings[i], s, self.config, self.judged.keep[i])
         return counted.section()
 

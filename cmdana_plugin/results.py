@@ -233,6 +233,8 @@ def _own(found: Section) -> str:
                 ]
         if site["realised"]:
             out.append(_realised(site["realised"]))
+        if site.get("cold"):
+            out += [_COLD, _cold(site["cold"])]
         out += [_incidents(site["incidents"]), _delays(site["incidents"])]
     return "\n\n".join(p for p in out if p)
 
@@ -435,6 +437,25 @@ def _realised(found: Mapping[str, Sequence[Sequence[float]]]) -> str:
         a = np.array(runs)
         rows.append([n, _list(a[:, 0], 4), _list(a[:, 1], 5)])
     return _table(["detector", "nominal 1e-2, by seed", "nominal 1e-3, by seed"], rows)
+
+
+_COLD: Final = (
+    "The same connections from an empty state, as after a restart or in a capture of their own: what the nominal rates "
+    "become, over all and over the first thousand of each recording, and what is found there."
+)
+
+
+def _cold(found: Mapping[str, Sequence[Section]]) -> str:
+    rows = []
+    for n, runs in found.items():
+        all_of, first = (np.array([r[k] for r in runs]).mean(axis=0) for k in ("realised", "first"))
+        macro = _down([r["macro"] for r in runs]) if all("macro" in r for r in runs) else None
+        rows.append(
+            [n, len(runs), f"{all_of[0]:.4f}", f"{all_of[1]:.5f}", f"{first[0]:.4f}", f"{first[1]:.5f}"]
+            + ([f"{macro[_AT2]:.3f}", f"{macro[_AT3]:.3f}"] if macro is not None else ["", ""])
+        )
+    head = "detector|seeds|nominal 1e-2|nominal 1e-3|first: 1e-2|first: 1e-3|TPR at 1e-2|at 1e-3"
+    return _table(head.split("|"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

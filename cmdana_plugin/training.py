@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Final
@@ -27,10 +27,20 @@ from cmdana_plugin.batch import (
     pad_packets,
     prepare,
 )  # fmt: skip
-from cmdana_plugin.calibration import Strata, fit_strata, fit_tail, fuse
+from cmdana_plugin.calibration import ENOUGH_HISTORY, Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
-from cmdana_plugin.detector import COMPONENTS, CrossModal, Seen, density_input, stratum_of
+from cmdana_plugin.detector import (
+    COMPONENTS,
+    CrossModal,
+    Seen,
+    component_p_values,
+    density_input,
+    history_of,
+    isolation_input,
+    stratum_of,
+    whole_p_value,
+)
 from cmdana_plugin.isolation import fit_isolation
 from cmdana_plugin.masking import hide
 from cmdana_plugin.model import (
@@ -49,7 +59,7 @@ from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, m
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
 from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Windows
+from feature_extractors.observations import Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 Progress = Callable[[str, float], None]
@@ -64,6 +74,10 @@ _RUN: Final = 16  # steps that follow each other where not all of a large record
 _MOST_EPOCHS: Final = 40
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
 _LEAST_ROWS: Final = 64
+_HELD: Final = 0.2  # share of each recording, its last, that p-values are taken from if nothing else is given
+_STARTS: Final = 4  # pieces of calm traffic that are also judged from an empty state, as after a restart
+_START: Final = 4096  # connections of such a piece, at most
+_APART: Final = 250  # connections of one from which on hosts little known are told apart where attacks weigh
 _LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
 
 
@@ -183,13 +197,14 @@ def train(
     recipe = recipe or Recipe()
     schema = load_schema()
     torch.manual_seed(recipe.seed)
-    corpus = gather(recordings, schema)
+    starts: list[Recording] = []
+    corpus = gather(_noting(recordings, starts, 0.0 if calibration is not None else _HELD), schema)
     inspect(corpus)
     learn = np.ones(len(corpus), np.bool_)
-    held = None if calibration is None else gather(calibration, schema)
+    held = None if calibration is None else gather(_noting(calibration, starts, 1.0), schema)
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
-            learn[b - (b - a) // 5 : b] = False
+            learn[b - int((b - a) * _HELD) : b] = False
     benign = learn & ((corpus.label == 0) | (corpus.label == PRESUMED))
     if benign.sum() < _LEAST_ROWS:
         raise CmdanaError(
@@ -213,8 +228,7 @@ def train(
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-    plain = density_input(prepared, schema)[benign]
-    mixture = fit_mixture(plain, 12, recipe.seed)
+    mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
     labelled = recipe.trees and bool((corpus.label[learn] == 1).any())
     trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
     if labelled:
@@ -229,10 +243,11 @@ def train(
         trees=trees,
         namer=namer,
         classes=classes,
-        isolation=None if labelled else fit_isolation(plain, recipe.seed),
+        isolation=None if labelled else fit_isolation(isolation_input(prepared, schema)[benign], recipe.seed),
         strata={},
         weights={},
         fused=fit_tail(np.zeros(0)),
+        whole=None,
         about={
             "schema_digest": schema.digest,
             "data_digest": corpus.digest,
@@ -250,53 +265,109 @@ def train(
         recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
     if held is not None:
         _ablate(held, recipe, schema)
-        raw, stratum = components(draft, held, recipe, schema)
-        return calibrate(draft, raw, stratum, held.label == 0, recipe)
-    raw, stratum = components(draft, corpus, recipe, schema)
+        return _calibrated(draft, held, held.label == 0, starts, recipe, schema)
     calm = ~learn & (corpus.label == 0)
     if calm.sum() < _LEAST_ROWS:
         calm = corpus.label == 0
-    # Novelty is counted, not learned: the beginning of a recording, when all is new, belongs to its calm traffic.
-    return calibrate(draft, raw, stratum, calm, recipe, novel=corpus.label == 0)
+    return _calibrated(draft, corpus, calm, starts, recipe, schema)
 
 
-def calibrate(
-    checkpoint: Checkpoint,
-    raw: dict[str, NDArray[np.float64]],
-    stratum: NDArray[np.int64],
-    calm: NDArray[np.bool_],
-    recipe: Recipe | None = None,
-    novel: NDArray[np.bool_] | None = None,
-) -> Checkpoint:
-    """The same detector, its p-values taken from these calm windows; those of novelty from `novel` where given."""
-    recipe = recipe or Recipe()
-    wanted = [k for k in raw if k in recipe.components]
-    strata: dict[str, Strata] = {}
-    for k in wanted:
-        rows = calm if novel is None or k != "novelty" else novel
-        # Isolation is of whole hosts' habits: within its own kind a scan is no longer alone (docs/results.md).
-        strata[k] = (
-            Strata(fit_tail(raw[k][rows]), {})
-            if k == "isolation"
-            else fit_strata(raw[k][rows], stratum[rows])
+def _noting(recordings: Iterable[Recording], starts: list[Recording], share: float) -> Iterator[Recording]:
+    """The same recordings; from the last `share` of each, where it has calm windows enough, pieces into `starts`.
+
+    A detector that begins knows no host. Pieces that are recordings of their own show what is normal then.
+    """
+    for r in recordings:
+        n = len(r.windows)
+        label = np.zeros(n, np.int8) if r.label is None else r.label
+        calm = np.flatnonzero(label == 0)
+        calm = calm[calm >= n - int(n * share)]
+        if len(calm) >= _STARTS * _LEAST_ROWS:
+            for piece in np.array_split(np.arange(calm[0], calm[-1] + 1), _STARTS):
+                rows = piece[:_START]
+                known = np.where(label[rows] == 0, np.int8(0), np.int8(-1))
+                starts.append(Recording(r.name, take(r.windows, rows), known))
+        yield r
+
+
+@dataclass(slots=True)
+class Sample:
+    """Calm events that p-values are taken from."""
+
+    raw: dict[str, NDArray[np.float64]]  # component -> [n]
+    stratum: NDArray[np.int64]
+    history: NDArray[np.int64]  # of `history_of`; all 0 where it is not to be told apart
+
+    def and_(self, more: Sample) -> Sample:
+        return Sample(
+            {k: np.concatenate([v, more.raw[k]]) for k, v in self.raw.items()},
+            np.concatenate([self.stratum, more.stratum]),
+            np.concatenate([self.history, more.history]),
         )
-    anomaly = [k for k in wanted if k not in ("attack", "isolation")]
+
+
+def _sample(
+    draft: Checkpoint, corpus: Corpus, calm: NDArray[np.bool_], recipe: Recipe, schema: Schema
+) -> Sample:
+    raw, stratum = components(draft, corpus, recipe, schema)
+    return Sample({k: v[calm] for k, v in raw.items()}, stratum[calm], history_of(corpus.state, schema)[calm])
+
+
+def _calibrated(
+    draft: Checkpoint,
+    corpus: Corpus,
+    calm: NDArray[np.bool_],
+    starts: Sequence[Recording],
+    recipe: Recipe,
+    schema: Schema,
+) -> Checkpoint:
+    """Calibrated on the calm rows of a corpus with the past they had, and on streams that begin with calm rows."""
+    sample = _sample(draft, corpus, calm, recipe, schema)
+    if starts:
+        again = gather(starts, schema)
+        _ablate(again, recipe, schema)
+        sample = sample.and_(_sample(draft, again, again.label == 0, recipe, schema))
+    if (
+        "attack" in recipe.components
+        and draft.trees is not None
+        and all(len(r.windows) < _APART for r in starts)
+    ):
+        # Trees on few connections of many networks: told apart further they overfit.
+        sample.history[:] = 0
+    return calibrate(draft, sample, recipe)
+
+
+def calibrate(checkpoint: Checkpoint, calm: Sample, recipe: Recipe | None = None) -> Checkpoint:
+    """The same detector, its p-values taken from these calm events."""
+    recipe = recipe or Recipe()
+    strata: dict[str, Strata] = {}
+    for k in (k for k in calm.raw if k in recipe.components):
+        strata[k] = (
+            fit_strata(calm.raw[k], calm.history, enough=ENOUGH_HISTORY)
+            if k == "isolation"
+            else fit_strata(calm.raw[k], calm.stratum)
+        )
+    anomaly = [k for k in strata if k not in ("attack", "isolation")]
     weights = {k: 1.0 / len(anomaly) for k in anomaly}
-    if "attack" in wanted:
+    if "attack" in strata:
         weights["attack"] = recipe.attack_weight
-    out = replace(checkpoint, strata=strata, weights=weights)
-    p = {k: s.p_value(raw[k], stratum) for k, s in strata.items()}
-    names = list(weights)
-    evidence = fuse(np.stack([p[k] for k in names], axis=1), np.array([weights[k] for k in names]))
-    return replace(out, fused=fit_tail(evidence[calm]))
+    out = replace(checkpoint, strata=strata, weights=weights, whole=None)
+    p = component_p_values(out, calm.raw, calm.stratum, calm.history)
+    evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
+    out = replace(out, fused=fit_tail(evidence))
+    if not calm.history.any():
+        return out
+    whole = -np.log(whole_p_value(out, evidence, p, calm.history))
+    return replace(out, whole=fit_strata(whole, calm.history, enough=ENOUGH_HISTORY))
 
 
 def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:
     """Calibrate an existing detector on later calm traffic of a site."""
     schema = load_schema()
-    corpus = gather(recordings, schema)
-    raw, stratum = components(checkpoint, corpus, Recipe(), schema)
-    return calibrate(checkpoint, raw, stratum, corpus.label == 0, Recipe(components=tuple(checkpoint.strata)))
+    starts: list[Recording] = []
+    corpus = gather(_noting(recordings, starts, 1.0), schema)
+    recipe = Recipe(components=tuple(checkpoint.strata))
+    return _calibrated(checkpoint, corpus, corpus.label == 0, starts, recipe, schema)
 
 
 def components(

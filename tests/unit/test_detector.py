@@ -127,6 +127,41 @@ def test_later_calm_traffic_of_the_same_network_stays_near_the_nominal_rate(trai
     assert (p <= 0.01).mean() <= 0.03
 
 
+@pytest.fixture(scope="module")
+def long_taught() -> Checkpoint:
+    return train([Recording("a", office(5200, seed=1)), Recording("b", office(5200, seed=2))], recipe=QUICK)
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_from_an_empty_state_too_the_rate_is_near_the_nominal_one(
+    trained: Checkpoint, long_taught: Checkpoint, short: bool
+) -> None:
+    made = trained if short else long_taught
+    p = np.stack([detector(made).receive(office(1500, seed=s)).p_value for s in (7, 8, 9, 10)])
+    assert 0.05 <= (p <= 0.1).mean() <= 0.15
+    assert 0.004 <= (p <= 0.01).mean() <= 0.02
+    first = p[:, :100]
+    assert (first <= 0.1).mean() <= 0.2
+    assert (first <= 0.01).mean() <= 0.03
+
+
+def test_how_well_hosts_are_known_is_told_apart_and_survives_the_disk(
+    long_taught: Checkpoint, tmp_path: Path
+) -> None:
+    assert long_taught.whole is not None
+    assert set(long_taught.whole.each) == {0, 1, 2, 3}
+    checkpoints.save(long_taught, tmp_path / "m.safetensors")
+    again = checkpoints.load(tmp_path / "m.safetensors", load_schema())
+    one, two = (detector(m).receive(office(300, seed=9)).p_value for m in (long_taught, again))
+    assert np.array_equal(one, two)
+
+
+def test_a_scan_after_a_start_stands_out(long_taught: Checkpoint) -> None:
+    windows = office(600, seed=8, scan=200)
+    p, scan = detector(long_taught).receive(windows).p_value, is_scan(windows)
+    assert (p[scan] < np.quantile(p[~scan], 0.01)).mean() > 0.8
+
+
 def test_a_scan_in_a_known_office_stands_out_without_labels(trained: Checkpoint) -> None:
     windows = office(1500, seed=8, scan=200)
     s, scan = detector(trained).receive(windows), None
@@ -231,13 +266,18 @@ def test_reasons_are_words_about_the_row_and_at_most_three(trained: Checkpoint) 
 
 
 def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
-    """Randomised weights: an explanation that survives them would not be about the model."""
+    """Randomised weights: an explanation that survives them would not be about the network.
+
+    Isolation, which knows no network, would lead among the oddest connections of a scan: it is left out.
+    """
     rng = np.random.default_rng(0)
     noise = {k: (v + rng.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in trained.network.items()}
     windows = office(200, seed=16, scan=40)
-    rows = np.argsort(-detector(trained).receive(windows).score)[:8]
+    fused = {k: s for k, s in trained.strata.items() if k != "isolation"}
+    plain = replace(trained, isolation=None, strata=fused, whole=None)
+    rows = np.argsort(-detector(plain).receive(windows).score)[:8]
     names = []
-    for made in (trained, replace(trained, network=noise)):
+    for made in (plain, replace(plain, network=noise)):
         d = detector(made)
         d.receive(windows)
         assert d.seen is not None
