@@ -408,7 +408,7 @@ def section(
         "families": {f: {"count": j.count, "seen": f in taught} for f, j in families.items()},
         "detectors": detectors,
     }
-    if ours in trials:
+    if ours in trials or second in trials:
         found["against"] = _against(macros, ours, second, trials)
     return found
 

@@ -115,8 +115,11 @@ def measure(
     }
 
     def keep(name: str, section: Section) -> None:
+        made = {"command": asked[name], "revision": _revision()}
+        if name == "own":  # networks may be measured one by one and put on one page
+            section = {network: {**site, "made": made} for network, site in section.items()}
         found[name] = section
-        found.setdefault("made", {})[name] = {"command": asked[name], "revision": _revision()}
+        found.setdefault("made", {})[name] = made
         save_findings(found, out)
 
     several = tuple(range(seeds))

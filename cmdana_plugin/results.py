@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -91,19 +91,20 @@ def in_short(found: Mapping[str, Section]) -> str:
                 f"{_known(told, 'delay')} s and {_known(told, 'within')} of its connections (medians)."
             )
     for network, site in found.get("own", {}).items():
-        if SHIPPED not in site.get("detectors", {}):
+        name = _ours(site.get("detectors", {}))
+        if name is None:
             continue
-        ours, told = _mean(site, SHIPPED), site["incidents"][SHIPPED]
+        ours, told = _mean(site, name), site["incidents"][name]
         where = (
             f"trained on its own {site['trained']:,} normal connections" if site["own"] else "thresholds only"
         )
         lines.append(
             f"- **{network}** ({where}): {ours[_AT2]:.2f} at 1e-2, {ours[_AT3]:.2f} at 1e-3, "
             f"{_avg(told, 'found'):.1f} of {told[0]['incidents']} incidents found, "
-            f"{_avg(told, 'false_per_day'):.1f} false notices a day of recording. {_verdict(site, SHIPPED)}"
+            f"{_avg(told, 'false_per_day'):.1f} false notices a day of recording. {_verdict(site, name)}"
         )
-        if SHIPPED in site["realised"]:
-            rates = np.array(site["realised"][SHIPPED])
+        if name in site["realised"]:
+            rates = np.array(site["realised"][name])
             lines.append(
                 f"  Nominal 1e-3 became {_list(rates[:, 1], 5)} on {site['later']:,} later normal connections, by seed."
             )
@@ -120,6 +121,11 @@ def in_short(found: Mapping[str, Section]) -> str:
     if captures and UNLABELLED in captures["detectors"]:
         lines += _claims(captures)
     return "## In short\n\n" + "\n".join(lines) if lines else ""
+
+
+def _ours(names: Container[str]) -> str | None:
+    """The one of ours that speaks for a network: as it ships, or what is learned there only."""
+    return next((n for n in (SHIPPED, own_network.SITE_ONLY) if n in names), None)
 
 
 def _verdict(section: Section, ours: str) -> str:
@@ -211,6 +217,8 @@ def _own(found: Section) -> str:
     for network, site in found.items():
         out.append(f"### {network}")
         known = site.get("about", {})
+        if "made" in site:
+            out.append(f"`{site['made']['command']}`, revision {site['made']['revision'][:12]}.")
         out.append(
             f"Recordings {', '.join(site['recordings'])}; {site['trained']:,} normal connections to learn from, "
             f"{site['calibrated']:,} to calibrate, {site['later']:,} later normal ones"
@@ -339,7 +347,8 @@ def _rivals(found: Section) -> str:
 
 
 def _families(found: Section) -> str:
-    shown = [n for n in (SHIPPED, UNLABELLED) if n in found["detectors"]]
+    first = _ours(found["detectors"])
+    shown = [n for n in (first, UNLABELLED) if n is not None and n in found["detectors"]]
     rivals = [n for n in found["detectors"] if n in BASELINES]
     for kind in (True, False):
         mine = [n for n in rivals if (n in WITH_LABELS) == kind]
@@ -382,9 +391,10 @@ def _incidents(told: Mapping[str, Sequence[Section]]) -> str:
 
 
 def _delays(told: Mapping[str, Sequence[Section]]) -> str:
-    if SHIPPED not in told:
+    name = _ours(told)
+    if name is None:
         return ""
-    runs = told[SHIPPED]
+    runs = told[name]
     rows = []
     for f, first in runs[0]["families"].items():
         mine = [r["families"][f] for r in runs]
@@ -394,7 +404,7 @@ def _delays(told: Mapping[str, Sequence[Section]]) -> str:
             [f, first[0], f"{np.mean([m[1] for m in mine]):.1f}", f"{np.median(delay):,.1f}" if delay else "",
              f"{np.median(within):,.0f}" if within else ""]
         )  # fmt: skip
-    return f"Per family, `{SHIPPED}`:\n\n" + _table(
+    return f"Per family, `{name}`:\n\n" + _table(
         ["family", "incidents", "found", "delay, s", "connections until told"], rows
     )
 
