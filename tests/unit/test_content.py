@@ -96,6 +96,16 @@ def test_payload_that_was_not_captured_whole_is_missing() -> None:
     assert content.counts.by_reason["tcp_payload_not_captured"] == 1
 
 
+@pytest.mark.parametrize("cut_off", [1, 2, 50])
+def test_of_a_capture_cut_short_what_is_whole_again_is_still_recognised(cut_off: int) -> None:
+    short = [Piece(True, 1000 * i, b"GET", length=1000, ts=float(i), resp_p=9999) for i in range(cut_off)]
+    at = 1000 * cut_off
+    talk = [Piece(True, at, REQUEST, ts=60.0, resp_p=9999), Piece(False, 0, REPLY, ts=61.0, resp_p=9999)]
+    service, entries, content = analysed([*short, *talk])
+    assert (service, [e.fields["uri"] for e in entries]) == ("http", ["/a"])
+    assert content.counts.by_reason["tcp_payload_not_captured"] == cut_off
+
+
 def test_a_connection_whose_beginning_was_missed_gets_no_http() -> None:
     pieces = stream(TALK, 80)
     for piece in pieces:
