@@ -164,6 +164,8 @@ def test_the_commands_of_the_page_do_what_it_says(
 
 def waits(words: list[str], folder: Path) -> None:
     """Runs a command that ends only when it is told to: it says what it waits for, and ends well."""
+    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "cmdana_plugin.cli", *words], cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)},
