@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from feature_extractors.observations import is_ipv4
 
 _ICMP_ANSWERS: Final = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
 _ICMP6_ANSWERS: Final = {
@@ -33,7 +34,7 @@ def community_id_v1(
     code. Other protocols than TCP, UDP, SCTP and ICMP are hashed without ports. `seed`: 0..65535.
     """
     orig_h, resp_h = np.ascontiguousarray(orig_h), np.ascontiguousarray(resp_h)
-    usual = ((ip_proto == 6) | (ip_proto == 17)) & _is_ipv4(orig_h) & _is_ipv4(resp_h)
+    usual = ((ip_proto == 6) | (ip_proto == 17)) & is_ipv4(orig_h) & is_ipv4(resp_h)
     if usual.all():
         return _of_ipv4(orig_h, resp_h, orig_p, resp_p, ip_proto, seed)
     ids = np.empty(len(usual), object)
@@ -62,9 +63,9 @@ def _of_ipv4(
     rows["src"], rows["dst"] = (np.where(turned, b, a) >> 16 for a, b in (sides, sides[::-1]))
     rows["sport"], rows["dport"] = (np.where(turned, b, a) for a, b in ((orig_p, resp_p), (resp_p, orig_p)))
     raw, width = rows.tobytes(), rows.itemsize
-    sha1, encode = hashlib.sha1, binascii.b2a_base64
+    sha1, encode = hashlib.sha1, base64.b64encode
     return [
-        "1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest(), newline=False).decode()
+        "1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest()).decode()
         for k in range(0, len(raw), width)
     ]
 
@@ -98,11 +99,6 @@ def _one_by_one(
         digest = hashlib.sha1(tuple_bytes, usedforsecurity=False).digest()
         ids.append("1:" + base64.b64encode(digest).decode())
     return ids
-
-
-def _is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    mapped: NDArray[np.bool_] = (address[:, :12] == np.frombuffer(_MAPPED, np.uint8)).all(axis=1)
-    return mapped
 
 
 def _swapped(port: int) -> int:

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.jit import njit
-from feature_extractors.observations import PROTO_NAMES, Connections, LogEntry, LogValue, Packets, Windows
+from feature_extractors.observations import (
+    PROTO_NAMES,
+    Connections,
+    LogEntry,
+    LogValue,
+    Packets,
+    Windows,
+    is_ipv4,
+)
 from feature_extractors.schema import Categorical, Schema
 
 TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
@@ -194,17 +202,12 @@ def _icmp_type(c: Connections, f: Categorical) -> NDArray[np.int64]:
 
 
 def _ip_version(c: Connections, f: Categorical) -> NDArray[np.int64]:
-    return np.where(_is_ipv4(c.orig_h), 2, 3)
-
-
-def _is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
-    return mapped
+    return np.where(is_ipv4(c.orig_h), 2, 3)
 
 
 def _scope(address: NDArray[np.uint8], f: Categorical) -> NDArray[np.int64]:
     """RFC 6890 in broad strokes: what kind of address it is, never which."""
-    four = _is_ipv4(address)
+    four = is_ipv4(address)
     a, b, last = address[:, 12], address[:, 13], address[:, 15]
     first, second = address[:, 0], address[:, 1]
     nil6 = (address[:, :15] == 0).all(axis=1)
