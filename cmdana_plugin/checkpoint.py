@@ -124,10 +124,10 @@ def load(path: Path, schema: Schema) -> Checkpoint:
             summary=Bins(tensors["preparation.summary"]),
             state_scale=tensors["preparation.state_scale"],
         ),
-        mixture=Mixture(**_named("mixture", tensors)),
-        trees=Trees(**_named("trees", tensors)) if "trees.root" in tensors else None,
-        namer=Trees(**_named("namer", tensors)) if "namer.root" in tensors else None,
-        isolation=Trees(**_named("isolation", tensors)) if "isolation.root" in tensors else None,
+        mixture=Mixture(**_named("mixture", tensors, Mixture)),
+        trees=Trees(**_named("trees", tensors, Trees)) if "trees.root" in tensors else None,
+        namer=Trees(**_named("namer", tensors, Trees)) if "namer.root" in tensors else None,
+        isolation=Trees(**_named("isolation", tensors, Trees)) if "isolation.root" in tensors else None,
         classes=classes,
         strata={k: s for k, s in strata.items() if k != "whole"},
         weights=weights,
@@ -155,5 +155,8 @@ def _arrays(prefix: str, item: Mixture | Trees) -> dict[str, NDArray[Any]]:
     return {f"{prefix}.{f.name}": np.asarray(getattr(item, f.name)) for f in fields(item)}
 
 
-def _named(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
+def _named(
+    prefix: str, tensors: Mapping[str, NDArray[Any]], kind: type[Mixture] | type[Trees]
+) -> dict[str, Any]:
+    """The fields of `kind` under their prefix; what older models held besides is left."""
+    return {f.name: tensors[f"{prefix}.{f.name}"] for f in fields(kind)}

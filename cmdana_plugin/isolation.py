@@ -51,7 +51,6 @@ def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
         place(rng.choice(len(x), min(_SAMPLE, len(x)), replace=False), 0, root[-1])
     return Trees(
         root=np.array(root, np.int32),
-        depth=np.full(_TREES, _DEPTH, np.int32),
         output=np.zeros(_TREES, np.int32),
         feature=np.array(feature, np.int32),
         threshold=np.array(threshold, np.float32),

@@ -21,7 +21,6 @@ class Trees:
     """Sums of trees, one sum per output. Children lie side by side; a leaf is its own left child."""
 
     root: NDArray[np.int32]  # [trees] first node of each
-    depth: NDArray[np.int32]  # [trees] steps from the root to the deepest leaf; for readers that walk
     output: NDArray[np.int32]  # [trees] the output that each adds to
     feature: NDArray[np.int32]  # [nodes]
     threshold: NDArray[np.float32]  # [nodes] left if value <= threshold
@@ -156,30 +155,30 @@ def _classifier(**settings: Any) -> Any:
 
 
 def _flatten(models: list[dict[str, Any]], outputs: int) -> Trees:
-    root, depth = [], []
+    root = []
     nodes: list[tuple[int, float, int, bool, float]] = []  # feature, threshold, left, unset_left, value
 
-    def place(node: dict[str, Any], me: int) -> int:
-        """Put `node` at `me` and what is below it at the end; returns the steps to its deepest leaf."""
+    def place(node: dict[str, Any], me: int) -> None:
+        """Put `node` at `me` and what is below it at the end."""
         if "split_feature" not in node:
             nodes[me] = (0, np.inf, me, True, float(node["leaf_value"]) / len(models))
-            return 0
+            return
         # Without a missing type LightGBM reads an unset value as zero.
         unset_left = node["default_left"] if node["missing_type"] == "NaN" else node["threshold"] >= 0.0
         left = len(nodes)
         nodes[me] = (node["split_feature"], _at_most(node["threshold"]), left, bool(unset_left), 0.0)
         nodes.extend([nodes[me]] * 2)
-        return 1 + max(place(node["left_child"], left), place(node["right_child"], left + 1))
+        place(node["left_child"], left)
+        place(node["right_child"], left + 1)
 
     for model in models:
         for tree in model["tree_info"]:
             root.append(len(nodes))
             nodes.append((0, np.inf, 0, True, 0.0))
-            depth.append(place(tree["tree_structure"], root[-1]))
+            place(tree["tree_structure"], root[-1])
     feature, threshold, left, unset_left, value = zip(*nodes, strict=True)
     return Trees(
         root=np.array(root, np.int32),
-        depth=np.array(depth, np.int32),
         output=np.arange(len(root), dtype=np.int32) % outputs,
         feature=np.array(feature, np.int32),
         threshold=np.array(threshold, np.float32),

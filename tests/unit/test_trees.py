@@ -34,7 +34,6 @@ def grown(rng: np.random.Generator, trees: int, leaves: int, outputs: int = 1) -
             unset_left[node] = bool(rng.integers(2))
     return Trees(
         root=np.array(root, np.int32),
-        depth=np.full(trees, leaves, np.int32),
         output=np.arange(trees, dtype=np.int32) % outputs,
         feature=np.array(feature, np.int32),
         threshold=np.array(threshold, np.float32),
