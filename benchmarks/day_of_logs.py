@@ -116,7 +116,7 @@ def verdicts(day: Path, seed: int = 1) -> None:
     from cmdana_plugin.config import Incident
     from cmdana_plugin.config import Verdict as Budget
     from cmdana_plugin.decide import Decider
-    from cmdana_plugin.logs import CMDANA, NOTICE, LogWriter, cmdana_row, notice_row
+    from cmdana_plugin.logs import CMDANA, NOTICE, LogWriter, notice_row
     from cmdana_plugin.score import score_of
     from cmdana_plugin.verdict import Verdict
     from cmdana_plugin.zeeklog import find_logs, number, read_rows, text
@@ -124,6 +124,7 @@ def verdicts(day: Path, seed: int = 1) -> None:
     rng = random.Random(seed)
     decider = Decider(Budget(connections_per_day=1_000_000), Incident())
     cmdana, notice = LogWriter(day, CMDANA, "tsv"), LogWriter(day, NOTICE, "tsv")
+    rows: list[Verdict] = []
     for file in find_logs([day], "conn"):
         for row in read_rows(file):
             p = float(f"{max(rng.random(), 1e-7):.6g}")
@@ -139,8 +140,12 @@ def verdicts(day: Path, seed: int = 1) -> None:
                 connection_reliance=0.5, log_reliance=0.2, state_reliance=0.3, modalities=("connection",),
                 reasons=("far from all connections seen in training (p=0.0001)",) if odd else (), model="made-up 1",
             )  # fmt: skip
-            cmdana.write([cmdana_row(verdict)], end)
+            rows.append(verdict)
+            if len(rows) == 8192:
+                cmdana.write(rows, end)
+                rows.clear()
             notice.write([notice_row(n) for n in decider.receive(verdict, end)], end)
+    cmdana.write(rows, end)
     cmdana.close()
     notice.close()
 

@@ -60,7 +60,7 @@ def ours(capture: Path, content: bool) -> Iterator[Record]:
 def records(windows: Windows) -> Iterator[Record]:
     """Rows of conn.log, with Zeek's names and what Zeek leaves unset left out."""
     c = windows.connections
-    ids = community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto)
+    ids = community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto).astype(str).tolist()
     for i in range(len(c)):
         row: Record = {
             "ts": float(c.ts[i]),

@@ -118,35 +118,35 @@ class Decider:
         self._incident = incident
         self._counts = 10.0**-incident.allowance * (1.0 + 1e-9)  # p-values above it bring no evidence
         self._allow = AllowList(budget.allow)
-        self._hosts: OrderedDict[tuple[str, str], _Evidence] = OrderedDict()
+        self._hosts: dict[str, OrderedDict[str, _Evidence]] = {
+            "originator": OrderedDict(),
+            "responder": OrderedDict(),
+        }  # by role and address, the one longest untouched first; together `max_hosts` at most
         self._raised: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def verdict_of(self, score: float, attack: str) -> str:
-        """The word for a score, given the class that a supervised head named ("" for none)."""
-        if score < self.threshold:
-            return BENIGN
-        return attack or ANOMALOUS
-
-    def heeds(self, p_value: float, orig_h: str, resp_h: str) -> bool:
-        """Whether `receive` has anything to do for a benign connection: it, or one before it, counts against a host."""
-        return p_value <= self._counts or (
-            bool(self._hosts)
-            and (("originator", orig_h) in self._hosts or ("responder", resp_h) in self._hosts)
-        )
+    def calm(self, p_value: float, orig_h: str, resp_h: str, now: float) -> None:
+        """Weighs the final verdict on a benign connection, which raises nothing."""
+        originators, responders = self._hosts.values()
+        if p_value > self._counts and orig_h not in originators and resp_h not in responders:
+            return
+        decades = self._decades(p_value)
+        evidence = self._evidence("originator", orig_h, decades, now)
+        if evidence is None or evidence.next_notice == 0:
+            self._evidence("responder", resp_h, decades, now)
 
     def receive(self, verdict: Verdict, now: float) -> list[Notice]:
         """The notices that this verdict gives rise to at network time `now`."""
-        odd = verdict.verdict != BENIGN
-        if odd and verdict in self._allow:
+        if verdict.verdict == BENIGN:
+            if verdict.stage != "early":
+                self.calm(verdict.p_value, verdict.orig_h, verdict.resp_h, now)
+            return []
+        if verdict in self._allow:
             self.allowed += 1
             return []
         if verdict.stage == "early":
-            return (
-                self._connection_notice(verdict, now) if odd and not self._in_incident(verdict, now) else []
-            )
-        decades = min(-math.log10(max(verdict.p_value, 1e-300)), _MOST_EVIDENCE) - self._incident.allowance
+            return self._connection_notice(verdict, now) if not self._in_incident(verdict, now) else []
+        decades = self._decades(verdict.p_value)
         notices: list[Notice] = []
-        open_incident = False
         for role, host, other in (
             ("originator", verdict.orig_h, verdict.resp_h),
             ("responder", verdict.resp_h, verdict.orig_h),
@@ -154,44 +154,45 @@ class Decider:
             evidence = self._evidence(role, host, decades, now)
             if evidence is None:
                 continue
-            if odd:
-                _remember(evidence, verdict, other)
-            notice = self._incident_notice(evidence, role, host, verdict, now) if odd else None
+            _remember(evidence, verdict, other)
+            notice = self._incident_notice(evidence, role, host, verdict, now)
             if notice:
                 notices.append(notice)
-            open_incident = open_incident or evidence.next_notice > 0
-            if open_incident:
-                break  # an originator's incident explains its connections; its targets are not incidents of their own
-        if odd and not open_incident:
-            notices += self._connection_notice(verdict, now)
-        return notices
+            if evidence.next_notice:
+                return notices  # an originator's incident explains its connections; its targets are none of their own
+        return notices + self._connection_notice(verdict, now)
+
+    def _decades(self, p_value: float) -> float:
+        return min(-math.log10(max(p_value, 1e-300)), _MOST_EVIDENCE) - self._incident.allowance
 
     def _in_incident(self, verdict: Verdict, now: float) -> bool:
-        keys = (("originator", verdict.orig_h), ("responder", verdict.resp_h))
+        sides = zip(self._hosts.values(), (verdict.orig_h, verdict.resp_h), strict=True)
         return any(
             e is not None and e.next_notice > 0 and now - e.last <= self._incident.quiet
-            for e in map(self._hosts.get, keys)
+            for e in (hosts.get(host) for hosts, host in sides)
         )
 
     def _evidence(self, role: str, host: str, decades: float, now: float) -> _Evidence | None:
-        evidence = self._hosts.get((role, host))
+        hosts = self._hosts[role]
+        evidence = hosts.get(host)
         if evidence is None:
             if decades <= 0:
                 return None
-            if len(self._hosts) >= self._incident.max_hosts:
-                self._hosts.popitem(last=False)
+            if sum(map(len, self._hosts.values())) >= self._incident.max_hosts:
+                max(self._hosts.values(), key=len).popitem(last=False)
                 self.forgotten += 1
-            evidence = self._hosts[role, host] = _Evidence(last=now)
-        self._hosts.move_to_end((role, host))
+            evidence = hosts[host] = _Evidence(last=now)
+        else:
+            hosts.move_to_end(host)
         elapsed = max(now - evidence.last, 0.0)
         if evidence.next_notice and elapsed > self._incident.quiet:
-            evidence = self._hosts[role, host] = _Evidence(last=now)
+            evidence = hosts[host] = _Evidence(last=now)
             elapsed = 0.0
         evidence.sum = max(evidence.sum * 0.5 ** (elapsed / _EVIDENCE_HALF_LIFE) + decades, 0.0)
         if decades > 0 or not evidence.next_notice:
             evidence.last = now
         if evidence.sum == 0.0 and not evidence.next_notice:
-            del self._hosts[role, host]
+            del hosts[host]
             return None
         return evidence
 

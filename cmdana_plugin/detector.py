@@ -32,7 +32,7 @@ from cmdana_plugin.batch import (
 from cmdana_plugin.calibration import beside, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
-from cmdana_plugin.score import Scores, score_of
+from cmdana_plugin.score import Scores, score_of, significant
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
 from feature_extractors.encode import Features, concat_features, encode, take_features
@@ -321,7 +321,7 @@ class CrossModal:
         history = history_of(self.seen.state, self.schema)
         p = whole_p_value(self.checkpoint, self.evidence(components), components, history)
         score = np.round(score_of(p), 6)
-        p = np.array([float(f"{x:.6g}") for x in p])
+        p = significant(p)
         reliance = np.round(gate.astype(np.float64), 6)
         return Scores(
             score=score,

@@ -11,24 +11,36 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.verdict import Notice, Verdict, Verdicts
+from cmdana_plugin.verdict import Notice, Verdicts
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import CONN_STATES, Connections
+from feature_extractors.observations import CONN_STATES, Connections, is_ipv4
+
+if TYPE_CHECKING:
+    from cmdana_plugin.lines import Cells
 
 Format = Literal["tsv", "json"]
 Value = bool | int | float | str | Sequence[str] | None
-Column = Sequence[Value]
-_T = TypeVar("_T")
+
+
+class Coded(NamedTuple):
+    """A column whose values are few: `words[code]`."""
+
+    code: NDArray[np.int64]  # [n] -1 unset
+    words: Sequence[Value]
+
+
+# Arrays hold numbers (NaN, or negative among integers: unset), addresses [n, 16] or texts ("" unset).
+Column = Sequence[Value] | Coded | NDArray[Any]
 
 
 class LogError(CmdanaError):
@@ -86,40 +98,24 @@ NOTICE: Final = Stream(
 def conn_columns(connections: Connections, verdicts: Verdicts, local: LocalNets) -> list[Column]:
     """Columns of conn.log, in the order of `CONN.fields`; what the verdicts have in words already is theirs."""
     c, v = connections, verdicts
+    none = Coded(np.full(len(c), -1), ())
     return [
-        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service,
-        [d if d == d else None for d in c.duration.tolist()], _counts(c.orig_bytes), _counts(c.resp_bytes),
-        [_STATE_OR_UNSET[s] for s in c.conn_state.tolist()], local.each(v.orig_h), local.each(v.resp_h),
-        c.missed_bytes.tolist(), [h or None for h in c.history.astype(str).tolist()], c.orig_pkts.tolist(),
-        c.orig_ip_bytes.tolist(), c.resp_pkts.tolist(), c.resp_ip_bytes.tolist(), [None] * len(c),
-        c.ip_proto.tolist(), [i or None for i in v.community_id],
+        c.ts, c.uid, c.orig_h, c.orig_p, c.resp_h, c.resp_p, v.proto, v.service, c.duration, c.orig_bytes,
+        c.resp_bytes, Coded(c.conn_state.astype(np.int64), CONN_STATES), local.each(v.orig_h), local.each(v.resp_h),
+        c.missed_bytes, c.history, c.orig_pkts, c.orig_ip_bytes, c.resp_pkts, c.resp_ip_bytes, none, c.ip_proto,
+        v.community_id,
     ]  # fmt: skip
 
 
-_STATE_OR_UNSET: Final = (*CONN_STATES, None)  # -1 is the last
-
-
-def _counts(column: NDArray[np.int64]) -> list[int | None]:
-    return [n if n >= 0 else None for n in column.tolist()]
-
-
-def cmdana_columns(v: Verdicts) -> list[Column]:
-    """Columns of cmdana.log, in the order of `CMDANA.fields`."""
-    n = len(v)
-    reliance = list(zip(*v.reliance, strict=True)) if n else [()] * 4
+def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]:
+    """Columns of cmdana.log, in the order of `CMDANA.fields`, which is that of `Verdict`."""
+    c, v = connections, verdicts
+    same = np.zeros(len(v), np.int64)
     return [
-        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, v.community_id, v.stage,
-        v.score, v.p_value, [v.threshold] * n, v.verdict, *reliance, v.modalities, v.reasons, [v.model] * n,
+        c.ts, c.uid, c.orig_h, c.orig_p, c.resp_h, c.resp_p, v.proto, v.service, v.community_id, v.stage,
+        v.score, v.p_value, Coded(same, (v.threshold,)), v.verdict, *v.reliance.T, v.modalities, v.reasons,
+        Coded(same, (v.model,)),
     ]  # fmt: skip
-
-
-def cmdana_row(v: Verdict) -> tuple[Value, ...]:
-    """One row of cmdana.log, in the order of `CMDANA.fields`."""
-    return (
-        v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, v.community_id, v.stage,
-        v.score, v.p_value, v.threshold, v.verdict, v.packet_reliance, v.connection_reliance, v.log_reliance,
-        v.state_reliance, v.modalities, v.reasons, v.model,
-    )  # fmt: skip
 
 
 def notice_row(n: Notice) -> tuple[Value, ...]:
@@ -180,12 +176,12 @@ class LogWriter:
         self.path = folder / f"{stream.path}.log"
         self._partial = folder / f".{stream.path}.log.partial"
         self._stream = stream
-        self._encode = _json_encoder(stream) if fmt == "json" else _tsv_encoder(stream)
         self._tsv = fmt == "tsv"
+        self._form = _TSV if self._tsv else _JSON
         self._opened = False
         self._now = 0.0
         try:
-            self._file: IO[str] = open(self._partial, "w", encoding="utf-8", newline="\n")
+            self._file: IO[bytes] = open(self._partial, "wb")
         except OSError as error:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
 
@@ -202,7 +198,7 @@ class LogWriter:
             self._open(now if opened is None else opened)
             self._now = now
             if columns:
-                self._file.write(self._encode(columns))
+                self._file.write(self._form.lines(self._stream, columns))
         except OSError as error:
             raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
 
@@ -211,7 +207,7 @@ class LogWriter:
         try:
             self._open(self._now)
             if self._tsv:
-                self._file.write(f"#close\t{_stamp(self._now)}\n")
+                self._file.write(f"#close\t{_stamp(self._now)}\n".encode())
             self._file.close()
             os.replace(self._partial, self.path)
         except OSError as error:
@@ -224,7 +220,7 @@ class LogWriter:
 
     def _open(self, now: float) -> None:
         if self._tsv and not self._opened:
-            self._file.write(_header(self._stream, now))
+            self._file.write(_header(self._stream, now).encode())
         self._opened = True
 
 
@@ -244,11 +240,72 @@ def _header(stream: Stream, now: float) -> str:
 # A block is written column by column: what repeats in a column is put into words once.
 
 
-def _worded(column: Sequence[_T | None], word: Callable[[_T], str], unset: str) -> list[str]:
-    """Each value's word, asked for once for each value that there is."""
-    words: dict[_T | None, str] = {v: word(v) for v in set(column) if v is not None}
-    words[None] = unset
-    return [words[v] for v in column]
+def _coded(column: Sequence[Value]) -> Coded:
+    index: dict[Value, int] = {None: -1}
+    code = [index.setdefault(v, len(index) - 1) for v in column]
+    del index[None]
+    return Coded(np.array(code, np.int64), list(index))
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How one format puts a value of each of Zeek's types into words, and a line together."""
+
+    word: Mapping[str, Callable[[Any], str]]
+    between: bytes
+    begin: bytes
+    end: bytes
+    short: bool  # no zeros at the end of decimals
+    quoted: bool  # texts stand in quotes
+
+    def lines(self, stream: Stream, columns: Sequence[Column]) -> bytes:
+        """The columns as lines."""
+        from cmdana_plugin import lines  # compiled code, which a reader of logs does not need
+
+        cells, around = [], []
+        for (name, kind), column in zip(stream.fields, columns, strict=True):
+            cells.append(self._cells(kind, column))
+            quote = '"' if self.quoted and cells[-1].kind in (lines.TEXT, lines.IPV4) else ""
+            around.append(self._around(name, quote))
+        return lines.join(
+            cells, around, between=self.between, begin=self.begin, end=self.end, short=self.short
+        )  # fmt: skip
+
+    def _around(self, name: str, quote: str) -> tuple[bytes, bytes, bytes | None]:
+        if not self.quoted:
+            return b"", b"", b"-"
+        return f"{_dumps(name)}:{quote}".encode(), quote.encode(), None
+
+    def _cells(self, kind: str, column: Column) -> Cells:
+        from cmdana_plugin import lines as to
+
+        made: Cells | None = None
+        if isinstance(column, np.ndarray):
+            if column.dtype.kind == "S":
+                made = to.texts(column)
+            elif column.dtype.kind == "f":
+                made = to.measured(column, to.DOUBLE if kind == "double" else to.SECONDS)
+            elif column.ndim == 2:
+                made = _addresses(column)
+            else:
+                made = to.counted(column)
+            if made is not None:
+                return made
+            column = [None if v != v or v == b"" else v for v in column.tolist()]
+            column = [v.decode("ascii", "surrogateescape") if isinstance(v, bytes) else v for v in column]
+        coded = column if isinstance(column, Coded) else _coded(column)
+        word = self.word[kind]
+        return to.worded(coded.code, [word(v).encode() for v in coded.words])
+
+
+def _addresses(column: NDArray[np.uint8]) -> Cells:
+    from cmdana_plugin import lines as to
+
+    cell = np.ascontiguousarray(column[:, 12:]).view(">u4").reshape(-1).astype(np.int64)
+    other = np.flatnonzero(~is_ipv4(column))
+    coded = _coded(addresses(column[other]))
+    cell[other] = -1 - coded.code
+    return to.worded(cell, [str(v).encode() for v in coded.words], to.IPV4)
 
 
 # --- TSV ---
@@ -287,62 +344,34 @@ def _tsv_strings(value: Sequence[str]) -> str:
     return ",".join(_text(v, _SPECIAL_IN_SET) or "(empty)" for v in value) if value else "(empty)"
 
 
-def _tsv_seconds(column: Column) -> list[str]:
-    return ["-" if v is None else f"{v:.6f}" for v in column]
+def _tsv_seconds(value: float) -> str:
+    return f"{value:.6f}"
 
 
-def _tsv_number(column: Column) -> list[str]:
-    return ["-" if v is None else str(v) for v in column]
-
-
-def _tsv(word: Callable[[Any], str]) -> Callable[[Column], list[str]]:
-    return lambda column: _worded(column, word, "-")
-
-
-_TSV: Final[dict[str, Callable[[Column], list[str]]]] = {
-    "time": _tsv_seconds,
-    "interval": _tsv_seconds,
-    "double": _tsv(_tsv_double),
-    "bool": _tsv(_tsv_bool),
-    "string": _tsv(_tsv_string),
-    "count": _tsv_number,
-    "port": _tsv_number,
-    "addr": _tsv(str),
-    "enum": _tsv(str),
-    "set[string]": _tsv(_tsv_strings),
-    "set[enum]": _tsv(_tsv_strings),
-    "vector[string]": _tsv(_tsv_strings),
-}
-
-
-def _tsv_encoder(stream: Stream) -> Callable[[Sequence[Column]], str]:
-    formatters = [_TSV[kind] for _, kind in stream.fields]
-
-    def encode(columns: Sequence[Column]) -> str:
-        words = [f(column) for f, column in zip(formatters, columns, strict=True)]
-        return "\n".join(["\t".join(row) for row in zip(*words, strict=True)]) + "\n"
-
-    return encode
+_TSV: Final = _Form(
+    word={
+        "time": _tsv_seconds,
+        "interval": _tsv_seconds,
+        "double": _tsv_double,
+        "bool": _tsv_bool,
+        "string": _tsv_string,
+        "count": str,
+        "port": str,
+        "addr": str,
+        "enum": str,
+        "set[string]": _tsv_strings,
+        "set[enum]": _tsv_strings,
+        "vector[string]": _tsv_strings,
+    },
+    between=b"\t",
+    begin=b"",
+    end=b"\n",
+    short=False,
+    quoted=False,
+)
 
 
 # --- JSON ---
-
-
-def _json_encoder(stream: Stream) -> Callable[[Sequence[Column]], str]:
-    formatters = [_json(name, kind) for name, kind in stream.fields]
-
-    def encode(columns: Sequence[Column]) -> str:
-        words = [f(column) for f, column in zip(formatters, columns, strict=True)]
-        return "".join(["{" + ",".join(filter(None, row)) + "}\n" for row in zip(*words, strict=True)])
-
-    return encode
-
-
-def _json(name: str, kind: str) -> Callable[[Column], list[str]]:
-    """Members of an object, "" where the value is unset."""
-    value: Callable[[Any], str] = _json_seconds if kind in ("time", "interval") else _json_value
-    return lambda column: _worded(column, lambda v: f"{_dumps(name)}:{value(v)}", "")
-
 
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -362,3 +391,13 @@ def _json_value(value: Value) -> str:
 def _plain(value: str) -> str:
     # A lone surrogate has no UTF-8; Zeek's JSON writes bytes that are no UTF-8 as \xNN.
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if not value.isascii() else value
+
+
+_JSON: Final = _Form(
+    word={kind: _json_seconds if kind in ("time", "interval") else _json_value for kind in _TSV.word},
+    between=b",",
+    begin=b"{",
+    end=b"}\n",
+    short=True,
+    quoted=True,
+)

@@ -13,7 +13,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decide import Decider
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.score import Detector, Scores
-from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, NO_VERDICTS, Notice, Verdicts
+from cmdana_plugin.verdict import ANOMALOUS, ANOMALOUS_HOST, BENIGN, NO_VERDICTS, Notice, Verdicts
 from cmdana_plugin.watch import Watch
 from feature_extractors.community_id import community_id_v1
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
@@ -87,61 +87,78 @@ class Judge:
         """The notices by row, of rows that raise any."""
         decider = self.decider
         raised: dict[int, list[Notice]] = {}
-        columns = zip(verdicts.verdict, verdicts.p_value, verdicts.orig_h, verdicts.resp_h, strict=True)
-        for i, (word, p, orig, resp) in enumerate(columns):
-            if word != BENIGN or decider.heeds(p, orig, resp):
-                some = decider.receive(verdicts[i], ends[i])
-                if some:
-                    raised[i] = some
+        odd = verdicts.rows([i for i, word in enumerate(verdicts.verdict) if word != BENIGN])
+        columns = zip(
+            verdicts.verdict, verdicts.stage, verdicts.p_value.tolist(), verdicts.orig_h, verdicts.resp_h, ends,
+            strict=True,
+        )  # fmt: skip
+        for i, (word, stage, p, orig, resp, end) in enumerate(columns):
+            if word == BENIGN:
+                if stage != _EARLY:
+                    decider.calm(p, orig, resp, end)
+                continue
+            some = decider.receive(next(odd), end)
+            if some:
+                raised[i] = some
         return raised
 
     def _verdicts(self, windows: Windows, scores: Scores) -> Verdicts:
         decider, c = self.decider, windows.connections
-        words = [decider.verdict_of(s, a) for s, a in zip(scores.score.tolist(), scores.attack, strict=True)]
+        odd = scores.score >= decider.threshold
+        words = [BENIGN] * len(c)
+        for i in np.flatnonzero(odd).tolist():
+            words[i] = scores.attack[i] or ANOMALOUS
         return Verdicts(
-            ts=c.ts.tolist(),
-            uid=c.uid.astype(str).tolist(),
+            ts=c.ts,
+            uid=c.uid,
             orig_h=addresses(c.orig_h),
-            orig_p=c.orig_p.tolist(),
+            orig_p=c.orig_p,
             resp_h=addresses(c.resp_h),
-            resp_p=c.resp_p.tolist(),
+            resp_p=c.resp_p,
             proto=[PROTO_NAMES.get(number, "unknown_transport") for number in c.ip_proto.tolist()],
             service=[service or None for service in c.service],
             community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
             stage=[_STAGES[stage] for stage in c.stage.tolist()],
-            score=scores.score.tolist(),
-            p_value=scores.p_value.tolist(),
+            score=scores.score,
+            p_value=scores.p_value,
             threshold=round(decider.threshold, 6),
             verdict=words,
-            reliance=scores.reliance.round(4).tolist(),
+            reliance=scores.reliance.round(4),
             modalities=_modalities(windows),
-            reasons=component_reasons(scores, np.array([w != BENIGN for w in words]), self._max_reasons),
+            reasons=component_reasons(scores, odd, self._max_reasons),
             model=self.detector.name,
         )
 
 
 _STAGES = tuple(stage.name.lower() for stage in Stage)
+_EARLY: Final = _STAGES[Stage.EARLY]
+_TELLING: Final = 0.05  # a component's p-value below which it is named beside another
 
 
 def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
-    """For each odd row its components with the smallest p-values in words, least first; nothing for the others."""
+    """For each odd row its components with the smallest p-values in words, least first; nothing for the others.
+
+    Only what is below 1 in 20, or else the least alone.
+    """
     reasons: list[tuple[str, ...]] = [()] * len(odd)
     rows = np.flatnonzero(odd)
-    names = [name for name in scores.components if name in WORDS]
-    table = np.array([scores.components[name][rows] for name in names]).reshape(len(names), len(rows)).T
-    told: dict[tuple[str, float], str] = {}
-    for i, values in zip(rows.tolist(), table.tolist(), strict=True):
-        found = sorted([(p, name) for p, name in zip(values, names, strict=True) if p == p])
-        telling = [pair for pair in found[:most] if pair[0] < 0.05] or found[:1]
-        reasons[i] = tuple([_component(told, name, p) for p, name in telling])
+    names = sorted(name for name in scores.components if name in WORDS)
+    if not len(rows) or not names:
+        return reasons
+    table = np.stack([scores.components[name][rows] for name in names], axis=1)
+    order = np.argsort(table, axis=1, kind="stable")[:, :most]
+    p = np.take_along_axis(table, order, axis=1)
+    count = np.maximum((p < _TELLING).sum(axis=1), np.isfinite(p[:, 0]))
+    told = np.arange(p.shape[1]) < count[:, None]
+    which, p = order[told], p[told]
+    pairs, at = np.unique(np.stack([which.astype(np.float64), p]), axis=1, return_inverse=True)
+    words = [f"{WORDS[names[int(k)]]} (p={p:.1g})" for k, p in pairs.T.tolist()]
+    each = [words[k] for k in at.reshape(-1).tolist()]
+    end = 0
+    for i, n in zip(rows.tolist(), count.tolist(), strict=True):
+        reasons[i] = tuple(each[end : end + n])
+        end += n
     return reasons
-
-
-def _component(told: dict[tuple[str, float], str], name: str, p: float) -> str:
-    words = told.get((name, p))
-    if words is None:
-        words = told[name, p] = f"{WORDS[name]} (p={p:.1g})"
-    return words
 
 
 def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:

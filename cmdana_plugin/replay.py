@@ -235,7 +235,7 @@ def _consume(
         now, first = float(c.end.max()), float(c.end[0])
         verdicts = judged.verdicts
         conn.write_columns(conn_columns(c, verdicts, local), now, first)
-        cmdana.write_columns(cmdana_columns(verdicts), now, first)
+        cmdana.write_columns(cmdana_columns(c, verdicts), now, first)
         notice.write(map(notice_row, judged.notices), now, first)
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))

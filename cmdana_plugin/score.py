@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +53,14 @@ def score_of(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
 def p_value_of(score: float) -> float:
     """The inverse of `score_of` for 0 <= score < 1."""
     return float(10.0 ** (-3.0 * score / (1.0 - score)))
+
+
+def significant(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positive values [n] to six significant digits, as the logs have them."""
+    at = np.floor(np.log10(p_value)).astype(np.int64)
+    scale = _POWERS[5 - at]
+    rounded: NDArray[np.float64] = np.rint(p_value * scale) / scale
+    return rounded
+
+
+_POWERS: Final = np.array([float(f"1e{k}") for k in range(309)])  # of ten

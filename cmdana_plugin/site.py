@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cmdana_plugin.score import Detector, Scores, score_of
+from cmdana_plugin.score import Detector, Scores, score_of, significant
 from feature_extractors.observations import PROTO_NAMES, LogEntry, Stage, Windows
 
 COMPONENT: Final = "site"
@@ -46,6 +46,7 @@ _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
 _STRATA: Final = 512  # services and well-known ports; the rest share one
+_HIGH: Final = 1024  # the lowest port that is nobody's in particular
 _SLOTS: Final = 1 << 17  # hosts, and pairs, remembered; a collision forgets the older
 _LEAST: Final = 40  # connections of a service before its tail is believed
 _TAIL: Final = 0.1  # share of the past that makes the tail
@@ -99,12 +100,9 @@ class SiteAware:
         values[:, _NAME] = _longest_names(windows.logs, windows.log_start)
         p = np.ones((n, len(MEASURES)))
         usual = np.zeros((n, len(MEASURES)))
-        stratum = np.array(
-            [
-                self._stratum(s, int(q), int(r))
-                for s, q, r in zip(c.service, c.ip_proto, c.resp_p, strict=True)
-            ]
-        )
+        kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
+        known = {kind: self._stratum(*kind) for kind in dict.fromkeys(kinds)}
+        stratum = np.array([known[kind] for kind in kinds])
         orig, resp = _hashed(c.orig_h, self._salt), _hashed(c.resp_h, self._salt)
         final = c.stage == Stage.FINAL
         spread = np.array([m.spread for m in MEASURES])
@@ -115,8 +113,7 @@ class SiteAware:
         self._p, self._values, self._usual = p, values, usual
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
         own = scores.p_value / (1.0 - self._share)
-        joined = np.minimum(np.minimum(own, site / self._share), 1.0)
-        joined = np.array([float(f"{x:.6g}") for x in joined])
+        joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
         return replace(
             scores,
             p_value=joined,
@@ -135,7 +132,7 @@ class SiteAware:
         return reasons
 
     def _stratum(self, service: str, ip_proto: int, port: int) -> int:
-        key = service or f"{port if port < 1024 else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+        key = service or f"{port if port < _HIGH else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
         known = self._strata.get(key)
         if known is None:
             known = min(len(self._strata), _STRATA - 1)

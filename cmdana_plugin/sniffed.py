@@ -113,7 +113,8 @@ class Sniffer(threading.Thread):
 
 
 def _ids(c: Connections) -> list[str]:
-    return community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto)
+    ids: list[str] = community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto).astype(str).tolist()
+    return ids
 
 
 def _nearest(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Any, Final, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 BENIGN: Final = "benign"
 ANOMALOUS: Final = "anomalous"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One row of cmdana.log, in Zeek's names; only `service` may be unset."""
+class Verdict(NamedTuple):
+    """One row of cmdana.log, in Zeek's names and the order of its columns; only `service` may be unset."""
 
     ts: float  # of the connection, seconds since the epoch
     uid: str
@@ -41,21 +43,21 @@ class Verdict:
 class Verdicts(Sequence[Verdict]):
     """The verdicts of a block as columns, since most are only written down; one is made when it is asked for."""
 
-    ts: Sequence[float]
-    uid: Sequence[str]
+    ts: NDArray[np.float64]  # [n], as are all arrays but one
+    uid: NDArray[np.bytes_]
     orig_h: Sequence[str]
-    orig_p: Sequence[int]
+    orig_p: NDArray[np.uint16]
     resp_h: Sequence[str]
-    resp_p: Sequence[int]
+    resp_p: NDArray[np.uint16]
     proto: Sequence[str]
     service: Sequence[str | None]
-    community_id: Sequence[str]
+    community_id: NDArray[np.bytes_]
     stage: Sequence[str]
-    score: Sequence[float]
-    p_value: Sequence[float]
+    score: NDArray[np.float64]
+    p_value: NDArray[np.float64]
     threshold: float
     verdict: Sequence[str]
-    reliance: Sequence[Sequence[float]]  # [n][4] in the order of `Modality`
+    reliance: NDArray[np.float64]  # [n, 4] in the order of `Modality`
     modalities: Sequence[tuple[str, ...]]
     reasons: list[tuple[str, ...]]  # may be told better until the block is handed on
     model: str
@@ -69,21 +71,40 @@ class Verdicts(Sequence[Verdict]):
     def __getitem__(self, i: slice) -> list[Verdict]: ...
     def __getitem__(self, i: int | slice) -> Verdict | list[Verdict]:
         if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        packet, connection, log, state = self.reliance[i]
-        return Verdict(
-            self.ts[i], self.uid[i], self.orig_h[i], self.orig_p[i], self.resp_h[i], self.resp_p[i], self.proto[i],
-            self.service[i], self.community_id[i], self.stage[i], self.score[i], self.p_value[i], self.threshold,
-            self.verdict[i], packet, connection, log, state, self.modalities[i], self.reasons[i], self.model,
-        )  # fmt: skip
+            return list(self.rows(range(*i.indices(len(self)))))
+        return next(self.rows((i,)))
 
     def __iter__(self) -> Iterator[Verdict]:
-        return (self[i] for i in range(len(self)))
+        return self.rows(range(len(self)))
 
+    def rows(self, rows: Sequence[int]) -> Iterator[Verdict]:
+        """The verdicts of these rows, as they are by now."""
+        same = len(rows)
+        columns = {name: self.of(name, rows) for name in _COLUMNS}
+        columns |= {"threshold": [self.threshold] * same, "model": [self.model] * same}
+        reliance = self.reliance[list(rows)].T.tolist() if same else [[]] * 4
+        columns |= dict(zip(_RELIANCE, reliance, strict=True))
+        return map(Verdict, *[columns[name] for name in Verdict._fields])
+
+    def of(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """A column of these rows, in Python's own types."""
+        column = getattr(self, name)
+        if isinstance(column, np.ndarray):
+            chosen = column[np.asarray(rows, np.int64)]
+            told: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
+            return told
+        return [column[i] for i in rows]
+
+
+_RELIANCE: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
+_COLUMNS: Final = tuple(
+    name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model")
+)  # those that are one of `Verdicts`
 
 NO_VERDICTS: Final = Verdicts(
-    (), (), (), (), (), (), (), (), (), (), (), (), threshold=0.0, verdict=(), reliance=(), modalities=(), reasons=[],
-    model="",
+    np.zeros(0), np.zeros(0, "S1"), (), np.zeros(0, np.uint16), (), np.zeros(0, np.uint16), (), (),
+    np.zeros(0, "S1"), (), np.zeros(0), np.zeros(0), threshold=0.0, verdict=(), reliance=np.zeros((0, 4)),
+    modalities=(), reasons=[], model="",
 )  # fmt: skip
 
 

@@ -500,23 +500,23 @@ def _odd(verdicts: Verdicts, i: int) -> bool:
 def _columns(v: Verdicts, rows: Sequence[int]) -> dict[str, Any]:
     """These of the verdicts as `CMDANA::Answer` has them."""
 
-    def of(column: Sequence[T]) -> list[T]:
-        return [column[i] for i in rows]
+    def of(name: str) -> list[Any]:
+        return v.of(name, rows)
 
-    stage = of(v.stage)
-    packet, connection, log, state = zip(*of(v.reliance), strict=True) if rows else ((), (), (), ())
+    stage = of("stage")
+    packet, connection, log, state = v.reliance[list(rows)].T.tolist() if rows else ((), (), (), ())
     return {
         "v": WIRE_VERSION, "finals": stage.count(_FINAL), "earlies": len(stage) - stage.count(_FINAL),
         "model": v.model, "threshold": v.threshold,
-        "uid": of(v.uid), "ts": of(v.ts),
-        "orig_h": of(v.orig_h), "orig_p": of(v.orig_p), "resp_h": of(v.resp_h), "resp_p": of(v.resp_p),
-        "proto": [_PROTOS.get(proto, 0) for proto in of(v.proto)],
-        "service": [service or "" for service in of(v.service)],
-        "community_id": of(v.community_id),
+        "uid": of("uid"), "ts": of("ts"),
+        "orig_h": of("orig_h"), "orig_p": of("orig_p"), "resp_h": of("resp_h"), "resp_p": of("resp_p"),
+        "proto": [_PROTOS.get(proto, 0) for proto in of("proto")],
+        "service": [service or "" for service in of("service")],
+        "community_id": of("community_id"),
         "stage": [int(s == _FINAL) for s in stage],
-        "score": of(v.score), "p_value": of(v.p_value),
+        "score": of("score"), "p_value": of("p_value"),
         "packet_reliance": packet, "connection_reliance": connection, "log_reliance": log, "state_reliance": state,
-        "modalities": [_SUMS[m] for m in of(v.modalities)],
+        "modalities": [_SUMS[m] for m in of("modalities")],
         "odd": [
             {"i": k, "verdict": v.verdict[i], "reasons": list(v.reasons[i])}
             for k, i in enumerate(rows)

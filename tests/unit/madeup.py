@@ -9,7 +9,7 @@ from pathlib import Path
 from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decide import Decider
-from cmdana_plugin.logs import CMDANA, CONN, NOTICE, Format, LogWriter, cmdana_row, notice_row
+from cmdana_plugin.logs import CMDANA, CONN, NOTICE, Format, LogWriter, notice_row
 from cmdana_plugin.score import score_of
 from cmdana_plugin.verdict import Notice, Verdict
 
@@ -84,7 +84,7 @@ def write_logs(
     decider = Decider(Budget(), Incident())
     cmdana, notice, conn = (LogWriter(folder, stream, fmt) for stream in (CMDANA, NOTICE, CONN))
     for v in rows:
-        cmdana.write([cmdana_row(v)], v.ts)
+        cmdana.write([v], v.ts)
         notice.write([notice_row(n) for n in decider.receive(v, v.ts)], v.ts)
         conn.write(
             [(

@@ -23,7 +23,7 @@ def ours(src: str, dst: str, sport: int, dport: int, proto: int, seed: int = 0) 
         packed(src)[None], packed(dst)[None], np.array([sport], np.uint16), np.array([dport], np.uint16),
         np.array([proto], np.uint8), seed,
     )  # fmt: skip
-    return found
+    return found.decode()
 
 
 def reference(src: str, dst: str, sport: int, dport: int, proto: int, seed: int = 0) -> str:

@@ -1,7 +1,5 @@
 """Decisions: the budget sets the threshold, a scan is one incident, and what is allowed or repeated stays quiet."""
 
-from dataclasses import replace
-
 import pytest
 
 from cmdana_plugin.config import ConfigError, Incident
@@ -90,7 +88,7 @@ def test_the_same_notice_is_not_repeated_within_suppress_for_and_is_counted() ->
 
 def test_an_early_notice_is_not_raised_again_at_the_end_of_the_connection() -> None:
     decider = Decider(Budget(), Incident())
-    assert len(decider.receive(replace(verdict(1e-4), stage="early"), now=10.0)) == 1
+    assert len(decider.receive(verdict(1e-4)._replace(stage="early"), now=10.0)) == 1
     assert decider.receive(verdict(1e-4), now=20.0) == []
 
 
@@ -131,4 +129,15 @@ def test_the_table_of_hosts_stays_within_its_bound_and_counts_what_it_forgets() 
     for i in range(100):
         decider.receive(verdict(1e-4, orig=f"198.51.100.{i}", resp=f"203.0.113.{i}"), now=float(i))
     assert decider.forgotten > 0
-    assert len(decider._hosts) <= 10
+    assert sum(map(len, decider._hosts.values())) <= 10
+
+
+def test_what_brings_no_evidence_to_hosts_without_any_leaves_no_trace() -> None:
+    decider = Decider(Budget(), Incident())
+    decider.receive(verdict(0.5), now=1.0)
+    assert not any(decider._hosts.values())
+    decider.receive(verdict(1e-4), now=2.0)
+    assert all(decider._hosts.values())
+    for later in range(3, 100):
+        decider.receive(verdict(0.5), now=float(later))
+    assert not any(decider._hosts.values())

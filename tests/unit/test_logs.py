@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from parsezeeklogs import ParseZeekLogs
 
-from cmdana_plugin.logs import CMDANA, NOTICE, LocalNets, LogError, LogWriter, cmdana_row, notice_row
+from cmdana_plugin.logs import CMDANA, NOTICE, LocalNets, LogError, LogWriter, notice_row
 from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, Notice, Verdict
 from cmdana_plugin.zeeklog import read_rows
 
@@ -21,7 +21,7 @@ VERDICT = Verdict(
 
 def written(tmp_path: Path, fmt: str, stream=CMDANA, rows=None) -> Path:  # type: ignore[no-untyped-def]
     log = LogWriter(tmp_path, stream, fmt)  # type: ignore[arg-type]
-    log.write(rows or [cmdana_row(VERDICT)], now=1469000001.0)
+    log.write(rows or [VERDICT], now=1469000001.0)
     log.close()
     return log.path
 
@@ -82,7 +82,7 @@ def test_bytes_that_are_no_text_are_written_as_zeek_writes_them(tmp_path: Path) 
 
 def test_an_abandoned_log_leaves_nothing_behind(tmp_path: Path) -> None:
     log = LogWriter(tmp_path, CMDANA, "tsv")
-    log.write([cmdana_row(VERDICT)], now=1.0)
+    log.write([VERDICT], now=1.0)
     log.abandon()
     assert list(tmp_path.iterdir()) == []
 

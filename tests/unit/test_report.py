@@ -34,7 +34,7 @@ def page_of(folder: Path) -> str:
 def test_it_counts_what_the_logs_say(tmp_path: Path) -> None:
     rows = [
         usual(madeup.START, 1),
-        replace(odd(madeup.START + 1, 2), stage="early"),
+        odd(madeup.START + 1, 2)._replace(stage="early"),
         odd(madeup.START + 2, 2),
         usual(madeup.START + 90_000, 3, None),
     ]
@@ -101,7 +101,7 @@ def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connectio
 
 
 def test_a_scan_takes_one_line_of_the_oddest_and_says_how_many_there_were(tmp_path: Path) -> None:
-    rows = [replace(odd(madeup.START + i, i), resp_p=i) for i in range(1, 60)]
+    rows = [odd(madeup.START + i, i)._replace(resp_p=i) for i in range(1, 60)]
     rows += [odd(madeup.START + 90, 90, orig="10.0.0.7")]
     madeup.write_logs(tmp_path, rows)
     page = page_of(tmp_path)
@@ -127,7 +127,7 @@ def test_every_link_of_the_page_leads_to_a_section_of_it(tmp_path: Path) -> None
 
 def test_whatever_traffic_is_called_the_page_holds_no_markup_or_control_of_its_own(tmp_path: Path) -> None:
     name = madeup.HOSTILE
-    rows = [replace(odd(madeup.START, 1, reasons=(name,)), service=name, model=name, verdict=name, uid=name)]
+    rows = [odd(madeup.START, 1, reasons=(name,))._replace(service=name, model=name, verdict=name, uid=name)]
     lost = Notice(ts=1.0, note=DETECTOR_LOST, msg=name, sub=name, identifier="i")
     madeup.write_logs(tmp_path, rows, extra=[lost])
     page = page_of(tmp_path)
@@ -159,7 +159,7 @@ def test_broken_lines_are_said_on_the_page_and_the_rest_is_reported(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [replace(usual(madeup.START, 1), stage="early")]], ids=["none", "early"]
+    "rows", [[], [usual(madeup.START, 1)._replace(stage="early")]], ids=["none", "early"]
 )
 def test_logs_without_a_final_verdict_give_a_page_that_says_so(tmp_path: Path, rows: list[Verdict]) -> None:
     madeup.write_logs(tmp_path, rows)
@@ -227,11 +227,8 @@ def test_a_p_value_is_said_as_a_person_says_it(p_value: float, words: str) -> No
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not on the PATH")
 def test_a_real_browser_shows_it_at_phone_and_desk_width_light_and_dark(tmp_path: Path) -> None:
     rows = madeup.verdicts(3000)
-    rows += [
-        replace(
-            odd(rows[-1].ts + 1, 9001, orig="2001:db8:1111:2222:3333:4444:5555:6666"), service=madeup.HOSTILE
-        )
-    ]
+    far = odd(rows[-1].ts + 1, 9001, orig="2001:db8:1111:2222:3333:4444:5555:6666")
+    rows += [far._replace(service=madeup.HOSTILE)]
     madeup.write_logs(tmp_path, rows)
     path = tmp_path / "report.html"
     report.write(page_of(tmp_path), path)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,7 +224,7 @@ def verdict(**changes: Any) -> Verdict:
 
 def block(*verdicts: Verdict) -> Verdicts:
     """As columns; all bear the threshold and the model of the first."""
-    columns = {
+    columns: dict[str, Any] = {
         name: [getattr(v, name) for v in verdicts]
         for name in Verdicts.__slots__
         if hasattr(verdicts[0], name)
@@ -231,6 +232,10 @@ def block(*verdicts: Verdict) -> Verdicts:
     columns["reliance"] = [
         [v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance] for v in verdicts
     ]
+    for name in ("ts", "uid", "orig_p", "resp_p", "community_id", "score", "p_value", "reliance"):
+        columns[name] = np.array(columns[name])
+        if columns[name].dtype.kind == "U":
+            columns[name] = columns[name].astype(np.bytes_)
     return Verdicts(**columns | {"threshold": verdicts[0].threshold, "model": verdicts[0].model})
 
 
