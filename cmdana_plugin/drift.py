@@ -24,6 +24,7 @@ from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
+_HIGH: Final = 1024  # the lowest port that is nobody's in particular
 _STRATA: Final = 512  # services and well-known ports; the rest share one
 _SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; two in one slot count as one
 _SURE: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
@@ -71,11 +72,9 @@ class DriftMonitor:
         if not self._components:
             self._components = tuple(name for name in scores.components if name in self._words)
             self._odd = np.zeros((_STRATA, len(self._components)), np.int64)
-        kind = [
-            self._code(service, proto, port)
-            for service, proto, port in zip(c.service, c.ip_proto.tolist(), c.resp_p.tolist(), strict=True)
-        ]
-        stratum = np.array(kind, np.int64)[final]
+        kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
+        codes = {kind: self._code(*kind) for kind in dict.fromkeys(kinds)}
+        stratum = np.array([codes[kind] for kind in kinds], np.int64)[final]
         host = np.ascontiguousarray(c.orig_h).view(np.uint64).reshape(-1, 2)[final]
         p = scores.p_value[final]
         parts = np.empty((len(final), len(self._components)))
@@ -94,7 +93,7 @@ class DriftMonitor:
         return notices
 
     def _code(self, service: str, ip_proto: int, port: int) -> int:
-        name = service or f"{port if port < 1024 else 'high ports'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+        name = service or f"{port if port < _HIGH else 'high ports'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
         code = self._codes.get(name)
         if code is None:
             if len(self._names) >= _STRATA - 1:

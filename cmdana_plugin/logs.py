@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.verdict import Notice, Verdicts
+from cmdana_plugin.verdict import Coded, Notice, Verdicts, coded
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import CONN_STATES, Connections, is_ipv4
 
@@ -31,16 +31,8 @@ if TYPE_CHECKING:
 Format = Literal["tsv", "json"]
 Value = bool | int | float | str | Sequence[str] | None
 
-
-class Coded(NamedTuple):
-    """A column whose values are few: `words[code]`."""
-
-    code: NDArray[np.int64]  # [n] -1 unset
-    words: Sequence[Value]
-
-
 # Arrays hold numbers (NaN, or negative among integers: unset), addresses [n, 16] or texts ("" unset).
-Column = Sequence[Value] | Coded | NDArray[Any]
+Column = Sequence[Value] | NDArray[Any]
 
 
 class LogError(CmdanaError):
@@ -159,10 +151,10 @@ class LocalNets:
             self._known[address] = known
         return known
 
-    def each(self, addresses: Sequence[str]) -> list[bool]:
+    def each(self, addresses: Sequence[str]) -> Coded:
         """Of each address."""
-        known = {address: self(address) for address in set(addresses)}
-        return [known[address] for address in addresses]
+        known = {address: int(self(address)) for address in set(addresses)}
+        return Coded(np.array([known[address] for address in addresses], np.int64), (False, True))
 
 
 class LogWriter:
@@ -240,13 +232,6 @@ def _header(stream: Stream, now: float) -> str:
 # A block is written column by column: what repeats in a column is put into words once.
 
 
-def _coded(column: Sequence[Value]) -> Coded:
-    index: dict[Value, int] = {None: -1}
-    code = [index.setdefault(v, len(index) - 1) for v in column]
-    del index[None]
-    return Coded(np.array(code, np.int64), list(index))
-
-
 @dataclass(frozen=True, slots=True)
 class _Form:
     """How one format puts a value of each of Zeek's types into words, and a line together."""
@@ -293,9 +278,9 @@ class _Form:
                 return made
             column = [None if v != v or v == b"" else v for v in column.tolist()]
             column = [v.decode("ascii", "surrogateescape") if isinstance(v, bytes) else v for v in column]
-        coded = column if isinstance(column, Coded) else _coded(column)
+        few = column if isinstance(column, Coded) else coded(column)
         word = self.word[kind]
-        return to.worded(coded.code, [word(v).encode() for v in coded.words])
+        return to.worded(few.code, [word(v).encode() for v in few.words])
 
 
 def _addresses(column: NDArray[np.uint8]) -> Cells:
@@ -303,9 +288,9 @@ def _addresses(column: NDArray[np.uint8]) -> Cells:
 
     cell = np.ascontiguousarray(column[:, 12:]).view(">u4").reshape(-1).astype(np.int64)
     other = np.flatnonzero(~is_ipv4(column))
-    coded = _coded(addresses(column[other]))
-    cell[other] = -1 - coded.code
-    return to.worded(cell, [str(v).encode() for v in coded.words], to.IPV4)
+    few = coded(addresses(column[other]))
+    cell[other] = -1 - few.code
+    return to.worded(cell, [str(v).encode() for v in few.words], to.IPV4)
 
 
 # --- TSV ---

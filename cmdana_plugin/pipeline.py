@@ -13,7 +13,16 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decide import Decider
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.score import Detector, Scores
-from cmdana_plugin.verdict import ANOMALOUS, ANOMALOUS_HOST, BENIGN, NO_VERDICTS, Notice, Verdicts
+from cmdana_plugin.verdict import (
+    ANOMALOUS,
+    ANOMALOUS_HOST,
+    BENIGN,
+    NO_VERDICTS,
+    Coded,
+    Notice,
+    Verdicts,
+    coded,
+)
 from cmdana_plugin.watch import Watch
 from feature_extractors.community_id import community_id_v1
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
@@ -87,14 +96,14 @@ class Judge:
         """The notices by row, of rows that raise any."""
         decider = self.decider
         raised: dict[int, list[Notice]] = {}
-        odd = verdicts.rows([i for i, word in enumerate(verdicts.verdict) if word != BENIGN])
+        odd = verdicts.rows(np.flatnonzero(verdicts.verdict.code).tolist())
         columns = zip(
-            verdicts.verdict, verdicts.stage, verdicts.p_value.tolist(), verdicts.orig_h, verdicts.resp_h, ends,
-            strict=True,
+            verdicts.verdict.code.tolist(), verdicts.stage.code.tolist(), verdicts.p_value.tolist(),
+            verdicts.orig_h, verdicts.resp_h, ends, strict=True,
         )  # fmt: skip
         for i, (word, stage, p, orig, resp, end) in enumerate(columns):
-            if word == BENIGN:
-                if stage != _EARLY:
+            if not word:
+                if stage:
                     decider.calm(p, orig, resp, end)
                 continue
             some = decider.receive(next(odd), end)
@@ -105,9 +114,11 @@ class Judge:
     def _verdicts(self, windows: Windows, scores: Scores) -> Verdicts:
         decider, c = self.decider, windows.connections
         odd = scores.score >= decider.threshold
-        words = [BENIGN] * len(c)
+        words = {BENIGN: 0, ANOMALOUS: 1}
+        code = odd.astype(np.int64)
         for i in np.flatnonzero(odd).tolist():
-            words[i] = scores.attack[i] or ANOMALOUS
+            if scores.attack[i]:
+                code[i] = words.setdefault(scores.attack[i], len(words))
         return Verdicts(
             ts=c.ts,
             uid=c.uid,
@@ -115,14 +126,14 @@ class Judge:
             orig_p=c.orig_p,
             resp_h=addresses(c.resp_h),
             resp_p=c.resp_p,
-            proto=[PROTO_NAMES.get(number, "unknown_transport") for number in c.ip_proto.tolist()],
-            service=[service or None for service in c.service],
+            proto=Coded(c.ip_proto.astype(np.int64), _PROTOS),
+            service=coded(service or None for service in c.service),
             community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
-            stage=[_STAGES[stage] for stage in c.stage.tolist()],
+            stage=Coded(c.stage.astype(np.int64), _STAGES),
             score=scores.score,
             p_value=scores.p_value,
             threshold=round(decider.threshold, 6),
-            verdict=words,
+            verdict=Coded(code, list(words)),
             reliance=scores.reliance.round(4),
             modalities=_modalities(windows),
             reasons=component_reasons(scores, odd, self._max_reasons),
@@ -131,7 +142,7 @@ class Judge:
 
 
 _STAGES = tuple(stage.name.lower() for stage in Stage)
-_EARLY: Final = _STAGES[Stage.EARLY]
+_PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
 _TELLING: Final = 0.05  # a component's p-value below which it is named beside another
 
 
@@ -149,16 +160,23 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     order = np.argsort(table, axis=1, kind="stable")[:, :most]
     p = np.take_along_axis(table, order, axis=1)
     count = np.maximum((p < _TELLING).sum(axis=1), np.isfinite(p[:, 0]))
-    told = np.arange(p.shape[1]) < count[:, None]
-    which, p = order[told], p[told]
-    pairs, at = np.unique(np.stack([which.astype(np.float64), p]), axis=1, return_inverse=True)
-    words = [f"{WORDS[names[int(k)]]} (p={p:.1g})" for k, p in pairs.T.tolist()]
-    each = [words[k] for k in at.reshape(-1).tolist()]
+    telling = np.arange(p.shape[1]) < count[:, None]
+    which, p = order[telling], p[telling]
+    told: dict[tuple[int, float], str] = {}
+    each = [
+        told.get(pair) or _component(told, names, *pair)
+        for pair in zip(which.tolist(), p.tolist(), strict=True)
+    ]
     end = 0
     for i, n in zip(rows.tolist(), count.tolist(), strict=True):
         reasons[i] = tuple(each[end : end + n])
         end += n
     return reasons
+
+
+def _component(told: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
+    words = told[which, p] = f"{WORDS[names[which]]} (p={p:.1g})"
+    return words
 
 
 def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:
@@ -174,6 +192,6 @@ _NAMES = tuple(
 )
 
 
-def _modalities(windows: Windows) -> list[tuple[str, ...]]:
+def _modalities(windows: Windows) -> Coded:
     code = (np.diff(windows.packet_start) > 0) * 1 + 2 + (np.diff(windows.log_start) > 0) * 4
-    return [_NAMES[k] for k in code.tolist()]
+    return Coded(code, _NAMES)

@@ -240,6 +240,6 @@ def _consume(
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
         summary.last = max(summary.last, now)
-        summary.verdicts.update(verdicts.verdict)
+        summary.verdicts.update(verdicts.verdict.counted())
         summary.notices += judged.notices
         progress(summary)

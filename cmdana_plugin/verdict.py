@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, overload
 
@@ -11,6 +12,44 @@ from numpy.typing import NDArray
 
 BENIGN: Final = "benign"
 ANOMALOUS: Final = "anomalous"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coded(Sequence[Any]):
+    """A column whose values are few: `words[code]`."""
+
+    code: NDArray[np.int64]  # [n] -1 unset
+    words: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        if isinstance(i, slice):
+            return list(self)[i]
+        code = self.code[i]
+        return self.words[code] if code >= 0 else None
+
+    def __iter__(self) -> Iterator[Any]:
+        words = (*self.words, None)  # -1 is the last
+        return iter([words[k] for k in self.code.tolist()])
+
+    def counted(self) -> Counter[Any]:
+        """How many there are of each value that is set."""
+        many = np.bincount(self.code[self.code >= 0], minlength=len(self.words)).tolist()
+        return Counter({word: n for word, n in zip(self.words, many, strict=True) if n})
+
+
+def coded(column: Iterable[Any]) -> Coded:
+    """A column whose values repeat, None unset, its words in order of their first appearance."""
+    index: dict[Any, int] = {None: -1}
+    code = [index.setdefault(v, len(index) - 1) for v in column]
+    del index[None]
+    return Coded(np.array(code, np.int64), list(index))
 
 
 class Verdict(NamedTuple):
@@ -49,16 +88,16 @@ class Verdicts(Sequence[Verdict]):
     orig_p: NDArray[np.uint16]
     resp_h: Sequence[str]
     resp_p: NDArray[np.uint16]
-    proto: Sequence[str]
-    service: Sequence[str | None]
+    proto: Coded
+    service: Coded
     community_id: NDArray[np.bytes_]
-    stage: Sequence[str]
+    stage: Coded
     score: NDArray[np.float64]
     p_value: NDArray[np.float64]
     threshold: float
-    verdict: Sequence[str]
+    verdict: Coded
     reliance: NDArray[np.float64]  # [n, 4] in the order of `Modality`
-    modalities: Sequence[tuple[str, ...]]
+    modalities: Coded
     reasons: list[tuple[str, ...]]  # may be told better until the block is handed on
     model: str
 
@@ -101,10 +140,11 @@ _COLUMNS: Final = tuple(
     name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model")
 )  # those that are one of `Verdicts`
 
+_NONE: Final = coded(())
 NO_VERDICTS: Final = Verdicts(
-    np.zeros(0), np.zeros(0, "S1"), (), np.zeros(0, np.uint16), (), np.zeros(0, np.uint16), (), (),
-    np.zeros(0, "S1"), (), np.zeros(0), np.zeros(0), threshold=0.0, verdict=(), reliance=np.zeros((0, 4)),
-    modalities=(), reasons=[], model="",
+    np.zeros(0), np.zeros(0, "S1"), (), np.zeros(0, np.uint16), (), np.zeros(0, np.uint16), _NONE, _NONE,
+    np.zeros(0, "S1"), _NONE, np.zeros(0), np.zeros(0), threshold=0.0, verdict=_NONE, reliance=np.zeros((0, 4)),
+    modalities=_NONE, reasons=[], model="",
 )  # fmt: skip
 
 

@@ -35,9 +35,11 @@ class Watch:
 
     def receive(self, windows: Windows, scores: Scores, verdicts: Verdicts) -> list[Notice]:
         """Takes in a block; the notices that come of it, which are of drift."""
-        found = Counter(zip(verdicts.stage, verdicts.verdict, strict=True))
-        for (stage, verdict), n in found.items():
-            word = f"{stage} {verdict}"
+        stages, verdict = verdicts.stage, verdicts.verdict
+        each = np.bincount(stages.code * len(verdict.words) + verdict.code)
+        for code in np.flatnonzero(each).tolist():
+            stage, which = divmod(code, len(verdict.words))
+            word, n = f"{stages.words[stage]} {verdict.words[which]}", int(each[code])
             if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
                 self.verdicts[word] += n
         rows = windows.connections.stage == Stage.FINAL

@@ -106,7 +106,7 @@ class Session:
 
     def answer(self, judged: Judged) -> list[Event]:
         """The verdicts and notices as events, and the end of a run where its last batch was among the judged."""
-        self.judged += judged.verdicts.stage.count(Stage.FINAL.name.lower())
+        self.judged += judged.verdicts.stage.counted()[Stage.FINAL.name.lower()]
         written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
         events = wire.encode_verdicts(
             self.topic_verdicts, judged.verdicts, judged.notices, benign=any(written) or not written

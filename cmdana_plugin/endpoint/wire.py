@@ -335,7 +335,7 @@ def encode_verdicts(
     bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(told)]
     if len(told) < len(everyone):
         bodies = bodies or [_columns(verdicts, ()) | {"notices": []}]
-        untold = Counter(verdicts.stage) - Counter(verdicts.stage[i] for i in told)
+        untold = verdicts.stage.counted() - Counter(verdicts.stage[i] for i in told)
         bodies[0]["finals"] += untold[_FINAL]
         bodies[0]["earlies"] += untold.total() - untold[_FINAL]
     for some_notices in _in_turn(notices):

@@ -11,7 +11,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.endpoint.wire import decode_batch, sample
 from cmdana_plugin.pipeline import Judge, component_reasons
 from cmdana_plugin.score import Scores, score_of
-from cmdana_plugin.verdict import NO_VERDICTS, Verdicts
+from cmdana_plugin.verdict import NO_VERDICTS, Verdicts, coded
 from cmdana_plugin.window import Aligner
 from feature_extractors.observations import Windows
 
@@ -44,9 +44,10 @@ def test_verdicts_in_columns_are_the_verdicts() -> None:
     v = VERDICT
     block = Verdicts(
         np.array([v.ts]), np.array([v.uid], "S20"), [v.orig_h], np.array([v.orig_p], np.uint16), [v.resp_h],
-        np.array([v.resp_p], np.uint16), [v.proto], [v.service], np.array([v.community_id], "S30"), [v.stage],
-        np.array([v.score]), np.array([v.p_value]), v.threshold, [v.verdict],
-        np.array([[v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance]]), [v.modalities],
+        np.array([v.resp_p], np.uint16), coded([v.proto]), coded([v.service]),
+        np.array([v.community_id], "S30"), coded([v.stage]),
+        np.array([v.score]), np.array([v.p_value]), v.threshold, coded([v.verdict]),
+        np.array([[v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance]]), coded([v.modalities]),
         [v.reasons],
         v.model,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Alive, ConnectionRow, Event, PeerError, WireError
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts
+from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts, coded
 from feature_extractors.observations import LogEntry
 
 ROW = ConnectionRow(
@@ -232,6 +232,8 @@ def block(*verdicts: Verdict) -> Verdicts:
     columns["reliance"] = [
         [v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance] for v in verdicts
     ]
+    for name in ("proto", "service", "stage", "verdict", "modalities"):
+        columns[name] = coded(columns[name])
     for name in ("ts", "uid", "orig_p", "resp_p", "community_id", "score", "p_value", "reliance"):
         columns[name] = np.array(columns[name])
         if columns[name].dtype.kind == "U":
