@@ -54,7 +54,9 @@ def counted(column: NDArray[np.integer]) -> Cells:
 def measured(column: NDArray[np.float64], kind: int) -> Cells | None:
     """Doubles [n] of kind SECONDS or DOUBLE, NaN unset; none where one is beyond what is put so."""
     size = np.abs(column)
-    if (size > (_WHOLE if kind == SECONDS else 1e300)).any() or ((size > 0) & (size < 1e-300)).any():
+    if (size > (_WHOLE if kind == SECONDS else 1e300)).any():
+        return None
+    if kind == DOUBLE and ((size > 0) & (size < 1e-300)).any():
         return None
     return Cells(kind, np.ascontiguousarray(column, np.float64).view(np.int64), _NO_TEXT, _NO_START)
 
