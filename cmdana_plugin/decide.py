@@ -276,9 +276,12 @@ def _remember(evidence: _Evidence, verdict: Verdict, other: str) -> None:
     evidence.odd += 1
     if len(evidence.others) < 256:
         evidence.others.add(other)
-    port = verdict.service or f"{verdict.resp_p}/{verdict.proto}"
-    if port in evidence.ports or len(evidence.ports) < 256:
-        evidence.ports[port] += 1
-    for reason in (r.split(" (p=")[0] for r in verdict.reasons[:1]):
-        if reason in evidence.reasons or len(evidence.reasons) < 64:
-            evidence.reasons[reason] += 1
+    _tally(evidence.ports, verdict.service or f"{verdict.resp_p}/{verdict.proto}", 256)
+    if verdict.reasons:
+        _tally(evidence.reasons, verdict.reasons[0].partition(" (p=")[0], 64)
+
+
+def _tally(counts: Counter[str], word: str, most: int) -> None:
+    known = counts.get(word, 0)
+    if known or len(counts) < most:
+        counts[word] = known + 1

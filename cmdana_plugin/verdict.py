@@ -35,8 +35,15 @@ class Coded(Sequence[Any]):
         return self.words[code] if code >= 0 else None
 
     def __iter__(self) -> Iterator[Any]:
+        return iter(self._named(self.code))
+
+    def of(self, rows: NDArray[np.int64]) -> list[Any]:
+        """The values of these rows."""
+        return self._named(self.code[rows])
+
+    def _named(self, code: NDArray[np.int64]) -> list[Any]:
         words = (*self.words, None)  # -1 is the last
-        return iter([words[k] for k in self.code.tolist()])
+        return [words[k] for k in code.tolist()]
 
     def counted(self) -> Counter[Any]:
         """How many there are of each value that is set."""
@@ -128,6 +135,8 @@ class Verdicts(Sequence[Verdict]):
     def of(self, name: str, rows: Sequence[int]) -> list[Any]:
         """A column of these rows, in Python's own types."""
         column = getattr(self, name)
+        if isinstance(column, Coded):
+            return column.of(np.asarray(rows, np.int64))
         if isinstance(column, np.ndarray):
             chosen = column[np.asarray(rows, np.int64)]
             told: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
