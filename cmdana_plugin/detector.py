@@ -56,7 +56,7 @@ _Job = TypeVar("_Job")
 
 @dataclass(slots=True)
 class Seen:
-    """One block as the detector saw it: enough to explain it, kept until the next."""
+    """One block as the detector saw it: enough to explain it."""
 
     features: Features
     state: NDArray[np.float32]  # [n, F] raw counts
@@ -139,9 +139,8 @@ class CrossModal:
     def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         from cmdana_plugin.explain import reasons
 
-        assert self.seen is not None
-        assert len(self.seen.features) == len(windows), "explain follows receive of the same windows"
-        return reasons(self, self.seen, rows)
+        assert isinstance(scores.seen, Seen), "scores of another detector"
+        return reasons(self, scores.seen, rows)
 
     def p_values(self, raw: Mapping[str, NDArray[np.float64]], seen: Seen) -> dict[str, NDArray[np.float64]]:
         """Each component as a one-sided p-value among its own kind, isolation's among hosts known as well."""
@@ -329,6 +328,7 @@ class CrossModal:
             components={k: np.round(v, 12) for k, v in components.items()},
             reliance=reliance / reliance.sum(axis=1, keepdims=True),
             attack=self._attack(raw, p),
+            seen=self.seen,
         )
 
     def _attack(self, raw: Mapping[str, NDArray[np.float64]], p: NDArray[np.float64]) -> list[str]:

@@ -188,14 +188,14 @@ def strongest(lifts: Mapping[str, Lift], most: int) -> Sequence[tuple[str, Lift]
     return sorted(lifts.items(), key=lambda item: -item[1].lift)[:most]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _mixed(h):  # type: ignore[no-untyped-def]
     h = (h + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(29))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _count(stratum, host, p, parts, nominal, per_host, n, hosts, tails, odd, owner, used, used_tails):  # type: ignore[no-untyped-def]
     for i in range(len(stratum)):
         s = stratum[i]

@@ -68,9 +68,12 @@ class Judge:
 
     def receive(self, windows: Windows) -> Judged:
         """Judges `windows`, which must come in order of `end` from call to call."""
+        return self.conclude(windows, self.detector.receive(windows))
+
+    def conclude(self, windows: Windows, scores: Scores) -> Judged:
+        """The second half of `receive`, block by block in the same order; the detector may be a block ahead."""
         if not len(windows):
             return Judged(NO_VERDICTS, ())
-        scores = self.detector.receive(windows)
         verdicts = self._verdicts(windows, scores)
         notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
         raised = self._decide(verdicts, windows.connections.end.tolist())

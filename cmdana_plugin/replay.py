@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from feature_extractors.readers import find_captures, open_capture
 
 if TYPE_CHECKING:
     from cmdana_plugin.pipeline import Judge
+    from cmdana_plugin.score import Scores
     from cmdana_plugin.verdict import Notice
     from feature_extractors.extract import ExtractorLimits
     from feature_extractors.frames import Counts
@@ -223,23 +225,35 @@ def _consume(
     writers: Sequence[LogWriter],
     progress: Callable[[Summary], None],
 ) -> None:
+    """A block is decided on and written while the next one is scored."""
     conn, cmdana, notice = writers
     local = LocalNets(config.logs.local_nets)
-    for windows, numbers in blocks:
-        summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
-        if windows is None:
-            summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})
-            continue
-        judged = judge.receive(windows)
+
+    def conclude(windows: Windows, scores: Scores, frames: int, size: int) -> None:
+        judged = judge.conclude(windows, scores)
         c = windows.connections
         now, first = float(c.end.max()), float(c.end[0])
         verdicts = judged.verdicts
         conn.write_columns(conn_columns(c, verdicts, local), now, first)
         cmdana.write_columns(cmdana_columns(c, verdicts), now, first)
         notice.write(map(notice_row, judged.notices), now, first)
+        summary.frames, summary.bytes = frames, size
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
         summary.last = max(summary.last, now)
         summary.verdicts.update(verdicts.verdict.counted())
         summary.notices += judged.notices
         progress(summary)
+
+    with ThreadPoolExecutor(1, "conclude") as beside:
+        before: Future[None] | None = None
+        for windows, numbers in blocks:
+            frames, size = numbers.pop("frames"), numbers.pop("bytes")
+            scores = judge.detector.receive(windows) if windows is not None else None
+            if before is not None:
+                before.result()
+            if windows is not None and scores is not None:
+                before = beside.submit(conclude, windows, scores, frames, size)
+                continue
+            summary.frames, summary.bytes = frames, size
+            summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})

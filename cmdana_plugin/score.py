@@ -25,6 +25,7 @@ class Scores:
     ]  # name -> [n] one-sided p-value, NaN where it does not apply
     reliance: NDArray[np.float64]  # [n, 4] in the order of `Modality`; rows sum to 1, missing is 0
     attack: Sequence[str]  # [n] class named by a supervised head, "" where it names none
+    seen: object = None  # what the detector saw of the block, of use to its `explain` alone
 
 
 class Detector(Protocol):
@@ -40,7 +41,10 @@ class Detector(Protocol):
     def receive(self, windows: Windows) -> Scores: ...
 
     def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        """Reasons in an analyst's words for the given rows of the block just received, most telling first."""
+        """Reasons in an analyst's words for the given rows of a block and its scores, most telling first.
+
+        May be asked while a later block is scored.
+        """
         ...
 
 

@@ -67,6 +67,16 @@ def share_of(weights: Container[str]) -> float:
     return _ELSEWHERE if "attack" in weights else _LEARNED_HERE
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One block beside the past: the inner detector's scores, and by row and measure [n, M] what is to be told."""
+
+    inner: Scores
+    p: NDArray[np.float64]
+    values: NDArray[np.float64]
+    usual: NDArray[np.float64]
+
+
 class SiteAware:
     """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
@@ -82,9 +92,6 @@ class SiteAware:
         self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
         self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
-        self._p = np.ones((0, len(MEASURES)))
-        self._values = np.zeros((0, len(MEASURES)))
-        self._usual = np.zeros((0, len(MEASURES)))
 
     def receive(self, windows: Windows) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
@@ -110,7 +117,6 @@ class SiteAware:
             values, p, usual, stratum, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
             self._past, self._total, self._hosts, self._pairs,
         )  # fmt: skip
-        self._p, self._values, self._usual = p, values, usual
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
         own = scores.p_value / (1.0 - self._share)
         joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
@@ -119,14 +125,17 @@ class SiteAware:
             p_value=joined,
             score=np.round(score_of(joined), 6),
             components={**scores.components, COMPONENT: np.round(site, 12)},
+            seen=_Seen(scores, p, values, usual),
         )
 
     def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """The site's reasons first where they weigh more than the model's, the model's after them."""
-        of_model = self.inner.explain(windows, scores, rows)
+        seen = scores.seen
+        assert isinstance(seen, _Seen), "scores of another detector"
+        of_model = self.inner.explain(windows, seen.inner, rows)
         reasons = []
         for row, others in zip(rows.tolist(), of_model, strict=True):
-            own = [self._words(row, m) for m in np.argsort(self._p[row]).tolist() if self._p[row, m] < 0.01]
+            own = [_words(seen, row, m) for m in np.argsort(seen.p[row]).tolist() if seen.p[row, m] < 0.01]
             site_leads = scores.components[COMPONENT][row] / self._share <= scores.p_value[row]
             reasons.append(own + others if site_leads else others + own)
         return reasons
@@ -140,14 +149,15 @@ class SiteAware:
                 self._strata[key] = known
         return known
 
-    def _words(self, row: int, m: int) -> str:
-        measure = MEASURES[m]
-        if m == _EVEN:
-            return f"connections of the pair as regular as a clock's here (p={self._p[row, m]:.1g})"
-        value, usual = self._values[row, m], self._usual[row, m]
-        most = f"9 in 10 here are under {_short(usual)}{measure.unit}".rstrip()
-        shown = f"{_short(value)}{measure.unit}".rstrip()
-        return f"{shown} {measure.words}: {most} (p={self._p[row, m]:.1g})"
+
+def _words(seen: _Seen, row: int, m: int) -> str:
+    measure = MEASURES[m]
+    if m == _EVEN:
+        return f"connections of the pair as regular as a clock's here (p={seen.p[row, m]:.1g})"
+    value, usual = seen.values[row, m], seen.usual[row, m]
+    most = f"9 in 10 here are under {_short(usual)}{measure.unit}".rstrip()
+    shown = f"{_short(value)}{measure.unit}".rstrip()
+    return f"{shown} {measure.words}: {most} (p={seen.p[row, m]:.1g})"
 
 
 def _short(x: float) -> str:
@@ -195,7 +205,7 @@ _PAIR_TYPE: Final = np.dtype(
 )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, hosts, pairs):  # type: ignore[no-untyped-def]
     """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
     for i in range(len(stratum)):
@@ -249,13 +259,13 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
         pairs[at].square = square
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _bin(x):  # type: ignore[no-untyped-def]
     """The histogram bin of a value >= 0: eighths of a doubling of 1 + x."""
     return min(int(8.0 * np.log2(1.0 + x)), _BINS - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _tail(past, total, x, spread):  # type: ignore[no-untyped-def]
     """One-sided p of `x` given a histogram and its sum, and what nine in ten stay under; (1, 0) while it is thin."""
     if total < _LEAST:
