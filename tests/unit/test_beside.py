@@ -98,7 +98,7 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
     def work() -> Blocks:
         yield made_up(1), {"pid": os.getpid()}
         while True:
-            yield made_up(500), {}
+            yield made_up(500), {"pid": os.getpid()}
 
     beside = Beside(work)
     _, numbers = next(iter(beside))
@@ -107,3 +107,26 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
     beside.close()
     with pytest.raises(ProcessLookupError):
         os.kill(numbers["pid"], 0)
+
+
+def test_few_windows_are_handed_on_though_no_more_come() -> None:
+    def work() -> Blocks:
+        yield made_up(1), {"at": 1}
+        time.sleep(60)
+
+    beside = Beside(work)
+    windows, numbers = next(iter(beside))
+    beside.close()
+    assert (len(windows or ()), numbers) == (1, {"at": 1})
+
+
+def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
+    def work() -> Blocks:
+        for k in range(40):
+            yield made_up(10), {"at": k}
+            time.sleep(0.005)
+
+    beside = Beside(work)
+    sizes = [len(windows) for windows, _ in beside if windows is not None]
+    assert sum(sizes) == 400
+    assert len(sizes) < 20
