@@ -1,8 +1,10 @@
 """The command line: every command helps, faults are one line with status 1, wrong usage is status 2."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import madeup
 import pytest
@@ -177,3 +179,20 @@ def test_the_doctors_status_follows_what_is_broken(
     said = cmdana("doctor", "--json")
     assert said.status == 0
     assert json.loads(said.out)[0]["state"] == "missing"
+
+
+def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said() -> None:
+    def run(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "cmdana_plugin.cli", *arguments]
+        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)
+
+    said = run("--version")
+    assert (said.returncode, said.stdout[:7]) == (0, b"cmdana ")
+    missing = run("replay", "nowhere.pcap")
+    assert missing.returncode == 1
+    assert missing.stderr.count(b"\n") == 1
+    assert run("nonsense").returncode == 2
+    with open("/dev/full", "wb") as full:
+        lost = run("--version", stdout=full)
+    assert lost.returncode == 1
+    assert lost.stderr == b"cmdana: cannot write: No space left on device\n"
