@@ -11,12 +11,14 @@ hexadecimal digits a line, which a test reads too: the fewest small ones that re
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import atheris  # type: ignore[import-not-found,unused-ignore]
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["CMDANA_INTERPRETED"] = "1"  # what is compiled cannot be instrumented
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "traces")]
 import feature_extractors.analyzers.dns_columns  # noqa: E402, F401  # compiled, so it cannot be instrumented
 

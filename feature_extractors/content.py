@@ -179,7 +179,7 @@ class Content:
         services: list[str] = []
         entries: list[LogEntry] = []
         log_start = [0]
-        reached = ends.tolist() if ends is not None else [(-1, -1)] * len(connections)
+        reached: list[list[int]] = ends.tolist() if ends is not None else [[-1, -1]] * len(connections)
         for serial, uid, ended in zip(connections.tolist(), uids.tolist(), reached, strict=True):
             connection = self._connections.pop(serial, None)
             if connection is None:
@@ -188,7 +188,7 @@ class Content:
                 continue
             session = connection.session
             if session.ip_proto == 6:
-                self._end_streams(connection, ended)
+                self._end_streams(connection, *ended)
             connection.root.end()
             services.append(",".join(sorted(session.services)))
             if session.entries:
@@ -201,9 +201,8 @@ class Content:
             log_start.append(len(entries))
         return services, entries, np.array(log_start, np.int64)
 
-    def _end_streams(self, connection: _Connection, ended: tuple[int, int]) -> None:
+    def _end_streams(self, connection: _Connection, orig_end: int, resp_end: int) -> None:
         """Hands on what waits in both directions, and tells how much came that was not wanted."""
-        orig_end, resp_end = ended
         for is_orig, end in ((True, orig_end), (False, resp_end)):
             stream = connection.streams[is_orig]
             if stream.pending:

@@ -117,7 +117,8 @@ class Xmpp(LineProtocol):
         self._wants_tls = False
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
-        if self._tls is not None:
+        turned = self._tls is not None
+        if turned:
             super().data(is_orig, ts, data)
             return
         held = self._held[is_orig] + data

@@ -39,9 +39,10 @@ class Rdp(Analyzer):
         self._tls: Analyzer | None = None
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
-        if self._tls is not None:
-            self.session.feed(self._tls, is_orig, ts, data)
-            self.done = self._tls.done
+        tls = self._tls
+        if tls is not None:
+            self.session.feed(tls, is_orig, ts, data)
+            self.done = tls.done
             return
         stream = self._streams[is_orig]
         stream.feed(data)

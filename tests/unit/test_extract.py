@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_extractors import extract as module
-from feature_extractors.content import Content
+from feature_extractors.content import Content, ContentLimits
 from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
 from feature_extractors.observations import Connections, Packets, Stage, Windows
 from feature_extractors.segments import NEVER, Segments, Wanted
@@ -150,12 +150,18 @@ def test_a_limit_of_nothing_is_refused_by_name(name: str) -> None:
         TrackerLimits(**{name: 0})
 
 
-class Recorder(Content):
-    """Keeps what it is given, and wants no more of a connection after `enough` bytes."""
+class Recorder:
+    """Stands before a `Content`, keeps what it is given, and wants no more of a connection after `enough` bytes."""
 
     seen: list[tuple[Any, ...]]
     times: list[float]
     enough = NEVER
+
+    def __init__(self, limits: ContentLimits | None = None) -> None:
+        self._content = Content(limits)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
 
     def receive(self, segments: Segments) -> Wanted:
         Recorder.times += segments.ts.tolist()
