@@ -13,7 +13,7 @@ import numpy as np
 
 from . import decode, reasons, state_type  # noqa: F401 -- tells numba of State
 from .decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP
-from .jit import entry, helper, i64
+from .jit import borrowed, entry, helper, i64
 from .link import KNOWN_LINKS, WLAN_SUBFRAMES, be16, be32, link_layer
 from .observations import MAX_PACKETS
 from .state import (
@@ -81,7 +81,7 @@ def process(
 
     A frame at which the loop stopped is begun again with the next call; its timers go on where they stopped.
     """
-    size = len(starts)
+    data, size = borrowed(data), len(starts)
     i = first
     while i < size:
         st.clock[0] = max(st.clock[0], times[i])
@@ -691,9 +691,9 @@ def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
             i += 1
         for b in range(256):
             count = i64(seen[b]) + seen[256 + b] + seen[512 + b] + seen[768 + b]
+            seen[b] = seen[256 + b] = seen[512 + b] = seen[768 + b] = 0
             total += st.log2[count] if count < len(st.log2) else count * np.log2(np.float64(count))
             printable += count if 32 <= b < 127 else 0
-        seen[:] = 0
     k.entropy = max(np.log2(np.float64(size)) - total / size, 0.0)
     k.printable = printable / size
 

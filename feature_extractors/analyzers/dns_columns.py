@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.jit import entry, helper, i64
+from feature_extractors.jit import borrowed, entry, helper, i64
 
 # One message: header, the last question's name in the text and type, and which answers are its own.
 MESSAGE: Final = np.dtype(
@@ -72,6 +72,7 @@ def read(
 def _read(
     data: Any, starts: Any, captured: Any, wanted: Any, which: Any, rows: Any, answers: Any, text: Any
 ) -> tuple[int, int, int]:
+    data, answers, text = borrowed(data), borrowed(answers), borrowed(text)
     n, n_answers, at = i64(0), i64(0), i64(0)
     for i in wanted:
         found, new_answers, new_at = _message(
