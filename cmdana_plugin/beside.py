@@ -183,7 +183,7 @@ def _packed(windows: Windows | None, numbers: Numbers) -> tuple[dict[str, Any], 
         "numbers": numbers,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(windows.connections.service),
-        "logs": [(e.stream, e.ts, e.uid, e.fields) for e in windows.logs],
+        "logs": list(map(tuple, windows.logs)),
     }
     return said, data
 
@@ -204,7 +204,7 @@ def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uin
         connections=Connections(**parts["connections"]),
         packets=Packets(**parts["packets"]),
         packet_start=arrays[-2],
-        logs=[LogEntry(*entry) for entry in said["logs"]],
+        logs=list(map(LogEntry._make, said["logs"])),
         log_start=arrays[-1],
     )
 

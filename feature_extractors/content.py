@@ -122,7 +122,7 @@ class Content:
                 if root.done:
                     continue
                 session.size += length
-                root.data(is_orig, ts, bytes(view[begin:end]))
+                root.data(is_orig, ts, view[begin:end].tobytes())
                 if connection.dns is not None and root.only() is None:
                     connection.dns = None
                 if root.over():
@@ -140,7 +140,7 @@ class Content:
             session.partial = partial
             if offset <= stream.next or offset <= stream.free:
                 if end - begin == length:
-                    self._deliver(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                    self._deliver(connection, stream, is_orig, ts, offset, view[begin:end].tobytes(), length)
                 elif root.deaf and not stream.free:  # cut short, and nobody listens: only counted
                     stream.next = upper
                     session.had_gap = True
@@ -153,7 +153,7 @@ class Content:
                 if stream.pending:
                     self._drain(connection, stream, is_orig, ts)
             else:
-                self._wait(connection, stream, is_orig, ts, offset, bytes(view[begin:end]), length)
+                self._wait(connection, stream, is_orig, ts, offset, view[begin:end].tobytes(), length)
             other = connection.streams[not is_orig]
             if other.pending and not stream.pending:
                 # The peer speaks on, so it has what we lack.

@@ -318,7 +318,7 @@ class Lines:
             return None
         out = bytes(self._buffer[:end])
         lines = out.split(b"\r\n")
-        if out.count(b"\n") != len(lines) - 1 or b"\n " in out or b"\n\t" in out:
+        if out.count(b"\n") != len(lines) - 1 or out.find(b"\n ") >= 0 or out.find(b"\n\t") >= 0:
             return None
         del self._buffer[: end + 4]
         self._from = 0

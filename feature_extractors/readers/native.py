@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
-from feature_extractors.jit import njit
+from feature_extractors.jit import borrowed, njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
@@ -109,6 +109,8 @@ def _walk_pcap(  # type: ignore[no-untyped-def]
     data, pos, end, swapped, header, nanoseconds, lengths, snaplen, n, start, captured, length, ts, tally
 ):
     """The records from `pos` on, until `end`. Returns rows, position of the first record not taken, and why."""
+    data, start, captured, length = borrowed(data), borrowed(start), borrowed(captured), borrowed(length)
+    ts, tally = borrowed(ts), borrowed(tally)
     while True:
         if pos + header > end:
             return n, pos, _MORE
@@ -161,6 +163,10 @@ def _walk_pcapng(  # type: ignore[no-untyped-def]
     n, start, captured, length, ts, link, tally
 ):  # fmt: skip
     """The blocks from `pos` on, until `end` or a block that is not about frames. Returns as `_walk_pcap` does."""
+    data, start, captured, length = borrowed(data), borrowed(start), borrowed(captured), borrowed(length)
+    ts, link, tally = borrowed(ts), borrowed(link), borrowed(tally)
+    if_link, if_units = borrowed(if_link), borrowed(if_units)
+    if_offset, if_snaplen = borrowed(if_offset), borrowed(if_snaplen)
     while True:
         if pos + 12 > end:
             return n, pos, _MORE

@@ -162,7 +162,7 @@ def test_any_log_value_is_encoded_and_touches_its_own_row_only(field, value) -> 
 def test_hostile_names_do_not_shift_other_values(name: str) -> None:
     windows = office(3)
     plain = encode(windows, SCHEMA)
-    spoiled = [replace(windows.logs[0], fields={**windows.logs[0].fields, "query": name}), *windows.logs[1:]]
+    spoiled = [windows.logs[0]._replace(fields={**windows.logs[0].fields, "query": name}), *windows.logs[1:]]
     f = encode(replace(windows, logs=spoiled), SCHEMA)
     assert np.array_equal(f.log_summary[1:], plain.log_summary[1:], equal_nan=True)
     assert np.array_equal(f.log_tokens[f.log_start[1] :], plain.log_tokens[plain.log_start[1] :])
@@ -171,8 +171,7 @@ def test_hostile_names_do_not_shift_other_values(name: str) -> None:
 def test_case_of_a_name_is_no_difference() -> None:
     windows = office(1)
     loud = [
-        replace(
-            windows.logs[0],
+        windows.logs[0]._replace(
             fields={**windows.logs[0].fields, "query": windows.logs[0].fields["query"].upper()},
         )
     ]  # type: ignore[union-attr]

@@ -72,7 +72,7 @@ def test_it_finds_the_row_its_hosts_history_its_notices_and_other_logs(
 
 def test_of_an_early_and_a_final_verdict_the_final_one_counts_and_both_are_given(tmp_path: Path) -> None:
     (final,) = history(1)
-    madeup.write_logs(tmp_path, [replace(final, stage="early", score=0.1), final])
+    madeup.write_logs(tmp_path, [final._replace(stage="early", score=0.1), final])
     found = explain(final.uid, tmp_path)
     assert [r["stage"] for r in found.verdicts] == ["early", "final"]
     assert found.verdict["stage"] == "final"

@@ -59,7 +59,7 @@ def test_a_host_that_scans_is_named_and_an_ordinary_one_is_not() -> None:
 def test_a_host_that_asks_for_many_long_names_is_named() -> None:
     windows = office(900)
     logs = [
-        replace(e, fields={**e.fields, "query": f"{i:064x}.evil.example"}) if e.stream == "dns" else e
+        e._replace(fields={**e.fields, "query": f"{i:064x}.evil.example"}) if e.stream == "dns" else e
         for i, e in enumerate(windows.logs)
     ]
     one = windows.connections.orig_h.copy()

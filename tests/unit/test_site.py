@@ -34,7 +34,7 @@ def with_orig_bytes(windows: Windows, row: int, size: int) -> Windows:
 def with_name(windows: Windows, row: int, name: str) -> Windows:
     logs = list(windows.logs)
     at = int(windows.log_start[row])
-    logs[at] = replace(logs[at], fields={**logs[at].fields, "query": name})
+    logs[at] = logs[at]._replace(fields={**logs[at].fields, "query": name})
     return replace(windows, logs=logs)
 
 
