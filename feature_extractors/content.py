@@ -76,53 +76,34 @@ class Content:
         cut_short = 0
         start = segments.start
         messages = read_dns(_readonly(segments.data), start, segments.captured, _dns_rows(segments))
-        rows = zip(
-            segments.connection.tolist(),
-            segments.is_orig.tolist(),
-            segments.ts.tolist(),
-            segments.offset.tolist(),
-            segments.before.tolist(),
-            start.tolist(),
-            (start + segments.captured).tolist(),
-            segments.length.tolist(),
-            segments.ip_proto.tolist(),
-            segments.orig_p.tolist(),
-            segments.resp_p.tolist(),
-            segments.partial.tolist(),
-            messages.which,
-            strict=True,
-        )
-        for row in rows:
-            (
-                serial,
-                is_orig,
-                ts,
-                offset,
-                before,
-                begin,
-                end,
-                length,
-                ip_proto,
-                orig_p,
-                resp_p,
-                partial,
-                which,
-            ) = row
+        serials: list[int] = segments.connection.tolist()
+        from_orig: list[bool] = segments.is_orig.tolist()
+        times: list[float] = segments.ts.tolist()
+        offsets: list[int] = segments.offset.tolist()
+        begins: list[int] = start.tolist()
+        ends: list[int] = (start + segments.captured).tolist()
+        lengths: list[int] = segments.length.tolist()
+        protocols: list[int] = segments.ip_proto.tolist()
+        ports: list[int] = (segments.orig_p.astype(np.int64) << 16 | segments.resp_p).tolist()
+        partials: list[bool] = segments.partial.tolist()
+        whiches = messages.which
+        for i, serial in enumerate(serials):  # columns, not rows: most segments need a few of them only
             connection = connections.get(serial)
             if connection is None:
-                connection = self._open(ip_proto, orig_p, resp_p, ts)
+                connection = self._open(protocols[i], ports[i] >> 16, ports[i] & 0xFFFF, times[i])
                 connections[serial] = connection
             session = connection.session
+            which = whiches[i]
             if which >= 0 and connection.dns is not None:
-                session.size += length
-                connection.dns.plain(ts, messages, which)
+                session.size += lengths[i]
+                connection.dns.plain(times[i], messages, which)
                 continue
             root = connection.root
-            if ip_proto != 6:
+            if protocols[i] != 6:
                 if root.done:
                     continue
-                session.size += length
-                root.data(is_orig, ts, view[begin:end].tobytes())
+                session.size += lengths[i]
+                root.data(from_orig[i], times[i], view[begins[i] : ends[i]].tobytes())
                 if connection.dns is not None and root.only() is None:
                     connection.dns = None
                 if root.over():
@@ -131,13 +112,17 @@ class Content:
             if root.done:
                 changed[serial] = None
                 continue
+            is_orig, offset, length = from_orig[i], offsets[i], lengths[i]
             stream = connection.streams[is_orig]
             upper = offset + length
             if upper <= stream.next or upper <= stream.free:
                 continue  # what was declared unneeded may also never be handed in
-            if stream.next < before and stream.next < stream.free and not stream.pending:
-                self._pass(connection, stream, is_orig, min(before, stream.free))
-            session.partial = partial
+            if stream.next < stream.free and not stream.pending:
+                upto = min(int(segments.before[i]), stream.free)
+                if stream.next < upto:
+                    self._pass(connection, stream, is_orig, upto)
+            ts, begin, end = times[i], begins[i], ends[i]
+            session.partial = partials[i]
             if offset <= stream.next or offset <= stream.free:
                 if end - begin == length:
                     self._deliver(connection, stream, is_orig, ts, offset, view[begin:end].tobytes(), length)

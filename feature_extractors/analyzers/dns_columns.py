@@ -58,8 +58,8 @@ def read(
     if not len(wanted):
         return Messages(which.tolist(), [], [], b"", "")
     size = int(captured[wanted].sum())
-    rows = np.zeros(len(wanted), MESSAGE)
-    answers = np.zeros(size // 11 + 1, ANSWER)
+    rows = np.empty(len(wanted), MESSAGE)
+    answers = np.empty(size // 11 + 1, ANSWER)
     text = np.empty(8 * size + 4096, np.uint8)
     n, n_answers, n_text = _read(data, starts, captured, wanted, which, rows, answers, text)
     raw = text[:n_text].tobytes()
@@ -108,6 +108,7 @@ def _message(
     row.first = n
     row.begin = row.end = 0
     row.plain = True
+    row.qtype = row.qclass = 0
     pos = i64(12)
     for _ in range(queries):
         row.begin = at
