@@ -29,11 +29,11 @@ Numbers = dict[str, int]
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
 _ALIGN: Final = 64  # columns begin at multiples of it
-_ROWS: Final = (
-    8192  # windows that wait for being taken, beside the block that comes; and that are handed on at once
-)
+_ROWS: Final = 8192  # windows that are handed on at once, and that wait where the child is ahead
+_MOST: Final = 16384  # that wait at most, beside the block that comes
 _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
+_LESS: Final = 10  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
     for part, kind in (("connections", Connections), ("packets", Packets))
@@ -57,6 +57,7 @@ class Beside:
         self._child = os.fork()
         if self._child == 0:
             os.close(reading)
+            os.nice(_LESS)
             _run(work, writing)
         os.close(writing)
         self._pipe = open(reading, "rb", buffering=0)
@@ -64,6 +65,7 @@ class Beside:
         self._rows = 0  # of the blocks that wait
         self._moved = threading.Condition()
         self._closed = False
+        self._ended = False
         threading.Thread(target=self._receive, daemon=True).start()
 
     def __iter__(self) -> Iterator[tuple[Windows | None, Numbers]]:
@@ -78,6 +80,10 @@ class Beside:
             yield concat(windows) if len(windows) > 1 else windows[0] if windows else None, said["numbers"]
         self.close()
         raise RuntimeError("extraction ended before its end: its process was killed, or see above")
+
+    def ahead(self) -> bool:
+        """Whether the child needs no core for now: it is at its end, or as much as one takes at once waits."""
+        return self._ended or self._rows >= _ROWS
 
     def close(self) -> None:
         """Ends the child if it is still at work."""
@@ -131,10 +137,11 @@ class Beside:
 
     def _put(self, block: _Block | None) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: self._closed or self._rows < _ROWS)
+            self._moved.wait_for(lambda: self._closed or self._rows < _MOST)
             if not self._closed:
                 self._blocks.append(block)
                 self._rows += 0 if block is None else _rows_of(block)
+                self._ended |= block is None or block[0] == "end"
             self._moved.notify()
 
 

@@ -84,13 +84,12 @@ def _p_values(x, which, enough, first, order, above, size, start, shape, scale, 
         if np.isnan(x[i]):
             out[i] = np.nan
             continue
-        p = _one(x[i], 0, first, order, above, size, start, shape, scale)
         t = which[i]
-        if t > 0:
-            weight = min(size[t] / enough, 1.0)
-            own = _one(x[i], t, first, order, above, size, start, shape, scale)
-            p = np.exp(weight * np.log(own) + (1.0 - weight) * np.log(p))
-        out[i] = p
+        out[i] = _one(x[i], t, first, order, above, size, start, shape, scale)
+        if t > 0 and size[t] < enough:
+            weight = size[t] / enough
+            of_all = _one(x[i], 0, first, order, above, size, start, shape, scale)
+            out[i] = np.exp(weight * np.log(out[i]) + (1.0 - weight) * np.log(of_all))
 
 
 @njit(cache=True, nogil=True)

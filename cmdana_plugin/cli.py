@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,8 +63,11 @@ ModelOption = Annotated[
 ]
 
 
-def load_judge(config: Config, model: Path | None = None) -> Judge:
-    """The judge for a configuration; imports torch. Raises `CmdanaError` for a model that cannot be used."""
+def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bool] | None = None) -> Judge:
+    """The judge for a configuration; imports torch. Raises `CmdanaError` for a model that cannot be used.
+
+    `spare` says at any time whether there are cores beside the one that asks; without it there always are.
+    """
     import torch
 
     from cmdana_plugin.detector import load_detector
@@ -78,7 +82,9 @@ def load_judge(config: Config, model: Path | None = None) -> Judge:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = settings.threads or min(os.cpu_count() or 1, 2)
     salt = state_salt(settings.state_key)
-    detector = load_detector(path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts)
+    detector = load_detector(
+        path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts, spare=spare
+    )
     if not settings.site_history:
         return Judge(detector, config)
     return Judge(SiteAware(detector, salt, share_of(detector.checkpoint.weights)), config)
@@ -130,7 +136,7 @@ def replay(
             sources = offline.sources(captures)
             with show.progress(quiet=as_json) as progress:
                 summary = offline.replay(
-                    sources, out, settings, lambda: load_judge(settings, model), progress
+                    sources, out, settings, lambda spare: load_judge(settings, model, spare), progress
                 )
     found = truth.count(out) if truth else None
     if as_json:

@@ -22,6 +22,8 @@ from cmdana_plugin.batch import (
     LOG_LENGTHS,
     PACKET_LENGTHS,
     Prepared,
+    alike,
+    asked_alike,
     block_size,
     groups,
     pad_logs,
@@ -48,6 +50,7 @@ _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothin
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
 _ODD: Final = 1e-2  # p-value below which it does so at all
 _TURN: Final = 5e-4  # seconds that a thread may keep the interpreter from one that comes back from a product
+_EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
 _HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
@@ -78,7 +81,8 @@ class Outcome:
 class CrossModal:
     """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
 
-    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side.
+    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
+    while there are cores to `spare` (always, unless told), one otherwise.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class CrossModal:
         hosts: int = 1 << 17,
         device: str = "cpu",
         threads: int = 1,
+        spare: Callable[[], bool] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.schema = schema
@@ -104,6 +109,7 @@ class CrossModal:
         # Blocks side by side, each on one thread: small products do not gain from being shared out.
         several = threads > 1 and self.device.type == "cpu"
         self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
+        self._spare = spare
         self._salt = salt
         self._hosts = hosts
         self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
@@ -180,7 +186,8 @@ class CrossModal:
             with torch.inference_mode():
                 job(one)
 
-        for _ in map(run, jobs) if self._pool is None else self._pool.map(run, jobs):
+        pool = self._pool if self._spare is None or self._spare() else None
+        for _ in map(run, jobs) if pool is None else pool.map(run, jobs):
             pass
 
     def _blocks(self, n: int) -> Iterator[slice]:
@@ -200,7 +207,10 @@ class CrossModal:
         return out
 
     def latents(self, prepared: Prepared) -> NDArray[np.float32]:
-        """[n, 3, latents, width], zero where a modality is absent; in blocks, whatever arrives."""
+        """[n, 3, latents, width], zero where a modality is absent; in blocks, whatever arrives.
+
+        What looks the same in a modality is encoded once.
+        """
         n, shape, f = len(prepared), self.checkpoint.shape, prepared.features
         out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
 
@@ -216,13 +226,18 @@ class CrossModal:
                 z = self.network.logs(x.to(self.device), mask.to(self.device))
             out[rows, modality] = z[: len(rows)].cpu().numpy()
 
-        self._each(encode_block, self._jobs(prepared))
+        where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
+        first = [_alike(prepared, m, rows) for m, rows in enumerate(where)]
+        self._each(encode_block, self._jobs(f, [w[i == w] for w, i in zip(where, first, strict=True)]))
+        for m, (rows, like) in enumerate(zip(where, first, strict=True)):
+            repeated = rows != like
+            out[rows[repeated], m] = out[like[repeated], m]
         return out
 
-    def _jobs(self, prepared: Prepared) -> Iterator[tuple[int, NDArray[np.int64], int]]:
-        """Modality, rows of one block in which it is present, and the length to which their tokens are padded."""
-        f = prepared.features
-        where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
+    def _jobs(
+        self, f: Features, where: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+        """Modality, one block of its rows, and the length to which their tokens are padded."""
         for modality, parts in (
             (CONNECTION, [(where[CONNECTION], 0)]),
             (PACKET, groups(f.packet_start, where[PACKET], PACKET_LENGTHS)),
@@ -232,12 +247,15 @@ class CrossModal:
                 for begin in range(0, len(rows), self._block):
                     yield modality, rows[begin : begin + self._block], length
 
-    def _present(self, prepared: Prepared) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Modality, and rows of one block in which it is present."""
+    def _present(
+        self, prepared: Prepared, every: bool
+    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64] | None]]:
+        """Modality, rows of one block in which it is present, and the fields that are asked of them; None: all."""
         for modality in range(MODALITIES):
             rows = np.flatnonzero(prepared.present[:, modality])
-            for begin in range(0, len(rows), self._block):
-                yield modality, rows[begin : begin + self._block]
+            for part, fields in [(rows, None)] if every else asked_alike(prepared.targets[modality], rows):
+                for begin in range(0, len(part), self._block):
+                    yield modality, part[begin : begin + self._block], fields
 
     def condense(
         self, latents: NDArray[np.float32], prepared: Prepared
@@ -284,21 +302,22 @@ class CrossModal:
             if isolation is not None:
                 raw["isolation"][rows] = isolation.score(wide[rows])
 
-        def foresee_block(job: tuple[int, NDArray[np.int64]]) -> None:
-            modality, rows = job
+        def foresee_block(job: tuple[int, NDArray[np.int64], NDArray[np.int64] | None]) -> None:
+            modality, rows, fields = job
             k = len(rows)
             z, s = self._to(latents[rows]), self._to(state[rows])
             bias = network.lean(self._to(gate[rows]), self._to(prepared.present[rows]))
             expected = network.expect(modality, z, s, bias)
             residual[rows, modality] = apart(expected, z[:, modality])[:k].cpu().numpy()
-            logits = network.decode(modality, expected)
-            surprise = _surprise(logits, self._to(prepared.targets[modality][rows]))
-            raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
+            logits = network.decode(modality, expected, None if fields is None else torch.from_numpy(fields))
             if chance is not None:
                 chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
+            targets = prepared.targets[modality][rows]
+            surprise = _surprise(logits, self._to(targets if fields is None else targets[:, fields]))
+            raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
 
         self._each(recall_block, self._blocks(n))
-        self._each(foresee_block, self._present(prepared))
+        self._each(foresee_block, self._present(prepared, keep))
         raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
         if trees is None:
@@ -347,13 +366,25 @@ class CrossModal:
         return names
 
 
+def _alike(prepared: Prepared, modality: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of the rows the first of them that looks the same in this modality."""
+    f = prepared.features
+    if modality == PACKET:
+        return alike(f.packets, f.packet_start, rows)
+    if modality == LOG:
+        return alike(f.log_tokens, f.log_start, rows)
+    fields = np.concatenate([prepared.codes.astype(np.int32), prepared.values.view(np.int32)], axis=1)
+    return alike(fields, np.arange(len(prepared) + 1), rows)
+
+
 def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean negative log probability [B] of what is set (class -1: not asked)."""
     asked = targets >= 0
-    top = logits.amax(dim=-1, keepdim=True)
-    total = (logits - top).exp().sum(dim=-1).log() + top[..., 0]
-    nll = (total - logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]) * asked
-    return nll.sum(dim=1) / asked.sum(dim=1).clamp_min(1)
+    picked = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
+    total = logits.exp().sum(dim=-1).log()
+    if not bool((total.abs() < _EXACT).all()):  # a third slower, and good for any logits
+        total = torch.logsumexp(logits, dim=-1)
+    return ((total - picked) * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
 
 
 def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
@@ -450,10 +481,11 @@ def load_detector(
     threads: int = 2,
     salt: int | None = None,
     hosts: int = 1 << 17,
+    spare: Callable[[], bool] | None = None,
 ) -> CrossModal:
     """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
 
-    `salt` defaults to one derived from the checkpoint; a site sets its own secret.
+    `salt` defaults to one derived from the checkpoint; a site sets its own secret. The rest as in `CrossModal`.
     """
     torch.set_num_threads(1)  # of each of our own threads
     sys.setswitchinterval(_TURN)
@@ -462,7 +494,7 @@ def load_detector(
     if salt is None:
         digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
         salt = int.from_bytes(digest[:8], "little")
-    return CrossModal(loaded, schema, salt, hosts, device, threads)
+    return CrossModal(loaded, schema, salt, hosts, device, threads, spare)
 
 
 def shipped_checkpoint() -> Checkpoint:

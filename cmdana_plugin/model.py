@@ -100,12 +100,12 @@ class Pool(nn.Module):
         x = self.norm(x)
         scores = self.score(x)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None], -1e9)
+            scores = scores.masked_fill_(~mask[:, :, None], -1e9)
         # Weights sum to one, so values may be taken of what was pooled instead of every token.
         pooled = torch.bmm(_softmax_of_tokens(scores), x).view(b, self.latents, self.heads, d)
         z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(self.heads, -1, d))
         z = z.reshape(b, self.latents, d) + self.value.bias
-        out: Tensor = self.out(z + self.mix(z))
+        out: Tensor = self.out(self.mix(z).add_(z))
         return out
 
 
@@ -138,7 +138,7 @@ class PacketEncoder(nn.Module):
         before = F.pad(packets, (0, 0, 1, 0))[:, :-1]
         after = F.pad(packets, (0, 0, 0, 1))[:, 1:]
         x = F.gelu(self.read(torch.cat([before, packets, after], dim=-1)))
-        out: Tensor = self.pool(x + self.think(x), mask)
+        out: Tensor = self.pool(self.think(x).add_(x), mask)
         return out
 
 
@@ -152,7 +152,7 @@ class LogEncoder(nn.Module):
     def forward(self, logs: Tensor, mask: Tensor) -> Tensor:
         b, t, w = logs.shape
         x = F.embedding_bag(logs.view(b * t, w), self.bucket.weight, mode="sum", padding_idx=0).view(b, t, -1)
-        out: Tensor = self.pool(x + self.think(x), mask)
+        out: Tensor = self.pool(self.think(x).add_(x), mask)
         return out
 
 
@@ -187,18 +187,18 @@ class Predictor(nn.Module):
             z = self.side_by_side(torch.cat([others * there, there], dim=2).flatten(1)).view(
                 b, self.latents, d
             )
-            joined: Tensor = self.norm(z + self.mix(z))
+            joined: Tensor = self.norm(self.mix(z).add_(z))
             return joined
         h, c = self.heads, d // self.heads
         # Keys are taken of the query and values of what was pooled, not of every token; what a key's bias adds is
         # the same for all tokens and falls out of the softmax.
         q = self.query(state).view(b, self.latents, h, c)
         q = torch.einsum("bmhc,hcd->bmhd", q, self.key.weight.view(h, c, d)).reshape(b, -1, d)
-        scores = torch.bmm(others, q.transpose(1, 2)) / c**0.5 + bias[:, :, None]
+        scores = torch.baddbmm(bias[:, :, None], others, q.transpose(1, 2), alpha=c**-0.5)
         pooled = torch.bmm(_softmax_of_tokens(scores), others).view(b, self.latents, h, d)
         z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(h, c, d))
         z = z.reshape(b, self.latents, d) + self.value.bias
-        out: Tensor = self.norm(z + self.mix(z))
+        out: Tensor = self.norm(self.mix(z).add_(z))
         return out
 
     def decode(self, z: Tensor, fields: Tensor | None = None) -> Tensor:

@@ -155,13 +155,14 @@ def replay(
     captures: Sequence[Path | str],
     out: Path,
     config: Config,
-    load: Callable[[], Judge],
+    load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
     """Writes conn.log, cmdana.log and notice.log of the captures to `out`, and says what it saw.
 
-    Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that.
-    Raises `CaptureError`, `LogError`, or what `load` raises; then nothing is left in `out`.
+    Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
+    `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
+    `load` raises; then nothing is left in `out`.
     """
     summary = Summary([str(c) for c in captures])
     import feature_extractors.jit  # noqa: F401  # numba, which both processes need: loaded once
@@ -171,7 +172,7 @@ def replay(
     try:
         for stream in (CONN, CMDANA, NOTICE):
             writers.append(LogWriter(out, stream, config.logs.format))
-        judge = load()
+        judge = load(blocks.ahead)
         with _seldom_collected():
             _consume(judge, config, summary, blocks, writers, progress)
     except BaseException:

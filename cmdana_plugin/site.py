@@ -90,6 +90,7 @@ class SiteAware:
         self._strata: dict[str, int] = {}
         self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
         self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
+        self._top = np.zeros((_STRATA, len(MEASURES)), np.int64)  # the last bin that holds anything
         self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
 
@@ -115,7 +116,7 @@ class SiteAware:
         spread = np.array([m.spread for m in MEASURES])
         _walk(
             values, p, usual, stratum, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
-            self._past, self._total, self._hosts, self._pairs,
+            self._past, self._total, self._top, self._hosts, self._pairs,
         )  # fmt: skip
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
         own = scores.p_value / (1.0 - self._share)
@@ -206,7 +207,7 @@ _PAIR_TYPE: Final = np.dtype(
 
 
 @njit(cache=True, nogil=True)
-def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, hosts, pairs):  # type: ignore[no-untyped-def]
+def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, top, hosts, pairs):  # type: ignore[no-untyped-def]
     """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
     for i in range(len(stratum)):
         s = stratum[i]
@@ -234,13 +235,15 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
             values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
         least = 1.0
         for m in range(values.shape[1]):
-            p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], values[i, m], spread[m])
+            p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], top[s, m], values[i, m], spread[m])
             least = min(least, p[i, m])
         if not final[i]:
             continue
         weight = 1.0 if least >= _ODD else _LITTLE
         for m in range(values.shape[1]):
-            past[s, m, _bin(values[i, m])] += weight
+            b = _bin(values[i, m])
+            past[s, m, b] += weight
+            top[s, m] = max(top[s, m], b)
             total[s, m] += weight
             if total[s, m] > _MOST:
                 past[s, m] *= 0.5
@@ -266,11 +269,14 @@ def _bin(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _tail(past, total, x, spread):  # type: ignore[no-untyped-def]
-    """One-sided p of `x` given a histogram and its sum, and what nine in ten stay under; (1, 0) while it is thin."""
+def _tail(past, total, top, x, spread):  # type: ignore[no-untyped-def]
+    """One-sided p of `x` given a histogram, its sum and its last bin, and what nine in ten stay under.
+
+    (1, 0) while the histogram is thin.
+    """
     if total < _LEAST:
         return 1.0, 0.0
-    above, u = 0.0, _BINS - 1
+    above, u = 0.0, top
     while u > 0 and above + past[u] <= _TAIL * total:
         above += past[u]
         u -= 1
@@ -280,7 +286,7 @@ def _tail(past, total, x, spread):  # type: ignore[no-untyped-def]
     if y < edge:
         return 1.0, usual
     excess = 0.0
-    for b in range(u + 1, _BINS):
+    for b in range(u + 1, top + 1):
         excess += past[b] * min(
             (b + 0.5) / 8.0 - edge, 4.0 * spread
         )  # a few far ones do not stretch the tail

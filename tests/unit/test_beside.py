@@ -64,6 +64,26 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
     assert [last for _, last in blocks] == sorted(last for _, last in blocks)
 
 
+def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
+    def work() -> Blocks:
+        yield made_up(2), {}
+        time.sleep(1.0)
+        for _ in range(4):
+            yield take(made_up(1), np.zeros(8000, np.int64)), {}
+
+    beside = Beside(work)
+    blocks = iter(beside)
+    next(blocks)
+    assert not beside.ahead()
+    next(blocks)
+    deadline = time.monotonic() + 10.0
+    while not beside.ahead() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert beside.ahead()
+    assert sum(1 for _ in blocks) == 3
+    assert beside.ahead()
+
+
 def test_what_the_work_refuses_is_said_here() -> None:
     def work() -> Blocks:
         yield made_up(2), {}

@@ -10,13 +10,15 @@ import pytest
 import torch
 from made_windows import changed, is_scan, office, without_logs
 
+from cmdana_plugin import batch, state
 from cmdana_plugin import checkpoint as checkpoints
-from cmdana_plugin import state
+from cmdana_plugin.batch import alike, prepare
 from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.detector import CrossModal, load_detector
+from cmdana_plugin.detector import CrossModal, _surprise, load_detector
 from cmdana_plugin.explain import evidence_of, explain_row
 from cmdana_plugin.score import Scores
 from cmdana_plugin.training import Recipe, Recording, recalibrate, train
+from feature_extractors.encode import encode, take_features
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.observations import Stage, Windows, concat, take
 from feature_extractors.schema import load_schema
@@ -61,6 +63,75 @@ def test_threads_change_nothing(trained: Checkpoint) -> None:
     two = CrossModal(trained, load_schema(), threads=2).receive(windows)
     assert np.array_equal(one.p_value, two.p_value)
     assert np.array_equal(one.reliance, two.reliance)
+
+
+def test_one_thread_works_where_no_cores_are_spared(trained: Checkpoint) -> None:
+    windows = office(1500, seed=3, scan=300)
+    asked: list[bool] = []
+
+    def never() -> bool:
+        asked.append(False)
+        return False
+
+    alone = CrossModal(trained, load_schema(), threads=2, spare=never)
+    together = CrossModal(trained, load_schema(), threads=2)
+    assert np.array_equal(alone.receive(windows).p_value, together.receive(windows).p_value)
+    assert asked
+    assert alone._pool is not None
+    assert not alone._pool._threads  # none was started
+
+
+def test_rows_that_look_the_same_are_found_and_encoded_once(trained: Checkpoint) -> None:
+    rng = np.random.default_rng(1)
+    for dtype, width in ((np.float32, 4), (np.int16, 8), (np.uint8, 4)):
+        lengths = rng.integers(0, 4, 500)
+        start = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = rng.integers(0, 2, (start[-1], width)).astype(dtype)
+        rows = np.sort(rng.choice(500, 400, replace=False))
+        first: dict[bytes, int] = {}
+        expected = [first.setdefault(tokens[start[r] : start[r + 1]].tobytes(), r) for r in rows.tolist()]
+        assert alike(tokens, start, rows).tolist() == expected
+        assert len(first) < len(rows)
+
+    windows = office(300, seed=3, scan=30)
+    d = detector(trained)
+    features = encode(windows, load_schema())
+    state_ = np.full((len(windows), len(load_schema().state)), np.nan, np.float32)
+    once = prepare(features, state_, trained.preparation, load_schema())
+    rows = rng.integers(0, len(windows), 700)
+    often = prepare(take_features(features, rows), state_[rows], trained.preparation, load_schema())
+    assert np.array_equal(d.latents(often), d.latents(once)[rows])
+
+
+def test_only_what_is_asked_for_is_predicted_and_says_the_same(
+    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = office(1500, seed=3, scan=300)
+    some, gate, _ = detector(trained).raw(windows)
+    monkeypatch.setattr(batch, "_MANY", 1 << 30)
+    every, same_gate, _ = detector(trained).raw(windows)
+    assert np.array_equal(gate, same_gate)
+    for name, raw in every.items():
+        assert np.allclose(some[name], raw, atol=2e-5, equal_nan=True), name
+    groups = list(batch.asked_alike(np.array([[1, -1], [-1, -1], [2, -1]]), np.array([0, 1, 2])))
+    assert [(rows.tolist(), fields) for rows, fields in groups] == [([0, 1, 2], None)]
+    monkeypatch.setattr(batch, "_MANY", 2)
+    (rows, fields), (rest, none) = batch.asked_alike(
+        np.array([[1, -1], [-1, -1], [2, -1]]), np.array([0, 1, 2])
+    )
+    assert (rows.tolist(), fields is not None and fields.tolist()) == ([0, 2], [0])
+    assert (rest.tolist(), none) == ([1], None)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_surprise_is_cross_entropy_however_large_the_logits(size: float) -> None:
+    torch.manual_seed(1)
+    logits, targets = torch.randn(50, 7, 34) * size, torch.randint(-1, 34, (50, 7))
+    logits[0] -= 200.0
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).double(), targets.flatten(), ignore_index=-1, reduction="none"
+    ).view(50, 7).sum(dim=1) / (targets >= 0).sum(dim=1).clamp_min(1)
+    assert torch.allclose(_surprise(logits, targets).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
