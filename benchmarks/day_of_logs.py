@@ -101,7 +101,9 @@ def read(day: Path) -> None:
         features = encode(windows, schema)
         at = time.process_time()
         spent["encoding"] += at - now
-        tables.counts(windows, features, make_keys(windows, features, 1), schema.spans)
+        tables.counts(
+            windows.connections, features, make_keys(windows.connections, features, 1), schema.spans
+        )
         now, at = at, time.process_time()
         spent["state"] += at - now
         n += len(windows)

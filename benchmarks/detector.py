@@ -46,11 +46,11 @@ def main() -> None:
     detector.receive(take(windows, np.arange(2000)))  # compile and warm up
     detector.reset()
     features = encode(windows, schema)
-    keys = make_keys(windows, features, 1)
+    keys = make_keys(windows.connections, features, 1)
     tables = Tables(1 << 17, 1 << 16, 1 << 18)
     stages = {
         "encode": lambda: encode(windows, schema),
-        "counts": lambda: tables.counts(windows, features, keys, schema.spans),
+        "counts": lambda: tables.counts(windows.connections, features, keys, schema.spans),
         "detector, whole": lambda: detector.receive(windows),
         "training, per pass": lambda: train([Recording("made", windows)], recipe=Recipe(epochs=1)),
     }
@@ -65,7 +65,7 @@ def main() -> None:
     for _ in range(0, given.hosts, n):
         many = changed(windows, orig_h=rng.integers(0, 256, (n, 16)).astype(np.uint8))
         f = features
-        _, slots = large.counts(many, f, make_keys(many, f, 1), schema.spans)
+        _, slots = large.counts(many.connections, f, make_keys(many.connections, f, 1), schema.spans)
         gate = np.zeros((n, 3, 32), np.float32)
         large.remember(
             many.connections.ts,

@@ -1,7 +1,7 @@
-"""Work in a process of its own whose windows come over a pipe: extraction has a core to itself while another scores.
+"""Work in a process of its own whose blocks come over a pipe: extraction has a core to itself while another scores.
 
 A child of this process, forked before anything heavy is loaded, so that it costs next to nothing to start. What
-travels is the columns' bytes, and everything else as `marshal` has it: both ends are one program.
+travels is the columns' bytes, and the little else as `marshal` has it: both ends are one program.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from feature_extractors.encode import Encoded, Features, concat_encoded
 from feature_extractors.errors import CaptureError, CmdanaError
-from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat
+from feature_extractors.observations import Connections
 
 Numbers = dict[str, int]
 
@@ -36,21 +37,21 @@ _PATIENCE: Final = 0.5  # within so many seconds
 _LESS: Final = 10  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
-    for part, kind in (("connections", Connections), ("packets", Packets))
+    for part, kind in (("connections", Connections), ("features", Features))
     for field in fields(kind)
     if field.name != "service"
 )
 
 
 class Beside:
-    """Blocks that `work` makes in a child process, in its order; `work` yields windows, each with counts as of then.
+    """Blocks that `work` makes in a child process, in its order; `work` yields them, each with counts as of then.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
     a `CaptureError`, and `RuntimeError` where the child died of a bug or was killed. `close` ends it at any time.
     """
 
-    def __init__(self, work: Callable[[], Iterator[tuple[Windows | None, Numbers]]]) -> None:
+    def __init__(self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]]) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -68,7 +69,7 @@ class Beside:
         self._ended = False
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def __iter__(self) -> Iterator[tuple[Windows | None, Numbers]]:
+    def __iter__(self) -> Iterator[tuple[Encoded | None, Numbers]]:
         while blocks := self._take():
             kind, said, _ = blocks[-1]
             if kind == "failed":
@@ -76,8 +77,8 @@ class Beside:
             if kind == "end":
                 self.close()
                 return
-            windows = [w for _, s, data in blocks if (w := _unpacked(s, data)) is not None]
-            yield concat(windows) if len(windows) > 1 else windows[0] if windows else None, said["numbers"]
+            parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
+            yield concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None, said["numbers"]
         self.close()
         raise RuntimeError("extraction ended before its end: its process was killed, or see above")
 
@@ -154,15 +155,15 @@ def _rows_of(block: _Block) -> int:
     return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
 
 
-def _run(work: Callable[[], Iterator[tuple[Windows | None, Numbers]]], writing: int) -> None:
+def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: int) -> None:
     """The child, from its first breath to its last: it must not go on in its parent's code."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
         with open(writing, "wb", buffering=0) as pipe:
             try:
-                for windows, numbers in work():
-                    _send(pipe, "block", *_packed(windows, numbers))
+                for block, numbers in work():
+                    _send(pipe, "block", *_packed(block, numbers))
                 _send(pipe, "end", None, [])
                 status = 0
             except CmdanaError as error:
@@ -177,25 +178,25 @@ def _run(work: Callable[[], Iterator[tuple[Windows | None, Numbers]]], writing: 
         os._exit(status)
 
 
-def _packed(windows: Windows | None, numbers: Numbers) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+def _packed(block: Encoded | None, numbers: Numbers) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     """What is marshalled of a block, and its columns padded to `_ALIGN`."""
-    if windows is None:
+    if block is None:
         return {"numbers": numbers, "columns": None}, []
-    arrays = [getattr(getattr(windows, part), name) for part, name in _COLUMNS]
-    arrays += [windows.packet_start, windows.log_start]
+    arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
+    arrays += [block.modalities, block.longest_name]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
         data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
     said = {
         "numbers": numbers,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
-        "service": list(windows.connections.service),
-        "logs": list(map(tuple, windows.logs)),
+        "service": list(block.connections.service),
+        "schema": block.schema,
     }
     return said, data
 
 
-def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Windows | None:
+def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
     if said["columns"] is None:
         return None
     arrays, at = [], 0
@@ -204,15 +205,15 @@ def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uin
         size = int(np.prod(shape)) * dtype.itemsize
         arrays.append(data[at : at + size].view(dtype).reshape(shape))
         at += size + -size % _ALIGN
-    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "packets": {}}
+    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "features": {}}
     for (part, name), array in zip(_COLUMNS, arrays, strict=False):
         parts[part][name] = array
-    return Windows(
+    return Encoded(
         connections=Connections(**parts["connections"]),
-        packets=Packets(**parts["packets"]),
-        packet_start=arrays[-2],
-        logs=list(map(LogEntry._make, said["logs"])),
-        log_start=arrays[-1],
+        features=Features(**parts["features"]),
+        schema=said["schema"],
+        modalities=arrays[-2],
+        longest_name=arrays[-1],
     )
 
 

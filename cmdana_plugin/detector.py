@@ -37,8 +37,17 @@ from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Ne
 from cmdana_plugin.score import Scores, score_of, significant
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
-from feature_extractors.encode import Features, concat_features, encode, take_features
-from feature_extractors.observations import Stage, Windows, take
+from feature_extractors.encode import (
+    Block,
+    Encoded,
+    Features,
+    concat_features,
+    encoded,
+    take_encoded,
+    take_features,
+)
+from feature_extractors.errors import SchemaError
+from feature_extractors.observations import Stage, take
 from feature_extractors.schema import Schema, load_schema
 
 COMPONENTS: Final = (
@@ -120,21 +129,24 @@ class CrossModal:
         self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
         self.seen = None
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         if len(windows) == 0:
             return self._scores({}, np.zeros((0, 4), np.float32))
         raw, gate, _ = self.raw(windows)
         return self._scores(raw, gate)
 
     def raw(
-        self, windows: Windows
+        self, windows: Block
     ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64]]:
-        """Uncalibrated components [n], gate [n, 4] and stratum [n] of windows in stream order."""
+        """Uncalibrated components [n], gate [n, 4] and stratum [n] of windows in stream order.
+
+        Raises `SchemaError` for windows that were encoded by another schema.
+        """
+        if isinstance(windows, Encoded) and windows.schema != self.schema_digest:
+            raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
         for begin in range(0, len(windows), _ROWS):
-            end = min(begin + _ROWS, len(windows))
-            block = windows if end - begin == len(windows) else take(windows, np.arange(begin, end))
-            outcome, looked = self._step(block)
+            outcome, looked = self._step(self._cut(windows, begin, min(begin + _ROWS, len(windows))))
             parts.append(outcome)
             seen.append(looked)
         self.seen = seen[0] if len(seen) == 1 else _join(seen)
@@ -142,7 +154,7 @@ class CrossModal:
         gate = np.concatenate([p.gate for p in parts])
         return raw, gate, self.seen.stratum
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         from cmdana_plugin.explain import reasons
 
         assert isinstance(scores.seen, Seen), "scores of another detector"
@@ -165,14 +177,19 @@ class CrossModal:
         prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
         return self.judge(prepared, seen, self.latents(prepared), keep)
 
-    def _step(self, windows: Windows) -> tuple[Outcome, Seen]:
-        features = encode(windows, self.schema)
-        keys = make_keys(windows, features, self._salt)
-        state, slots = self._tables.counts(windows, features, keys, self.schema.spans)
+    def _cut(self, windows: Block, begin: int, end: int) -> Encoded:
+        whole, rows = end - begin == len(windows), np.arange(begin, end)
+        if isinstance(windows, Encoded):
+            return windows if whole else take_encoded(windows, rows)
+        return encoded(windows if whole else take(windows, rows), self.schema)
+
+    def _step(self, block: Encoded) -> tuple[Outcome, Seen]:
+        features, c = block.features, block.connections
+        keys = make_keys(c, features, self._salt)
+        state, slots = self._tables.counts(c, features, keys, self.schema.spans)
         prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
         latents = self.latents(prepared)
         write, value, recent = self.condense(latents, prepared)
-        c = windows.connections
         memory, ring, used = self._tables.remember(
             c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
         )

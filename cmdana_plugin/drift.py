@@ -21,7 +21,8 @@ from numba import njit
 from cmdana_plugin.config import Drift
 from cmdana_plugin.score import Scores
 from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice
-from feature_extractors.observations import PROTO_NAMES, Stage, Windows
+from feature_extractors.encode import Block
+from feature_extractors.observations import PROTO_NAMES, Stage
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular
@@ -63,7 +64,7 @@ class DriftMonitor:
         self._streak: dict[int, int] = {}  # stratum -> windows in a row that have drifted
         self._raised: dict[int, float] = {}  # stratum -> network time of its last notice
 
-    def receive(self, windows: Windows, scores: Scores) -> list[Notice]:
+    def receive(self, windows: Block, scores: Scores) -> list[Notice]:
         """Counts a block, in order of `end`; the notices of the windows that have ended with it."""
         c = windows.connections
         final = np.flatnonzero(c.stage == Stage.FINAL)

@@ -20,6 +20,7 @@ from cmdana_plugin.pipeline import Judge
 from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.training import Recording
 from cmdana_plugin.verdict import ANOMALOUS_HOST, Notice
+from feature_extractors.encode import Block
 from feature_extractors.observations import Windows, take
 
 _BLOCK: Final = 4096
@@ -37,12 +38,12 @@ class Foretold:
         self._scores = scores
         self._at = 0
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         rows = np.arange(self._at, self._at + len(windows))
         self._at += len(windows)
         return _taken(self._scores, rows)
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [[] for _ in rows]
 
 

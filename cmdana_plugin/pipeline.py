@@ -25,6 +25,7 @@ from cmdana_plugin.verdict import (
 )
 from cmdana_plugin.watch import Watch
 from feature_extractors.community_id import community_id_v1
+from feature_extractors.encode import Block, modalities_of
 from feature_extractors.observations import PROTO_NAMES, Stage, Windows
 
 # What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
@@ -70,7 +71,7 @@ class Judge:
         """Judges `windows`, which must come in order of `end` from call to call."""
         return self.conclude(windows, self.detector.receive(windows))
 
-    def conclude(self, windows: Windows, scores: Scores) -> Judged:
+    def conclude(self, windows: Block, scores: Scores) -> Judged:
         """The second half of `receive`, block by block in the same order; the detector may be a block ahead."""
         if not len(windows):
             return Judged(NO_VERDICTS, ())
@@ -86,7 +87,7 @@ class Judge:
         return Judged(verdicts, notices)
 
     def _explained(
-        self, windows: Windows, scores: Scores, raised: Collection[int]
+        self, windows: Block, scores: Scores, raised: Collection[int]
     ) -> dict[int, tuple[str, ...]]:
         """Why, by row, of the oddest of these rows; a row that cannot be explained is left out."""
         rows = sorted(sorted(raised, key=lambda i: float(scores.p_value[i]))[: self.most_explained])
@@ -114,7 +115,7 @@ class Judge:
                 raised[i] = some
         return raised
 
-    def _verdicts(self, windows: Windows, scores: Scores) -> Verdicts:
+    def _verdicts(self, windows: Block, scores: Scores) -> Verdicts:
         decider, c = self.decider, windows.connections
         odd = scores.score >= decider.threshold
         words = {BENIGN: 0, ANOMALOUS: 1}
@@ -195,6 +196,5 @@ _NAMES = tuple(
 )
 
 
-def _modalities(windows: Windows) -> Coded:
-    code = (np.diff(windows.packet_start) > 0) * 1 + 2 + (np.diff(windows.log_start) > 0) * 4
-    return Coded(code, _NAMES)
+def _modalities(windows: Block) -> Coded:
+    return Coded(modalities_of(windows) @ np.array([1, 2, 4]), _NAMES)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmdana_plugin.beside import Beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
     CMDANA,
@@ -31,9 +30,11 @@ from feature_extractors.observations import Windows, take
 from feature_extractors.readers import find_captures, open_capture
 
 if TYPE_CHECKING:
+    from cmdana_plugin.beside import Beside
     from cmdana_plugin.pipeline import Judge
     from cmdana_plugin.score import Scores
     from cmdana_plugin.verdict import Notice
+    from feature_extractors.encode import Encoded
     from feature_extractors.extract import ExtractorLimits
     from feature_extractors.frames import Counts
 
@@ -165,7 +166,7 @@ def replay(
     `load` raises; then nothing is left in `out`.
     """
     summary = Summary([str(c) for c in captures])
-    import feature_extractors.jit  # noqa: F401  # numba, which both processes need: loaded once
+    from cmdana_plugin.beside import Beside  # and numba, which both processes need: loaded once
 
     blocks = Beside(lambda: _extracted(captures, config))
     writers: list[LogWriter] = []
@@ -205,12 +206,15 @@ def _seldom_collected() -> Iterator[None]:
 
 def _extracted(
     captures: Sequence[Path | str], config: Config
-) -> Iterator[tuple[Windows | None, dict[str, int]]]:
+) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
     """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
-    summary = Summary([])
+    from feature_extractors.encode import encoded
+    from feature_extractors.schema import load_schema
+
+    summary, schema = Summary([]), load_schema()
     with _seldom_collected():
         for windows in extract(captures, config, summary):
-            yield windows, {"frames": summary.frames, "bytes": summary.bytes}
+            yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
     yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
 
 
@@ -230,7 +234,7 @@ def _consume(
     conn, cmdana, notice = writers
     local = LocalNets(config.logs.local_nets)
 
-    def conclude(windows: Windows, scores: Scores, frames: int, size: int) -> None:
+    def conclude(windows: Encoded, scores: Scores, frames: int, size: int) -> None:
         judged = judge.conclude(windows, scores)
         c = windows.connections
         now, first = float(c.end.max()), float(c.end[0])

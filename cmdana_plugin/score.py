@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.observations import Windows
+from feature_extractors.encode import Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Scores:
 
 
 class Detector(Protocol):
-    """Scores windows in stream order against the state that earlier windows left behind.
+    """Scores blocks of windows in stream order against the state that earlier windows left behind.
 
     A window is scored from the past only: its own content enters the state after its score. Early windows are
     scored and leave no trace in the state.
@@ -38,9 +38,9 @@ class Detector(Protocol):
     name: str  # name and version for the `model` column
     schema_digest: str
 
-    def receive(self, windows: Windows) -> Scores: ...
+    def receive(self, windows: Block) -> Scores: ...
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """Reasons in an analyst's words for the given rows of a block and its scores, most telling first.
 
         May be asked while a later block is scored.

@@ -8,7 +8,7 @@ from the past only. What is far out enters the history with little weight, so th
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cmdana_plugin.score import Detector, Scores, score_of, significant
-from feature_extractors.observations import PROTO_NAMES, LogEntry, Stage, Windows
+from feature_extractors.encode import Block, longest_name_of
+from feature_extractors.observations import PROTO_NAMES, Stage
 
 COMPONENT: Final = "site"
 
@@ -59,7 +60,6 @@ _ELSEWHERE: Final = (
     0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
 )
 _LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
-_NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}
 
 
 def share_of(weights: Container[str]) -> float:
@@ -94,7 +94,7 @@ class SiteAware:
         self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
         scores = self.inner.receive(windows)
         n = len(windows)
@@ -105,7 +105,7 @@ class SiteAware:
         values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
         values[:, _RESP] = np.maximum(c.resp_bytes, 0)
         values[:, _TIME] = np.nan_to_num(c.duration)
-        values[:, _NAME] = _longest_names(windows.logs, windows.log_start)
+        values[:, _NAME] = longest_name_of(windows)
         p = np.ones((n, len(MEASURES)))
         usual = np.zeros((n, len(MEASURES)))
         kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
@@ -129,7 +129,7 @@ class SiteAware:
             seen=_Seen(scores, p, values, usual),
         )
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """The site's reasons first where they weigh more than the model's, the model's after them."""
         seen = scores.seen
         assert isinstance(seen, _Seen), "scores of another detector"
@@ -166,20 +166,6 @@ def _short(x: float) -> str:
         if x >= bound:
             return f"{x / bound:.3g} {unit}"
     return f"{x:.3g} "
-
-
-def _longest_names(logs: Sequence[LogEntry], start: NDArray[np.int64]) -> NDArray[np.float64]:
-    found = [
-        (i, len(value))
-        for i, entry in enumerate(logs)
-        for name in _NAMES.get(entry.stream, ())
-        if isinstance(value := entry.fields.get(name), str)
-    ]
-    longest = np.zeros(len(start) - 1)
-    if found:
-        at, length = np.array(found).T
-        np.maximum.at(longest, np.searchsorted(start, at, side="right") - 1, length)
-    return longest
 
 
 def _hashed(addresses: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
-from feature_extractors.observations import Stage, Windows
+from feature_extractors.observations import Connections, Stage
 
 MEMORY: Final = 32  # floats of learned memory per entity
 RING: Final = 8  # recent connections of a host that attention looks back on
@@ -95,11 +95,10 @@ class Tables:
         self._ring_used = np.zeros(len(self.hosts.keys), np.int32)
 
     def counts(
-        self, windows: Windows, features: Features, keys: Keys, spans: tuple[float, ...]
+        self, c: Connections, features: Features, keys: Keys, spans: tuple[float, ...]
     ) -> tuple[NDArray[np.float32], Slots]:
         """The schema's state columns [n, F] for events in stream order, each from its past only; then remember it."""
-        c = windows.connections
-        n = len(windows)
+        n = len(c)
         failed = np.isin(c.conn_state, (0, 3, 7, 8, 9, 10)) | ((c.ip_proto == 17) & (c.resp_pkts == 0))
         size = np.stack(
             [
@@ -210,9 +209,8 @@ def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     return moved
 
 
-def make_keys(windows: Windows, features: Features, salt: int) -> Keys:
+def make_keys(c: Connections, features: Features, salt: int) -> Keys:
     """The keys of each window under a site's `salt` (64 bits, kept secret)."""
-    c = windows.connections
     orig, resp = _fold(c.orig_h, np.uint64(salt)), _fold(c.resp_h, np.uint64(salt))
     icmp = (c.ip_proto == 1) | (c.ip_proto == 58)
     port = _mix2(

@@ -150,9 +150,9 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         if n == 0:
             continue
         f = encode(r.windows, schema)
-        keys = make_keys(r.windows, f, seed)
+        keys = make_keys(r.windows.connections, f, seed)
         size = max(1024, 2 * n)
-        x, _ = Tables(size, size, 4 * size).counts(r.windows, f, keys, schema.spans)
+        x, _ = Tables(size, size, 4 * size).counts(r.windows.connections, f, keys, schema.spans)
         own = _entities(keys)
         ids.append(own + used)
         used += own.max(axis=0) + 1

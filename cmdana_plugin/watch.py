@@ -12,7 +12,8 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.drift import DriftMonitor
 from cmdana_plugin.score import Scores
 from cmdana_plugin.verdict import Notice, Verdicts
-from feature_extractors.observations import Modality, Stage, Windows
+from feature_extractors.encode import Block
+from feature_extractors.observations import Modality, Stage
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -33,7 +34,7 @@ class Watch:
         self.score_sum = 0.0
         self.reliance = np.zeros(len(Modality))  # sums of shares
 
-    def receive(self, windows: Windows, scores: Scores, verdicts: Verdicts) -> list[Notice]:
+    def receive(self, windows: Block, scores: Scores, verdicts: Verdicts) -> list[Notice]:
         """Takes in a block; the notices that come of it, which are of drift."""
         stages, verdict = verdicts.stage, verdicts.verdict
         each = np.bincount(stages.code * len(verdict.words) + verdict.code)

@@ -1,4 +1,8 @@
-"""Observations as numbers in schema order: `encode(windows, schema) -> Features`, vectorised, the same everywhere."""
+"""Observations as numbers in schema order: `encode(windows, schema) -> Features`, vectorised, the same everywhere.
+
+`encoded` keeps the connections beside them, which is all that scoring and the logs need: so what crosses from one
+process to another is columns alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,11 @@ from feature_extractors.observations import (
     LogValue,
     Packets,
     Windows,
+    concat_connections,
     is_ipv4,
+    joined,
+    ragged,
+    take_connections,
 )
 from feature_extractors.schema import Categorical, Schema
 
@@ -28,6 +36,7 @@ FIRST_SIZES: Final = 8  # packets whose size and gap stand in `Features.first_pa
 _NAME, _TEXT, _ENUM, _NUMBER, _COUNT = range(5)
 _KINDS: Final = {"name": _NAME, "text": _TEXT, "enum": _ENUM, "number": _NUMBER, "count": _COUNT}
 _HASHED_VALUES: Final = 30  # codes of a hashed summary column: 1..30
+_NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}  # whose length tells
 # The name by which a connection's peer was asked for, first found wins.
 _PEER_NAMES: Final = {("dns", "query"), ("ssl", "server_name"), ("http", "host")}
 
@@ -55,8 +64,8 @@ class Features:
 
 def take_features(features: Features, rows: NDArray[np.int64]) -> Features:
     """The given rows, in the given order."""
-    packet_rows, packet_start = _ragged_rows(features.packet_start, rows)
-    log_rows, log_start = _ragged_rows(features.log_start, rows)
+    packet_rows, packet_start = ragged(features.packet_start, rows)
+    log_rows, log_start = ragged(features.log_start, rows)
     columns: dict[str, Any] = {
         "packets": features.packets[packet_rows],
         "packet_start": packet_start,
@@ -74,14 +83,87 @@ def concat_features(parts: Sequence[Features]) -> Features:
     columns: dict[str, Any] = {}
     for f in fields(Features):
         arrays = [getattr(p, f.name) for p in parts]
-        if f.name in ("packet_start", "log_start"):
-            offsets = np.cumsum([0] + [int(a[-1]) for a in arrays])
-            columns[f.name] = np.concatenate(
-                [[0]] + [a[1:] + o for a, o in zip(arrays, offsets, strict=False)]
-            )
-        else:
-            columns[f.name] = np.concatenate(arrays)
+        columns[f.name] = (
+            joined(arrays) if f.name in ("packet_start", "log_start") else np.concatenate(arrays)
+        )
     return Features(**columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`n` windows as numbers, and their connections; their packets and logs need not come along."""
+
+    connections: Connections
+    features: Features
+    schema: str  # digest of the schema in whose terms they are
+    modalities: NDArray[np.bool_]  # [n, 3] in the order of `Modality`, which of them were seen
+    longest_name: NDArray[np.int64]  # [n] characters of the longest name in its logs, 0 where there is none
+
+    def __len__(self) -> int:
+        return len(self.connections)
+
+
+Block = Windows | Encoded  # what is scored
+
+
+def encoded(windows: Windows, schema: Schema) -> Encoded:
+    """All that is asked of the windows later on."""
+    return Encoded(
+        connections=windows.connections,
+        features=encode(windows, schema),
+        schema=schema.digest,
+        modalities=modalities_of(windows),
+        longest_name=longest_name_of(windows),
+    )
+
+
+def take_encoded(block: Encoded, rows: NDArray[np.int64]) -> Encoded:
+    """The given rows, in the given order."""
+    return Encoded(
+        connections=take_connections(block.connections, rows),
+        features=take_features(block.features, rows),
+        schema=block.schema,
+        modalities=block.modalities[rows],
+        longest_name=block.longest_name[rows],
+    )
+
+
+def concat_encoded(blocks: Sequence[Encoded]) -> Encoded:
+    """The blocks, of one schema, joined end to end. Raises `ValueError` where there is none."""
+    if not blocks:
+        raise ValueError("concat_encoded needs at least one block")
+    return Encoded(
+        connections=concat_connections([b.connections for b in blocks]),
+        features=concat_features([b.features for b in blocks]),
+        schema=blocks[0].schema,
+        modalities=np.concatenate([b.modalities for b in blocks]),
+        longest_name=np.concatenate([b.longest_name for b in blocks]),
+    )
+
+
+def modalities_of(block: Block) -> NDArray[np.bool_]:
+    """Which modalities were seen of each window [n, 3], in the order of `Modality`; the connection always is."""
+    if isinstance(block, Encoded):
+        return block.modalities
+    packets, logs = np.diff(block.packet_start) > 0, np.diff(block.log_start) > 0
+    return np.stack([packets, np.ones(len(block), np.bool_), logs], axis=1)
+
+
+def longest_name_of(block: Block) -> NDArray[np.int64]:
+    """Characters of the longest name that each window's logs ask for [n], 0 where there is none."""
+    if isinstance(block, Encoded):
+        return block.longest_name
+    found = [
+        (i, len(value))
+        for i, entry in enumerate(block.logs)
+        for name in _NAMES.get(entry.stream, ())
+        if isinstance(value := entry.fields.get(name), str)
+    ]
+    longest = np.zeros(len(block), np.int64)
+    if found:
+        at, length = np.array(found).T
+        np.maximum.at(longest, np.searchsorted(block.log_start, at, side="right") - 1, length)
+    return longest
 
 
 def encode(windows: Windows, schema: Schema) -> Features:
@@ -517,12 +599,3 @@ def _fill_tokens(
         if keep:
             used += 1
     return tokens[:used].copy(), counts
-
-
-def _ragged_rows(
-    start: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    lengths = start[rows + 1] - start[rows]
-    new = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=new[1:])
-    return np.arange(new[-1]) - np.repeat(new[:-1] - start[rows], lengths), new

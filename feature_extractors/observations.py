@@ -140,17 +140,10 @@ def is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
     """The given rows, in the given order. Time and memory are linear in what is taken."""
-    packet_rows, packet_start = _ragged(windows.packet_start, rows)
-    log_rows, log_start = _ragged(windows.log_start, rows)
-    connections = windows.connections
-    columns: dict[str, Any] = {
-        f.name: [connections.service[i] for i in rows]
-        if f.name == "service"
-        else getattr(connections, f.name)[rows]
-        for f in fields(Connections)
-    }
+    packet_rows, packet_start = ragged(windows.packet_start, rows)
+    log_rows, log_start = ragged(windows.log_start, rows)
     return Windows(
-        connections=Connections(**columns),
+        connections=take_connections(windows.connections, rows),
         packets=Packets(**{f.name: getattr(windows.packets, f.name)[packet_rows] for f in fields(Packets)}),
         packet_start=packet_start,
         logs=[windows.logs[i] for i in log_rows],
@@ -158,34 +151,52 @@ def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
     )
 
 
+def take_connections(connections: Connections, rows: NDArray[np.int64]) -> Connections:
+    """The given rows, in the given order."""
+    columns: dict[str, Any] = {
+        f.name: [connections.service[i] for i in rows]
+        if f.name == "service"
+        else getattr(connections, f.name)[rows]
+        for f in fields(Connections)
+    }
+    return Connections(**columns)
+
+
+def concat_connections(parts: Sequence[Connections]) -> Connections:
+    """The parts, of which there is one at least, joined end to end."""
+    columns: dict[str, Any] = {
+        f.name: [s for c in parts for s in c.service]
+        if f.name == "service"
+        else np.concatenate([getattr(c, f.name) for c in parts])
+        for f in fields(Connections)
+    }
+    return Connections(**columns)
+
+
 def concat(blocks: Sequence[Windows]) -> Windows:
     """The blocks joined end to end. Raises `ValueError` where there is none."""
     if not blocks:
         raise ValueError("concat needs at least one block of windows")
-    columns: dict[str, Any] = {
-        f.name: [s for b in blocks for s in b.connections.service]
-        if f.name == "service"
-        else np.concatenate([getattr(b.connections, f.name) for b in blocks])
-        for f in fields(Connections)
-    }
     return Windows(
-        connections=Connections(**columns),
+        connections=concat_connections([b.connections for b in blocks]),
         packets=Packets(
             **{f.name: np.concatenate([getattr(b.packets, f.name) for b in blocks]) for f in fields(Packets)}
         ),
-        packet_start=_joined([b.packet_start for b in blocks]),
+        packet_start=joined([b.packet_start for b in blocks]),
         logs=[entry for b in blocks for entry in b.logs],
-        log_start=_joined([b.log_start for b in blocks]),
+        log_start=joined([b.log_start for b in blocks]),
     )
 
 
-def _ragged(start: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ragged(start: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the rows own of things that lie end to end, and where each one's begin when these are taken."""
     lengths = start[rows + 1] - start[rows]
     new = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=new[1:])
     return np.arange(new[-1]) - np.repeat(new[:-1] - start[rows], lengths), new
 
 
-def _joined(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def joined(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Where each row's things begin when the parts are joined end to end."""
     offsets = np.cumsum([0] + [int(s[-1]) for s in starts])
     return np.concatenate([[0]] + [s[1:] + o for s, o in zip(starts, offsets, strict=False)]).astype(np.int64)

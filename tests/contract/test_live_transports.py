@@ -19,7 +19,7 @@ from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.live import Live, run
 from cmdana_plugin.pipeline import Judge
 from cmdana_plugin.score import Scores
-from feature_extractors.observations import Windows
+from feature_extractors.encode import Block
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from endpoint import StandIn, judge
@@ -32,11 +32,11 @@ class Recorder(StandIn):
         super().__init__()
         self.received = self.explained = 0
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         self.received += len(windows)
         return super().receive(windows)
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         self.explained += len(rows)
         return super().explain(windows, scores, rows)
 

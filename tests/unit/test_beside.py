@@ -8,31 +8,38 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from made_windows import office as made_up
-from made_windows import without_logs
+from made_windows import office, without_logs
 
 from cmdana_plugin.beside import Beside
+from feature_extractors.encode import Encoded, concat_encoded, encoded, take_encoded
 from feature_extractors.errors import CaptureError
-from feature_extractors.observations import Windows, concat, take
+from feature_extractors.schema import load_schema
 
-Blocks = Iterator[tuple[Windows | None, dict[str, int]]]
+Blocks = Iterator[tuple[Encoded | None, dict[str, int]]]
+
+
+def made_up(n: int) -> Encoded:
+    return encoded(office(n), load_schema())
 
 
 def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
-    sent = [made_up(3), without_logs(made_up(7)), made_up(200), made_up(1)]
+    sent = [made_up(3), encoded(without_logs(office(7)), load_schema()), made_up(200), made_up(1)]
 
     def work() -> Blocks:
-        for i, windows in enumerate(sent):
-            yield windows, {"frames": i}
+        for i, block in enumerate(sent):
+            yield block, {"frames": i}
         yield None, {"frames": 9, "undecoded x": 2}
 
     *blocks, last = list(Beside(work))
     assert last == (None, {"frames": 9, "undecoded x": 2})
     assert [numbers["frames"] for _, numbers in blocks][-1] == 3
-    found, expected = concat([windows for windows, _ in blocks if windows is not None]), concat(sent)
-    assert list(found.logs) == list(expected.logs)
+    found, expected = concat_encoded([b for b, _ in blocks if b is not None]), concat_encoded(sent)
+    assert found.schema == expected.schema == load_schema().digest
     assert list(found.connections.service) == list(expected.connections.service)
-    for part in ("connections", "packets"):
+    np.testing.assert_array_equal(found.modalities, expected.modalities)
+    np.testing.assert_array_equal(found.longest_name, expected.longest_name)
+    assert expected.longest_name.max() > 0
+    for part in ("connections", "features"):
         for field in fields(getattr(expected, part)):
             if field.name != "service":
                 a, b = (
@@ -42,8 +49,6 @@ def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
                 assert a.dtype == b.dtype, field.name
                 assert a.flags.aligned, field.name
                 np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(found.packet_start, expected.packet_start)
-    np.testing.assert_array_equal(found.log_start, expected.log_start)
 
 
 def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
@@ -51,7 +56,7 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
 
     def work() -> Blocks:
         for i, n in enumerate(sizes):
-            yield take(made_up(1), np.zeros(n, np.int64)), {"frames": i}
+            yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}
 
     blocks = []
     for windows, numbers in Beside(work):
@@ -69,7 +74,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
         yield made_up(2), {}
         time.sleep(1.0)
         for _ in range(4):
-            yield take(made_up(1), np.zeros(8000, np.int64)), {}
+            yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}
 
     beside = Beside(work)
     blocks = iter(beside)

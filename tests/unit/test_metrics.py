@@ -13,8 +13,8 @@ from cmdana_plugin.drift import Lift
 from cmdana_plugin.endpoint.metrics import Numbers, serve
 from cmdana_plugin.pipeline import Judge
 from cmdana_plugin.score import Scores, score_of
+from feature_extractors.encode import Block
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Windows
 
 
 class Even:
@@ -23,13 +23,13 @@ class Even:
     name = "even"
     schema_digest = ""
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         p = (np.arange(len(windows)) + 0.5) / max(len(windows), 1)
         return Scores(
             score_of(p), p, {}, np.tile([0.1, 0.6, 0.1, 0.2], (len(windows), 1)), [""] * len(windows)
         )
 
-    def explain(self, windows: Windows, scores: Scores, rows: np.ndarray) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: np.ndarray) -> list[list[str]]:
         return [["a reason"] for _ in rows]
 
 

@@ -13,7 +13,7 @@ from cmdana_plugin.pipeline import Judge, component_reasons
 from cmdana_plugin.score import Scores, score_of
 from cmdana_plugin.verdict import NO_VERDICTS, Verdicts, coded
 from cmdana_plugin.window import Aligner
-from feature_extractors.observations import Windows
+from feature_extractors.encode import Block
 
 
 def scores(**components: list[float]) -> Scores:
@@ -62,11 +62,11 @@ class Odd:
 
     name, schema_digest = "odd", "d"
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         p = 10.0 ** -np.arange(5.0, 5.0 + len(windows))
         return Scores(score_of(p), p, {"density": p}, np.ones((len(windows), 4)) / 4, [""] * len(windows))
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [["explained"] for _ in rows]
 
 

@@ -8,6 +8,7 @@ from made_windows import office
 
 from cmdana_plugin.score import Scores
 from cmdana_plugin.site import COMPONENT, SiteAware
+from feature_extractors.encode import Block
 from feature_extractors.observations import Stage, Windows, take
 
 
@@ -17,11 +18,11 @@ class Undecided:
     name = "undecided"
     schema_digest = ""
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         n = len(windows)
         return Scores(np.zeros(n), np.ones(n), {}, np.full((n, 4), 0.25), [""] * n)
 
-    def explain(self, windows: Windows, scores: Scores, rows: np.ndarray) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: np.ndarray) -> list[list[str]]:
         return [["the model's reason"] for _ in rows]
 
 

@@ -18,7 +18,7 @@ SCHEMA = load_schema()
 
 def counts(tables: Tables, windows: Windows, salt: int = 5) -> tuple[np.ndarray, Slots]:
     f = encode(windows, SCHEMA)
-    return tables.counts(windows, f, make_keys(windows, f, salt), SCHEMA.spans)
+    return tables.counts(windows.connections, f, make_keys(windows.connections, f, salt), SCHEMA.spans)
 
 
 def column(x: np.ndarray, name: str) -> np.ndarray:
@@ -74,7 +74,9 @@ def test_early_windows_leave_no_trace() -> None:
 def test_another_salt_gives_other_keys_and_the_same_counts() -> None:
     windows = office(100)
     f = encode(windows, SCHEMA)
-    assert not np.intersect1d(make_keys(windows, f, 1).orig, make_keys(windows, f, 2).orig).size
+    assert not np.intersect1d(
+        make_keys(windows.connections, f, 1).orig, make_keys(windows.connections, f, 2).orig
+    ).size
     assert np.array_equal(counts(small(), windows, 1)[0], counts(small(), windows, 2)[0], equal_nan=True)
 
 

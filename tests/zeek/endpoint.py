@@ -14,8 +14,8 @@ from cmdana_plugin.endpoint import wire
 from cmdana_plugin.live import run
 from cmdana_plugin.pipeline import Judge
 from cmdana_plugin.score import Scores, score_of
+from feature_extractors.encode import Block
 from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Windows
 from feature_extractors.schema import load_schema
 
 
@@ -28,14 +28,14 @@ class StandIn:
     def __init__(self, slow: float = 0.0) -> None:
         self._slow = slow
 
-    def receive(self, windows: Windows) -> Scores:
+    def receive(self, windows: Block) -> Scores:
         time.sleep(self._slow)
         n = len(windows)
         p = np.where(windows.connections.resp_bytes >= 5_000, 1e-6, 0.5)
         reliance = np.tile([0.0, 1.0, 0.0, 0.0], (n, 1))
         return Scores(score_of(p), p, {}, reliance, [""] * n)
 
-    def explain(self, windows: Windows, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [["the responder sent much"] for _ in rows]
 
 

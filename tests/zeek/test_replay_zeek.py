@@ -23,6 +23,7 @@ from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
 from cmdana_plugin.endpoint.wire import BRIEF
 from cmdana_plugin.live import ZeekError, replay_through_zeek
 from cmdana_plugin.replay import Summary
+from feature_extractors.encode import Block
 from feature_extractors.observations import Windows, concat
 
 pytestmark = [
@@ -45,7 +46,7 @@ class Keeper(StandIn):
         super().__init__()
         self.kept: list[Windows] = []
 
-    def receive(self, windows: Windows) -> Any:
+    def receive(self, windows: Block) -> Any:
         self.kept.append(windows)
         return super().receive(windows)
 
