@@ -34,7 +34,7 @@ _ROWS: Final = 8192  # windows that are handed on at once, and that wait where t
 _MOST: Final = 16384  # that wait at most, beside the block that comes
 _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
-_LESS: Final = 10  # niceness of the child: what it makes waits here, so nothing waits for it
+_LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
     for part, kind in (("connections", Connections), ("features", Features))
