@@ -30,6 +30,7 @@ from cmdana_plugin.window import Aligner
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
 from feature_extractors.schema import load_schema
+from feature_extractors.uncollected import freeze
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
@@ -199,7 +200,7 @@ def run(
     judge.most_explained = _EXPLAINED
     # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
     gc.collect()
-    gc.freeze()
+    freeze()
     gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
     live = Live(settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from cmdana_plugin.logs import (
 from feature_extractors.errors import CaptureError
 from feature_extractors.observations import Windows, take
 from feature_extractors.readers import find_captures, open_capture
+from feature_extractors.uncollected import seldom_collected
 
 if TYPE_CHECKING:
     from cmdana_plugin.beside import Beside
@@ -174,7 +174,7 @@ def replay(
         for stream in (CONN, CMDANA, NOTICE):
             writers.append(LogWriter(out, stream, config.logs.format))
         judge = load(blocks.ahead)
-        with _seldom_collected():
+        with seldom_collected():
             _consume(judge, config, summary, blocks, writers, progress)
     except BaseException:
         for writer in writers:
@@ -191,19 +191,6 @@ def replay(
     return summary
 
 
-@contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Python looks seldom for cycles, of which a stream of records makes none, and not among what is loaded by now."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
-
-
 def _extracted(
     captures: Sequence[Path | str], config: Config
 ) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
@@ -212,7 +199,7 @@ def _extracted(
     from feature_extractors.schema import load_schema
 
     summary, schema = Summary([]), load_schema()
-    with _seldom_collected():
+    with seldom_collected():
         for windows in extract(captures, config, summary):
             yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
     yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}

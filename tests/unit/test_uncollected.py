@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from feature_extractors.uncollected import uncollected
+from feature_extractors.uncollected import _Frozen, freeze, seldom_collected, uncollected
 
 
 class Thing:
@@ -24,7 +24,8 @@ def made(n: int) -> list[Thing]:
 
 
 @pytest.fixture(autouse=True)
-def _collecting() -> Iterator[None]:
+def _collecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_Frozen, "times", 0)
     gc.enable()
     yield
     gc.unfreeze()
@@ -64,8 +65,21 @@ def test_a_cycle_made_meanwhile_is_found_by_a_full_collection() -> None:
 
 def test_what_the_program_froze_stays_frozen() -> None:
     kept = [Thing()]
-    gc.freeze()
+    freeze()
     frozen = gc.get_freeze_count()
     made(10)
     assert gc.get_freeze_count() >= frozen - 100 > 0
     assert kept
+
+
+def test_a_stream_is_seldom_collected_and_all_is_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with seldom_collected():
+        assert gc.get_threshold() > before
+        frozen = gc.get_freeze_count()
+        assert made(10)
+        assert gc.get_freeze_count() >= frozen - 100 > 0
+    assert gc.get_threshold() == before
+    assert not gc.get_freeze_count()
+    assert made(50_000)
+    assert gc.get_count()[0] < 5_000
