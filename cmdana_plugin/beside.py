@@ -30,8 +30,9 @@ Numbers = dict[str, int]
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
 _ALIGN: Final = 64  # columns begin at multiples of it
-_ROWS: Final = 8192  # windows that are handed on at once, and that wait where the child is ahead
-_MOST: Final = 16384  # that wait at most, beside the block that comes
+_ROWS: Final = 8192  # windows that are handed on at once
+_MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
+_AHEAD: Final = 16384  # that wait where the child is ahead
 _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
 _LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
@@ -83,8 +84,8 @@ class Beside:
         raise RuntimeError("extraction ended before its end: its process was killed, or see above")
 
     def ahead(self) -> bool:
-        """Whether the child needs no core for now: it is at its end, or as much as one takes at once waits."""
-        return self._ended or self._rows >= _ROWS
+        """Whether the child needs no core for now: it is at its end, or much waits."""
+        return self._ended or self._rows >= _AHEAD
 
     def close(self) -> None:
         """Ends the child if it is still at work."""

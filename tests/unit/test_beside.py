@@ -73,7 +73,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
     def work() -> Blocks:
         yield made_up(2), {}
         time.sleep(1.0)
-        for _ in range(4):
+        for _ in range(6):
             yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}
 
     beside = Beside(work)
@@ -85,7 +85,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
     while not beside.ahead() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert beside.ahead()
-    assert sum(1 for _ in blocks) == 3
+    assert sum(1 for _ in blocks) == 5
     assert beside.ahead()
 
 
