@@ -18,7 +18,7 @@ from cmdana_plugin.detector import CrossModal, _surprise, load_detector
 from cmdana_plugin.explain import evidence_of, explain_row
 from cmdana_plugin.score import Scores
 from cmdana_plugin.training import Recipe, Recording, recalibrate, train
-from feature_extractors.encode import encode, take_features
+from feature_extractors.encode import encode, encoded, take_features
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.observations import Stage, Windows, concat, take
 from feature_extractors.schema import load_schema
@@ -101,6 +101,17 @@ def test_rows_that_look_the_same_are_found_and_encoded_once(trained: Checkpoint)
     rows = rng.integers(0, len(windows), 700)
     often = prepare(take_features(features, rows), state_[rows], trained.preparation, load_schema())
     assert np.array_equal(d.latents(often), d.latents(once)[rows])
+
+
+def test_windows_encoded_elsewhere_score_the_same_and_those_of_another_schema_are_refused(
+    trained: Checkpoint,
+) -> None:
+    windows = office(300, seed=3, scan=30)
+    block = encoded(windows, load_schema())
+    a, b = detector(trained).receive(windows), detector(trained).receive(block)
+    assert np.array_equal(a.p_value, b.p_value)
+    with pytest.raises(SchemaError, match=r"windows encoded by schema other; expected"):
+        detector(trained).receive(replace(block, schema="other"))
 
 
 def test_only_what_is_asked_for_is_predicted_and_says_the_same(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,8 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_windows import changed, office, without_logs
 
-from feature_extractors.encode import Features, concat_features, encode, take_features
-from feature_extractors.observations import LogEntry, take
+from feature_extractors.encode import (
+    Encoded,
+    Features,
+    concat_encoded,
+    concat_features,
+    encode,
+    encoded,
+    longest_name_of,
+    modalities_of,
+    take_encoded,
+    take_features,
+)
+from feature_extractors.observations import Connections, LogEntry, take
 from feature_extractors.schema import load_schema
 
 SCHEMA = load_schema()
@@ -176,3 +188,46 @@ def test_case_of_a_name_is_no_difference() -> None:
         )
     ]  # type: ignore[union-attr]
     assert encode(replace(windows, logs=loud), SCHEMA).name == encode(windows, SCHEMA).name != 0
+
+
+def equal(a: Encoded, b: Encoded) -> bool:
+    connections = all(
+        np.array_equal(
+            getattr(a.connections, f.name), getattr(b.connections, f.name), equal_nan=f.name == "duration"
+        )
+        for f in fields(Connections)
+    )
+    return (
+        connections
+        and same(a.features, b.features)
+        and a.schema == b.schema
+        and np.array_equal(a.modalities, b.modalities)
+        and np.array_equal(a.longest_name, b.longest_name)
+    )
+
+
+def test_encoded_windows_are_cut_and_joined_as_windows_are() -> None:
+    windows = office(300, seed=2)
+    whole = encoded(windows, SCHEMA)
+    order = np.random.default_rng(1).permutation(300)
+    assert equal(encoded(take(windows, order), SCHEMA), take_encoded(whole, order))
+    parts = [take_encoded(whole, np.arange(i, min(i + 37, 300))) for i in range(0, 300, 37)]
+    assert equal(concat_encoded(parts), whole)
+    with pytest.raises(ValueError, match="at least one"):
+        concat_encoded([])
+
+
+def test_encoded_windows_say_what_was_seen_of_them() -> None:
+    windows = office(300, seed=2)
+    block = encoded(windows, SCHEMA)
+    packets, logs = np.diff(windows.packet_start) > 0, np.diff(windows.log_start) > 0
+    assert np.array_equal(block.modalities, np.stack([packets, np.ones(300, bool), logs], axis=1))
+    assert np.array_equal(modalities_of(windows), modalities_of(block))
+    assert np.array_equal(longest_name_of(windows), longest_name_of(block))
+    queries = [
+        max((len(str(e.fields.get("query", ""))) for e in windows.logs[a:b] if e.stream == "dns"), default=0)
+        for a, b in pairwise(windows.log_start.tolist())
+    ]
+    asked = np.array(queries) > 0
+    assert asked.any()
+    assert np.array_equal(block.longest_name[asked], np.array(queries)[asked])
