@@ -49,7 +49,8 @@ class Beside:
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
-    a `CaptureError`, and `RuntimeError` where the child died of a bug or was killed. `close` ends it at any time.
+    a `CaptureError`, as it does where the child was killed, and `RuntimeError` where it died of a bug. `close` ends it
+    at any time.
     """
 
     def __init__(self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]]) -> None:
@@ -80,8 +81,12 @@ class Beside:
                 return
             parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
             yield concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None, said["numbers"]
-        self.close()
-        raise RuntimeError("extraction ended before its end: its process was killed, or see above")
+        self._closed = True
+        _, status = os.waitpid(self._child, 0)
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            raise CaptureError(f"extraction was killed by {name}; is memory short?")
+        raise RuntimeError("extraction ended before its end: see above")
 
     def ahead(self) -> bool:
         """Whether the child needs no core for now: it is at its end, or much waits."""
@@ -161,6 +166,7 @@ def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: 
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with open(writing, "wb", buffering=0) as pipe:
             try:
                 for block, numbers in work():

@@ -10,6 +10,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -608,8 +609,10 @@ def _refuse_to_overwrite(path: Path, force: bool) -> None:
 def entry() -> NoReturn:
     """Entry point: `main`, then gone at once.
 
-    Python would take torch and all that it has loaded apart piece by piece, for a third of a second.
+    Python would take torch and all that it has loaded apart piece by piece, for a third of a second. SIGTERM ends a
+    command as Ctrl-C does, with nothing half-written left.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
     except SystemExit as done:

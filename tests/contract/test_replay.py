@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,33 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     done = cmdana("replay", "--out", "out", "cut.pcap", cwd=tmp_path)
     assert (done.returncode, "is a file; --out needs a folder" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("told", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(
+    tmp_path: Path, told: signal.Signals, status: int
+) -> None:
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from cmdana_plugin.cli import entry; entry()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "replay", "-", "--out", "out"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(gzip.decompress(DEMO.read_bytes())[:20_000])
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out" / ".conn.log.partial").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert children
+        process.send_signal(told)
+        assert process.wait(60) == status
+    assert not (tmp_path / "out").exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
