@@ -267,7 +267,11 @@ class CrossModal:
     def _present(
         self, prepared: Prepared, every: bool
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64] | None]]:
-        """Modality, rows of one block in which it is present, and the fields that are asked of them; None: all."""
+        """Modality, rows of one block in which it is present, and the fields that are asked of them; None: all.
+
+        On a GPU, where every block is padded to the same size, all are predicted: more blocks would cost more.
+        """
+        every |= self.device.type != "cpu"
         for modality in range(MODALITIES):
             rows = np.flatnonzero(prepared.present[:, modality])
             for part, fields in [(rows, None)] if every else asked_alike(prepared.targets[modality], rows):
