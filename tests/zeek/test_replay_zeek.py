@@ -208,7 +208,7 @@ def test_the_shipped_model_reaches_the_same_verdicts_with_zeek_and_without(
     for folder in ("zeek", "embedded"):
         (tmp_path / folder).mkdir()
     replay_through_zeek([capture], tmp_path / "zeek", JSON, lambda: load_judge(JSON))
-    embedded.replay([capture], tmp_path / "embedded", JSON, lambda: load_judge(JSON))
+    embedded.replay([capture], tmp_path / "embedded", JSON, lambda spare: load_judge(JSON, spare=spare))
     here, there = judged("zeek"), judged("embedded")
     both = here.keys() & there.keys()
     assert len(both) >= 0.99 * len(there)
