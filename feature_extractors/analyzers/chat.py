@@ -18,7 +18,7 @@ _COMMANDS: Final = frozenset((
     "SQUIT", "SETNAME", "SILENCE", "STATS", "SUMMON", "TIME", "TOPIC", "TRACE", "UHNAMES", "USER", "USERHOST", "USERIP",
     "USERS", "WALLOPS", "WATCH", "WHO", "WHOIS", "WHOWAS", "STARTTLS",
 ))  # fmt: skip
-_DCC: Final = re.compile(rb"\x01DCC (?:SEND|CHAT|TSEND|TSEND) (\S{1,255}) (\d{1,10}) (\d{1,5})")
+_DCC: Final = re.compile(rb"\x01DCC (?:SEND|CHAT|TSEND|TSEND) (\S{1,255}+) (\d{1,10}) (\d{1,5})")
 _MAX_LINE: Final = 512
 
 
@@ -33,6 +33,10 @@ class Irc(LineProtocol):
         self._nick: str | None = None
         self._user: str | None = None
         self._confirmed = False
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        lines.past_empty()
+        return True
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         line = line.strip(b" ")
@@ -101,7 +105,7 @@ class Irc(LineProtocol):
             self.session.run.expect(port, "irc-dcc-data", ts)
 
 
-_TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256})[^<>]{0,4096}>")
+_TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256}+)[^<>]{0,4096}+>")
 _MAX_STREAM: Final = 64 * 1024
 
 

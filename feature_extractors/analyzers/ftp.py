@@ -10,7 +10,7 @@ import re
 from collections import deque
 from typing import ClassVar, Final
 
-from feature_extractors.analyzers.base import Analyzer, Fields, ParseError, Session, text
+from feature_extractors.analyzers.base import Analyzer, Fields, Lines, ParseError, Session, text
 from feature_extractors.analyzers.mail import LineProtocol
 
 _LOGGED: Final = frozenset((
@@ -20,6 +20,7 @@ _GUESTS: Final = frozenset(("anonymous", "ftp", "ftpuser", "guest"))
 _PORT: Final = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
 _EPRT: Final = re.compile(rb"\|[12]\|([0-9a-fA-F.:]{2,45})\|(\d{1,5})\|")
 _EPSV: Final = re.compile(rb"\|\|\|(\d{1,5})\|")
+_SIZE: Final = re.compile(rb"([0-9]{1,18}) bytes")
 _COMMAND: Final = re.compile(rb"[ \t]*([A-Za-z]{3,4})(?:[ \t]+(.*))?\Z", re.S)
 _COMMANDS: Final = frozenset((
     "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO",
@@ -44,6 +45,11 @@ class Ftp(LineProtocol):
         self._entry: Fields | None = None
         self._continued = 0
         self._auth = b""
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        if is_orig or self._continued:
+            lines.past_empty()
+        return True
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         if is_orig:
@@ -109,8 +115,7 @@ class Ftp(LineProtocol):
         self._entry = entry if 100 <= code <= 199 else None
         entry["reply_code"] = code
         entry["reply_msg"] = text(message, 4096)
-        size = re.search(rb"(\d{1,18}) bytes", message)
-        if code == 150 and command == "RETR" and size:
+        if code == 150 and command == "RETR" and (size := _SIZE.search(message)):
             entry["file_size"] = int(size[1])
 
     def _announce(self, said: bytes, ts: float) -> None:

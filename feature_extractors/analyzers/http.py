@@ -29,6 +29,9 @@ from feature_extractors.analyzers.magic import SNIFF, mime_type
 
 MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at
 MAX_CHUNKS: Final = 100_000  # chunks of one body
+EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
+FREE_EXPANSION: Final = 256 * 1024  # bytes besides
+_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
@@ -105,6 +108,7 @@ class Http(Analyzer):
         self._connect = False
         self._code = 0
         self._inside: Analyzer | None = None
+        self._unpackable = FREE_EXPANSION  # bytes that this connection's compressed bodies may still become
         self._ts = 0.0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
@@ -147,6 +151,10 @@ class Http(Analyzer):
                 return
             if state == _HEADERS and (block := lines.block()) is not None:
                 self._header_block(is_orig, side, block)
+            elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS and not side.name:
+                if not lines.past_blank():
+                    return
+                self._header_line(is_orig, side, b"")
             else:
                 line = lines.line()
                 if line is None:
@@ -324,13 +332,10 @@ class Http(Analyzer):
 
     def _header_block(self, is_orig: bool, side: _Side, block: list[bytes]) -> None:
         """All remaining header lines at once, none of them folded."""
-        side.headers += len(block)
-        if side.headers > MAX_HEADERS:
-            side.headers -= len(block)
-            for line in block:
-                self._header_line(is_orig, side, line)
-            self._header_line(is_orig, side, b"")
-            return
+        room = MAX_HEADERS - side.headers
+        side.headers += min(len(block), room)
+        if len(block) > room:
+            del block[room:]
         if side.name:
             self._header(is_orig, side, side.name, side.value)
             side.name = b""
@@ -446,42 +451,78 @@ class Http(Analyzer):
                 self._sniff(side)
 
     def _decoded(self, side: _Side, data: bytes) -> bytes:
-        """The body as it was before compression; past the limit or where it is broken, nothing more is measured."""
+        """The first bytes of the body as it was before compression; the rest only adds to its length.
+
+        Past the limit or where it is broken, nothing more is unpacked. One connection may unpack so many times what it
+        sent: beyond that lies a bomb.
+        """
         decoder = side.decoder
         assert decoder is not None
+        if decoder.eof:
+            return b""  # it would keep what follows, and copy it with each call
         room = self.session.limits.decoded_bytes - side.body_length
-        try:
-            out = decoder.decompress(data, max(room, 1))
-        except zlib.error:
-            side.decoder = None
-            self.session.counts.add("http_body_not_decoded")
-            side.deaf = side.body_length > 0
-            return b"" if side.deaf else data
-        if decoder.unconsumed_tail or room <= len(out):
-            side.decoder = None
-            self.session.counts.add("http_body_over_limit")
-        return out
+        self._unpackable += EXPANSION * len(data)
+        first, rest, more = b"", data, 0
+        while True:
+            try:
+                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
+            except zlib.error:
+                side.decoder = None
+                self.session.counts.add("http_body_not_decoded")
+                side.deaf = side.body_length > 0
+                return b"" if side.deaf else data
+            rest = decoder.unconsumed_tail
+            room -= len(out)
+            self._unpackable -= len(out)
+            self.examined += len(out)
+            if first:
+                more += len(out)
+            else:
+                first = out
+            if room <= 0 or self._unpackable <= 0:
+                side.decoder = None
+                self.session.counts.add("http_body_over_limit")
+                break
+            if not rest and len(out) < _PIECE:
+                break
+        side.body_length += more
+        return first
 
     def _decoded_past_hole(self, side: _Side, data: bytes) -> bytes:
         """What Zeek still makes of a compressed body behind a hole: 4 KiB at a time, and one fresh start.
 
-        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it.
+        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it. Returns the first
+        bytes, and adds the rest to the length.
         """
-        out, decoder, rest, restarts = b"", side.decoder, data, True
+        first, decoder, rest, restarts = b"", side.decoder, data, True
         assert decoder is not None
-        while rest and side.body_length + len(out) < self.session.limits.decoded_bytes:
+        self._unpackable += EXPANSION * len(data)
+        limit = self.session.limits.decoded_bytes
+        if decoder.eof:
+            rest = b""
+        while rest and side.body_length + len(first) < limit:
+            if self._unpackable <= 0:
+                side.decoder, side.deaf = None, True
+                self.session.counts.add("http_body_over_limit")
+                break
             try:
-                out += decoder.decompress(rest, 4096)
+                out = decoder.decompress(rest, 4096)
             except zlib.error:
                 if not restarts:
                     side.decoder, side.deaf = None, True
                     self.session.counts.add("http_body_not_decoded")
-                    return out
+                    break
                 decoder = side.decoder = zlib.decompressobj(-15)
             else:
                 rest = decoder.unconsumed_tail
+                self._unpackable -= len(out)
+                self.examined += len(out)
+                if first:
+                    side.body_length += len(out)
+                else:
+                    first = out
             restarts = False
-        return out
+        return first
 
     def _sniff(self, side: _Side) -> None:
         """Names the kind of body by its first bytes, which are then forgotten."""

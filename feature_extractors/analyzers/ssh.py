@@ -89,14 +89,8 @@ class Ssh(Analyzer):
 
     def _banner(self, is_orig: bool, stream: Framed) -> bool:
         """Reads lines until one is the version; true once it is there."""
-        while len(stream):
-            said = stream.peek(len(stream)) or b""
-            end = said.find(b"\n")
-            if end < 0:
-                if len(said) > 4096:
-                    raise ParseError("banner_too_long")
-                return False
-            line = (stream.take(end + 1) or b"").rstrip(b"\r\n")
+        while (said := stream.line(4096)) is not None:
+            line = said.rstrip(b"\r\n")
             if line[:4].upper() == b"SSH-":
                 self._banners[is_orig] = line
                 entry = self._log()
