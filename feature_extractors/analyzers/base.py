@@ -43,7 +43,7 @@ class ContentLimits:
     log_entries_total: int = 2_000_000  # log entries of connections that are still open
     buffer_bytes: int = 128 * 1024  # of one message that an analyzer waits to see whole
     decoded_bytes: int = 4 * 1024 * 1024  # a compressed HTTP body is measured up to this size
-    examined_bytes: int = 256 * 1024 * 1024  # that one analyzer looks at of one connection, unpacked ones included
+    examined_bytes: int = 256 * 1024 * 1024  # of one connection that one analyzer looks at, unpacked or not
     transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
 
 

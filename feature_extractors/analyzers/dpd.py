@@ -53,11 +53,13 @@ _LINE: Final = r"(?:|.*[\n\r])"
 _TEREDO_PREFIX: Final = b"\x20\x01\x00\x00"
 
 # What one direction has shown
+# fmt: off
 (
-    _HTTP_CLIENT, _HTTP_SERVER, _SSH, _TLS_CLIENT, _TLS_SERVER, _DCE_RPC, _SOCKS_CLIENT, _SOCKS_SERVER, _KERBEROS, _XMPP,
-    _SMTP_SERVER, _DNP3, _POP3_SERVER, _RFB, _SMB, _MQTT, _RDP_SERVER, _SMTP_CLIENT, _POP3_CLIENT, _IRC_SERVER,
+    _HTTP_CLIENT, _HTTP_SERVER, _SSH, _TLS_CLIENT, _TLS_SERVER, _DCE_RPC, _SOCKS_CLIENT, _SOCKS_SERVER, _KERBEROS,
+    _XMPP, _SMTP_SERVER, _DNP3, _POP3_SERVER, _RFB, _SMB, _MQTT, _RDP_SERVER, _SMTP_CLIENT, _POP3_CLIENT, _IRC_SERVER,
     _RDP_CLIENT, _FTP_CLIENT, _FTP_SERVER, _IRC_CLIENT, _IRC_PEER,
 ) = [1 << i for i in range(25)]
+# fmt: on
 # and the parts of what takes several lines
 _GREETED, _USER, _NICK, _SERVER, _LOGGED_IN = [1 << i for i in range(25, 30)]
 _PARTS: Final = _GREETED | _USER | _NICK | _SERVER | _LOGGED_IN
@@ -261,9 +263,7 @@ def udp_signatures(datagram: bytes) -> list[str]:
         found.append("mqtt")
     if (first >> 4 == 6 or (first == 0 and datagram[1:2] in (b"\0", b"\1"))) and _teredo(datagram):
         found.append("teredo")
-    if datagram.find(b"SIP/", 0, 2048) >= 0 and (
-        _SIP_REPLY.match(datagram) or _SIP_REQUEST.search(datagram)
-    ):
+    if datagram.find(b"SIP/", 0, 2048) >= 0 and (_SIP_REPLY.match(datagram) or _SIP_REQUEST.search(datagram)):
         found.append("sip")
     return found
 
