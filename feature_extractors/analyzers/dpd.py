@@ -53,15 +53,37 @@ _LINE: Final = r"(?:|.*[\n\r])"
 _TEREDO_PREFIX: Final = b"\x20\x01\x00\x00"
 
 # What one direction has shown
-# fmt: off
-(
-    _HTTP_CLIENT, _HTTP_SERVER, _SSH, _TLS_CLIENT, _TLS_SERVER, _DCE_RPC, _SOCKS_CLIENT, _SOCKS_SERVER, _KERBEROS,
-    _XMPP, _SMTP_SERVER, _DNP3, _POP3_SERVER, _RFB, _SMB, _MQTT, _RDP_SERVER, _SMTP_CLIENT, _POP3_CLIENT, _IRC_SERVER,
-    _RDP_CLIENT, _FTP_CLIENT, _FTP_SERVER, _IRC_CLIENT, _IRC_PEER,
-) = [1 << i for i in range(25)]
-# fmt: on
+_HTTP_CLIENT: Final = 1 << 0
+_HTTP_SERVER: Final = 1 << 1
+_SSH: Final = 1 << 2
+_TLS_CLIENT: Final = 1 << 3
+_TLS_SERVER: Final = 1 << 4
+_DCE_RPC: Final = 1 << 5
+_SOCKS_CLIENT: Final = 1 << 6
+_SOCKS_SERVER: Final = 1 << 7
+_KERBEROS: Final = 1 << 8
+_XMPP: Final = 1 << 9
+_SMTP_SERVER: Final = 1 << 10
+_DNP3: Final = 1 << 11
+_POP3_SERVER: Final = 1 << 12
+_RFB: Final = 1 << 13
+_SMB: Final = 1 << 14
+_MQTT: Final = 1 << 15
+_RDP_SERVER: Final = 1 << 16
+_SMTP_CLIENT: Final = 1 << 17
+_POP3_CLIENT: Final = 1 << 18
+_IRC_SERVER: Final = 1 << 19
+_RDP_CLIENT: Final = 1 << 20
+_FTP_CLIENT: Final = 1 << 21
+_FTP_SERVER: Final = 1 << 22
+_IRC_CLIENT: Final = 1 << 23
+_IRC_PEER: Final = 1 << 24
 # and the parts of what takes several lines
-_GREETED, _USER, _NICK, _SERVER, _LOGGED_IN = [1 << i for i in range(25, 30)]
+_GREETED: Final = 1 << 25
+_USER: Final = 1 << 26
+_NICK: Final = 1 << 27
+_SERVER: Final = 1 << 28
+_LOGGED_IN: Final = 1 << 29
 _PARTS: Final = _GREETED | _USER | _NICK | _SERVER | _LOGGED_IN
 
 # What must stand at the very beginning. A dot stands for any byte, as in Zeek's signatures.
@@ -192,6 +214,8 @@ def _asked_for(orig: int, resp: int, is_orig: bool) -> list[str]:
     """The same by what the originator and the responder have shown."""
     found: list[str] = []
     mine = orig if is_orig else resp
+    if not mine:
+        return found
     if is_orig:
         if mine & _TLS_CLIENT:
             found.append("ssl")

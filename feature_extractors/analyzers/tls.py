@@ -31,9 +31,7 @@ MAX_CHAIN: Final = 20
 MAX_HANDSHAKE: Final = 128 * 1024
 MAX_REMEMBERED: Final = 1024  # bytes of a hello's lists; the digests of longer ones are made anew
 
-MAX_LISTED: Final = (
-    8192  # bytes of a hello's lists; one that lists more is no client's, and gets no fingerprint
-)
+MAX_LISTED: Final = 8192  # bytes of a hello's lists; one that lists more gets no fingerprint
 
 _TWO: Final = struct.Struct(">HH")
 _READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))  # extensions of a client hello that are looked into
