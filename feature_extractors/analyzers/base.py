@@ -102,6 +102,13 @@ class Session:
         self.entries.append((stream, ts, fields))
         return fields
 
+    def full(self) -> bool:
+        """Whether one more log entry would be one too many; then it is counted as such."""
+        if len(self.entries) < self.limits.log_entries:
+            return False
+        self.counts.add("log_entries_over_limit")
+        return True
+
     def child(self, name: str) -> Analyzer | None:
         """A new analyzer for what this connection carries inside or turns to; None where nobody makes any."""
         return self.run.create(name, self) if self.run.create else None
@@ -285,6 +292,23 @@ class Framed:
         self._pos = end + 1
         return out
 
+    def past(self, what: re.Pattern[bytes]) -> bool:
+        """Passes over what matches here, and says whether that is anything."""
+        found = what.match(self._buffer, self._pos)
+        if found is None or found.end() == self._pos:
+            return False
+        self._pos = found.end()
+        return True
+
+    def past_lines(self, line: re.Pattern[bytes]) -> None:
+        """Passes over whole lines up to one that begins so; `line` matches that beginning, or LF and it."""
+        if line.match(self._buffer, self._pos):
+            return
+        found = line.search(self._buffer, self._pos)
+        last = self._buffer.rfind(b"\n", self._pos) if found is None else found.start()
+        if last >= 0:
+            self._pos = last + 1
+
     def drop(self, n: int) -> int:
         """Passes over up to n buffered bytes and says how many there were."""
         n = min(n, len(self._buffer) - self._pos)
@@ -298,6 +322,7 @@ class Framed:
         return out
 
 
+_CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
 _EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
 _DOT: Final = re.compile(rb"\n\.\r?\n")
 _BLANK: Final = re.compile(rb"\n\r?\n")
@@ -410,6 +435,24 @@ class Lines:
         last = buffer.rfind(b"\n", max(len(buffer) - 3, pos))
         self._pos = last if last >= 0 else len(buffer)
         return False
+
+    def chunks(self, most: int) -> tuple[bytes, int]:
+        """What the whole small chunks at the front hold (RFC 9112, 7.1), and how many they are, at most `most`.
+
+        Stops before whatever is not that: a chunk of no or many bytes, an extension, one that is not all there.
+        """
+        buffer, pos, out, n = self._buffer, self._pos, bytearray(), 0
+        while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
+            begin = head.end()
+            end = begin + int(head[1], 16)
+            after = end + 2 if buffer.startswith(b"\r\n", end) else end + 1
+            if end == begin or after > len(buffer) or buffer[after - 1] != 10:
+                break
+            out += buffer[begin:end]
+            pos = after
+            n += 1
+        self._pos = pos
+        return bytes(out), n
 
     def take(self, n: int) -> bytes:
         """Up to n bytes as they are, line ends included."""

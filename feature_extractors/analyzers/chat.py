@@ -87,6 +87,8 @@ class Irc(LineProtocol):
                 )
 
     def _entry(self, ts: float, command: str, value: str, addl: str | None = None) -> None:
+        if self.session.full():
+            return
         fields: Fields = {"command": command, "value": value}
         if self._nick is not None:
             fields["nick"] = self._nick
@@ -106,6 +108,7 @@ class Irc(LineProtocol):
 
 
 _TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256}+)[^<>]{0,4096}+>")
+_IDLE: Final = re.compile(rb"(?:<[/?]?[0-9A-Za-z]{1,6}>)*+")  # tags too short to be any that matter
 _MAX_STREAM: Final = 64 * 1024
 
 
@@ -128,6 +131,8 @@ class Xmpp(LineProtocol):
         held = self._held[is_orig] + data
         pos = 0
         while True:
+            if (idle := _IDLE.match(held, pos)) is not None:
+                pos = idle.end()
             start = held.find(b"<", pos)
             if start < 0:
                 pos = len(held)

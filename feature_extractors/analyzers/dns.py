@@ -6,6 +6,7 @@ costs more than `MAX_NAMES` names of at most 255 labels, whatever its compressio
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from socket import inet_ntoa
@@ -24,6 +25,7 @@ NETBIOS: Final = 137
 
 _HEADER: Final = struct.Struct(">6H")
 _RR: Final = struct.Struct(">HHIH")
+_EMPTY: Final = re.compile(rb"(?:\0\0)*+")
 _TWO: Final = struct.Struct(">HH")
 
 # IANA's DNS parameters, as named in scripts/base/protocols/dns/consts.zeek
@@ -159,7 +161,10 @@ class Dns(Analyzer):
         stream = self._streams[is_orig]
         stream.feed(data)
         while (head := stream.peek(2)) is not None:
-            whole = stream.take(2 + (head[0] << 8 | head[1]))
+            length = head[0] << 8 | head[1]
+            if not length and stream.past(_EMPTY):
+                continue
+            whole = stream.take(2 + length)
             if whole is None:
                 return
             self._message(ts, whole[2:])

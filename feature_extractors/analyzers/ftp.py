@@ -20,7 +20,6 @@ _GUESTS: Final = frozenset(("anonymous", "ftp", "ftpuser", "guest"))
 _PORT: Final = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
 _EPRT: Final = re.compile(rb"\|[12]\|([0-9a-fA-F.:]{2,45})\|(\d{1,5})\|")
 _EPSV: Final = re.compile(rb"\|\|\|(\d{1,5})\|")
-_SIZE: Final = re.compile(rb"([0-9]{1,18}) bytes")
 _COMMAND: Final = re.compile(rb"[ \t]*([A-Za-z]{3,4})(?:[ \t]+(.*))?\Z", re.S)
 _COMMANDS: Final = frozenset((
     "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO",
@@ -115,8 +114,8 @@ class Ftp(LineProtocol):
         self._entry = entry if 100 <= code <= 199 else None
         entry["reply_code"] = code
         entry["reply_msg"] = text(message, 4096)
-        if code == 150 and command == "RETR" and (size := _SIZE.search(message)):
-            entry["file_size"] = int(size[1])
+        if code == 150 and command == "RETR" and (size := _size(message)) is not None:
+            entry["file_size"] = size
 
     def _announce(self, said: bytes, ts: float) -> None:
         """A data connection is to come to the port in these words."""
@@ -130,6 +129,18 @@ class Ftp(LineProtocol):
             port = int(extended[extended.lastindex or 1])
         if 0 < port < 65536:
             self.session.run.expect(port, "ftp-data", ts)
+
+
+def _size(said: bytes) -> int | None:
+    """The number before the first "bytes" that has one, at most its last 18 digits."""
+    at = -1
+    while (at := said.find(b" bytes", at + 1)) >= 0:
+        begin = at
+        while begin > max(at - 18, 0) and 48 <= said[begin - 1] <= 57:
+            begin -= 1
+        if begin < at:
+            return int(said[begin:at])
+    return None
 
 
 class Announced(Analyzer):

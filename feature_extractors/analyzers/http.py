@@ -58,8 +58,8 @@ class _Side:
 
     __slots__ = (
         "body_length", "chunks", "close", "content_length", "content_type", "deaf", "decoder", "entry", "expects_body",
-        "filename", "first", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state", "upgrade",
-        "upgrade_to", "value", "version",
+        "filename", "first", "folded", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state",
+        "upgrade", "upgrade_to", "value", "value_size", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -81,6 +81,8 @@ class _Side:
         self.headers = 0
         self.name = b""
         self.value = b""
+        self.folded: list[bytes] = []  # what further lines add to the value
+        self.value_size = 0
         self.decoder: zlib._Decompress | None = None
         self.holed = False  # a compressed body that lacks a piece
         self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
@@ -149,9 +151,14 @@ class Http(Analyzer):
             if state == _NOTHING:
                 lines.rest()
                 return
+            if state == _CHUNK_SIZE and (few := lines.chunks(MAX_CHUNKS - 1 - side.chunks))[1]:
+                side.chunks += few[1]
+                self._body(side, few[0])
+                continue
             if state == _HEADERS and (block := lines.block()) is not None:
                 self._header_block(is_orig, side, block)
-            elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS and not side.name:
+            elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS:
+                self._header_whole(is_orig, side)
                 if not lines.past_blank():
                     return
                 self._header_line(is_orig, side, b"")
@@ -332,13 +339,11 @@ class Http(Analyzer):
 
     def _header_block(self, is_orig: bool, side: _Side, block: list[bytes]) -> None:
         """All remaining header lines at once, none of them folded."""
-        room = MAX_HEADERS - side.headers
+        room = max(MAX_HEADERS - side.headers, 0)
         side.headers += min(len(block), room)
         if len(block) > room:
             del block[room:]
-        if side.name:
-            self._header(is_orig, side, side.name, side.value)
-            side.name = b""
+        self._header_whole(is_orig, side)
         for line in block:
             name, colon, value = line.partition(b":")
             name = name.upper()
@@ -350,12 +355,12 @@ class Http(Analyzer):
 
     def _header_line(self, is_orig: bool, side: _Side, line: bytes) -> None:
         if line[:1] in (b" ", b"\t") and side.name:
-            if len(side.value) + len(line) <= 8192:
-                side.value += b" " + line.strip()
+            side.headers += 1
+            if side.value_size + len(line) <= 8192:
+                side.folded.append(line.strip())
+                side.value_size += 1 + len(side.folded[-1])
             return
-        if side.name and side.state == _HEADERS:
-            self._header(is_orig, side, side.name, side.value)
-        side.name = b""
+        self._header_whole(is_orig, side)
         if not line:
             if side.state == _TRAILER:
                 self._done(is_orig)
@@ -369,6 +374,15 @@ class Http(Analyzer):
         if colon:
             side.name = name.strip().upper()
             side.value = value.strip(b" \t\r\n")
+            side.value_size = len(side.value)
+
+    def _header_whole(self, is_orig: bool, side: _Side) -> None:
+        """The header under way has no further lines; one of a trailer is not looked at."""
+        if side.name and side.state == _HEADERS:
+            value = b" ".join([side.value, *side.folded]) if side.folded else side.value
+            self._header(is_orig, side, side.name, value)
+        side.name = b""
+        side.folded = []
 
     def _header(self, is_orig: bool, side: _Side, name: bytes, value: bytes) -> None:
         entry = side.entry

@@ -73,6 +73,7 @@ class Tls(Analyzer):
         super().__init__(session)
         self._records = (Framed(65536), Framed(65536))
         self._messages = (Framed(MAX_HANDSHAKE), Framed(MAX_HANDSHAKE))
+        self._awaited = [0, 0]  # bytes of a handshake message, of which a part is there
         self._encrypted = [False, False]
         self._record_version = 0
         self._flipped = False
@@ -250,8 +251,12 @@ class Tls(Analyzer):
     def _handshake(self, is_orig: bool, body: bytes) -> None:
         messages = self._messages[is_orig]
         messages.feed(body)
+        if len(messages) < self._awaited[is_orig]:
+            return
         while not self.done and (head := messages.peek(4)) is not None:
-            whole = messages.take(4 + int.from_bytes(head[1:4], "big"))
+            length = 4 + int.from_bytes(head[1:4], "big")
+            whole = messages.take(length)
+            self._awaited[is_orig] = length if whole is None else 0
             if whole is None:
                 return
             self._message(is_orig, whole[0], Reader(whole, 4))

@@ -5,10 +5,12 @@ Mirrors when src/analyzer/protocol/websocket of Zeek 8.2.2 confirms itself: with
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import Analyzer, Framed, ParseError, Session
 
+_EMPTY: Final = re.compile(rb"(?:[\x00-\x02\x80-\x82\x88-\x8a]\0)*+")  # frames that hold nothing, unmasked
 _OPCODES: Final = frozenset((0, 1, 2, 8, 9, 10))
 
 
@@ -29,14 +31,20 @@ class WebSocket(Analyzer):
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         stream = self._streams[is_orig]
         stream.feed(data)
-        while len(stream):
-            if self._left[is_orig]:
-                part = stream.take(min(self._left[is_orig], len(stream), 16 * 1024)) or b""
-                self._left[is_orig] -= len(part)
-                self._payload(is_orig, ts, part)
-                continue
-            if not self._head(is_orig, stream):
-                return
+        carried: list[bytes] = []
+        try:
+            while len(stream):
+                if self._left[is_orig]:
+                    part = stream.take(min(self._left[is_orig], len(stream), 16 * 1024)) or b""
+                    self._left[is_orig] -= len(part)
+                    self._payload(is_orig, part, carried)
+                elif stream.past(_EMPTY):
+                    self.session.confirm(self.service)
+                elif not self._head(is_orig, stream):
+                    return
+        finally:
+            if carried and self._inside is not None:
+                self._inside.data(is_orig, ts, b"".join(carried))
 
     def gap(self, is_orig: bool, length: int) -> None:
         self.stop()
@@ -67,7 +75,7 @@ class WebSocket(Analyzer):
             self.session.confirm(self.service)
         return True
 
-    def _payload(self, is_orig: bool, ts: float, part: bytes) -> None:
+    def _payload(self, is_orig: bool, part: bytes, carried: list[bytes]) -> None:
         if self._left[is_orig] == 0:
             self.session.confirm(self.service)
         mask = self._masks[is_orig]
@@ -79,4 +87,4 @@ class WebSocket(Analyzer):
             n = len(part)
             part = (int.from_bytes(part, "big") ^ int.from_bytes(key[:n], "big")).to_bytes(n, "big")
         self._at[is_orig] += len(part)
-        self._inside.data(is_orig, ts, part)
+        carried.append(part)

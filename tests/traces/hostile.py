@@ -175,8 +175,8 @@ def rdp_trickle(size: int) -> list[Frame]:
 def signatures_at_random(size: int) -> list[Frame]:
     """Pieces of all signatures in any order: as many states as there are."""
     rnd = random.Random(1)
-    pieces = [b"user ", b"nick ", b"\n", b"\r", b" ", b"001 ", b":a ", b"server a 1 :", b"helo", b"Duca", b"rdpd", b"McD",
-              b"Cookie: mst", b"230", b"331a", b"capa", b"220 "]  # fmt: skip
+    pieces = [b"user ", b"nick ", b"\n", b"\r", b" ", b"001 ", b":a ", b"server a 1 :", b"helo", b"Duca", b"rdpd",
+              b"McD", b"Cookie: mst", b"230", b"331a", b"capa", b"220 "]  # fmt: skip
 
     def one(n: int) -> list[Frame]:
         talk = Talk(20000 + n % 40000, 9999, START + n)
@@ -295,6 +295,96 @@ def sip_letters(size: int) -> list[Frame]:
     return frames
 
 
+# Messages as small as they may be.
+
+
+def http_chunks(size: int) -> list[Frame]:
+    """A body in chunks of one byte."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def one(n: int) -> list[Frame]:
+        talk = Talk(20000 + n % 40000, 80, START + n)
+        talk.send(True, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        talk.send(False, head + b"1\na\n" * 50_000, JUMBO)
+        return talk.frames
+
+    return _until(size, one)
+
+
+def http_requests(size: int) -> list[Frame]:
+    """Requests without headers, whose answers never come."""
+    return _spoken(size, 80, b"", b"GET a HTTP/1.1\r\n\r\n")
+
+
+def websocket_frames(size: int) -> list[Frame]:
+    """Frames without content."""
+    talk = Talk(40000, 80)
+    talk.send(True, b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    talk.send(False, b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    talk.send(False, b"\x82\0" * (size // 2), 16_000)
+    return talk.frames
+
+
+def websocket_bytes(size: int) -> list[Frame]:
+    """Frames of one byte."""
+    talk = Talk(40000, 80)
+    talk.send(True, b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    talk.send(False, b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    talk.send(False, b"\x82\1a" * (size // 3), 16_000)
+    return talk.frames
+
+
+def mqtt_pings(size: int) -> list[Frame]:
+    return _spoken(size, 1883, b"", b"\xc0\0")
+
+
+def xmpp_small_tags(size: int) -> list[Frame]:
+    return _spoken(size, 5222, b"", b"<a>")
+
+
+def dns_empty_messages(size: int) -> list[Frame]:
+    return _spoken(size, 53, b"", b"\0\0")
+
+
+def smb_keepalives(size: int) -> list[Frame]:
+    talk = Talk(40000, 445)
+    talk.send(True, b"\0\0\0\x44\xfeSMB" + bytes(64) + b"\x85\0\0\0" * (size // 4), JUMBO)
+    return talk.frames
+
+
+def modbus_requests(size: int) -> list[Frame]:
+    return _spoken(size, 502, b"", b"\0\1\0\0\0\2\1\1")
+
+
+def tls_empty_records(size: int) -> list[Frame]:
+    return _spoken(size, 443, b"", b"\x16\3\3\0\0")
+
+
+def ssh_key_exchanges(size: int) -> list[Frame]:
+    offer = b"\x14" + bytes(16) + b"\0\0\0\1a" * 10 + bytes(5)
+    packet = struct.pack(">IB", len(offer) + 5, 4) + offer + bytes(4)
+    talk = Talk(40000, 22)
+    talk.send(False, b"SSH-2.0-a\r\n")
+    talk.send(True, b"SSH-2.0-a\r\n" + packet * (size // len(packet)), JUMBO)
+    return talk.frames
+
+
+def irc_joins(size: int) -> list[Frame]:
+    return _spoken(size, 6667, b"", b"JOIN " + b"a," * 20 + b"\n")
+
+
+def snmp_bindings(size: int) -> list[Frame]:
+    """A request whose bindings are all empty."""
+    inside = b"\x30\0" * 690
+    bindings = b"\x30\x82" + struct.pack(">H", len(inside)) + inside
+    fields = b"\2\1\1\2\1\0\2\1\0" + bindings
+    pdu = b"\xa0\x82" + struct.pack(">H", len(fields)) + fields
+    message = b"\2\1\1\4\1a" + pdu
+    whole = b"\x30\x82" + struct.pack(">H", len(message)) + message
+    frame = eth4(ip4("10.0.0.1", "10.0.0.2", 17, udp(4000, 161, whole)))
+    return [(START + i * 1e-3, frame) for i in range(size // len(frame))]
+
+
 # Compressed bodies.
 
 
@@ -318,7 +408,15 @@ def http_bombs(size: int) -> list[Frame]:
 
 def http_bombs_apart(size: int) -> list[Frame]:
     """The same, each on a connection of its own."""
-    return _until(size, lambda n: http_bombs(5000))
+    body = _zeros(4_190_000)
+
+    def one(n: int) -> list[Frame]:
+        talk = Talk(20000 + n % 40000, 80, START + n)
+        talk.send(True, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        talk.send(False, b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n" + body)
+        return talk.frames
+
+    return _until(size, one)
 
 
 def http_past_hole(size: int) -> list[Frame]:
@@ -534,11 +632,14 @@ def syn_flood(size: int) -> list[Frame]:
 KINDS: Final[dict[str, Callable[[int], list[Frame]]]] = {
     make.__name__: make
     for make in (
-        irc_signature, irc_peers, pop3_trickle, smtp_trickle, ftp_trickle, rdp_trickle, signatures_at_random, http_lines,
-        http_many_headers, http_heads_without_crlf, http_folded, http_escapes, mail_addresses, mail_quotes, mail_bodies,
+        irc_signature, irc_peers, pop3_trickle, smtp_trickle, ftp_trickle, rdp_trickle, signatures_at_random,
+        http_lines, http_many_headers, http_heads_without_crlf, http_folded, http_escapes, mail_addresses,
+        mail_quotes, mail_bodies,
         smtp_empty_lines, pop3_message, irc_lines, ftp_digits, xmpp_tags, ssh_banners, sip_letters, http_bombs,
         http_bombs_apart, http_past_hole, http_after_gzip, tls_tiny_records, tls_certificates, tls_long_lists,
-        dtls_fragments, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order, backwards, waiting,
+        dtls_fragments, http_chunks, http_requests, websocket_frames, websocket_bytes, mqtt_pings, xmpp_small_tags,
+        dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges, irc_joins,
+        snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order, backwards, waiting,
         syn_flood,
     )
 }  # fmt: skip
