@@ -1,11 +1,13 @@
 """What hostile traffic costs: processor seconds for each megabyte of frames, as a ratio to ordinary traffic.
 
-    python benchmarks/cost.py [KIND ...] [--captures PCAP ...] [--ordinary PCAP] [--size BYTES] [--search SECONDS] [--seed N]
+    python benchmarks/cost.py [KIND ...] [--captures PCAP ...] [--ordinary PCAP] [--size BYTES] [--most RATIO]
+    python benchmarks/cost.py --search SECONDS [--seed N] [--keep DIR]
 
 Reads, tracks, analyses and encodes each capture in this process, without a detector. KIND is one of those in
 tests/traces/hostile.py, all of them by default; `--captures` adds files. `--search` instead mutates the bytes of
-conversations towards what they cost in the analyzers and prints the dearest it has found, each of which a `--captures`
-run can be given: they are written to `--keep`. Ratios hold within one run only; a kind above `--most` ends with 1.
+conversations towards what they cost and prints the dearest that it has found for each port; `--keep` leaves their
+captures in a folder, for another run with `--captures`. Ratios hold within one run only. Ends with 1 where a kind
+lies above `--most`.
 """
 
 from __future__ import annotations
@@ -56,12 +58,13 @@ PORTS: Final = (
 )
 WORDS: Final = (
     b"\r\n", b"\n", b" ", b"\r\n\r\n", b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", b"Content-Encoding: gzip\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"a: b\r\n", b"220 a\r\n", b"EHLO a\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<a@b>\r\n",
-    b"DATA\r\n", b"354 \r\n", b"+OK\r\n", b"USER a\r\n", b"NICK a\r\n", b"JOIN a,b,c\r\n", b"PRIVMSG a :\x01DCC SEND ",
-    b"SSH-2.0-a\r\n", b"\x16\x03\x03", b"\x16\x03\x01\0\1", b"\x0b\0\1\0", b"\x01\0\0\x28\x03\x03", b"\0\0\0\4",
-    b"\0\0\0\x40\xfeSMB", b"\x05\0\0\x03\x10\0\0\0", b"\0\1\0\0\0\6", b"\x10\x0c\0\4MQTT\4\2\0\0\0\0", b"\xc0\0", b"\x30\2\0\0",
-    b"\x05\x64\x05\xc0", b"<stream:stream>", b"<a>", b"1\r\na\r\n", b"\0\2", b"\0\x0c", b"RFB 003.008\n", b"\x05\1\0",
-    b"\x03\0\0\x0b\6\xe0\0\0", b"a" * 64, b" " * 64, b"\0" * 64, b"@", b",\"", b"%",
+    b"Transfer-Encoding: chunked\r\n", b"a: b\r\n", b"220 a\r\n", b"EHLO a\r\n", b"MAIL FROM:<a@b>\r\n",
+    b"RCPT TO:<a@b>\r\n", b"DATA\r\n", b"354 \r\n", b"+OK\r\n", b"USER a\r\n", b"NICK a\r\n", b"JOIN a,b,c\r\n",
+    b"PRIVMSG a :\x01DCC SEND ", b"SSH-2.0-a\r\n", b"\x16\x03\x03", b"\x16\x03\x01\0\1", b"\x0b\0\1\0",
+    b"\x01\0\0\x28\x03\x03", b"\0\0\0\4", b"\0\0\0\x40\xfeSMB", b"\x05\0\0\x03\x10\0\0\0", b"\0\1\0\0\0\6",
+    b"\x10\x0c\0\4MQTT\4\2\0\0\0\0", b"\xc0\0", b"\x30\2\0\0", b"\x05\x64\x05\xc0", b"<stream:stream>", b"<a>",
+    b"1\r\na\r\n", b"\0\2", b"\0\x0c", b"RFB 003.008\n", b"\x05\1\0", b"\x03\0\0\x0b\6\xe0\0\0", b"a" * 64,
+    b" " * 64, b"\0" * 64, b"@", b",\"", b"%",
 )  # fmt: skip
 
 
@@ -218,9 +221,8 @@ def main() -> int:
                 hostile.write(path, hostile.KINDS[kind](args.size))
                 captures[path] = None
         ordinary = measured(args.ordinary, 1.0)
-        print(
-            "| traffic | MB of frames | packets | connections | s/MB | µs/packet | ratio |\n|---|---:|---:|---:|---:|---:|---:|"
-        )
+        print("| traffic | MB of frames | packets | connections | s/MB | µs/packet | ratio |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
         dear = []
         for path in (args.ordinary, *captures):
             cost = ordinary if path is args.ordinary else measured(path, 0.3)

@@ -21,6 +21,7 @@ from feature_extractors.segments import NEVER
 MAX_TEXT: Final = 4096  # bytes of one logged string (Log::default_max_field_string_bytes)
 MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max_field_container_elements)
 
+MAX_NESTED: Final = 8  # connections inside one another: HTTP's CONNECT, SOCKS, WebSocket
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
@@ -72,7 +73,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "limits", "orig_p", "partial", "resp_p", "run", "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "limits", "nested", "orig_p", "partial", "resp_p", "run",
+        "services", "size",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -87,6 +89,7 @@ class Session:
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
+        self.nested = 0  # connections inside it, each in the one before
 
     def confirm(self, service: str) -> None:
         """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
@@ -110,7 +113,15 @@ class Session:
         return True
 
     def child(self, name: str) -> Analyzer | None:
-        """A new analyzer for what this connection carries inside or turns to; None where nobody makes any."""
+        """A new analyzer for what this connection carries inside or turns to; None where nobody makes any.
+
+        Each connection inside another is a call inside a call, so there is an end to them.
+        """
+        if name == "pia":
+            if self.nested >= MAX_NESTED:
+                self.counts.add("connection_nested_too_deep")
+                return None
+            self.nested += 1
         return self.run.create(name, self) if self.run.create else None
 
     def feed(self, analyzer: Analyzer, is_orig: bool, ts: float, data: bytes) -> None:

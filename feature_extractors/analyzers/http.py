@@ -167,7 +167,7 @@ class Http(Analyzer):
                 if line is None:
                     return
                 self._line(is_orig, side, line)
-            if self._hand_on(is_orig, ts, lines):
+            if self.done or self._hand_on(is_orig, ts, lines):
                 return
 
     def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
@@ -438,6 +438,8 @@ class Http(Analyzer):
             self._connect = False
             self._inside = self.session.child("pia")
             self._finish(False)
+            if self._inside is None:
+                self.stop()
             return
         if side.expects_body is False:
             self._done(is_orig)

@@ -316,6 +316,19 @@ def http_requests(size: int) -> list[Frame]:
     return _spoken(size, 80, b"", b"GET a HTTP/1.1\r\n\r\n")
 
 
+def http_connects(size: int) -> list[Frame]:
+    """A connection inside a connection inside a connection ..."""
+
+    def one(n: int) -> list[Frame]:
+        talk = Talk(20000 + n % 40000, 80, START + n)
+        for _ in range(400):
+            talk.send(True, b"CONNECT a HTTP/1.1\r\n\r\n")
+            talk.send(False, b"HTTP/1.1 200 OK\r\n\r\n")
+        return talk.frames
+
+    return _until(size, one)
+
+
 def websocket_frames(size: int) -> list[Frame]:
     """Frames without content."""
     talk = Talk(40000, 80)
@@ -637,9 +650,9 @@ KINDS: Final[dict[str, Callable[[int], list[Frame]]]] = {
         mail_quotes, mail_bodies,
         smtp_empty_lines, pop3_message, irc_lines, ftp_digits, xmpp_tags, ssh_banners, sip_letters, http_bombs,
         http_bombs_apart, http_past_hole, http_after_gzip, tls_tiny_records, tls_certificates, tls_long_lists,
-        dtls_fragments, http_chunks, http_requests, websocket_frames, websocket_bytes, mqtt_pings, xmpp_small_tags,
-        dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges, irc_joins,
-        snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order, backwards, waiting,
+        dtls_fragments, http_chunks, http_requests, http_connects, websocket_frames, websocket_bytes, mqtt_pings,
+        xmpp_small_tags, dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges,
+        irc_joins, snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order, backwards, waiting,
         syn_flood,
     )
 }  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from made_segments import Piece, analysed, segments, stream
 
+from feature_extractors.analyzers.base import MAX_NESTED
 from feature_extractors.analyzers.http import EXPANSION, FREE_EXPANSION, Http
 from feature_extractors.analyzers.mail import _address, _listed
 from feature_extractors.content import Content, ContentLimits
@@ -132,6 +133,14 @@ def test_a_mail_body_ends_with_a_dot_alone_however_it_comes(size: int, end: byte
 )  # fmt: skip
 def test_an_address_is_found_where_it_was(argument: bytes, expected: str) -> None:
     assert _address(argument) == expected
+
+
+def test_connections_inside_connections_have_an_end() -> None:
+    said = [(True, b"CONNECT a HTTP/1.1\r\n\r\n"), (False, b"HTTP/1.1 200 OK\r\n\r\n")] * 2000
+    service, entries, content = analysed(stream(said, 80))
+    assert service == "http"
+    assert len(entries) == MAX_NESTED + 1
+    assert content.counts.by_reason["connection_nested_too_deep"] == 1
 
 
 def test_receivers_are_divided_at_commas_outside_quotes() -> None:
