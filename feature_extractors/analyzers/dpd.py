@@ -84,6 +84,7 @@ _USER: Final = 1 << 26
 _NICK: Final = 1 << 27
 _SERVER: Final = 1 << 28
 _LOGGED_IN: Final = 1 << 29
+_SETTLED: Final = _HTTP_SERVER | _SSH | _TLS_CLIENT | _TLS_SERVER  # what begins so is nothing else further on
 _PARTS: Final = _GREETED | _USER | _NICK | _SERVER | _LOGGED_IN
 
 # What must stand at the very beginning. A dot stands for any byte, as in Zeek's signatures.
@@ -154,6 +155,8 @@ class Head:
                 if complete & _GREETED and self._greeted < 0:
                     self._greeted = base + pos
         self._first = state
+        if self.seen & _SETTLED:
+            return
         state, pos = self._later, 0
         while pos < size:
             state, pos, complete = _LATER.run(state, data, pos)
@@ -163,12 +166,14 @@ class Head:
                     self._part(complete, data, base, pos)
         self._later = state
         self._look_for_newline(data, base, size)
+        self._size += size
+        if not self._lines:
+            return
         for name, least in list(self._lines.items()):
             at = max(least - base, 0)
             if data.find(b"\n", at) >= 0 or data.find(b"\r", at) >= 0:
                 self.seen |= name
                 del self._lines[name]
-        self._size += size
 
     def _part(self, complete: int, data: bytes, base: int, pos: int) -> None:
         """A line's beginning that counts by what came before it, complete with the byte before `pos`."""

@@ -652,7 +652,7 @@ KINDS: Final[dict[str, Callable[[int], list[Frame]]]] = {
         http_bombs_apart, http_past_hole, http_after_gzip, tls_tiny_records, tls_certificates, tls_long_lists,
         dtls_fragments, http_chunks, http_requests, http_connects, websocket_frames, websocket_bytes, mqtt_pings,
         xmpp_small_tags, dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges,
-        irc_joins, snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order, backwards, waiting,
-        syn_flood,
+        irc_joins, snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order,
+        backwards, waiting, syn_flood,
     )
 }  # fmt: skip
