@@ -9,6 +9,8 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments, stream
 
 from feature_extractors.analyzers.base import MAX_NESTED
@@ -16,7 +18,9 @@ from feature_extractors.analyzers.http import EXPANSION, FREE_EXPANSION, Http
 from feature_extractors.analyzers.mail import _address, _listed
 from feature_extractors.content import Content, ContentLimits
 from feature_extractors.extract import Extractor
+from feature_extractors.frames import FrameBlock
 from feature_extractors.readers import open_capture
+from feature_extractors.state import NONE
 
 DEMO = Path(__file__).resolve().parents[1] / "traces" / "demo" / "demo.pcap.gz"
 SIZE = 100_000  # bytes of frames of each kind
@@ -160,3 +164,40 @@ def test_segments_that_wait_are_looked_at_when_their_turn_comes_and_not_before()
     content.close(np.array([0]), np.array([b"C0"], "S20"))
     assert not waiting.pending
     assert not waiting.order
+
+
+def block_of(frames: list[hostile.Frame]) -> FrameBlock:
+    sizes = np.array([len(data) for _, data in frames], np.int32)
+    return FrameBlock(
+        data=np.frombuffer(b"".join(data for _, data in frames), np.uint8),
+        start=np.cumsum([0, *sizes])[:-1].astype(np.int64),
+        captured=sizes,
+        length=sizes,
+        ts=np.array([ts for ts, _ in frames]),
+        link=np.ones(len(frames), np.int32),
+    )
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_blocks_behind_a_hole_are_kept_as_the_bytes_that_came(pieces: list[tuple[int, int]]) -> None:
+    talk = hostile.Talk(40000, 9999)
+    for ahead, length in pieces:
+        talk.put(True, hostile.PSH | hostile.ACK, b"x" * length, ahead)
+    extractor = Extractor()
+    extractor.receive(block_of(talk.frames))
+    there = {ahead + i for ahead, length in pieces for i in range(length)}
+    begins = sorted(b for b in there if b - 1 not in there)
+    expected = [(b, next(e for e in range(b, 200) if e not in there)) for b in begins]
+    state = extractor._state
+    slot = int(np.flatnonzero(state.heap_at != NONE)[0])
+    end = state.ends[2 * slot]
+    found, at = [], int(end["blocks"])
+    while at != NONE:
+        found.append((int(state.blocks[at]["seq"]) - 1, int(state.blocks[at]["upper"]) - 1))
+        if state.blocks[at]["next"] == NONE:
+            assert at == end["last_block"]
+        at = int(state.blocks[at]["next"])
+    assert found == expected
+    assert end["held"] == len(expected)
+    assert end["held_bytes"] == len(there)
