@@ -302,11 +302,7 @@ def _appended(x: Changed, count: int, payload: int) -> Windows:
         "is_orig": np.ones(len(last), np.bool_),
         "payload": np.repeat(size, packets),
         "ip_length": np.repeat(size + header, packets),
-        "flags": np.where(np.repeat(c.ip_proto, packets) == 6, 24, -1),
     }
-    unset = {"window": -1, "ttl_delta": 0, "entropy": np.nan, "printable": np.nan}
-    unset |= {"retransmit": 0, "gap": 0, "options": -1}
-    new |= {k: np.full(len(last), v) for k, v in unset.items()}
     joined = {
         f.name: np.concatenate([getattr(w.packets, f.name), new[f.name]])[order].astype(
             getattr(w.packets, f.name).dtype
