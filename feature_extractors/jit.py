@@ -52,22 +52,22 @@ class _Kept(FunctionCache):  # type: ignore[misc]
         self._cache_file._source_stamp = code_digest(function.__module__)
 
 
-def entry(function: F) -> F:
+def entry(function: Callable[..., Any]) -> Any:
     """A compiled function that Python calls; it is compiled once and then read from the cache."""
     compiled = njit(nogil=True)(function)
     if not config.DISABLE_JIT:
         compiled._cache = _Kept(function)
-    return cast(F, compiled)
+    return compiled
 
 
-def compiled_for(signature: str) -> Callable[[F], F]:
+def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
     """As `entry`, for arguments of these types only, so that numba need not look at what it is given."""
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[..., Any]) -> Any:
         compiled = entry(function)
         if not config.DISABLE_JIT:
-            compiled.compile(signature)  # type: ignore[attr-defined]
-            compiled.disable_compile()  # type: ignore[attr-defined]
+            compiled.compile(signature)
+            compiled.disable_compile()
         return compiled
 
     return decorate
