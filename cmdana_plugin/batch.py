@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cmdana_plugin.model import CLASSES
 from feature_extractors.encode import Features
+from feature_extractors.jit import entry
 from feature_extractors.schema import Schema
 
 BLOCK: Final = 1024  # rows of one computation at most
@@ -59,7 +59,7 @@ def learn_bins(values: NDArray[np.float32]) -> Bins:
     return Bins(edges)
 
 
-@njit(cache=True)
+@entry
 def _digitise(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.int64]:
     n, width = values.shape
     last = edges.shape[1] - 1
@@ -196,7 +196,7 @@ def alike(
     return out
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _alike(words, start, rows, slots):  # type: ignore[no-untyped-def]
     table = np.full(slots, -1, np.int64)  # the first row of each kind
     out = np.empty(len(rows), np.int64)
@@ -272,7 +272,7 @@ def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-@njit(cache=True)
+@entry
 def _pad(tokens, start, rows, out, mask):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         r = rows[i]

@@ -12,18 +12,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-import feature_extractors
 from cmdana_plugin.training import Recording
+from feature_extractors.code_digest import code_digest
 from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat, take
 
-_FORMAT: Final = "1"
+_CODE: Final = ("cmdana_plugin.cache", "cmdana_plugin.learn")  # what reads and labels captures, and keeps it
 
 
 def key_of(sources: Iterable[Path], *more: str) -> str:
-    """Changes when a source, anything in `more` or the extractor's code does."""
-    digest = hashlib.sha256(_FORMAT.encode())
-    for path in sorted(Path(feature_extractors.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    """Changes when a source, anything in `more` or the code that reads sources does."""
+    digest = hashlib.sha256(code_digest(*_CODE).encode())
     for path in sources:
         there = path.stat()
         digest.update(f"{path.resolve()}|{there.st_size}|{there.st_mtime_ns}\n".encode())

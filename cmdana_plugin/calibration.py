@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from feature_extractors.jit import entry
 
 KEPT: Final = 1024  # order statistics kept of a sample
 ENOUGH: Final = 2000  # calm rows from which on a kind of traffic stands on its own
@@ -77,7 +78,7 @@ def _side_by_side(tails: Sequence[Tail]) -> _Tails:
     )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _p_values(x, which, enough, first, order, above, size, start, shape, scale, out):  # type: ignore[no-untyped-def]
     """The first tail's p, drawn towards the row's own tail by as much as that one has seen."""
     for i in range(len(x)):
@@ -92,7 +93,7 @@ def _p_values(x, which, enough, first, order, above, size, start, shape, scale, 
             out[i] = np.exp(weight * np.log(out[i]) + (1.0 - weight) * np.log(of_all))
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _one(x, t, first, order, above, size, start, shape, scale):  # type: ignore[no-untyped-def]
     begin, m = first[t], first[t + 1] - first[t]
     if m == 0:
@@ -111,7 +112,7 @@ def _one(x, t, first, order, above, size, start, shape, scale):  # type: ignore[
     return min(max(p, _LEAST), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _log_tail(x, start, shape, scale):  # type: ignore[no-untyped-def]
     y = max(x - start, 0.0) / scale
     return -np.log1p(shape * y) / shape if shape > 1e-6 else -y

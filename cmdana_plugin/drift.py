@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numba import njit
 
 from cmdana_plugin.config import Drift
 from cmdana_plugin.score import Scores
 from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice
 from feature_extractors.encode import Block
+from feature_extractors.jit import entry
 from feature_extractors.observations import PROTO_NAMES, Stage
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
@@ -189,14 +189,14 @@ def strongest(lifts: Mapping[str, Lift], most: int) -> Sequence[tuple[str, Lift]
     return sorted(lifts.items(), key=lambda item: -item[1].lift)[:most]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _mixed(h):  # type: ignore[no-untyped-def]
     h = (h + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(29))
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _count(stratum, host, p, parts, nominal, per_host, n, hosts, tails, odd, owner, used, used_tails):  # type: ignore[no-untyped-def]
     for i in range(len(stratum)):
         s = stratum[i]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin import training
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
@@ -37,6 +38,7 @@ from cmdana_plugin.judging import (
 from cmdana_plugin.site import SiteAware
 from cmdana_plugin.training import Corpus, Recipe, Recording, balance, components, gather, train
 from cmdana_plugin.trees import fit_trees, tabulate
+from feature_extractors.code_digest import code_digest
 from feature_extractors.errors import CmdanaError
 from feature_extractors.schema import load_schema
 
@@ -47,17 +49,6 @@ SHIPPED: Final = "cmdana"
 UNLABELLED: Final = "cmdana without labels"
 SEEDLESS: Final = ("volume", "rarity", "knn")  # the same whatever the seed
 _BUDGETS: Final = (0, 10, 100, 1000)  # malicious connections with a label
-_CODE: Final = (
-    "model",
-    "detector",
-    "training",
-    "batch",
-    "state",
-    "calibration",
-    "trees",
-    "density",
-    "isolation",
-)
 
 
 @dataclass(slots=True)
@@ -90,20 +81,18 @@ class Trial:
 class Store:
     """Trials kept on disk between runs, by what they depend on: data, code, name and seed.
 
-    `code` names the modules that trials other than baselines depend on.
+    `code` names the module whose functions make what is kept.
     """
 
-    def __init__(self, folder: Path | None, *depends: str, code: Sequence[str] = _CODE) -> None:
+    def __init__(self, folder: Path | None, *depends: str, code: str) -> None:
         self._folder = folder
-        self._depends = depends
-        self._code = code
+        self._depends = (*depends, code_digest(code))
 
-    def trial(self, name: str, seed: int, make: Callable[[], Trial], code: Sequence[str] = ()) -> Trial:
-        """What `make` made of it once; `code` names the modules that it depends on where they are not all."""
+    def trial(self, name: str, seed: int, make: Callable[[], Trial]) -> Trial:
+        """What `make` made of it once."""
         if self._folder is None:
             return make()
-        code = code or (code_of(name) if name in BASELINES else self._code)
-        key = hashlib.sha256("|".join([*self._depends, code_digest(code), name, str(seed)]).encode())
+        key = hashlib.sha256("|".join([*self._depends, name, str(seed)]).encode())
         path = self._folder / f"trial-{key.hexdigest()[:24]}.npz"
         if path.is_file():
             return _read_trial(path)
@@ -120,7 +109,7 @@ class Store:
     def checkpoint(self, name: str, seed: int, make: Callable[[], Checkpoint]) -> Checkpoint:
         if self._folder is None:
             return make()
-        key = hashlib.sha256("|".join([*self._depends, code_digest(self._code), name, str(seed)]).encode())
+        key = hashlib.sha256("|".join([*self._depends, name, str(seed)]).encode())
         path = self._folder / f"model-{key.hexdigest()[:24]}.safetensors"
         if path.is_file():
             return checkpoints.load(path, load_schema())
@@ -128,12 +117,6 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         checkpoints.save(made, path)
         return made
-
-
-def code_of(name: str) -> tuple[str, ...]:
-    """The modules that a baseline's scores depend on."""
-    more = {"boosted": ("trees",), "boosted-conn": ("trees",), "gaussians": ("density",)}
-    return ("baselines", *more.get(name, ()))
 
 
 def _read_trial(path: Path) -> Trial:
@@ -146,14 +129,6 @@ def _read_trial(path: Path) -> Trial:
         {k.removeprefix("weight."): float(v) for k, v in a.items() if k.startswith("weight.")},
         a.get("chance"),
     )
-
-
-def code_digest(modules: Iterable[str]) -> str:
-    """Changes when one of these modules of the package does."""
-    digest = hashlib.sha256()
-    for name in modules:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def corpus_digest(corpus: Corpus) -> str:
@@ -279,7 +254,7 @@ def evaluate(
     begin = int(judged.bounds[len(split.calibrate)])
     calm = (np.arange(len(judged)) < begin) & (judged.label == 0)
     tested = slice(begin, len(judged))
-    store = Store(cache, schema.digest, *map(corpus_digest, (learn, judged)))
+    store = Store(cache, schema.digest, *map(corpus_digest, (learn, judged)), code=__name__)
     models = models_of(split, cache)
     trials: dict[str, list[Trial]] = {}
     plan = [(n, s) for n in baselines for s in (seeds[:1] if n in SEEDLESS else seeds)]
@@ -336,7 +311,10 @@ def models_of(split: Split, cache: Path | None) -> Store:
     """Where detectors trained on the split are kept."""
     schema = load_schema()
     return Store(
-        cache, schema.digest, *(corpus_digest(gather(s, schema)) for s in (split.train, split.calibrate))
+        cache,
+        schema.digest,
+        *(corpus_digest(gather(s, schema)) for s in (split.train, split.calibrate)),
+        code=training.__name__,
     )
 
 

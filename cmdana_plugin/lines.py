@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from feature_extractors.jit import entry, njit
 
 # What a cell holds. A cell is 64 bits: a number's, or where its text lies.
 WORD: Final = 0  # index of a word, -1 unset
@@ -121,7 +122,7 @@ def join(
     return out[:used].tobytes()
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _join(  # type: ignore[no-untyped-def]
     kinds, cells, text, base, start, word, width, drop, fixed, edge, between, begin, end, short, powers, out
 ):  # fmt: skip

@@ -269,6 +269,7 @@ class _Site:
             cache,
             schema.digest,
             *(corpus_digest(c) for c in (self.learn, self.corpus, self.mixed) if c is not None),
+            code=__name__,
         )
         self.abroad = None if foreign is None else models_of(foreign, cache)
 

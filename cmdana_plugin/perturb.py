@@ -23,7 +23,6 @@ from cmdana_plugin.evaluation import (
     Split,
     Store,
     Trial,
-    code_of,
     corpus_digest,
     judge_with,
     models_of,
@@ -198,7 +197,8 @@ def evaluate(
         for seed in seeds:
             progress(f"{name} against the attacker, seed {seed}", k / len(names))
             recipe = Recipe(seed=seed)
-            store = Store(cache, schema.digest, corpus_digest(learn), *map(corpus_digest, corpora.values()))
+            digests = map(corpus_digest, (learn, *corpora.values()))
+            store = Store(cache, schema.digest, *digests, code=__name__)
             trials = {}
             fitted: Any = None
             for attack, corpus in corpora.items():
@@ -216,8 +216,7 @@ def evaluate(
                         )
                     return judge_with(fitted, corpus, recipe)
 
-                code = code_of(name) if name in BASELINES else ()
-                trials[attack] = store.trial(f"{name} against {attack}", seed, make, code)
+                trials[attack] = store.trial(f"{name} against {attack}", seed, make)
             ways = {name: {a: t.score for a, t in trials.items()}}
             if name == SHIPPED and all("attack" in t.parts for t in trials.values()):
                 ways[UNLABELLED] = {a: without(t, ("attack",)).score for a, t in trials.items()}
@@ -303,11 +302,7 @@ def _appended(x: Changed, count: int, payload: int) -> Windows:
         "is_orig": np.ones(len(last), np.bool_),
         "payload": np.repeat(size, packets),
         "ip_length": np.repeat(size + header, packets),
-        "flags": np.where(np.repeat(c.ip_proto, packets) == 6, 24, -1),
     }
-    unset = {"window": -1, "ttl_delta": 0, "entropy": np.nan, "printable": np.nan}
-    unset |= {"retransmit": 0, "gap": 0, "options": -1}
-    new |= {k: np.full(len(last), v) for k, v in unset.items()}
     joined = {
         f.name: np.concatenate([getattr(w.packets, f.name), new[f.name]])[order].astype(
             getattr(w.packets, f.name).dtype

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cmdana_plugin.score import Detector, Scores, score_of, significant
 from feature_extractors.encode import Block, longest_name_of
+from feature_extractors.jit import entry
 from feature_extractors.observations import PROTO_NAMES, Stage
 
 COMPONENT: Final = "site"
@@ -192,7 +192,7 @@ _PAIR_TYPE: Final = np.dtype(
 )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, top, hosts, pairs):  # type: ignore[no-untyped-def]
     """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
     for i in range(len(stratum)):
@@ -248,13 +248,13 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
         pairs[at].square = square
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _bin(x):  # type: ignore[no-untyped-def]
     """The histogram bin of a value >= 0: eighths of a doubling of 1 + x."""
     return min(int(8.0 * np.log2(1.0 + x)), _BINS - 1)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _tail(past, total, top, x, spread):  # type: ignore[no-untyped-def]
     """One-sided p of `x` given a histogram, its sum and its last bin, and what nine in ten stay under.
 

@@ -1,8 +1,7 @@
 """Packets that the endpoint sniffs itself, brought together with Zeek's connections by community id and time.
 
-Zeek's events tell the time, direction and size of a connection's first packets. The packets themselves, read from
-the same interface, tell the rest: flags, window, TTL, options and what the payload looks like. They are tracked by
-the embedded engine's extractor, without content, and no payload is kept.
+Zeek can then leave out the events that tell the time, direction and size of a connection's first packets. They are
+read from the same interface and tracked by the embedded engine's extractor, without content; no payload is kept.
 """
 
 from __future__ import annotations

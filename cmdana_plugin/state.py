@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
+from feature_extractors.jit import entry
 from feature_extractors.observations import Connections, Stage
 
 MEMORY: Final = 32  # floats of learned memory per entity
@@ -198,7 +198,7 @@ def _spread(column: NDArray[_Column], moved: NDArray[np.int64]) -> NDArray[_Colu
     return out
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Each set becomes two, told apart by the next bit of the key; a way keeps its place within the set."""
     moved = np.arange(len(keys))
@@ -230,7 +230,7 @@ def make_keys(c: Connections, features: Features, salt: int) -> Keys:
     )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _mix1(h: np.uint64) -> np.uint64:
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -241,7 +241,7 @@ def _mix2(a: NDArray[np.uint64], b: NDArray[np.uint64] | np.uint64) -> NDArray[n
     return _mix_all(a, np.broadcast_to(np.asarray(b, np.uint64), a.shape).copy())
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _mix_all(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
     out = np.empty(len(a), np.uint64)
     for i in range(len(a)):
@@ -249,7 +249,7 @@ def _mix_all(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]
     return out
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _fold(address: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
     out = np.empty(len(address), np.uint64)
     for i in range(len(address)):
@@ -263,7 +263,7 @@ def _fold(address: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _find(keys: NDArray[np.uint64], key: np.uint64) -> int:
     """The slot of `key`, or -1."""
     base = int((key >> np.uint64(8)) % np.uint64(len(keys) // WAYS)) * WAYS
@@ -273,7 +273,7 @@ def _find(keys: NDArray[np.uint64], key: np.uint64) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _room(keys: NDArray[np.uint64], key: np.uint64, want: int) -> bool:
     """Whether `key` has its slot, or its set has `want` free ones."""
     base = int((key >> np.uint64(8)) % np.uint64(len(keys) // WAYS)) * WAYS
@@ -285,7 +285,7 @@ def _room(keys: NDArray[np.uint64], key: np.uint64, want: int) -> bool:
     return free >= want
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _claim(  # type: ignore[no-untyped-def]
     keys, used, rows, key, tick
 ):
@@ -304,25 +304,25 @@ def _claim(  # type: ignore[no-untyped-def]
     return oldest, True
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _decayed(row, at, dt, spans, out, to):  # type: ignore[no-untyped-def]
     for k in range(4):
         out[to + k] = np.log1p(row[at + k] * np.exp(-dt / spans[k]))
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _bump(row, at, dt, spans, by):  # type: ignore[no-untyped-def]
     for k in range(4):
         row[at + k] = row[at + k] * np.exp(-dt / spans[k]) + by
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _odd(x: float, mean: float, var: float, seen: float) -> float:
     """How many usual spreads above or below the usual; unset until three were seen."""
     return (x - mean) / np.sqrt(var + 0.05) if seen >= 3 else np.nan
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _learn(row, at, x, seen):  # type: ignore[no-untyped-def]
     """Mean and variance, exact at first, forgetting over about fifty events."""
     w = max(1.0 / (seen + 1.0), 0.02)
@@ -331,7 +331,7 @@ def _learn(row, at, x, seen):  # type: ignore[no-untyped-def]
     row[at + 1] = (1.0 - w) * (row[at + 1] + w * delta * delta)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _count(  # type: ignore[no-untyped-def]
     begin, ts, early, failed, answered, size, spans,
     orig, resp, service, pair, peers, orig_port, port, name, orig_name,
@@ -473,7 +473,7 @@ def _count(  # type: ignore[no-untyped-def]
     return len(ts), -1
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read):  # type: ignore[no-untyped-def]
     width = memory.shape[1]
     for i in range(len(ts)):
@@ -493,7 +493,7 @@ def _scan(ts, early, slot, fresh, write, value, rate, memory, at, read):  # type
             at[j] = max(at[j], ts[i])
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _look_back(early, slot, fresh, recent, ring, used, out, count):  # type: ignore[no-untyped-def]
     for i in range(len(slot)):
         j = slot[i]

@@ -33,7 +33,6 @@ from cmdana_plugin.evaluation import (
     Store,
     Trial,
     Truth,
-    code_of,
     section,
     weighted,
 )
@@ -50,7 +49,6 @@ _SMOOTH: Final = 0.02  # of the targets: what no training row has shown is unlik
 _WIDTH: Final = 48
 _MOST: Final = CLASSES - 1  # values of a category that have a code of their own; 0 is any other
 _CALM: Final = 20_000  # benign rows that kNN, mixture and isolation forest learn from, alike
-_CODE: Final = ("tabular", "model", "batch", "calibration", "density", "trees", "baselines")
 _RULES: Final = 1  # raised where a baseline is treated otherwise, so that no older trial is taken for it
 _HELD: Final = 1e-2  # share of held-back benign rows above the threshold of train folds
 
@@ -220,14 +218,13 @@ def evaluate(
     trials: dict[str, dict[str, list[Trial]]] = {t.name: {} for t in tasks}
     limits: dict[str, dict[str, list[list[float]]]] = {t.name: {} for t in tasks}
     digests = {t.name: _digest(t) for t in tasks}
-    stores = {t.name: Store(cache, digests[t.name], code=_CODE) for t in tasks}
+    stores = {t.name: Store(cache, digests[t.name], code=__name__) for t in tasks}
     for i, (task, name, seed) in enumerate(plan):
         progress(f"{task.name}: {name}, seed {seed}", i / len(plan))
         whole = stores[task.name].trial(
             f"table {name}, {_RULES}",
             seed,
             lambda t=task, n=name, s=seed: _trial(t, n, s),  # type: ignore[misc]
-            () if name == SHIPPED else code_of(name),
         )
         held = np.random.default_rng(seed).permutation(len(task.learn))[: len(task.learn) // 5]
         parts = [(name, whole)]

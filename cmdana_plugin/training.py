@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -59,6 +58,7 @@ from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, m
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
 from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
+from feature_extractors.jit import entry
 from feature_extractors.observations import Windows, take
 from feature_extractors.schema import Schema, load_schema
 
@@ -571,7 +571,7 @@ def _read_memory(
     return read[back], after, order
 
 
-@njit(cache=True)
+@entry
 def _latest(when: NDArray[np.float64], first: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The greatest time so far within each segment: captures may jump back."""
     out = when.copy()
@@ -581,7 +581,7 @@ def _latest(when: NDArray[np.float64], first: NDArray[np.bool_]) -> NDArray[np.f
     return out
 
 
-@njit(cache=True)
+@entry
 def _previous(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of the last `RING` events of the same entity, oldest first, -1 none: [n, RING]."""
     last = np.full((ids.max() + 1, RING), -1, np.int64)

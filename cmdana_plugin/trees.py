@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
 from feature_extractors.errors import CmdanaError
+from feature_extractors.jit import entry
 
 _LEAVES: Final = 32  # of a tree at most: one bit of a mask each
 
@@ -201,7 +201,7 @@ _BIT: Final = np.array(
 )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _walk(table, first, feature, threshold, unset_right, mask, value, output, bit, out):  # type: ignore[no-untyped-def]
     together = 64  # rows asked at once, in a loop that the compiler turns into wide instructions
     n, width = table.shape

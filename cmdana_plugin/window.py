@@ -204,14 +204,6 @@ def _packets(described: Sequence[list[int]], ts: NDArray[np.float64]) -> tuple[P
         is_orig=is_orig ^ (later % 2 == 1),
         ip_length=_clip(by_orig + by_resp, np.int32),
         payload=np.full(n, -1, np.int32),
-        flags=np.full(n, -1, np.int16),
-        window=np.full(n, -1, np.int32),
-        ttl_delta=np.full(n, -32768, np.int16),
-        entropy=np.full(n, np.nan, np.float32),
-        printable=np.full(n, np.nan, np.float32),
-        retransmit=np.full(n, -1, np.int8),
-        gap=np.full(n, -1, np.int8),
-        options=np.full(n, -1, np.int32),
     )
     return packets, start
 

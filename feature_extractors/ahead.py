@@ -1,15 +1,15 @@
 """Whether the protocol analyzers run compiled: they do where installation compiled just these sources.
 
 mypyc makes an extension module beside each source, which Python prefers to it, and one library that holds all their
-code and is named after the sources' digest. Where that library is missing, or CMDANA_INTERPRETED is set, the sources
-are run, so that an edited one never goes unheeded.
+code and is named after the digest of the sources and of what they import, since mypyc compiles constants of other
+modules into their users. Where that library is missing, or CMDANA_INTERPRETED is set, the sources are run, so that an
+edited one never goes unheeded.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import zlib
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
@@ -17,6 +17,8 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Final
+
+from .code_digest import code_digest
 
 _FOLDER: Final = Path(__file__).parent
 _LEFT_OUT: Final = ("__init__", "dns_columns")  # the latter is compiled by numba
@@ -28,12 +30,14 @@ def sources() -> list[Path]:
     return [_FOLDER / "content.py", *analyzers]
 
 
+def modules() -> dict[str, Path]:
+    """The same by name."""
+    return {".".join(p.relative_to(_FOLDER.parent).with_suffix("").parts): p for p in sources()}
+
+
 def library() -> str:
     """The module that holds the compiled code of these sources, as they are now, less mypyc's own suffix."""
-    stamp = 0
-    for path in sources():
-        stamp = zlib.crc32(path.read_bytes(), zlib.crc32(path.name.encode(), stamp))
-    return f"feature_extractors.ahead_{stamp:08x}"
+    return f"feature_extractors.ahead_{code_digest(*modules())[:8]}"
 
 
 def built() -> bool:
@@ -54,8 +58,7 @@ class _Sources(MetaPathFinder):
     """Finds the source of a module that was compiled."""
 
     def __init__(self) -> None:
-        root = _FOLDER.parent
-        self._paths = {".".join(p.relative_to(root).with_suffix("").parts): p for p in sources()}
+        self._paths = modules()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

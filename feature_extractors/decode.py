@@ -60,7 +60,6 @@ def _ipv4(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     header = (i64(data[at]) & 0x0F) * 4
     if header > total or header > captured or header < 20:
         return reasons.BAD_IP_HEADER
-    packet.ttl = i64(data[at + 8])
     packet.proto = i64(data[at + 9])
     packet.src_hi = 0
     packet.dst_hi = 0
@@ -107,7 +106,6 @@ def _ipv6(st: Any, data: Any, packet: Any, at: int, captured: int) -> int:
     packet.total_len = total
     if packet.wire_end < at + total:
         return reasons.TRUNCATED_IP_LENGTH
-    packet.ttl = i64(data[at + 7])
     packet.src_hi = (be32(data, at + 8) << 32) | be32(data, at + 12)
     packet.src_lo = (be32(data, at + 16) << 32) | be32(data, at + 20)
     packet.dst_hi = (be32(data, at + 24) << 32) | be32(data, at + 28)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.jit import njit
+from feature_extractors.jit import entry
 from feature_extractors.observations import (
     PROTO_NAMES,
     Connections,
@@ -319,7 +319,7 @@ def _history(side: int) -> Callable[[Connections, Categorical], NDArray[np.int64
     return codes
 
 
-@njit(cache=True)
+@entry
 def _history_codes(letters: NDArray[np.uint8], side: int, buckets: int) -> NDArray[np.int64]:
     """A hash of the first three letters of one side: upper case the originator (0), lower case the responder (1)."""
     n, width = letters.shape
@@ -368,7 +368,7 @@ def _packets(
     return tokens, new, sizes
 
 
-@njit(cache=True)
+@entry
 def _fill_packets(
     ts: NDArray[np.float64],
     is_orig: NDArray[np.bool_],
@@ -424,8 +424,8 @@ def _logs(
         )
     n = len(start) - 1
     entries: dict[str, list[int]] = {}  # of each stream
-    for i, entry in enumerate(logs):
-        entries.setdefault(entry.stream, []).append(i)
+    for i, one in enumerate(logs):
+        entries.setdefault(one.stream, []).append(i)
     texts: list[str] = []
     columns: list[
         tuple[NDArray[np.int64], list[float] | None, int, bool]
@@ -485,7 +485,7 @@ def _logs(
     return tokens, log_start, summary, names
 
 
-@njit(cache=True)
+@entry
 def _mix(x: int) -> np.uint64:
     h = np.uint64(x)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -493,7 +493,7 @@ def _mix(x: int) -> np.uint64:
     return h ^ (h >> np.uint64(31))
 
 
-@njit(cache=True)
+@entry
 def _hash_bytes(buffer: NDArray[np.uint8], begin: int, end: int) -> np.uint64:
     """FNV-1a over lower-cased ASCII, so that 0x20 tricks in names change nothing."""
     h = np.uint64(0xCBF29CE484222325)
@@ -505,13 +505,13 @@ def _hash_bytes(buffer: NDArray[np.uint8], begin: int, end: int) -> np.uint64:
     return h
 
 
-@njit(cache=True)
+@entry
 def _bucket(field: int, slot: int, code: np.uint64, buckets: int) -> int:
     h = _mix(code * np.uint64(1024) + np.uint64(field * 8 + slot) + np.uint64(0x9E3779B97F4A7C15))
     return 1 + int(h % np.uint64(buckets - 1))
 
 
-@njit(cache=True)
+@entry
 def _fill_tokens(
     buffer: NDArray[np.uint8],
     begins: NDArray[np.int64],

@@ -238,9 +238,6 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
     counters[N_FREE_BLOCKS] = 1024
     counters[N_SEED] = secrets.randbits(62)  # changes where things lie, never what comes out
     whole = np.zeros(FRAGMENT_BUFFER, np.uint8)
-    counts = np.arange(4097, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log2 = np.where(counts > 0, counts * np.log2(counts), 0.0)
     return State(
         conns=np.zeros(n, CONNECTION),
         ends=np.zeros(2 * n, ENDPOINT),
@@ -266,8 +263,6 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         clock=np.zeros(1, np.float64),
         counts=np.zeros(len(REASONS), np.int64),
         server_ports=likely_server_ports(),
-        log2=log2,
-        histogram=np.zeros(4 * 256, np.int32),
         limits=np.array([limits.connections, limits.blocks_per_direction, early, content], np.int64),
     )
 

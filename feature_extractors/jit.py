@@ -1,20 +1,21 @@
-"""numba's decorator as this package uses it, and the fingerprint of all that is compiled with it."""
+"""numba's decorator as we use it: what is compiled is kept while the code that it was compiled from is the same."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numba import config, njit
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numba.np import linalg
 from numba.np.arrayobj import make_array, populate_array
 
-__all__ = ["borrowed", "entry", "fingerprint", "helper", "i64", "njit"]
+from .code_digest import code_digest
+
+__all__ = ["borrowed", "compiled_for", "entry", "helper", "i64", "njit"]
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,24 +43,34 @@ def _load() -> None:
 
 _load()
 
-_SOURCES: Final = (
-    "decode",
-    "fragments",
-    "jit",
-    "link",
-    "reasons",
-    "segments",
-    "state",
-    "state_type",
-    "table",
-    "tcp",
-    "tracker",
-)
+
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """numba's own cache looks at the file of the function alone, though compiled code holds what it read elsewhere."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = code_digest(function.__module__)
 
 
-def entry(function: F) -> F:
+def entry(function: Callable[..., Any]) -> Any:
     """A compiled function that Python calls; it is compiled once and then read from the cache."""
-    return cast(F, njit(cache=True, nogil=True)(function))
+    compiled = njit(nogil=True)(function)
+    if not config.DISABLE_JIT:
+        compiled._cache = _Kept(function)
+    return compiled
+
+
+def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """As `entry`, for arguments of these types only, so that numba need not look at what it is given."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled = entry(function)
+        if not config.DISABLE_JIT:
+            compiled.compile(signature)
+            compiled.disable_compile()
+        return compiled
+
+    return decorate
 
 
 def helper(function: F) -> F:
@@ -89,12 +100,3 @@ def _itself(array: A) -> A:
 # The same array, owned by nobody: compiled code counts references to an owner at each call, in two locked instructions,
 # a third of all that the tracker did. For arrays that Python holds until the compiled function has returned.
 borrowed: Final = cast("Callable[[A], A]", _itself if config.DISABLE_JIT else _unowned)
-
-
-def fingerprint() -> int:
-    """Changes with the tracker's sources: numba looks only at the file of the function that it finds in its cache."""
-    folder = Path(__file__).parent
-    stamp = 0
-    for name in _SOURCES:
-        stamp = zlib.crc32((folder / f"{name}.py").read_bytes(), stamp)
-    return stamp

@@ -66,24 +66,15 @@ class LogEntry(NamedTuple):  # made in a third of a dataclass' time, and there a
 class Packets:
     """The first `MAX_PACKETS` packets of each connection, in order of arrival, all connections joined end to end.
 
-    Fields that only a capture shows (from `payload` on) are unset on rows that came from Zeek's events, which describe
-    the first 16 packets.
+    Rows that came from Zeek's events are of the first 16 packets, and their `payload` is unset.
     """
 
     ts: NDArray[np.float64]  # [P] seconds since the epoch
     is_orig: NDArray[np.bool_]  # [P] sent by the originator
     ip_length: NDArray[np.int32]  # [P] bytes of the IP packet, header included
-    payload: NDArray[np.int32]  # [P] bytes of transport payload
-    flags: NDArray[np.int16]  # [P] TCP flags (FIN 1 SYN 2 RST 4 PSH 8 ACK 16 URG 32 ECE 64 CWR 128), -1 unset
-    window: NDArray[np.int32]  # [P] TCP window as sent, unscaled, -1 unset
-    ttl_delta: NDArray[np.int16]  # [P] TTL minus the TTL of this direction's first packet; -32768 unset
-    entropy: NDArray[np.float32]  # [P] bits per byte of the captured payload, 0..8, NaN where none
-    printable: NDArray[
-        np.float32
-    ]  # [P] share of printable ASCII in the captured payload, 0..1, NaN where none
-    retransmit: NDArray[np.int8]  # [P] 1 if it repeats sequence space already seen, 0 if not, -1 unset
-    gap: NDArray[np.int8]  # [P] 1 if it begins past the next expected sequence number, 0 if not, -1 unset
-    options: NDArray[np.int32]  # [P] hash in 0..65535 of kinds and order of TCP options, -1 unset
+    payload: NDArray[
+        np.int32
+    ]  # [P] bytes of transport payload, -1 unset; which an attacker may pad (`perturb`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ PACKET = np.dtype(
         ("end", "i8"),  # end of its captured bytes
         ("payload_len", "i8"),  # transport bytes by the IP header; 0 where the IP length is 0 (offloading)
         ("total_len", "i8"),  # of the IP packet by its header
-        ("proto", "i4"), ("ttl", "i4"), ("vlan", "i4"), ("inner_vlan", "i4"),
+        ("proto", "i4"), ("vlan", "i4"), ("inner_vlan", "i4"),
         ("link", "i4"),  # what begins at ip_begin of the next layer
         ("src_p", "i4"), ("dst_p", "i4"),
         ("rest_begin", "i8"), ("rest_end", "i8"), ("rest_encap", "i8"), ("rest_depth", "u1"),  # of an aggregate
@@ -79,16 +79,13 @@ ENDPOINT = np.dtype(
         ("finger", "i4"),  # the one entered last, where the next is looked for first; NONE where it is gone
         ("held", "i4"),  # undelivered blocks
         ("held_bytes", "i8"),  # in them
-        ("ttl", "i2"),
         ("state", "u1"), ("prev_state", "u1"), ("did_close", "u1"), ("did_eof", "u1"), ("skip", "u1"),
     ]
 )  # fmt: skip
 
 KEPT = np.dtype(
     [
-        ("ts", "f8"), ("ip_length", "i4"), ("payload", "i4"), ("window", "i4"), ("options", "i4"), ("next", "i4"),
-        ("entropy", "f4"), ("printable", "f4"), ("flags", "i2"), ("ttl_delta", "i2"),
-        ("side", "u1"), ("retransmit", "i1"), ("gap", "i1"),
+        ("ts", "f8"), ("ip_length", "i4"), ("payload", "i4"), ("next", "i4"), ("side", "u1"),
     ]
 )  # fmt: skip
 
@@ -111,9 +108,7 @@ ROW = np.dtype(
 
 ROW_PACKET = np.dtype(
     [
-        ("ts", "f8"), ("ip_length", "i4"), ("payload", "i4"), ("window", "i4"), ("options", "i4"),
-        ("entropy", "f4"), ("printable", "f4"), ("flags", "i2"), ("ttl_delta", "i2"),
-        ("is_orig", "?"), ("retransmit", "i1"), ("gap", "i1"),
+        ("ts", "f8"), ("ip_length", "i4"), ("payload", "i4"), ("is_orig", "?"),
     ]
 )  # fmt: skip
 
@@ -184,8 +179,6 @@ class State:
     clock: NDArray[np.float64]  # [1] network time, never going back
     counts: NDArray[np.int64]  # [len(REASONS)]
     server_ports: NDArray[np.bool_]  # [2 * 65536] Zeek's likely_server_ports, TCP before UDP
-    log2: NDArray[np.float64]  # [4097] n * log2(n)
-    histogram: NDArray[np.int32]  # [4 * 256] zero between uses; of the payload being described
     limits: NDArray[np.int64]  # [4] connections, blocks per endpoint, early windows wanted, content wanted
     addresses: NDArray[np.int64] = field(init=False)  # where each of the above lies, and how long it is
 
@@ -214,8 +207,7 @@ ARRAYS: Final = {
     "row_packets": ROW_PACKET, "segments": SEGMENT, "extra": np.dtype(np.uint8), "fragments": FRAGMENTS,
     "fragment_data": np.dtype(np.uint8), "whole": np.dtype(np.uint8), "whole_readonly": np.dtype(np.uint8),
     "packet": PACKET, "n": np.dtype(np.int64), "clock": np.dtype(np.float64), "counts": np.dtype(np.int64),
-    "server_ports": np.dtype(np.bool_), "log2": np.dtype(np.float64), "histogram": np.dtype(np.int32),
-    "limits": np.dtype(np.int64),
+    "server_ports": np.dtype(np.bool_), "limits": np.dtype(np.int64),
 }  # fmt: skip
 
 

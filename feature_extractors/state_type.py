@@ -24,17 +24,16 @@ from numba.extending import (
 )
 from numba.np.arrayobj import make_array, populate_array
 
-from .jit import fingerprint
 from .state import ARRAYS, State
 
 _INDEX = {name: i for i, name in enumerate(ARRAYS)}
 
 
 class StateType(types.Type):  # type: ignore[misc]
-    """The numba type of `State`; its name changes with the sources, and so does the key in the compile cache."""
+    """The numba type of `State`."""
 
     def __init__(self) -> None:
-        super().__init__(name=f"TrackerState_{fingerprint():08x}")
+        super().__init__(name="TrackerState")
 
 
 _STATE = StateType()

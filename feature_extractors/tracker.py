@@ -307,7 +307,7 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         is_orig = side == c.orig_side
         check_history(st, c, 1 if is_orig else 2, ord("D") if is_orig else ord("d"))
         _add_size(e, declared - 8)
-        _keep(st, data, slot, side, packet, ts, at + 8, length - 8, present - 8, -1, -1, -1)
+        _keep(st, slot, side, packet, ts, length - 8)
         _hand_over(st, data, extra_base, slot, side, -1, -1, at + 8, length - 8, present - 8)
         resp_p = c.p1 if c.orig_side == 0 else c.p0
         role = _application_flip(st, slot, side, data, at + 8, min(length, present) - 8, resp_p, packet)
@@ -327,11 +327,11 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         return reason
     if proto in (ICMP, ICMP6):
         _add_size(e, length - 8)
-        _keep(st, data, slot, side, packet, ts, at + 8, length - 8, present - 8, -1, -1, -1)
+        _keep(st, slot, side, packet, ts, length - 8)
         if present >= length:
             _count_packet(st, slot, side, packet)
         return -1
-    _keep(st, data, slot, side, packet, ts, at, length, present, -1, -1, -1)
+    _keep(st, slot, side, packet, ts, length)
     _count_packet(st, slot, side, packet)
     return -1
 
@@ -538,7 +538,6 @@ def _clear_end(e: Any) -> None:
     e.blocks = e.last_block = e.finger = NONE
     e.held = 0
     e.held_bytes = 0
-    e.ttl = -1
     e.state = e.prev_state = INACTIVE
     e.did_close = e.did_eof = e.skip = 0
 
@@ -581,15 +580,9 @@ def _tcp(
     seq, ack = be32(data, at + 4), be32(data, at + 8)
     flags = i64(data[at + 13])
     window = be16(data, at + 14)
-    e = st.ends[2 * slot + side]
-    retransmit, gap = 0, 0
-    if e.state != INACTIVE and length:
-        ahead = (seq - e.last_seq) & 0xFFFFFFFF
-        retransmit = 1 if ahead >= 1 << 31 else 0
-        gap = 1 if 0 < ahead < 1 << 31 else 0
-    before = e.reassembled - 1
+    before = st.ends[2 * slot + side].reassembled - 1
     offset = tcp_segment(st, slot, side, ts, seq, ack, flags, window, length, present)
-    _keep(st, data, slot, side, packet, ts, at + header, length, present, flags, retransmit, gap)
+    _keep(st, slot, side, packet, ts, length)
     if length and offset != OUTSIDE:
         skip = 1 if offset < 0 else 0
         begin = at + header + skip
@@ -604,10 +597,7 @@ def _tcp(
 
 
 @helper
-def _keep(
-    st: Any, data: Any, slot: int, side: int, packet: Any, ts: float, begin: int, length: int, present: int,
-    flags: int, retransmit: int, gap: int,
-) -> None:  # fmt: skip
+def _keep(st: Any, slot: int, side: int, packet: Any, ts: float, length: int) -> None:
     """Describes one of the connection's first packets."""
     c = st.conns[slot]
     if c.kept >= MAX_PACKETS:
@@ -626,77 +616,6 @@ def _keep(
     k.side = side
     k.ip_length = packet.total_len if packet.total_len else packet.end - packet.ip_begin
     k.payload = max(length, 0)
-    k.flags = flags
-    k.retransmit = retransmit
-    k.gap = gap
-    if flags >= 0:
-        k.window = be16(data, packet.begin + 14)
-        k.options = _options(data, packet.begin + 20, begin)
-    else:
-        k.window = -1
-        k.options = -1
-    e = st.ends[2 * slot + side]
-    if e.ttl < 0:
-        e.ttl = packet.ttl
-    k.ttl_delta = packet.ttl - e.ttl
-    _describe(st, data, begin, min(length, present), k)
-
-
-@helper
-def _options(data: Any, begin: int, end: int) -> int:
-    """16-bit FNV-1a over the kinds of the TCP options in their order; 0xCBF2 ^ ... of none is a constant."""
-    h = np.uint32(0x811C9DC5)
-    at = begin
-    while at < end:
-        kind = i64(data[at])
-        h = np.uint32((h ^ np.uint32(kind)) * np.uint32(0x01000193))
-        if kind == 0:
-            break
-        if kind == 1:
-            at += 1
-            continue
-        if at + 1 >= end or data[at + 1] < 2:
-            break
-        at += i64(data[at + 1])
-    return i64((h >> np.uint32(16)) ^ (h & np.uint32(0xFFFF)))
-
-
-@helper
-def _describe(st: Any, data: Any, begin: int, size: int, k: Any) -> None:
-    """Entropy in bits per byte, and the share of printable ASCII."""
-    if size <= 0:
-        k.entropy = np.nan
-        k.printable = np.nan
-        return
-    seen = st.histogram
-    printable, total = i64(0), 0.0
-    if size <= 128:  # fewer bytes than it takes to look through all values
-        for i in range(begin, begin + size):
-            seen[data[i]] += 1
-        for i in range(begin, begin + size):
-            b = i64(data[i])
-            count = i64(seen[b])
-            seen[b] = 0
-            total += st.log2[count]
-            printable += count if 32 <= b < 127 else 0
-    else:
-        i, end = begin, begin + size - 3
-        while i < end:  # four tables, so that equal neighbours need not wait for each other
-            seen[data[i]] += 1
-            seen[256 + i64(data[i + 1])] += 1
-            seen[512 + i64(data[i + 2])] += 1
-            seen[768 + i64(data[i + 3])] += 1
-            i += 4
-        while i < begin + size:
-            seen[data[i]] += 1
-            i += 1
-        for b in range(256):
-            count = i64(seen[b]) + seen[256 + b] + seen[512 + b] + seen[768 + b]
-            seen[b] = seen[256 + b] = seen[512 + b] = seen[768 + b] = 0
-            total += st.log2[count] if count < len(st.log2) else count * np.log2(np.float64(count))
-            printable += count if 32 <= b < 127 else 0
-    k.entropy = max(np.log2(np.float64(size)) - total / size, 0.0)
-    k.printable = printable / size
 
 
 @helper
@@ -816,14 +735,6 @@ def _emit(st: Any, slot: int, now: float, stage: int) -> None:
         target.is_orig = source.side == side
         target.ip_length = source.ip_length
         target.payload = source.payload
-        target.flags = source.flags
-        target.window = source.window
-        target.ttl_delta = source.ttl_delta
-        target.entropy = source.entropy
-        target.printable = source.printable
-        target.retransmit = source.retransmit
-        target.gap = source.gap
-        target.options = source.options
         k = i64(source.next)
 
 

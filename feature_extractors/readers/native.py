@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
-from feature_extractors.jit import borrowed, njit
+from feature_extractors.jit import borrowed, compiled_for, njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
@@ -99,11 +99,9 @@ def _put(out_start, out_captured, out_length, tally, n, start, captured, length,
     return n + 1
 
 
-@njit(
+@compiled_for(
     "UniTuple(int64, 3)(uint8[::1], int64, int64, boolean, int64, boolean, int64, int64, int64,"
-    " int64[::1], int32[::1], int32[::1], float64[::1], int64[::1])",
-    cache=True,
-    nogil=True,
+    " int64[::1], int32[::1], int32[::1], float64[::1], int64[::1])"
 )
 def _walk_pcap(  # type: ignore[no-untyped-def]
     data, pos, end, swapped, header, nanoseconds, lengths, snaplen, n, start, captured, length, ts, tally
@@ -152,11 +150,9 @@ def _seconds(ticks, units, offset):  # type: ignore[no-untyped-def]
     return float(np.int64(whole) + offset) + float(micros) / 1e6
 
 
-@njit(
+@compiled_for(
     "UniTuple(int64, 3)(uint8[::1], int64, int64, boolean, int64[::1], uint64[::1], int64[::1], int64[::1], int64,"
-    " int64, int64[::1], int32[::1], int32[::1], float64[::1], int32[::1], int64[::1])",
-    cache=True,
-    nogil=True,
+    " int64, int64[::1], int32[::1], int32[::1], float64[::1], int32[::1], int64[::1])"
 )
 def _walk_pcapng(  # type: ignore[no-untyped-def]
     data, pos, end, swapped, if_link, if_units, if_offset, if_snaplen, interfaces,

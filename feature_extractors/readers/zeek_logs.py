@@ -632,12 +632,4 @@ _NO_PACKETS: Final = Packets(
     is_orig=np.empty(0, np.bool_),
     ip_length=np.empty(0, np.int32),
     payload=np.empty(0, np.int32),
-    flags=np.empty(0, np.int16),
-    window=np.empty(0, np.int32),
-    ttl_delta=np.empty(0, np.int16),
-    entropy=np.empty(0, np.float32),
-    printable=np.empty(0, np.float32),
-    retransmit=np.empty(0, np.int8),
-    gap=np.empty(0, np.int8),
-    options=np.empty(0, np.int32),
 )

@@ -134,15 +134,10 @@ def _windows(rows, packets, logs) -> Windows:  # type: ignore[no-untyped-def]
         resp_pkts=np.array(rp, np.int64), resp_ip_bytes=np.array(rib, np.int64), vlan=np.full(n, -1, np.int32),
         inner_vlan=np.full(n, -1, np.int32), tunneled=np.zeros(n, np.bool_),
     )  # fmt: skip
-    k = len(flat)
-    nothing = np.full(k, np.nan, np.float32)
     made = Packets(
         ts=np.array([p[0] for p in flat]), is_orig=np.array([p[1] for p in flat], np.bool_),
         ip_length=np.array([p[2] for p in flat], np.int32),
         payload=np.array([max(p[2] - 52, 0) for p in flat], np.int32),
-        flags=np.full(k, -1, np.int16), window=np.full(k, -1, np.int32), ttl_delta=np.full(k, -32768, np.int16),
-        entropy=nothing, printable=nothing, retransmit=np.full(k, -1, np.int8), gap=np.full(k, -1, np.int8),
-        options=np.full(k, -1, np.int32),
     )  # fmt: skip
     return Windows(
         connections,

@@ -158,4 +158,3 @@ def test_the_packets_of_a_live_connection_are_joined_with_zeeks_record_of_it() -
         sniffer.stop()
     assert joined.packets.is_orig.tolist() == [True, False]
     assert joined.packets.payload.tolist() == [64, 64]
-    assert joined.packets.entropy.tolist() == [0.0, 6.0]

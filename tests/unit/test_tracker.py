@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from handmade import (
     ACK,
@@ -249,45 +248,8 @@ def test_a_packet_is_described_once() -> None:
     windows, _ = extract(talk.play("S h A D K L D a"))
     p = windows.packets
     assert p.is_orig.tolist() == [True, False, True, True, True, True, False]
-    assert p.flags.tolist() == [2, 18, 16, 16, 16, 16, 16]
     assert p.payload.tolist() == [0, 0, 0, 100, 100, 100, 0]
     assert p.ip_length.tolist() == [40, 40, 40, 140, 140, 140, 40]
-    assert p.retransmit.tolist() == [0, 0, 0, 0, 1, 0, 0]
-    assert p.gap.tolist() == [0, 0, 0, 0, 0, 1, 0]
-    assert p.ttl_delta.tolist() == [0] * 7
-    assert np.isnan(p.entropy[:3]).all()
-    assert p.entropy[3:6].tolist() == [0.0] * 3
-    assert p.printable[3:6].tolist() == [1.0] * 3
-
-
-def test_of_a_datagram_tcp_features_are_unset() -> None:
-    p = extract([udp(b"\x00\x01")])[0].packets
-    assert (p.flags[0], p.window[0], p.options[0], p.retransmit[0], p.gap[0]) == (-1, -1, -1, 0 - 1, -1)
-    assert (p.entropy[0], p.printable[0]) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (b"\x02\x04\x05\xb4", b"\x02\x04\x01\x00", True),  # the value does not count
-        (b"\x02\x04\x05\xb4\x01\x03\x03\x07", b"\x01\x03\x03\x07\x02\x04\x05\xb4", False),  # the order does
-        (b"\x02\x04\x05\xb4", b"", False),
-        (b"\x02\xff\xff\xff", b"\x02\x00\x00\x00", True),  # a bad length ends the list
-    ],
-)
-def test_the_options_hash_tells_kinds_and_their_order(one: bytes, other: bytes, same: bool) -> None:
-    def options(raw: bytes) -> int:
-        frame = Frame(ethernet(ipv4(tcp_header(b"", SYN, options=raw), 6)), 1.0)
-        return int(extract([frame])[0].packets.options[0])
-
-    assert (options(one) == options(other)) is same
-    assert 0 <= options(one) <= 65535
-
-
-def test_entropy_of_long_payloads_is_that_of_short_ones() -> None:
-    for size in (64, 128, 129, 512, 1400, 8000):
-        payload = bytes(i % 16 for i in range(size))
-        assert extract([udp(payload)])[0].packets.entropy[0] == pytest.approx(4.0, abs=0.01)
 
 
 @pytest.mark.zeek
