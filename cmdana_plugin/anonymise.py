@@ -145,7 +145,12 @@ def anonymise(
         except RecordError:
             done.not_logs.append(name)
             continue
-        done.files[name] = _write(out / name, first, lines)
+        try:
+            done.files[name] = _write(out / name, first, lines)
+        except RecordError:  # a header, and then no rows of a log
+            (out / name).unlink(missing_ok=True)
+            done.not_logs.append(name)
+            continue
         if skipped:
             done.skipped[name] = skipped
         progress("anonymising", (k + 1) / len(files))
@@ -178,6 +183,7 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
     log = path.name.split(".")[0]
     names: list[str] = []
     types: list[str] = []
+    known = False  # as a Zeek log, by a record or by a line under a header
     with _open(path, "rt") as file:
         try:
             for line in bounded_lines(file, str(path), skipped):
@@ -190,16 +196,20 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
                         types = line.rstrip("\r\n").split("\t")[1:]
                     yield line
                 elif line.startswith("{"):
+                    known = True
                     yield from _json(line, anonymiser, log, skipped)
                 elif names and len(types) == len(names):
+                    known = True
                     cells = line.rstrip("\r\n").split("\t")
                     fields = zip(names, types, cells, strict=True)
                     try:
                         yield "\t".join(_cell(n, t, c, anonymiser, log) for n, t, c in fields) + "\n"
                     except ValueError:  # too many fields, too few, or no address where one is due
                         skipped["fields do not match the header"] += 1
-                else:
+                elif not known:
                     raise RecordError(f"{path}: no Zeek log")
+                elif line != "\n":
+                    skipped["no JSON record"] += 1
         except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
             raise RecordError(f"{path}: cannot be read: {error}") from None
 

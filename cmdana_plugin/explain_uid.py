@@ -20,7 +20,7 @@ from cmdana_plugin.charts import one_in
 from cmdana_plugin.report import RELIANCES, facts, plural
 from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import BENIGN
-from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, read_rows, text, texts
+from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, passed_over, read_rows, text, texts
 from feature_extractors.errors import RecordError
 from feature_extractors.readers.folders import files_below
 
@@ -67,7 +67,9 @@ def explain(uid: str, folder: Path) -> Explanation:
             held.add(row)
     verdicts = sorted(held.rows, key=_ts)
     if not verdicts:
-        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there")
+        raise RecordError(
+            f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there{passed_over(skipped)}"
+        )
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
     before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)

@@ -19,7 +19,7 @@ from cmdana_plugin.decide import AllowList
 from cmdana_plugin.labels import LabelError
 from cmdana_plugin.labels import rows as label_rows
 from cmdana_plugin.show import printable
-from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, read_rows, text
+from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, passed_over, read_rows, text
 from feature_extractors.errors import RecordError
 
 Word = Literal["benign", "malicious", "unknown"]
@@ -45,7 +45,7 @@ def find(uid: str, folder: Path, skipped: Skipped | None = None) -> Mapping[str,
                 held.add(row)
     found = held.rows
     if not found:
-        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}")
+        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}{passed_over(skipped)}")
     if len({_key(_label_row(row, "unknown", "", "")) for row in found}) > 1:
         raise RecordError(
             f"{folder}: several connections bear the uid {printable(uid, 60)}; name the folder of one run with --logs"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.score import Detector, Scores, score_of, significant
 from feature_extractors.encode import Block, longest_name_of
-from feature_extractors.keyed import absorbed, begun, ended, hashed, hashed_two
+from feature_extractors.keyed import absorbed, begun, ended, hashed, hashed_two, key_of
 from feature_extractors.observations import PROTO_NAMES, Stage
 
 COMPONENT: Final = "site"
@@ -86,10 +86,10 @@ class SiteAware:
     """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
     def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:
-        """`salt`, 64 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
+        """`salt`, 128 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
         self.inner = inner
         self._share = share
-        self._key = (salt & 0xFFFFFFFFFFFFFFFF, _KEY_2)
+        self._key = key_of(salt)
         self.name = inner.name
         self.schema_digest = inner.schema_digest
         self._strata: dict[str, int] = {}  # the place of each service that has one
@@ -180,9 +180,6 @@ def _short(x: float) -> str:
         if x >= bound:
             return f"{x / bound:.3g} {unit}"
     return f"{x:.3g} "
-
-
-_KEY_2: Final = 0x2545F4914F6CDD1D  # the second half of the key, whose secret is its first
 
 
 def _hashed(addresses: NDArray[np.uint8], key: tuple[int, int]) -> NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
-from feature_extractors.keyed import hashed
+from feature_extractors.keyed import hashed, key_of
 from feature_extractors.observations import Connections, Stage
 
 MEMORY: Final = 32  # floats of learned memory per entity
@@ -211,8 +211,8 @@ def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def make_keys(c: Connections, features: Features, salt: int) -> Keys:
-    """The keys of each window under a site's `salt` (64 bits, kept secret)."""
-    secret = (salt & 0xFFFFFFFFFFFFFFFF, _KEY_2)
+    """The keys of each window under a site's `salt` (128 bits, kept secret)."""
+    secret = key_of(salt)
 
     def keys(kind: int, one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return hashed(secret, np.full(len(one), kind, np.uint64), one, other) | np.uint64(1)
@@ -233,9 +233,6 @@ def make_keys(c: Connections, features: Features, salt: int) -> Keys:
         name=np.where(named, keys(6, features.name, features.name), np.uint64(0)),
         orig_name=np.where(named, keys(7, orig, features.name), np.uint64(0)),
     )
-
-
-_KEY_2: Final = 0x2545F4914F6CDD1D  # the second half of the key, whose secret is its first
 
 
 def _halves(address: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -186,6 +186,12 @@ def parse_rows(
             skipped[str(error) if isinstance(error, _BadRow) else reason] += 1
 
 
+def passed_over(skipped: Skipped) -> str:
+    """What was passed over, as the end of a sentence; "" for nothing."""
+    words = ", ".join(f"{n:,} ({reason})" for reason, n in skipped.items())
+    return f"; lines passed over: {words}" if words else ""
+
+
 def number(row: Mapping[str, Field], field: str, default: float = 0.0) -> float:
     """A numeric field of a row, finite, or `default` where it is unset or no such number."""
     value = row.get(field)

@@ -19,6 +19,11 @@ def new_key() -> tuple[int, int]:
     return secrets.randbits(64), secrets.randbits(64)
 
 
+def key_of(salt: int) -> tuple[int, int]:
+    """The key of a salt of up to 128 bits."""
+    return salt & 0xFFFFFFFFFFFFFFFF, salt >> 64 & 0xFFFFFFFFFFFFFFFF
+
+
 @helper
 def begun(k0: Any, k1: Any) -> Any:
     """The four words of the state, with the key in them."""

@@ -31,12 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
-from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
 from feature_extractors.jit import borrowed, njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
-MAX_SECONDS: Final = 9e12  # from the epoch, either way
 _MAX_PCAPNG_BLOCK: Final = 16 * 1024 * 1024  # bytes of one pcapng block, as libpcap has it
 _MAX_INTERFACES: Final = 4096  # of one pcapng section
 _READ: Final = 4 * 1024 * 1024  # bytes asked for at a time

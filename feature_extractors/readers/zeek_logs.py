@@ -30,7 +30,7 @@ from typing import Any, Final
 import numpy as np
 
 from feature_extractors.errors import CaptureError, RecordError
-from feature_extractors.frames import Counts
+from feature_extractors.frames import MAX_SECONDS, Counts
 from feature_extractors.observations import (
     CONN_STATES,
     MAX_LOG_ENTRIES,
@@ -78,7 +78,6 @@ _MAX_LINE: Final = 4 * 1024 * 1024
 _MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
 _MAX_FIELDS: Final = 10_000  # of a header
 _MAX_DEPTH: Final = 8  # of a JSON value
-_MAX_TIME: Final = 9e12  # seconds from the epoch, either way
 _MAX_INTEGER: Final = 2**64  # magnitude; Zeek's have 64 bits
 _MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
 _MAX_PENDING: Final = 200_000  # connections for whose row the entries of other logs wait
@@ -175,7 +174,7 @@ class _LogFile:
                 continue
             if self.stream == "conn":
                 duration = record.get("duration")
-                if isinstance(duration, int | float) and 0 <= duration <= _MAX_TIME:
+                if isinstance(duration, int | float) and 0 <= duration <= MAX_SECONDS:
                     ts += duration
             latest = max(latest, ts)
             yield latest, record
@@ -353,10 +352,10 @@ def _time(value: LogValue) -> float | None:
             return datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError):
             return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1000.0 * _MAX_TIME:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1000.0 * MAX_SECONDS:
         return None
     seconds = value / 1000.0 if value > 1e11 else float(value)
-    return seconds if abs(seconds) <= _MAX_TIME else None
+    return seconds if abs(seconds) <= MAX_SECONDS else None
 
 
 def _checked(value: Any, depth: int = 0) -> Any:
@@ -626,8 +625,8 @@ def _row(record: Record, end: float) -> _Row | None:
             end,
             orig_h,
             resp_h,
-            _count(get("id.orig_p"), 0xFFFF),
-            _count(get("id.resp_p"), 0xFFFF),
+            _port(get("id.orig_p")),
+            _port(get("id.resp_p")),
             _count(number, 0xFF),
             _services(get("service") or ""),
             math.nan if duration is None else _duration(duration),
@@ -648,6 +647,13 @@ def _row(record: Record, end: float) -> _Row | None:
         return None
 
 
+def _port(value: Any) -> int:
+    """A port. Raises `ValueError` where there is none."""
+    if value is None:
+        raise ValueError("found no port")
+    return _count(value, 0xFFFF)
+
+
 def _count(value: Any, most: int = (1 << 62) - 1) -> int:
     """A count, -1 where unset. Raises `ValueError` outside 0..most."""
     if value is None:
@@ -662,7 +668,7 @@ def _count(value: Any, most: int = (1 << 62) - 1) -> int:
 
 def _duration(value: Any) -> float:
     """Seconds. Raises `ValueError` where no connection can last so long."""
-    if isinstance(value, bool) or not abs(seconds := float(value)) <= _MAX_TIME:
+    if isinstance(value, bool) or not abs(seconds := float(value)) <= MAX_SECONDS:
         raise ValueError(f"found {value}, expected seconds")
     return seconds
 
