@@ -212,7 +212,7 @@ def tried(at: Path, outcomes: Counter[str]) -> list[str]:
                 outcomes[f"{name}: read"] += 1
             except CmdanaError:
                 outcomes[f"{name}: refused in words"] += 1
-            except Exception:  # a fault is what is looked for
+            except Exception:  # noqa: BLE001  # a fault is what is looked for
                 faults.append(f"{name}: {traceback.format_exc()}")
             if time.monotonic() - begun > SLOW:
                 faults.append(f"{name}: {time.monotonic() - begun:.0f} s")
@@ -221,10 +221,14 @@ def tried(at: Path, outcomes: Counter[str]) -> list[str]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("lines", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-logs-faults"), help="where inputs of faults go")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz-logs-faults"), help="where inputs of faults go"
+    )
     asked = parser.parse_args()
     outcomes: Counter[str] = Counter()
     known: Counter[str] = Counter()
@@ -247,7 +251,9 @@ def main() -> int:
                     for file in at.iterdir():
                         (kept / file.name).write_bytes(file.read_bytes())
         done += LINES
-    print(f"{done:,} lines in {time.monotonic() - begun:.0f} s, the slowest folder {worst:.2f} s of processor time")
+    print(
+        f"{done:,} lines in {time.monotonic() - begun:.0f} s, the slowest folder {worst:.2f} s of processor time"
+    )
     for outcome, n in sorted(outcomes.items()):
         print(f"  {outcome} {n:,} times")
     print(f"faults: {sum(known.values())}")

@@ -128,7 +128,7 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
     Raises `LabelError`.
     """
     by_capture: dict[str, dict[Key, list[Label]]] = defaultdict(lambda: defaultdict(list))
-    for number, row in rows(path):
+    for at, row in rows(path):
         try:
             orig = (row["orig_h"], int(float(row["orig_p"])))
             resp = (row["resp_h"], int(float(row["resp_p"])))
@@ -136,10 +136,10 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
             if not math.isfinite(label.ts):
                 raise ValueError(f"ts: found {row['ts']!r}; expected seconds since the epoch")
         except (TypeError, ValueError, OverflowError) as error:
-            raise LabelError(f"{path}:{number}: {error}") from None
+            raise LabelError(f"{path}:{at}: {error}") from None
         if label.label not in ("benign", "malicious", "unknown"):
             raise LabelError(
-                f"{path}:{number}: label: found {label.label!r}; expected benign, malicious or unknown"
+                f"{path}:{at}: label: found {label.label!r}; expected benign, malicious or unknown"
             )
         by_capture[row.get("capture") or ""][row["proto"], frozenset((orig, resp))].append(label)
     if not by_capture:

@@ -150,7 +150,9 @@ def train(
             keep=kept,
         )
     except CmdanaError as error:
-        raise (type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error) from None
+        raise (
+            type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error
+        ) from None
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)

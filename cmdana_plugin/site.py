@@ -47,7 +47,9 @@ MEASURES: Final = (
 _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
-_STRATA: Final = 512  # services and well-known ports that have a history; a new one takes the place of the idlest
+_STRATA: Final = (
+    512  # services and well-known ports that have a history; a new one takes the place of the idlest
+)
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular
 _SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
 _WAYS: Final = 8  # places that a host or pair may take; a new one takes that of the idlest

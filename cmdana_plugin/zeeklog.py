@@ -93,9 +93,10 @@ def read_rows(
     """Each record with its set fields typed by the header: times, intervals and doubles as float, sets as list.
 
     `only` names the fields wanted (missing ones stay out), `containing` a text that a line must hold to be looked at
-    (before unescaping). A last line that is cut in the middle is passed over; a line that is no record, that is too long
-    or holds a number that Zeek cannot write is counted in `skipped`: numbers of rows are finite, integers of 64 bits,
-    and texts have no lone surrogates. Raises `RecordError` for a file that is no Zeek log, and without `skipped` for a line that is no record.
+    (before unescaping). A last line that is cut in the middle is passed over; a line that is no record, that is too
+    long or holds a number that Zeek cannot write is counted in `skipped`: numbers of rows are finite, integers have
+    64 bits, and texts have no lone surrogates. Raises `RecordError` for a file that is no Zeek log, and without
+    `skipped` for a line that is no record.
     """
     try:
         file: IO[str] = (
@@ -107,7 +108,9 @@ def read_rows(
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
         try:
-            yield from parse_rows(bounded_lines(file, str(path), skipped), str(path), only, containing, skipped)
+            yield from parse_rows(
+                bounded_lines(file, str(path), skipped), str(path), only, containing, skipped
+            )
         except (gzip.BadGzipFile, zlib.error) as error:
             raise RecordError(f"{path}: no gzip file: {error}") from None
         except EOFError:

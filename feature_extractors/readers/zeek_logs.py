@@ -352,7 +352,11 @@ def _time(value: LogValue) -> float | None:
             return datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError):
             return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= 1000.0 * MAX_SECONDS:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not abs(value) <= 1000.0 * MAX_SECONDS
+    ):
         return None
     seconds = value / 1000.0 if value > 1e11 else float(value)
     return seconds if abs(seconds) <= MAX_SECONDS else None

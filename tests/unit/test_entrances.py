@@ -5,6 +5,7 @@ Whatever the bytes, nothing else is raised, numbers that come out are finite, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -34,9 +35,14 @@ from feature_extractors.readers.native import NativeReader
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
 few = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-FRAME = made.frames(1)[0].data
+FRAME = (
+    bytes(12) + b"\x08\0" + struct.pack(">BBHHHBBH4s4s", 0x45, 0, 36, 0, 0, 64, 17, 0, bytes(4), b"\x0a\0\0\1")
+    + struct.pack(">HHHH8s", 1000, 2000, 16, 0, bytes(8))
+)  # fmt: skip
 
 
 def one_capture(ticks: int, *options: bytes, frame: bytes = FRAME) -> bytes:
@@ -65,7 +71,9 @@ def offset(seconds: int) -> bytes:
         (one_capture(1_000_000, offset(2**40)), 2.0**40 + 1.0),
     ],
 )
-def test_a_time_that_no_calendar_knows_is_carried_as_a_number(tmp_path: Path, capture: bytes, ts: float) -> None:
+def test_a_time_that_no_calendar_knows_is_carried_as_a_number(
+    tmp_path: Path, capture: bytes, ts: float
+) -> None:
     (tmp_path / "x.pcapng").write_bytes(capture)
     (block,) = NativeReader(tmp_path / "x.pcapng")
     assert block.ts.tolist() == [ts]
@@ -107,9 +115,10 @@ def _at(ts: float) -> Any:
             st.integers(-(2**63), 2**63 - 1).map(offset),
             frame=st.binary(min_size=1, max_size=80),
         ),
-        st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=40)), max_size=5).map(
-            lambda rows: made.pcap([]) + b"".join(made.record(d, len(d), s, f) for s, f, d in rows)
-        ),
+        st.lists(
+            st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=40)),
+            max_size=5,
+        ).map(lambda rows: made.pcap([]) + b"".join(made.record(d, len(d), s, f) for s, f, d in rows)),
     ),
     st.binary(max_size=20),
     st.integers(0, 400),
@@ -129,8 +138,22 @@ def test_any_bytes_are_a_capture_or_no_capture(tmp_path: Path, capture: bytes, n
 
 # Rows of logs
 
-KINDS = ["time", "string", "addr", "port", "count", "int", "double", "interval", "bool", "set[string]", "vector[double]"]
-CELLS = st.one_of(st.sampled_from(fuzz_logs.ODD), st.text(max_size=20), st.integers().map(str), st.floats().map(str))
+KINDS = [
+    "time",
+    "string",
+    "addr",
+    "port",
+    "count",
+    "int",
+    "double",
+    "interval",
+    "bool",
+    "set[string]",
+    "vector[double]",
+]
+CELLS = st.one_of(
+    st.sampled_from(fuzz_logs.ODD), st.text(max_size=20), st.integers().map(str), st.floats().map(str)
+)
 
 
 def sound(value: object) -> bool:
@@ -142,7 +165,9 @@ def sound(value: object) -> bool:
     if isinstance(value, int):
         return abs(value) <= 2**64
     if isinstance(value, list | dict):
-        return all(map(sound, value)) if isinstance(value, list) else all(map(sound, [*value, *value.values()]))
+        return (
+            all(map(sound, value)) if isinstance(value, list) else all(map(sound, [*value, *value.values()]))
+        )
     return value is None
 
 
@@ -153,10 +178,8 @@ def rows_of(path: Path) -> list[Any]:
     except RecordError:
         rows = []
     blocks: list[Windows] = []
-    try:
+    with contextlib.suppress(RecordError):
         blocks = list(ZeekLogs([path]))
-    except RecordError:
-        pass
     for block in blocks:
         assert (np.abs(block.connections.ts) <= MAX_SECONDS).all()
         assert not (np.abs(np.nan_to_num(block.connections.duration)) > MAX_SECONDS).any()
@@ -164,8 +187,14 @@ def rows_of(path: Path) -> list[Any]:
 
 
 @few
-@given(st.lists(st.tuples(st.sampled_from(KINDS), st.lists(CELLS, min_size=3, max_size=3)), min_size=1, max_size=8))
-def test_any_cells_of_a_tsv_log_are_rows_or_counted(tmp_path: Path, columns: list[tuple[str, list[str]]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.lists(CELLS, min_size=3, max_size=3)), min_size=1, max_size=8
+    )
+)
+def test_any_cells_of_a_tsv_log_are_rows_or_counted(
+    tmp_path: Path, columns: list[tuple[str, list[str]]]
+) -> None:
     names = "\t".join(["ts", *(f"f{i}" for i in range(len(columns)))])
     kinds = "\t".join(["time", *(kind for kind, _ in columns)])
     lines = ["\t".join(["1.5", *(cells[i] for _, cells in columns)]) for i in range(3)]
@@ -178,24 +207,34 @@ def test_any_cells_of_a_tsv_log_are_rows_or_counted(tmp_path: Path, columns: lis
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just("\ud800")),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 NAMES = st.sampled_from([name for name, _, _ in fuzz_logs.STREAMS["conn"]])
 
 
 @few
-@given(st.lists(st.dictionaries(NAMES, JSON, max_size=8), min_size=1, max_size=4), st.binary(max_size=3), st.integers(0, 99))
+@given(
+    st.lists(st.dictionaries(NAMES, JSON, max_size=8), min_size=1, max_size=4),
+    st.binary(max_size=3),
+    st.integers(0, 99),
+)
 def test_any_values_of_a_json_log_are_rows_or_counted(
     tmp_path: Path, records: list[dict[str, Any]], noise: bytes, at: int
 ) -> None:
-    whole = {name: json.loads(fuzz_logs._json(value, kind)) for name, kind, value in fuzz_logs.STREAMS["conn"]}
+    whole = {
+        name: json.loads(fuzz_logs._json(value, kind)) for name, kind, value in fuzz_logs.STREAMS["conn"]
+    }
     text = "".join(json.dumps({**whole, **record}) + "\n" for record in [{}, *records]).encode()
     path = tmp_path / "conn.log"
     path.write_bytes(text[:at] + noise + text[at:])
     for row in rows_of(path):
-        assert all(map(sound, row)) and all(map(sound, row.values()))
-        assert math.isfinite(number(row, "ts")) and math.isfinite(number(row, "orig_bytes"))
+        assert all(map(sound, row))
+        assert all(map(sound, row.values()))
+        assert math.isfinite(number(row, "ts"))
+        assert math.isfinite(number(row, "orig_bytes"))
 
 
 @pytest.mark.parametrize(
@@ -208,14 +247,15 @@ def test_any_values_of_a_json_log_are_rows_or_counted(
         ('{"ts":-Infinity}', "a number out of range"),
         ('{"ts":true}', "no time, or one out of range"),
         ('{"ts":[1]}', "no time, or one out of range"),
-        ('{"ts":"9999-12-31T23:59:59.999999-23:59"}', "no time, or one out of range"),
         ('{"ts":1.5,"n":%s}' % ("[" * 20 + "]" * 20), "nested too deeply"),
         ('{"ts":1.5,"n":%s}' % ("[" * 100_000 + "]" * 100_000), "no JSON record"),
         ('{"ts":1.5,"n":"%s"}' % ("x" * 5_000_000), "line too long"),
         ("[1,2]", "no JSON record"),
     ],
 )
-def test_a_json_row_that_zeek_cannot_have_written_is_counted_by_reason(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_json_row_that_zeek_cannot_have_written_is_counted_by_reason(
+    tmp_path: Path, line: str, reason: str
+) -> None:
     path = tmp_path / "notice.log"
     path.write_text('{"ts":1.0}\n' + line + '\n{"ts":2.0}\n', encoding="utf-8")
     skipped: Counter[str] = Counter()
@@ -245,6 +285,12 @@ def test_a_tsv_row_that_zeek_cannot_have_written_is_counted_by_reason(
     assert skipped == {reason: 1}
 
 
+def test_a_time_in_words_past_the_last_year_is_carried_as_a_number(tmp_path: Path) -> None:
+    (tmp_path / "x.log").write_text('{"ts":"9999-12-31T23:59:59-23:59"}\n')
+    (row,) = read_rows(tmp_path / "x.log")
+    assert shown(number(row, "ts")) == "253402387139.000000"
+
+
 def test_a_boolean_where_a_number_stands_is_no_number() -> None:
     assert number({"score": True}, "score", -1.0) == -1.0
 
@@ -267,7 +313,9 @@ def test_a_header_of_a_million_fields_is_refused_in_words(tmp_path: Path) -> Non
 def test_types_nested_three_thousand_deep_and_an_empty_separator_are_read(tmp_path: Path) -> None:
     kind = "set[" * 3000 + "string" + "]" * 3000
     for first in ("#separator \\x09", "#separator "):
-        (tmp_path / "dns.log").write_text(f"{first}\n#path\tdns\n#fields\tts\tx\n#types\ttime\t{kind}\n1.0\ta\n")
+        (tmp_path / "dns.log").write_text(
+            f"{first}\n#path\tdns\n#fields\tts\tx\n#types\ttime\t{kind}\n1.0\ta\n"
+        )
         madeup.write_logs(tmp_path, madeup.verdicts(3))
         assert sum(map(len, ZeekLogs([tmp_path]))) == 3
 
@@ -316,7 +364,9 @@ def test_notices_of_any_time_are_written_and_shown(
 
 @few
 @given(
-    st.lists(st.lists(st.one_of(CELLS, st.sampled_from(["benign", "udp", "53", "1.5"])), max_size=9), max_size=4),
+    st.lists(
+        st.lists(st.one_of(CELLS, st.sampled_from(["benign", "udp", "53", "1.5"])), max_size=9), max_size=4
+    ),
     st.sampled_from(["", "\ufeff", "\0", '"']),
 )
 def test_any_label_file_is_labels_or_one_line(tmp_path: Path, rows: list[list[str]], before: str) -> None:
@@ -332,7 +382,9 @@ def test_any_label_file_is_labels_or_one_line(tmp_path: Path, rows: list[list[st
 
 @pytest.mark.parametrize("cell", ["inf", "1e400", "nan", "9" * 5000])
 @pytest.mark.parametrize("column", [0, 3, 5])
-def test_a_label_with_a_number_out_of_range_is_refused_in_words(tmp_path: Path, column: int, cell: str) -> None:
+def test_a_label_with_a_number_out_of_range_is_refused_in_words(
+    tmp_path: Path, column: int, cell: str
+) -> None:
     cells = ["1.5", "udp", "a", "1", "b", "2", "benign"]
     cells[column] = cell
     path = tmp_path / "labels.csv"

@@ -20,7 +20,12 @@ def sip_1_3(key: tuple[int, int], words: list[int]) -> int:
     def rotated(x: int, by: int) -> int:
         return (x << by | x >> 64 - by) & MASK
 
-    v = [key[0] ^ 0x736F6D6570736575, key[1] ^ 0x646F72616E646F6D, key[0] ^ 0x6C7967656E657261, key[1] ^ 0x7465646279746573]
+    v = [
+        key[0] ^ 0x736F6D6570736575,
+        key[1] ^ 0x646F72616E646F6D,
+        key[0] ^ 0x6C7967656E657261,
+        key[1] ^ 0x7465646279746573,
+    ]
 
     def turn() -> None:
         v[0] = (v[0] + v[1]) & MASK
@@ -65,7 +70,8 @@ def consecutive(n: int) -> list[tuple[int, int]]:
 def frames(pairs: list[tuple[int, int]]) -> FrameBlock:
     """A packet of an unknown protocol between each pair of addresses."""
     ip = b"".join(
-        bytes(12) + b"\x86\xdd" + struct.pack(">IHBBQQQQ", 6 << 28, 8, 253, 64, a, 0, b, 0) + bytes(8) for a, b in pairs
+        bytes(12) + b"\x86\xdd" + struct.pack(">IHBBQQQQ", 6 << 28, 8, 253, 64, a, 0, b, 0) + bytes(8)
+        for a, b in pairs
     )
     n, size = len(pairs), len(ip) // len(pairs)
     same = np.full(n, size, np.int32)
@@ -75,7 +81,7 @@ def frames(pairs: list[tuple[int, int]]) -> FrameBlock:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("pairs", [patterned(10, 64), patterned(16, 64), consecutive(64)])
+@pytest.mark.parametrize("pairs", [patterned(10, 128), patterned(16, 64), consecutive(64)])
 def test_addresses_chosen_to_meet_lie_apart_in_the_trackers_table(pairs: list[tuple[int, int]]) -> None:
     extractor = Extractor(content=False)
     extractor.receive(frames(pairs))

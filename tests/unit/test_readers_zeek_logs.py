@@ -345,14 +345,16 @@ def test_a_connection_without_a_port_is_a_bad_record(tmp_path: Path, field: str)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("ts", 10**400), ("ts", 1e20), ("ts", -1e13), ("ts", True), ("ts", [1]), ("ts", {}), ("ts", "9999-12-31T23-23"),
+        ("ts", 10**400), ("ts", 1e20), ("ts", -1e13), ("ts", True), ("ts", [1]), ("ts", {}), ("ts", "9999-13-31"),
         ("duration", 1e300), ("duration", 10**400), ("duration", True), ("orig_bytes", 10**400), ("orig_pkts", True),
-        ("orig_bytes", 1e300), ("id.orig_h", [1]), ("id.orig_h", "1.2.3.4\0"), ("uid", "\ud800"), ("service", 1),
+        ("orig_bytes", 1e300), ("id.orig_h", [1]), ("id.orig_h", "1.2.3.4\0"), ("service", 1),
         ("conn_state", []), ("history", {"a": []}), ("proto", [[[[[[[[[[1]]]]]]]]]]),
     ],
 )  # fmt: skip
-def test_a_value_that_no_connection_can_have_makes_a_bad_record(tmp_path: Path, field: str, value: object) -> None:
-    (tmp_path / "conn.log").write_text(as_json(conn("C1"), conn("C2", **{field: value})))
+def test_a_value_that_no_connection_can_have_makes_a_bad_record(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    (tmp_path / "conn.log").write_text(as_json(conn("C1"), {**conn("C2"), field: value}))
     windows, counts = read(tmp_path)
     assert (windows.connections.uid.tolist(), counts) == ([b"C1"], {"bad_record": 1})
 

@@ -159,7 +159,10 @@ def test_a_service_keeps_its_history_through_a_scan() -> None:
 def test_a_scan_may_be_cut_anywhere() -> None:
     windows = concat([scan(office(800), 900), office(800)])
     whole, cut = SiteAware(Undecided()), SiteAware(Undecided())
-    parts = [cut.receive(take(windows, np.arange(b, min(b + 64, len(windows))))) for b in range(0, len(windows), 64)]
+    parts = [
+        cut.receive(take(windows, np.arange(b, min(b + 64, len(windows)))))
+        for b in range(0, len(windows), 64)
+    ]
     assert (np.concatenate([p.p_value for p in parts]) == whole.receive(windows).p_value).all()
     assert whole._strata == cut._strata
 
