@@ -17,9 +17,10 @@ from typing import IO, Final
 
 from rich.console import Console
 
+from cmdana_plugin import moments
 from cmdana_plugin.show import add_notice, notice_table
 from cmdana_plugin.verdict import ANOMALOUS_HOST, NOTICE_TYPES
-from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, parse_rows, read_rows
+from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, parse_rows, read_rows
 from feature_extractors.errors import CmdanaError, RecordError
 
 _POLL: Final = 0.5  # seconds between looks at a growing log
@@ -85,10 +86,12 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     growing = [p / "notice.log" if p.is_dir() else p for p in paths][-1]
     files = find_logs(paths, "notice") if follow else notice_logs(paths)
     skipped: Skipped = Counter()
-    rows = sorted(
-        (row for f in files for row in read_rows(f, skipped=skipped) if row in wanted),
-        key=lambda r: number(r, "ts"),
-    )
+    held = Held(skipped)
+    for file in files:
+        for row in read_rows(file, skipped=skipped):
+            if row in wanted:
+                held.add(row)
+    rows = sorted(held.rows, key=lambda r: number(r, "ts"))
     for reason, n in skipped.items():
         print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
     none = "no notices" + (" that match" if wanted != Filter() else "")
@@ -157,7 +160,7 @@ def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -
         return
     table = notice_table(console.width, uids=True, header=bool(none))
     for row in rows:
-        when = datetime.fromtimestamp(number(row, "ts"), UTC).strftime("%Y-%m-%d %H:%M:%S")
+        when = moments.shown(number(row, "ts")) if "ts" in row else "-"
         add_notice(table, when, *(str(row.get(field, "")) for field in ("note", "msg", "sub", "uid")))
     console.print(table)
 

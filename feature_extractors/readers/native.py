@@ -11,10 +11,12 @@ What is let go is counted by reason:
 `unknown_interface`          a pcapng frame of an interface that was never described, passed over
 `bad_packet_block`           a pcapng packet block that cannot hold the frame it tells of, passed over
 `bad_interface`              a pcapng interface description that makes no sense; its frames are passed over
+`time_out_of_range`          a frame more than `MAX_SECONDS` from the epoch, where a double holds no milliseconds
 `compressed_stream_*`        the compressed file is cut short or damaged; what came before was read
 
 Time is what Zeek makes of it: libpcap hands Zeek whole microseconds, so finer times are cut, not rounded, to them.
-(Seconds are unsigned, as the format's description has them; libpcap's end in 2038.)
+(Seconds are unsigned, as the format's description has them; libpcap's end in 2038.) A time that no calendar knows is
+still a number of seconds, and is carried as one.
 A frame check sequence that the header announces stays on the frame, as with Zeek: IP says where its packet ends.
 """
 
@@ -29,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
-from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
 from feature_extractors.jit import borrowed, compiled_for, njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
@@ -65,6 +67,7 @@ _REASONS: Final = (
     "empty_frame",
     "unknown_interface",
     "bad_packet_block",
+    "time_out_of_range",
 )
 
 _inline = njit(inline="always")
@@ -147,7 +150,7 @@ def _seconds(ticks, units, offset):  # type: ignore[no-untyped-def]
         micros = rest * million // units
     else:
         micros = np.uint64(float(rest) / float(units) * 1e6)
-    return float(np.int64(whole) + offset) + float(micros) / 1e6
+    return float(whole) + float(offset) + float(micros) / 1e6
 
 
 @compiled_for(
@@ -210,7 +213,12 @@ def _walk_pcapng(  # type: ignore[no-untyped-def]
                 tally[4] += 1
                 pos += size
                 continue
-            ts[n] = _seconds(ticks, if_units[interface], if_offset[interface])
+            when = _seconds(ticks, if_units[interface], if_offset[interface])
+            if abs(when) > MAX_SECONDS:
+                tally[5] += 1
+                pos += size
+                continue
+            ts[n] = when
             link[n] = if_link[interface]
             n = _put(start, captured, length, tally, n, pos + 8 + fixed, cap, wire, if_snaplen[interface])
         pos += size
