@@ -17,7 +17,6 @@ from typing import Final
 
 import numpy as np
 
-
 from cmdana_plugin.config import Drift
 from cmdana_plugin.score import Scores
 from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice

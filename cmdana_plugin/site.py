@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from cmdana_plugin.score import Detector, Scores, score_of, significant

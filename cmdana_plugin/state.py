@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
