@@ -32,7 +32,7 @@ from cmdana_plugin.calibration import beside, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
 from cmdana_plugin.score import Scores, score_of, significant
-from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
+from cmdana_plugin.state import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
 from feature_extractors.encode import (
     Block,
@@ -540,7 +540,6 @@ def shipped_checkpoint() -> Checkpoint:
 
 __all__ = [
     "COMPONENTS",
-    "RING",
     "CrossModal",
     "Outcome",
     "Seen",

@@ -18,7 +18,7 @@ from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.batch import alike, prepare
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.detector import CrossModal, _surprise, load_detector, shipped_checkpoint
-from cmdana_plugin.explain import evidence_of, explain_row
+from cmdana_plugin.explain import evidence_of, explain_rows
 from cmdana_plugin.model import CONNECTION, LOG, PACKET
 from cmdana_plugin.score import Scores
 from cmdana_plugin.training import Recipe, Recording, components, gather, recalibrate, train
@@ -414,8 +414,7 @@ def test_resetting_the_named_fields_takes_most_of_the_evidence_away(trained: Che
     usual = float(np.median(evidence_of(d, d.seen)))
     odd = np.argsort(-s.score)[:10]
     removed = []
-    for row in odd:
-        told = explain_row(d, d.seen, int(row))
+    for told in explain_rows(d, d.seen, odd):
         assert told.without == sorted(told.without, reverse=True)
         removed.append((told.evidence - min(told.without)) / (told.evidence - usual))
     assert np.median(removed) >= 0.4  # the goal of 0.6 is not met without labels, see docs/results.md
@@ -446,5 +445,5 @@ def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
         d = detector(made)
         d.receive(windows)
         assert d.seen is not None
-        names.append([{f.name for f in explain_row(d, d.seen, int(r)).fields} for r in rows])
+        names.append([{f.name for f in told.fields} for told in explain_rows(d, d.seen, rows)])
     assert any(a != b for a, b in zip(*names, strict=True))
