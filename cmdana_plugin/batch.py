@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmdana_plugin.model import CLASSES
+from cmdana_plugin.model import CLASSES, CONNECTION, LOG, PACKET
 from feature_extractors.encode import Features
 from feature_extractors.jit import entry
 from feature_extractors.schema import Schema
@@ -236,6 +236,30 @@ def asked_alike(
     few = rows[count[kind] < _MANY]
     if len(few):
         yield few, None
+
+
+def encoded_together(
+    f: Features, where: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+    """Modality, rows of `where` (those that have it, by modality) and the length that holds the tokens of them all."""
+    if len(where[CONNECTION]):
+        yield CONNECTION, where[CONNECTION], 0
+    for modality, start, lengths in (
+        (PACKET, f.packet_start, PACKET_LENGTHS),
+        (LOG, f.log_start, LOG_LENGTHS),
+    ):
+        for rows, length in groups(start, where[modality], lengths):
+            yield modality, rows, length
+
+
+def tokens_of(
+    prepared: Prepared, modality: int, rows: NDArray[np.int64], length: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """What `Network.encode` takes of rows and a length of `encoded_together`, padded to `size` rows."""
+    if modality == CONNECTION:
+        return pad_rows(prepared.codes[rows], size), pad_rows(prepared.values[rows], size)
+    pad = pad_packets if modality == PACKET else pad_logs
+    return pad(prepared.features, rows, length, size)
 
 
 def pad_packets(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ from typing import Final
 from markupsafe import Markup
 
 from cmdana_plugin import moments
-from cmdana_plugin.score import p_value_of
 
 # Widths of time columns, seconds; each divides the next, so that narrower columns can be merged into wider ones.
 LADDER: Final = (1, 5, 15, 60, 300, 900, 3600, 10800, 21600, 86400, 604800, 2419200, 29030400, 290304000)
@@ -162,23 +161,6 @@ def shares(
         return plot.svg(title, [*parts, *plot.time_axis(span)])
 
     return _both(draw)
-
-
-def share_bar(title: str, parts_of: Sequence[float]) -> Markup:
-    """One horizontal bar of shares that sum to 1."""
-    at = 0.0
-    parts: list[Markup] = []
-    for k, share in enumerate(parts_of):
-        if share > 0:
-            parts.append(
-                Markup('<rect x="{}" y="0" width="{}" height="10" class="m{}"/>').format(
-                    _n(at * 200), _n(share * 200), k
-                )
-            )
-        at += share
-    return Markup(
-        '<svg class="bar" viewBox="0 0 200 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
-    ).format(title, Markup("").join(parts))
 
 
 def meter(title: str, n: int, budget: float) -> Markup:
@@ -366,8 +348,3 @@ def one_in(p_value: float) -> str:
         return f"1 in {n:.0e}".replace("e+", "e")
     digits = max(int(math.log10(n)) - 1, 0)
     return f"1 in {round(n / 10**digits) * 10**digits:,}"
-
-
-def tail_of(score: float) -> str:
-    """The share of usual traffic beyond a score, in words."""
-    return one_in(p_value_of(score)) if score < 1 else "none"

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from cmdana_plugin.batch import Bins, Preparation
 from cmdana_plugin.calibration import ENOUGH, ENOUGH_HISTORY, Strata, Tail
 from cmdana_plugin.density import Mixture
-from cmdana_plugin.model import Shape, parameters_of
+from cmdana_plugin.model import Shape, parameters_of, shape_of
 from cmdana_plugin.trees import Trees
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.schema import Schema
@@ -97,8 +97,10 @@ def load(path: Path, schema: Schema) -> Checkpoint:
             f"{path}: made with schema {str(meta.get('schema_digest'))[:12]}, "
             f"expected {schema.digest[:12]}: train again"
         )
-    shape = json.loads(meta.pop("shape"))
-    shape |= {"categorical": tuple(shape["categorical"]), "targets": tuple(shape["targets"])}
+    try:
+        shape = shape_of(json.loads(meta.pop("shape")))
+    except ValueError as error:
+        raise CmdanaError(f"{path}: shape: {error}: an ablation, no model to judge with") from None
     tails = {
         name: Tail(tensors[f"tail.{name}"][0], tensors[f"tail.{name}"][1], int(size), start, xi, scale)
         for name, (size, start, xi, scale) in json.loads(meta.pop("tails")).items()
@@ -115,7 +117,7 @@ def load(path: Path, schema: Schema) -> Checkpoint:
         }
         strata[name] = Strata(tails[f"{name}.all"], each, ENOUGH if name in weights else ENOUGH_HISTORY)
     return Checkpoint(
-        shape=Shape(**shape),
+        shape=shape,
         network={k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")},
         preparation=Preparation(
             numeric=Bins(tensors["preparation.numeric"]),

@@ -72,11 +72,12 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     """
     import torch
 
-    from cmdana_plugin.detector import load_detector
+    from cmdana_plugin.detector import load_detector, share_cores
     from cmdana_plugin.keyfile import state_salt
     from cmdana_plugin.pipeline import Judge
     from cmdana_plugin.site import SiteAware, share_of
 
+    share_cores()
     settings = config.model
     path = model or (Path(settings.path) if settings.path else None)
     device = settings.device

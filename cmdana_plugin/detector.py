@@ -19,23 +19,20 @@ from torch import Tensor
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.batch import (
     BLOCK,
-    LOG_LENGTHS,
-    PACKET_LENGTHS,
     Prepared,
     alike,
     asked_alike,
     block_size,
-    groups,
-    pad_logs,
-    pad_packets,
+    encoded_together,
     pad_rows,
     prepare,
-)  # fmt: skip
+    tokens_of,
+)
 from cmdana_plugin.calibration import beside, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
 from cmdana_plugin.score import Scores, score_of, significant
-from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Tables, make_keys
+from cmdana_plugin.state import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
 from feature_extractors.encode import (
     Block,
@@ -58,12 +55,15 @@ _PREDICTED: Final = ("packets", "connection", "log")  # the component of each mo
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _SURE: Final = 0.7  # probability from which on the supervised head names a class
 _ODD: Final = 1e-2  # p-value below which it does so at all
-_TURN: Final = 5e-4  # seconds that a thread may keep the interpreter from one that comes back from a product
+_SWITCH_INTERVAL: Final = 5e-4  # seconds that a thread may keep the interpreter
 _EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
 _HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
+Floats32 = NDArray[np.float32]
+# Memory, ring and how much of it counts, as in `Seen`
+Remembered = tuple[Floats32, Floats32, NDArray[np.int32]]
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class CrossModal:
     """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
 
     `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
-    while there are cores to `spare` (always, unless told), one otherwise.
+    while there are cores to `spare` (always, unless told), one otherwise. `network` is the class of an ablation's.
     """
 
     def __init__(
@@ -103,13 +103,14 @@ class CrossModal:
         device: str = "cpu",
         threads: int = 1,
         spare: Callable[[], bool] | None = None,
+        network: type[Network] = Network,
     ) -> None:
         self.checkpoint = checkpoint
         self.schema = schema
         self.schema_digest = schema.digest
         self.name = checkpoint.about.get("name", "cmdana")
         self.device = torch.device(device)
-        self.network = Network(checkpoint.shape)
+        self.network = network(checkpoint.shape)
         self.network.load_state_dict(
             {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
         )
@@ -188,12 +189,27 @@ class CrossModal:
         keys = make_keys(c, features, self._salt)
         state, slots = self._tables.counts(c, features, keys, self.schema.spans)
         prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
+
+        def remember(write: Floats32, value: Floats32, recent: Floats32) -> Remembered:
+            return self._tables.remember(
+                c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
+            )
+
+        return self.components(prepared, state, remember)
+
+    def components(
+        self,
+        prepared: Prepared,
+        state: Floats32,
+        remember: Callable[[Floats32, Floats32, Floats32], Remembered],
+    ) -> tuple[Outcome, Seen]:
+        """Uncalibrated components of events with the counts `state` before them: at run time and at calibration alike.
+
+        `remember` is given what the events write (as `condense` has it) and says what was remembered before each.
+        """
         latents = self.latents(prepared)
-        write, value, recent = self.condense(latents, prepared)
-        memory, ring, used = self._tables.remember(
-            c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
-        )
-        seen = Seen(features, state, memory, ring, used, stratum_of(features, self.schema))
+        memory, ring, used = remember(*self.condense(latents, prepared))
+        seen = Seen(prepared.features, state, memory, ring, used, stratum_of(prepared.features, self.schema))
         return self.judge(prepared, seen, latents), seen
 
     def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
@@ -228,41 +244,30 @@ class CrossModal:
 
         What looks the same in a modality is encoded once.
         """
-        n, shape, f = len(prepared), self.checkpoint.shape, prepared.features
+        n, shape = len(prepared), self.checkpoint.shape
         out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
 
         def encode_block(job: tuple[int, NDArray[np.int64], int]) -> None:
             modality, rows, length = job
-            if modality == CONNECTION:
-                z = self.network.connection(self._to(prepared.codes[rows]), self._to(prepared.values[rows]))
-            elif modality == PACKET:
-                x, mask = pad_packets(f, rows, length, self._size(len(rows)))
-                z = self.network.packets(x.to(self.device), mask.to(self.device))
-            else:
-                x, mask = pad_logs(f, rows, length, self._size(len(rows)))
-                z = self.network.logs(x.to(self.device), mask.to(self.device))
+            tokens, other = tokens_of(prepared, modality, rows, length, self._size(len(rows)))
+            z = self.network.encode(modality, tokens.to(self.device), other.to(self.device))
             out[rows, modality] = z[: len(rows)].cpu().numpy()
 
         where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
         first = [_alike(prepared, m, rows) for m, rows in enumerate(where)]
-        self._each(encode_block, self._jobs(f, [w[i == w] for w, i in zip(where, first, strict=True)]))
+        self._each(encode_block, self._jobs(prepared, [w[i == w] for w, i in zip(where, first, strict=True)]))
         for m, (rows, like) in enumerate(zip(where, first, strict=True)):
             repeated = rows != like
             out[rows[repeated], m] = out[like[repeated], m]
         return out
 
     def _jobs(
-        self, f: Features, where: list[NDArray[np.int64]]
+        self, prepared: Prepared, where: list[NDArray[np.int64]]
     ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
         """Modality, one block of its rows, and the length to which their tokens are padded."""
-        for modality, parts in (
-            (CONNECTION, [(where[CONNECTION], 0)]),
-            (PACKET, groups(f.packet_start, where[PACKET], PACKET_LENGTHS)),
-            (LOG, groups(f.log_start, where[LOG], LOG_LENGTHS)),
-        ):
-            for rows, length in parts:
-                for begin in range(0, len(rows), self._block):
-                    yield modality, rows[begin : begin + self._block], length
+        for modality, rows, length in encoded_together(prepared.features, where):
+            for begin in range(0, len(rows), self._block):
+                yield modality, rows[begin : begin + self._block], length
 
     def _present(
         self, prepared: Prepared, every: bool
@@ -328,9 +333,9 @@ class CrossModal:
             k = len(rows)
             z, s = self._to(latents[rows]), self._to(state[rows])
             bias = network.lean(self._to(gate[rows]), self._to(prepared.present[rows]))
-            expected = network.expect(modality, z, s, bias)
+            asked = None if fields is None else torch.from_numpy(fields)
+            expected, logits = network(modality, z, s, bias, asked)
             residual[rows, modality] = apart(expected, z[:, modality])[:k].cpu().numpy()
-            logits = network.decode(modality, expected, None if fields is None else torch.from_numpy(fields))
             if chance is not None:
                 chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
             targets = prepared.targets[modality][rows]
@@ -496,6 +501,16 @@ def _join(seen: list[Seen]) -> Seen:
     )
 
 
+def share_cores() -> None:
+    """Sets what holds for the whole process where scoring is its work: our own threads, each on one core.
+
+    For the start of a program. A product that shares itself out among threads of its own would keep ours waiting, and
+    so would a thread that keeps the interpreter while another comes back from a product.
+    """
+    torch.set_num_threads(1)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+
+
 def load_detector(
     path: Path | None = None,
     device: str = "cpu",
@@ -506,10 +521,9 @@ def load_detector(
 ) -> CrossModal:
     """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
 
-    `salt` defaults to one derived from the checkpoint; a site sets its own secret. The rest as in `CrossModal`.
+    `salt` defaults to one derived from the checkpoint; a site sets its own secret. The rest as in `CrossModal`. Nothing
+    else in the process changes: a program of our own has its threads share the cores with `share_cores`.
     """
-    torch.set_num_threads(1)  # of each of our own threads
-    sys.setswitchinterval(_TURN)
     schema = load_schema()
     loaded = shipped_checkpoint() if path is None else checkpoints.load(path, schema)
     if salt is None:
@@ -526,11 +540,11 @@ def shipped_checkpoint() -> Checkpoint:
 
 __all__ = [
     "COMPONENTS",
-    "RING",
     "CrossModal",
     "Outcome",
     "Seen",
     "load_detector",
+    "share_cores",
     "shipped_checkpoint",
     "stratum_of",
 ]

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin import ablations, training
 from cmdana_plugin import checkpoint as checkpoints
-from cmdana_plugin import training
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
@@ -107,6 +107,7 @@ class Store:
         return made
 
     def checkpoint(self, name: str, seed: int, make: Callable[[], Checkpoint]) -> Checkpoint:
+        assert name == SHIPPED, f"{name}: models of ablations are not kept: nothing on disk tells them apart"
         if self._folder is None:
             return make()
         key = hashlib.sha256("|".join([*self._depends, name, str(seed)]).encode())
@@ -169,21 +170,24 @@ def split_rows(folder: Path) -> list[dict[str, str]]:
 
 VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
     SHIPPED: {},
-    "packets alone": {"modalities": (True, False, False), "components": ("packets", "residual")},
+    "packets alone": {
+        "variant": ablations.Only((True, False, False)),
+        "components": ("packets", "residual"),
+    },
     "connection alone": {
-        "modalities": (False, True, False),
+        "variant": ablations.Only((False, True, False)),
         "components": ("connection", "residual", "next"),
     },
-    "logs alone": {"modalities": (False, False, True), "components": ("log", "residual")},
-    "static gate": {"static_gate": True},
-    "no learned memory": {"use_memory": False},
-    "no state at all": {"use_memory": False, "use_counts": False},
-    "from the state alone": {"cross": False},
-    "concatenation": {"concatenate": True},
-    "random masking": {"random_mask": True},
+    "logs alone": {"variant": ablations.Only((False, False, True)), "components": ("log", "residual")},
+    "static gate": {"variant": ablations.StaticGate()},
+    "no learned memory": {"variant": ablations.NoMemory()},
+    "no state at all": {"variant": ablations.NoState()},
+    "from the state alone": {"variant": ablations.StateAlone()},
+    "concatenation": {"variant": ablations.Concatenation()},
+    "random masking": {"variant": ablations.RandomMask()},
     "no modality dropout": {"dropout": 0.0},
-    "control: shuffled time": {"shuffle_time": True},
-    "control: shuffled pairing": {"shuffle_pairing": True},
+    "control: shuffled time": {"variant": ablations.ShuffledTime()},
+    "control: shuffled pairing": {"variant": ablations.ShuffledPairing()},
 }
 
 
@@ -204,11 +208,8 @@ def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Float
 
 
 def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
-    """A trained detector on a corpus, with the recipe's controls applied to the corpus too."""
-    from cmdana_plugin.training import _ablate
-
-    judged = replace(corpus, state=corpus.state.copy())
-    _ablate(judged, recipe, load_schema())
+    """A trained detector on a corpus, with what the recipe's variant does to a corpus done to it too."""
+    judged = recipe.variant.material(corpus, load_schema(), recipe.seed)
     parts, weights, raw = _parts(made, judged, recipe)
     evidence = weighted(parts, weights)
     chance = 1.0 / (1.0 + np.exp(-raw["attack"])) if "attack" in raw else None
@@ -265,7 +266,10 @@ def evaluate(
             return run_baseline(name, learn, judged, seed)
         settings = {} if name == SHIPPED else {"trees": False, **VARIANTS[name]}
         recipe = replace(Recipe(seed=seed), **settings)  # type: ignore[arg-type]
-        made = models.checkpoint(name, seed, lambda: train(split.train, split.calibrate, recipe=recipe))
+        if settings:
+            made = train(split.train, split.calibrate, recipe=recipe)
+        else:
+            made = models.checkpoint(name, seed, lambda: train(split.train, split.calibrate, recipe=recipe))
         return judge_with(made, judged, recipe)
 
     label, family = judged.label[tested], judged.family[tested]

@@ -60,15 +60,12 @@ def reasons(detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int 
     return out
 
 
-def explain_row(detector: CrossModal, seen: Seen, row: int, top: int = TOP) -> Explained:
-    """One event; see `explain_rows`."""
-    return explain_rows(detector, seen, np.array([row]), top)[0]
-
-
 def explain_rows(
     detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int = TOP
 ) -> list[Explained]:
-    """Greedy: the field whose reset lowers the evidence most, then the next given the first.
+    """The fields of each row that speak most against it.
+
+    Greedy: the field whose reset lowers the evidence most, then the next given the first.
 
     Events are searched side by side, a round of all of them at once; none changes what another is given.
     """

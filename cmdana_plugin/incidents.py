@@ -6,7 +6,7 @@ The decisions are the product's own (`decide.Decider` behind `pipeline.Judge`); 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -146,13 +146,6 @@ class Counted:
                 for f, x in sorted(self.incidents.items())
             },
         }
-
-
-def count(recordings: Iterable[Recording], score: Callable[[Recording], Scores], config: Config) -> Counted:
-    counted = Counted()
-    for r in recordings:
-        counted.add(r, score(r), config)
-    return counted
 
 
 def notices_of(windows: Windows, scores: Scores, config: Config) -> list[Notice]:

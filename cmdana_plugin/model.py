@@ -7,8 +7,9 @@ a mask, never a zero.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -36,25 +37,6 @@ class Shape:
     width: int = 48
     latents: int = 2
     heads: int = 4
-    static_gate: bool = False  # ablation: one set of weights for all events
-    use_memory: bool = True  # ablation: no learned memory, no ring
-    cross: bool = True  # ablation: predict from the state alone
-    concatenate: bool = False  # ablation: the others side by side through one layer, no attention and no gate
-    own: bool = False  # ablation: a modality sees itself, what is asked for being hidden in it
-
-
-@dataclass(slots=True)
-class Batch:
-    """`B` events as tensors; packets and logs padded to a length with a mask."""
-
-    codes: Tensor  # [B, numeric + categorical] int64, offset into one table
-    values: Tensor  # [B, numeric] standardised, 0 where unset
-    packets: Tensor  # [B, T, packet_width]
-    packet_mask: Tensor  # [B, T] bool
-    logs: Tensor  # [B, L, log_width] int64
-    log_mask: Tensor  # [B, L] bool
-    state: Tensor  # [B, state] standardised, 0 where unset
-    present: Tensor  # [B, 3] bool, in the order of `Modality`
 
 
 @dataclass(slots=True)
@@ -64,14 +46,6 @@ class Past:
     memory: Tensor  # [B, KINDS, MEMORY]
     ring: Tensor  # [B, RING, RING_WIDTH]
     ring_used: Tensor  # [B]
-
-
-@dataclass(slots=True)
-class Prediction:
-    logits: tuple[Tensor, Tensor, Tensor]  # per modality [B, targets, CLASSES], from the other modalities
-    residual: Tensor  # [B, 3] squared distance of each modality from what the others expect
-    ahead: Tensor  # [B, connection targets, CLASSES] from the state alone
-    gate: Tensor  # [B, 4] sums to one over what is present
 
 
 def _softmax_of_tokens(scores: Tensor) -> Tensor:
@@ -164,10 +138,6 @@ class Predictor(nn.Module):
         d = shape.width
         self.latents, self.heads, self.targets = shape.latents, shape.heads, targets
         self.query = nn.Linear(d, shape.latents * d)
-        self.side_by_side: nn.Linear | None = None
-        if shape.concatenate:
-            sources = (MODALITIES - 1) * shape.latents + 1
-            self.side_by_side = nn.Linear(sources * (d + 1), shape.latents * d)
         self.key = nn.Linear(d, d)
         self.value = nn.Linear(d, d)
         self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
@@ -182,13 +152,6 @@ class Predictor(nn.Module):
     def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
         """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
         b, _, d = others.shape
-        if self.side_by_side is not None:
-            there = (bias > -1e8).to(others.dtype)[:, :, None]
-            z = self.side_by_side(torch.cat([others * there, there], dim=2).flatten(1)).view(
-                b, self.latents, d
-            )
-            joined: Tensor = self.norm(self.mix(z).add_(z))
-            return joined
         h, c = self.heads, d // self.heads
         # Keys are taken of the query and values of what was pooled, not of every token; what a key's bias adds is
         # the same for all tokens and falls out of the softmax.
@@ -213,7 +176,14 @@ class Predictor(nn.Module):
 
 
 class Network(nn.Module):
-    """Everything learned but the boosted trees. `see` is context-free; `foresee` adds the past."""
+    """Everything learned but the boosted trees, in the steps that training, scoring and explaining take alike.
+
+    `encode` what arrived; `condense` it to what is remembered of it; `recall` the state before it; `weigh` what is
+    there and `lean` on it; predict each modality from the others (`forward`) and the connection from the state alone
+    (`look_ahead`).
+    """
+
+    predictor: ClassVar[type[Predictor]] = Predictor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -235,22 +205,19 @@ class Network(nn.Module):
         self.remember = nn.Linear(KINDS * MEMORY + RING_WIDTH, d)
         self.state_norm = nn.LayerNorm(d)
         self.gate = nn.Sequential(nn.Linear(d + 3, d), nn.GELU(), nn.Linear(d, 4))
-        self.predictors = nn.ModuleList(Predictor(shape, n) for n in shape.targets)
+        self.predictors = nn.ModuleList(self.predictor(shape, n) for n in shape.targets)
         self.next = nn.Sequential(
             nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, shape.targets[1] * CLASSES)
         )
 
-    def see(self, batch: Batch) -> Tensor:
-        """Latents of the three modalities, [B, 3, latents, d]; those of a missing one are zero and masked later."""
-        z = torch.stack(
-            [
-                self.packets(batch.packets, batch.packet_mask),
-                self.connection(batch.codes, batch.values),
-                self.logs(batch.logs, batch.log_mask),
-            ],
-            dim=1,
-        )
-        return z * batch.present[:, :, None, None]
+    def encode(self, modality: int, tokens: Tensor, other: Tensor) -> Tensor:
+        """Latents [B, latents, d] of one modality: codes and values of connections, tokens and their mask of others.
+
+        Each row from itself alone. Rows without a token give nothing of use: their modality is not present.
+        """
+        encoder = (self.packets, self.connection, self.logs)[modality]
+        out: Tensor = encoder(tokens, other)
+        return out
 
     def condense(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What an event writes: gate and value [B, KINDS, MEMORY], and its entry in the ring [B, RING_WIDTH]."""
@@ -263,12 +230,9 @@ class Network(nn.Module):
         """Decay per second, [KINDS, MEMORY]."""
         return 0.6931472 * torch.exp(-self.log_half_life)
 
-    def recall(self, state: Tensor, known: Tensor, past: Past | None) -> Tensor:
+    def recall(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
         """The state before the event, [B, d]: counts, learned memory, and attention over the host's recent events."""
         counts = self.counts(torch.cat([state, known], dim=1))
-        if past is None or not self.shape.use_memory:
-            out: Tensor = self.state_norm(counts)
-            return out
         query = self.look_back(counts)
         scores = torch.einsum("bk,brk->br", query, past.ring) / RING_WIDTH**0.5
         there = torch.arange(RING, device=scores.device)[None] < past.ring_used[:, None]
@@ -282,8 +246,7 @@ class Network(nn.Module):
     def weigh(self, s: Tensor, present: Tensor) -> Tensor:
         """The dynamic gate [B, 4] over packets, connection, logs and state; a missing one gets nothing."""
         there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
-        moved = torch.zeros_like(s) if self.shape.static_gate else s
-        logits = self.gate(torch.cat([moved, present.to(s.dtype)], dim=1))
+        logits = self.gate(torch.cat([s, present.to(s.dtype)], dim=1))
         weights: Tensor = logits.masked_fill(~there, -1e9).softmax(dim=1)
         return weights
 
@@ -294,17 +257,30 @@ class Network(nn.Module):
         bias = torch.cat([bias[:, :MODALITIES].masked_fill(~present, -1e9), bias[:, MODALITIES:]], dim=1)
         return torch.cat([bias[:, :MODALITIES].repeat_interleave(m, dim=1), bias[:, MODALITIES:]], dim=1)
 
-    def expect(self, modality: int, z: Tensor, s: Tensor, bias: Tensor) -> Tensor:
-        """The latents of one modality [B, latents, d] as the others and the state let expect them."""
-        m = self.shape.latents
-        others = [j for j in range(MODALITIES) if j != modality or self.shape.own] if self.shape.cross else []
-        tokens = torch.cat([*(z[:, j] for j in others), s[:, None]], dim=1)
-        lean = torch.cat([*(bias[:, j * m : (j + 1) * m] for j in others), bias[:, MODALITIES * m :]], dim=1)
-        return self._predictor(modality)(s, tokens, lean)
+    def sources(self, modality: int) -> Sequence[int]:
+        """The modalities that one is predicted from: the others."""
+        return [j for j in range(MODALITIES) if j != modality]
 
-    def decode(self, modality: int, expected: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Logits of one modality's fields from its expected latents, see `Predictor.decode`."""
-        return self._predictor(modality).decode(expected, fields)
+    def __call__(
+        self, modality: int, z: Tensor, s: Tensor, bias: Tensor, fields: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = super().__call__(modality, z, s, bias, fields)
+        return out
+
+    def forward(
+        self, modality: int, z: Tensor, s: Tensor, bias: Tensor, fields: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One modality as its sources and the state let expect it: its latents [B, latents, d] and its fields' logits.
+
+        `z` [B, 3, latents, d] are the latents of all modalities, of which its own are not looked at; `s` the state;
+        `bias` what `lean` gave, by which what is absent cannot leak; `fields` (indices) of which logits are wanted,
+        [B, fields, CLASSES], all unless named.
+        """
+        m, sources, predictor = self.shape.latents, self.sources(modality), self._predictor(modality)
+        tokens = torch.cat([*(z[:, j] for j in sources), s[:, None]], dim=1)
+        lean = torch.cat([*(bias[:, j * m : (j + 1) * m] for j in sources), bias[:, MODALITIES * m :]], dim=1)
+        expected = predictor(s, tokens, lean)
+        return expected, predictor.decode(expected, fields)
 
     def _predictor(self, modality: int) -> Predictor:
         found = self.predictors[modality]
@@ -315,19 +291,6 @@ class Network(nn.Module):
         """The connection's fields from the state alone, [B, targets, CLASSES]."""
         logits: Tensor = self.next(s)
         return logits.view(len(s), self.shape.targets[CONNECTION], CLASSES)
-
-    def foresee(self, z: Tensor, s: Tensor, present: Tensor) -> Prediction:
-        """Predict every modality from the others and the state; what is absent is masked and cannot leak."""
-        gate = self.weigh(s, present)
-        bias = self.lean(gate, present)
-        expected = [self.expect(k, z, s, bias) for k in range(MODALITIES)]
-        logits = [self.decode(k, e) for k, e in enumerate(expected)]
-        return Prediction(
-            logits=(logits[0], logits[1], logits[2]),
-            residual=torch.stack([apart(e, z[:, k]) for k, e in enumerate(expected)], dim=1),
-            ahead=self.look_ahead(s),
-            gate=gate,
-        )
 
 
 def apart(expected: Tensor, seen: Tensor) -> Tensor:
@@ -351,3 +314,19 @@ def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:
 def parameters_of(shape: Shape) -> dict[str, object]:
     """The creation parameters as plain values."""
     return asdict(shape)
+
+
+_ONCE: Final = {"static_gate": False, "use_memory": True, "cross": True, "concatenate": False, "own": False}
+
+
+def shape_of(parameters: Mapping[str, Any]) -> Shape:
+    """The creation parameters from plain values. Raises `ValueError` for a network that is an ablation.
+
+    Older models name what ablations of theirs left out: here those are other classes, and never on disk.
+    """
+    kept = dict(parameters)
+    for name, shipped in _ONCE.items():
+        if kept.pop(name, shipped) != shipped:
+            raise ValueError(f"found {name} {str(not shipped).lower()}, expected {str(shipped).lower()}")
+    kept |= {"categorical": tuple(kept["categorical"]), "targets": tuple(kept["targets"])}
+    return Shape(**kept)

@@ -172,6 +172,29 @@ class Tables:
         return read, ring, used
 
 
+def remember_all(
+    ts: NDArray[np.float64],
+    early: NDArray[np.bool_],
+    ids: NDArray[np.int64],
+    write: NDArray[np.float32],
+    value: NDArray[np.float32],
+    rate: NDArray[np.float32],
+    recent: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """As `Tables.remember` from an empty state, in which each of the entities `ids` [n, KINDS] keeps its place."""
+    n = len(ts)
+    size = ids.max(axis=0) + 1 if n else np.zeros(KINDS, np.int64)
+    fresh = np.zeros((n, KINDS), np.bool_)  # what begins empty needs no clearing
+    read = np.zeros((n, KINDS, MEMORY), np.float32)
+    for k in range(KINDS):
+        memory, at = np.zeros((size[k], MEMORY), np.float32), np.zeros(size[k])
+        _scan(ts, early, ids[:, k], fresh[:, k], write[:, k], value[:, k], rate[k], memory, at, read[:, k])
+    ring, used = np.zeros((n, RING, RING_WIDTH), np.float32), np.zeros(n, np.int32)
+    rings = np.zeros((size[0], RING, RING_WIDTH), np.float32)
+    _look_back(early, ids[:, 0], fresh[:, 0], recent, rings, np.zeros(size[0], np.int32), ring, used)
+    return read, ring, used
+
+
 class _Table:
     """`capacity` is the most slots, of which `_AT_FIRST` or fewer are there at the beginning."""
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -16,32 +16,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cmdana_plugin.batch import (
-    LOG_LENGTHS,
     PACKET_LENGTHS,
-    Preparation,
     Prepared,
-    groups,
+    encoded_together,
     learn_preparation,
-    pad_logs,
-    pad_packets,
     prepare,
-)  # fmt: skip
+    tokens_of,
+)
 from cmdana_plugin.calibration import ENOUGH_HISTORY, Strata, fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.detector import (
     COMPONENTS,
     CrossModal,
+    Floats32,
+    Outcome,
+    Remembered,
     Seen,
     component_p_values,
     density_input,
     history_of,
     isolation_input,
-    stratum_of,
     whole_p_value,
 )
 from cmdana_plugin.isolation import fit_isolation
-from cmdana_plugin.masking import hide
 from cmdana_plugin.model import (
     CONNECTION,
     LOG,
@@ -54,12 +52,12 @@ from cmdana_plugin.model import (
     segmented_scan,
 )
 from cmdana_plugin.resume import Position, Progressed
-from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys
+from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys, remember_all
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
 from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
 from feature_extractors.jit import entry
-from feature_extractors.observations import Windows, take
+from feature_extractors.observations import Stage, Windows, take
 from feature_extractors.schema import Schema, load_schema
 
 Progress = Callable[[str, float], None]
@@ -95,9 +93,42 @@ class Recording:
     family: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What ships, at the places where an ablation (`ablations`, docs/results.md) does something else."""
+
+    network: ClassVar[type[Network]] = Network
+
+    def material(self, corpus: Corpus, schema: Schema, seed: int) -> Corpus:
+        """A corpus as it is learned from, calibrated on or judged."""
+        return corpus
+
+    def prepared(self, prepared: Prepared) -> Prepared:
+        """What of it the network is shown."""
+        return prepared
+
+    def lesson(self, prepared: Prepared, schema: Schema, rng: np.random.Generator) -> Prepared:
+        """What one pass learns from."""
+        return prepared
+
+    def past(self, past: Past, rng: np.random.Generator) -> Past:
+        """What one step of training takes for the past of its events."""
+        return past
+
+    def remembered(self, past: Remembered, seed: int) -> Remembered:
+        """What scoring takes for it."""
+        return past
+
+    def scored(
+        self, detector: CrossModal, prepared: Prepared, outcome: Outcome, seen: Seen
+    ) -> dict[str, NDArray[np.float64]]:
+        """The uncalibrated components of scored events."""
+        return outcome.raw
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. The defaults are what ships; the rest are the ablations of docs/results.md."""
+    """How to train. The defaults are what ships."""
 
     seed: int = 0
     epochs: int | None = (
@@ -105,21 +136,13 @@ class Recipe:
     )
     rate: float = 2e-3
     width: int = 48
-    modalities: tuple[bool, bool, bool] = (True, True, True)  # packets, connection, logs may be used
-    static_gate: bool = False
-    use_memory: bool = True
-    use_counts: bool = True
-    cross: bool = True
-    concatenate: bool = False
-    random_mask: bool = False  # fields hidden at random instead of a modality left out
     dropout: float = _DROPOUT
-    shuffle_time: bool = False  # control: the state of another event
-    shuffle_pairing: bool = False  # control: the packets and logs of another event of the same service
     trees: bool = True
     components: tuple[str, ...] = COMPONENTS
     attack_weight: float = (
         3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
     )
+    variant: Variant = Variant()
 
 
 @dataclass(slots=True)
@@ -130,6 +153,7 @@ class Corpus:
     state: NDArray[np.float32]
     ids: NDArray[np.int64]  # [n, KINDS] entity of each event, no two recordings share one
     ts: NDArray[np.float64]
+    early: NDArray[np.bool_]  # connections that are still to end: they move no state
     label: NDArray[np.int8]
     family: list[str]
     bounds: NDArray[np.int64]  # [recordings + 1] first event of each
@@ -142,7 +166,7 @@ class Corpus:
 
 def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Corpus:
     """Encode recordings one by one; their state never mixes. Raises `CmdanaError` where there is nothing."""
-    features, states, ids, ts, label, family, bounds, names = [], [], [], [], [], [], [0], []
+    features, states, ids, ts, early, label, family, bounds, names = [], [], [], [], [], [], [], [0], []
     used = np.zeros(KINDS, np.int64)
     digest = hashlib.sha256()
     for r in recordings:
@@ -159,6 +183,7 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         features.append(f)
         states.append(x)
         ts.append(r.windows.connections.ts)
+        early.append(r.windows.connections.stage == Stage.EARLY)
         label.append(np.zeros(n, np.int8) if r.label is None else r.label)
         family += list(r.family) if r.family else [""] * n
         bounds.append(bounds[-1] + n)
@@ -171,7 +196,7 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         )
     return Corpus(
         concat_features(features), np.concatenate(states), np.concatenate(ids), np.concatenate(ts),
-        np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names,
+        np.concatenate(early), np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names,
     )  # fmt: skip
 
 
@@ -210,13 +235,13 @@ def train(
         raise CmdanaError(
             f"training: found {int(benign.sum())} benign connections, expected at least {_LEAST_ROWS}"
         )
-    _ablate(corpus, recipe, schema)
+    corpus = recipe.variant.material(corpus, schema, recipe.seed)
     how = (
         learn_preparation(_rows(corpus.features, benign), corpus.state[benign])
         if init is None
         else init.preparation
     )
-    prepared = _prepare(corpus, how, recipe, schema)
+    prepared = recipe.variant.prepared(prepare(corpus.features, corpus.state, how, schema))
     network = _network(prepared, schema, recipe, init)
     threads = torch.get_num_threads()
     # One thread: small products do not gain from more, and sums shared out otherwise give other weights.
@@ -264,7 +289,7 @@ def train(
         # (docs/results.md, a network of one's own). They go on naming kinds of attack.
         recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
     if held is not None:
-        _ablate(held, recipe, schema)
+        held = recipe.variant.material(held, schema, recipe.seed)
         return _calibrated(draft, held, held.label == 0, starts, recipe, schema)
     calm = ~learn & (corpus.label == 0)
     if calm.sum() < _LEAST_ROWS:
@@ -324,8 +349,7 @@ def _calibrated(
     """Calibrated on the calm rows of a corpus with the past they had, and on streams that begin with calm rows."""
     sample = _sample(draft, corpus, calm, recipe, schema)
     if starts:
-        again = gather(starts, schema)
-        _ablate(again, recipe, schema)
+        again = recipe.variant.material(gather(starts, schema), schema, recipe.seed)
         sample = sample.and_(_sample(draft, again, again.label == 0, recipe, schema))
     if (
         "attack" in recipe.components
@@ -373,29 +397,22 @@ def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Chec
 def components(
     checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
-    """Uncalibrated components of every event of a corpus, each recording from an empty state."""
-    detector = CrossModal(checkpoint, schema, hosts=64, threads=torch.get_num_threads())
-    prepared = _prepare(corpus, checkpoint.preparation, recipe, schema)
-    latents = detector.latents(prepared)
-    write, value, recent = detector.condense(latents, prepared)
-    read = np.zeros((len(corpus), KINDS, MEMORY), np.float32)
-    rate = torch.from_numpy(detector.rate())
-    for k in range(KINDS):
-        w, v = torch.from_numpy(write[:, k]), torch.from_numpy(value[:, k])
-        read[:, k] = _read_memory(corpus.ids[:, k], corpus.ts, w, v, rate[k], None)[0].numpy()
-    previous = _previous(corpus.ids[:, 0])
-    ring = np.where((previous >= 0)[:, :, None], recent[previous], np.float32(0.0))
-    if recipe.shuffle_time:
-        other = np.random.default_rng(recipe.seed).permutation(len(corpus))
-        read, ring, previous = read[other], ring[other], previous[other]
-    used = (previous >= 0).sum(axis=1).astype(np.int32)
-    seen = Seen(corpus.features, corpus.state, read, ring, used, stratum_of(corpus.features, schema))
-    raw = detector.judge(prepared, seen, latents).raw
-    if recipe.random_mask:
-        shown = [hide(prepared, schema, k) for k in (0, 1)]
-        halves = [detector.judge(half, seen, detector.latents(half)).raw for half in shown]
-        raw |= {k: 0.5 * (halves[0][k] + halves[1][k]) for k in ("packets", "connection", "log", "residual")}
-    return raw, seen.stratum
+    """Uncalibrated components of every event of a corpus, each recording from an empty state, and their strata.
+
+    The detector's own, as at run time, but that no table is ever full.
+    """
+    variant = recipe.variant
+    detector = CrossModal(
+        checkpoint, schema, hosts=64, threads=torch.get_num_threads(), network=variant.network
+    )
+    prepared = variant.prepared(prepare(corpus.features, corpus.state, checkpoint.preparation, schema))
+
+    def remember(write: Floats32, value: Floats32, recent: Floats32) -> Remembered:
+        past = remember_all(corpus.ts, corpus.early, corpus.ids, write, value, detector.rate(), recent)
+        return variant.remembered(past, recipe.seed)
+
+    outcome, seen = detector.components(prepared, corpus.state, remember)
+    return variant.scored(detector, prepared, outcome, seen), seen.stratum
 
 
 # The network
@@ -403,11 +420,11 @@ def components(
 
 def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoint | None) -> Network:
     if init is not None:
-        network = Network(init.shape)
+        network = recipe.variant.network(init.shape)
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in init.network.items()})
         return network
     f = prepared.features
-    return Network(
+    return recipe.variant.network(
         Shape(
             numeric=f.numeric.shape[1],
             categorical=tuple(c.size for c in schema.categorical),
@@ -421,11 +438,6 @@ def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoin
                 prepared.targets[2].shape[1],
             ),
             width=recipe.width,
-            static_gate=recipe.static_gate,
-            use_memory=recipe.use_memory,
-            cross=recipe.cross,
-            concatenate=recipe.concatenate,
-            own=recipe.random_mask,
         )
     )
 
@@ -457,7 +469,7 @@ def _fit(
         if position.at_epoch is not None:
             rng.bit_generator.state = position.at_epoch
         position.at_epoch = rng.bit_generator.state
-        prepared = hide(whole, load_schema(), rng) if recipe.random_mask else whole
+        prepared = recipe.variant.lesson(whole, load_schema(), rng)
         chunks = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
         if position.chunk:
             rng.bit_generator.state = position.at_chunk
@@ -614,21 +626,13 @@ def _loss(
     """What the network makes of one step's events; None where they moved the state and had nothing to teach."""
     present = prepared.present[rows].copy()
     z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width)
-    z = z.index_put(
-        (torch.arange(len(rows)), torch.tensor(CONNECTION)),
-        network.connection(torch.from_numpy(prepared.codes[rows]), torch.from_numpy(prepared.values[rows])),
-    )
     local = np.full(len(corpus), -1, np.int64)
     local[rows] = np.arange(len(rows))
-    f = prepared.features
-    if present[:, PACKET].any():
-        for chosen, length in groups(f.packet_start, rows, PACKET_LENGTHS):
-            x, mask = pad_packets(f, chosen, length, len(chosen))
-            z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(PACKET)), network.packets(x, mask))
-    if present[:, LOG].any():
-        for chosen, length in groups(f.log_start, rows, LOG_LENGTHS):
-            x, mask = pad_logs(f, chosen, length, len(chosen))
-            z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(LOG)), network.logs(x, mask))
+    for m, chosen, length in encoded_together(
+        prepared.features, [rows[present[:, m]] for m in range(MODALITIES)]
+    ):
+        seen = network.encode(m, *tokens_of(prepared, m, chosen, length, len(chosen)))
+        z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(m)), seen)
     there = torch.from_numpy(present)
     z = z * there[:, :, None, None]
     write, value, recent = network.condense(z, there)
@@ -651,9 +655,7 @@ def _loss(
     ring = ring * torch.from_numpy(back >= 0)[:, :, None]
     ring_store[rows] = recent.detach().numpy()
     past = Past(torch.stack(memory, dim=1), ring, torch.from_numpy((back >= 0).sum(axis=1)))
-    if recipe.shuffle_time:
-        other = torch.from_numpy(rng.permutation(len(rows)))
-        past = Past(past.memory[other], past.ring[other], past.ring_used[other])
+    past = recipe.variant.past(past, rng)
     # Only benign events are predicted; the others have moved the state, and that was all.
     kept = np.flatnonzero(benign[rows])
     if not len(kept):
@@ -711,10 +713,10 @@ def _unforeseen(
         if not len(rows):
             continue
         index = torch.from_numpy(rows)
-        expected = network.expect(modality, sources[index], s[index], bias[index])
+        expected, said = network(modality, sources[index], s[index], bias[index], fields)
         far = far + apart(expected, z[index, modality]).sum()
         wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
-        logits, classes = _asked(network.decode(modality, expected, fields), wanted)
+        logits, classes = _asked(said, wanted)
         total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)
     return total / max(count, 1) + 0.5 * far / len(have) / MODALITIES
 
@@ -804,33 +806,6 @@ def _entities(keys: Keys) -> NDArray[np.int64]:
     return np.stack([np.unique(keys.entity(k), return_inverse=True)[1] for k in range(KINDS)], axis=1).astype(
         np.int64
     )
-
-
-def _prepare(corpus: Corpus, how: Preparation, recipe: Recipe, schema: Schema) -> Prepared:
-    prepared = prepare(corpus.features, corpus.state, how, schema)
-    for m, used in enumerate(recipe.modalities):
-        if not used:
-            prepared.present[:, m] = False
-    return prepared
-
-
-def _ablate(corpus: Corpus, recipe: Recipe, schema: Schema) -> None:
-    """Apply the controls to a corpus in place."""
-    rng = np.random.default_rng(recipe.seed + 1)
-    if not recipe.use_counts:
-        corpus.state[:] = np.nan
-    if recipe.shuffle_time:
-        corpus.state = corpus.state[rng.permutation(len(corpus))]
-    if recipe.shuffle_pairing:
-        stratum = stratum_of(corpus.features, schema)
-        other = np.arange(len(corpus))
-        for code in np.unique(stratum):
-            same = np.flatnonzero(stratum == code)
-            other[same] = rng.permutation(same)
-        swapped = take_features(corpus.features, other)
-        corpus.features = replace(
-            swapped, numeric=corpus.features.numeric, categorical=corpus.features.categorical
-        )
 
 
 def _rows(features: Features, chosen: NDArray[np.bool_]) -> Features:

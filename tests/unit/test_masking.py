@@ -9,7 +9,7 @@ from made_windows import office
 from cmdana_plugin.batch import Prepared, learn_preparation, prepare
 from cmdana_plugin.masking import hide
 from cmdana_plugin.model import CONNECTION, LOG, PACKET
-from cmdana_plugin.training import Recipe, Recording, gather, train
+from cmdana_plugin.training import Recording, gather
 from feature_extractors.schema import load_schema
 
 SCHEMA = load_schema()
@@ -42,10 +42,3 @@ def test_what_is_asked_for_is_not_shown(chosen: np.random.Generator | int) -> No
     assert np.array_equal(other, told)
     blind = hide(whole, SCHEMA, 1)
     assert (blind.features.log_tokens[:, 1:] == 0).all()
-
-
-@pytest.mark.parametrize("ablation", [{"random_mask": True}, {"concatenate": True}])
-def test_the_ablations_learn(ablation: dict[str, bool]) -> None:
-    recipe = Recipe(epochs=1, trees=False, **ablation)  # type: ignore[arg-type]
-    made = train([Recording("x", office(400))], recipe=recipe)
-    assert made.weights

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import Tensor
 
+from cmdana_plugin.ablations import StaticGate
 from cmdana_plugin.model import (
     CONNECTION,
     LOG,
     PACKET,
-    Batch,
     Network,
     Past,
-    Prediction,
     Shape,
+    parameters_of,
     segmented_scan,
+    shape_of,
 )
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH
 
@@ -31,6 +33,27 @@ SHAPE = Shape(
     width=16,
 )
 B = 12
+
+
+@dataclass(slots=True)
+class Batch:
+    """`B` events; packets and logs padded to a length with a mask."""
+
+    codes: Tensor
+    values: Tensor
+    packets: Tensor
+    packet_mask: Tensor
+    logs: Tensor
+    log_mask: Tensor
+    state: Tensor
+    present: Tensor
+
+
+@dataclass(slots=True)
+class Predicted:
+    logits: list[Tensor]
+    ahead: Tensor
+    gate: Tensor
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +85,22 @@ def past(seed: int = 0) -> Past:
     )
 
 
-def run(network: Network, b: Batch, p: Past) -> Prediction:
+def latents(network: Network, b: Batch) -> Tensor:
+    z = [
+        network.encode(PACKET, b.packets, b.packet_mask),
+        network.encode(CONNECTION, b.codes, b.values),
+        network.encode(LOG, b.logs, b.log_mask),
+    ]
+    return torch.stack(z, dim=1) * b.present[:, :, None, None]
+
+
+def run(network: Network, b: Batch, p: Past) -> Predicted:
     with torch.inference_mode():
+        z = latents(network, b)
         s = network.recall(b.state, torch.ones_like(b.state), p)
-        return network.foresee(network.see(b), s, b.present)
+        gate = network.weigh(s, b.present)
+        bias = network.lean(gate, b.present)
+        return Predicted([network(m, z, s, bias)[1] for m in range(3)], network.look_ahead(s), gate)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +140,7 @@ def test_padding_changes_nothing(network: Network) -> None:
         packets=torch.where(b.packet_mask[:, :, None], b.packets, torch.full_like(b.packets, 9.0)),
         logs=torch.where(b.log_mask[:, :, None], b.logs, torch.full_like(b.logs, 7)),
     )
-    assert torch.allclose(network.see(b), network.see(spoiled), atol=1e-6)
+    assert torch.allclose(latents(network, b), latents(network, spoiled), atol=1e-6)
 
 
 def test_order_within_a_batch_is_irrelevant(network: Network) -> None:
@@ -126,8 +161,30 @@ def test_the_gate_sums_to_one_and_moves_with_the_state(network: Network) -> None
 
 def test_a_static_gate_does_not_move_with_the_state() -> None:
     torch.manual_seed(3)
-    fixed = Network(replace(SHAPE, static_gate=True)).eval()
+    fixed = StaticGate.network(SHAPE).eval()
     assert torch.equal(run(fixed, batch(), past(0)).gate, run(fixed, batch(), past(1)).gate)
+
+
+def test_the_fields_that_are_asked_for_are_those_of_all_fields(network: Network) -> None:
+    b, fields = batch(), torch.tensor([0, 2])
+    with torch.inference_mode():
+        s = network.recall(b.state, torch.ones_like(b.state), past())
+        bias = network.lean(network.weigh(s, b.present), b.present)
+        expected, every = network(CONNECTION, latents(network, b), s, bias)
+        same, some = network(CONNECTION, latents(network, b), s, bias, fields)
+    assert torch.equal(expected, same)
+    assert torch.allclose(every[:, fields], some, atol=1e-5)
+
+
+def test_creation_parameters_come_back_from_plain_values_of_older_models_too() -> None:
+    assert shape_of(parameters_of(SHAPE)) == SHAPE
+    older = {"static_gate": False, "use_memory": True, "cross": True, "concatenate": False, "own": False}
+    assert shape_of(parameters_of(SHAPE) | older) == SHAPE
+
+
+def test_an_ablation_of_an_older_version_is_not_taken_for_the_real_thing() -> None:
+    with pytest.raises(ValueError, match="found use_memory false, expected true"):
+        shape_of(parameters_of(SHAPE) | {"use_memory": False})
 
 
 def test_an_unused_place_in_the_ring_changes_nothing(network: Network) -> None:
