@@ -99,7 +99,9 @@ def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:
     """
     content = _content(path)
     if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
-        raise CmdanaError(f"{path}: found SHA-256 {found[:12]}…, expected {digest[:12]}… of the model that ships")
+        raise CmdanaError(
+            f"{path}: found SHA-256 {found[:12]}…, expected {digest[:12]}… of the model that ships"
+        )
     return loads(content, path, schema)
 
 
@@ -132,7 +134,14 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
     weights = sound.weights_of(meta, tensors)
     classes = sound.classes_of(meta)
     tails = {
-        name: Tail(tensors[f"tail.{name}"][0], tensors[f"tail.{name}"][1], size, float(start), float(xi), float(scale))
+        name: Tail(
+            tensors[f"tail.{name}"][0],
+            tensors[f"tail.{name}"][1],
+            size,
+            float(start),
+            float(xi),
+            float(scale),
+        )
         for name, (size, start, xi, scale) in sound.tails_of(meta, tensors, weights).items()
     }
     sound.check_network(shape, tensors)
@@ -188,7 +197,9 @@ def _content(path: Path) -> bytes:
             if not stat.S_ISREG(about.st_mode):
                 raise CmdanaError(f"{path}: found no regular file, expected a model")
             if about.st_size > _MOST:
-                raise CmdanaError(f"{path}: found {about.st_size:,} bytes, expected a model of {_MOST:,} at most")
+                raise CmdanaError(
+                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MOST:,} at most"
+                )
             return file.read(about.st_size)
     except OSError as error:
         what = "no such file" if error.errno == errno.ENOENT else error.strerror

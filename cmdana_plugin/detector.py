@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin import reference
 from cmdana_plugin.batch import (
     BLOCK,
     LOG_LENGTHS,
@@ -507,9 +508,9 @@ def load_detector(
 
 
 def shipped_checkpoint() -> Checkpoint:
-    """The checkpoint that comes with the package."""
-    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as shipped:
-        return checkpoints.load(shipped, load_schema())
+    """The checkpoint that comes with the package, if it is the one that was packed. Raises `CmdanaError` if not."""
+    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as path:
+        return checkpoints.load(path, load_schema(), reference.shipped().sha256)
 
 
 __all__ = [

@@ -399,7 +399,9 @@ def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
         name = f"predictors.{k}"
         linear(f"{name}.query", d, shape.latents * d)
         if shape.concatenate:
-            linear(f"{name}.side_by_side", ((MODALITIES - 1) * shape.latents + 1) * (d + 1), shape.latents * d)
+            linear(
+                f"{name}.side_by_side", ((MODALITIES - 1) * shape.latents + 1) * (d + 1), shape.latents * d
+            )
         linear(f"{name}.key", d, d)
         linear(f"{name}.value", d, d)
         mix(f"{name}.mix")

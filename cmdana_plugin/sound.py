@@ -32,7 +32,9 @@ _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MOST_TEXT: Final = 1 << 20  # characters of one entry of the metadata
 _MOST_CLASSES: Final = 256
 _MOST_NAME: Final = 100  # characters of a name, as it is shown
-_GREATEST: Final = 1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
+_GREATEST: Final = (
+    1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
+)
 _LONGEST: Final = 40.0  # logarithm of a half-life in seconds, either way
 _FAR: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
 _VALUE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
@@ -229,7 +231,13 @@ def check_mixture(tensors: Arrays, schema: Schema) -> None:
 
 def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> None:
     """A forest: every node is reached once, from one root, within `LEAVES` leaves a tree; indices are in range."""
-    flat = len(schema.numeric) + len(schema.categorical) + len(schema.state) + len(schema.summary) + 2 * FIRST_SIZES
+    flat = (
+        len(schema.numeric)
+        + len(schema.categorical)
+        + len(schema.state)
+        + len(schema.summary)
+        + 2 * FIRST_SIZES
+    )
     width = len(schema.numeric) + len(isolation_columns(schema)) if prefix == "isolation" else flat
     root = _array(tensors, f"{prefix}.root", np.int32, (None,))
     left = _array(tensors, f"{prefix}.left", np.int32, (None,))
@@ -298,11 +306,14 @@ def check_about(about: Mapping[str, str]) -> None:
 
 def _array(tensors: Arrays, entry: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
     x = tensors.get(entry)
-    if x is not None and x.dtype == dtype and len(x.shape) == len(shape):
-        if x.shape == shape or all(w in (None, n) for w, n in zip(shape, x.shape, strict=True)):
-            return x
+    if x is not None and x.dtype == dtype and (x.shape == shape or _like(x.shape, shape)):
+        return x
     expected = f"{np.dtype(dtype)} {str(list(shape)).replace('None', 'N')}"
     raise Unsound(entry, "nothing" if x is None else f"{x.dtype} {list(x.shape)[:8]}", expected)
+
+
+def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, n) for w, n in zip(wanted, found, strict=True))
 
 
 def _within(entry: str, x: NDArray[Any], most: float) -> None:
@@ -350,4 +361,3 @@ def _brief(x: object) -> str:
     except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
         return type(x).__name__
     return text if len(text) <= 60 else text[:59] + "…"
-
