@@ -120,7 +120,8 @@ def loads(content: bytes, path: Path, schema: Schema) -> Checkpoint:
             f"expected {schema.digest[:12]}: train again"
         )
     try:
-        return _checked(tensors, meta, schema)
+        with np.errstate(all="ignore"):  # what overflows is refused in words of its own
+            return _checked(tensors, meta, schema)
     except Unsound as fault:
         raise CmdanaError(f"{path}: {fault}") from None
 

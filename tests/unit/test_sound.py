@@ -257,6 +257,20 @@ def test_what_is_wrong_in_a_model_is_said_in_one_line(small: Path, tmp_path: Pat
     assert len(line) < 500
 
 
+def test_a_refusal_is_one_line_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from cmdana_plugin import cli
+
+    path = tmp_path / "m\x1b[2J\n.safetensors"
+    path.write_bytes(b"no model")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["cmdana", "calibrate", "--model", str(path), "--out", str(tmp_path / "o"), "x"])
+        cli.main()
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert r"m\x1b[2J\x0a.safetensors: found no readable model" in said
+
+
 def test_a_model_without_a_fault_is_loaded_as_it_was(small: Path, tmp_path: Path) -> None:
     again = written(small, tmp_path / "m.safetensors", lambda _t, _m: None)
     one, two = (checkpoints.load(p, load_schema()) for p in (small, again))
@@ -355,9 +369,11 @@ def test_a_model_tells_its_scores_and_a_change_of_its_weights_shows(small: Path,
     checkpoints.save(told, tmp_path / "m.safetensors")
     again = load_detector(tmp_path / "m.safetensors", threads=1, hosts=1024)
     assert reference.differs(reference.scores(again), again.checkpoint.about[reference.ENTRY]) == ""
-    path = written(
-        tmp_path / "m.safetensors", tmp_path / "n.safetensors", at("tail.fused", (0, slice(None)), 0.0)
-    )
+    def shift(t: Tensors, _m: Meta) -> None:
+        for name in ("tail.whole.all", "tail.whole.3"):
+            t[name] = t[name] + np.array([[1e3], [0.0]])
+
+    path = written(tmp_path / "m.safetensors", tmp_path / "n.safetensors", shift)
     changed = load_detector(path, threads=1, hosts=1024)
     assert "differ" in reference.differs(reference.scores(changed), expected)
 
