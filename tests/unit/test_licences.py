@@ -1,4 +1,4 @@
-"""scapy's licence is not ours: its reader and sniffer alone import it, when they are used, and all else goes without."""
+"""scapy has a licence other than ours: its reader and sniffer alone import it, when used; all else goes without."""
 
 from __future__ import annotations
 
