@@ -99,7 +99,7 @@ def test_a_large_recording_is_learned_from_in_runs_from_all_of_its_time() -> Non
 
 FAULTS: dict[str, Callable[[dict[str, torch.Tensor], dict[str, str]], object]] = {
     "weights that are no number": lambda t, _m: t["network.counts.0.bias"].fill_(float("nan")),
-    "a weight of another shape": lambda t, _m: t.update({"network.counts.0.bias": torch.zeros(3)}),
+    "a weight of another shape": lambda t, _m: t.update({"network.counts.0.bias": torch.zeros(7)}),
     "a weight missing": lambda t, _m: t.pop("network.counts.0.bias"),
     "moments in part": lambda t, _m: t.pop("0.exp_avg"),
     "moments of another shape": lambda t, _m: t.update({"0.exp_avg_sq": torch.zeros(1)}),

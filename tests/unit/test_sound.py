@@ -257,13 +257,17 @@ def test_what_is_wrong_in_a_model_is_said_in_one_line(small: Path, tmp_path: Pat
     assert len(line) < 500
 
 
-def test_a_refusal_is_one_line_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_one_line_of_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cmdana_plugin import cli
 
     path = tmp_path / "m\x1b[2J\n.safetensors"
     path.write_bytes(b"no model")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("sys.argv", ["cmdana", "calibrate", "--model", str(path), "--out", str(tmp_path / "o"), "x"])
+    monkeypatch.setattr(
+        "sys.argv", ["cmdana", "calibrate", "--model", str(path), "--out", str(tmp_path / "o"), "x"]
+    )
+    with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
     said = capfd.readouterr().err
@@ -369,6 +373,7 @@ def test_a_model_tells_its_scores_and_a_change_of_its_weights_shows(small: Path,
     checkpoints.save(told, tmp_path / "m.safetensors")
     again = load_detector(tmp_path / "m.safetensors", threads=1, hosts=1024)
     assert reference.differs(reference.scores(again), again.checkpoint.about[reference.ENTRY]) == ""
+
     def shift(t: Tensors, _m: Meta) -> None:
         for name in ("tail.whole.all", "tail.whole.3"):
             t[name] = t[name] + np.array([[1e3], [0.0]])
