@@ -3,12 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lab clean
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+TOOLS := .tools
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+.PHONY: demo test lint lab lock sbom audit clean
+
+# Every file is known by its hash but torch's, which is another one for each platform and processor; what torch asks
+# for is among the hashed ones. Nothing else is fetched while cmdana itself is built.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 	@echo "installing into $(VENV): a few minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: $(VENV)/.installed
@@ -32,5 +39,29 @@ lab: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.lab record --scenario $(SCENARIO) --seconds $(SECONDS) --seed $(SEED) \
 	    --out recordings/$(SCENARIO)-$(SEED)
 
+# Tools of whoever looks after the dependencies, apart from what cmdana needs.
+$(TOOLS)/.installed: requirements.tools
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r requirements.tools
+	touch $@
+
+# The versions of constraints.txt with the hashes of all their files: for every Python and platform that they are for.
+lock: $(TOOLS)/.installed
+	echo "torch ; sys_platform == 'never'" > $(TOOLS)/without
+	$(TOOLS)/bin/uv pip compile --quiet pyproject.toml requirements.in --extra test -c constraints.txt --universal \
+	    --generate-hashes --python-version 3.11 --override $(TOOLS)/without --no-emit-package torch --no-annotate \
+	    --custom-compile-command 'make lock' -o requirements.lock
+
+# What is installed, as CycloneDX.
+sbom: $(VENV)/.installed $(TOOLS)/.installed
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file build/sbom.cdx.json $(BIN)/python
+	@echo "build/sbom.cdx.json: what is installed, as CycloneDX"
+
+# Known faults of what is installed. 1: found some; 2: the service that knows them could not be reached.
+audit: $(VENV)/.installed $(TOOLS)/.installed
+	@sh .ci/audit $(TOOLS)/bin/pip-audit $(BIN)/python
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) $(TOOLS) build demo-out

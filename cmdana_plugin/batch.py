@@ -22,6 +22,7 @@ _MANY: Final = 128  # rows for which a computation of their own pays
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
+EDGES: Final = _BINS + 1  # of the bins of a column
 _OVER, _UNDER = CLASSES - 2, CLASSES - 1
 
 
@@ -50,12 +51,13 @@ class Bins:
 
 def learn_bins(values: NDArray[np.float32]) -> Bins:
     """Equal-count bins over what is set and not zero."""
-    edges = np.zeros((values.shape[1], _BINS + 1), np.float32)
+    edges = np.zeros((values.shape[1], EDGES), np.float32)
     for j in range(values.shape[1]):
         x = values[:, j]
         x = x[np.isfinite(x) & (x != 0)]
         if len(x):
-            edges[j] = np.quantile(x, np.linspace(0, 1, _BINS + 1))
+            # Interpolated, and so rounded: rising all the same.
+            edges[j] = np.maximum.accumulate(np.quantile(x, np.linspace(0, 1, EDGES)))
     return Bins(edges)
 
 
@@ -168,6 +170,26 @@ def prepare(features: Features, state: NDArray[np.float32], how: Preparation, sc
         targets=(packets, np.concatenate([numeric, categorical], axis=1), logs),
         features=features,
     )
+
+
+def isolation_columns(schema: Schema) -> list[int]:
+    """The state columns that the isolation forest looks at: all but the counts over the longest span."""
+    longest = f"_{max(schema.spans):g}s"
+    return [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
+
+
+def density_columns(schema: Schema) -> list[int]:
+    """The state columns that the mixture looks at.
+
+    Only what compares an event with the usual, and the counts of the shortest span: the others tell how old the
+    stream is, go on growing beyond what a recording may have shown, and begin at nothing after a restart.
+    """
+    shortest = f"_{min(schema.spans):g}s"
+    return [
+        i
+        for i, name in enumerate(schema.state)
+        if "_vs_" in name or name.endswith(("_share", shortest)) or name in ("pair_beat", "pair_jitter")
+    ]
 
 
 def groups(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import stat
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,18 +15,22 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
+from cmdana_plugin import sound
 from cmdana_plugin.batch import Bins, Preparation
 from cmdana_plugin.calibration import ENOUGH, ENOUGH_HISTORY, Strata, Tail
 from cmdana_plugin.density import Mixture
-from cmdana_plugin.model import Shape, parameters_of, shape_of
+from cmdana_plugin.model import Shape, parameters_of
+from cmdana_plugin.sound import TREES, Unsound, shown
 from cmdana_plugin.trees import Trees
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.schema import Schema
 
 FORMAT: Final = 2
+_MOST: Final = 256 * 1024 * 1024  # bytes of a file
+_TYPES: Final = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_}  # of safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +91,73 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     part.replace(path)
 
 
-def load(path: Path, schema: Schema) -> Checkpoint:
-    """Raises `CmdanaError` where the file is no checkpoint, `SchemaError` where it was made with another schema."""
+def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:
+    """All of it checked before any of it is used (`sound`): a model may come from a stranger.
+
+    Raises `CmdanaError`, one line with file, entry, found and expected, where the file is no checkpoint or not sound,
+    or has another SHA-256 than `digest`; `SchemaError` where it was made with another schema.
+    """
+    content = _content(path)
+    if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
+        raise CmdanaError(
+            f"{path}: found SHA-256 {found[:12]}…, expected {digest[:12]}… of the model that ships"
+        )
+    return loads(content, path, schema)
+
+
+def loads(content: bytes, path: Path, schema: Schema) -> Checkpoint:
+    """The checkpoint in `content`, which was read from `path`. Raises as `load`."""
     try:
-        with safe_open(str(path), framework="np") as file:
-            meta = dict(file.metadata() or {})
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (OSError, SafetensorError) as error:
-        raise CmdanaError(f"{path}: found no readable model ({error}), expected safetensors") from error
+        tensors, meta = _opened(content)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        what = shown(str(error))
+        raise CmdanaError(f"{path}: found no readable model ({what}), expected safetensors") from None
     if meta.get("format") != str(FORMAT):
-        raise CmdanaError(f"{path}: found model format {meta.get('format')!r}, expected {FORMAT}")
+        raise CmdanaError(f"{path}: found model format {shown(repr(meta.get('format')))}, expected {FORMAT}")
     if meta.get("schema_digest") != schema.digest:
         raise SchemaError(
-            f"{path}: made with schema {str(meta.get('schema_digest'))[:12]}, "
+            f"{path}: made with schema {shown(str(meta.get('schema_digest'))[:12])}, "
             f"expected {schema.digest[:12]}: train again"
         )
     try:
-        shape = shape_of(json.loads(meta.pop("shape")))
-    except ValueError as error:
-        raise CmdanaError(f"{path}: shape: {error}: an ablation, no model to judge with") from None
+        with np.errstate(all="ignore"):  # what overflows is refused in words of its own
+            return _checked(tensors, meta, schema)
+    except Unsound as fault:
+        raise CmdanaError(f"{path}: {fault}") from None
+
+
+def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schema: Schema) -> Checkpoint:
+    """Raises `Unsound`."""
+    sound.check_names(tensors)
+    about = {k: v for k, v in meta.items() if k not in ("format", "shape", "classes", "weights", "tails")}
+    sound.check_about(about)
+    shape = sound.shape_of(meta, schema)
+    weights = sound.weights_of(meta, tensors)
+    classes = sound.classes_of(meta)
     tails = {
-        name: Tail(tensors[f"tail.{name}"][0], tensors[f"tail.{name}"][1], int(size), start, xi, scale)
-        for name, (size, start, xi, scale) in json.loads(meta.pop("tails")).items()
+        name: Tail(
+            tensors[f"tail.{name}"][0],
+            tensors[f"tail.{name}"][1],
+            size,
+            float(start),
+            float(xi),
+            float(scale),
+        )
+        for name, (size, start, xi, scale) in sound.tails_of(meta, tensors, weights).items()
     }
-    weights = json.loads(meta.pop("weights"))
-    classes = tuple(json.loads(meta.pop("classes")))
-    meta.pop("format")
+    sound.check_network(shape, tensors)
+    sound.check_preparation(tensors, schema)
+    sound.check_mixture(tensors, schema)
+    forests: dict[str, Trees | None] = {}
+    for prefix in TREES:
+        there = f"{prefix}.root" in tensors
+        if there:
+            sound.check_trees(prefix, tensors, schema, len(classes) if prefix == "namer" else 1)
+        forests[prefix] = Trees(**_named(prefix, tensors, Trees)) if there else None
+    if classes and forests["namer"] is None:
+        raise Unsound("classes", f"{len(classes)} names", "none, or trees that tell them apart")
+    if "name" in about:
+        about["name"] = shown(about["name"])
     strata = {}
     for name in [*weights, *(n for n in ("isolation", "whole") if f"{n}.all" in tails)]:
         each = {
@@ -127,16 +177,47 @@ def load(path: Path, schema: Schema) -> Checkpoint:
             state_scale=tensors["preparation.state_scale"],
         ),
         mixture=Mixture(**_named("mixture", tensors, Mixture)),
-        trees=Trees(**_named("trees", tensors, Trees)) if "trees.root" in tensors else None,
-        namer=Trees(**_named("namer", tensors, Trees)) if "namer.root" in tensors else None,
-        isolation=Trees(**_named("isolation", tensors, Trees)) if "isolation.root" in tensors else None,
+        trees=forests["trees"],
+        namer=forests["namer"],
+        isolation=forests["isolation"],
         classes=classes,
         strata={k: s for k, s in strata.items() if k != "whole"},
         weights=weights,
         fused=tails["fused"],
         whole=strata.get("whole"),
-        about=meta,
+        about=about,
     )
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes: copied, since a mapped file that another cuts short would end the process."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise CmdanaError(f"{path}: found no regular file, expected a model")
+            if about.st_size > _MOST:
+                raise CmdanaError(
+                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MOST:,} at most"
+                )
+            return file.read(about.st_size)
+    except OSError as error:
+        what = "no such file" if error.errno == errno.ENOENT else error.strerror
+        raise CmdanaError(f"{path}: found no readable model ({what}), expected safetensors") from None
+
+
+def _opened(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors and metadata. Raises `SafetensorError` or `ValueError`."""
+    tensors = {}
+    for name, tensor in deserialize(content):  # type: ignore[no-untyped-call]
+        kind = _TYPES.get(tensor["dtype"])
+        if kind is None:
+            raise ValueError(f"a tensor of type {tensor['dtype']}, expected {', '.join(_TYPES)}")
+        tensors[name] = np.frombuffer(tensor["data"], kind).reshape(tensor["shape"])
+    (size,) = struct.unpack_from("<Q", content)
+    meta = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    return tensors, {str(k): str(v) for k, v in meta.items()}
 
 
 def renamed(checkpoint: Checkpoint, **about: str) -> Checkpoint:

@@ -575,6 +575,7 @@ def doctor(
     from cmdana_plugin import show
 
     findings = []
+    _say_if_it_compiles("tracker")  # the model judges a small capture
     for finding in examining.examine(config, model):
         findings.append(finding)
         if not as_json:
@@ -640,7 +641,10 @@ def main() -> NoReturn:
     try:
         app()
     except CmdanaError as error:
-        print(f"cmdana: {error}", file=sys.stderr)
+        from cmdana_plugin.show import printable
+
+        # Names of files, and what is in them, may be anybody's: one line, and nothing that moves a cursor.
+        print(f"cmdana: {printable(str(error), 4000)}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output has gone (`cmdana alerts | head`); nothing is wrong.

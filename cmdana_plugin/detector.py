@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin import reference
 from cmdana_plugin.batch import (
     BLOCK,
     Prepared,
     alike,
     asked_alike,
     block_size,
+    density_columns,
     encoded_together,
+    isolation_columns,
     pad_rows,
     prepare,
     tokens_of,
@@ -32,6 +35,7 @@ from cmdana_plugin.calibration import beside, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
 from cmdana_plugin.score import Scores, score_of, significant
+from cmdana_plugin.sound import COMPONENTS
 from cmdana_plugin.state import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.trees import tabulate
 from feature_extractors.encode import (
@@ -47,9 +51,6 @@ from feature_extractors.errors import SchemaError
 from feature_extractors.observations import Stage, take
 from feature_extractors.schema import Schema, load_schema
 
-COMPONENTS: Final = (
-    "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
-)  # fmt: skip
 _BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
@@ -457,25 +458,13 @@ def whole_p_value(
 
 
 def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The columns that the isolation forest looks at: all but the counts over the longest span."""
-    longest = f"_{max(schema.spans):g}s"
-    steady = [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
-    return np.concatenate([prepared.values, prepared.state[:, steady]], axis=1)
+    """The columns that the isolation forest looks at, standardised."""
+    return np.concatenate([prepared.values, prepared.state[:, isolation_columns(schema)]], axis=1)
 
 
 def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The columns that the mixture looks at, standardised.
-
-    Of the state only what compares an event with the usual, and the counts of the shortest span: the others tell how
-    old the stream is, go on growing beyond what a recording may have shown, and begin at nothing after a restart.
-    """
-    shortest = f"_{min(schema.spans):g}s"
-    steady = [
-        i
-        for i, name in enumerate(schema.state)
-        if "_vs_" in name or name.endswith(("_share", shortest)) or name in ("pair_beat", "pair_jitter")
-    ]
-    return np.concatenate([prepared.values, prepared.state[:, steady]], axis=1)
+    """The columns that the mixture looks at, standardised."""
+    return np.concatenate([prepared.values, prepared.state[:, density_columns(schema)]], axis=1)
 
 
 def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
@@ -533,9 +522,9 @@ def load_detector(
 
 
 def shipped_checkpoint() -> Checkpoint:
-    """The checkpoint that comes with the package."""
-    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as shipped:
-        return checkpoints.load(shipped, load_schema())
+    """The checkpoint that comes with the package, if it is the one that was packed. Raises `CmdanaError` if not."""
+    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as path:
+        return checkpoints.load(path, load_schema(), reference.shipped().sha256)
 
 
 __all__ = [

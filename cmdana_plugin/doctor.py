@@ -61,7 +61,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     yield _torch(settings)
     yield _numba()
     yield _analyzers()
-    yield _model(settings, model)
+    yield from _model(settings, model)
     yield _state_key(settings)
     yield from _tshark(settings)
     yield from _zeek(settings)
@@ -125,21 +125,41 @@ def _analyzers() -> Finding:
     )  # fmt: skip
 
 
-def _model(settings: Config, model: Path | None) -> Finding:
+def _model(settings: Config, model: Path | None) -> Iterator[Finding]:
     path = model or (Path(settings.model.path) if settings.model.path else None)
     try:
+        from cmdana_plugin import reference
         from cmdana_plugin.detector import load_detector
 
         detector = load_detector(path, device="cpu", threads=1, hosts=1024)
     except ImportError as error:
-        return Finding("model", "missing", str(error), "install what is missing above first", required=True)
+        yield Finding("model", "missing", str(error), "install what is missing above first", required=True)
+        return
     except (CmdanaError, OSError) as error:
-        return Finding(
-            "model", "wrong", str(error), "train one (cmdana train), or name another with [model] path"
+        yield Finding(
+            "model", "wrong", str(error),
+            "install cmdana again" if path is None else "train one (cmdana train), or name another with [model] path",
+        )  # fmt: skip
+        return
+    shipped = f"the one shipped, SHA-256 {reference.shipped().sha256[:12]}… as packed"
+    where = f"{detector.name} ({path or shipped}), schema {detector.schema_digest[:12]}"
+    yield Finding("model", "ok", where)
+    expected = detector.checkpoint.about.get(reference.ENTRY) if path else reference.shipped().reference
+    found = reference.scores(detector)
+    if expected is None:
+        yield Finding(
+            "model's scores", "missing", f"judged {len(found)} connections of the built-in capture; the model, made by "
+            "an older version, does not say what they were", "cmdana calibrate writes one that does",
+        )  # fmt: skip
+    elif differing := reference.differs(found, expected):
+        yield Finding(
+            "model's scores", "wrong", differing,
+            "was the file changed, or made by another version of cmdana? Train or calibrate again",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "model's scores", "ok", f"those of {len(found)} connections of the built-in capture are as told"
         )
-    return Finding(
-        "model", "ok", f"{detector.name} ({path or 'the one shipped'}), schema {detector.schema_digest[:12]}"
-    )
 
 
 def _state_key(settings: Config) -> Finding:

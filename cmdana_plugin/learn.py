@@ -19,6 +19,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.labels import Labels, labels_by_capture
 from cmdana_plugin.logs import addresses
 from cmdana_plugin.material import Normal, Suspects
+from cmdana_plugin.reference import with_reference
 from cmdana_plugin.replay import Summary, extract, merge_counts
 from cmdana_plugin.spool import Spool, is_spool
 from cmdana_plugin.training import Recipe, Recording
@@ -153,6 +154,7 @@ def train(
         raise (
             type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error
         ) from None
+    made = with_reference(made)
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
@@ -179,7 +181,7 @@ def calibrate(
     made = training.recalibrate(
         before, recordings(sources, config, truth, report, progress, networks(exclude))
     )
-    checkpoints.save(made, out)
+    checkpoints.save(with_reference(made), out)
     report.model = made.about.get("name", out.stem)
     return report
 

@@ -330,3 +330,59 @@ def shape_of(parameters: Mapping[str, Any]) -> Shape:
             raise ValueError(f"found {name} {str(not shipped).lower()}, expected {str(shipped).lower()}")
     kept |= {"categorical": tuple(kept["categorical"]), "targets": tuple(kept["targets"])}
     return Shape(**kept)
+
+
+def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a `Network` by its name, without making one."""
+    d, wide = shape.width, 2 * shape.width
+    found: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, inside: int, outside: int) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (outside, inside), (outside,)
+
+    def norm(name: str) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (d,), (d,)
+
+    def mix(name: str) -> None:
+        norm(f"{name}.0")
+        linear(f"{name}.1", d, wide)
+        linear(f"{name}.3", wide, d)
+
+    for name in ("packets", "connection", "logs"):
+        norm(f"{name}.pool.norm")
+        linear(f"{name}.pool.score", d, shape.latents * shape.heads)
+        linear(f"{name}.pool.value", d, d)
+        mix(f"{name}.pool.mix")
+        norm(f"{name}.pool.out")
+        if name != "connection":
+            norm(f"{name}.think.0")
+            linear(f"{name}.think.1", d, d)
+    found["connection.code.weight"] = (shape.numeric * CLASSES + sum(shape.categorical), d)
+    found["connection.slope"] = (shape.numeric, d)
+    linear("packets.read", 3 * shape.packet_width, d)
+    found["logs.bucket.weight"] = (shape.log_buckets, d)
+    linear("summary.0", 3 * d + 3, d)
+    norm("summary.2")
+    linear("write", d, KINDS * MEMORY)
+    linear("value", d, KINDS * MEMORY)
+    linear("recent", d, RING_WIDTH)
+    found["log_half_life"] = (KINDS, MEMORY)
+    linear("counts.0", 2 * shape.state, d)
+    linear("counts.2", d, d)
+    linear("look_back", d, RING_WIDTH)
+    linear("remember", KINDS * MEMORY + RING_WIDTH, d)
+    norm("state_norm")
+    linear("gate.0", d + 3, d)
+    linear("gate.2", d, 4)
+    for k, targets in enumerate(shape.targets):
+        name = f"predictors.{k}"
+        linear(f"{name}.query", d, shape.latents * d)
+        linear(f"{name}.key", d, d)
+        linear(f"{name}.value", d, d)
+        mix(f"{name}.mix")
+        norm(f"{name}.norm")
+        linear(f"{name}.widen", shape.latents * d, wide)
+        linear(f"{name}.classes", wide, targets * CLASSES)
+    linear("next.0", d, wide)
+    linear("next.2", wide, shape.targets[CONNECTION] * CLASSES)
+    return found

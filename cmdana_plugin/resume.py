@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,28 +53,47 @@ class Progressed:
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> Position | None:
-        """Puts all back as it was, and says where; None where there is nothing of this training."""
+        """Puts all back as it was, and says where; None where there is nothing of this training, or it is damaged.
+
+        All of it is checked before anything is put back.
+        """
         try:
             with safe_open(str(self.path), framework="pt") as file:
                 meta = dict(file.metadata() or {})
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, TypeError, ValueError):
             return None
         if meta.get("format") != FORMAT or meta.get("key") != self._key:
             return None
-        said = json.loads(meta["said"])
-        network.load_state_dict(
-            {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        )
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        try:
+            said = json.loads(meta["said"])
+            position = _position(said["position"])
+            groups = [_group(*g) for g in said["groups"]]
+            done = _count(said["schedule"])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        known = network.state_dict()
+        random = tensors.get("random")
+        if (
+            len(groups) != len(optimiser.param_groups)
+            or not all(_fits(tensors.get(f"network.{k}"), v) for k, v in known.items())
+            or not all(_moments(tensors, i, p) for i, p in enumerate(parameters))
+            or random is None
+        ):
+            return None
+        try:
+            torch.set_rng_state(random)
+        except (RuntimeError, TypeError):
+            return None
+        network.load_state_dict({k: tensors[f"network.{k}"] for k in known})
         for i, parameter in enumerate(parameters):
             if f"{i}.step" in tensors:
                 optimiser.state[parameter] = {name: tensors[f"{i}.{name}"] for name in _MOMENTS}
-        for group, (rate, betas) in zip(optimiser.param_groups, said["groups"], strict=True):
-            group["lr"], group["betas"] = rate, tuple(betas)
-        schedule.last_epoch = said["schedule"]
-        torch.set_rng_state(tensors["random"])
-        return Position(**said["position"])
+        for group, (rate, betas) in zip(optimiser.param_groups, groups, strict=True):
+            group["lr"], group["betas"] = rate, betas
+        schedule.last_epoch = done
+        return position
 
     def save(
         self,
@@ -109,3 +128,47 @@ class Progressed:
     def done(self) -> None:
         """The checkpoint has been made."""
         self.path.unlink(missing_ok=True)
+
+
+def _fits(found: Tensor | None, like: Tensor) -> bool:
+    """Whether a tensor is there, of the other's shape and type, and finite."""
+    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+        return False
+    return bool(found.isfinite().all())
+
+
+def _moments(tensors: Mapping[str, Tensor], i: int, parameter: Tensor) -> bool:
+    """Whether all or none of a parameter's moments are there, each as it must be."""
+    found = [tensors.get(f"{i}.{name}") for name in _MOMENTS]
+    if all(x is None for x in found):
+        return True
+    first, second, step = found
+    counted = step is not None and step.numel() == 1 and step.dtype == torch.float32 and bool(step >= 0)
+    positive = second is not None and _fits(second, parameter) and bool((second >= 0).all())
+    return counted and positive and _fits(first, parameter)
+
+
+def _count(x: object) -> int:
+    if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < 1 << 40:
+        raise ValueError(f"found {x!r}, expected a count")
+    return x
+
+
+def _group(rate: float, betas: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    first, second = map(float, betas)
+    if not (0.0 <= float(rate) <= 1.0 and 0.0 <= first < 1.0 and 0.0 <= second < 1.0):
+        raise ValueError("expected a rate and its two betas")
+    return float(rate), (first, second)
+
+
+def _position(said: Mapping[str, Any]) -> Position:
+    """Raises `TypeError`, `ValueError` or `KeyError` for counts or states of a generator that are none."""
+    position = Position(**said)
+    for name in ("epoch", "chunk", "step"):
+        _count(getattr(position, name))
+    for state in (position.at_epoch, position.at_chunk):
+        if state is not None:
+            np.random.default_rng().bit_generator.state = state
+    if position.chunk and position.at_chunk is None:
+        raise ValueError("a chunk without its generator's state")
+    return position

@@ -159,7 +159,8 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
         console.print(f"passed over or cut: {reasons}")
     if found is not None:
         labelled(console, found)
-    console.print(f"logs: {out / 'conn.log'}, {out / 'cmdana.log'}, {out / 'notice.log'} (model {s.model})")
+    logs = f"{out / 'conn.log'}, {out / 'cmdana.log'}, {out / 'notice.log'}"
+    console.print(escape(printable(f"logs: {logs} (model {s.model})", 2000)))
 
 
 def labelled(console: Console, found: Found) -> None:

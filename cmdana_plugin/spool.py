@@ -13,6 +13,7 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -23,7 +24,16 @@ import numpy as np
 
 from feature_extractors.errors import CmdanaError
 from feature_extractors.frames import Counts
-from feature_extractors.observations import Connections, LogEntry, Packets, Stage, Windows, concat, take
+from feature_extractors.observations import (
+    CONN_STATES,
+    Connections,
+    LogEntry,
+    Packets,
+    Stage,
+    Windows,
+    concat,
+    take,
+)
 
 FORMAT: Final = 1
 _ABOUT: Final = "about.json"
@@ -34,6 +44,7 @@ _GAP: Final = (
 )
 _MOST_HOSTS: Final = 10_000  # hosts whose odd connections are counted
 _TOLD_HOSTS: Final = 20  # of these, kept on disk
+_MOST_BYTES: Final = 1 << 30  # of a block, unpacked
 
 
 class SpoolError(CmdanaError):
@@ -140,7 +151,10 @@ class Spool:
         for number in sorted(self._blocks):
             try:
                 yield _unpacked((self.folder / f"{number:08d}.npz").read_bytes())
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            except (
+                OSError, ValueError, TypeError, KeyError, EOFError, RecursionError, NotImplementedError, RuntimeError,
+                zipfile.BadZipFile, zlib.error,
+            ):  # fmt: skip  # whatever a file that is no block of ours makes the readers raise
                 self.counts.add("learning_block_damaged")
 
     def close(self) -> None:
@@ -178,11 +192,22 @@ class Spool:
             about = json.loads(path.read_bytes())
             found = about["format"]
             if found == FORMAT:
-                self.seen, self.connections = float(about["seen"]), int(about["connections"])
-                self.dropped = int(about["dropped"])
-                self._blocks = {int(number): int(n) for number, n in about["blocks"].items()}
-                self.odd.update(about["odd"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                seen = float(about["seen"])
+                if not 0.0 <= seen < 1e12:
+                    raise ValueError(f"seen: found {seen}")
+                self.seen, self.connections = seen, _count(about["connections"])
+                self.dropped = _count(about["dropped"])
+                self._blocks = {int(number): _count(n) for number, n in about["blocks"].items()}
+                self.odd.update({str(host)[:64]: _count(n) for host, n in about["odd"].items()})
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise SpoolError(f"{path}: is damaged ({error}); delete {self.folder} to begin anew") from None
         if found != FORMAT:
             raise SpoolError(
@@ -218,16 +243,60 @@ def _packed(windows: Windows) -> bytes:
 
 
 def _unpacked(content: bytes) -> Windows:
+    """Raises `ValueError` and its kin for what is no block: each column is compared with what `Windows` says of it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        if sum(member.file_size for member in packed.infolist()) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes unpacked")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        columns: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
-        columns["service"] = columns["service"].tolist()
-        return Windows(
-            connections=Connections(**columns),
-            packets=Packets(**{f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}),
-            packet_start=arrays["packet_start"],
-            logs=[
-                LogEntry(stream, ts, uid, said)
-                for stream, ts, uid, said in json.loads(arrays["logs"].tobytes())
-            ],
-            log_start=arrays["log_start"],
-        )
+        connections: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
+        packets = {f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}
+        packet_start, log_start = arrays["packet_start"], arrays["log_start"]
+        said = json.loads(arrays["logs"].tobytes())
+    logs = [_entry(*one) for one in said]
+    n = len(connections["ts"])
+    for kind, columns, size in ((Connections, connections, n), (Packets, packets, len(packets["ts"]))):
+        for field in fields(kind):
+            _column(field.name, columns[field.name], size)
+    for start, owned in ((packet_start, len(packets["ts"])), (log_start, len(logs))):
+        if start.dtype != np.int64 or start.shape != (n + 1,) or start[0] != 0 or start[-1] != owned:
+            raise ValueError("rows that own what is not there")
+        if (np.diff(start) < 0).any():
+            raise ValueError("rows that own less than nothing")
+    for name in ("ts", "end"):
+        if not np.isfinite(connections[name]).all():
+            raise ValueError(f"{name}: found no finite time")
+    if n and not ((connections["conn_state"] >= -1) & (connections["conn_state"] < len(CONN_STATES))).all():
+        raise ValueError("conn_state: found none of Zeek's")
+    connections["service"] = connections["service"].tolist()
+    return Windows(Connections(**connections), Packets(**packets), packet_start, logs, log_start)
+
+
+def _column(name: str, column: np.ndarray[Any, Any], size: int) -> None:
+    shape = (size, 16) if name in ("orig_h", "resp_h") else (size,)
+    fits = column.dtype.kind == "U" if name == "service" else column.dtype == _COLUMN_TYPES[name]
+    if not fits or column.shape != shape:
+        raise ValueError(f"{name}: found {column.dtype} {column.shape}")
+
+
+def _entry(stream: object, ts: object, uid: object, said: object) -> LogEntry:
+    if not (isinstance(stream, str) and isinstance(uid, str) and isinstance(said, dict)):
+        raise ValueError("logs: found no entry")
+    if isinstance(ts, bool) or not isinstance(ts, (int, float)) or not abs(ts) < 1e300:
+        raise ValueError("logs: found no time")
+    return LogEntry(stream, float(ts), uid, said)
+
+
+def _count(x: object) -> int:
+    if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < 1 << 53:
+        raise ValueError(f"found {str(x)[:40]!r}, expected a count")
+    return x
+
+
+_COLUMN_TYPES: Final = {
+    "uid": "S20", "ts": "f8", "end": "f8", "stage": "i1", "orig_h": "u1", "resp_h": "u1", "orig_p": "u2",
+    "resp_p": "u2", "ip_proto": "u1", "duration": "f8", "orig_bytes": "i8", "resp_bytes": "i8", "conn_state": "i1",
+    "missed_bytes": "i8", "history": "S64", "orig_pkts": "i8", "orig_ip_bytes": "i8", "resp_pkts": "i8",
+    "resp_ip_bytes": "i8", "vlan": "i4", "inner_vlan": "i4", "tunneled": "?", "is_orig": "?", "ip_length": "i4",
+    "payload": "i4", "flags": "i2", "window": "i4", "ttl_delta": "i2", "entropy": "f4", "printable": "f4",
+    "retransmit": "i1", "gap": "i1", "options": "i4",
+}  # fmt: skip

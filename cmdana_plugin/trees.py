@@ -13,7 +13,7 @@ from feature_extractors.encode import Features
 from feature_extractors.errors import CmdanaError
 from feature_extractors.jit import entry
 
-_LEAVES: Final = 32  # of a tree at most: one bit of a mask each
+LEAVES: Final = 32  # of a tree at most: one bit of a mask each
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Splits:
     mask: NDArray[
         np.uint32
     ]  # [splits] leaves that are left when the value goes right, lowest bit the leftmost
-    value: NDArray[np.float64]  # [trees, _LEAVES]
+    value: NDArray[np.float64]  # [trees, LEAVES]
 
 
 def _split_by_split(trees: Trees) -> _Splits:
@@ -85,8 +85,8 @@ def _split_by_split(trees: Trees) -> _Splits:
     for root in trees.root.tolist():
         leaves.append([])
         walk(root, leaves[-1])
-        if len(leaves[-1]) > _LEAVES:
-            raise CmdanaError(f"trees: found one of {len(leaves[-1])} leaves, expected {_LEAVES} at most")
+        if len(leaves[-1]) > LEAVES:
+            raise CmdanaError(f"trees: found one of {len(leaves[-1])} leaves, expected {LEAVES} at most")
         first.append(len(splits))
     columns = list(zip(*splits, strict=True)) or [(), (), (), ()]
     return _Splits(
@@ -95,7 +95,7 @@ def _split_by_split(trees: Trees) -> _Splits:
         threshold=np.array(columns[1], np.float32),
         unset_right=np.array(columns[2], np.bool_),
         mask=np.array(columns[3], np.uint32),
-        value=np.array([v + [0.0] * (_LEAVES - len(v)) for v in leaves]),
+        value=np.array([v + [0.0] * (LEAVES - len(v)) for v in leaves]),
     )
 
 

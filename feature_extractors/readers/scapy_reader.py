@@ -7,6 +7,7 @@ sections, and it knows neither Kuznetzov's pcap nor pcap before version 2.4.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import socket
 import struct
@@ -40,7 +41,8 @@ class ScapyReader:
     """The frames of one pcap or pcapng as scapy reads them. A pipe comes once only."""
 
     def __init__(self, name: str | Path) -> None:
-        """Raises `CaptureError` where `name` is no such capture."""
+        """Raises `CaptureError` where `name` is no such capture, or scapy is not installed."""
+        _require_scapy()
         self.counts = Counts()
         self._name = name
         self._live = is_live(name)
@@ -114,6 +116,7 @@ class ScapySniffer:
 
     def __init__(self, interface: str, bpf: str = "") -> None:
         """Raises `CaptureError` where the interface cannot be listened on: no such one, or no permission."""
+        _require_scapy()
         import scapy.arch  # sets conf.L2listen for this system
         import scapy.layers.inet6  # noqa: F401  # names the link layers of interfaces
         from scapy.config import conf
@@ -161,6 +164,12 @@ class ScapySniffer:
         with contextlib.suppress(OSError):
             said = self._socket.ins.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
             self.counts.add("frames_dropped_by_kernel", struct.unpack("=II", said)[1])
+
+
+def _require_scapy() -> None:
+    """Raises `CaptureError`: whoever redistributes cmdana may have left scapy out (docs/licences.md)."""
+    if importlib.util.find_spec("scapy") is None:
+        raise CaptureError("scapy is not installed, which this reads with; pip install scapy")
 
 
 class _File:

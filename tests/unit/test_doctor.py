@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from small_model import small_checkpoint
 
+from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin import doctor
 from cmdana_plugin.doctor import Finding, examine, finding_object
 
@@ -119,6 +121,22 @@ def test_a_model_that_cannot_be_loaded_is_wrong(bare: Path) -> None:
     model = findings(model=nothing)["model"]
     assert model.fails
     assert str(nothing) in model.found
+
+
+def test_the_model_judges_a_built_in_capture_and_its_scores_are_compared(bare: Path) -> None:
+    found = findings()
+    assert "as packed" in found["model"].found
+    assert found["model's scores"].state == "ok"
+    told = small_checkpoint()
+    model = bare / "m.safetensors"
+    checkpoints.save(told, model)
+    scores = findings(model=model)["model's scores"]
+    assert scores.state == "missing"
+    assert not scores.fails
+    checkpoints.save(checkpoints.renamed(told, reference="[0.5]"), model)
+    scores = findings(model=model)["model's scores"]
+    assert scores.fails
+    assert "expected 1 as where it was made" in scores.found
 
 
 def test_a_python_too_old_or_too_new_is_wrong(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

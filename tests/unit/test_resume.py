@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_windows import office
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cmdana_plugin import resume
 from cmdana_plugin.checkpoint import Checkpoint
@@ -92,3 +95,43 @@ def test_a_large_recording_is_learned_from_in_runs_from_all_of_its_time() -> Non
     assert (np.diff(drawn) > 1).sum() < 20  # runs, not single steps
     assert drawn.max() < 8000
     assert np.histogram(drawn, bins=4, range=(0, 8000))[0].min() > 300
+
+
+FAULTS: dict[str, Callable[[dict[str, torch.Tensor], dict[str, str]], object]] = {
+    "weights that are no number": lambda t, _m: t["network.counts.0.bias"].fill_(float("nan")),
+    "a weight of another shape": lambda t, _m: t.update({"network.counts.0.bias": torch.zeros(7)}),
+    "a weight missing": lambda t, _m: t.pop("network.counts.0.bias"),
+    "moments in part": lambda t, _m: t.pop("0.exp_avg"),
+    "moments of another shape": lambda t, _m: t.update({"0.exp_avg_sq": torch.zeros(1)}),
+    "no random numbers": lambda t, _m: t.pop("random"),
+    "random numbers that are none": lambda t, _m: t["random"].fill_(255),
+    "words that are no JSON": lambda _t, m: m.update(said="x"),
+    "words nested deeply": lambda _t, m: m.update(said="[" * 50_000),
+    "a position below nothing": lambda _t, m: m.update(said=m["said"].replace('"step": ', '"step": -')),
+    "a generator that is none": lambda _t, m: m.update(said=m["said"].replace('"PCG64"', '"x"')),
+    "a rate that is none": lambda _t, m: m.update(
+        said=m["said"].replace('"groups": [[', '"groups": [[NaN, [')
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_in_a_file_is_found_before_any_of_it_is_used(tmp_path: Path, fault: str) -> None:
+    torch.manual_seed(1)
+    network = torch.nn.Module()
+    network.counts = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    network.counts(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=9)
+    kept = resume.Progressed(tmp_path / "m.training", "key")
+    kept.save(network, optimiser, schedule, np.random.default_rng(1), resume.Position(step=1))  # type: ignore[arg-type]
+    assert kept.load(network, optimiser, schedule) is not None  # type: ignore[arg-type]
+    with safe_open(str(kept.path), framework="pt") as file:
+        meta = dict(file.metadata())
+    tensors = load_file(kept.path)
+    FAULTS[fault](tensors, meta)
+    save_file(tensors, kept.path, meta)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert kept.load(network, optimiser, schedule) is None  # type: ignore[arg-type]
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

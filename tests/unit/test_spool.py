@@ -130,3 +130,71 @@ def test_faults_are_said_and_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match="cannot be made"):
         Spool(tmp_path / "file" / "m", create=True)
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+FAULTS = {
+    "rows that own what is not there": lambda a: a["packet_start"].__setitem__(-1, 10**9),
+    "rows that own less than nothing": lambda a: a["packet_start"].__setitem__(1, -5),
+    "starts of another type": lambda a: a.update(log_start=a["log_start"].astype(np.float64)),
+    "a column too short": lambda a: a.update({"connections.orig_p": a["connections.orig_p"][:-1]}),
+    "a column of another type": lambda a: a.update(
+        {"connections.ts": a["connections.ts"].astype(np.float32)}
+    ),
+    "addresses of another width": lambda a: a.update({"connections.orig_h": a["connections.orig_h"][:, :4]}),
+    "a time that is none": lambda a: a["connections.end"].__setitem__(0, np.nan),
+    "a state that Zeek does not know": lambda a: a["connections.conn_state"].__setitem__(0, 100),
+    "logs that are no JSON": lambda a: a.update(logs=np.frombuffer(b"[[", np.uint8)),
+    "logs nested deeply": lambda a: a.update(logs=np.frombuffer(b"[" * 50_000, np.uint8)),
+    "logs that are no entries": lambda a: a.update(logs=np.frombuffer(b"[[1, 2, 3, 4]]", np.uint8)),
+    "a column missing": lambda a: a.pop("packets.flags"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_block_that_does_not_hold_together_is_counted_and_passed_over(tmp_path: Path, fault: str) -> None:
+    spool = Spool(tmp_path / "m.learning", create=True)
+    spool.add(office(40))
+    spool.close()
+    path = tmp_path / "m.learning" / "00000001.npz"
+    arrays = arrays_of(path)
+    FAULTS[fault](arrays)
+    np.savez_compressed(path, **arrays)
+    spool = Spool(tmp_path / "m.learning")
+    assert list(spool.windows()) == []
+    assert spool.counts.by_reason["learning_block_damaged"] == 1
+
+
+def test_a_block_that_unpacks_to_more_than_any_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "m.learning", create=True)
+    spool.add(office(40))
+    spool.flush()
+    monkeypatch.setattr("cmdana_plugin.spool._MOST_BYTES", 1000)
+    assert list(spool.windows()) == []
+    assert spool.counts.by_reason["learning_block_damaged"] == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"),
+    [
+        ('"connections": 40', '"connections": -1'),
+        ('"seen": ', '"seen": 1e999, "x": '),
+        ('"blocks": {', '"blocks": ['),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(tmp_path: Path, found: str, instead: str) -> None:
+    folder = tmp_path / "m.learning"
+    spool = Spool(folder, create=True)
+    spool.add(office(40))
+    spool.close()
+    about = folder / "about.json"
+    assert found in about.read_text()
+    about.write_text(about.read_text().replace(found, instead))
+    with pytest.raises(SpoolError, match="damaged"):
+        Spool(folder)
