@@ -16,6 +16,7 @@ import ipaddress
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -24,6 +25,7 @@ from typing import IO, Final
 
 from yacryptopan import CryptoPAn
 
+from cmdana_plugin import files
 from cmdana_plugin.zeeklog import Skipped
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.readers.folders import files_below
@@ -155,7 +157,7 @@ def _write(path: Path, first: str | None, lines: Iterator[str]) -> int:
     rows = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _open(path, "wt") as file:
+        with files.replacing(path) as raw, _words(raw, path) as file:
             for line in chain(() if first is None else (first,), lines):
                 file.write(line)
                 rows += line[:1] != "#"
@@ -164,10 +166,23 @@ def _write(path: Path, first: str | None, lines: Iterator[str]) -> int:
     return rows
 
 
-def _open(path: Path, mode: str) -> IO[str]:
+@contextmanager
+def _words(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
+    """The file to write text to, packed where its name will say so; `raw` stays open."""
+    with ExitStack() as more:
+        packed = more.enter_context(gzip.open(raw, "wb")) if path.suffix == ".gz" else raw
+        text = io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[type-var]
+        try:
+            yield text
+        finally:
+            text.flush()
+            text.detach()
+
+
+def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[return-value]
-    return open(path, mode, encoding="utf-8", errors="backslashreplace", newline="\n")
+        return gzip.open(path, "rt", encoding="utf-8", errors="backslashreplace", newline="\n")
+    return open(path, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
@@ -175,7 +190,7 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
     log = path.name.split(".")[0]
     names: list[str] = []
     types: list[str] = []
-    with _open(path, "rt") as file:
+    with _open(path) as file:
         try:
             for line in file:
                 if not line.endswith("\n"):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import feature_extractors
+from cmdana_plugin import files
 from cmdana_plugin.training import Recording
 from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat, take
 
@@ -67,9 +68,8 @@ def _write(recordings: Sequence[Recording], path: Path) -> None:
         "logs": [[e.stream, e.ts, e.uid, e.fields] for e in whole.logs],
     }
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)  # type: ignore[arg-type]
-    part.replace(path)
+    with files.replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> list[Recording]:

@@ -124,7 +124,9 @@ _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 # Denied in part only, by their arguments.
 _IN_PART: Final = frozenset({"open", "openat", "clone", "kill", "tgkill", "ioctl", "prlimit64"})
-_ABSENT: Final = frozenset({"openat2", "clone3"})  # their flags are out of a filter's reach; the older calls serve
+_ABSENT: Final = frozenset(
+    {"openat2", "clone3"}
+)  # their flags are out of a filter's reach; the older calls serve
 # Left to another program: its start, and giving up a user's privileges, with which tshark begins.
 _TO_START: Final = frozenset({
     "execve", "execveat", "setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",
@@ -132,7 +134,11 @@ _TO_START: Final = frozenset({
 })  # fmt: skip
 
 # linux/landlock.h: rights by the version that has them. Reading is left: what is read can go nowhere.
-_FILE_RIGHTS: Final = {1: 0x1FF3 & ~0b1100, 2: 1 << 13, 3: 1 << 14}  # 1: EXECUTE to MAKE_SYM, but READ_FILE, READ_DIR
+_FILE_RIGHTS: Final = {
+    1: 0x1FF3 & ~0b1100,
+    2: 1 << 13,
+    3: 1 << 14,
+}  # 1: EXECUTE to MAKE_SYM, but READ_FILE, READ_DIR
 _EXECUTE_RIGHT: Final = 1
 _NET_RIGHTS: Final = 0b11  # from version 4: bind, connect
 _SCOPES: Final = 0b11  # from version 6: abstract sockets, signals
@@ -322,15 +328,15 @@ def _landlock(programs: bool) -> int:
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     attributes = ctypes.create_string_buffer(rules, len(rules))
     ruleset = int(
-        _system().syscall(ctypes.c_long(_LANDLOCK_CREATE), attributes, ctypes.c_size_t(size), ctypes.c_uint(0))
+        _system().syscall(
+            ctypes.c_long(_LANDLOCK_CREATE), attributes, ctypes.c_size_t(size), ctypes.c_uint(0)
+        )
     )
     if ruleset < 0:
         return 0
     try:
         # Without rules: nothing of what the ruleset names is allowed anywhere.
-        done = _system().syscall(
-            ctypes.c_long(_LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0)
-        )
+        done = _system().syscall(ctypes.c_long(_LANDLOCK_RESTRICT), ctypes.c_int(ruleset), ctypes.c_uint(0))
         return version if done == 0 else 0
     finally:
         os.close(ruleset)

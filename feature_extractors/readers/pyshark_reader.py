@@ -7,7 +7,6 @@ to nothing: what it prints are the raw frames, which are kept in a temporary fil
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -54,7 +53,7 @@ class PysharkReader:
             raise CaptureError(f"{self._path} is empty: expected a capture")
         self._found = Counts()  # by tshark, at each reading the same
         try:
-            self._file: IO[bytes] = tempfile.TemporaryFile(prefix="cmdana-")  # noqa: SIM115
+            self._file: IO[bytes] = tempfile.TemporaryFile(prefix="cmdana-")
             self._read()
             self._file.flush()
         except OSError as error:
