@@ -16,7 +16,7 @@ import ipaddress
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -124,12 +124,39 @@ def anonymise(
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: is no folder; expected one that holds Zeek logs")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CmdanaError(f"{out}: is not empty; choose another --out")
-    anonymiser = Anonymiser(key)
+    with _alone(out):
+        return _anonymised(folder, out, Anonymiser(key), progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The folder, made if need be, for one run at a time; one that stays empty goes again."""
+    if out.exists() and not out.is_dir():
+        raise CmdanaError(f"{out}: is a file; --out needs a folder")
+    made = not out.exists()
+    try:
+        with ExitStack() as held:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.alone(out))
+            except OSError as error:
+                raise CmdanaError(f"{out}: cannot be written: {error.strerror}") from None
+            if any(path.name != files.LOCK for path in out.iterdir()):
+                raise CmdanaError(f"{out}: is not empty; choose another --out")
+            yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # what holds anything by now stays
+                out.rmdir()
+        raise
+
+
+def _anonymised(
+    folder: Path, out: Path, anonymiser: Anonymiser, progress: Callable[[str, float], None]
+) -> Done:
     done = Done()
-    files = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
-    for k, file in enumerate(files):
+    found = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
+    for k, file in enumerate(found):
         name = str(file.relative_to(folder))
         skipped: Skipped = Counter()
         try:
@@ -147,7 +174,7 @@ def anonymise(
         done.files[name] = _write(out / name, first, lines)
         if skipped:
             done.skipped[name] = skipped
-        progress("anonymising", (k + 1) / len(files))
+        progress("anonymising", (k + 1) / len(found))
     if not done.files:
         raise RecordError(f"{folder}: holds no Zeek log and no label file")
     return done
@@ -171,7 +198,7 @@ def _words(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
     """The file to write text to, packed where its name will say so; `raw` stays open."""
     with ExitStack() as more:
         packed = more.enter_context(gzip.open(raw, "wb")) if path.suffix == ".gz" else raw
-        text = io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[type-var]
+        text = io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="\n")
         try:
             yield text
         finally:

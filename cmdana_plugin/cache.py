@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 import feature_extractors
 from cmdana_plugin import files
+from cmdana_plugin.config import writable_by_others
 from cmdana_plugin.training import Recording
+from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat, take
 
 _FORMAT: Final = "1"
@@ -37,6 +39,7 @@ def recall(folder: Path | None, key: str, make: Callable[[], list[Recording]]) -
     """The recordings kept under `key`, or those that `make` gives, kept from now on; `folder` None keeps nothing."""
     if folder is None:
         return make()
+    refuse_shared(folder)
     path = folder / f"{key}.npz"
     if path.is_file():
         return _read(path)
@@ -44,6 +47,12 @@ def recall(folder: Path | None, key: str, make: Callable[[], list[Recording]]) -
     folder.mkdir(parents=True, exist_ok=True)
     _write(made, path)
     return made
+
+
+def refuse_shared(folder: Path) -> None:
+    """Raises `CmdanaError` for a folder of kept results that others can write: they would be believed."""
+    if folder.exists() and (why := writable_by_others(folder.stat())):
+        raise CmdanaError(f"--cache: {folder}: {why}; expected a folder that only its owner can write")
 
 
 def _write(recordings: Sequence[Recording], path: Path) -> None:

@@ -13,13 +13,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-import click
 import typer
 
 from cmdana_plugin import config as configuration
@@ -29,6 +28,8 @@ from feature_extractors.errors import CmdanaError
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config
     from cmdana_plugin.pipeline import Judge
+
+_held = ExitStack()  # until the command ends: what no other command may write in the meantime
 
 app = typer.Typer(
     name="cmdana",
@@ -543,7 +544,10 @@ def label(
     ),
     family: Annotated[str, typer.Option(help="Kind of attack, for malicious ones.")] = "",
     allow: Annotated[
-        bool, typer.Option("--allow", help="Also put connections like it on the allow-list of plugin.toml.")
+        bool,
+        typer.Option(
+            "--allow", help="Also put connections like it on the allow-list of the operator's plugin.toml."
+        ),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -560,6 +564,8 @@ def label(
     row = feedback.find(uid, logs)
     before = feedback.store(row, word, store, family=family)
     entry = feedback.allow_entry(row)
+    if allow:
+        settings_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     added = feedback.allow(entry, settings_file) if allow else False
     if as_json:
         answer = {
@@ -673,7 +679,7 @@ def _refuse_to_overwrite(path: Path, force: bool) -> None:
         raise CmdanaError(f"{path}: is there already; choose another --out, or --force to overwrite")
     if not path.parent.is_dir():
         raise CmdanaError(f"{path}: the folder {path.parent} does not exist")
-    click.get_current_context().with_resource(files.alone(path.parent, path.name))
+    _held.enter_context(files.alone(path.parent, path.name))
 
 
 def entry() -> NoReturn:
@@ -705,7 +711,8 @@ def entry() -> NoReturn:
 def main() -> NoReturn:
     """Every foreseen fault is one line on stderr and exit status 1."""
     try:
-        app()
+        with _held:
+            app()
     except CmdanaError as error:
         print(f"cmdana: {error}", file=sys.stderr)
         sys.exit(1)

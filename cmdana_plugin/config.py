@@ -224,7 +224,12 @@ def find(path: Path | None) -> Found:
     here = Path("plugin.toml")
     if not os.path.lexists(here):
         return Found(Config())
-    config = parse(_read(here, follow=False)[0], str(here))
+    text, _ = _read(here, follow=False)
+    if (
+        len(text) > _MOST_HERE or text.count(b".") > _DOTS_HERE
+    ):  # keys in keys take the square of their number
+        raise ConfigError(f"{here}: is too long for one of the working folder; name it with --config")
+    config = parse(text, str(here))
     ignored = _not_from_anywhere(config)
     return Found(_without(config, ignored), here, operators=False, ignored=ignored)
 
@@ -266,6 +271,8 @@ _PATHS: Final = (
     ("zeek", "scripts"),
 )
 _MOST: Final = 1024 * 1024  # bytes of a file
+_MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
+_DOTS_HERE: Final = 2000
 
 
 def _not_from_anywhere(config: Config) -> tuple[str, ...]:
@@ -310,10 +317,11 @@ def _read(path: Path, *, follow: bool = True) -> tuple[bytes, str]:
     except OSError as error:
         why = "is a link" if error.errno == ELOOP and not follow else f"cannot be read: {error.strerror}"
         raise ConfigError(f"{path}: {why}") from None
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(file)
+        raise ConfigError(f"{path}: cannot be read: it is no regular file")
     with open(file, "rb") as opened:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{path}: cannot be read: it is no regular file")
         text = opened.read(_MOST + 1)
     if len(text) > _MOST:
         raise ConfigError(f"{path}: is too long; expected at most {_MOST:,} bytes")
@@ -372,6 +380,8 @@ def parse(text: bytes, name: str) -> Config:
     try:
         # TOML has arrays only; our frozen tables hold tuples.
         return Config.model_validate(_frozen(tables))
+    except RecursionError:
+        raise ConfigError(f"{name}: not TOML that can be used: nested too deep") from None
     except ValidationError as error:
         raise ConfigError(_sentence(name, error)) from None
 

@@ -19,6 +19,7 @@ from typing import IO, Final
 
 from feature_extractors.errors import CmdanaError
 
+LOCK: Final = ".cmdana.lock"  # of a folder, as long as somebody writes there
 _SUFFIX: Final = ".partial"
 _BUSY: Final = (EAGAIN, EACCES)
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -121,7 +122,7 @@ def alone(folder: Path, name: str = "") -> Iterator[None]:
 
     Raises `Busy`, or `OSError` where the folder cannot be written.
     """
-    lock = f".{name}.lock" if name else ".cmdana.lock"
+    lock = f".{name}.lock" if name else LOCK
     with folder_of(folder) as place:
         held = _held(place, lock, wait=False)
         if held is None:

@@ -275,7 +275,7 @@ def _keep_what_is_compiled() -> None:
     """numba would write what it compiles from now on to its cache, which it cannot, and fail: it is not kept."""
     caching = sys.modules.get("numba.core.caching")
     if caching is not None:
-        caching.IndexDataCacheFile.save = lambda *_: None  # type: ignore[attr-defined]
+        caching.Cache.save_overload = lambda *_: None
 
 
 def _system() -> Any:

@@ -28,7 +28,9 @@ def warm_up() -> None:
     """One DNS lookup and one HTTP request, as far as their windows."""
     extractor = Extractor()
     schema = load_schema()
+    none = np.zeros(0, np.int64)
     tracker.rehash(extractor._state, np.zeros(0, np.int32))
+    tracker.want(extractor._state, none, none, none)
     for windows in (*extractor.parts(_block()), *extractor.ending()):
         if len(windows):
             encoded(windows, schema)
