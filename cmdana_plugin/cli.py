@@ -545,9 +545,7 @@ def label(
     family: Annotated[str, typer.Option(help="Kind of attack, for malicious ones.")] = "",
     allow: Annotated[
         bool,
-        typer.Option(
-            "--allow", help="Also put connections like it on the allow-list of the operator's plugin.toml."
-        ),
+        typer.Option("--allow", help="Also allow connections like it, in the operator's plugin.toml."),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
