@@ -53,9 +53,11 @@ class PysharkReader:
             raise CaptureError(f"{self._path} is empty: expected a capture")
         self._found = Counts()  # by tshark, at each reading the same
         try:
-            self._file: IO[bytes] = tempfile.TemporaryFile(prefix="cmdana-")
-            self._read()
-            self._file.flush()
+            with tempfile.NamedTemporaryFile(prefix="cmdana-") as file:
+                self._read(file)
+                file.flush()
+                # To be read only: what can be written to is closed where traffic is looked at (`confine.lock_in`).
+                self._kept = open(file.name, "rb", buffering=0)
         except OSError as error:
             raise CaptureError(
                 f"cannot keep the frames of {self._path} in {tempfile.gettempdir()}: {error.strerror}"
@@ -68,14 +70,14 @@ class PysharkReader:
 
     def _frames(self) -> Iterator[RawFrame]:
         at = 0
-        fd = self._file.fileno()
+        fd = self._kept.fileno()
         while head := os.pread(fd, _HEAD.size, at):
             ts, length, link, captured = _HEAD.unpack(head)
             at += _HEAD.size
             yield RawFrame(os.pread(fd, captured, at), length, ts, link)
             at += captured
 
-    def _read(self) -> None:
+    def _read(self, file: IO[bytes]) -> None:
         program = programs.find("tshark")
         assert program is not None
         command = [program, "-n", "-r", os.path.abspath(self._path), "-T", "ek", "-x", "-J", "frame"]
@@ -100,8 +102,8 @@ class PysharkReader:
                 if frame.link < 0:
                     self._found.add("unknown_link_type")
                     continue
-                self._file.write(_HEAD.pack(frame.ts, frame.length, frame.link, len(frame.data)))
-                self._file.write(frame.data)
+                file.write(_HEAD.pack(frame.ts, frame.length, frame.link, len(frame.data)))
+                file.write(frame.data)
             said = tshark.stderr.read(_TOLD).decode("utf-8", "replace")
             status = tshark.wait()
         if status < 0:

@@ -372,7 +372,7 @@ def test_tshark_is_killed_when_its_frames_cannot_be_kept(
 ) -> None:
     file = tmp_path / "capture"
     file.write_bytes(make.pcap(make.frames(400) * 50))
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))
     with pytest.raises(CaptureError, match=r"cannot keep the frames of .* No space left"):
         open_capture(file, "pyshark")
     assert not _children()
