@@ -18,6 +18,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -26,6 +27,7 @@ from typing import IO, Final
 
 from yacryptopan import CryptoPAn
 
+from cmdana_plugin import files
 from cmdana_plugin.zeeklog import Skipped, bounded_lines, checked
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.readers.folders import files_below
@@ -125,12 +127,39 @@ def anonymise(
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: is no folder; expected one that holds Zeek logs")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CmdanaError(f"{out}: is not empty; choose another --out")
-    anonymiser = Anonymiser(key)
+    with _alone(out):
+        return _anonymised(folder, out, Anonymiser(key), progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The folder, made if need be, for one run at a time; one that stays empty goes again."""
+    if out.exists() and not out.is_dir():
+        raise CmdanaError(f"{out}: is a file; --out needs a folder")
+    made = not out.exists()
+    try:
+        with ExitStack() as held:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.alone(out))
+            except OSError as error:
+                raise CmdanaError(f"{out}: cannot be written: {error.strerror}") from None
+            if any(path.name != files.LOCK for path in out.iterdir()):
+                raise CmdanaError(f"{out}: is not empty; choose another --out")
+            yield
+    except BaseException:
+        if made:
+            with suppress(OSError):  # what holds anything by now stays
+                out.rmdir()
+        raise
+
+
+def _anonymised(
+    folder: Path, out: Path, anonymiser: Anonymiser, progress: Callable[[str, float], None]
+) -> Done:
     done = Done()
-    files = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
-    for k, file in enumerate(files):
+    found = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
+    for k, file in enumerate(found):
         name = str(file.relative_to(folder))
         skipped: Skipped = Counter()
         try:
@@ -153,7 +182,7 @@ def anonymise(
             continue
         if skipped:
             done.skipped[name] = skipped
-        progress("anonymising", (k + 1) / len(files))
+        progress("anonymising", (k + 1) / len(found))
     if not done.files:
         raise RecordError(f"{folder}: holds no Zeek log and no label file")
     return done
@@ -163,7 +192,7 @@ def _write(path: Path, first: str | None, lines: Iterator[str]) -> int:
     rows = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _open(path, "wt") as file:
+        with files.replacing(path) as raw, _words(raw, path) as file:
             for line in chain(() if first is None else (first,), lines):
                 file.write(line)
                 rows += line[:1] != "#"
@@ -172,10 +201,23 @@ def _write(path: Path, first: str | None, lines: Iterator[str]) -> int:
     return rows
 
 
-def _open(path: Path, mode: str) -> IO[str]:
+@contextmanager
+def _words(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
+    """The file to write text to, packed where its name will say so; `raw` stays open."""
+    with ExitStack() as more:
+        packed = more.enter_context(gzip.open(raw, "wb")) if path.suffix == ".gz" else raw
+        text = io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="\n")
+        try:
+            yield text
+        finally:
+            text.flush()
+            text.detach()
+
+
+def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[return-value]
-    return open(path, mode, encoding="utf-8", errors="backslashreplace", newline="\n")
+        return gzip.open(path, "rt", encoding="utf-8", errors="backslashreplace", newline="\n")
+    return open(path, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
@@ -184,7 +226,7 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
     names: list[str] = []
     types: list[str] = []
     known = False  # as a Zeek log, by a record or by a line under a header
-    with _open(path, "rt") as file:
+    with _open(path) as file:
         try:
             for line in bounded_lines(file, str(path), skipped):
                 if not line.endswith("\n"):

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from feature_extractors import confine
 from feature_extractors.encode import Encoded, Features, concat_encoded
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.observations import Connections
@@ -46,13 +47,23 @@ _COLUMNS: Final = tuple(
 )
 
 
+_ours: Final[list[int]] = []  # in the child: its end of the pipe
+
+
+def lock_in() -> None:
+    """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
+    byte of traffic is looked at (`feature_extractors.confine.lock_in`).
+    """
+    confine.lock_in(_ours[-1])
+
+
 class Beside:
     """Blocks that `work` makes in a child process, in its order; `work` yields them, each with counts as of then.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
     a `CaptureError`, as it does where the child was killed or has computed for `stuck` seconds without a block, and
-    `RuntimeError` where it died of a bug. `close` ends it at any time.
+    `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
     """
 
     def __init__(
@@ -61,9 +72,12 @@ class Beside:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
+        confine.ready()
         self._child = os.fork()
         if self._child == 0:
             os.close(reading)
+            confine.end_with_parent(parent)
             os.nice(_LESS)
             _run(work, writing)
         os.close(writing)
@@ -198,7 +212,9 @@ def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: 
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _ours.append(writing)
         with open(writing, "wb", buffering=0) as pipe:
             try:
                 for block, numbers in work():

@@ -12,8 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin import files
+from cmdana_plugin.config import writable_by_others
 from cmdana_plugin.training import Recording
 from feature_extractors.code_digest import code_digest
+from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat, take
 
 _CODE: Final = ("cmdana_plugin.cache", "cmdana_plugin.learn")  # what reads and labels captures, and keeps it
@@ -34,6 +37,7 @@ def recall(folder: Path | None, key: str, make: Callable[[], list[Recording]]) -
     """The recordings kept under `key`, or those that `make` gives, kept from now on; `folder` None keeps nothing."""
     if folder is None:
         return make()
+    refuse_shared(folder)
     path = folder / f"{key}.npz"
     if path.is_file():
         return _read(path)
@@ -41,6 +45,12 @@ def recall(folder: Path | None, key: str, make: Callable[[], list[Recording]]) -
     folder.mkdir(parents=True, exist_ok=True)
     _write(made, path)
     return made
+
+
+def refuse_shared(folder: Path) -> None:
+    """Raises `CmdanaError` for a folder of kept results that others can write: they would be believed."""
+    if folder.exists() and (why := writable_by_others(folder.stat())):
+        raise CmdanaError(f"--cache: {folder}: {why}; expected a folder that only its owner can write")
 
 
 def _write(recordings: Sequence[Recording], path: Path) -> None:
@@ -65,9 +75,8 @@ def _write(recordings: Sequence[Recording], path: Path) -> None:
         "logs": [[e.stream, e.ts, e.uid, e.fields] for e in whole.logs],
     }
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)  # type: ignore[arg-type]
-    part.replace(path)
+    with files.replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> list[Recording]:

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
-from cmdana_plugin import sound
+from cmdana_plugin import files, sound
 from cmdana_plugin.batch import Bins, Preparation
 from cmdana_plugin.calibration import ENOUGH, ENOUGH_HISTORY, Strata, Tail
 from cmdana_plugin.density import Mixture
@@ -83,12 +83,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "weights": json.dumps(dict(checkpoint.weights)),
         "tails": json.dumps(tails),
     }
-    part = path.with_name(path.name + ".part")
-    part.touch()  # with the mode that any new file has here: a service's user reads what root trained
-    mode = part.stat().st_mode & 0o777
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part, dict(checkpoint.about) | meta)
-    part.chmod(mode)
-    part.replace(path)
+    whole = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    # With the mode that any new file has here: a service's user reads what root trained.
+    files.replace(path, serialised(whole, dict(checkpoint.about) | meta))
 
 
 def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:

@@ -13,20 +13,24 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from cmdana_plugin import config as configuration
+from cmdana_plugin import files
 from feature_extractors.errors import CmdanaError
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config
     from cmdana_plugin.pipeline import Judge
+
+_held = ExitStack()  # until the command ends: what no other command may write in the meantime
 
 app = typer.Typer(
     name="cmdana",
@@ -57,7 +61,10 @@ def about(
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="plugin.toml to use; without it ./plugin.toml, or the defaults."),
+    typer.Option(
+        "--config",
+        help="plugin.toml to use; else the user's, /etc/cmdana's, harmless parts of ./'s.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ModelOption = Annotated[
@@ -93,6 +100,44 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     return Judge(SiteAware(detector, salt, share_of(detector.checkpoint.weights)), config)
 
 
+class Reload:
+    """A configuration that is read anew on SIGHUP; one that cannot be used is told of, and the old one kept."""
+
+    def __init__(self, settings: Config, path: Path | None, tell: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._path = path
+        self._tell = tell
+        self._asked = False
+        self._ready = False
+
+    @contextmanager
+    def on_sighup(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGHUP, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    def wanted(self) -> bool:
+        """Whether there is a new configuration to begin anew with."""
+        if self._asked:
+            self._asked = False
+            try:
+                self.settings = _configured(self._path, self._tell).config
+                self._ready = True
+            except CmdanaError as error:
+                self._tell(f"SIGHUP: goes on as before: {error}")
+        return self._ready
+
+    def taken(self) -> bool:
+        """Whether there was one, which is no longer new."""
+        ready, self._ready = self._ready, False
+        return ready
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+
 @app.command(
     short_help="Analyse captures: write Zeek's logs and print the notices.",
     epilog="Example: cmdana replay incident.pcap --out incident/",
@@ -116,7 +161,8 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Analyse captures: write conn.log, cmdana.log and notice.log, and print the notices."""
-    settings = configuration.load(config)
+    used = _configured(config)
+    settings = used.config
     chosen = engine or settings.capture.engine
     _say_if_it_compiles("tracker")
     from cmdana_plugin import replay as offline
@@ -143,7 +189,7 @@ def replay(
                 )
     found = truth.count(out) if truth else None
     if as_json:
-        print(json.dumps(show.summary_object(summary, out, found)))
+        print(json.dumps({**show.summary_object(summary, out, found), "configuration": used.object()}))
     else:
         show.summary(summary, out, found)
 
@@ -159,13 +205,21 @@ def run(
         bool, typer.Option("--json", help="Say what happens in JSON objects, one a line, on stdout.")
     ] = False,
 ) -> None:
-    """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect. SIGTERM stops it cleanly."""
-    settings = configuration.load(config)
+    """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect.
+
+    SIGTERM stops it cleanly; SIGHUP has it begin anew with configuration and model as they are then.
+    """
+    tell = _tell_json if as_json else _tell
+    reload = Reload(_configured(config, tell).config, config, tell)
     from cmdana_plugin.live import run as run_live
 
     _say_if_it_compiles("state")
-    tell = _tell_json if as_json else _tell
-    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model), tell=tell))
+    with reload.on_sighup():
+        while True:
+            settings = reload.settings
+            status = run_live(settings, partial(load_judge, settings, model), until=reload.wanted, tell=tell)
+            if not reload.taken():
+                raise typer.Exit(status)
 
 
 @app.command(
@@ -213,7 +267,8 @@ def train(
     """Learn normal from captures, Zeek logs or a running Zeek, and write a checkpoint with its calibration."""
     if bool(sources) == (live is not None):
         raise typer.BadParameter("expected captures or folders of logs, or --live TIME")
-    settings = configuration.load(config)
+    used = _configured(config)
+    settings = used.config
     _refuse_to_overwrite(out, force)
     from cmdana_plugin import learn, show
 
@@ -247,7 +302,7 @@ def train(
         from cmdana_plugin.spool import Spool
 
         Spool(spool).delete()
-    print(json.dumps(report.object()) if as_json else report.text())
+    print(json.dumps({**report.object(), "configuration": used.object()}) if as_json else report.text())
 
 
 @app.command(
@@ -282,7 +337,8 @@ def calibrate(
 
     What is normal stays as it was learned; only how rare a score is, is measured anew.
     """
-    settings = configuration.load(config)
+    used = _configured(config)
+    settings = used.config
     _refuse_to_overwrite(out, force)
     from cmdana_plugin import learn, show
 
@@ -296,7 +352,8 @@ def calibrate(
     measured = round(done.connections / max(done.hours, 1.0) * 24)
     per_day = measured if measured >= 100 * budget else None
     if as_json:
-        print(json.dumps({**done.object(), "alerts_per_day": budget, "connections_per_day": per_day}))
+        more = {"alerts_per_day": budget, "connections_per_day": per_day, "configuration": used.object()}
+        print(json.dumps({**done.object(), **more}))
         return
     print(
         f"calibrated on {done.connections:,} connections over {done.hours:.1f} hours; for the budget, put into "
@@ -362,7 +419,8 @@ def evaluate(
     On labelled captures by their fixed split (FOLDER), on flat tables, or on one's own network; each run replaces its
     section of the findings and leaves the others.
     """
-    settings = configuration.load(config)
+    used = _configured(config)
+    settings = used.config
     from cmdana_plugin import measure, show
 
     with show.steps(quiet=as_json) as progress:
@@ -381,7 +439,10 @@ def evaluate(
             cache=cache,
             progress=progress,
         )
-    print(out.read_text(encoding="utf-8") if as_json else words)
+    if as_json:
+        print(json.dumps({**measure.load_findings(out), "configuration": used.object()}))
+    else:
+        print(words)
 
 
 @app.command(
@@ -435,7 +496,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained page: incidents, scores against the threshold, reliance, the budget used."""
-    settings = configuration.load(config)
+    used = _configured(config)
+    settings = used.config
     _refuse_to_overwrite(out, force)
     from cmdana_plugin import report as pages
     from cmdana_plugin import show
@@ -445,7 +507,7 @@ def report(
     budget = settings.verdict.alerts_per_day
     pages.write(pages.render(seen, logs, budget), out)
     if as_json:
-        print(json.dumps(pages.summary_object(seen, out, budget)))
+        print(json.dumps({**pages.summary_object(seen, out, budget), "configuration": used.object()}))
     else:
         print(
             f"{out}: {pages.plural(seen.connections, 'connection')}, {pages.plural(seen.notices, 'notice')}"
@@ -484,7 +546,8 @@ def label(
     ),
     family: Annotated[str, typer.Option(help="Kind of attack, for malicious ones.")] = "",
     allow: Annotated[
-        bool, typer.Option("--allow", help="Also put connections like it on the allow-list of plugin.toml.")
+        bool,
+        typer.Option("--allow", help="Also allow connections like it, in the operator's plugin.toml."),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -494,9 +557,8 @@ def label(
         raise CmdanaError(f"--allow: is for benign connections; this one is called {word}")
     if family and word != "malicious":
         raise CmdanaError(f"--family: is for malicious connections; this one is called {word}")
-    settings_file = config or Path("plugin.toml")
-    if allow:
-        configuration.load(settings_file if config or settings_file.exists() else None)
+    used = _configured(config) if allow else None
+    settings_file = config or configuration.to_write(used)
     from cmdana_plugin import feedback
 
     skipped: Counter[str] = Counter()
@@ -505,6 +567,8 @@ def label(
         print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
     before = feedback.store(row, word, store, family=family)
     entry = feedback.allow_entry(row)
+    if allow:
+        settings_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     added = feedback.allow(entry, settings_file) if allow else False
     if as_json:
         answer = {
@@ -514,6 +578,7 @@ def label(
             "store": str(store),
             "allow": entry,
             "allowed": added,
+            "configuration": str(settings_file) if allow else None,
         }
         print(json.dumps(answer))
         return
@@ -585,6 +650,14 @@ def doctor(
     raise typer.Exit(any(f.fails for f in findings))
 
 
+def _configured(path: Path | None, tell: Callable[[str], None] | None = None) -> configuration.Found:
+    """The configuration; where it is not the defaults, the operator is told which file it is from."""
+    found = configuration.find(path)
+    if words := found.words():
+        (tell or _tell)(words)
+    return found
+
+
 def _say_if_it_compiles(module: str) -> None:
     """Says why a first run seems to stand still; `module` is one that the command compiles functions of."""
     from cmdana_plugin import compiled
@@ -610,15 +683,18 @@ def _refuse_to_overwrite(path: Path, force: bool) -> None:
         raise CmdanaError(f"{path}: is there already; choose another --out, or --force to overwrite")
     if not path.parent.is_dir():
         raise CmdanaError(f"{path}: the folder {path.parent} does not exist")
+    _held.enter_context(files.alone(path.parent, path.name))
 
 
 def entry() -> NoReturn:
     """Entry point: `main`, then gone at once.
 
-    Python would take torch and all that it has loaded apart piece by piece, for a third of a second. SIGTERM ends a
-    command as Ctrl-C does, with nothing half-written left.
+    Python would take torch and all that it has loaded apart piece by piece, for a third of a second. SIGTERM and
+    SIGHUP end a command as Ctrl-C does, with nothing half-written left.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
     try:
         main()
     except SystemExit as done:
@@ -639,7 +715,8 @@ def entry() -> NoReturn:
 def main() -> NoReturn:
     """Every foreseen fault is one line on stderr and exit status 1."""
     try:
-        app()
+        with _held:
+            app()
     except CmdanaError as error:
         from cmdana_plugin.show import printable
 

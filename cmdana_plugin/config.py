@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import grp
+import ipaddress
+import os
+import pwd
+import stat
 import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from errno import ELOOP
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from feature_extractors.errors import CmdanaError
 
@@ -142,6 +150,13 @@ class Logs(_Table):
         "::1/128", "fc00::/7", "fe80::/10",
     )  # fmt: skip
 
+    @field_validator("local_nets")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network, strict=False)
+        return value
+
 
 class Config(_Table):
     """The whole of `plugin.toml`, tables in the order of the walk."""
@@ -159,20 +174,198 @@ class Config(_Table):
     logs: Logs = Logs()
 
 
-def load(path: Path | None) -> Config:
-    """The configuration in `path`; without one, in `./plugin.toml`; without that, the defaults.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The configuration in use, and where it came from."""
 
-    Raises `ConfigError` with one line for the first mistake.
+    config: Config
+    path: Path | None = None  # None: the defaults
+    operators: bool = True  # an operator put it there; else it lay in the working folder
+    ignored: tuple[str, ...] = ()  # keys of a working folder's file that are not taken from there
+
+    def words(self) -> str:
+        """For the operator, "" where there is nothing to say."""
+        if self.path is None:
+            return ""
+        if self.operators:
+            return f"configuration: {shown(str(self.path))}"
+        words = f"configuration: {shown(str(self.path))} of the working folder"
+        if not self.ignored:
+            return words
+        return f"{words}; not taken from there: {', '.join(self.ignored)} (name the file with --config)"
+
+    def object(self) -> dict[str, object] | None:
+        """For `--json`."""
+        if self.path is None:
+            return None
+        return {"file": str(self.path), "operators": self.operators, "ignored": list(self.ignored)}
+
+
+def load(path: Path | None) -> Config:
+    """The configuration that `find` finds."""
+    return find(path).config
+
+
+def find(path: Path | None) -> Found:
+    """The configuration in `path`; without one, in the first file of `operators_files`; without those, what cannot
+    run or hide anything of `./plugin.toml`; without that, the defaults.
+
+    A path in it that is relative begins at the file's folder. Raises `ConfigError` with one line for the first mistake,
+    and for an operator's file that others can write, if it holds what a working folder's may not.
     """
-    if path is None:
-        path = Path("plugin.toml")
-        if not path.exists():
-            return Config()
+    for file in [path] if path is not None else operators_files():
+        if path is None and not file.exists():
+            continue
+        text, doubt = _read(file)
+        config = parse(text, str(file))
+        refused = _not_from_anywhere(config)
+        if doubt and refused:
+            raise ConfigError(
+                f"{file}: {doubt}, so {refused[0]} is not taken from it; chown and chmod go-w it"
+            )
+        return Found(_anchored(config, file), file)
+    here = Path("plugin.toml")
+    if not os.path.lexists(here):
+        return Found(Config())
+    text, _ = _read(here, follow=False)
+    if (
+        len(text) > _MOST_HERE or text.count(b".") > _DOTS_HERE
+    ):  # keys in keys take the square of their number
+        raise ConfigError(f"{here}: is too long for one of the working folder; name it with --config")
+    config = parse(text, str(here))
+    ignored = _not_from_anywhere(config)
+    return Found(_without(config, ignored), here, operators=False, ignored=ignored)
+
+
+def operators_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Where an operator puts a configuration that is not named on the command line, in this order."""
+    homes = [environment.get("XDG_CONFIG_HOME", "")]
+    if not os.path.isabs(homes[0]):  # a relative one is to be ignored, says the XDG specification
+        homes = [f"{environment['HOME']}/.config"] if os.path.isabs(environment.get("HOME", "")) else []
+    return [Path(home) / "cmdana" / "plugin.toml" for home in [*homes, "/etc"]]
+
+
+def to_write(found: Found | None) -> Path:
+    """The operator's file to write to: the one in use, or the user's own."""
+    if found is not None and found.path is not None and found.operators:
+        return found.path
+    return operators_files()[0]
+
+
+# What may come from a file that an operator did not put there: it runs nothing, names no path, and hides nothing. Where
+# a number decides what is shown, it may be set to show more than the default, never less.
+_ANYWHERE: Final[Mapping[tuple[str, str], Callable[[Any], bool]]] = {
+    ("capture", "reader"): lambda reader: reader != "pyshark",
+    ("model", "device"): lambda _: True,
+    ("model", "threads"): lambda threads: threads <= 64,
+    ("verdict", "alerts_per_day"): lambda n: n >= Verdict().alerts_per_day,
+    ("verdict", "connections_per_day"): lambda n: n <= Verdict().connections_per_day,
+    ("verdict", "suppress_for"): lambda seconds: seconds <= Verdict().suppress_for,
+    ("verdict", "max_reasons"): lambda _: True,
+    ("logs", "format"): lambda _: True,
+    ("logs", "local_nets"): lambda _: True,
+}
+_PATHS: Final = (
+    ("model", "path"),
+    ("model", "state_key"),
+    ("endpoint", "ca_file"),
+    ("endpoint", "cert_file"),
+    ("endpoint", "key_file"),
+    ("zeek", "scripts"),
+)
+_MOST: Final = 1024 * 1024  # bytes of a file
+_MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
+_DOTS_HERE: Final = 2000
+
+
+def _not_from_anywhere(config: Config) -> tuple[str, ...]:
+    """The keys, "[table] key", that only an operator may set as they are set here."""
+    out = []
+    for (table, settings), (_, defaults) in zip(config, Config(), strict=True):
+        for key, value in settings:
+            allowed = _ANYWHERE.get((table, key), lambda _: False)
+            if value != getattr(defaults, key) and not allowed(value):
+                out.append(f"[{table}] {key}")
+    return tuple(out)
+
+
+def _without(config: Config, keys: Sequence[str]) -> Config:
+    tables: dict[str, Any] = {}
+    for name, settings in config:
+        back = {key: getattr(type(settings)(), key) for key, _ in settings if f"[{name}] {key}" in keys}
+        tables[name] = settings.model_copy(update=back)
+    return config.model_copy(update=tables)
+
+
+def _anchored(config: Config, file: Path) -> Config:
+    """Relative paths, which would else be looked for in whatever folder the command is given in, beside the file."""
+    folder = os.path.abspath(file.parent)
+    tables: dict[str, Any] = {}
+    for table, key in _PATHS:
+        value = getattr(getattr(config, table), key)
+        if value:
+            tables.setdefault(table, {})[key] = os.path.join(folder, value)
+    if os.sep in config.zeek.path:
+        tables.setdefault("zeek", {})["path"] = os.path.join(folder, config.zeek.path)
+    return config.model_copy(
+        update={t: getattr(config, t).model_copy(update=keys) for t, keys in tables.items()}
+    )
+
+
+def _read(path: Path, *, follow: bool = True) -> tuple[bytes, str]:
+    """What a file holds, and in words who else could have written that, "" for nobody."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        text = path.read_bytes()
+        file = os.open(path, flags)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse(text, str(path))
+        why = "is a link" if error.errno == ELOOP and not follow else f"cannot be read: {error.strerror}"
+        raise ConfigError(f"{path}: {why}") from None
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(file)
+        raise ConfigError(f"{path}: cannot be read: it is no regular file")
+    with open(file, "rb") as opened:
+        text = opened.read(_MOST + 1)
+    if len(text) > _MOST:
+        raise ConfigError(f"{path}: is too long; expected at most {_MOST:,} bytes")
+    return text, writable_by_others(found) or _replaceable(path)
+
+
+def _replaceable(path: Path) -> str:
+    """Whether others can put another file in its place: through a folder above it."""
+    for folder in Path(os.path.realpath(path)).parents:
+        found = folder.stat()
+        if not found.st_mode & stat.S_ISVTX and (why := writable_by_others(found)):
+            return f"{shown(str(folder))}: {why}"
+    return ""
+
+
+def writable_by_others(found: os.stat_result) -> str:
+    """Why somebody but root and this process's user can write a file or folder, in words; "" where nobody can.
+
+    The group counts as nobody where it is the owner's own and has no other member, as Debian and Fedora set up users.
+    """
+    if found.st_uid not in (0, os.geteuid()):
+        return f"user {found.st_uid} owns it"
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & stat.S_IWOTH:
+        return f"everybody can write it (mode {mode:03o})"
+    if mode & stat.S_IWGRP and not _own_group(found):
+        return f"group {found.st_gid} can write it (mode {mode:03o})"
+    return ""
+
+
+def _own_group(found: os.stat_result) -> bool:
+    try:
+        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return owner.pw_gid == group.gr_gid and set(group.gr_mem) <= {owner.pw_name}
+
+
+def shown(text: str) -> str:
+    """A name from a file or a folder as it can be shown: no character of it moves the cursor or colours the screen."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def parse(text: bytes, name: str) -> Config:
@@ -182,10 +375,16 @@ def parse(text: bytes, name: str) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not UTF-8 at byte {error.start}; TOML must be UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not TOML: {error}") from None
+        raise ConfigError(f"{name}: not TOML: {shown(str(error))}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, arrays in arrays in arrays
+        raise ConfigError(
+            f"{name}: not TOML that can be used: a number too long, or nested too deep"
+        ) from None
     try:
         # TOML has arrays only; our frozen tables hold tuples.
         return Config.model_validate(_frozen(tables))
+    except RecursionError:
+        raise ConfigError(f"{name}: not TOML that can be used: nested too deep") from None
     except ValidationError as error:
         raise ConfigError(_sentence(name, error)) from None
 
@@ -200,7 +399,7 @@ def _frozen(value: object) -> object:
 
 def _sentence(name: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
+    where = [shown(str(part)) for part in first["loc"]]
     key = f"[{where[0]}] {'.'.join(where[1:])}" if len(where) > 1 else f"[{where[0]}]"
     if first["type"] == "extra_forbidden":
         known = _known(where[:-1])
@@ -208,7 +407,12 @@ def _sentence(name: str, error: ValidationError) -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{name}: unknown key {key}; {hint}"
     expected = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}: {key}: found {first['input']!r}; {expected}"
+    return f"{name}: {key}: found {_short(first['input'])}; {shown(expected)}"
+
+
+def _short(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= 200 else f"{words[:200]}..."
 
 
 def _known(where: list[str]) -> list[str]:

@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from cmdana_plugin import compiled
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config
 from cmdana_plugin.keyfile import KeyFileError, read_key, state_key_path
-from feature_extractors import ahead
+from feature_extractors import ahead, caches, confine, programs
 from feature_extractors.errors import CmdanaError
 
 State = Literal["ok", "missing", "wrong"]
@@ -49,10 +48,9 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     settings = Config()
     yield _python()
     try:
-        settings = configuration.load(path)
-        where = (
-            str(path or "plugin.toml") if path or Path("plugin.toml").exists() else "none, so the defaults"
-        )
+        used = configuration.find(path)
+        settings = used.config
+        where = used.words().removeprefix("configuration: ") or "none, so the defaults"
         yield Finding("configuration", "ok", where)
     except CmdanaError as error:
         yield Finding(
@@ -63,6 +61,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     yield _analyzers()
     yield from _model(settings, model)
     yield _state_key(settings)
+    yield _sandbox()
     yield from _tshark(settings)
     yield from _zeek(settings)
     yield _broker(settings)
@@ -101,6 +100,11 @@ def _numba() -> Finding:
         numba = importlib.import_module("numba")
     except ImportError as error:
         return Finding("numba", "missing", str(error), "pip install numba", required=True)
+    if caches.refused():
+        return Finding(
+            "numba", "missing", f"{numba.__version__}, {caches.refused()}",
+            "set NUMBA_CACHE_DIR to a folder that only this user may write",
+        )  # fmt: skip
     cache = compiled.folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -181,18 +185,24 @@ def _state_key(settings: Config) -> Finding:
     return Finding("state key", "ok", str(path))
 
 
+def _sandbox() -> Finding:
+    found = confine.probe()
+    if found.whole:
+        return Finding("sandbox", "ok", f"extraction and tshark: {found}")
+    return Finding(
+        "sandbox", "missing", f"extraction and tshark have only: {found}",
+        "a capture that takes one of them over could do more: run on Linux 5.13 or later with seccomp and Landlock",
+    )  # fmt: skip
+
+
 def _tshark(settings: Config) -> Iterator[Finding]:
     wanted = settings.capture.reader == "pyshark"
     need = "" if wanted else "only for captures in formats that the native reader does not know: "
-    program = shutil.which("tshark")
+    program = programs.find("tshark")
     if program is None:
         yield Finding("tshark", "missing", "not on the PATH", f"{need}apt-get install tshark", wanted)
     else:
-        yield Finding("tshark", "ok", _first_line(_said([program, "--version"])))
-    try:
-        yield Finding("pyshark", "ok", importlib.metadata.version("pyshark"))
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding("pyshark", "missing", "not installed", f"{need}pip install 'cmdana[pyshark]'", wanted)
+        yield Finding("tshark", "ok", f"{_first_line(_said([program, '--version']))} ({program})")
 
 
 def _zeek(settings: Config) -> Iterator[Finding]:

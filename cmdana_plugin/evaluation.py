@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin import ablations, training
+from cmdana_plugin import ablations, files, training
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
@@ -98,12 +98,11 @@ class Store:
             return _read_trial(path)
         made = make()
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
         arrays = {"score": made.score} | {f"part.{k}": v for k, v in made.parts.items()}
         arrays |= {f"weight.{k}": np.array(v) for k, v in made.weights.items()}
         arrays |= {k: v for k in ("p_value", "chance") if (v := getattr(made, k)) is not None}
-        np.savez(part, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
+        with files.replacing(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         return made
 
     def checkpoint(self, name: str, seed: int, make: Callable[[], Checkpoint]) -> Checkpoint:

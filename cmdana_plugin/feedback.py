@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 from cmdana_plugin import config as configuration
+from cmdana_plugin import files
 from cmdana_plugin.config import ConfigError
 from cmdana_plugin.decide import AllowList
 from cmdana_plugin.labels import LabelError
@@ -153,24 +152,17 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One writer at a time. Raises `LabelError` where the folder cannot be written."""
-    try:
-        lock = open(path.with_name(f".{path.name}.lock"), "w", encoding="utf-8")
-    except OSError as error:
-        raise LabelError(f"{path}: cannot be written: {error.strerror}") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.in_turn(path))
+        except OSError as error:
+            raise LabelError(f"{path}: cannot be written: {error.strerror}") from None
         yield
 
 
 def _replace(path: Path, content: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o640
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(mode)
-        os.replace(partial, path)
+        files.replace(path, content.encode("utf-8", "backslashreplace"), mode)
     except OSError as error:
         raise LabelError(f"{path}: cannot be written: {error.strerror}") from None

@@ -6,9 +6,11 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cmdana_plugin import files
 from feature_extractors.errors import CmdanaError
 
 _KEY_BYTES: Final = 32
@@ -21,15 +23,13 @@ class KeyFileError(CmdanaError):
 def new_key(path: Path) -> None:
     """Writes a new random key that only its owner can read. Raises `KeyFileError` where there is a file already."""
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        files.create(path, _new())
     except FileExistsError:
         raise KeyFileError(
             f"{path}: is there already; a new key would make other addresses of the same hosts"
         ) from None
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from None
-    with os.fdopen(file, "w", encoding="ascii") as out:
-        out.write(secrets.token_hex(_KEY_BYTES) + "\n")
 
 
 def read_key(path: Path) -> bytes:
@@ -73,7 +73,8 @@ def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> 
     try:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make(path)
+            with suppress(FileExistsError):  # another that started just now was first
+                files.create(path, _new())
     except (OSError, KeyFileError) as error:
         if configured:
             raise KeyFileError(f"[model] state_key: {path}: cannot be made: {error}") from None
@@ -83,13 +84,5 @@ def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> 
     )
 
 
-def _make(path: Path) -> None:
-    """A new key under its name in one move, so that two that start at once agree on one."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    new_key(partial)
-    try:
-        os.link(partial, path)  # fails where another was first
-    except FileExistsError:
-        pass
-    finally:
-        partial.unlink()
+def _new() -> bytes:
+    return f"{secrets.token_hex(_KEY_BYTES)}\n".encode()

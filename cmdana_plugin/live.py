@@ -27,6 +27,7 @@ from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
 from cmdana_plugin.window import Aligner
+from feature_extractors import programs
 from feature_extractors.errors import CaptureError, CmdanaError
 from feature_extractors.frames import Counts
 from feature_extractors.schema import load_schema
@@ -292,7 +293,7 @@ def replay_through_zeek(
 
 def zeek_program(settings: Config) -> str:
     """The Zeek to run. Raises `ZeekError`."""
-    found = shutil.which(settings.zeek.path)
+    found = programs.find(settings.zeek.path)
     if found is None:
         raise ZeekError(
             f"[zeek] path: found no program {settings.zeek.path!r}; expected Zeek 8.0 or later on the PATH, "
@@ -344,15 +345,17 @@ def _replay_one(
     )
     command = [
         zeek, "-C", "-r", str(capture.resolve()), str(scripts), str(scripts / "replay.zeek"),
+        f"Log::default_logdir={folder.resolve()}",
         f"CMDANA::websocket_port={port}/tcp", f"CMDANA::topic_observations={endpoint.topic_events}",
         f"CMDANA::topic_verdicts={endpoint.topic_verdicts}",
         f"CMDANA::early_verdicts={'T' if settings.verdict.early else 'F'}",
         f"CMDANA::suppress_for={settings.verdict.suppress_for}sec",
         f"LogAscii::use_json={'T' if settings.logs.format == 'json' else 'F'}",
     ]  # fmt: skip
-    with tempfile.TemporaryFile() as said:
+    # Zeek looks for scripts in its working folder before its own: that must hold none of the capture's owner's.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory(prefix="cmdana-") as empty:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+            command, cwd=empty, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
         )
         live = Live(endpoint, judge, make_transport(endpoint, _VERSION), lambda _: None)
         live.start()

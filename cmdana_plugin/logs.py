@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.files import Replacement
 from cmdana_plugin.moments import shown
 from cmdana_plugin.verdict import Coded, Notice, Verdicts, coded
 from feature_extractors.errors import CmdanaError
@@ -158,7 +158,7 @@ class LocalNets:
 
 
 class LogWriter:
-    """One log file, written beside its name and moved onto it by `close`: nothing half-written is ever found.
+    """One log file that gets its name in `close` (`files.Replacement`): nothing half-written is ever found.
 
     The times of opening and closing in the header are network time, as Zeek's are when it reads a capture.
     Raises `LogError` when it cannot be written.
@@ -166,16 +166,16 @@ class LogWriter:
 
     def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
         self.path = folder / f"{stream.path}.log"
-        self._partial = folder / f".{stream.path}.log.partial"
         self._stream = stream
         self._tsv = fmt == "tsv"
         self._form = _TSV if self._tsv else _JSON
         self._opened = False
         self._now = 0.0
         try:
-            self._file: IO[bytes] = open(self._partial, "wb")
+            self._replacement = Replacement(self.path)
         except OSError as error:
-            raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+        self._file = self._replacement.file
 
     def write(self, rows: Iterable[tuple[Value, ...]], now: float, opened: float | None = None) -> None:
         """Rows in the order of the stream's fields; else as `write_columns`."""
@@ -192,7 +192,7 @@ class LogWriter:
             if columns:
                 self._file.write(self._form.lines(self._stream, columns))
         except OSError as error:
-            raise LogError(f"{self._partial}: cannot be written: {error.strerror}") from None
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """Ends the log and gives it its name."""
@@ -200,15 +200,13 @@ class LogWriter:
             self._open(self._now)
             if self._tsv:
                 self._file.write(f"#close\t{_stamp(self._now)}\n".encode())
-            self._file.close()
-            os.replace(self._partial, self.path)
+            self._replacement.commit()
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def abandon(self) -> None:
         """Leaves nothing behind."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        self._replacement.abandon()
 
     def _open(self, now: float) -> None:
         if self._tsv and not self._opened:

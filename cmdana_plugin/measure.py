@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cmdana_plugin import own_network, perturb, results, tabular
+from cmdana_plugin import files, own_network, perturb, results, tabular
 from cmdana_plugin.baselines import BASELINES
 from cmdana_plugin.cache import key_of, recall
 from cmdana_plugin.config import Config
@@ -28,9 +28,7 @@ def load_findings(path: Path) -> dict[str, Section]:
 
 
 def save_findings(found: dict[str, Section], path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_plain(found), indent=1, allow_nan=False), encoding="utf-8")
-    part.replace(path)
+    files.replace(path, json.dumps(_plain(found), indent=1, allow_nan=False).encode())
 
 
 def _plain(value: object) -> object:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cmdana_plugin import files
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
     CMDANA,
@@ -75,29 +76,33 @@ def limits_of(config: Config) -> ExtractorLimits:
 def prepared(folder: Path, force: bool) -> Iterator[None]:
     """The folder for the logs, made if need be; where what is done inside fails, a folder that was made goes again.
 
-    Raises `LogError` where it cannot be used or already holds such logs.
+    Raises `LogError` where it cannot be used or already holds such logs, `Busy` where another process writes there.
     """
     if folder.exists() and not folder.is_dir():
         raise LogError(f"{folder}: is a file; --out needs a folder")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".cmdana.probe"
-        probe.touch()
-        probe.unlink()
+        held = ExitStack()
+        held.enter_context(files.alone(folder))
     except OSError as error:
         _remove_empty(made)
         raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        with held:
+            _refuse_logs(folder, force)
+            yield
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _refuse_logs(folder: Path, force: bool) -> None:
     there = [name for s in (CONN, CMDANA, NOTICE) if (folder / (name := f"{s.path}.log")).exists()]
     if there and not force:
         raise LogError(
             f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite"
         )
-    try:
-        yield
-    except BaseException:
-        _remove_empty(made)
-        raise
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -111,9 +116,15 @@ def sources(names: Sequence[str]) -> list[Path | str]:
     return [source for name in names for source in ([name] if name == "-" else find_captures([Path(name)]))]
 
 
-def extract(captures: Sequence[Path | str], config: Config, summary: Summary) -> Iterator[Windows]:
+def extract(
+    captures: Sequence[Path | str],
+    config: Config,
+    summary: Summary,
+    opened: Callable[[], object] = lambda: None,
+) -> Iterator[Windows]:
     """The windows of the captures, read one after another as one stream in time order.
 
+    `opened` is called when all of them are open and nothing of their traffic has been looked at.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors.extract import (
@@ -122,6 +133,7 @@ def extract(captures: Sequence[Path | str], config: Config, summary: Summary) ->
 
     readers = [open_capture(capture, config.capture.reader) for capture in captures]
     extractor = Extractor(limits_of(config))
+    opened()
     for reader in readers:
         for block in reader:
             summary.frames += len(block)
@@ -195,12 +207,19 @@ def _extracted(
     captures: Sequence[Path | str], config: Config
 ) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
     """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
+    from cmdana_plugin.beside import lock_in
     from feature_extractors.encode import encoded
     from feature_extractors.schema import load_schema
+    from feature_extractors.warm import warm_up
 
     summary, schema = Summary([]), load_schema()
+
+    def ready() -> None:
+        warm_up()
+        lock_in()
+
     with seldom_collected():
-        for windows in extract(captures, config, summary):
+        for windows in extract(captures, config, summary, ready):
             yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
     yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
 

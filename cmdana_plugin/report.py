@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 import re
 import shlex
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Final
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from cmdana_plugin import charts, moments
+from cmdana_plugin import charts, files, moments
 from cmdana_plugin.logs import LogError
 from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
@@ -264,11 +263,9 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
 
 
 def write(page: str, path: Path) -> None:
-    """Writes the page beside its name and moves it onto it. Raises `LogError` when it cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Writes the page in one move. Raises `LogError` when it cannot be written."""
     try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        files.replace(path, page.encode())
     except OSError as error:
         raise LogError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from cmdana_plugin import own_network
+from cmdana_plugin import files, own_network
 from cmdana_plugin.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation import SHIPPED, UNLABELLED, VARIANTS, Section
 from cmdana_plugin.judging import COLUMNS, Floats
@@ -44,7 +44,7 @@ def check_page(page: Path) -> None:
 def write_page(found: Mapping[str, Section], page: Path) -> None:
     check_page(page)
     before, _, after = page.read_text(encoding="utf-8").split(MARK)
-    page.write_text(f"{before}{MARK}\n\n{words(found)}\n{MARK}{after}", encoding="utf-8")
+    files.replace(page, f"{before}{MARK}\n\n{words(found)}\n{MARK}{after}".encode())
 
 
 def words(found: Mapping[str, Section]) -> str:

@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
+from cmdana_plugin import files
 from cmdana_plugin.model import Network
 
 FORMAT: Final = "1"
@@ -120,9 +121,9 @@ class Progressed:
             "schedule": schedule.last_epoch,
             "position": {name: getattr(position, name) for name in Position.__slots__},
         }
-        part = self.path.with_name(self.path.name + ".part")
-        save_file(tensors, part, {"format": FORMAT, "key": self._key, "said": json.dumps(said)})
-        part.replace(self.path)
+        files.replace(
+            self.path, serialised(tensors, {"format": FORMAT, "key": self._key, "said": json.dumps(said)})
+        )
         self._written = self._clock()
 
     def done(self) -> None:

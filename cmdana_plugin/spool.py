@@ -7,10 +7,8 @@ beside its name and moved onto it; at worst the connections of the last half min
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import time
 import zipfile
 import zlib
@@ -22,6 +20,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from cmdana_plugin import files
 from feature_extractors.errors import CmdanaError
 from feature_extractors.frames import Counts
 from feature_extractors.observations import (
@@ -172,17 +171,14 @@ class Spool:
         (self.folder / ".lock").unlink(missing_ok=True)
         self.folder.rmdir()
 
-    def _held(self) -> IO[str]:
+    def _held(self) -> IO[bytes]:
         try:
-            lock = open(self.folder / ".lock", "w", encoding="ascii")
+            lock = files.lock_file(self.folder / ".lock")
         except OSError as error:
             raise SpoolError(f"{self.folder}: cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise SpoolError(f"{self.folder}: another `cmdana train` uses it") from None
-        return lock
+        if lock is None:
+            raise SpoolError(f"{self.folder}: another `cmdana train` uses it")
+        return open(lock, "rb", buffering=0)
 
     def _read_about(self) -> None:
         path = self.folder / _ABOUT
@@ -215,14 +211,8 @@ class Spool:
             )
 
     def _write(self, name: str, content: bytes) -> None:
-        partial = self.folder / f".{name}.partial"
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
+            files.replace(self.folder / name, content, 0o600)
         except OSError as error:
             raise SpoolError(f"{self.folder / name}: cannot be written: {error.strerror}") from None
 

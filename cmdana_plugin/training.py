@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,7 @@ from cmdana_plugin.model import (
 from cmdana_plugin.resume import Position, Progressed
 from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Keys, Tables, make_keys, remember_all
 from cmdana_plugin.trees import Trees, fit_classes, fit_trees, tabulate
+from feature_extractors import programs
 from feature_extractors.encode import FIRST_SIZES, Features, concat_features, encode, take_features
 from feature_extractors.errors import CmdanaError
 from feature_extractors.jit import entry
@@ -813,10 +815,23 @@ def _rows(features: Features, chosen: NDArray[np.bool_]) -> Features:
 
 
 def _revision() -> str:
+    """The commit of this program's own sources; the folder we stand in may be anybody's repository."""
+    git = programs.find("git")
+    if git is None:
+        return "unknown"
+    sources = Path(__file__).resolve().parents[1]
+    more = {
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CEILING_DIRECTORIES": str(sources.parent),
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=5
-        )
+            [git, "-C", str(sources), "rev-parse", "HEAD"],
+            capture_output=True, text=True, check=False, timeout=5, stdin=subprocess.DEVNULL,
+            env=programs.environment(os.devnull, more),
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return found.stdout.strip() or "unknown"

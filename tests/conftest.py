@@ -10,5 +10,6 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The site's state key is one of the tests', for the programs that they start as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.delenv("STATE_DIRECTORY", raising=False)
         yield

@@ -1,20 +1,22 @@
-"""pyshark, and so tshark, as reader of the formats that we do not know ourselves: snoop, Network Monitor, ERF.
+"""tshark as reader of the formats that we do not know ourselves: snoop, Network Monitor, CommView, K12, ERF.
 
-It is slow (hundreds of frames a second) and dissects next to nothing: tshark is asked for the raw frames only.
+It is called by its absolute path, confined (`feature_extractors.programs`), told to write no file, and dissects next
+to nothing: what it prints are the raw frames, which are kept in a temporary file without a name until they are read.
+(pyshark, after which this reader is called, takes the program's path from a `config.ini` of the working folder.)
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib.util
+import json
 import os
-import shutil
-import subprocess
+import signal
+import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
+from feature_extractors import programs
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
 from feature_extractors.readers.gather import RawFrame, gather, seconds
@@ -27,111 +29,116 @@ _LINKS: Final = {
 }  # fmt: skip
 _DISSECTORS: Final = ("eth", "sll", "null", "ip", "ipv6", "ppp", "wlan", "radiotap", "fr", "chdlc", "nflog")
 
+_SECONDS: Final = 60  # of CPU time for any file, and another for each
+_BYTES_A_SECOND: Final = 64 * 1024  # of a file, which may be compressed
+_MEMORY: Final = 4 * 1024**3
+_LINE: Final = 4 * 1024**2  # bytes of a frame in words: two digits a byte, and little besides
+_TOLD: Final = 4096  # bytes of what it says in the end
+_HEAD: Final = struct.Struct("<dqii")  # time, bytes on the wire, LINKTYPE, bytes that follow
+
 
 class PysharkReader:
     """The frames of one capture as tshark reads them."""
 
     def __init__(self, name: str | Path) -> None:
-        """Raises `CaptureError` where pyshark or tshark is absent, or does not know the file as a capture."""
+        """Raises `CaptureError` where tshark is absent, or does not know the file as a capture of an IP network."""
         missing = missing_parts()
         if missing:
-            raise CaptureError(f"cannot read {label(name)} with pyshark: {missing}")
+            raise CaptureError(f"cannot read {label(name)} with tshark: {missing}")
         if is_live(name):
-            raise CaptureError(f"cannot read {label(name)} with pyshark: it is a pipe, expected a file")
+            raise CaptureError(f"cannot read {label(name)} with tshark: it is a pipe, expected a file")
         self.counts = Counts()
         self._path = Path(name)
-        _check(self._path)
+        if self._path.stat().st_size == 0:
+            raise CaptureError(f"{self._path} is empty: expected a capture")
+        self._found = Counts()  # by tshark, at each reading the same
+        try:
+            with tempfile.NamedTemporaryFile(prefix="cmdana-") as file:
+                self._read(file)
+                file.flush()
+                # To be read only: what can be written to is closed where traffic is looked at (`confine.lock_in`).
+                self._kept = open(file.name, "rb", buffering=0)
+        except OSError as error:
+            raise CaptureError(
+                f"cannot keep the frames of {self._path} in {tempfile.gettempdir()}: {error.strerror}"
+            ) from error
 
     def __iter__(self) -> Iterator[FrameBlock]:
         self.counts.by_reason.clear()
+        self.counts.by_reason.update(self._found.by_reason)
         return gather(self._frames(), self.counts)
 
     def _frames(self) -> Iterator[RawFrame]:
-        from pyshark import FileCapture
-        from pyshark.capture.capture import TSharkCrashException
+        at = 0
+        fd = self._kept.fileno()
+        while head := os.pread(fd, _HEAD.size, at):
+            ts, length, link, captured = _HEAD.unpack(head)
+            at += _HEAD.size
+            yield RawFrame(os.pread(fd, captured, at), length, ts, link)
+            at += captured
 
-        loop = asyncio.new_event_loop()
-        options = ["-n", "-j", "frame frame_raw"]
+    def _read(self, file: IO[bytes]) -> None:
+        program = programs.find("tshark")
+        assert program is not None
+        command = [program, "-n", "-r", os.path.abspath(self._path), "-T", "ek", "-x", "-J", "frame"]
         for dissector in _DISSECTORS:
-            options += ["--disable-protocol", dissector]
-        capture = FileCapture(
-            self._path,
-            keep_packets=False,
-            use_json=True,
-            include_raw=True,
-            eventloop=loop,
-            custom_parameters=options,
-        )
-        try:
-            for packet in capture:
-                frame = self._frame(packet)
-                if frame is not None:
-                    yield frame
-        except KeyError as error:  # pyshark's parser wants a time in every frame
-            raise CaptureError(f"pyshark cannot read on in {self._path}: a frame has no {error}") from error
-        except TSharkCrashException:
-            pass  # whether it is seen here is a matter of chance; a second run tells
-        finally:
-            _close(capture, loop)
-        if _tshark(self._path, "-w", os.devnull).returncode:
-            self.counts.add("capture_truncated")
+            command += ["--disable-protocol", dissector]
+        most = _SECONDS + self._path.stat().st_size // _BYTES_A_SECOND
+        frames = 0
+        with programs.confined(command, seconds=most, memory=_MEMORY) as tshark:
+            assert tshark.stdout is not None
+            assert tshark.stderr is not None
+            # What it says first may fill its pipe: little is said on stderr, and that in the end.
+            while line := tshark.stdout.readline(_LINE):
+                frame = self._frame(line)
+                if frame is None:
+                    continue
+                if not frames and frame.link < 0:
+                    raise CaptureError(
+                        f"{self._path} holds frames of Wireshark's encapsulation {-1 - frame.link}, expected those "
+                        "of an IP network, such as Ethernet"
+                    )
+                frames += 1
+                if frame.link < 0:
+                    self._found.add("unknown_link_type")
+                    continue
+                file.write(_HEAD.pack(frame.ts, frame.length, frame.link, len(frame.data)))
+                file.write(frame.data)
+            said = tshark.stderr.read(_TOLD).decode("utf-8", "replace")
+            status = tshark.wait()
+        if status < 0:
+            name = signal.Signals(-status).name
+            raise CaptureError(
+                f"tshark was killed by {name} while it read {self._path}; it may take {most} seconds of CPU time and "
+                f"{_MEMORY // 1024**3} GiB"
+            )
+        if status and not frames:
+            why = [line for line in said.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
+            raise CaptureError(f"tshark cannot read {self._path}: {why[-1].removeprefix('tshark: ')}")
+        if status:
+            self._found.add("capture_truncated")
 
-    def _frame(self, packet: Any) -> RawFrame | None:
-        info = packet.frame_info._all_fields
-        link = _LINKS.get(int(info["frame.encap_type"]))
-        if link is None:
-            self.counts.add("unknown_link_type")
+    def _frame(self, line: bytes) -> RawFrame | None:
+        """What a line tells of a frame, its link type -1 less Wireshark's encapsulation where we know none."""
+        if not line.startswith(b'{"timestamp"'):
             return None
-        whole, _, fraction = info["frame.time_epoch"].partition(".")
-        micros = int(fraction[:6].ljust(6, "0"))
-        ts = seconds(int(whole), -micros if whole.startswith("-") else micros, 1_000_000)
-        data = packet.get_raw_packet() if "frame_raw" in packet else b""
-        return RawFrame(data, int(info["frame.len"]), ts, link)
+        try:
+            layers: dict[str, Any] = json.loads(line)["layers"]
+            about = layers["frame"]
+            encapsulation = int(about["frame_frame_encap_type"])
+            whole, _, fraction = str(about["frame_frame_time_epoch"]).partition(".")
+            micros = int(fraction[:6].ljust(6, "0"))
+            ts = seconds(int(whole), -micros if whole.startswith("-") else micros, 1_000_000)
+            length = min(int(about["frame_frame_len"]), 0x7FFFFFFF)
+            data = bytes.fromhex(layers.get("frame_raw") or "")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._found.add("unreadable_frame")
+            return None
+        return RawFrame(data, length, ts, _LINKS.get(encapsulation, -1 - encapsulation))
 
 
 def missing_parts() -> str:
-    """What to install before pyshark can read, "" if nothing."""
-    if importlib.util.find_spec("pyshark") is None:
-        return "pyshark is not installed; try: pip install 'cmdana[pyshark]'"
-    if shutil.which("tshark") is None:
+    """What to install before tshark can read, "" if nothing."""
+    if programs.find("tshark") is None:
         return "the program tshark is not on the PATH; on Debian and Ubuntu try: apt install tshark"
     return ""
-
-
-def _check(path: Path) -> None:
-    """Raises `CaptureError` where tshark knows no capture of an IP network in the file."""
-    if path.stat().st_size == 0:
-        raise CaptureError(f"{path} is empty: expected a capture")
-    ran = _tshark(path, "-c", "1", "-T", "fields", "-e", "frame.encap_type")
-    encapsulation = ran.stdout.split()
-    if not encapsulation and ran.returncode:
-        why = [line for line in ran.stderr.splitlines() if line.startswith("tshark:")] or [
-            f"exit {ran.returncode}"
-        ]
-        raise CaptureError(f"tshark cannot read {path}: {why[-1].removeprefix('tshark: ')}")
-    if encapsulation and int(encapsulation[0]) not in _LINKS:
-        raise CaptureError(
-            f"{path} holds frames of Wireshark's encapsulation {encapsulation[0]}, expected those of an IP network,"
-            " such as Ethernet"
-        )
-
-
-def _tshark(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["tshark", "-n", "-r", str(path), *options]
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-    )
-
-
-def _close(capture: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Leaves no tshark behind, whether it ended, failed, or is still at work."""
-    from pyshark.capture.capture import TSharkCrashException
-
-    processes = list(capture._running_processes)
-    with contextlib.suppress(TSharkCrashException):  # its failure was counted where its output ended
-        capture.close()
-    capture._running_processes.clear()
-    for process in processes:
-        process._transport.close()
-    loop.run_until_complete(asyncio.sleep(0))  # lets the transports close their pipes
-    loop.close()

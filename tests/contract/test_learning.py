@@ -44,6 +44,7 @@ def observations(seq: int, first: int, n: int) -> Event:
 def learn(folder: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "cmdana_plugin.cli", "train", "--live", "30m", "--out", "site.safetensors",
+        "--config", "plugin.toml",
         "--epochs", "1",
     ]  # fmt: skip
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

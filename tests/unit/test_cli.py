@@ -125,14 +125,20 @@ def test_a_report_is_written_once_unless_forced(cmdana, logs, tmp_path: Path) ->
     assert (answer["connections"], answer["odd"], answer["notices"]) == (20, 1, 1)
 
 
-def test_a_verdict_is_explained_labelled_and_allowed(cmdana, logs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_verdict_is_explained_labelled_and_allowed(  # type: ignore[no-untyped-def]
+    cmdana, logs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "mine"))
     uid = logs[7].uid
     assert "about 1 in 1,000,000 connections" in cmdana("explain", uid, "logs").out
     assert json.loads(cmdana("explain", uid, "logs", "--json").out)["host"]["verdicts"] == 20
     assert "labels.csv: " in cmdana("label", uid, "malicious", "--family", "beacon", "--logs", "logs").out
     said = cmdana("label", uid, "benign", "--logs", "logs", "--allow")
     assert "is benign, was malicious" in said.out
-    assert 'allow = ["10.0.0.5 -> 192.0.2.1:443/tcp"]' in (tmp_path / "plugin.toml").read_text()
+    assert (
+        'allow = ["10.0.0.5 -> 192.0.2.1:443/tcp"]'
+        in (tmp_path / "mine" / "cmdana" / "plugin.toml").read_text()
+    )
     answer = json.loads(cmdana("label", uid, "benign", "--logs", "logs", "--allow", "--json").out)
     assert answer["before"] == "benign"
     assert answer["allowed"] is False

@@ -25,10 +25,12 @@ def program(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder as working directory and as the PATH."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return tmp_path
+    """An empty folder as the PATH, and another as working directory."""
+    for name in ("here", "programs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    return tmp_path / "programs"
 
 
 def settings(folder: Path, toml: str) -> Path:
@@ -154,3 +156,34 @@ def test_a_finding_fails_when_broken_or_when_missing_and_required() -> None:
         finding = Finding("x", state, "", required=required)  # type: ignore[arg-type]
         assert finding.fails is fails
         assert finding_object(finding)["fails"] is fails
+
+
+def test_a_program_of_the_working_folder_is_not_run(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = bare.parent / "here"
+    for name in (".x", "zeek", "tshark"):
+        program(here, name, f"touch {here}/ran")
+    settings(here, '[zeek]\npath = "./.x"\n')
+    monkeypatch.setenv("PATH", f"{here}:.::{bare}")
+    found = findings()
+    assert found["Zeek"].state == found["tshark"].state == "missing"
+    assert not (here / "ran").exists()
+    assert "not taken from there: [zeek] path" in found["configuration"].found
+
+
+def test_what_confines_extraction_is_said(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings()["sandbox"].found.endswith("resource limits")
+    monkeypatch.setattr(doctor.confine, "probe", doctor.confine.Confinement)
+    lacking = doctor._sandbox()
+    assert (lacking.state, lacking.fails) == ("missing", False)
+    assert lacking.found == "extraction and tshark have only: resource limits"
+    assert lacking.advice
+
+
+def test_a_cache_that_is_not_used_is_said(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor.caches, "refused", lambda: "its cache is not /x, since everybody can write /x, but /y"
+    )
+    finding = findings()["numba"]
+    assert finding.state == "missing"
+    assert "everybody can write /x" in finding.found
+    assert finding.advice

@@ -337,7 +337,6 @@ def test_captures_are_found_by_what_they_are_and_in_order(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(shutil.which("editcap") is None, reason="needs editcap to make a snoop file")
 def test_a_format_we_do_not_know_goes_to_tshark(tmp_path: Path) -> None:
-    pytest.importorskip("pyshark")
     link, data = make.link_layers()["ethernet"]
     made = [Made(data, len(data), START + 0.25, link)]
     (tmp_path / "capture").write_bytes(make.pcap(made))
@@ -348,7 +347,6 @@ def test_a_format_we_do_not_know_goes_to_tshark(tmp_path: Path) -> None:
 def test_without_tshark_the_refusal_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pyshark")
     monkeypatch.setenv("PATH", str(tmp_path))
     file = tmp_path / "trace"
     file.write_bytes(b"snoop\0\0\0" + bytes(40))
@@ -359,14 +357,24 @@ def test_without_tshark_the_refusal_says_how_to_get_it(
 
 
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
-def test_no_tshark_is_left_behind_when_reading_stops_early(tmp_path: Path) -> None:
-    pytest.importorskip("pyshark")
+def test_tshark_has_ended_before_the_first_of_its_frames_is_read(tmp_path: Path) -> None:
     file = tmp_path / "capture"
     file.write_bytes(make.pcap(make.frames(400) * 50))
     frames = iter(open_capture(file, "pyshark"))
+    assert not _children()
     next(frames)
-    assert _children()
-    frames.close()  # type: ignore[attr-defined]
+    assert not _children()
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
+def test_tshark_is_killed_when_its_frames_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "capture"
+    file.write_bytes(make.pcap(make.frames(400) * 50))
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))
+    with pytest.raises(CaptureError, match=r"cannot keep the frames of .* No space left"):
+        open_capture(file, "pyshark")
     assert not _children()
 
 

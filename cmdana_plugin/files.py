@@ -1,0 +1,218 @@
+"""Files written so that nobody else decides where, and that nothing half-written is ever found under its name.
+
+A file is written under a name that none has, opened without following links, in the folder that it is for; when it is
+whole it is on the disk, and then it is moved. Whoever writes holds a lock on what he writes, which the kernel takes
+away when he dies: so a file left behind is known from one at work, and goes with the next that is written there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EACCES, EAGAIN
+from pathlib import Path
+from typing import IO, Final
+
+from feature_extractors.errors import CmdanaError
+
+LOCK: Final = ".cmdana.lock"  # of a folder, as long as somebody writes there
+_SUFFIX: Final = ".partial"
+_BUSY: Final = (EAGAIN, EACCES)
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Busy(CmdanaError):
+    """Another process writes there; the message says where."""
+
+
+class Replacement:
+    """A file that is written beside `path` and takes its name in `commit`; `abandon` leaves nothing behind.
+
+    Its permissions are `mode`, or those of any new file here. All methods raise `OSError`.
+    """
+
+    def __init__(self, path: Path, mode: int | None = None) -> None:
+        self.path = path
+        self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _remove_left_behind(self._folder, path.name)
+            self._name, descriptor = _opened(self._folder, path.name, mode)
+        except BaseException:
+            os.close(self._folder)
+            raise
+        self.file: IO[bytes] = open(descriptor, "wb")
+
+    @property
+    def partial(self) -> Path:
+        """Where it lies until it is whole."""
+        return self.path.parent / self._name
+
+    def commit(self, *, over: bool = True) -> None:
+        """The file is whole. Raises `FileExistsError` where one has the name, unless it may go `over` that."""
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            if over:
+                os.rename(self._name, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            else:
+                os.link(
+                    self._name, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder,
+                    follow_symlinks=False,
+                )  # fmt: skip
+                os.unlink(self._name, dir_fd=self._folder)
+            with suppress(OSError):  # not every file system can
+                os.fsync(self._folder)
+        except BaseException:
+            self.abandon()
+            raise
+        self._close()
+
+    def abandon(self) -> None:
+        """Once more, or after `commit`, it does nothing."""
+        if self._folder >= 0:
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=self._folder)
+            self._close()
+
+    def _close(self) -> None:
+        with suppress(OSError):  # what it could not write has been told of, or is of no use
+            self.file.close()
+        os.close(self._folder)
+        self._folder = -1
+
+
+@contextmanager
+def replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """A file to write whole; it takes the place of `path` at the end, or leaves it as it was. Raises `OSError`."""
+    replacement = Replacement(path, mode)
+    try:
+        yield replacement.file
+    except BaseException:
+        replacement.abandon()
+        raise
+    replacement.commit()
+
+
+def replace(path: Path, content: bytes, mode: int | None = None) -> None:
+    """`content` in place of what `path` held. Raises `OSError`."""
+    with replacing(path, mode) as file:
+        file.write(content)
+
+
+def create(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """A new file of this content. Raises `FileExistsError` where there is one, or `OSError`."""
+    if os.path.lexists(path):
+        raise FileExistsError(path)
+    new = Replacement(path, mode)
+    try:
+        new.file.write(content)
+    except BaseException:
+        new.abandon()
+        raise
+    new.commit(over=False)
+
+
+@contextmanager
+def alone(folder: Path, name: str = "") -> Iterator[None]:
+    """Excludes every other process from writing the same file, or the same folder where there is no `name`.
+
+    Raises `Busy`, or `OSError` where the folder cannot be written.
+    """
+    lock = f".{name}.lock" if name else LOCK
+    with folder_of(folder) as place:
+        held = _held(place, lock, wait=False)
+        if held is None:
+            raise Busy(
+                f"{folder / name}: another run of cmdana is writing there; wait for it, or choose another --out"
+            )
+        try:
+            yield
+        finally:
+            # Before it is let go: who comes next looks whether the lock that it got is still the one there.
+            with suppress(OSError):
+                os.unlink(lock, dir_fd=place)
+            os.close(held)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Waits until no other process changes the file. Raises `OSError` where its folder cannot be written."""
+    with folder_of(path.parent) as place:
+        held = _held(place, f".{path.name}.lock", wait=True)
+        assert held is not None
+        try:
+            yield
+        finally:
+            os.close(held)
+
+
+@contextmanager
+def folder_of(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(path: Path) -> int | None:
+    """A descriptor that holds the lock of a lock file, made if need be; None where another has it."""
+    with folder_of(path.parent) as place:
+        return _held(place, path.name, wait=False)
+
+
+def _held(folder: int, name: str, *, wait: bool) -> int | None:
+    while True:
+        held = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder
+        )
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in _BUSY:
+                os.close(held)
+                return None
+            # A file system without locks: nothing is excluded there.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return held
+        os.close(held)  # whoever had it has taken it away
+
+
+def _opened(folder: int, name: str, mode: int | None) -> tuple[str, int]:
+    while True:
+        unique = f".{name[:200]}.{secrets.token_hex(8)}{_SUFFIX}"
+        with suppress(FileExistsError):
+            descriptor = os.open(unique, _NEW, 0o666 if mode is None else mode, dir_fd=folder)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            if os.fstat(descriptor).st_nlink:  # none, if it was taken for left behind just now
+                return unique, descriptor
+            os.close(descriptor)
+
+
+def _remove_left_behind(folder: int, name: str) -> None:
+    """What a process that was killed left of a file of this name: nobody holds its lock."""
+    begins = f".{name[:200]}."
+    for other in os.listdir(folder):
+        token = other[len(begins) : -len(_SUFFIX)]
+        if not (other.startswith(begins) and other.endswith(_SUFFIX) and len(token) == 16):
+            continue
+        try:
+            left = os.open(other, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+        except OSError:
+            continue  # a link, or not ours to read
+        try:
+            if stat.S_ISREG(os.fstat(left).st_mode):
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(other, dir_fd=folder)
+        except OSError:
+            pass  # at work, or not ours to remove
+        finally:
+            os.close(left)
