@@ -156,6 +156,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Say what happens in JSON objects, one a line, on stdout.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line of counts every minute.")] = False,
 ) -> None:
     """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect. SIGTERM stops it cleanly."""
     settings = configuration.load(config)
@@ -163,7 +164,7 @@ def run(
 
     _say_if_it_compiles("state")
     tell = _tell_json if as_json else _tell
-    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model), tell=tell))
+    raise typer.Exit(run_live(settings, lambda: load_judge(settings, model), tell=tell, quiet=quiet))
 
 
 @app.command(
@@ -563,11 +564,22 @@ def anonymise(
 def doctor(
     model: ModelOption = None,
     config: ConfigOption = None,
+    init_secret: Annotated[
+        bool,
+        typer.Option("--init-secret", help="Make the secret that Zeek and the detector share, and say where."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is installed and reachable, and what to do about the rest. Exit status 1 if something is broken."""
     from cmdana_plugin import doctor as examining
     from cmdana_plugin import show
+
+    if init_secret:
+        from cmdana_plugin.keyfile import new_secret
+
+        path = new_secret(configuration.load(config).endpoint.secret_file)
+        print(json.dumps({"secret_file": str(path)}) if as_json else examining.secret_made(path))
+        return
 
     findings = []
     for finding in examining.examine(config, model):
