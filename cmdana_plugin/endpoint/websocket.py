@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidURI
+from websockets.exceptions import WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event as WebSocketEvent
 from websockets.sync.client import ClientConnection, connect
@@ -23,7 +23,10 @@ from cmdana_plugin.endpoint.wire import MAX_PAYLOAD, Event, WireError, decode_ac
 _SILENT: Final = logging.getLogger("cmdana.websockets")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-_NO_TLS: Final = "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://?"
+_NO_TLS: Final = (
+    "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://? does it ask for a certificate "
+    "(CMDANA::websocket_ca_file; ours is [endpoint] cert_file and key_file)?"
+)
 _OPEN_TIMEOUT: Final = 10.0  # seconds
 _MOST_AT_ONCE: Final = 64  # frames given by one receive
 _MOST_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
@@ -83,7 +86,7 @@ class WebSocketTransport:
             sock.close()
             hint = "" if isinstance(error, ssl.SSLCertVerificationError) else _NO_TLS
             raise TransportError(f"{self._url}: TLS fails: {_words(error)}{hint}") from None
-        except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
+        except (WebSocketException, EOFError, TimeoutError, OSError) as error:
             sock.close()
             hint = _NO_TLS if self._tls else "; does Zeek expect TLS here (wss://)?"
             raise TransportError(
@@ -92,8 +95,9 @@ class WebSocketTransport:
         try:
             connection.send(json.dumps([self._topic]))
             self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
-        except (WireError, ConnectionClosed, TimeoutError) as error:
-            connection.close()
+        except (WireError, WebSocketException, TimeoutError, OSError) as error:
+            with contextlib.suppress(WebSocketException, OSError):
+                connection.close()
             raise TransportError(
                 f"{self._url}: Zeek does not acknowledge us: {error or 'no answer'}"
             ) from None
@@ -118,7 +122,7 @@ class WebSocketTransport:
                     received.append(event)
         except TimeoutError:
             pass
-        except ConnectionClosed as closed:
+        except (WebSocketException, OSError) as closed:
             if not received:
                 raise Disconnected(str(closed)) from None
         return received
@@ -130,13 +134,14 @@ class WebSocketTransport:
             raise Disconnected
         try:
             connection.send(encode_frame(event))
-        except (ConnectionClosed, OSError) as closed:
+        except (WebSocketException, OSError) as closed:
             raise Disconnected(str(closed)) from None
 
     def close(self) -> None:
         """Waits at most two seconds for Zeek's answer to the goodbye."""
         self._connection = None
-        self._stack.close()
+        with contextlib.suppress(WebSocketException, OSError):
+            self._stack.close()
 
 
 def _bytes(connection: ClientConnection, timeout: float) -> bytes:
