@@ -68,7 +68,7 @@ function objection(who: Alive): string
 # One identifier for each, and never suppressed: a loss is a loss, however soon it follows another.
 function tell_of_detector(note: Notice::Type, msg: string, sub: string, n: count)
 	{
-	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=fmt("%s %d", run, losses), $suppress_for=0sec,
+	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=unforeseen(fmt("%s %d", run, losses)), $suppress_for=0sec,
 	    $msg=msg, $sub=sub, $n=n));
 	}
 

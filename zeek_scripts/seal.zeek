@@ -26,6 +26,9 @@ export {
 	## The message without its seal; "" where it has none of ours.
 	global opened: function(name: string, words: string): string;
 
+	## The identifier of a notice, as nobody else can name it: who can is able to have Zeek suppress the notice.
+	global unforeseen: function(identifier: string): string;
+
 	## Whether messages can be told from those of others, or need not.
 	global can_trust: function(): bool;
 }
@@ -108,6 +111,11 @@ function sealed(name: string, message: string): string
 	return secret_known ? hmac(key_to_detector, name, message) + message : "";
 	}
 
+function unforeseen(identifier: string): string
+	{
+	return secret_known ? hmac(key_to_detector, "notice", identifier) : identifier;
+	}
+
 # The first, the second, the fourth and so on, for a stranger may say as much as he likes.
 function complain(what: string)
 	{
@@ -181,21 +189,21 @@ event zeek_init() &priority=40
 		return;
 		}
 
-	local file = secret_file;
-	if ( file == "" && file_size("/etc/cmdana/secret") > 0 )
-		file = "/etc/cmdana/secret";
-	if ( file == "" )
+	local path = secret_file;
+	if ( path == "" && file_size("/etc/cmdana/secret") > 0 )
+		path = "/etc/cmdana/secret";
+	if ( path == "" )
 		{
 		local home = getenv("XDG_CONFIG_HOME");
-		file = (home != "" ? home : getenv("HOME") + "/.config") + "/cmdana/secret";
+		path = (home != "" ? home : getenv("HOME") + "/.config") + "/cmdana/secret";
 		}
 
-	if ( file_size(file) <= 0 || file[-1:] == "|" )
+	if ( file_size(path) <= 0 || path[-1:] == "|" )
 		{
-		Reporter::warning(fmt("cmdana: cannot read the secret in %s, so no detector will be believed: make it with cmdana doctor --init-secret, or name it with CMDANA::secret_file", file));
+		Reporter::warning(fmt("cmdana: cannot read the secret in %s, so no detector will be believed: make it with cmdana doctor --init-secret, or name it with CMDANA::secret_file", path));
 		return;
 		}
 
-	Input::add_event([$source=file, $reader=Input::READER_RAW, $mode=Input::MANUAL, $name="cmdana-secret",
+	Input::add_event([$source=path, $reader=Input::READER_RAW, $mode=Input::MANUAL, $name="cmdana-secret",
 	    $fields=SecretLine, $want_record=F, $ev=secret_line]);
 	}

@@ -107,7 +107,7 @@ function raise_notice(w: NoticeWords)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=w$identifier, $suppress_for=suppress_for);
+	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for);
 
 	if ( w?$uid )
 		n$uid = w$uid;
