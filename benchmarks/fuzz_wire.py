@@ -2,11 +2,12 @@
 
     fuzz_wire.py [MESSAGES] [--seed N] [--keep DIR]
 
-Texts are cut, joined, repeated, their bytes changed; numbers and strings in them are replaced by hostile ones; trees are
-changed in place. Nine in ten are sealed as a Zeek that lies would seal them, the others as they are, as a stranger would
-send them; half of the sessions believe everybody, and there it is the other way round. Ends with an error at the first that raises anything, that makes
-a time or a count that cannot be, or that takes more than a second of processor time; the message is then in DIR. The ordinary messages
-sent in between must be judged: a message is a bad record, or a refusal in words, and nothing else.
+Texts are cut, joined, repeated, their bytes changed; numbers and strings in them are replaced by hostile ones; trees
+are changed in place. Nine in ten are sealed as a Zeek that lies would seal them, the others as they are, as a stranger
+would send them; half of the sessions believe everybody, and there it is the other way round. Ends with an error at the
+first that raises anything, that makes a time or a count that cannot be, or that takes more than a second of processor
+time; the messages around it are then in DIR. The ordinary messages sent in between must be judged: a message is taken,
+a bad record, or a refusal in words, and nothing else.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ WORDS = (
     "nan", "inf", "-inf", "1e999", "-", "", "\ud800", "\0", "9" * 5000, "1" + "0" * 400, "x" * 300, "::", "-1e11",
     "1.2.3.4.5", "fe80::1%eth0", "0x10", "1_000", "\u0661", "CCCC", "253402300800",
 )  # fmt: skip
+CODES = (0, 9, 34, 44, 48, 57, 91, 92, 93, 123, 125, 0xD800, 0x1F43E)
 _VALUE = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|\[\]|\{\}')
 
 
@@ -64,8 +66,8 @@ def bases() -> list[str]:
 
     def batch(some: list[object]) -> str:
         finals = sum(1 for r in some if isinstance(r, list) and isinstance(r[1], list) and r[1][0] == 1)
-        return json.dumps(sample | {"run": "r", "node": "z", "to": ME, "r": some, "records": len(some), "finals": finals},
-                          separators=(",", ":"))  # fmt: skip
+        told = {"run": "r", "node": "z", "to": ME, "r": some, "records": len(some), "finals": finals}
+        return json.dumps(sample | told, separators=(",", ":"))
 
     made = [batch(records), batch([records[0], records[1]]), batch([full, x509, ssl, records[6]]), batch([])]
     return [*made, *[batch([r]) for r in records], json.dumps(welcome, separators=(",", ":"))]
@@ -124,7 +126,7 @@ class Fuzzer:
             return text[:begin] + rng.choice(ATOMS) + text[end:]
         at, other = rng.randrange(len(text)), rng.randrange(len(text))
         if kind < 0.65:
-            return text[:at] + chr(rng.choice((0, 9, 34, 44, 48, 57, 91, 92, 93, 123, 125, 0xD800, 0x1F43E))) + text[at + 1 :]
+            return text[:at] + chr(rng.choice(CODES)) + text[at + 1 :]
         if kind < 0.73:
             return text[: min(at, other)] + text[max(at, other) :]
         if kind < 0.8:
@@ -141,7 +143,9 @@ class Fuzzer:
             return text[at:]
         if isinstance(tree, dict) and isinstance(tree.get("r"), list) and tree["r"]:
             records = tree["r"]
-            records[rng.randrange(len(records))] = rng.choice((records, [records[0]], {"a": 1}, records[0], None))
+            records[rng.randrange(len(records))] = rng.choice(
+                (records, [records[0]], {"a": 1}, records[0], None)
+            )
             tree["records"] = rng.choice((len(records), len(records), 0, 10**9))
             try:
                 return json.dumps(tree, separators=(",", ":"))
@@ -232,7 +236,9 @@ def fuzz(messages: int, seed: int, keep: Path | None) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("messages", type=int, nargs="?", default=10_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-wire"))

@@ -566,7 +566,9 @@ def doctor(
     config: ConfigOption = None,
     init_secret: Annotated[
         bool,
-        typer.Option("--init-secret", help="Make the secret that Zeek and the detector share, and say where."),
+        typer.Option(
+            "--init-secret", help="Make the secret that Zeek and the detector share, and say where."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

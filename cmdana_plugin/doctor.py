@@ -246,7 +246,9 @@ def _endpoint(settings: Config) -> Finding:
             ca_file=endpoint.ca_file, cert_file=endpoint.cert_file, key_file=endpoint.key_file, name="doctor",
         )  # fmt: skip
     except CmdanaError as error:
-        return Finding("running Zeek", "wrong", str(error), "correct [endpoint] url, ca_file, cert_file or key_file")
+        return Finding(
+            "running Zeek", "wrong", str(error), "correct [endpoint] url, ca_file, cert_file or key_file"
+        )
     try:
         peer = transport.open()
     except CmdanaError as error:
@@ -268,7 +270,9 @@ def _secret(settings: Config) -> Finding:
         read_key(path)
     except KeyFileError as error:
         if path.exists():
-            return Finding("shared secret", "wrong", str(error), "as it says; Zeek must be able to read the same")
+            return Finding(
+                "shared secret", "wrong", str(error), "as it says; Zeek must be able to read the same"
+            )
         return Finding(
             "shared secret", "missing", f"no file {path}",
             "needed for `cmdana run` only: make it with `cmdana doctor --init-secret`",
@@ -279,9 +283,9 @@ def _secret(settings: Config) -> Finding:
 def secret_made(path: Path) -> str:
     """What there is to do with a new secret."""
     return (
-        f"{path}: made, for its owner only. Zeek finds it there if it runs as the same user; elsewhere copy it (chmod 600, "
-        'owned by the user that Zeek runs as) and say so: redef CMDANA::secret_file = "..."; every node of a cluster '
-        "needs it"
+        f"{path}: made, for its owner only. Zeek finds it there if it runs as the same user; elsewhere copy it (chmod "
+        '600, owned by the user that Zeek runs as) and say so: redef CMDANA::secret_file = "..."; every node of a '
+        "cluster needs it"
     )
 
 

@@ -83,7 +83,9 @@ def new_secret(configured: str) -> Path:
     """
     path = _HOST_SECRET if not configured and os.geteuid() == 0 else secret_path(configured)
     if path.exists():
-        raise KeyFileError(f"{path}: is there already; delete it to make another, and give that to every Zeek")
+        raise KeyFileError(
+            f"{path}: is there already; delete it to make another, and give that to every Zeek"
+        )
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:

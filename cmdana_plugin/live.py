@@ -54,7 +54,12 @@ _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
 _SAME: Final = "CMDANA::secret_file; where both run as one user it is found there"
 _DROPPED: Final = frozenset(
-    ("connections_lost", "connections_dropped_full_queue", "connections_refused", "connections_unjudged_at_stop")
+    (
+        "connections_lost",
+        "connections_dropped_full_queue",
+        "connections_refused",
+        "connections_unjudged_at_stop",
+    )
 )
 
 
@@ -83,7 +88,7 @@ class Live:
         self._settings = settings
         self._judge = judge
         # A line may quote a peer: what would move the cursor is shown as an escape.
-        self._tell = lambda line: tell(_printable(line))
+        self._tell: Callable[[str], None] = lambda line: tell(_printable(line))
         self._clock = clock
         self._progress = clock()
         self._unanswered = 0
@@ -244,7 +249,9 @@ def run(
     freeze()
     gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
-    live = Live(settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret)
+    live = Live(
+        settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret
+    )
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -292,8 +299,14 @@ def shared_secret(endpoint: Endpoint) -> bytes | None:
     try:
         return read_key(path)
     except KeyFileError as error:
-        hint = "" if path.exists() else f"; make it with `cmdana doctor --init-secret`, and give it to Zeek ({_SAME})"
-        raise CmdanaError(f"[endpoint] secret_file: {str(error).removesuffix('; --new-key makes one')}{hint}") from None
+        hint = (
+            ""
+            if path.exists()
+            else f"; make it with `cmdana doctor --init-secret`, and give it to Zeek ({_SAME})"
+        )
+        raise CmdanaError(
+            f"[endpoint] secret_file: {str(error).removesuffix('; --new-key makes one')}{hint}"
+        ) from None
 
 
 def _warm_up(detector: Detector, settings: Config) -> None:
@@ -502,7 +515,9 @@ def _free_port() -> int:
 def _printable(line: str) -> str:
     if line.isprintable():
         return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
+    )
 
 
 def _tell(line: str) -> None:

@@ -38,7 +38,9 @@ class Run:
 
     node: str
     seq: int = 0
-    expected: int | None = None  # `before` of the next batch if nothing is lost; None until there has been one
+    expected: int | None = (
+        None  # `before` of the next batch if nothing is lost; None until there has been one
+    )
     earlier: int = 0  # published before this endpoint met the run
     received: int = 0
     lost: int = 0
@@ -88,7 +90,9 @@ class Session:
         return bool(self._finished)
 
     def connected(self, endpoint: str = "") -> list[Event]:
-        """A new connection, which Zeek calls `endpoint`: say who we are; what was said on an older one no longer holds."""
+        """A new connection, which Zeek calls `endpoint`: say who we are; what was said on an older one is no longer
+        known to hold.
+        """
         self.nodes.clear()
         self._named, self._endpoint = (), endpoint
         return self.alive()
@@ -143,7 +147,9 @@ class Session:
 
     def _account(self, batch: Batch) -> bool:
         if batch.to != self.identity.instance:
-            self._complain("batch_for_another", f"{batch.node}: told another detector, which has taken over from us")
+            self._complain(
+                "batch_for_another", f"{batch.node}: told another detector, which has taken over from us"
+            )
             return False
         run = self._runs.get(batch.run)
         if run is None or run.expected is None:
@@ -153,7 +159,9 @@ class Session:
             )
             self._forget_runs()
         elif batch.seq <= run.seq:
-            self._complain("batch_repeated", f"{batch.node}: batch {batch.seq} came after {run.seq}; passed over")
+            self._complain(
+                "batch_repeated", f"{batch.node}: batch {batch.seq} came after {run.seq}; passed over"
+            )
             if self.trusting:
                 self._begin_anew(batch, f"batch {batch.seq} after {run.seq}")
             return False

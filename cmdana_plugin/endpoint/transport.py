@@ -91,7 +91,9 @@ class Inbox:
                 self._records += max(records, 1)
                 self._bytes += size
                 self._counts.add("connections_received", connections)
-            while (self._records > self._max_records or self._bytes > self._max_bytes) and len(self._waiting) > 1:
+            while (self._records > self._max_records or self._bytes > self._max_bytes) and len(
+                self._waiting
+            ) > 1:
                 event, records, _, size = self._waiting.popleft()
                 self._records -= records
                 self._bytes -= size
@@ -116,8 +118,8 @@ class Inbox:
         """Up to about `max_records` records, waiting until the first has lain for `gather` seconds to get so many.
 
         Where more are waiting, up to `_ARREARS` times as many: judging costs less for each in a larger block, so
-        arrears are caught up with; but not more than `_MOST_BYTES` and one message. Returns an empty list after `timeout`
-        seconds without any.
+        arrears are caught up with; but not more than `_MOST_BYTES` and one message. Returns an empty list after
+        `timeout` seconds without any.
         """
         deadline = clock() + timeout
         with self._changed:
@@ -251,7 +253,6 @@ class Drain(threading.Thread):
                 self._open.clear()
                 self._transport.close()
             self._stop_asked.wait(random.uniform(0, self._least))
-
 
     def _take_in(self, received: Sequence[Received]) -> None:
         good, fault = self._seal.opened(received)

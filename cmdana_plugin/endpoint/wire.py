@@ -351,7 +351,7 @@ def _brief(record: list[Any]) -> LogEntry | None:
     return LogEntry(stream, ts, uid, fields)
 
 
-def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
+def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
     """A log record as `to_json` renders it, flat and in Zeek's field names; None where it has neither uid nor ts.
 
     `x509` records have no uid in Zeek: theirs is "" and the fingerprint joins them.
@@ -362,8 +362,10 @@ def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
     _number(ts, "ts")  # type: ignore[arg-type]
     fields: dict[str, LogValue] = {}
     for name, value in record.items():
-        if (type(value) in _PLAIN and -_MOST < value < _MOST) or (type(value) is str and len(value) <= _MAX_TEXT):
-            fields[name] = value  # type: ignore[assignment]
+        if (type(value) in _PLAIN and -_MOST < value < _MOST) or (
+            type(value) is str and len(value) <= _MAX_TEXT
+        ):
+            fields[name] = value
         elif name != "id":
             _flatten(name, value, fields)
     for name in _NOT_FIELDS.get(stream, _NOT_FIELDS[""]):
@@ -504,7 +506,9 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
             bad = next(v for v in column if type(v) not in types)
             raise _refused(name, bad, " or ".join(t.__name__ for t in types))
         # min and max pass over what is not a number, but not a sum.
-        if not (least <= min(column) and max(column) <= most) or (types is _FLOAT and math.isnan(sum(column))):
+        if not (least <= min(column) and max(column) <= most) or (
+            types is _FLOAT and math.isnan(sum(column))
+        ):
             raise _refused(name, [min(column), max(column)], f"{least}..{most}")
     for uid in columns[0]:
         if not _UID.match(uid):
@@ -536,7 +540,9 @@ def _flatten(name: str, value: object, into: dict[str, LogValue], level: int = 0
             into[name] = value["port"]
         elif level >= _MAX_NESTED or len(value) > _MAX_ELEMENTS or len(name) > _MAX_WORD:
             raise _refused(
-                name[:_MAX_WORD], value, f"at most {_MAX_NESTED} levels and {_MAX_ELEMENTS} short names in one"
+                name[:_MAX_WORD],
+                value,
+                f"at most {_MAX_NESTED} levels and {_MAX_ELEMENTS} short names in one",
             )
         else:
             for inner, v in value.items():
@@ -561,7 +567,7 @@ def _element(name: str, value: object, level: int) -> LogValue:
         if level >= _MAX_NESTED:
             raise _refused(name, value, f"at most {_MAX_NESTED} levels")
         return [_element(name, v, level + 1) for v in value[:_MAX_ELEMENTS]]
-    return value if value is None else _number(value, name)  # type: ignore[arg-type,return-value]
+    return value if value is None else _number(value, name)  # type: ignore[arg-type]
 
 
 def _size(value: LogValue) -> int:

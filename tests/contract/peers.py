@@ -19,7 +19,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
 from cmdana_plugin.endpoint.seal import DIGITS, opened_by_zeek, sealed_by_zeek
-from cmdana_plugin.endpoint.wire import ALIVE, OBSERVATIONS, WELCOME, WIRE_VERSION, Event, decode_frame, encode_frame
+from cmdana_plugin.endpoint.wire import (
+    ALIVE,
+    OBSERVATIONS,
+    WELCOME,
+    WIRE_VERSION,
+    Event,
+    decode_frame,
+    encode_frame,
+)
 
 ACK = {"type": "ack", "endpoint": "a3587bce-websocket-0", "version": "8.2.2"}
 REFUSED = {"type": "error", "code": "deserialization_failed", "context": "failed to create Zeek event"}

@@ -49,8 +49,8 @@ def observations(to: str, seq: int, uids: list[str], before: int, last: bool = F
     records: list[Any] = [["dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
     records += [[f"{uid} {WORDS}", COUNTS, [0, 60, 0]] for uid in uids]
     message = {
-        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "to": to, "seq": seq, "before": before, "finals": len(uids),
-        "records": len(records), "now": 102.0, "last": last, "r": records,
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "to": to, "seq": seq, "before": before,
+        "finals": len(uids), "records": len(records), "now": 102.0, "last": last, "r": records,
     }  # fmt: skip
     return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))
 

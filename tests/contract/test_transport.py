@@ -180,7 +180,9 @@ def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pa
     hello = Event("verdicts/alive", "CMDANA::alive", '{"v":5}')
     # Not sooner back than the peer can see that it was gone.
     seal = Seal(None, "me")
-    drain = Drain(pair.transport(), inbox, lambda _: [hello], lambda: [], told.append, seal, reconnect=(1.0, 2.0))
+    drain = Drain(
+        pair.transport(), inbox, lambda _: [hello], lambda: [], told.append, seal, reconnect=(1.0, 2.0)
+    )
     drain.start()
     try:
         wait_for(lambda: len(pair.peer.received) == 1, "the first hello")
@@ -287,7 +289,7 @@ def test_a_zeek_that_asks_for_a_certificate_gets_ours_and_lets_in_nobody_without
         )
         assert "8.2.2" in ours.open()
         ours.close()
-        with pytest.raises(TransportError, match="TLS fails|no WebSocket handshake"):
+        with pytest.raises(TransportError, match=r"TLS fails|no WebSocket handshake"):
             WebSocketTransport(url, "observations", "1.0", ca_file=str(cert)).open()
     finally:
         peer.stop()

@@ -150,7 +150,9 @@ def test_what_is_not_understood_is_counted_always_and_told_when_its_number_doubl
     assert len(session.news) == 4
 
 
-def test_a_run_is_named_back_once_it_has_answered_and_is_forgotten_with_the_connection(session: Session) -> None:
+def test_a_run_is_named_back_once_it_has_answered_and_is_forgotten_with_the_connection(
+    session: Session,
+) -> None:
     (hello,) = session.connected("ws-1")
     assert (wire.decode_alive(hello.payload).runs, wire.decode_alive(hello.payload).endpoint) == ((), "ws-1")
     session.receive([welcome(False)])
@@ -167,8 +169,12 @@ def test_a_run_is_named_back_once_it_has_answered_and_is_forgotten_with_the_conn
 def test_what_is_meant_for_another_detector_or_said_again_is_passed_over(session: Session) -> None:
     one = welcome(True)
     session.receive([one, one, welcome(False, "no", to="you"), batch(1, 0, 2, to="you")])
-    assert list(session.nodes.values())[0].accepted
-    assert session.counts.by_reason == {"welcome_repeated": 1, "welcome_for_another": 1, "batch_for_another": 1}
+    assert next(iter(session.nodes.values())).accepted
+    assert session.counts.by_reason == {
+        "welcome_repeated": 1,
+        "welcome_for_another": 1,
+        "batch_for_another": 1,
+    }
 
 
 @pytest.mark.parametrize(

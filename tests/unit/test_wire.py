@@ -93,7 +93,9 @@ def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
         ("packets", [0, 2**54, 2], "packets: found"),
     ],
 )
-def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(field: str, value: object, words: str) -> None:
+def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
+    field: str, value: object, words: str
+) -> None:
     row = ROW._replace(**{field: value})
     batch = wire.decode_batch(payload([told(ROW), told(row), told(ROW)], finals=3))
     assert words in batch.why
@@ -149,7 +151,9 @@ def test_a_message_of_the_wrong_form_is_refused_in_words(text: str, words: str) 
         (["weird", {"ts": 1.0, "uid": "C1", "n": dict.fromkeys(map(str, range(101)))}], "n: found"),
     ],
 )
-def test_a_record_that_cannot_be_is_counted_in_words_and_the_others_are_taken(record: Any, words: str) -> None:
+def test_a_record_that_cannot_be_is_counted_in_words_and_the_others_are_taken(
+    record: Any, words: str
+) -> None:
     batch = wire.decode_batch(payload([["weird", {"ts": 1.0, "uid": "C1"}], record, told(ROW)], finals=1))
     assert words in batch.why
     assert (batch.bad, batch.connections, len(batch.logs)) == (1, [ROW], 1)
@@ -165,7 +169,8 @@ def test_nesting_that_python_can_just_read_is_a_bad_record(deep: str) -> None:
 def test_half_a_character_is_shown_as_a_question_mark_and_a_whole_one_stays() -> None:
     told_in_full = ["weird", {"ts": 1.0, "uid": "C1", "name": "@"}]
     for said, read in (
-        (r"\ud800", "?"), (r"\ud83d\udc3e", "\U0001f43e"), (r"\\ud800", r"\ud800"), ("\udcff", "?"), (r"\udfff\ud800x", "??x"),
+        (r"\ud800", "?"), (r"\ud83d\udc3e", "\U0001f43e"), (r"\\ud800", r"\ud800"), ("\udcff", "?"),
+        (r"\udfff\ud800x", "??x"),
     ):  # fmt: skip
         (entry,) = wire.decode_batch(payload([told_in_full]).replace('"@"', f'"{said}"')).logs
         assert entry.fields == {"name": read}

@@ -78,8 +78,9 @@ def every_way(name: str, message: str) -> list[str]:
 
 def forge(s: Stranger) -> None:
     """Verdicts and a notice."""
-    answer = {"v": V, "instance": instance(s), "n": 10**9, "finals": 1, "earlies": 0, "model": "m", "threshold": 0.5,
-              "uid": ["Cforged"], **{name: [value] for name, value in COLUMNS.items()}, "odd": [], "notices": [NOTICE]}  # fmt: skip
+    columns = {name: [value] for name, value in COLUMNS.items()}
+    answer = {"v": V, "instance": instance(s), "n": 10**9, "finals": 1, "earlies": 0, "model": "m",
+              "threshold": 0.5, "uid": ["Cforged"], **columns, "odd": [], "notices": [NOTICE]}  # fmt: skip
     for words in every_way("CMDANA::verdicts", json.dumps(answer)):
         s.publish(VERDICTS, "CMDANA::verdicts", words)
     ragged = answer | {"finals": 10**18, "ts": []}
@@ -92,9 +93,9 @@ def takeover(s: Stranger) -> None:
     runs = sorted({m[1] for _, _, words in heard for m in re.finditer(r'"run":"([^"]+)"', words)})
     for name in ("evil", "", "x" * 5000, instance(s)):
         for leaving in (False, True):
-            alive = {"v": V, "instance": name, "n": 10**9, "cmdana": "0.1.0", "model": "none", "schema": "", "judged": 0,
-                     "lost": 0, "finished": "", "streams": [], "brief": [], "leaving": leaving, "runs": runs,
-                     "endpoint": ""}  # fmt: skip
+            alive = {"v": V, "instance": name, "n": 10**9, "cmdana": "0.1.0", "model": "none", "schema": "",
+                     "judged": 0, "lost": 0, "finished": "", "streams": [], "brief": [],
+                     "leaving": leaving, "runs": runs, "endpoint": ""}  # fmt: skip
             for words in every_way("CMDANA::alive", json.dumps(alive)):
                 s.publish(ALIVE, "CMDANA::alive", words)
 

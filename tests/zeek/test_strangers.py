@@ -1,4 +1,4 @@
-"""Nobody, beside a live Zeek and a running detector: whatever any local user says, nothing is believed, nothing ends."""
+"""Nobody, beside a live Zeek and a detector: whatever any local user says, nothing is believed and nothing ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_nobody_forges_displaces_blinds_or_stops_anything(ns: str, tmp_path: Pat
         more_verdicts(zeek, "the first verdicts")
         for what in KINDS:
             assert attacked(ns, tmp_path, what).endswith("done\n"), (tmp_path / f"{what}.out").read_text()
-            more_verdicts(zeek, f"verdicts after {what}; Zeek: {zeek.process.poll()}, {endpoint.process.poll()}")
+            more_verdicts(
+                zeek, f"verdicts after {what}; Zeek: {zeek.process.poll()}, {endpoint.process.poll()}"
+            )
             assert zeek.process.poll() is None, what
             assert endpoint.process.poll() is None, endpoint.said()
             assert zeek.rows("notice") == [], what
