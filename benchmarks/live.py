@@ -70,6 +70,7 @@ def cost(captures: list[Path]) -> None:
                 folder = Path(name)
                 (folder / "plugin.toml").write_text(
                     f'[endpoint]\nurl = "ws://127.0.0.1:{port}/v1/messages/json"\nreconnect_min = 0.05\n'
+                    f'secret_file = "{rig.secret_in(folder)}"\n'
                     "reconnect_max = 0.1\nbatch_records = 4096\nbatch_seconds = 0.25\nqueue_records = 10000000\n"
                 )
                 with (folder / "endpoint.out").open("wb") as out:
@@ -80,7 +81,10 @@ def cost(captures: list[Path]) -> None:
                     rig.wait_for(
                         lambda f=folder: "nobody listens" in (f / "endpoint.out").read_text(), "the endpoint"
                     )
-                    scripts = [str(rig.SCRIPTS / "replay.zeek"), f"CMDANA::websocket_port={port}/tcp"]
+                    scripts = [
+                        str(rig.SCRIPTS / "replay.zeek"), f"CMDANA::websocket_port={port}/tcp",
+                        f"CMDANA::secret_file={folder / 'secret'}",
+                    ]  # fmt: skip
                     beside.append(measured(["zeek", "-C", "-r", str(capture.resolve()), *scripts], folder))
                     endpoint.terminate()
                     endpoint.wait()
@@ -138,7 +142,8 @@ def latency(rate: float, seconds: float, shipped: bool) -> None:
         (folder / "latency.zeek").write_text(LATENCY)
         zeek = rig.Zeek(ns, folder / "zeek", folder / "latency.zeek")
         if shipped:
-            (folder / "plugin.toml").write_text("[endpoint]\n")
+            secret = rig.secret_in(folder)
+            (folder / "plugin.toml").write_text(f'[endpoint]\nsecret_file = "{secret}"\n')
             command = (sys.executable, "-m", "cmdana_plugin.cli", "run", "--config", folder / "plugin.toml")
             endpoint = rig.Program(ns, folder, "endpoint", *command)
         else:

@@ -24,7 +24,7 @@ def main(minutes: float, capture: Path, pps: float) -> None:
     with tempfile.TemporaryDirectory() as name, rig.namespace() as ns:
         folder = Path(name)
         zeek = rig.Zeek(ns, folder / "zeek", "Log::default_rotation_interval=0sec")
-        (folder / "plugin.toml").write_text("[endpoint]\n")
+        (folder / "plugin.toml").write_text(f'[endpoint]\nsecret_file = "{rig.secret_in(folder)}"\n')
         endpoint = rig.Program(
             ns,
             folder,

@@ -204,6 +204,7 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Say what happens in JSON objects, one a line, on stdout.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line of counts every minute.")] = False,
 ) -> None:
     """Judge a running Zeek's connections: connect, score, publish verdicts, reconnect.
 
@@ -217,7 +218,8 @@ def run(
     with reload.on_sighup():
         while True:
             settings = reload.settings
-            status = run_live(settings, partial(load_judge, settings, model), until=reload.wanted, tell=tell)
+            load = partial(load_judge, settings, model)
+            status = run_live(settings, load, until=reload.wanted, tell=tell, quiet=quiet)
             if not reload.taken():
                 raise typer.Exit(status)
 
@@ -633,11 +635,24 @@ def anonymise(
 def doctor(
     model: ModelOption = None,
     config: ConfigOption = None,
+    init_secret: Annotated[
+        bool,
+        typer.Option(
+            "--init-secret", help="Make the secret that Zeek and the detector share, and say where."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is installed and reachable, and what to do about the rest. Exit status 1 if something is broken."""
     from cmdana_plugin import doctor as examining
     from cmdana_plugin import show
+
+    if init_secret:
+        from cmdana_plugin.keyfile import new_secret
+
+        path = new_secret(configuration.load(config).endpoint.secret_file)
+        print(json.dumps({"secret_file": str(path)}) if as_json else examining.secret_made(path))
+        return
 
     findings = []
     _say_if_it_compiles("tracker")  # the model judges a small capture

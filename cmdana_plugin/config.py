@@ -122,13 +122,17 @@ class Endpoint(_Table):
     broker_host: str = "127.0.0.1"
     broker_port: Annotated[int, Field(ge=1, le=65535)] = 9999
     broker_ssl: bool = True
+    authentication: Literal["hmac", "none"] = "hmac"
+    secret_file: str = ""
     topic_events: str = "zeek/cmdana/observations"
     topic_verdicts: str = "zeek/cmdana/verdicts"
     queue_records: Count = 200_000
+    queue_bytes: Count = 256 * 1024 * 1024
     batch_records: Count = 1024
     batch_seconds: Seconds = 0.05
     reconnect_min: Seconds = 0.5
     reconnect_max: Seconds = 30.0
+    counts_seconds: Annotated[float, Field(ge=0)] = 60.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     sniff: str = ""
     sniff_connections: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536

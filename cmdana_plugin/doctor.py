@@ -18,7 +18,7 @@ from typing import Final, Literal
 from cmdana_plugin import compiled
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config
-from cmdana_plugin.keyfile import KeyFileError, read_key, state_key_path
+from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path, state_key_path
 from feature_extractors import ahead, caches, confine, programs
 from feature_extractors.errors import CmdanaError
 
@@ -65,6 +65,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     yield from _tshark(settings)
     yield from _zeek(settings)
     yield _broker(settings)
+    yield _secret(settings)
     yield _endpoint(settings)
 
 
@@ -269,9 +270,15 @@ def _endpoint(settings: Config) -> Finding:
             return Finding("running Zeek", "missing", f"{where}: {error.strerror or error}", advice)
         return Finding("running Zeek", "ok", f"listens at {where}")
     try:
-        transport = WebSocketTransport(endpoint.url, "zeek/cmdana/doctor", _version(), endpoint.ca_file)
+        # Under a name of its own: a Zeek of an older version takes any client of the detector's name for it.
+        transport = WebSocketTransport(
+            endpoint.url, "zeek/cmdana/doctor", _version(),
+            ca_file=endpoint.ca_file, cert_file=endpoint.cert_file, key_file=endpoint.key_file, name="doctor",
+        )  # fmt: skip
     except CmdanaError as error:
-        return Finding("running Zeek", "wrong", str(error), "correct [endpoint] url or ca_file")
+        return Finding(
+            "running Zeek", "wrong", str(error), "correct [endpoint] url, ca_file, cert_file or key_file"
+        )
     try:
         peer = transport.open()
     except CmdanaError as error:
@@ -279,6 +286,37 @@ def _endpoint(settings: Config) -> Finding:
         return Finding("running Zeek", "missing", str(error), advice)
     transport.close()
     return Finding("running Zeek", "ok", f"{peer} at {endpoint.url}")
+
+
+def _secret(settings: Config) -> Finding:
+    endpoint = settings.endpoint
+    if endpoint.authentication == "none":
+        return Finding(
+            "shared secret", "missing", '[endpoint] authentication = "none": whoever reaches the port is believed',
+            'make one with `cmdana doctor --init-secret`, and set authentication = "hmac" here and in Zeek',
+        )  # fmt: skip
+    path = secret_path(endpoint.secret_file)
+    try:
+        read_key(path)
+    except KeyFileError as error:
+        if path.exists():
+            return Finding(
+                "shared secret", "wrong", str(error), "as it says; Zeek must be able to read the same"
+            )
+        return Finding(
+            "shared secret", "missing", f"no file {path}",
+            "needed for `cmdana run` only: make it with `cmdana doctor --init-secret`",
+        )  # fmt: skip
+    return Finding("shared secret", "ok", str(path))
+
+
+def secret_made(path: Path) -> str:
+    """What there is to do with a new secret."""
+    return (
+        f"{path}: made, for its owner only. Zeek finds it there if it runs as the same user; elsewhere copy it (chmod "
+        '600, owned by the user that Zeek runs as) and say so: redef CMDANA::secret_file = "..."; every node of a '
+        "cluster needs it"
+    )
 
 
 def _version() -> str:

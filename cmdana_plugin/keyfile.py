@@ -14,6 +14,7 @@ from cmdana_plugin import files
 from feature_extractors.errors import CmdanaError
 
 _KEY_BYTES: Final = 32
+_HOST_SECRET: Final = Path("/etc/cmdana/secret")
 
 
 class KeyFileError(CmdanaError):
@@ -60,6 +61,38 @@ def state_key_path(configured: str, environment: Mapping[str, str] = os.environ)
         return Path(service.split(":")[0]) / "state.key"
     home = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(home) / "cmdana" / "state.key"
+
+
+def secret_path(configured: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the secret lies that Zeek and the detector share: as configured, for the host, or in the user's home.
+
+    Zeek looks in the same places (`CMDANA::secret_file`).
+    """
+    if configured:
+        return Path(configured)
+    if _HOST_SECRET.exists():
+        return _HOST_SECRET
+    home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "cmdana" / "secret"
+
+
+def new_secret(configured: str) -> Path:
+    """Makes that secret, for the whole host where root asks, else in the user's home; where it is.
+
+    Raises `KeyFileError` where there is one already.
+    """
+    path = _HOST_SECRET if not configured and os.geteuid() == 0 else secret_path(configured)
+    if path.exists():
+        raise KeyFileError(
+            f"{path}: is there already; delete it to make another, and give that to every Zeek"
+        )
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # another that started just now was first
+            files.create(path, _new())
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be made: {error.strerror}") from None
+    return path
 
 
 def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> int:

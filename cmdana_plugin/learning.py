@@ -120,6 +120,7 @@ def learn(
         if not phase.over:
             tell(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
             run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share})
+            tell("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
     finally:
         spool.close()
     if not phase.over:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import importlib.metadata
+import os
 import secrets
 import shutil
 import signal
@@ -23,9 +24,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
+from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
+from cmdana_plugin.verdict import BENIGN
 from cmdana_plugin.window import Aligner
 from feature_extractors import programs
 from feature_extractors.errors import CaptureError, CmdanaError
@@ -49,6 +53,17 @@ _COLLECT: Final = (20_000, 10, 10)  # thresholds of the garbage collector: littl
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
+_SAME: Final = "CMDANA::secret_file; where both run as one user it is found there"
+_DROPPED: Final = frozenset(
+    (
+        "connections_lost",
+        "connections_dropped_full_queue",
+        "connections_refused",
+        "connections_unjudged_at_stop",
+    )
+)
+
+
 class ZeekError(CmdanaError):
     """The Zeek that a replay needs cannot be started, or stopped too early."""
 
@@ -56,7 +71,8 @@ class ZeekError(CmdanaError):
 class Live:
     """Session, aligner and judge around one transport; `step` moves on what has come.
 
-    A thread drains the transport and keeps the heartbeat; everything else runs where `step` is called.
+    A thread drains the transport and keeps the heartbeat; everything else runs where `step` is called. `secret` is the
+    one shared with Zeek; without it everybody is believed.
     """
 
     def __init__(
@@ -67,26 +83,30 @@ class Live:
         tell: Callable[[str], None],
         *,
         sniffed: Sniffed | None = None,
+        secret: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._judge = judge
-        self._tell = tell
+        # A line may quote a peer: what would move the cursor is shown as an escape.
+        self._tell: Callable[[str], None] = lambda line: tell(_printable(line))
         self._clock = clock
         self._progress = clock()
         self._unanswered = 0
         self._leaving = False
         self.counts = Counts()
+        self.odd = self.notices = 0  # verdicts that are not benign, and notices
         self.aligner = Aligner()
         self._sniffed = sniffed
-        self.inbox = Inbox(settings.queue_records, self.counts)
+        self.inbox = Inbox(settings.queue_records, self.counts, settings.queue_bytes)
         digest = judge.detector.schema_digest
         identity = Identity(
             secrets.token_hex(8), _VERSION, judge.detector.name, digest, *_log_streams(digest)
         )
-        self.session = Session(identity, settings.topic_verdicts)
+        self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
+        self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
-            transport, self.inbox, self.session.connected, self._beat, tell,
+            transport, self.inbox, self.session.connected, self._beat, self._tell, self._seal,
             reconnect=(settings.reconnect_min, settings.reconnect_max), clock=clock,
         )  # fmt: skip
 
@@ -119,7 +139,9 @@ class Live:
     def counters(self) -> dict[str, int]:
         """Every count that this endpoint keeps, by reason."""
         total: Counter[str] = Counter({"connections_judged": self.session.judged})
-        for counts in (self.counts, self.session.counts, self.aligner.counts, self.drain.counts):
+        for counts in (
+            self.counts, self.session.counts, self.aligner.counts, self.drain.counts, self._seal.counts,
+        ):  # fmt: skip
             total.update(counts.by_reason)
         if self._sniffed is not None:
             total.update(self._sniffed.counts.by_reason)
@@ -133,8 +155,22 @@ class Live:
             "lag_seconds": self.inbox.lag(self._clock()),
         }
 
+    def words(self) -> str:
+        """What has come of it so far, in a line."""
+        counters = self.counters()
+        dropped = sum(n for what, n in counters.items() if what in _DROPPED)
+        return (
+            f"{counters.get('connections_received', 0):,} connections told, {self.session.judged:,} judged, "
+            f"{self.odd:,} odd verdicts, {self.notices:,} notices, {dropped:,} connections dropped, "
+            f"{counters.get('message_not_authentic', 0) + counters.get('message_refused', 0):,} messages refused, "
+            f"{self.inbox.lag(self._clock()):.1f} s behind"
+        )
+
     def _move(self, received: Sequence[Received]) -> Judged:
         batches: list[Batch] = self.session.receive(received)
+        if self.session.met and not self._leaving:
+            self.session.met = False
+            self.drain.send(self.session.alive())
         windows = self.aligner.receive(batches)
         if self._sniffed is not None:
             windows = self._sniffed.complete(windows)
@@ -146,6 +182,8 @@ class Live:
         for line in self.session.news:
             self._tell(line)
         self.session.news.clear()
+        self.odd += sum(n for word, n in judged.verdicts.verdict.counted().items() if word != BENIGN)
+        self.notices += len(judged.notices)
         return judged
 
     def _beat(self) -> list[Event]:
@@ -154,9 +192,9 @@ class Live:
         self._unanswered = 0 if self.session.nodes else self._unanswered + 1
         if self._unanswered == _UNANSWERED:
             self._tell(
-                f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, and "
-                "are [endpoint] topic_events and topic_verdicts the same as CMDANA::topic_observations and "
-                "CMDANA::topic_verdicts?"
+                f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, does it "
+                "have our secret (CMDANA::secret_file, CMDANA::authentication), and are [endpoint] topic_events and "
+                "topic_verdicts the same as CMDANA::topic_observations and CMDANA::topic_verdicts?"
             )
         return self.session.alive() if self._clock() - self._progress < _STUCK else []
 
@@ -184,17 +222,25 @@ def run(
     until: Callable[[], bool] = lambda: False,
     gauges: Callable[[], Mapping[str, float]] = dict,
     tell: Callable[[str], None] | None = None,
+    quiet: bool = False,
 ) -> int:
     """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked at each step; the exit status.
 
-    `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr.
+    `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr, with
+    one of counts every `[endpoint] counts_seconds` unless `quiet`.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
-    an interface that cannot be listened on.
+    an interface that cannot be listened on, a secret that is not there or that others can read.
     """
     from cmdana_plugin.endpoint.metrics import Numbers, serve
 
     tell = tell or _tell
+    secret = shared_secret(settings.endpoint)
+    if secret is None:
+        tell(
+            '[endpoint] authentication = "none": whoever reaches the port of Zeek or takes its place is believed, can '
+            "forge verdicts and observations and take our place"
+        )
     transport = make_transport(settings.endpoint, _VERSION)
     _warm_up(load().detector, settings)
     judge = load()
@@ -204,7 +250,9 @@ def run(
     freeze()
     gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
-    live = Live(settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None)
+    live = Live(
+        settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret
+    )
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -221,8 +269,13 @@ def run(
         if sniffer is not None:
             sniffer.start()
         live.start()
+        every = 0.0 if quiet else settings.endpoint.counts_seconds
+        due = time.monotonic() + every
         while not stop.is_set() and not until():
             live.step(0.2)
+            if every and time.monotonic() >= due:
+                due = time.monotonic() + every
+                tell(live.words())
         live.leave()
     finally:
         if sniffer is not None:
@@ -237,6 +290,24 @@ def run(
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )
     return 0
+
+
+def shared_secret(endpoint: Endpoint) -> bytes | None:
+    """The secret shared with Zeek, None where it is to be done without. Raises `CmdanaError`."""
+    if endpoint.authentication == "none":
+        return None
+    path = secret_path(endpoint.secret_file)
+    try:
+        return read_key(path)
+    except KeyFileError as error:
+        hint = (
+            ""
+            if path.exists()
+            else f"; make it with `cmdana doctor --init-secret`, and give it to Zeek ({_SAME})"
+        )
+        raise CmdanaError(
+            f"[endpoint] secret_file: {str(error).removesuffix('; --new-key makes one')}{hint}"
+        ) from None
 
 
 def _warm_up(detector: Detector, settings: Config) -> None:
@@ -338,7 +409,8 @@ def _replay_one(
             "url": f"ws://127.0.0.1:{port}/v1/messages/json",
             "reconnect_min": 0.05,
             "reconnect_max": 0.2,
-            "queue_records": 2**40,  # Zeek itself waits for us while it reads a capture
+            "queue_records": 2**40,
+            "queue_bytes": 2**40,  # Zeek itself waits for us while it reads a capture
             "batch_records": 4096,  # nobody waits for a single verdict
             "batch_seconds": 0.25,
         }
@@ -352,12 +424,14 @@ def _replay_one(
         f"CMDANA::suppress_for={settings.verdict.suppress_for}sec",
         f"LogAscii::use_json={'T' if settings.logs.format == 'json' else 'F'}",
     ]  # fmt: skip
+    secret = secrets.token_bytes(32)  # of this one run; others cannot see the environment of our programs
     # Zeek looks for scripts in its working folder before its own: that must hold none of the capture's owner's.
     with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory(prefix="cmdana-") as empty:
         process = subprocess.Popen(
-            command, cwd=empty, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
-        )
-        live = Live(endpoint, judge, make_transport(endpoint, _VERSION), lambda _: None)
+            command, cwd=empty, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+            env=os.environ | {"CMDANA_SECRET": secret.hex()},
+        )  # fmt: skip
+        live = Live(endpoint, judge, make_transport(endpoint, _VERSION), lambda _: None, secret=secret)
         live.start()
         try:
             while process.poll() is None:
@@ -389,6 +463,9 @@ _WORTH_TELLING: Final = frozenset(
         "log_evicted",
         "log_without_connection",
         "message_refused",
+        "message_not_authentic",
+        "bad_record",
+        "session_restarted",
         "verdict_events_unsent",
     )
 )
@@ -436,6 +513,14 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _printable(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
+    )
 
 
 def _tell(line: str) -> None:

@@ -21,7 +21,14 @@ from markupsafe import Markup
 from cmdana_plugin import charts, files, moments
 from cmdana_plugin.logs import LogError
 from cmdana_plugin.show import printable
-from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
+from cmdana_plugin.verdict import (
+    ANOMALOUS_HOST,
+    BENIGN,
+    DETECTOR_BACK,
+    DETECTOR_LOST,
+    NOTICE_TYPES,
+    TRAFFIC_DRIFT,
+)
 from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, read_rows, text, texts
 from feature_extractors.errors import RecordError
 
@@ -331,7 +338,7 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
         return
     ts = number(row, "ts")
     msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
-    if note in (TRAFFIC_DRIFT, DETECTOR_LOST):
+    if note in (TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK):
         if len(seen.health) < 50:
             seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
         return

@@ -3,7 +3,7 @@
 
 @load base/frameworks/cluster
 @load base/frameworks/telemetry
-@load ./types
+@load ./seal
 
 module CMDANA;
 
@@ -35,7 +35,7 @@ export {
 		logs: count &default=0;
 		## Log records not published because of :zeek:id:`CMDANA::max_log_bytes`.
 		logs_too_long: count &default=0;
-		## Messages of the detector that could not be read.
+		## Messages that could not be read or were not the detector's.
 		refused: count &default=0;
 	};
 
@@ -44,6 +44,9 @@ export {
 
 	## Whether a detector is there and has been accepted.
 	global detector_ready = F;
+
+	## The start of the detector that has been accepted last.
+	global instance = "";
 
 	## Adds one record, rendered as a JSON array, to the batch.
 	global tell: function(rendered: string);
@@ -69,6 +72,9 @@ global timer_runs = F;
 
 event flush_due() &is_used
 	{
+	if ( is_remote_event() )
+		return;
+
 	timer_runs = F;
 	flush();
 	}
@@ -107,10 +113,11 @@ function flush(last: bool)
 		return;
 
 	++batches_sent;
-	local head = fmt("{\"v\":%d,\"node\":\"%s\",\"run\":\"%s\",\"seq\":%d,\"before\":%d,\"finals\":%d,\"records\":%d,\"now\":%.6f,\"last\":%s,\"r\":[",
-	    wire_version, peer_description, run, batches_sent, finals_sent, finals, |records|,
+	local head = fmt("{\"v\":%d,\"node\":\"%s\",\"run\":\"%s\",\"to\":\"%s\",\"seq\":%d,\"before\":%d,\"finals\":%d,\"records\":%d,\"now\":%.6f,\"last\":%s,\"r\":[",
+	    wire_version, peer_description, run, instance, batches_sent, finals_sent, finals, |records|,
 	    network_time(), last ? "true" : "false");
-	Cluster::publish(topic_observations, observations, head + join_string_vec(records, ",") + "]}");
+	Cluster::publish(topic_observations, observations,
+	    sealed("CMDANA::observations", head + join_string_vec(records, ",") + "]}"));
 	finals_sent += finals;
 	begin_batch();
 	}

@@ -99,7 +99,8 @@ function tell_connection(c: connection, final: bool)
 
 event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 	{
-	if ( ! detector_ready )
+	# What others publish is no traffic.
+	if ( ! detector_ready || is_remote_event() )
 		return;
 
 	if ( ! c?$cmdana )
@@ -128,7 +129,7 @@ event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 # After the logs that the same end writes, so that the detector has them when the connection arrives.
 event connection_state_remove(c: connection) &priority=-100
 	{
-	if ( c?$cmdana && c$cmdana$told_final )
+	if ( (c?$cmdana && c$cmdana$told_final) || is_remote_event() )
 		return;
 
 	++tally$ended;

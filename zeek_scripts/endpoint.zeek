@@ -13,6 +13,9 @@ export {
 	## Without a heartbeat for so long (wall clock) the detector is lost.
 	option detector_timeout = 10sec;
 
+	## A Zeek to which no detector has come for so long says so.
+	option never_after = 40sec;
+
 	## If set, only a model made with this schema digest is accepted.
 	option expected_schema = "";
 
@@ -26,19 +29,28 @@ export {
 	global detector_alive: event(who: Alive);
 }
 
-global instance = "";
+# What Zeek calls the accepted detector's connection, where it is one to this node.
+global connection_of = "";
 global last_alive: time;
 global refused_instances: set[string] &create_expire=1hr;
 global replaced_instances: set[string] &create_expire=1hr;
 global was_lost = F;
+global began: time;
+global never_told = F;
+global losses = 0;
+global lost_since: time;
+# As it was when the detector was lost, or as Zeek began.
+global unsent_before = 0;
+global welcomes = 0;
+global replays = 0;
 
-function answer_detector(accepted: bool, why: string, parted: bool &default=F)
+function answer_detector(to: string, accepted: bool, why: string, parted: bool &default=F)
 	{
 	local w = Welcome($v=wire_version, $node=peer_description, $run=run, $zeek=zeek_version(),
-	    $accepted=accepted, $why=why, $parted=parted);
+	    $accepted=accepted, $why=why, $to=to, $n=++welcomes, $parted=parted);
 	if ( judges() )
 		w$benign = log_benign;
-	Cluster::publish(topic_observations, welcome, to_json(w));
+	Cluster::publish(topic_observations, welcome, sealed("CMDANA::welcome", to_json(w)));
 	}
 
 function objection(who: Alive): string
@@ -53,25 +65,62 @@ function objection(who: Alive): string
 	return "";
 	}
 
+# One identifier for each, and never suppressed: a loss is a loss, however soon it follows another.
+function tell_of_detector(note: Notice::Type, msg: string, sub: string, n: count)
+	{
+	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=unforeseen(fmt("%s %d", run, losses)), $suppress_for=0sec,
+	    $msg=msg, $sub=sub, $n=n));
+	}
+
 function lose_detector(why: string)
 	{
 	if ( ! detector_ready )
 		return;
 
 	detector_ready = F;
+	connection_of = "";
 	was_lost = T;
+	lost_since = last_alive;
+	unsent_before = tally$unsent;
+	++losses;
 	forget();
 
+	# In a cluster the workers know what they sent, and the manager what came back.
+	local unanswered = tally$sent > tally$judged ? tally$sent - tally$judged : 0;
 	if ( judges() )
-		NOTICE(Notice::Info($note=Detector_Lost, $ts=network_time(), $identifier="detector",
-		    $suppress_for=suppress_for, $msg="The CMDANA detector is gone; connections are not judged until it is back",
-		    $sub=why));
+		tell_of_detector(Detector_Lost, "The CMDANA detector is gone; connections are not judged until it is back",
+		    Cluster::is_enabled() ? fmt("%s; last heard of at %.6f", why, lost_since) :
+		        fmt("%s; last heard of at %.6f; %d connections that it was told of are not answered", why,
+		            lost_since, unanswered), unanswered);
 	event detector_lost(why);
+	}
+
+function find_detector(who: Alive)
+	{
+	local missed = tally$unsent - unsent_before;
+	detector_ready = T;
+	Reporter::info(fmt("cmdana: detector %s: cmdana %s, model %s, schema %s; %d connections ended unjudged since %.6f",
+	    was_lost ? "is back" : "found", who$cmdana, who$model, who$schema, missed, was_lost ? lost_since : began));
+
+	# Each node knows of its own connections alone.
+	if ( (was_lost || never_told) && (judges() || missed > 0) )
+		tell_of_detector(Detector_Back, "The CMDANA detector is back; connections are judged again",
+		    fmt("%d connections of %s ended unjudged since %.6f", missed, peer_description, was_lost ? lost_since : began),
+		    missed);
+	unsent_before = tally$unsent;
+	event detector_found(who);
 	}
 
 event CMDANA::alive(words: string)
 	{
-	local parsed = from_json(words, Alive);
+	local message = opened("CMDANA::alive", words);
+	if ( message == "" )
+		{
+		++tally$refused;
+		return;
+		}
+
+	local parsed = from_json(message, Alive);
 	local who = parsed$valid ? (parsed$v as Alive) : Alive();
 	local why = objection(who);
 
@@ -79,50 +128,85 @@ event CMDANA::alive(words: string)
 		{
 		if ( who$instance !in refused_instances )
 			Reporter::warning(fmt("cmdana: a detector (%s %s) is refused: %s", who$model, who$cmdana, why));
-		add refused_instances[who$instance];
-		answer_detector(F, why);
+		if ( |refused_instances| < 1000 )
+			add refused_instances[who$instance];
+		answer_detector(who$instance, F, why);
 		return;
 		}
 
-	last_alive = current_time();
+	if ( ! is_newer(who$instance, who$n) )
+		{
+		++tally$refused;
+		if ( ++replays == 1 )
+			Reporter::warning("cmdana: a message of a detector came a second time and is passed over; somebody repeats what he has heard");
+		return;
+		}
+
+	# What it said to another start of Zeek is not said to this one.
+	local named = F;
+	for ( _, r in who$runs )
+		{
+		if ( r == run )
+			named = T;
+		}
+	if ( ! named )
+		{
+		if ( ! who$leaving )
+			answer_detector(who$instance, F, "");
+		return;
+		}
 
 	if ( who$leaving )
 		{
 		if ( who$instance == instance )
 			{
+			last_alive = current_time();
 			flush();
 			lose_detector("it was stopped");
-			# After all that was sent to it, so that it knows that nothing more comes.
-			answer_detector(F, "", T);
 			}
+		# After all that was sent to it, so that it knows that nothing more comes.
+		answer_detector(who$instance, F, "", T);
 		return;
 		}
 
+	last_alive = current_time();
+
 	if ( who$instance != instance )
 		{
+		# What is gathered was begun for the other.
+		flush();
 		if ( instance != "" )
 			add replaced_instances[instance];
 		instance = who$instance;
 		want_logs(who$streams, who$brief);
 		}
 
-	answer_detector(T, "");
+	connection_of = who$endpoint;
+	answer_detector(who$instance, T, "");
 
 	if ( ! detector_ready )
-		{
-		detector_ready = T;
-		Reporter::info(fmt("cmdana: detector %s: cmdana %s, model %s, schema %s",
-		    was_lost ? "is back" : "found", who$cmdana, who$model, who$schema));
-		event detector_found(who);
-		}
+		find_detector(who);
 
 	event detector_alive(who);
 	}
 
 event check_detector() &is_used
 	{
+	if ( is_remote_event() )
+		return;
+
 	if ( detector_ready && current_time() - last_alive > detector_timeout )
 		lose_detector(fmt("no heartbeat for %.0f seconds", detector_timeout));
+
+	if ( ! detector_ready && ! was_lost && ! never_told && current_time() - began > never_after )
+		{
+		never_told = T;
+		if ( judges() )
+			tell_of_detector(Detector_Lost, "No CMDANA detector has come since Zeek started; connections are not judged",
+			    fmt("%s; %d connections of %s ended unjudged since %.6f",
+			        can_trust() ? "does cmdana run?" : "this Zeek has no secret, so none is believed", tally$unsent,
+			        peer_description, began), tally$unsent);
+		}
 
 	schedule 1sec { check_detector() };
 	}
@@ -130,12 +214,14 @@ event check_detector() &is_used
 # The node that it was connected to knows at once; the others by the heartbeat.
 event Cluster::websocket_client_lost(endpoint: Cluster::EndpointInfo, code: count, reason: string)
 	{
-	if ( endpoint?$application_name && starts_with(endpoint$application_name, "cmdana/") )
+	if ( connection_of != "" && endpoint$id == connection_of && ! is_remote_event() )
 		lose_detector(fmt("its connection was closed (code %d)", code));
 	}
 
 event zeek_init() &priority=4
 	{
+	began = current_time();
+
 	if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE )
 		{
 		Reporter::warning("cmdana: no cluster backend is loaded, so no detector can reach this Zeek; load cmdana/listen-websocket besides");
@@ -151,6 +237,9 @@ event zeek_init() &priority=4
 
 event zeek_done() &priority=-50
 	{
+	if ( is_remote_event() )
+		return;
+
 	# In a cluster the workers say what they sent, and the manager what came back.
 	if ( tally$ended > 0 || tally$judged > 0 )
 		Reporter::info(fmt("cmdana: %d connections ended: %d sent to the detector, %d not; %d verdicts, %d early ones, %d notices",

@@ -4,6 +4,7 @@
 ##! kin): leave it on loopback otherwise.
 
 @load base/frameworks/cluster
+@load ./doors
 
 @if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE && |Cluster::nodes| == 0 )
 @load frameworks/cluster/backend/broker
@@ -21,6 +22,9 @@ export {
 
 event zeek_init() &priority=-100
 	{
+	if ( Broker::disable_ssl || Broker::ssl_cafile == "" )
+		close_doors();
+
 	if ( Cluster::is_enabled() && Cluster::local_node_type() != Cluster::MANAGER )
 		return;
 

@@ -29,7 +29,7 @@ event zeek_init() &priority=-200
 
 event CMDANA::detector_found(who: Alive)
 	{
-	if ( paused )
+	if ( paused && ! is_remote_event() )
 		{
 		paused = F;
 		continue_processing();
@@ -38,7 +38,7 @@ event CMDANA::detector_found(who: Alive)
 
 event CMDANA::detector_lost(why: string)
 	{
-	if ( zeek_is_terminating() )
+	if ( zeek_is_terminating() || is_remote_event() )
 		return;
 
 	Reporter::error(fmt("cmdana: the detector is gone before the capture's end: %s", why));
@@ -47,11 +47,17 @@ event CMDANA::detector_lost(why: string)
 
 event new_connection(c: connection)
 	{
+	if ( is_remote_event() )
+		return;
+
 	open_connections[c$uid] = c;
 	}
 
 event connection_state_remove(c: connection) &priority=-200
 	{
+	if ( is_remote_event() )
+		return;
+
 	delete open_connections[c$uid];
 
 	if ( ! paused && tally$sent > tally$judged + replay_window )
@@ -73,6 +79,9 @@ event CMDANA::verdicts(answer: string) &priority=-10
 
 event Pcap::file_done(path: string)
 	{
+	if ( is_remote_event() )
+		return;
+
 	for ( uid, c in open_connections )
 		{
 		# Brings the record up to date. Zeek does not find ICMP this way: there our own record has to do, which
@@ -100,6 +109,6 @@ event Pcap::file_done(path: string)
 
 event CMDANA::detector_alive(who: Alive)
 	{
-	if ( file_ended && who$finished == run )
+	if ( file_ended && who$finished == run && ! is_remote_event() )
 		terminate();
 	}

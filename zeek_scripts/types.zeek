@@ -1,11 +1,11 @@
-##! The wire between Zeek and the detector. Every message is one event with one JSON string that states
-##! ``wire_version``; the other half of this contract is ``cmdana_plugin/endpoint/wire.py``.
+##! The wire between Zeek and the detector. Every message is one event with one string: its seal (``seal.zeek``) and a
+##! JSON object that states ``wire_version``; the other half of this contract is ``cmdana_plugin/endpoint/wire.py``.
 
 module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 4;
+	const wire_version = 5;
 
 	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;
@@ -31,6 +31,8 @@ export {
 		v: count &default=0;
 		## Unlike any other start of a detector.
 		instance: string &default="";
+		## Grows with each message of this start.
+		n: count &default=0;
 		## Version of the Python package.
 		cmdana: string &default="";
 		## Name and version of the model.
@@ -49,6 +51,10 @@ export {
 		brief: vector of string &default=vector();
 		## The detector stops now, of its own will.
 		leaving: bool &default=F;
+		## The starts of Zeek nodes that have answered it: what was said to another start is not said to this one.
+		runs: vector of string &default=vector();
+		## What Zeek calls its connection.
+		endpoint: string &default="";
 	};
 
 	## What a Zeek node answers.
@@ -57,8 +63,13 @@ export {
 		node: string;
 		run: string;
 		zeek: string;
+		## Neither accepted nor told why, the detector is to name this run in its next word.
 		accepted: bool;
 		why: string;
+		## The start of the detector that it is meant for.
+		to: string;
+		## Grows with each welcome of this run.
+		n: count;
 		## The answer to a detector that leaves: nothing more comes.
 		parted: bool;
 		## Whether benign verdicts are written down; unset where none are. Those that are not are not told either.
@@ -129,6 +140,8 @@ export {
 	## that a vector of :zeek:type:`CMDANA::Info` takes.
 	type Answer: record {
 		v: count;
+		instance: string;
+		n: count;
 		## Connections judged at their end, and before it; more than are told where benign ones are not written down.
 		finals: count;
 		earlies: count;

@@ -21,8 +21,10 @@ export {
 		Known_Attack,
 		## The network's own normal has moved away from what the model learned.
 		Traffic_Drift,
-		## The detector is gone; nothing is judged until it is back.
+		## The detector is gone, or has never come; nothing is judged until it is there.
 		Detector_Lost,
+		## The detector is back, after so many connections that nobody judged.
+		Detector_Back,
 	};
 
 	## For how long a notice of the same identifier is not repeated.
@@ -36,6 +38,9 @@ export {
 
 	## Raised for each verdict as it is logged.
 	global log_cmdana: event(rec: Info);
+
+	## Whether this is said by the accepted detector, and for the first time.
+	global is_news: function(who: string, n: count): bool;
 
 	## Whether this node logs verdicts and raises notices: the manager, or a Zeek on its own.
 	global judges: function(): bool;
@@ -66,6 +71,27 @@ const modality_sets: table[count] of set[string] = {
 	[7] = set("packet", "connection", "log"),
 };
 
+# The number of the last message of each detector, by its instance; those of one that is gone cannot be said again.
+global last_said: table[string] of count = table();
+
+function is_newer(who: string, n: count): bool
+	{
+	# Without a secret a number proves nothing.
+	if ( authentication == "none" )
+		return T;
+
+	if ( who in last_said && n <= last_said[who] )
+		return F;
+
+	last_said[who] = n;
+	return T;
+	}
+
+function is_news(who: string, n: count): bool
+	{
+	return who == instance && is_newer(who, n);
+	}
+
 function judges(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
@@ -81,7 +107,7 @@ function raise_notice(w: NoticeWords)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=w$identifier, $suppress_for=suppress_for);
+	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for);
 
 	if ( w?$uid )
 		n$uid = w$uid;
@@ -102,17 +128,59 @@ function raise_notice(w: NoticeWords)
 	NOTICE(n);
 	}
 
+# Zeek stops a handler at an index that is not there, so all is looked at before anything is done.
+function well_formed(a: Answer): bool
+	{
+	local n = |a$uid|;
+
+	for ( _, size in vector(|a$ts|, |a$orig_h|, |a$orig_p|, |a$resp_h|, |a$resp_p|, |a$proto|, |a$service|,
+	    |a$community_id|, |a$stage|, |a$score|, |a$p_value|, |a$packet_reliance|, |a$connection_reliance|,
+	    |a$log_reliance|, |a$state_reliance|, |a$modalities|) )
+		{
+		if ( size != n )
+			return F;
+		}
+
+	local told = 0;
+	for ( i, stage in a$stage )
+		{
+		if ( stage > 1 || a$proto[i] > 3 || a$modalities[i] > 7 || a$orig_p[i] > 65535 || a$resp_p[i] > 65535 )
+			return F;
+		told += stage;
+		}
+
+	# More than are told are counted where benign ones are not written down; of one answer never more than this.
+	return told <= a$finals && n - told <= a$earlies && a$finals <= 1000000 && a$earlies <= 1000000;
+	}
+
 event CMDANA::verdicts(answer: string)
 	{
 	if ( ! judges() )
 		return;
 
-	local parsed = from_json(answer, Answer);
+	local message = opened("CMDANA::verdicts", answer);
+	if ( message == "" )
+		{
+		++tally$refused;
+		return;
+		}
+
+	local parsed = from_json(message, Answer);
+	local why = "";
 	if ( ! parsed$valid )
+		why = fmt("that cannot be read: %s", parsed$err);
+	else if ( (parsed$v as Answer)$v != wire_version )
+		why = fmt("of wire version %d; expected %d", (parsed$v as Answer)$v, wire_version);
+	else if ( ! well_formed(parsed$v as Answer) )
+		why = "that cannot be: columns of different lengths, or a number out of its range";
+	else if ( ! is_news((parsed$v as Answer)$instance, (parsed$v as Answer)$n) )
+		why = "of another detector, or said a second time";
+
+	if ( why != "" )
 		{
 		++tally$refused;
 		if ( ++unreadable == 1 )
-			Reporter::warning(fmt("cmdana: verdicts that cannot be read: %s", parsed$err));
+			Reporter::warning(fmt("cmdana: verdicts %s", why));
 		return;
 		}
 

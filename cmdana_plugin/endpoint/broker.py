@@ -49,6 +49,8 @@ def bindings() -> ModuleType:
 class BrokerTransport:
     """A Broker endpoint that peers with one Zeek and subscribes to one topic prefix."""
 
+    endpoint = ""
+
     def __init__(
         self, host: str, port: int, topic: str, *, ssl: bool = True, ca_file: str = "", cert_file: str = "",
         key_file: str = "",

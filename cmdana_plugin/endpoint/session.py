@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _MAX_RUNS: Final = 1024  # starts of Zeek nodes remembered; past it the one longest silent is forgotten
+_MAX_GAP: Final = 1_000_000  # batches of a run that can have been lost between two that came
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,13 @@ class Run:
 
     node: str
     seq: int = 0
-    expected: int = 0  # `before` of the next batch if nothing is lost
+    expected: int | None = (
+        None  # `before` of the next batch if nothing is lost; None until there has been one
+    )
     earlier: int = 0  # published before this endpoint met the run
     received: int = 0
     lost: int = 0
+    told: int = 0  # the number of its last welcome
 
 
 @dataclass(slots=True)
@@ -48,16 +52,25 @@ class Session:
     """Keeps account of every Zeek node's connections and words what goes back.
 
     Call `connected` whenever the transport has (re)connected, `receive` with what came, `answer` with what became
-    of it, `alive` once a second, and `finish` before leaving; each returns what is to be sent.
+    of it, `alive` once a second and where `met` says so, and `finish` before leaving; each returns what is to be sent.
+
+    What Zeek says of itself is held against what can be. A batch that states another number than its run can have
+    reached by now is refused in words and its run's account begins anew with the next, so that nothing of it is lost
+    unsaid; `trusting` says that messages are not authenticated, so that a number already seen may be the lie of
+    somebody who had said a later one, and its run begins anew too.
     """
 
     identity: Identity
     topic_verdicts: str
+    trusting: bool = False
     counts: Counts = field(default_factory=Counts)
     nodes: dict[str, Welcome] = field(default_factory=dict)
     judged: int = 0
     news: list[str] = field(default_factory=list)  # lines for the operator; the caller takes them away
+    met: bool = False  # a run has answered for the first time on this connection: it waits to hear its name
     _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
+    _named: tuple[str, ...] = ()  # replaced as a whole, for the heartbeat reads it from another thread
+    _endpoint: str = ""
     _finished: str = ""
     _ending: str = ""
 
@@ -76,9 +89,12 @@ class Session:
         """A run has told its last batch and it has been answered."""
         return bool(self._finished)
 
-    def connected(self) -> list[Event]:
-        """A new connection: say who we are; what Zeek said on an older one is no longer known to hold."""
+    def connected(self, endpoint: str = "") -> list[Event]:
+        """A new connection, which Zeek calls `endpoint`: say who we are; what was said on an older one is no longer
+        known to hold.
+        """
         self.nodes.clear()
+        self._named, self._endpoint = (), endpoint
         return self.alive()
 
     def receive(self, events: Sequence[Event | PeerError]) -> list[Batch]:
@@ -120,8 +136,8 @@ class Session:
         """The heartbeat."""
         me = self.identity
         said = Alive(
-            me.instance, me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving,
-            me.streams, me.brief,
+            me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving, me.streams, me.brief,
+            self._named, self._endpoint,
         )  # fmt: skip
         return [wire.encode_alive(f"{self.topic_verdicts}/alive", said)]
 
@@ -130,24 +146,54 @@ class Session:
         return self.alive(leaving=True)
 
     def _account(self, batch: Batch) -> bool:
+        if batch.to != self.identity.instance:
+            self._complain(
+                "batch_for_another", f"{batch.node}: told another detector, which has taken over from us"
+            )
+            return False
         run = self._runs.get(batch.run)
-        if run is None:
-            run = self._runs[batch.run] = Run(batch.node, expected=batch.before, earlier=batch.before)
-            if len(self._runs) > _MAX_RUNS:
-                self._runs.popitem(last=False)
+        if run is None or run.expected is None:
+            told = run.told if run is not None else 0
+            run = self._runs[batch.run] = Run(
+                batch.node, expected=batch.before, earlier=batch.before, told=told
+            )
+            self._forget_runs()
         elif batch.seq <= run.seq:
-            self.counts.add("batch_repeated")
+            self._complain(
+                "batch_repeated", f"{batch.node}: batch {batch.seq} came after {run.seq}; passed over"
+            )
+            if self.trusting:
+                self._begin_anew(batch, f"batch {batch.seq} after {run.seq}")
+            return False
+        elif fault := _impossible(batch, run):
+            self._begin_anew(batch, fault)
             return False
         self._runs.move_to_end(batch.run)
+        assert run.expected is not None
         if batch.before > run.expected:
             run.lost += batch.before - run.expected
             self.counts.add("connections_lost", batch.before - run.expected)
         run.seq = batch.seq
         run.expected = batch.before + batch.finals
         run.received += batch.finals
+        if batch.bad:
+            self._complain("bad_record", f"{batch.node}: a record is passed over: {batch.why}", batch.bad)
         if batch.last:
             self._ending = batch.run
         return True
+
+    def _forget_runs(self) -> None:
+        while len(self._runs) > _MAX_RUNS:
+            self._runs.popitem(last=False)
+
+    def _begin_anew(self, batch: Batch, fault: str) -> None:
+        """The account of a run that said what cannot be; its connections in this batch are counted as refused."""
+        self._runs[batch.run] = Run(batch.node, told=self._runs[batch.run].told)
+        self.counts.add("connections_refused", batch.finals)
+        self._complain(
+            "session_restarted",
+            f"{batch.node}: told what cannot be: {fault}; refused, and its account begins anew with what it tells next",
+        )
 
     def _decoded(self, event: Event, decode: Callable[[str], T]) -> T | None:
         try:
@@ -163,17 +209,46 @@ class Session:
         return not any(welcome.accepted for welcome in self.nodes.values())
 
     def _welcome(self, welcome: Welcome) -> None:
+        if welcome.to != self.identity.instance:
+            self.counts.add("welcome_for_another")
+            return
+        run = self._runs.setdefault(welcome.run, Run(welcome.node))
+        self._runs.move_to_end(welcome.run)
+        self._forget_runs()
+        if welcome.n <= run.told:
+            self._complain("welcome_repeated", f"{welcome.node}: a welcome came again; passed over")
+            return
+        run.told = welcome.n
+        if welcome.run not in self._named:
+            self._named = (*self._named, welcome.run)[-_MAX_RUNS:]
+            self.met = True
+        if welcome.waits:
+            return
         if welcome.parted:
             self.nodes.pop(welcome.node, None)
             return
         known = self.nodes.get(welcome.node)
         self.nodes[welcome.node] = welcome
-        if known is not None and replace(known, benign=welcome.benign) == welcome:
+        if known is not None and replace(known, benign=welcome.benign, n=welcome.n) == welcome:
             return
         who = f"Zeek {welcome.zeek} (node {welcome.node})"
         self.news.append(f"{who} welcomes us" if welcome.accepted else f"{who} refuses us: {welcome.why}")
 
-    def _complain(self, reason: str, line: str) -> None:
-        if reason not in self.counts.by_reason:
-            self.news.append(line)
-        self.counts.add(reason)
+    def _complain(self, reason: str, line: str, n: int = 1) -> None:
+        """Counts, and tells the first of its kind, the second, the fourth and so on."""
+        before = self.counts.by_reason[reason]
+        self.counts.add(reason, n)
+        if before.bit_length() != (before + n).bit_length():
+            self.news.append(line if not before else f"{line} ({before + n} by now)")
+
+
+def _impossible(batch: Batch, run: Run) -> str:
+    """Why the batch cannot follow what its run has told, "" where it can."""
+    assert run.expected is not None
+    gap = batch.seq - run.seq - 1
+    if gap > _MAX_GAP:
+        return f"batch {batch.seq} after {run.seq}"
+    most = run.expected + gap * wire.MAX_RECORDS
+    if not run.expected <= batch.before <= most:
+        return f"{batch.before} connections before batch {batch.seq}, expected {run.expected} to {most}"
+    return ""

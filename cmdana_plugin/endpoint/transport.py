@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.wire import Event, PeerError, head
 from feature_extractors.errors import CmdanaError
 from feature_extractors.frames import Counts
@@ -21,6 +23,8 @@ Received = Event | PeerError
 _POLL: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
 
 _ARREARS: Final = 4
+_MOST_BYTES: Final = 32 * 1024 * 1024  # taken together
+_MEMORY: Final = 400  # bytes that a message takes besides its payload
 _BEAT: Final = 1.0  # seconds between two heartbeats
 
 
@@ -34,6 +38,8 @@ class Disconnected(Exception):
 
 class Transport(Protocol):
     """One road to Zeek. `send` may be called from another thread than `receive`."""
+
+    endpoint: str  # what Zeek calls our connection; "" where it does not say
 
     def open(self) -> str:
         """Connects and subscribes; says who answered. Raises `TransportError`."""
@@ -53,13 +59,17 @@ class Transport(Protocol):
 
 
 class Inbox:
-    """What the drain thread has received and nobody has judged yet: bounded in records, the oldest let go first."""
+    """What the drain thread has received and nobody has judged yet: bounded in records and in bytes, the oldest let go
+    first.
+    """
 
-    def __init__(self, max_records: int, counts: Counts) -> None:
+    def __init__(self, max_records: int, counts: Counts, max_bytes: int = 256 * 1024 * 1024) -> None:
         self._max_records = max_records
+        self._max_bytes = max_bytes
         self._counts = counts
-        self._waiting: deque[tuple[Received, int, float]] = deque()
+        self._waiting: deque[tuple[Received, int, float, int]] = deque()
         self._records = 0
+        self._bytes = 0
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -76,12 +86,17 @@ class Inbox:
         with self._changed:
             for event in received:
                 connections, records = head(event.payload) if isinstance(event, Event) else (0, 0)
-                self._waiting.append((event, max(records, 1), now))
+                size = _MEMORY + (sys.getsizeof(event.payload) if isinstance(event, Event) else 0)
+                self._waiting.append((event, max(records, 1), now, size))
                 self._records += max(records, 1)
+                self._bytes += size
                 self._counts.add("connections_received", connections)
-            while self._records > self._max_records and len(self._waiting) > 1:
-                event, records, _ = self._waiting.popleft()
+            while (self._records > self._max_records or self._bytes > self._max_bytes) and len(
+                self._waiting
+            ) > 1:
+                event, records, _, size = self._waiting.popleft()
                 self._records -= records
+                self._bytes -= size
                 self._counts.add("records_dropped_full_queue", records)
                 if isinstance(event, Event):
                     self._counts.add("connections_dropped_full_queue", head(event.payload)[0])
@@ -90,12 +105,12 @@ class Inbox:
     def forget(self) -> None:
         """Counts what is still waiting when nobody will judge it any more."""
         with self._changed:
-            for event, records, _ in self._waiting:
+            for event, records, _, _ in self._waiting:
                 self._counts.add("records_unjudged_at_stop", records)
                 if isinstance(event, Event):
                     self._counts.add("connections_unjudged_at_stop", head(event.payload)[0])
             self._waiting.clear()
-            self._records = 0
+            self._records = self._bytes = 0
 
     def take(
         self, max_records: int, gather: float, timeout: float, clock: Callable[[], float]
@@ -103,7 +118,8 @@ class Inbox:
         """Up to about `max_records` records, waiting until the first has lain for `gather` seconds to get so many.
 
         Where more are waiting, up to `_ARREARS` times as many: judging costs less for each in a larger block, so
-        arrears are caught up with. Returns an empty list after `timeout` seconds without any.
+        arrears are caught up with; but not more than `_MOST_BYTES` and one message. Returns an empty list after
+        `timeout` seconds without any.
         """
         deadline = clock() + timeout
         with self._changed:
@@ -122,11 +138,15 @@ class Inbox:
             if self._records > 2 * max_records:
                 max_records *= _ARREARS
             taken: list[Received] = []
-            records = 0
-            while self._waiting and (not taken or records + self._waiting[0][1] <= max_records):
-                event, n, _ = self._waiting.popleft()
+            records = weight = 0
+            while self._waiting and (
+                not taken or (records + self._waiting[0][1] <= max_records and weight <= _MOST_BYTES)
+            ):
+                event, n, _, size = self._waiting.popleft()
                 self._records -= n
+                self._bytes -= size
                 records += n
+                weight += size
                 taken.append(event)
             return taken
 
@@ -134,18 +154,19 @@ class Inbox:
 class Drain(threading.Thread):
     """Keeps a transport connected and empty, so that Zeek never waits for us nor holds our arrears in its memory.
 
-    `hello` gives the events to send on every new connection, `beat` those to send every second after that, from
-    this thread because the one that judges may be long at it. What happens is told to `tell` in lines for the
-    operator.
+    `hello` gives the events to send on every new connection, which Zeek calls as it is told, `beat` those to send every
+    second after that, from this thread because the one that judges may be long at it. All that goes passes `seal`, and
+    what comes and is not authentic goes no further. What happens is told to `tell` in lines for the operator.
     """
 
     def __init__(
         self,
         transport: Transport,
         inbox: Inbox,
-        hello: Callable[[], Sequence[Event]],
+        hello: Callable[[str], Sequence[Event]],
         beat: Callable[[], Sequence[Event]],
         tell: Callable[[str], None],
+        seal: Seal,
         reconnect: tuple[float, float] = (0.5, 30.0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -156,6 +177,8 @@ class Drain(threading.Thread):
         self._hello = hello
         self._beat = beat
         self._tell = tell
+        self._seal = seal
+        self._faults = 0
         self._least, self._most = reconnect
         self._clock = clock
         self._stop_asked = threading.Event()
@@ -173,7 +196,7 @@ class Drain(threading.Thread):
             try:
                 if not self.connected:
                     raise Disconnected
-                self._transport.send(event)
+                self._seal.send(event, self._transport.send)
             except Disconnected:
                 self.counts.add("events_unsent", len(events) - sent)
                 return sent
@@ -212,7 +235,7 @@ class Drain(threading.Thread):
             self.counts.add("connects")
             self._tell(f"connected to {peer}")
             self._open.set()
-            self.send(self._hello())
+            self.send(self._hello(self._transport.endpoint))
             due = self._clock() + _BEAT
             try:
                 while not self._stop_asked.is_set():
@@ -221,7 +244,7 @@ class Drain(threading.Thread):
                         self.send(self._beat())
                     received = self._transport.receive(_POLL)
                     if received:
-                        self._inbox.put(received, self._clock())
+                        self._take_in(received)
             except Disconnected as lost:
                 self.counts.add("disconnects")
                 if not self._stop_asked.is_set():
@@ -230,6 +253,16 @@ class Drain(threading.Thread):
                 self._open.clear()
                 self._transport.close()
             self._stop_asked.wait(random.uniform(0, self._least))
+
+    def _take_in(self, received: Sequence[Received]) -> None:
+        good, fault = self._seal.opened(received)
+        if fault:
+            # A stranger may send as much as he likes: one line for the first, the second, the fourth and so on.
+            before, self._faults = self._faults, self._seal.counts.by_reason["message_not_authentic"]
+            if before.bit_length() != self._faults.bit_length():
+                self._tell(fault if not before else f"{fault} ({self._faults} such messages by now)")
+        if good:
+            self._inbox.put(good, self._clock())
 
 
 def make_transport(endpoint: Endpoint, version: str) -> Transport:
@@ -244,4 +277,7 @@ def make_transport(endpoint: Endpoint, version: str) -> Transport:
         )  # fmt: skip
     from cmdana_plugin.endpoint.websocket import WebSocketTransport
 
-    return WebSocketTransport(endpoint.url, endpoint.topic_events, version, ca_file=endpoint.ca_file)
+    return WebSocketTransport(
+        endpoint.url, endpoint.topic_events, version,
+        ca_file=endpoint.ca_file, cert_file=endpoint.cert_file, key_file=endpoint.key_file,
+    )  # fmt: skip

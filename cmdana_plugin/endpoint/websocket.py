@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidURI
+from websockets.exceptions import WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event as WebSocketEvent
 from websockets.sync.client import ClientConnection, connect
 
 from cmdana_plugin.endpoint.transport import Disconnected, Received, TransportError
@@ -21,9 +23,13 @@ from cmdana_plugin.endpoint.wire import MAX_PAYLOAD, Event, WireError, decode_ac
 _SILENT: Final = logging.getLogger("cmdana.websockets")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
-_NO_TLS: Final = "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://?"
+_NO_TLS: Final = (
+    "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://? does it ask for a certificate "
+    "(CMDANA::websocket_ca_file; ours is [endpoint] cert_file and key_file)?"
+)
 _OPEN_TIMEOUT: Final = 10.0  # seconds
 _MOST_AT_ONCE: Final = 64  # frames given by one receive
+_MOST_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
 _PING: Final = 10.0  # seconds; a cut network is noticed after two of them
 
 
@@ -33,7 +39,13 @@ class WebSocketTransport:
     A frame that is no message of Zeek's is a bad peer: it is counted in `refused_frames` and passed over.
     """
 
-    def __init__(self, url: str, topic: str, version: str, ca_file: str = "") -> None:
+    endpoint = ""
+
+    def __init__(
+        self, url: str, topic: str, version: str, *, ca_file: str = "", cert_file: str = "", key_file: str = "",
+        name: str = "cmdana",
+    ) -> None:  # fmt: skip
+        """`name` and `version` are what Zeek writes of the client in cluster.log."""
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise TransportError(
@@ -41,10 +53,10 @@ class WebSocketTransport:
             )
         self._url = url
         self._topic = topic
-        self._version = version
+        self._client = f"{name}/{version}"
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "wss" else 80)
-        self._tls = _tls(ca_file) if parts.scheme == "wss" else None
+        self._tls = _tls(ca_file, cert_file, key_file) if parts.scheme == "wss" else None
         self._connection: ClientConnection | None = None
         self._stack = contextlib.ExitStack()
         self.refused_frames = 0
@@ -66,14 +78,15 @@ class WebSocketTransport:
                     self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
                     open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
                     logger=_SILENT,
-                    additional_headers={"X-Application-Name": f"cmdana/{self._version}"},
+                    additional_headers={"X-Application-Name": self._client},
+                    create_connection=_Bounded,
                 )
             )  # fmt: skip
         except ssl.SSLError as error:
             sock.close()
             hint = "" if isinstance(error, ssl.SSLCertVerificationError) else _NO_TLS
             raise TransportError(f"{self._url}: TLS fails: {_words(error)}{hint}") from None
-        except (InvalidHandshake, InvalidMessage, InvalidURI, EOFError, TimeoutError, OSError) as error:
+        except (WebSocketException, EOFError, TimeoutError, OSError) as error:
             sock.close()
             hint = _NO_TLS if self._tls else "; does Zeek expect TLS here (wss://)?"
             raise TransportError(
@@ -81,14 +94,15 @@ class WebSocketTransport:
             ) from None
         try:
             connection.send(json.dumps([self._topic]))
-            endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
-        except (WireError, ConnectionClosed, TimeoutError) as error:
-            connection.close()
+            self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
+        except (WireError, WebSocketException, TimeoutError, OSError) as error:
+            with contextlib.suppress(WebSocketException, OSError):
+                connection.close()
             raise TransportError(
                 f"{self._url}: Zeek does not acknowledge us: {error or 'no answer'}"
             ) from None
         self._connection, self._stack = connection, stack
-        return f"Zeek {zeek} at {self._url} (as {endpoint})"
+        return f"Zeek {zeek} at {self._url} (as {self.endpoint})"
 
     def receive(self, timeout: float) -> Sequence[Received]:
         """The frames that have come, decoded."""
@@ -108,7 +122,7 @@ class WebSocketTransport:
                     received.append(event)
         except TimeoutError:
             pass
-        except ConnectionClosed as closed:
+        except (WebSocketException, OSError) as closed:
             if not received:
                 raise Disconnected(str(closed)) from None
         return received
@@ -120,13 +134,14 @@ class WebSocketTransport:
             raise Disconnected
         try:
             connection.send(encode_frame(event))
-        except (ConnectionClosed, OSError) as closed:
+        except (WebSocketException, OSError) as closed:
             raise Disconnected(str(closed)) from None
 
     def close(self) -> None:
         """Waits at most two seconds for Zeek's answer to the goodbye."""
         self._connection = None
-        self._stack.close()
+        with contextlib.suppress(WebSocketException, OSError):
+            self._stack.close()
 
 
 def _bytes(connection: ClientConnection, timeout: float) -> bytes:
@@ -134,13 +149,45 @@ def _bytes(connection: ClientConnection, timeout: float) -> bytes:
     return frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogateescape")
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+class _Bounded(ClientConnection):
+    """Cuts off a peer that never ends a message: fragments of no bytes are no part of the library's bound."""
+
+    _fragments = 0
+
+    def process_event(self, event: WebSocketEvent) -> None:
+        if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._fragments = 0 if event.fin else self._fragments + 1
+            if self._fragments > _MOST_FRAGMENTS:
+                with contextlib.suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RDWR)
+                return
+        super().process_event(event)
+
+
+def _tls(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
+        context = ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
         raise TransportError(
             f"[endpoint] ca_file: {ca_file}: found {_words(error)}; expected a PEM file of certificates"
         ) from None
+    if bool(cert_file) != bool(key_file):
+        found, absent = ("cert_file", "key_file") if cert_file else ("key_file", "cert_file")
+        raise TransportError(f"[endpoint] {found}: found without {absent}; a client certificate needs both")
+    if cert_file:
+        try:
+            context.load_cert_chain(cert_file, key_file, password=_no_password)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise TransportError(
+                f"[endpoint] cert_file, key_file: {cert_file}, {key_file}: found {_words(error)}; expected a PEM "
+                "certificate and its key without a password"
+            ) from None
+    return context
+
+
+def _no_password() -> str:
+    """In place of OpenSSL's question at the terminal."""
+    return ""
 
 
 def _words(error: Exception) -> str:

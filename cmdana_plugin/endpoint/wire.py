@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import LogEntry, LogValue, Stage
 
 T = TypeVar("T")
-WIRE_VERSION: Final = 4
+WIRE_VERSION: Final = 5
 MAX_PAYLOAD: Final = (
     16 * 1024 * 1024
 )  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
@@ -93,6 +94,7 @@ class Batch:
 
     node: str
     run: str  # one start of that node
+    to: str  # the instance of the detector that it is meant for
     seq: int  # 1, 2, 3 ... within a run
     before: int  # final connections that this run published in earlier batches
     finals: int  # final connections in this batch
@@ -101,6 +103,8 @@ class Batch:
     connections: Sequence[ConnectionRow]
     logs: Sequence[LogEntry]
     log_bytes: Sequence[int]  # [len(logs)] a bound on the memory each holds
+    bad: int = 0  # records passed over because something in them cannot be
+    why: str = ""  # the first of them in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +116,23 @@ class Welcome:
     zeek: str
     accepted: bool
     why: str
+    to: str = ""  # the instance of the detector that it is meant for
+    n: int = 0  # 1, 2, 3 ... within a run
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
     benign: bool | None = (
         None  # whether it writes down benign verdicts; None from a node that writes none at all
     )
 
+    @property
+    def waits(self) -> bool:
+        """It has nothing against us and waits to hear its run named."""
+        return not (self.accepted or self.parted or self.why)
+
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """What the endpoint says of itself on connecting and every second."""
+    """What the endpoint says of itself on connecting and every second, beside its stamp (`endpoint/seal.py`)."""
 
-    instance: str
     cmdana: str
     model: str
     schema: str
@@ -132,6 +142,8 @@ class Alive:
     leaving: bool = False
     streams: Sequence[str] = ()  # paths of the logs that the model looks at; empty: all
     brief: Sequence[str] = ()  # those of them of which the fields in `BRIEF` are enough
+    runs: Sequence[str] = ()  # those that have answered on this connection: a Zeek believes who names its own
+    endpoint: str = ""  # what Zeek calls our connection
 
 
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
@@ -148,6 +160,11 @@ _INT: Final = (int,)
 _FLOAT: Final = (float, int)
 _NONE: Final = (type(None),)
 _INT64: Final = 2**63 - 1
+_MOST: Final = 1e300  # a number beyond it is none that Zeek writes
+MAX_RECORDS: Final = 65_536  # in a batch
+_LEAST_RECORD: Final = 4  # characters of a record at least
+_MAX_WORD: Final = 256  # characters of a node's name and the like
+_MAX_NESTED: Final = 16  # levels of a log field that are looked into
 _COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 _FINAL: Final = Stage.FINAL.name.lower()
 # The logs that Zeek can tell in brief (`CMDANA::brief` in logs.zeek): the words in one string, and what follows them.
@@ -179,45 +196,74 @@ _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
 _MODALITIES: Final = (("packet", 1), ("connection", 2), ("log", 4))
 # What was there, as the sum that crosses.
 _SUMS: Final = {tuple(name for name, bit in _MODALITIES if bit & code): code for code in range(8)}
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist = 4, 12
+_SHORT.maxstring = _SHORT.maxother = 80
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
-    r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","seq":\d{1,19},"before":\d{1,19},'
+    r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","to":"[^"\\]{0,64}","seq":\d{1,19},"before":\d{1,19},'
     r'"finals":(\d{1,9}),"records":(\d{1,9}),'
 )
 
 
 def head(payload: str) -> tuple[int, int]:
-    """Final connections and records in a payload of observations, without decoding it; (0, 0) for another."""
+    """Final connections and records in a payload of observations, without decoding it; (0, 0) for another, and where
+    it states more records than its length can hold.
+    """
     match = _HEAD.match(payload)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    if match is None:
+        return 0, 0
+    finals, records = int(match[1]), int(match[2])
+    return (finals, records) if finals <= records <= len(payload) // _LEAST_RECORD else (0, 0)
 
 
 def decode_batch(payload: str) -> Batch:
-    """The batch in an `observations` event. Raises `WireError`; one bad field refuses the whole batch."""
+    """The batch in an `observations` event. Raises `WireError` for what is no batch, or states other numbers than it
+    holds; a record in which something cannot be is counted and passed over.
+    """
     message = _object(OBSERVATIONS, payload)
+    records = _typed(message, "r", list)
+    if len(records) != _natural(message, "records", MAX_RECORDS):
+        raise _refused("records", message["records"], f"{len(records)}, as many as there are")
     connections: list[ConnectionRow] = []
     logs: list[LogEntry] = []
-    for record in _typed(message, "r", list):
+    bad: list[str] = []
+    rows = 0
+    for record in records:
         # By hand: a match statement takes as long as all the rest.
         kinds = tuple(map(type, record[:3])) if type(record) is list else ()
-        if kinds == _ROW and len(record) == len(_ROW):
-            connections.append(_connection(*record))
+        try:
+            if kinds == _ROW and len(record) == len(_ROW):
+                rows += 1
+                connections.append(_connection(*record))
+                continue
+            if kinds[:2] == (str, str):
+                entry = _brief(record)
+            elif kinds == (str, dict):
+                entry = log_entry(*record)
+            else:
+                raise _refused("r", record, "a connection, or a log in full or in brief")
+        except WireError as error:
+            bad.append(str(error))
             continue
-        if kinds[:2] == (str, str):
-            entry = _brief(record)
-        elif kinds == (str, dict):
-            entry = log_entry(*record)
-        else:
-            raise _refused("r", record, "a connection, or a log in full or in brief")
         if entry is not None:
             logs.append(entry)
-    _check(connections)
+    finals = _natural(message, "finals", MAX_RECORDS)
+    try:
+        _check(connections)
+    except WireError:
+        connections = list(_checked(connections, bad))
+    if not bad and finals != sum(row.stage for row in connections):
+        raise _refused("finals", finals, "as many as there are")
+    if finals > rows + len(bad):
+        raise _refused("finals", finals, f"at most {rows + len(bad)}, as many as there are connections")
     return Batch(
-        node=_typed(message, "node", str), run=_typed(message, "run", str), seq=_natural(message, "seq"),
-        before=_natural(message, "before"), finals=_natural(message, "finals"),
+        node=_word(message, "node"), run=_word(message, "run"), to=_word(message, "to"),
+        seq=_natural(message, "seq"), before=_natural(message, "before"), finals=finals,
         now=_number(_typed(message, "now", float, int), "now"), last=_typed(message, "last", bool),
         connections=connections, logs=logs,
         log_bytes=[256 + sum(map(_size, entry.fields.values())) for entry in logs],
+        bad=len(bad), why=bad[0] if bad else "",
     )  # fmt: skip
 
 
@@ -236,7 +282,7 @@ def sample() -> str:
          [1, 1026, 443, 6, 0, 5, 800, 5, 4000, 0, 600, 3700, 7], []],
     ]  # fmt: skip
     message = {
-        "v": WIRE_VERSION, "node": "", "run": "", "seq": 1, "before": 0, "finals": 2, "records": len(told),
+        "v": WIRE_VERSION, "node": "", "run": "", "to": "", "seq": 1, "before": 0, "finals": 2, "records": len(told),
         "now": 1.3, "last": False, "r": told,
     }  # fmt: skip
     return _dump(message)
@@ -246,8 +292,9 @@ def decode_welcome(payload: str) -> Welcome:
     """What a node says to us. Raises `WireError`."""
     message = _object(WELCOME, payload)
     return Welcome(
-        node=_typed(message, "node", str), run=_typed(message, "run", str), zeek=_typed(message, "zeek", str),
-        accepted=_typed(message, "accepted", bool), why=_typed(message, "why", str),
+        node=_word(message, "node"), run=_word(message, "run"), zeek=_word(message, "zeek"),
+        accepted=_typed(message, "accepted", bool), why=_typed(message, "why", str)[:_MAX_TEXT],
+        to=_word(message, "to"), n=_natural(message, "n"),
         parted=_typed(message, "parted", bool),
         benign=_typed(message, "benign", bool) if "benign" in message else None,
     )  # fmt: skip
@@ -257,7 +304,7 @@ def decode_alive(payload: str) -> Alive:
     """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
     message = _object(ALIVE, payload)
     said = {name: message[name] for name in Alive.__dataclass_fields__}
-    return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief")})
+    return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief", "runs")})
 
 
 def _connection(words: str, counts: list[Any], packets: list[Any]) -> ConnectionRow:
@@ -304,7 +351,7 @@ def _brief(record: list[Any]) -> LogEntry | None:
     return LogEntry(stream, ts, uid, fields)
 
 
-def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
+def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
     """A log record as `to_json` renders it, flat and in Zeek's field names; None where it has neither uid nor ts.
 
     `x509` records have no uid in Zeek: theirs is "" and the fingerprint joins them.
@@ -312,10 +359,13 @@ def log_entry(stream: str, record: Mapping[str, object]) -> LogEntry | None:
     ts, uid = record.get("ts"), record.get("uid", "" if stream == "x509" else None)
     if type(ts) not in _FLOAT or type(uid) is not str or (uid and not _UID.match(uid)):
         return None
+    _number(ts, "ts")  # type: ignore[arg-type]
     fields: dict[str, LogValue] = {}
     for name, value in record.items():
-        if type(value) in _PLAIN or (type(value) is str and len(value) <= _MAX_TEXT):
-            fields[name] = value  # type: ignore[assignment]
+        if (type(value) in _PLAIN and -_MOST < value < _MOST) or (
+            type(value) is str and len(value) <= _MAX_TEXT
+        ):
+            fields[name] = value
         elif name != "id":
             _flatten(name, value, fields)
     for name in _NOT_FIELDS.get(stream, _NOT_FIELDS[""]):
@@ -419,6 +469,10 @@ def decode_ack(frame: bytes) -> tuple[str, str]:
 
 
 _RAW: Final = re.compile("[\udc80-\udcff]")
+# An escaped backslash, an escaped pair, or an escaped half of one.
+_HALF: Final = re.compile(
+    r"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 
 # The numbers of a ConnectionRow: types, least and greatest value.
 _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
@@ -451,7 +505,10 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
         if not set(map(type, column)) <= set(types):
             bad = next(v for v in column if type(v) not in types)
             raise _refused(name, bad, " or ".join(t.__name__ for t in types))
-        if not (least <= min(column) and max(column) <= most):
+        # min and max pass over what is not a number, but not a sum.
+        if not (least <= min(column) and max(column) <= most) or (
+            types is _FLOAT and math.isnan(sum(column))
+        ):
             raise _refused(name, [min(column), max(column)], f"{least}..{most}")
     for uid in columns[0]:
         if not _UID.match(uid):
@@ -464,27 +521,53 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
         raise _refused("packets", flat, "whole numbers of -2^53..2^53")  # a capture's time may run back
 
 
-def _flatten(name: str, value: object, into: dict[str, LogValue]) -> None:
+def _checked(rows: Sequence[ConnectionRow], bad: list[str]) -> Iterator[ConnectionRow]:
+    """The rows that pass `_check` each on its own."""
+    for row in rows:
+        try:
+            _check([row])
+        except WireError as error:
+            bad.append(str(error))
+        else:
+            yield row
+
+
+def _flatten(name: str, value: object, into: dict[str, LogValue], level: int = 0) -> None:
     if type(value) is str:
         into[name] = value[:_MAX_TEXT]
     elif isinstance(value, dict):
-        if value.keys() == {"port", "proto"}:
+        if value.keys() == {"port", "proto"} and type(value["port"]) is int:
             into[name] = value["port"]
+        elif level >= _MAX_NESTED or len(value) > _MAX_ELEMENTS or len(name) > _MAX_WORD:
+            raise _refused(
+                name[:_MAX_WORD],
+                value,
+                f"at most {_MAX_NESTED} levels and {_MAX_ELEMENTS} short names in one",
+            )
         else:
             for inner, v in value.items():
-                _flatten(f"{name}.{inner}", v, into)
+                _flatten(f"{name}.{inner}", v, into, level + 1)
     elif isinstance(value, list):
-        into[name] = [_element(v) for v in value[:_MAX_ELEMENTS]]
+        into[name] = [_element(name, v, level) for v in value[:_MAX_ELEMENTS]]
     elif value is not None:
-        into[name] = value  # type: ignore[assignment]
+        into[name] = _number(value, name)  # type: ignore[arg-type]
 
 
-def _element(value: object) -> LogValue:
+def _element(name: str, value: object, level: int) -> LogValue:
+    if isinstance(value, str):
+        return value[:_MAX_TEXT]
     if isinstance(value, dict):
-        return value["port"] if value.keys() == {"port", "proto"} else _dump(value)
+        if value.keys() == {"port", "proto"} and type(value["port"]) is int:
+            return value["port"]
+        try:
+            return _dump(value)[:_MAX_TEXT]
+        except (ValueError, RecursionError):
+            raise _refused(name, value, "finite numbers and few levels") from None
     if isinstance(value, list):
-        return [_element(v) for v in value[:_MAX_ELEMENTS]]
-    return value[:_MAX_TEXT] if isinstance(value, str) else value  # type: ignore[return-value]
+        if level >= _MAX_NESTED:
+            raise _refused(name, value, f"at most {_MAX_NESTED} levels")
+        return [_element(name, v, level + 1) for v in value[:_MAX_ELEMENTS]]
+    return value if value is None else _number(value, name)  # type: ignore[arg-type]
 
 
 def _size(value: LogValue) -> int:
@@ -548,10 +631,18 @@ def _dump(value: object) -> str:
 def _json(what: str, text: str) -> object:
     if len(text) > MAX_PAYLOAD:
         raise _refused(what, f"{len(text)} characters", f"at most {MAX_PAYLOAD}")
+    if not text.isascii() or "\\ud" in text or "\\uD" in text:
+        text = _without_surrogates(text)
     try:
         return json.loads(text, parse_constant=_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise WireError(f"{what}: found {text[:60]!r}; expected JSON ({error})") from None
+
+
+def _without_surrogates(text: str) -> str:
+    """The text with a question mark for half of a character, which Zeek does not write and nothing can store."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return _HALF.sub(lambda found: found[1] or found[2] or "?", text)
 
 
 def _object(what: str, payload: str) -> Mapping[str, Any]:
@@ -560,7 +651,7 @@ def _object(what: str, payload: str) -> Mapping[str, Any]:
         raise _refused(what, message, "a JSON object")
     if message.get("v") != WIRE_VERSION:
         raise WireError(
-            f"{what}: found wire version {message.get('v')!r}; expected {WIRE_VERSION}: "
+            f"{what}: found wire version {_SHORT.repr(message.get('v'))}; expected {WIRE_VERSION}: "
             "install the same version of the Zeek package and of the Python package"
         )
     return message
@@ -573,15 +664,22 @@ def _typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
     return value
 
 
-def _natural(message: Mapping[str, Any], name: str) -> int:
+def _natural(message: Mapping[str, Any], name: str, most: int = _INT64) -> int:
     value: int = _typed(message, name, int)
-    if not 0 <= value <= _INT64:
-        raise _refused(name, value, f"0..{_INT64}")
+    if not 0 <= value <= most:
+        raise _refused(name, value, f"0..{most}")
+    return value
+
+
+def _word(message: Mapping[str, Any], name: str) -> str:
+    value: str = _typed(message, name, str)
+    if len(value) > _MAX_WORD:
+        raise _refused(name, value, f"at most {_MAX_WORD} characters")
     return value
 
 
 def _number(value: float, name: str) -> float:
-    if not math.isfinite(value):
+    if not -_MOST < value < _MOST:  # whole numbers of any length too, for which there is no math.isfinite
         raise _refused(name, value, "a finite number")
     return value
 
@@ -591,4 +689,8 @@ def _constant(name: str) -> NoReturn:
 
 
 def _refused(name: str, found: object, expected: str) -> WireError:
-    return WireError(f"{name}: found {str(found)[:80]!r}; expected {expected}")
+    try:
+        words = str(found) if isinstance(found, str) else _SHORT.repr(found)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        words = f"a {type(found).__name__} beyond all bounds"
+    return WireError(f"{name}: found {words[:80]!r}; expected {expected}")

@@ -18,7 +18,16 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
-from cmdana_plugin.endpoint.wire import Event, decode_frame, encode_frame
+from cmdana_plugin.endpoint.seal import DIGITS, opened_by_zeek, sealed_by_zeek
+from cmdana_plugin.endpoint.wire import (
+    ALIVE,
+    OBSERVATIONS,
+    WELCOME,
+    WIRE_VERSION,
+    Event,
+    decode_frame,
+    encode_frame,
+)
 
 ACK = {"type": "ack", "endpoint": "a3587bce-websocket-0", "version": "8.2.2"}
 REFUSED = {"type": "error", "code": "deserialization_failed", "context": "failed to create Zeek event"}
@@ -37,10 +46,35 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) 
         time.sleep(0.01)
 
 
-class WebSocketPeer:
-    """Zeek's WebSocket API as the recorded frames show it: subscription, ack, data-messages, errors."""
+def instance_of(peer: Any) -> str:
+    """The detector that said hello last; waits for it."""
+    said: list[str] = []
 
-    def __init__(self, known: tuple[str, ...] = ("CMDANA::verdicts", "CMDANA::alive")) -> None:
+    def hello() -> bool:
+        said.extend(e.payload for e in list(peer.received) if e.name == ALIVE)
+        return bool(said)
+
+    wait_for(hello, "the hello", 300)
+    return json.loads(said[-1])["instance"]
+
+
+def welcome(instance: str, *, n: int = 1, run: str = "run-1", accepted: bool = True, **more: Any) -> Event:
+    words = {"v": WIRE_VERSION, "node": "zeek", "run": run, "zeek": "8.2.2", "accepted": accepted, "why": "",
+             "to": instance, "n": n, "parted": False}  # fmt: skip
+    return Event("observations", WELCOME, json.dumps(words | more))
+
+
+class WebSocketPeer:
+    """Zeek's WebSocket API as the recorded frames show it: subscription, ack, data-messages, errors.
+
+    With a secret it seals what it publishes and keeps of what it receives only what is sealed, without the seal.
+    """
+
+    def __init__(
+        self, known: tuple[str, ...] = ("CMDANA::verdicts", "CMDANA::alive"), secret: bytes | None = None
+    ) -> None:
+        self.secret = secret
+        self.sealed: list[Event] = []  # what came, as it came
         self.port = free_port()
         self.received: list[Event] = []
         self.headers: list[str] = []
@@ -69,6 +103,11 @@ class WebSocketPeer:
         return bool(self._clients)
 
     def publish(self, event: Event) -> None:
+        if self.secret and event.name in (OBSERVATIONS, WELCOME):
+            event = sealed_by_zeek(self.secret, event)
+        self.publish_as_it_is(event)
+
+    def publish_as_it_is(self, event: Event) -> None:
         self.send_raw(encode_frame(event).encode(), event.topic)
 
     def publish_foreign(self, topic: str) -> None:
@@ -91,7 +130,10 @@ class WebSocketPeer:
             while True:
                 event = decode_frame(client.recv(decode=False))
                 if isinstance(event, Event) and event.name in self._known:
-                    self.received.append(event)
+                    self.sealed.append(event)
+                    opened = opened_by_zeek(self.secret, event) if self.secret else event
+                    assert opened is not None, f"not sealed: {event.payload[: DIGITS + 20]}"
+                    self.received.append(opened)
                 else:
                     client.send(json.dumps(REFUSED))
         except ConnectionClosed:

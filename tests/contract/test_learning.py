@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import WebSocketPeer, running, wait_for
+from peers import WebSocketPeer, instance_of, running, wait_for
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Event
@@ -20,7 +20,7 @@ START = 1_763_769_600.0
 STEP = 5.0  # seconds of network time from connection to connection
 
 
-def observations(seq: int, first: int, n: int) -> Event:
+def observations(to: str, seq: int, first: int, n: int) -> Event:
     records: list[Any] = []
     for i in range(first, first + n):
         ts, sent, got = START + STEP * i, 40 + i % 9, 300 + i % 50
@@ -35,7 +35,7 @@ def observations(seq: int, first: int, n: int) -> Event:
             ]
         )  # fmt: skip
     message = {
-        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "seq": seq, "before": first, "finals": n,
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "to": to, "seq": seq, "before": first, "finals": n,
         "records": len(records), "now": START + STEP * (first + n), "last": False, "r": records,
     }  # fmt: skip
     return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))
@@ -61,16 +61,19 @@ def verdicts(peer: WebSocketPeer) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(600)
 def test_a_learning_phase_is_seen_judges_and_goes_on_after_a_stop(tmp_path: Path) -> None:
-    peer = WebSocketPeer()
+    peer = WebSocketPeer(secret=bytes(range(32)))
+    (tmp_path / "secret").write_text(bytes(range(32)).hex())
+    (tmp_path / "secret").chmod(0o600)
     (tmp_path / "plugin.toml").write_text(
         f'[endpoint]\nurl = "ws://127.0.0.1:{peer.port}/v1/messages/json"\n'
-        'topic_events = "observations"\ntopic_verdicts = "verdicts"\n'
+        'topic_events = "observations"\ntopic_verdicts = "verdicts"\nsecret_file = "secret"\n'
     )
     with running(peer):
         process = learn(tmp_path)
         wait_for(peer.subscribed, "the learner", 300)
+        to = instance_of(peer)
         for k in range(2):
-            peer.publish(observations(k + 1, 100 * k, 100))
+            peer.publish(observations(to, k + 1, 100 * k, 100))
         wait_for(lambda: len(verdicts(peer)) == 200, "its verdicts", 300)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
@@ -85,18 +88,22 @@ def test_a_learning_phase_is_seen_judges_and_goes_on_after_a_stop(tmp_path: Path
         spool.close()
 
         wait_for(lambda: not peer.subscribed(), "the stopped learner to be gone")
+        said = verdicts(peer)
+        peer.received.clear()
         process = learn(tmp_path)
         wait_for(peer.subscribed, "the learner again", 300)
+        to = instance_of(peer)
         for k in range(2, 6):
-            peer.publish(observations(k + 1, 100 * k, 100))
+            peer.publish(observations(to, k + 1, 100 * k, 100))
         out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     assert "cmdana: goes on learning: 5" in err
+    assert "until `cmdana run` starts, Zeek's connections are not judged" in err
     assert "learned from" in out
     assert "dns" in out
     assert (tmp_path / "site.safetensors").exists()
     assert not (tmp_path / "site.safetensors.learning").exists()
-    said = verdicts(peer)
+    said += verdicts(peer)
     assert all(v["score"] > 0 or v["p_value"] == 1.0 for v in said)
     assert len({v["p_value"] for v in said}) > 10
     assert {v["model"].split(" (")[1].split(",")[0] for v in said} == {"learning"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from peers import BrokerPeer, WebSocketPeer, free_port, running, wait_for
+from peers import BrokerPeer, WebSocketPeer, free_port, instance_of, running, wait_for
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.endpoint import wire
@@ -45,12 +45,12 @@ WORDS = "10.0.0.1 10.0.0.2 SF ShADadFf ssl 100.5 101.5 1.0"
 COUNTS = [1, 1024, 443, 6, 0, 5, 300, 4, 400, 0, 10, 20_000]
 
 
-def observations(seq: int, uids: list[str], before: int, last: bool = False) -> Event:
+def observations(to: str, seq: int, uids: list[str], before: int, last: bool = False) -> Event:
     records: list[Any] = [["dns", {"ts": 100.0, "uid": uid, "query": "a.example"}] for uid in uids]
     records += [[f"{uid} {WORDS}", COUNTS, [0, 60, 0]] for uid in uids]
     message = {
-        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "seq": seq, "before": before, "finals": len(uids),
-        "records": len(records), "now": 102.0, "last": last, "r": records,
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "run-1", "to": to, "seq": seq, "before": before,
+        "finals": len(uids), "records": len(records), "now": 102.0, "last": last, "r": records,
     }  # fmt: skip
     return Event("observations", wire.OBSERVATIONS, json.dumps(message, separators=(",", ":")))
 
@@ -84,8 +84,9 @@ def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any
         live.start()
         try:
             wait_for(lambda: any(e.name == wire.ALIVE for e in peer.received), "the hello")
-            peer.publish(observations(1, ["C1", "C2"], 0))
-            peer.publish(observations(3, ["C5"], 4, last=True))
+            to = instance_of(peer)
+            peer.publish(observations(to, 1, ["C1", "C2"], 0))
+            peer.publish(observations(to, 3, ["C5"], 4, last=True))
 
             def finished() -> bool:
                 live.step(0.1)
@@ -106,6 +107,7 @@ def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any
     assert next(n["note"] for a in answers for n in a["notices"]) == "CMDANA::Anomalous_Connection"
     assert live.session.judged == 3
     assert live.session.lost == 2
+    wait_for(lambda: '"leaving":true' in peer.received[-1].payload, "the goodbye")
     last = wire.decode_alive(peer.received[-1].payload)
     assert (last.leaving, last.judged, last.lost) == (True, 3, 2)
 
@@ -117,7 +119,7 @@ def test_a_detector_has_run_once_before_the_first_connection_comes_and_the_one_t
         made.append(Recorder())
         return Judge(made[-1], Config())
 
-    nobody = Config(endpoint=Endpoint(url=f"ws://127.0.0.1:{free_port()}/"))
+    nobody = Config(endpoint=Endpoint(url=f"ws://127.0.0.1:{free_port()}/", authentication="none"))
     assert run(nobody, load, until=lambda: True, tell=lambda _: None) == 0
     warmed, judges = made
     assert warmed.received

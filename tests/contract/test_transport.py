@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -17,6 +18,7 @@ from peers import BrokerPeer, WebSocketPeer, free_port, running, wait_for
 
 from cmdana_plugin.endpoint import broker as broker_transport
 from cmdana_plugin.endpoint.broker import BrokerTransport, bindings
+from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.transport import Disconnected, Drain, Inbox, Transport, TransportError
 from cmdana_plugin.endpoint.websocket import WebSocketTransport
 from cmdana_plugin.endpoint.wire import Event, PeerError, WireError, decode_ack, decode_frame, encode_frame
@@ -175,18 +177,22 @@ def test_close_may_come_at_any_time_and_twice(pair: Pair) -> None:
 def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pair: Pair) -> None:
     counts, told = Counts(), []
     inbox = Inbox(1000, counts)
-    hello = Event("verdicts/alive", "CMDANA::alive", "hello")
+    hello = Event("verdicts/alive", "CMDANA::alive", '{"v":5}')
     # Not sooner back than the peer can see that it was gone.
-    drain = Drain(pair.transport(), inbox, lambda: [hello], lambda: [], told.append, reconnect=(1.0, 2.0))
+    seal = Seal(None, "me")
+    drain = Drain(
+        pair.transport(), inbox, lambda _: [hello], lambda: [], told.append, seal, reconnect=(1.0, 2.0)
+    )
     drain.start()
     try:
-        wait_for(lambda: pair.peer.received.count(hello) == 1, "the first hello")
-        pair.peer.publish(Event("observations", "CMDANA::observations", "one"))
+        wait_for(lambda: len(pair.peer.received) == 1, "the first hello")
+        assert pair.peer.received == [Event(hello.topic, hello.name, '{"v":5,"instance":"me","n":1}')]
+        pair.peer.publish(Event("observations", "CMDANA::observations", "{1}"))
         wait_for(lambda: len(inbox) == 1, "the first event")
         pair.peer.drop()
-        wait_for(lambda: pair.peer.received.count(hello) == 2, "the second hello")
+        wait_for(lambda: len(pair.peer.received) == 2, "the second hello")
         wait_for(pair.peer.subscribed, "the subscription")
-        pair.peer.publish(Event("observations", "CMDANA::observations", "two"))
+        pair.peer.publish(Event("observations", "CMDANA::observations", "{2}"))
         wait_for(lambda: len(inbox) == 2, "the second event")
     finally:
         drain.stop()
@@ -266,9 +272,65 @@ def test_wss_works_with_the_right_authority_and_says_what_is_wrong_without(
         peer.stop()
 
 
+def test_a_zeek_that_asks_for_a_certificate_gets_ours_and_lets_in_nobody_without(
+    certificate: tuple[Path, Path],
+) -> None:
+    cert, key = certificate
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    server.load_verify_locations(cert)
+    server.verify_mode = ssl.CERT_REQUIRED
+    peer = WebSocketPeer()
+    peer.start(server)
+    try:
+        url = f"wss://127.0.0.1:{peer.port}/v1/messages/json"
+        ours = WebSocketTransport(
+            url, "observations", "1.0", ca_file=str(cert), cert_file=str(cert), key_file=str(key)
+        )
+        assert "8.2.2" in ours.open()
+        ours.close()
+        with pytest.raises(TransportError, match=r"TLS fails|no WebSocket handshake"):
+            WebSocketTransport(url, "observations", "1.0", ca_file=str(cert)).open()
+    finally:
+        peer.stop()
+
+
+def test_a_message_of_fragments_without_end_ends_the_connection_and_not_the_memory() -> None:
+    with running(WebSocketPeer()) as peer:
+        transport = Pair("websocket").transport(peer.port)
+        transport.open()
+        wait_for(peer.subscribed, "the subscription")
+        (client,) = peer._clients
+        client.socket.sendall(b"\x01\x01x")  # text, not final
+        sent = 0
+
+        def gone() -> bool:
+            nonlocal sent
+            with contextlib.suppress(OSError):
+                sent += 1000
+                client.socket.sendall(b"\x00\x00" * 1000)
+            try:
+                transport.receive(0.01)
+            except Disconnected:
+                return True
+            return False
+
+        wait_for(gone, "the connection to be ended", 30)
+        assert sent < 5_000_000
+        transport.close()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (
+            lambda: WebSocketTransport("wss://h/", "t", "1", cert_file="/no/such"),
+            r"\[endpoint\] cert_file: found without key_file",
+        ),
+        (
+            lambda: WebSocketTransport("wss://h/", "t", "1", cert_file="/no/such", key_file="/no/such"),
+            r"\[endpoint\] cert_file, key_file: /no/such",
+        ),
         (
             lambda: WebSocketTransport("http://127.0.0.1/", "t", "1"),
             r"\[endpoint\] url: found 'http.*expected ws://",

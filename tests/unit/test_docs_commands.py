@@ -85,12 +85,15 @@ def folders(capture: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory)
         free.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{free.getsockname()[1]}/v1/messages/json"
     settings = re.sub(r'^url = "[^"]*"', f'url = "{url}"', (ROOT / "plugin.toml").read_text(), flags=re.M)
+    settings = settings.replace('secret_file = ""', 'secret_file = "secret"')
     made: dict[str, Path] = {}
     for page, _ in COMMANDS:
         if page in made:
             continue
         folder = made[page] = tmp_path_factory.mktemp("page")
         (folder / "plugin.toml").write_text(settings)
+        (folder / "secret").touch(0o600)
+        (folder / "secret").write_text("ab" * 32)
         for name in ("incident.pcap", "yesterday.pcap"):
             (folder / name).symlink_to(capture)
         for name in ("logs", "var/log/zeek/2026-11-21", "var/log/zeek/2026-11-22"):

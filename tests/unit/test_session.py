@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -28,10 +29,13 @@ def batch(seq: int, before: int, finals: int, run: str = "r1", **changes: Any) -
     )
 
 
-def welcome(accepted: bool, why: str = "", node: str = "zeek", parted: bool = False, **more: bool) -> Event:
+numbers = itertools.count(1)
+
+
+def welcome(accepted: bool, why: str = "", node: str = "zeek", parted: bool = False, **more: Any) -> Event:
     words = {
         "v": wire.WIRE_VERSION, "node": node, "run": "r1", "zeek": "8.2.2", "accepted": accepted, "why": why,
-        "parted": parted,
+        "to": "me", "n": next(numbers), "parted": parted,
     }  # fmt: skip
     return Event("t", wire.WELCOME, json.dumps(words | more))
 
@@ -57,13 +61,13 @@ def test_every_connection_is_judged_or_counted(
 
 def test_a_batch_that_is_refused_is_counted_as_lost_with_the_next_one(session: Session) -> None:
     bad = batch(2, 2, 4)
-    broken = Event(bad.topic, bad.name, bad.payload.replace("CHhAvVGS1DHFjwGM9", "not a uid"))
+    broken = Event(bad.topic, bad.name, bad.payload.replace('"now":102.0', '"now":"x"'))
     batches = session.receive([batch(1, 0, 2), broken, batch(3, 6, 1)])
     assert len(batches) == 2
     assert session.lost == 4
     assert session.counts.by_reason["message_refused"] == 1
     assert session.counts.by_reason["connections_refused"] == 4
-    assert any("uid" in line for line in session.news)
+    assert any("now" in line for line in session.news)
 
 
 def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
@@ -85,13 +89,7 @@ def test_the_heartbeat_says_who_we_are_and_the_goodbye_that_we_leave(session: Se
     (hello,) = session.connected()
     assert hello.topic == "verdicts/alive"
     said = wire.decode_alive(hello.payload)
-    assert (said.instance, said.cmdana, said.model, said.schema, said.leaving) == (
-        "me",
-        "0.1",
-        "model-1",
-        "digest",
-        False,
-    )
+    assert (said.cmdana, said.model, said.schema, said.leaving) == ("0.1", "model-1", "digest", False)
     assert wire.decode_alive(session.finish()[0].payload).leaving
 
 
@@ -145,11 +143,82 @@ def test_we_have_parted_when_every_node_that_accepted_us_has_answered_our_goodby
     assert session.parted
 
 
-def test_what_is_not_understood_is_counted_always_and_told_once(session: Session) -> None:
+def test_what_is_not_understood_is_counted_always_and_told_when_its_number_doubles(session: Session) -> None:
     events = [Event("t", "Other::event", "x"), PeerError("code", "words")] * 3
     assert session.receive(events) == []
     assert session.counts.by_reason == {"unknown_event": 3, "zeek_refused_a_message": 3}
-    assert len(session.news) == 2
+    assert len(session.news) == 4
+
+
+def test_a_run_is_named_back_once_it_has_answered_and_is_forgotten_with_the_connection(
+    session: Session,
+) -> None:
+    (hello,) = session.connected("ws-1")
+    assert (wire.decode_alive(hello.payload).runs, wire.decode_alive(hello.payload).endpoint) == ((), "ws-1")
+    session.receive([welcome(False)])
+    assert session.met
+    assert session.news == []
+    assert not session.nodes
+    assert wire.decode_alive(session.alive()[0].payload).runs == ("r1",)
+    session.met = False
+    session.receive([welcome(True)])
+    assert not session.met
+    assert wire.decode_alive(session.connected("ws-2")[0].payload).runs == ()
+
+
+def test_what_is_meant_for_another_detector_or_said_again_is_passed_over(session: Session) -> None:
+    one = welcome(True)
+    session.receive([one, one, welcome(False, "no", to="you"), batch(1, 0, 2, to="you")])
+    assert next(iter(session.nodes.values())).accepted
+    assert session.counts.by_reason == {
+        "welcome_repeated": 1,
+        "welcome_for_another": 1,
+        "batch_for_another": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        batch(2**63 - 1, 2, 0),
+        batch(2_000_000, 2, 0),
+        batch(2, 3, 0),  # nothing was published in between
+        batch(2, 1, 1),
+        batch(3, 2 + 65_537, 0),
+        batch(2, 2**63 - 1, 0),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_in_words_and_what_follows_is_judged(
+    session: Session, lie: Event
+) -> None:
+    assert len(session.receive([batch(1, 0, 2)])) == 1
+    assert session.receive([lie]) == []
+    assert any("told what cannot be" in line for line in session.news)
+    assert session.counts.by_reason["session_restarted"] == 1
+    assert [len(b.connections) for b in session.receive([batch(2, 2, 3), batch(3, 5, 1)])] == [3, 1]
+    assert session.lost == 0
+
+
+def test_where_everybody_is_believed_a_number_ahead_blinds_for_one_batch_at_most() -> None:
+    session = Session(Identity("me", "0.1", "model-1", "digest"), "verdicts", trusting=True)
+    session.receive([batch(1, 0, 2), batch(900_000, 2, 0)])
+    assert session.receive([batch(2, 2, 3)]) == []
+    assert session.counts.by_reason["connections_refused"] == 3
+    assert any("told what cannot be" in line for line in session.news)
+    assert len(session.receive([batch(3, 5, 3), batch(4, 8, 3)])) == 2
+
+
+def test_the_inbox_is_bounded_in_bytes_too_and_a_head_that_lies_moves_nobody_out() -> None:
+    counts = Counts()
+    inbox = Inbox(1000, counts, max_bytes=10_000)
+    inbox.put([batch(1, 0, 4)], now=0.0)
+    lie = batch(2, 4, 1)
+    liar = Event(lie.topic, lie.name, lie.payload.replace('"records":1', '"records":999999999'))
+    inbox.put([liar], now=0.0)
+    assert (len(inbox), counts.by_reason["records_dropped_full_queue"]) == (5, 0)
+    inbox.put([Event("t", wire.OBSERVATIONS, "x" * 9_000)], now=0.0)
+    assert len(inbox) < 3
+    assert counts.by_reason["connections_dropped_full_queue"] == 4
 
 
 def test_the_inbox_lets_the_oldest_go_and_counts_it() -> None:

@@ -32,10 +32,19 @@ def told(row: ConnectionRow) -> list[Any]:
     return [" ".join(map(str, row[:9])), list(counts), row.packets]
 
 
-def payload(records: list[Any], **changes: Any) -> str:
+def nested(levels: int, kind: Any) -> Any:
+    """A value in so many lists, or in so many names."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value] if kind is list else {kind: value}
+    return value
+
+
+def payload(r: list[Any], /, **changes: Any) -> str:
+    finals = sum(one[1][0] == 1 for one in r if type(one) is list and one[1:] and type(one[1]) is list)
     message = {
-        "v": wire.WIRE_VERSION, "node": "zeek", "run": "zeek-1", "seq": 1, "before": 0, "finals": 1,
-        "records": len(records), "now": 102.0, "last": False, "r": records,
+        "v": wire.WIRE_VERSION, "node": "zeek", "run": "zeek-1", "to": "me", "seq": 1, "before": 0,
+        "finals": finals, "records": len(r), "now": 102.0, "last": False, "r": r,
     }  # fmt: skip
     return json.dumps(message | changes, separators=(",", ":"))
 
@@ -84,11 +93,13 @@ def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
         ("packets", [0, 2**54, 2], "packets: found"),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object, words: str) -> None:
+def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
+    field: str, value: object, words: str
+) -> None:
     row = ROW._replace(**{field: value})
-    with pytest.raises(WireError) as refusal:
-        wire.decode_batch(payload([told(row)]))
-    assert words in str(refusal.value)
+    batch = wire.decode_batch(payload([told(ROW), told(row), told(ROW)], finals=3))
+    assert words in batch.why
+    assert (batch.bad, batch.connections) == (1, [ROW, ROW])  # and the others are taken
 
 
 @pytest.mark.parametrize(
@@ -97,25 +108,72 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(field: str, value: object,
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([told(ROW)], v=1), "found wire version 1; expected 4: install the same version"),
-        (payload([[told(ROW)[0], [1], []]]), "found '1 counts'; expected 12 to 14 in a connection"),
-        (payload([["x"]]), "expected a connection, or a log in full or in brief"),
-        (payload([[]]), "expected a connection, or a log in full or in brief"),
-        (payload([7]), "expected a connection, or a log in full or in brief"),
-        (payload([["conn", "C1 1.0", 7]]), "expected a stream that is told in brief"),
-        (payload([["dns", "C1 1.0 A NOERROR - 1", "a.example"]]), "as many fields as it has"),
-        (payload([["dns", "C1 1.0 A NOERROR x 1", "a.example", None]]), "rtt: found 'x'; expected a number"),
-        (payload([["dns", "C1 nan A NOERROR - 1", "a.example", None]]), "ts: found 'nan'"),
+        (payload([told(ROW)], v=1), "found wire version 1; expected 5: install the same version"),
         (payload([], seq=-1), "seq: found '-1'"),
         (payload([], now=True), "now: found 'True'"),
         (payload([]).replace("102.0", "NaN"), "found NaN"),
         (payload([], r={}), "r: found"),
+        (payload([told(ROW)], records=2), "records: found '2'; expected 1, as many as there are"),
+        (payload([told(ROW)], finals=0), "finals: found '0'; expected as many as there are"),
+        (payload([["weird", {"ts": 1.0, "uid": "C1"}]], finals=1), "finals: found '1'; expected as many"),
+        (payload([], seq=0).replace('"seq":0', '"seq":' + "9" * 5000), "expected JSON"),
+        (payload([], seq=0).replace('"seq":0', '"seq":' + "9" * 400), "seq: found"),
+        (payload([]).replace("102.0", "1e999"), "now: found 'inf'; expected a finite number"),
+        (payload([]).replace("102.0", "1" + "0" * 400), "now: found"),
+        (payload([], node="x" * 300), "node: found"),
+        (payload([], to=7), "to: found '7'; expected str"),
     ],
 )
 def test_a_message_of_the_wrong_form_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(WireError) as refusal:
         wire.decode_batch(text)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ([told(ROW)[0], [1], []], "found '1 counts'; expected 12 to 14 in a connection"),
+        (["x"], "expected a connection, or a log in full or in brief"),
+        ([], "expected a connection, or a log in full or in brief"),
+        (7, "expected a connection, or a log in full or in brief"),
+        (["conn", "C1 1.0", 7], "expected a stream that is told in brief"),
+        (["dns", "C1 1.0 A NOERROR - 1", "a.example"], "as many fields as it has"),
+        (["dns", "C1 1.0 A NOERROR x 1", "a.example", None], "rtt: found 'x'; expected a number"),
+        (["dns", "C1 nan A NOERROR - 1", "a.example", None], "ts: found 'nan'"),
+        (["dns", "C1 1.0 A NOERROR - " + "9" * 400, "a.example", None], "answers: found"),
+        (["dns", "C1 1.0 A NOERROR - " + "9" * 5000, "a.example", None], "answers: found"),
+        (["weird", {"ts": 10**400, "uid": "C1"}], "ts: found"),
+        (["weird", {"ts": 1.0, "uid": "C1", "n": 10**400}], "n: found"),
+        (["weird", {"ts": 1.0, "uid": "C1", "n": [10**400]}], "n: found"),
+        (["weird", {"ts": 1.0, "uid": "C1", "n": nested(200, "x")}], "n.x"),
+        (["weird", {"ts": 1.0, "uid": "C1", "n": nested(200, list)}], "n: found"),
+        (["weird", {"ts": 1.0, "uid": "C1", "n": dict.fromkeys(map(str, range(101)))}], "n: found"),
+    ],
+)
+def test_a_record_that_cannot_be_is_counted_in_words_and_the_others_are_taken(
+    record: Any, words: str
+) -> None:
+    batch = wire.decode_batch(payload([["weird", {"ts": 1.0, "uid": "C1"}], record, told(ROW)], finals=1))
+    assert words in batch.why
+    assert (batch.bad, batch.connections, len(batch.logs)) == (1, [ROW], 1)
+
+
+@pytest.mark.parametrize("deep", ["[" * 950 + "]" * 950, '{"a":' * 950 + "1" + "}" * 950])
+def test_nesting_that_python_can_just_read_is_a_bad_record(deep: str) -> None:
+    for record in ("7", '["weird",{"ts":1.0,"uid":"C1","n":7}]', '["weird",[7]]'):
+        batch = wire.decode_batch(payload([["@"]]).replace('["@"]', record.replace("7", deep)))
+        assert batch.bad == 1
+
+
+def test_half_a_character_is_shown_as_a_question_mark_and_a_whole_one_stays() -> None:
+    told_in_full = ["weird", {"ts": 1.0, "uid": "C1", "name": "@"}]
+    for said, read in (
+        (r"\ud800", "?"), (r"\ud83d\udc3e", "\U0001f43e"), (r"\\ud800", r"\ud800"), ("\udcff", "?"),
+        (r"\udfff\ud800x", "??x"),
+    ):  # fmt: skip
+        (entry,) = wire.decode_batch(payload([told_in_full]).replace('"@"', f'"{said}"')).logs
+        assert entry.fields == {"name": read}
 
 
 @given(st.text() | st.binary().map(repr))
@@ -299,5 +357,5 @@ def test_the_sample_has_every_kind_of_thing_in_it() -> None:
 
 
 def test_the_heartbeat_comes_back_as_it_was() -> None:
-    alive = Alive("i", "0.1", "m", "d", 7, 2, finished="r", leaving=True)
+    alive = Alive("0.1", "m", "d", 7, 2, finished="r", leaving=True, runs=("r", "s"), endpoint="e")
     assert wire.decode_alive(wire.encode_alive("t", alive).payload) == alive

@@ -21,6 +21,7 @@ from cmdana_plugin.endpoint.wire import WIRE_VERSION
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "zeek_scripts"
+SECRET = "00112233445566778899aabbccddeeff" * 2  # shared by the Zeeks and endpoints of the tests
 WATCHED = "cm-zeek"  # the interface that Zeek watches
 SENDING = "cm-wire"  # its other end
 
@@ -79,12 +80,22 @@ def inside(ns: str, *command: str | Path, **options: Any) -> subprocess.Popen[by
     return subprocess.Popen(["ip", "netns", "exec", ns, *map(str, command)], **options)
 
 
+def secret_in(folder: Path) -> Path:
+    """The secret as a file that its owner alone can read."""
+    path = folder / "secret"
+    if not path.exists():
+        path.touch(0o600)
+        path.write_text(SECRET + "\n")
+    return path
+
+
 class Program:
     """A process whose output is kept in a file."""
 
     def __init__(self, ns: str, folder: Path, name: str, *command: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        secret_in(folder)
         self.output = folder / f"{name}.out"
         with self.output.open("ab") as out:
             self.process = inside(
@@ -123,7 +134,7 @@ class Zeek(Program):
     def __init__(self, ns: str, folder: Path, *more: str | Path, listen: str = "listen-websocket") -> None:
         super().__init__(
             ns, folder, "zeek", "zeek", "-C", "-i", WATCHED, SCRIPTS, SCRIPTS / f"{listen}.zeek",
-            HERE / "live.zeek", "LogAscii::use_json=T", *more,
+            HERE / "live.zeek", "LogAscii::use_json=T", f"CMDANA::secret_file={folder / 'secret'}", *more,
         )  # fmt: skip
         wait_for(lambda: "listening on" in self.said() or self.process.poll() is not None, "Zeek to listen")
         assert self.process.poll() is None, self.said()
@@ -147,7 +158,10 @@ class Endpoint(Program):
         self, ns: str, folder: Path, *, slow: float = 0.0, config: str = "", wire: int = WIRE_VERSION
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plugin.toml").write_text(config or "[endpoint]\nreconnect_max = 1.0\n")
+        told = config or "[endpoint]\nreconnect_max = 1.0\n"
+        if "secret_file" not in told and "authentication" not in told:
+            told = told.replace("[endpoint]\n", f'[endpoint]\nsecret_file = "{folder / "secret"}"\n')
+        (folder / "plugin.toml").write_text(told)
         words = (HERE / "endpoint.py", folder / "plugin.toml", str(slow), str(wire))
         super().__init__(ns, folder, "endpoint", sys.executable, *words)
 

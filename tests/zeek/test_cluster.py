@@ -67,8 +67,9 @@ def test_both_workers_connections_are_judged_and_logged_by_the_manager(backend: 
                 HERE / "live.zeek",
             )
             return Program(
-                ns, tmp_path / name, "zeek", *settings, "zeek", "-C", *more, *scripts, "LogAscii::use_json=T"
-            )
+                ns, tmp_path / name, "zeek", *settings, "zeek", "-C", *more, *scripts, "LogAscii::use_json=T",
+                f"CMDANA::secret_file={tmp_path / name / 'secret'}",
+            )  # fmt: skip
 
         try:
             nodes += [node("manager"), node("logger"), node("proxy")]

@@ -89,6 +89,35 @@ def test_a_tls_mismatch_over_the_websocket_is_named(
     tried(ns, tmp_path, wss(pem) if secured else {}, settings, words)
 
 
+def own(pem: Path, of: str = "ca") -> str:
+    return f'url = "{WSS}"\nca_file = "{pem}/{of}.pem"\ncert_file = "{pem}/cert.pem"\nkey_file = "{pem}/key.pem"\n'
+
+
+def test_where_zeek_asks_for_a_certificate_ours_is_welcomed(ns: str, tmp_path: Path, pem: Path) -> None:
+    tried(ns, tmp_path, wss(pem) | {"CMDANA::websocket_ca_file": pem / "ca.pem"}, own(pem), "welcomes us")
+
+
+@pytest.mark.parametrize("certificate", ["none", "another authority's"])
+def test_where_zeek_asks_for_a_certificate_nobody_comes_in_without(
+    ns: str, tmp_path: Path, pem: Path, certificate: str
+) -> None:
+    asks = wss(pem) | {
+        "CMDANA::websocket_ca_file": pem / ("ca.pem" if certificate == "none" else "other.pem")
+    }
+    settings = f'url = "{WSS}"\nca_file = "{pem}/ca.pem"\n' if certificate == "none" else own(pem)
+    tried(ns, tmp_path, asks, settings, "does it ask for a certificate (CMDANA::websocket_ca_file")
+
+
+def test_one_self_signed_pair_serves_both_sides_as_the_documentation_has_it(ns: str, tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-days", "3650", "-subj", "/CN=cmdana", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    asks = wss(tmp_path) | {"CMDANA::websocket_ca_file": tmp_path / "cert.pem"}
+    tried(ns, tmp_path, asks, own(tmp_path, "cert"), "welcomes us")
+
+
 BROKER = 'transport = "broker"\n'
 
 

@@ -1,4 +1,4 @@
-# @TEST-DOC: A detector is found, refused for its version or its schema, replaced, and lost when it says goodbye.
+# @TEST-DOC: A detector is found, refused for its version or its schema, not before it names this run, replaced, and lost when it says goodbye.
 # @TEST-EXEC: python3 $TEST_BASE/make_traces.py .
 # @TEST-EXEC: zeek -b -C -r dns.pcap base/protocols/conn $CMDANA frameworks/cluster/backend/broker %INPUT 2>&1 | grep "cmdana: \|^ready\|^lost" >out
 # @TEST-EXEC: zeek-cut note msg sub <notice.log >>out
@@ -7,10 +7,12 @@
 module CMDANA;
 
 redef expected_schema = "s";
+redef authentication = "none";
+redef run = "run-1";
 
-function say(v: count, instance: string, schema: string, leaving: string)
+function say(v: count, instance: string, schema: string, leaving: string, runs: string &default="\"run-0\",\"run-1\"")
 	{
-	event CMDANA::alive(fmt("{\"v\":%d,\"instance\":\"%s\",\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"%s\",\"leaving\":%s,\"unknown\":1}", v, instance, schema, leaving));
+	event CMDANA::alive(fmt("{\"v\":%d,\"instance\":\"%s\",\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"%s\",\"leaving\":%s,\"runs\":[%s],\"unknown\":1}", v, instance, schema, leaving, runs));
 	}
 
 event detector_found(who: Alive) { print "ready", who$instance; }
@@ -19,12 +21,15 @@ event detector_lost(why: string) { print "lost", why; }
 event zeek_init() &priority=-20
 	{
 	say(9, "future", "s", "false");
-	say(4, "other-model", "t", "false");
-	event CMDANA::alive("nonsense");
-	say(4, "a", "s", "false");
-	say(4, "b", "s", "false");
-	say(4, "a", "s", "false");
-	say(4, "a", "s", "true");
-	say(4, "b", "s", "true");
-	say(4, "c", "s", "false");
+	say(5, "other-model", "t", "false");
+	event CMDANA::alive("{nonsense");
+	event CMDANA::alive("sealed");
+	say(5, "a", "s", "false", "");
+	say(5, "a", "s", "false", "\"run-0\"");
+	say(5, "a", "s", "false");
+	say(5, "b", "s", "false");
+	say(5, "a", "s", "false");
+	say(5, "a", "s", "true");
+	say(5, "b", "s", "true");
+	say(5, "c", "s", "false");
 	}

@@ -1,0 +1,118 @@
+"""The secret that Zeek and the detector share: who does not know it can say nothing that either believes.
+
+A sealed payload is 64 hexadecimal digits of HMAC-SHA256 and then the message, a JSON object. The key depends on the
+direction, and the event's name goes into the digest, so that no message passes for one of another kind. Messages to
+Zeek are stamped with the instance of the detector and a number that only grows; those of Zeek state the instance that
+they are meant for, its run and its own number (`session.py`): what has been said once cannot be said again by another.
+The other half is `zeek_scripts/seal.zeek`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cmdana_plugin.endpoint.wire import OBSERVATIONS, WELCOME, Event, PeerError
+from feature_extractors.frames import Counts
+
+DIGITS: Final = 64
+_OURS: Final = frozenset((OBSERVATIONS, WELCOME))
+_WHY: Final = (
+    "is the secret there ([endpoint] secret_file) the one that Zeek has (CMDANA::secret_file), or does somebody else "
+    "publish there?"
+)
+
+
+class Seal:
+    """Seals what goes to Zeek and opens what comes; without a secret it stamps only, and believes everybody."""
+
+    def __init__(self, secret: bytes | None, instance: str) -> None:
+        self.instance = instance
+        self.counts = Counts()
+        self._to_zeek = _keyed(secret, b"cmdana detector") if secret else None
+        self._from_zeek = _keyed(secret, b"cmdana zeek") if secret else None
+        self._n = 0
+        self._lock = threading.Lock()
+
+    def send(self, event: Event, send: Callable[[Event], None]) -> None:
+        """Sends the event, stamped and sealed; numbers are sent in their order, whichever thread asks."""
+        with self._lock:
+            self._n += 1
+            payload = f'{event.payload[:-1]},"instance":"{self.instance}","n":{self._n}}}'
+            if self._to_zeek is not None:
+                payload = _digest(self._to_zeek, event.name, payload.encode()) + payload
+            send(Event(event.topic, event.name, payload))
+
+    def opened(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
+        """Those whose seal is good, without it, and the first fault in words; the others are counted.
+
+        Runs before anything else looks at what came, so that a stranger's messages take no place in a queue.
+        """
+        if self._from_zeek is None:
+            return self._plain(received)
+        good: list[Event | PeerError] = []
+        fault = ""
+        for event in received:
+            if not isinstance(event, Event) or event.name not in _OURS:
+                good.append(event)
+                continue
+            body = self._body(event)
+            if body is None:
+                self.counts.add("message_not_authentic")
+                fault = fault or f"{event.topic}: a message is not authentic; {_WHY}"
+            else:
+                good.append(Event(event.topic, event.name, body))
+        return good, fault
+
+    def _body(self, event: Event) -> str | None:
+        given, body = event.payload[:DIGITS], event.payload[DIGITS:]
+        try:
+            told = body.encode()
+            mark = given.encode("ascii")
+        except UnicodeEncodeError:  # a lone surrogate, which Zeek does not write
+            return None
+        wanted = _digest(self._from_zeek, event.name, told)
+        return body if hmac.compare_digest(wanted.encode(), mark) else None
+
+    def _plain(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
+        good: list[Event | PeerError] = []
+        fault = ""
+        for event in received:
+            if isinstance(event, Event) and event.name in _OURS and not event.payload.startswith("{"):
+                self.counts.add("message_not_authentic")
+                fault = fault or (
+                    f"{event.topic}: a message is sealed or no JSON object, and [endpoint] authentication is "
+                    '"none"; is CMDANA::authentication "none" too?'
+                )
+            else:
+                good.append(event)
+        return good, fault
+
+
+def sealed_by_zeek(secret: bytes, event: Event) -> Event:
+    """What a Zeek with this secret publishes; for a stand-in."""
+    mark = _digest(_keyed(secret, b"cmdana zeek"), event.name, event.payload.encode())
+    return Event(event.topic, event.name, mark + event.payload)
+
+
+def opened_by_zeek(secret: bytes, event: Event) -> Event | None:
+    """What a Zeek with this secret reads, None for what it refuses; for a stand-in."""
+    body = event.payload[DIGITS:]
+    wanted = _digest(_keyed(secret, b"cmdana detector"), event.name, body.encode())
+    return Event(event.topic, event.name, body) if wanted == event.payload[:DIGITS] else None
+
+
+def _keyed(secret: bytes | None, direction: bytes) -> hmac.HMAC:
+    assert secret
+    return hmac.new(hmac.digest(secret, direction, hashlib.sha256), digestmod=hashlib.sha256)
+
+
+def _digest(keyed: hmac.HMAC | None, name: str, told: bytes) -> str:
+    assert keyed is not None
+    mark = keyed.copy()
+    mark.update(name.encode())
+    mark.update(told)
+    return mark.hexdigest()
