@@ -331,6 +331,14 @@ class Framed:
         self._pos = end + 1
         return out
 
+    def run(self, what: re.Pattern[bytes]) -> bytes:
+        """Takes what matches here."""
+        found = what.match(self._buffer, self._pos)
+        if found is None:
+            return b""
+        self._pos = found.end()
+        return found[0]
+
     def past(self, what: re.Pattern[bytes]) -> bool:
         """Passes over what matches here, and says whether that is anything."""
         found = what.match(self._buffer, self._pos)
@@ -362,6 +370,9 @@ class Framed:
 
 
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
+_TINY: Final = 8  # bytes of chunks that are read many at once
+_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
+_RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
 _EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
 _DOT: Final = re.compile(rb"\n\.\r?\n")
 _BLANK: Final = re.compile(rb"\n\r?\n")
@@ -483,7 +494,16 @@ class Lines:
         buffer, pos, out, n = self._buffer, self._pos, bytearray(), 0
         while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
             begin = head.end()
-            end = begin + int(head[1], 16)
+            size = int(head[1], 16)
+            if 0 < size <= _TINY:
+                run = _RUNS[size].match(buffer, pos)
+                held = _HELD[size].findall(buffer, pos, run.end()) if run is not None else []
+                if run is not None and 1 < len(held) <= most - n:
+                    out += b"".join(held)
+                    pos = run.end()
+                    n += len(held)
+                    continue
+            end = begin + size
             after = end + 2 if buffer.startswith(b"\r\n", end) else end + 1
             if end == begin or after > len(buffer) or buffer[after - 1] != 10:
                 break

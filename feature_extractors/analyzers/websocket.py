@@ -10,7 +10,11 @@ from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import Analyzer, Framed, ParseError, Session
 
-_EMPTY: Final = re.compile(rb"(?:[\x00-\x02\x80-\x82\x88-\x8a]\0)*+")  # frames that hold nothing, unmasked
+# Frames of the same few bytes in a row: text, binary and continued ones; empty ones of control as well.
+_SMALL: Final = [
+    re.compile(rb"(?:[\x00-\x02\x80-\x82%s]\x%02x.{%d})++" % (b"" if n else rb"\x88-\x8a", n, n), re.S)
+    for n in range(9)
+]
 _OPCODES: Final = frozenset((0, 1, 2, 8, 9, 10))
 
 
@@ -38,9 +42,7 @@ class WebSocket(Analyzer):
                     part = stream.take(min(self._left[is_orig], len(stream), 16 * 1024)) or b""
                     self._left[is_orig] -= len(part)
                     self._payload(is_orig, part, carried)
-                elif stream.past(_EMPTY):
-                    self.session.confirm(self.service)
-                elif not self._head(is_orig, stream):
+                elif not self._head(is_orig, stream, carried):
                     return
         finally:
             if carried and self._inside is not None:
@@ -53,11 +55,19 @@ class WebSocket(Analyzer):
         if self._inside is not None:
             self._inside.end()
 
-    def _head(self, is_orig: bool, stream: Framed) -> bool:
+    def _head(self, is_orig: bool, stream: Framed, carried: list[bytes]) -> bool:
         head = stream.peek(2)
         if head is None:
             return False
         size = head[1] & 0x7F
+        if head[1] < len(_SMALL) and (frames := stream.run(_SMALL[size])):  # as many as there are, unmasked
+            self.session.confirm(self.service)
+            if size and self._inside is not None and not self._inside.done:
+                inside = bytearray(frames)
+                del inside[:: size + 2]
+                del inside[:: size + 1]
+                carried.append(bytes(inside))
+            return True
         more = {126: 2, 127: 8}.get(size, 0)
         masked = 4 if head[1] & 0x80 else 0
         whole = stream.take(2 + more + masked)

@@ -139,6 +139,38 @@ def test_an_address_is_found_where_it_was(argument: bytes, expected: str) -> Non
     assert _address(argument) == expected
 
 
+@pytest.mark.parametrize("size", [1, 3, 8, 20])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_small_chunks_are_read_many_at_once_and_as_one_by_one(size: int, end: bytes) -> None:
+    body = bytes(range(120)) * 10
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    chunks = b"".join(b"%x%b%b%b" % (len(p), end, p, end) for p in parts) + b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for cut in (1, 7, 100_000):
+        _, entries, _ = analysed(stream([(True, GET), (False, head + chunks), (True, GET)], 80, cut))
+        assert entries[0].fields["response_body_len"] == len(body)
+        assert len(entries) == 2
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 20])
+def test_small_frames_are_read_many_at_once_and_as_one_by_one(size: int) -> None:
+    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    inside = b"GET /inside HTTP/1.1\r\nHost: b\r\n\r\n"
+    frames = b"".join(
+        b"\x82%c%b" % (len(part), part)
+        for at in range(0, len(inside), size)
+        if (part := inside[at : at + size])
+    )
+    said = [
+        (True, b"GET /outside HTTP/1.1\r\n" + upgrade), (False, b"HTTP/1.1 101 Switching\r\n" + upgrade),
+        (True, frames + b"\x82\0" * 50),
+    ]  # fmt: skip
+    for cut in (1, 5, 100_000):
+        service, entries, _ = analysed(stream(said, 80, cut))
+        assert [e.fields["uri"] for e in entries] == ["/outside", "/inside"]
+        assert service == "http,websocket"
+
+
 def test_connections_inside_connections_have_an_end() -> None:
     said = [(True, b"CONNECT a HTTP/1.1\r\n\r\n"), (False, b"HTTP/1.1 200 OK\r\n\r\n")] * 2000
     service, entries, content = analysed(stream(said, 80))
