@@ -21,7 +21,7 @@ Field = bool | int | float | str | list[str] | None
 Skipped = Counter[str]  # reason -> lines that were passed over
 
 MOST_HELD: Final = 128 * 1024 * 1024  # bytes of rows that a command holds at once
-_MAX_LINE: Final = 4 * 1024 * 1024  # characters
+MAX_LINE: Final = 4 * 1024 * 1024  # characters
 _MAX_FIELDS: Final = 10_000  # of a header
 _MAX_DEPTH: Final = 8  # of a JSON value
 _MOST: Final = 2**64  # the largest magnitude of an integer; Zeek's have 64 bits
@@ -127,14 +127,14 @@ def bounded_lines(file: IO[str], name: str, skipped: Skipped | None) -> Iterator
 
     Raises `RecordError` for it without `skipped`.
     """
-    while line := file.readline(_MAX_LINE):
-        if len(line) < _MAX_LINE or line.endswith("\n"):
+    while line := file.readline(MAX_LINE):
+        if len(line) < MAX_LINE or line.endswith("\n"):
             yield line
             continue
-        while (line := file.readline(_MAX_LINE)) and not line.endswith("\n"):
+        while (line := file.readline(MAX_LINE)) and not line.endswith("\n"):
             pass
         if skipped is None:
-            raise RecordError(f"{name}: found a line of more than {_MAX_LINE:,} characters")
+            raise RecordError(f"{name}: found a line of more than {MAX_LINE:,} characters")
         skipped["line too long"] += 1
 
 

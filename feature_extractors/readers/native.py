@@ -38,6 +38,7 @@ from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
 _MAX_PCAPNG_BLOCK: Final = 16 * 1024 * 1024  # bytes of one pcapng block, as libpcap has it
 _MAX_INTERFACES: Final = 4096  # of one pcapng section
+_MAX_OPTIONS: Final = 1000  # of an interface description that are looked at; there are twenty kinds
 _READ: Final = 4 * 1024 * 1024  # bytes asked for at a time
 
 _MICROSECONDS: Final = 0xA1B2C3D4
@@ -424,7 +425,9 @@ class _PcapngWalk:
         units: int | None = 1_000_000
         offset = 0
         at = 8
-        while at + 4 <= len(body):
+        for _ in range(_MAX_OPTIONS):
+            if at + 4 > len(body):
+                break
             code, size = struct.unpack_from(order + "HH", body, at)
             value = body[at + 4 : at + 4 + size]
             if code == 0 or len(value) < size:
