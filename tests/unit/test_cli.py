@@ -187,10 +187,10 @@ def test_the_doctors_status_follows_what_is_broken(
     assert json.loads(said.out)[0]["state"] == "missing"
 
 
-def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said() -> None:
+def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said(tmp_path: Path) -> None:
     def run(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "cmdana_plugin.cli", *arguments]
-        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)
+        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
 
     said = run("--version")
     assert (said.returncode, said.stdout[:7]) == (0, b"cmdana ")
