@@ -150,3 +150,16 @@ def test_a_hangup_is_a_clean_stop(tmp_path: Path) -> None:
         assert process.wait(60) == 128 + signal.SIGHUP
     assert gone(its)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.zeek
+def test_scripts_in_the_log_folder_are_not_zeeks(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    # Zeek looks for its own scripts in its working folder first.
+    (tmp_path / "base" / "init-bare.zeek").write_text(
+        f'event zeek_init() {{ system("touch {tmp_path}/ran"); }}\n'
+    )
+    done = cmdana("replay", "--engine", "zeek", "--out", ".", DEMO, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "conn.log").stat().st_size > 100_000
+    assert not (tmp_path / "ran").exists()

@@ -1,6 +1,8 @@
 """The command line: every command helps, faults are one line with status 1, wrong usage is status 2."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import madeup
 import pytest
 import typer
 
-from cmdana_plugin import cli
+from cmdana_plugin import cli, files
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 NAMES = sorted(COMMANDS)
@@ -187,10 +189,10 @@ def test_the_doctors_status_follows_what_is_broken(
     assert json.loads(said.out)[0]["state"] == "missing"
 
 
-def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said() -> None:
+def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said(tmp_path: Path) -> None:
     def run(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "cmdana_plugin.cli", *arguments]
-        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)
+        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
 
     said = run("--version")
     assert (said.returncode, said.stdout[:7]) == (0, b"cmdana ")
@@ -202,3 +204,39 @@ def test_the_command_ends_with_the_status_of_what_it_did_and_all_that_it_said() 
         lost = run("--version", stdout=full)
     assert lost.returncode == 1
     assert lost.stderr == b"cmdana: cannot write: No space left on device\n"
+
+
+def test_a_hangup_has_run_begin_anew_unless_the_new_configuration_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[model]\nthreads = 1\n")
+    told: list[str] = []
+    reload = cli.Reload(cli._configured(file, told.append).config, file, told.append)
+    before = signal.getsignal(signal.SIGHUP)
+    with reload.on_sighup():
+        assert not reload.wanted()
+        file.write_text("[model]\nthread = 2\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not reload.wanted()
+        assert "goes on as before" in told[-1]
+        assert reload.settings.model.threads == 1
+        file.write_text("[model]\nthreads = 2\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert reload.wanted()
+        assert reload.settings.model.threads == 2
+        assert reload.taken()
+        assert not reload.wanted()
+        assert not reload.taken()
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_two_that_write_one_file_exclude_each_other(cmdana, logs, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with files.alone(tmp_path, "report.html"):
+        said = cmdana("report", "logs", "--out", "report.html")
+    assert said.status == 1
+    assert "report.html: another run of cmdana is writing there" in said.err
+    assert cmdana("report", "logs", "--out", "report.html").status == 0
+    with files.alone(tmp_path / "logs"):
+        said = cmdana("anonymise", "logs", "--key", "site.key", "--new-key", "--out", "logs")
+    assert "another run of cmdana is writing there" in said.err
+    assert cmdana("report", "logs", "--out", "report.html", "--force").status == 0
+    assert not list(tmp_path.glob(".*"))

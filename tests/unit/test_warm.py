@@ -1,0 +1,39 @@
+"""What is compiled is loaded before a process is locked in: traffic of any kind asks for nothing more."""
+
+import gc
+
+import numpy as np
+from made_captures import frames, link_layers
+from numba.core.dispatcher import Dispatcher
+
+from feature_extractors.encode import encoded
+from feature_extractors.extract import Extractor
+from feature_extractors.frames import Counts
+from feature_extractors.readers.gather import RawFrame, gather
+from feature_extractors.schema import load_schema
+from feature_extractors.warm import warm_up
+
+
+def compiled() -> set[tuple[str, str]]:
+    found = [d for d in gc.get_objects() if isinstance(d, Dispatcher)]
+    return {(d.py_func.__qualname__, str(s)) for d in found for s in d.signatures}
+
+
+def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up() -> None:
+    warm_up()
+    before = compiled()
+    assert before
+    extractor, schema = Extractor(), load_schema()
+    made = [RawFrame(f.data, f.length, f.ts, f.link) for f in frames(50)]
+    made += [
+        RawFrame(data, len(data), 1e9 + i, link) for i, (link, data) in enumerate(link_layers().values())
+    ]
+    rng = np.random.default_rng(1)
+    made += [RawFrame(bytes(rng.integers(0, 256, 80, np.uint8)), 80, 2e9 + i, 1) for i in range(2000)]
+    windows = [w for block in gather(made, Counts()) for w in extractor.parts(block)] + list(
+        extractor.ending()
+    )
+    assert sum(map(len, windows)) > 10
+    for some in windows:
+        encoded(some, schema)
+    assert compiled() == before
