@@ -1,4 +1,4 @@
-"""The smallest model that has every part: a network of width 8, three trees, a few Gaussians, learned from nothing."""
+"""The smallest model that has every part: a network of width 2, three trees, a few Gaussians, learned from nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def small_checkpoint(seed: int = 0) -> Checkpoint:
     shape = Shape(
         numeric=numeric, categorical=tuple(c.size for c in schema.categorical), state=state,
         packet_width=len(PACKET_FIELDS), log_width=TOKEN_WIDTH, log_buckets=schema.log_buckets,
-        targets=(2 * FIRST_SIZES, numeric + codes, sum(schema.summary_target)), width=8, latents=1, heads=1,
+        targets=(2 * FIRST_SIZES, numeric + codes, sum(schema.summary_target)), width=2, latents=1, heads=1,
     )  # fmt: skip
     torch.manual_seed(seed)
     network = {k: v.detach().numpy() for k, v in Network(shape).state_dict().items()}
