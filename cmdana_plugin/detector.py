@@ -360,7 +360,7 @@ class CrossModal:
         n = len(gate)
         if n == 0:
             none = np.zeros(0)
-            return Scores(none, none, dict.fromkeys(self.checkpoint.weights, none), np.zeros((0, 4)), [])
+            return Scores(none, none, dict.fromkeys(self.checkpoint.strata, none), np.zeros((0, 4)), [])
         assert self.seen is not None
         components = self.p_values(raw, self.seen)
         history = history_of(self.seen.state, self.schema)

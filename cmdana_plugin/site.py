@@ -109,7 +109,7 @@ class SiteAware:
         scores = self.inner.receive(windows)
         n = len(windows)
         if n == 0:
-            return scores
+            return replace(scores, components={**scores.components, COMPONENT: np.zeros(0)})
         c = windows.connections
         values = np.zeros((n, len(MEASURES)))
         values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
