@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,7 +207,7 @@ def _content(path: Path) -> bytes:
 def _opened(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Tensors and metadata. Raises `SafetensorError` or `ValueError`."""
     tensors = {}
-    for name, tensor in deserialize(content):  # type: ignore[no-untyped-call]
+    for name, tensor in cast(Any, deserialize)(content):
         kind = _TYPES.get(tensor["dtype"])
         if kind is None:
             raise ValueError(f"a tensor of type {tensor['dtype']}, expected {', '.join(_TYPES)}")
