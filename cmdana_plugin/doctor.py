@@ -203,7 +203,10 @@ def _tshark(settings: Config) -> Iterator[Finding]:
     if program is None:
         yield Finding("tshark", "missing", "not on the PATH", f"{need}apt-get install tshark", wanted)
     else:
-        yield Finding("tshark", "ok", f"{_first_line(_said([program, '--version']))} ({program})")
+        environment = programs.environment(os.devnull)
+        yield Finding(
+            "tshark", "ok", f"{_first_line(_said([program, '--version'], environment))} ({program})"
+        )
 
 
 def _zeek(settings: Config) -> Iterator[Finding]:
@@ -323,11 +326,11 @@ def _version() -> str:
     return importlib.metadata.version("cmdana")
 
 
-def _said(command: list[str]) -> str:
+def _said(command: list[str], environment: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, cwd=os.sep, env=environment,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
