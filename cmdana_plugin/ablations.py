@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmdana_plugin.batch import Prepared
-from cmdana_plugin.detector import CrossModal, Outcome, Remembered, Seen, stratum_of
+from cmdana_plugin.detector import CrossModal, EventContext, RawScores, Remembered, stratum_of
 from cmdana_plugin.masking import hide
 from cmdana_plugin.model import MODALITIES, Network, Past, Predictor, Shape
 from cmdana_plugin.training import Corpus, Variant
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class _StaticGateNetwork(Network):
-    def weigh(self, s: Tensor, present: Tensor) -> Tensor:
-        return super().weigh(torch.zeros_like(s), present)
+    def gate_weights(self, s: Tensor, present: Tensor) -> Tensor:
+        return super().gate_weights(torch.zeros_like(s), present)
 
 
 class _CountsNetwork(Network):
-    def recall(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
+    def read_state(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
         out: Tensor = self.state_norm(self.counts(torch.cat([state, known], dim=1)))
         return out
 
@@ -122,7 +122,7 @@ class RandomMask(Variant):
     def lesson(self, prepared: Prepared, schema: Schema, rng: np.random.Generator) -> Prepared:
         return hide(prepared, schema, rng)
 
-    def scored(self, detector: CrossModal, prepared: Prepared, outcome: Outcome, seen: Seen) -> Raw:
+    def scored(self, detector: CrossModal, prepared: Prepared, outcome: RawScores, seen: EventContext) -> Raw:
         shown = [hide(prepared, detector.schema, k) for k in (0, 1)]
         one, two = (detector.judge(half, seen, detector.latents(half)).raw for half in shown)
         predicted = ("packets", "connection", "log", "residual")

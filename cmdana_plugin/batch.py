@@ -205,7 +205,7 @@ def groups(
         least = length
 
 
-def alike(
+def first_identical_row(
     tokens: NDArray[np.generic], start: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """For each of the rows the first of `rows` whose tokens [start[row], start[row + 1]) are the same, bit for bit.
@@ -243,7 +243,7 @@ def _alike(words, start, rows, slots):  # type: ignore[no-untyped-def]
     return out
 
 
-def asked_alike(
+def group_by_requested_fields(
     targets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64] | None]]:
     """The rows by which of their fields [n, F] are asked for, with these fields; few of a kind together, with None."""
@@ -252,7 +252,9 @@ def asked_alike(
     packed = np.packbits(asked, axis=1)
     bits[:, : packed.shape[1]] = packed
     every = np.arange(len(rows) + 1)
-    kinds, kind, count = np.unique(alike(bits, every, every[:-1]), return_inverse=True, return_counts=True)
+    kinds, kind, count = np.unique(
+        first_identical_row(bits, every, every[:-1]), return_inverse=True, return_counts=True
+    )
     for k in np.flatnonzero(count >= _MANY):
         yield rows[kind == k], np.flatnonzero(asked[kinds[k]])
     few = rows[count[kind] < _MANY]

@@ -1,4 +1,4 @@
-"""Scores as tail probabilities: the share of calm traffic at least as odd, by kind of traffic, with a fitted tail."""
+"""Scores as tail probabilities: the share of benign traffic at least as odd, by kind of traffic, with a fitted tail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from feature_extractors.jit import entry
 
 KEPT: Final = 1024  # order statistics kept of a sample
-ENOUGH: Final = 2000  # calm rows from which on a kind of traffic stands on its own
+ENOUGH: Final = 2000  # benign rows from which on a kind of traffic stands on its own
 ENOUGH_HISTORY: Final = 500  # and those of hosts of which so much is known
 _TAIL: Final = 0.05  # share of the sample that the tail is fitted to
 _SINGLE: Final = 256  # of these, greatest values kept one by one
@@ -25,7 +25,7 @@ _LEAST: Final = 1e-30
 class Tail:
     """One-sided p-values of one score. Inside the sample split-conformal, beyond it a generalised Pareto tail.
 
-    The conformal part is valid while later calm traffic is exchangeable with the sample; the tail is a fit, and
+    The conformal part is valid while later benign traffic is exchangeable with the sample; the tail is a fit, and
     neither is a guarantee: the realised rate is published beside the nominal one.
     """
 
@@ -37,7 +37,7 @@ class Tail:
     scale: float
 
     def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """P(calm >= x), 0 < p <= 1; NaN stays NaN."""
+        """P(benign >= x), 0 < p <= 1; NaN stays NaN."""
         return self._alone.p_value(x, np.zeros(len(x), np.int64), ENOUGH)
 
     @cached_property
@@ -119,7 +119,7 @@ def _log_tail(x, start, shape, scale):  # type: ignore[no-untyped-def]
 
 
 def fit_tail(sample: NDArray[np.float64]) -> Tail:
-    """Learned from scores of calm traffic; NaN are left out. The tail by probability-weighted moments (Hosking)."""
+    """Learned from scores of benign traffic; NaN are left out. The tail by probability-weighted moments (Hosking)."""
     x = np.sort(sample[np.isfinite(sample)])
     n = len(x)
     if n == 0:
@@ -143,14 +143,14 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
 
 @dataclass(frozen=True)
 class Strata:
-    """A tail for all traffic and one for each stratum that has calm rows, shrunk to the former where they are few."""
+    """A tail for all traffic and one for each stratum that has benign rows, shrunk to the former where they are few."""
 
     everything: Tail
     each: Mapping[int, Tail]
-    enough: int = ENOUGH  # calm rows from which on a stratum stands on its own
+    enough: int = ENOUGH  # benign rows from which on a stratum stands on its own
 
     def p_value(self, x: NDArray[np.float64], stratum: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(calm of its stratum >= x) [n], as `Tail.p_value`."""
+        """P(benign of its stratum >= x) [n], as `Tail.p_value`."""
         codes, tails = self._flat
         at = np.minimum(np.searchsorted(codes, stratum), max(len(codes) - 1, 0))
         known = codes[at] == stratum if len(codes) else np.zeros(len(stratum), np.bool_)
@@ -175,8 +175,8 @@ ALONE: Final = (
 )
 
 
-def beside(fused: NDArray[np.float64], alone: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted Bonferroni of two p-values [n] of the same events: valid however they hang together."""
+def weighted_bonferroni(fused: NDArray[np.float64], alone: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted Bonferroni of two p-values [n] of the same events: valid under any dependence."""
     joined: NDArray[np.float64] = np.minimum(np.minimum(fused / (1.0 - ALONE), alone / ALONE), 1.0)
     return joined
 

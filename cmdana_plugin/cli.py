@@ -82,7 +82,7 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     from cmdana_plugin.detector import load_detector, share_cores
     from cmdana_plugin.keyfile import state_salt
     from cmdana_plugin.pipeline import Judge
-    from cmdana_plugin.site import SiteAware, share_of
+    from cmdana_plugin.site import WithSiteHistory, share_of
 
     share_cores()
     settings = config.model
@@ -97,7 +97,7 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     )
     if not settings.site_history:
         return Judge(detector, config)
-    return Judge(SiteAware(detector, salt, share_of(detector.checkpoint.weights)), config)
+    return Judge(WithSiteHistory(detector, salt, share_of(detector.checkpoint.weights)), config)
 
 
 class Reload:

@@ -124,7 +124,7 @@ class Decider:
         }  # by role and address, the one longest untouched first; together `max_hosts` at most
         self._raised: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    def calm(self, p_value: float, orig_h: str, resp_h: str, now: float) -> None:
+    def benign(self, p_value: float, orig_h: str, resp_h: str, now: float) -> None:
         """Weighs the final verdict on a benign connection, which raises nothing."""
         originators, responders = self._hosts.values()
         if p_value > self._counts and orig_h not in originators and resp_h not in responders:
@@ -138,7 +138,7 @@ class Decider:
         """The notices that this verdict gives rise to at network time `now`."""
         if verdict.verdict == BENIGN:
             if verdict.stage != "early":
-                self.calm(verdict.p_value, verdict.orig_h, verdict.resp_h, now)
+                self.benign(verdict.p_value, verdict.orig_h, verdict.resp_h, now)
             return []
         if verdict in self._allow:
             self.allowed += 1

@@ -1,4 +1,4 @@
-"""How far an event lies from calm traffic in plain numbers: a Gaussian mixture over whitened columns."""
+"""How far an event lies from benign traffic in plain numbers: a Gaussian mixture over whitened columns."""
 
 from __future__ import annotations
 

@@ -21,19 +21,19 @@ from cmdana_plugin import reference
 from cmdana_plugin.batch import (
     BLOCK,
     Prepared,
-    alike,
-    asked_alike,
     block_size,
     density_columns,
     encoded_together,
+    first_identical_row,
+    group_by_requested_fields,
     isolation_columns,
     pad_rows,
     prepare,
     tokens_of,
 )
-from cmdana_plugin.calibration import beside, fuse
+from cmdana_plugin.calibration import fuse, weighted_bonferroni
 from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, apart
+from cmdana_plugin.model import CLASSES, CONNECTION, LOG, MODALITIES, PACKET, Network, Past, latent_residual
 from cmdana_plugin.score import Scores, score_of, significant
 from cmdana_plugin.sound import COMPONENTS
 from cmdana_plugin.state import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
@@ -63,12 +63,12 @@ DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
 Floats32 = NDArray[np.float32]
-# Memory, ring and how much of it counts, as in `Seen`
+# Memory, ring and how much of it counts, as in `EventContext`
 Remembered = tuple[Floats32, Floats32, NDArray[np.int32]]
 
 
 @dataclass(slots=True)
-class Seen:
+class EventContext:
     """One block as the detector saw it: enough to explain it."""
 
     features: Features
@@ -80,7 +80,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RawScores:
     """What the network and its kin say of `n` events before calibration."""
 
     raw: dict[str, NDArray[np.float64]]  # component -> [n], NaN where it does not apply
@@ -124,7 +124,7 @@ class CrossModal:
         self._salt = salt
         self._hosts = hosts
         self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
-        self.seen: Seen | None = None
+        self.seen: EventContext | None = None
 
     def reset(self) -> None:
         """Forget everything about the stream, as before the first window."""
@@ -148,7 +148,7 @@ class CrossModal:
             raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
         for begin in range(0, len(windows), _ROWS):
-            outcome, looked = self._step(self._cut(windows, begin, min(begin + _ROWS, len(windows))))
+            outcome, looked = self._advance(self._cut(windows, begin, min(begin + _ROWS, len(windows))))
             parts.append(outcome)
             seen.append(looked)
         self.seen = seen[0] if len(seen) == 1 else _join(seen)
@@ -159,10 +159,12 @@ class CrossModal:
     def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         from cmdana_plugin.explain import reasons
 
-        assert isinstance(scores.seen, Seen), "scores of another detector"
+        assert isinstance(scores.seen, EventContext), "scores of another detector"
         return reasons(self, scores.seen, rows)
 
-    def p_values(self, raw: Mapping[str, NDArray[np.float64]], seen: Seen) -> dict[str, NDArray[np.float64]]:
+    def p_values(
+        self, raw: Mapping[str, NDArray[np.float64]], seen: EventContext
+    ) -> dict[str, NDArray[np.float64]]:
         """Each component as a one-sided p-value among its own kind, isolation's among hosts known as well."""
         return component_p_values(self.checkpoint, raw, seen.stratum, history_of(seen.state, self.schema))
 
@@ -174,7 +176,7 @@ class CrossModal:
             np.array([self.checkpoint.weights[k] for k in names]),
         )
 
-    def look(self, seen: Seen, keep: bool = False) -> Outcome:
+    def score_context(self, seen: EventContext, keep: bool = False) -> RawScores:
         """Score events from what was known before them; reads no table and changes none."""
         prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
         return self.judge(prepared, seen, self.latents(prepared), keep)
@@ -185,7 +187,7 @@ class CrossModal:
             return windows if whole else take_encoded(windows, rows)
         return encoded(windows if whole else take(windows, rows), self.schema)
 
-    def _step(self, block: Encoded) -> tuple[Outcome, Seen]:
+    def _advance(self, block: Encoded) -> tuple[RawScores, EventContext]:
         features, c = block.features, block.connections
         keys = make_keys(c, features, self._salt)
         state, slots = self._tables.counts(c, features, keys, self.schema.spans)
@@ -203,14 +205,16 @@ class CrossModal:
         prepared: Prepared,
         state: Floats32,
         remember: Callable[[Floats32, Floats32, Floats32], Remembered],
-    ) -> tuple[Outcome, Seen]:
+    ) -> tuple[RawScores, EventContext]:
         """Uncalibrated components of events with the counts `state` before them: at run time and at calibration alike.
 
-        `remember` is given what the events write (as `condense` has it) and says what was remembered before each.
+        `remember` is given what the events write (as `memory_update` has it) and says what was remembered before each.
         """
         latents = self.latents(prepared)
-        memory, ring, used = remember(*self.condense(latents, prepared))
-        seen = Seen(prepared.features, state, memory, ring, used, stratum_of(prepared.features, self.schema))
+        memory, ring, used = remember(*self.memory_update(latents, prepared))
+        seen = EventContext(
+            prepared.features, state, memory, ring, used, stratum_of(prepared.features, self.schema)
+        )
         return self.judge(prepared, seen, latents), seen
 
     def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
@@ -255,7 +259,7 @@ class CrossModal:
             out[rows, modality] = z[: len(rows)].cpu().numpy()
 
         where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
-        first = [_alike(prepared, m, rows) for m, rows in enumerate(where)]
+        first = [_first_identical(prepared, m, rows) for m, rows in enumerate(where)]
         self._each(encode_block, self._jobs(prepared, [w[i == w] for w, i in zip(where, first, strict=True)]))
         for m, (rows, like) in enumerate(zip(where, first, strict=True)):
             repeated = rows != like
@@ -280,11 +284,13 @@ class CrossModal:
         every |= self.device.type != "cpu"
         for modality in range(MODALITIES):
             rows = np.flatnonzero(prepared.present[:, modality])
-            for part, fields in [(rows, None)] if every else asked_alike(prepared.targets[modality], rows):
+            for part, fields in (
+                [(rows, None)] if every else group_by_requested_fields(prepared.targets[modality], rows)
+            ):
                 for begin in range(0, len(part), self._block):
                     yield modality, part[begin : begin + self._block], fields
 
-    def condense(
+    def memory_update(
         self, latents: NDArray[np.float32], prepared: Prepared
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """What events write: gate and value [n, KINDS, MEMORY], and their entries in the ring [n, RING_WIDTH]."""
@@ -292,16 +298,16 @@ class CrossModal:
         write = np.empty((n, KINDS, MEMORY), np.float32)
         value, recent = np.empty_like(write), np.empty((n, RING_WIDTH), np.float32)
 
-        def condense_block(rows: slice) -> None:
-            out = self.network.condense(self._to(latents[rows]), self._to(prepared.present[rows]))
+        def update_block(rows: slice) -> None:
+            out = self.network.memory_update(self._to(latents[rows]), self._to(prepared.present[rows]))
             write[rows], value[rows], recent[rows] = (x[: rows.stop - rows.start].cpu().numpy() for x in out)
 
-        self._each(condense_block, self._blocks(n))
+        self._each(update_block, self._blocks(n))
         return write, value, recent
 
     def judge(
-        self, prepared: Prepared, seen: Seen, latents: NDArray[np.float32], keep: bool = False
-    ) -> Outcome:
+        self, prepared: Prepared, seen: EventContext, latents: NDArray[np.float32], keep: bool = False
+    ) -> RawScores:
         """All components from what was known before; `keep` also returns the log probabilities."""
         n, shape, network = len(prepared), self.checkpoint.shape, self.network
         raw = {name: np.full(n, np.nan) for name in COMPONENTS}
@@ -313,14 +319,14 @@ class CrossModal:
         table = tabulate(seen.features, seen.state)
         trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
 
-        def recall_block(rows: slice) -> None:
+        def state_block(rows: slice) -> None:
             k = rows.stop - rows.start
             past = Past(
                 self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows])
             )
-            s = network.recall(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
+            s = network.read_state(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
             state[rows] = s[:k].cpu().numpy()
-            gate[rows] = network.weigh(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
+            gate[rows] = network.gate_weights(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
             ahead = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
             raw["next"][rows] = ahead[:k].cpu().numpy()
             raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
@@ -329,29 +335,29 @@ class CrossModal:
             if isolation is not None:
                 raw["isolation"][rows] = isolation.score(wide[rows])
 
-        def foresee_block(job: tuple[int, NDArray[np.int64], NDArray[np.int64] | None]) -> None:
+        def predict_block(job: tuple[int, NDArray[np.int64], NDArray[np.int64] | None]) -> None:
             modality, rows, fields = job
             k = len(rows)
             z, s = self._to(latents[rows]), self._to(state[rows])
-            bias = network.lean(self._to(gate[rows]), self._to(prepared.present[rows]))
+            bias = network.gate_bias(self._to(gate[rows]), self._to(prepared.present[rows]))
             asked = None if fields is None else torch.from_numpy(fields)
             expected, logits = network(modality, z, s, bias, asked)
-            residual[rows, modality] = apart(expected, z[:, modality])[:k].cpu().numpy()
+            residual[rows, modality] = latent_residual(expected, z[:, modality])[:k].cpu().numpy()
             if chance is not None:
                 chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
             targets = prepared.targets[modality][rows]
             surprise = _surprise(logits, self._to(targets if fields is None else targets[:, fields]))
             raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
 
-        self._each(recall_block, self._blocks(n))
-        self._each(foresee_block, self._present(prepared, keep))
+        self._each(state_block, self._blocks(n))
+        self._each(predict_block, self._present(prepared, keep))
         raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
         if trees is None:
             del raw["attack"]
         if isolation is None:
             del raw["isolation"]
-        return Outcome(
+        return RawScores(
             {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
         )
 
@@ -393,15 +399,15 @@ class CrossModal:
         return names
 
 
-def _alike(prepared: Prepared, modality: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_identical(prepared: Prepared, modality: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of the rows the first of them that looks the same in this modality."""
     f = prepared.features
     if modality == PACKET:
-        return alike(f.packets, f.packet_start, rows)
+        return first_identical_row(f.packets, f.packet_start, rows)
     if modality == LOG:
-        return alike(f.log_tokens, f.log_start, rows)
+        return first_identical_row(f.log_tokens, f.log_start, rows)
     fields = np.concatenate([prepared.codes.astype(np.int32), prepared.values.view(np.int32)], axis=1)
-    return alike(fields, np.arange(len(prepared) + 1), rows)
+    return first_identical_row(fields, np.arange(len(prepared) + 1), rows)
 
 
 def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
@@ -453,7 +459,7 @@ def whole_p_value(
     """The fused evidence's p [n], isolation's beside it where there is one, among hosts that are known as well."""
     p = checkpoint.fused.p_value(evidence)
     if "isolation" in components:
-        p = beside(p, components["isolation"])
+        p = weighted_bonferroni(p, components["isolation"])
     return p if checkpoint.whole is None else checkpoint.whole.p_value(-np.log(p), history)
 
 
@@ -479,8 +485,8 @@ def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
     return mean
 
 
-def _join(seen: list[Seen]) -> Seen:
-    return Seen(
+def _join(seen: list[EventContext]) -> EventContext:
+    return EventContext(
         features=concat_features([s.features for s in seen]),
         state=np.concatenate([s.state for s in seen]),
         memory=np.concatenate([s.memory for s in seen]),
@@ -530,8 +536,8 @@ def shipped_checkpoint() -> Checkpoint:
 __all__ = [
     "COMPONENTS",
     "CrossModal",
-    "Outcome",
-    "Seen",
+    "EventContext",
+    "RawScores",
     "load_detector",
     "share_cores",
     "shipped_checkpoint",

@@ -23,7 +23,7 @@ from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import component_p_values, history_of, stratum_of, whole_p_value
-from cmdana_plugin.incidents import Counted, Foretold, scores_of
+from cmdana_plugin.incidents import Counted, PrecomputedScores, scores_of
 from cmdana_plugin.judging import (
     RATES,
     Floats,
@@ -35,7 +35,7 @@ from cmdana_plugin.judging import (
     mean,
     quality,
 )
-from cmdana_plugin.site import SiteAware
+from cmdana_plugin.site import WithSiteHistory
 from cmdana_plugin.training import Corpus, Recipe, Recording, balance, components, gather, train
 from cmdana_plugin.trees import fit_trees, tabulate
 from feature_extractors.code_digest import code_digest
@@ -329,7 +329,9 @@ def _told(
     counted = Counted()
     for r, a, b in zip(recordings, bounds[:-1], bounds[1:], strict=True):
         scores = scores_of(trial.p_value[a:b])
-        counted.add(r, SiteAware(Foretold(scores)).receive(r.windows) if ours else scores, config)
+        counted.add(
+            r, WithSiteHistory(PrecomputedScores(scores)).receive(r.windows) if ours else scores, config
+        )
     return counted.section()
 
 

@@ -21,7 +21,7 @@ from feature_extractors.encode import Features, take_features
 from feature_extractors.schema import Schema
 
 if TYPE_CHECKING:
-    from cmdana_plugin.detector import CrossModal, Outcome, Seen
+    from cmdana_plugin.detector import CrossModal, EventContext, RawScores
 
 TOP: Final = 3
 _TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
@@ -51,7 +51,9 @@ class Explained:
     without: list[float]  # evidence with the first field reset, with the first two, ...
 
 
-def reasons(detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int = TOP) -> list[list[str]]:
+def reasons(
+    detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
+) -> list[list[str]]:
     """At most `top` reasons for each row; a field that takes no evidence away is no reason."""
     out: list[list[str]] = []
     for begin in range(0, len(rows), _TOGETHER):
@@ -61,7 +63,7 @@ def reasons(detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int 
 
 
 def explain_rows(
-    detector: CrossModal, seen: Seen, rows: NDArray[np.int64], top: int = TOP
+    detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
 ) -> list[Explained]:
     """The fields of each row that speak most against it.
 
@@ -70,7 +72,7 @@ def explain_rows(
     Events are searched side by side, a round of all of them at once; none changes what another is given.
     """
     ones = _repeat(seen, rows)
-    outcome = detector.look(ones, keep=True)
+    outcome = detector.score_context(ones, keep=True)
     assert outcome.log_probability is not None
     start = _evidence(detector, outcome, ones)
     fields = _fields(detector, ones, outcome.log_probability)
@@ -102,12 +104,12 @@ def explain_rows(
     return [Explained(float(e), c, w) for e, c, w in zip(start, chosen, without, strict=True)]
 
 
-def evidence_of(detector: CrossModal, seen: Seen) -> NDArray[np.float64]:
+def evidence_of(detector: CrossModal, seen: EventContext) -> NDArray[np.float64]:
     """What speaks against events as given [n]: the fused evidence and, where there is one, isolation's added to it."""
-    return _evidence(detector, detector.look(seen), seen)
+    return _evidence(detector, detector.score_context(seen), seen)
 
 
-def _evidence(detector: CrossModal, outcome: Outcome, seen: Seen) -> NDArray[np.float64]:
+def _evidence(detector: CrossModal, outcome: RawScores, seen: EventContext) -> NDArray[np.float64]:
     components = detector.p_values(outcome.raw, seen)
     evidence = detector.evidence(components)
     return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
@@ -152,7 +154,7 @@ def _all(members: list[Field]) -> Reset:
     return reset
 
 
-def _repeat(seen: Seen, rows: NDArray[np.int64]) -> Seen:
+def _repeat(seen: EventContext, rows: NDArray[np.int64]) -> EventContext:
     """A copy of these rows, to be changed."""
     return replace(
         seen,
@@ -165,7 +167,9 @@ def _repeat(seen: Seen, rows: NDArray[np.int64]) -> Seen:
     )
 
 
-def _fields(detector: CrossModal, seen: Seen, chances: tuple[NDArray[np.float32], ...]) -> list[list[Field]]:
+def _fields(
+    detector: CrossModal, seen: EventContext, chances: tuple[NDArray[np.float32], ...]
+) -> list[list[Field]]:
     prepared = prepare(seen.features, seen.state, detector.checkpoint.preparation, detector.schema)
     stems: dict[str, list[int]] = {}
     for i, name in enumerate(detector.schema.state):
@@ -178,7 +182,7 @@ def _fields(detector: CrossModal, seen: Seen, chances: tuple[NDArray[np.float32]
 
 def _fields_of(
     detector: CrossModal,
-    one: Seen,
+    one: EventContext,
     row: int,
     chances: list[NDArray[np.float32]],
     asked: list[NDArray[np.int64]],

@@ -28,10 +28,10 @@ _GAP: Final = 600.0  # seconds: some captures are pieced together
 _MEMORY: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
 
 
-class Foretold:
+class PrecomputedScores:
     """A `Detector` whose scores are known already; it has no words to explain them with."""
 
-    name = "foretold"
+    name = "precomputed"
     schema_digest = ""
 
     def __init__(self, scores: Scores) -> None:
@@ -150,7 +150,7 @@ class Counted:
 
 def notices_of(windows: Windows, scores: Scores, config: Config) -> list[Notice]:
     """The notices that these scores give rise to, in stream order."""
-    judge = Judge(Foretold(scores), config)
+    judge = Judge(PrecomputedScores(scores), config)
     notices: list[Notice] = []
     for begin in range(0, len(windows), _BLOCK):
         block = take(windows, np.arange(begin, min(begin + _BLOCK, len(windows))))

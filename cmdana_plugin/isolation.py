@@ -1,4 +1,4 @@
-"""How few splits at random part an event from calm traffic: an isolation forest (Liu, Ting and Zhou 2008)."""
+"""How few splits at random part an event from benign traffic: an isolation forest (Liu, Ting and Zhou 2008)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EULER: Final = 0.5772156649
 
 
 def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
-    """A forest grown from calm rows `x` [n, F]; its score [n] is the mean path length, negated: higher is odder."""
+    """A forest grown from benign rows `x` [n, F]; its score [n] is the mean path length, negated: higher is odder."""
     rng = np.random.default_rng(seed)
     root: list[int] = []
     feature, threshold, left, value = [], [], [], []  # type: ignore[var-annotated]

@@ -178,9 +178,9 @@ class Predictor(nn.Module):
 class Network(nn.Module):
     """Everything learned but the boosted trees, in the steps that training, scoring and explaining take alike.
 
-    `encode` what arrived; `condense` it to what is remembered of it; `recall` the state before it; `weigh` what is
-    there and `lean` on it; predict each modality from the others (`forward`) and the connection from the state alone
-    (`look_ahead`).
+    `encode` each modality; `memory_update`, what is remembered of the event; `read_state`, the state before it;
+    `gate_weights` and `gate_bias`, how much each source counts; `forward`, one modality predicted from the others and
+    the state; `look_ahead`, the connection predicted from the state alone.
     """
 
     predictor: ClassVar[type[Predictor]] = Predictor
@@ -219,7 +219,7 @@ class Network(nn.Module):
         out: Tensor = encoder(tokens, other)
         return out
 
-    def condense(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def memory_update(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What an event writes: gate and value [B, KINDS, MEMORY], and its entry in the ring [B, RING_WIDTH]."""
         v = self.summary(torch.cat([z.mean(dim=2).flatten(1), present.to(z.dtype)], dim=1))
         b = len(z)
@@ -230,7 +230,7 @@ class Network(nn.Module):
         """Decay per second, [KINDS, MEMORY]."""
         return 0.6931472 * torch.exp(-self.log_half_life)
 
-    def recall(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
+    def read_state(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
         """The state before the event, [B, d]: counts, learned memory, and attention over the host's recent events."""
         counts = self.counts(torch.cat([state, known], dim=1))
         query = self.look_back(counts)
@@ -243,14 +243,14 @@ class Network(nn.Module):
         )
         return remembered
 
-    def weigh(self, s: Tensor, present: Tensor) -> Tensor:
+    def gate_weights(self, s: Tensor, present: Tensor) -> Tensor:
         """The dynamic gate [B, 4] over packets, connection, logs and state; a missing one gets nothing."""
         there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
         logits = self.gate(torch.cat([s, present.to(s.dtype)], dim=1))
         weights: Tensor = logits.masked_fill(~there, -1e9).softmax(dim=1)
         return weights
 
-    def lean(self, gate: Tensor, present: Tensor) -> Tensor:
+    def gate_bias(self, gate: Tensor, present: Tensor) -> Tensor:
         """The gate as log weights of all tokens [B, 3 * latents + 1]; one of a missing modality counts for nothing."""
         m = self.shape.latents
         bias = torch.log(gate.clamp_min(1e-9))
@@ -273,13 +273,15 @@ class Network(nn.Module):
         """One modality as its sources and the state let expect it: its latents [B, latents, d] and its fields' logits.
 
         `z` [B, 3, latents, d] are the latents of all modalities, of which its own are not looked at; `s` the state;
-        `bias` what `lean` gave, by which what is absent cannot leak; `fields` (indices) of which logits are wanted,
-        [B, fields, CLASSES], all unless named.
+        `bias` what `gate_bias` gave, by which what is absent cannot leak; `fields` (indices) of which logits are
+        wanted, [B, fields, CLASSES], all unless named.
         """
         m, sources, predictor = self.shape.latents, self.sources(modality), self._predictor(modality)
         tokens = torch.cat([*(z[:, j] for j in sources), s[:, None]], dim=1)
-        lean = torch.cat([*(bias[:, j * m : (j + 1) * m] for j in sources), bias[:, MODALITIES * m :]], dim=1)
-        expected = predictor(s, tokens, lean)
+        there = torch.cat(
+            [*(bias[:, j * m : (j + 1) * m] for j in sources), bias[:, MODALITIES * m :]], dim=1
+        )
+        expected = predictor(s, tokens, there)
         return expected, predictor.decode(expected, fields)
 
     def _predictor(self, modality: int) -> Predictor:
@@ -293,7 +295,7 @@ class Network(nn.Module):
         return logits.view(len(s), self.shape.targets[CONNECTION], CLASSES)
 
 
-def apart(expected: Tensor, seen: Tensor) -> Tensor:
+def latent_residual(expected: Tensor, seen: Tensor) -> Tensor:
     """Squared distance [B] of `seen` from what was expected, both [B, latents, d]; `seen` learns nothing by it."""
     return (expected - seen.detach()).pow(2).mean(dim=(1, 2))
 

@@ -36,12 +36,12 @@ from cmdana_plugin.evaluation import (
     section,
     weighted,
 )
-from cmdana_plugin.incidents import Counted, Foretold, scores_of
+from cmdana_plugin.incidents import Counted, PrecomputedScores, scores_of
 from cmdana_plugin.judging import RATES, Floats, judge
 from cmdana_plugin.labels import LabelError, read_labels
 from cmdana_plugin.learn import Learned, recordings
 from cmdana_plugin.score import Scores
-from cmdana_plugin.site import SiteAware, share_of
+from cmdana_plugin.site import WithSiteHistory, share_of
 from cmdana_plugin.training import Recipe, Recording, gather, recalibrate, train
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import concat, take
@@ -375,7 +375,11 @@ class _Site:
             if self.judged.network[i] != network or self.judged.part[i] == "calibrate":
                 continue
             scores = scores_of(p[self.corpus.bounds[i] : self.corpus.bounds[i + 1]])
-            out[i] = SiteAware(Foretold(scores), share=share).receive(r.windows) if share else scores
+            out[i] = (
+                WithSiteHistory(PrecomputedScores(scores), share=share).receive(r.windows)
+                if share
+                else scores
+            )
         return out
 
     def _begun(self, p: Floats, rows: NDArray[np.bool_]) -> Section:

@@ -108,7 +108,7 @@ class Judge:
         for i, (word, stage, p, orig, resp, end) in enumerate(columns):
             if not word:
                 if stage:
-                    decider.calm(p, orig, resp, end)
+                    decider.benign(p, orig, resp, end)
                 continue
             some = decider.receive(next(odd), end)
             if some:

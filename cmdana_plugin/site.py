@@ -84,7 +84,7 @@ class _Seen:
     usual: NDArray[np.float64]
 
 
-class SiteAware:
+class WithSiteHistory:
     """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
     def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:

@@ -30,10 +30,10 @@ from cmdana_plugin.density import fit_mixture
 from cmdana_plugin.detector import (
     COMPONENTS,
     CrossModal,
+    EventContext,
     Floats32,
-    Outcome,
+    RawScores,
     Remembered,
-    Seen,
     component_p_values,
     density_input,
     history_of,
@@ -49,7 +49,7 @@ from cmdana_plugin.model import (
     Network,
     Past,
     Shape,
-    apart,
+    latent_residual,
     segmented_scan,
 )
 from cmdana_plugin.resume import Position, Progressed
@@ -75,7 +75,7 @@ _MOST_EPOCHS: Final = 40
 _DROPOUT: Final = 0.15  # share of events that lose a modality in training
 _LEAST_ROWS: Final = 64
 _HELD: Final = 0.2  # share of each recording, its last, that p-values are taken from if nothing else is given
-_STARTS: Final = 4  # pieces of calm traffic that are also judged from an empty state, as after a restart
+_STARTS: Final = 4  # pieces of benign traffic that are also judged from an empty state, as after a restart
 _START: Final = 4096  # connections of such a piece, at most
 _APART: Final = 250  # connections of one from which on hosts little known are told apart where attacks weigh
 _LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
@@ -122,7 +122,7 @@ class Variant:
         return past
 
     def scored(
-        self, detector: CrossModal, prepared: Prepared, outcome: Outcome, seen: Seen
+        self, detector: CrossModal, prepared: Prepared, outcome: RawScores, seen: EventContext
     ) -> dict[str, NDArray[np.float64]]:
         """The uncalibrated components of scored events."""
         return outcome.raw
@@ -224,11 +224,13 @@ def train(
     recipe = recipe or Recipe()
     schema = load_schema()
     torch.manual_seed(recipe.seed)
-    starts: list[Recording] = []
-    corpus = gather(_noting(recordings, starts, 0.0 if calibration is not None else _HELD), schema)
+    cold_starts: list[Recording] = []
+    corpus = gather(
+        with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else _HELD), schema
+    )
     inspect(corpus)
     learn = np.ones(len(corpus), np.bool_)
-    held = None if calibration is None else gather(_noting(calibration, starts, 1.0), schema)
+    held = None if calibration is None else gather(with_cold_starts(calibration, cold_starts, 1.0), schema)
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
             learn[b - int((b - a) * _HELD) : b] = False
@@ -292,34 +294,36 @@ def train(
         recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
     if held is not None:
         held = recipe.variant.material(held, schema, recipe.seed)
-        return _calibrated(draft, held, held.label == 0, starts, recipe, schema)
-    calm = ~learn & (corpus.label == 0)
-    if calm.sum() < _LEAST_ROWS:
-        calm = corpus.label == 0
-    return _calibrated(draft, corpus, calm, starts, recipe, schema)
+        return _calibrated(draft, held, held.label == 0, cold_starts, recipe, schema)
+    held_out = ~learn & (corpus.label == 0)
+    if held_out.sum() < _LEAST_ROWS:
+        held_out = corpus.label == 0
+    return _calibrated(draft, corpus, held_out, cold_starts, recipe, schema)
 
 
-def _noting(recordings: Iterable[Recording], starts: list[Recording], share: float) -> Iterator[Recording]:
-    """The same recordings; from the last `share` of each, where it has calm windows enough, pieces into `starts`.
+def with_cold_starts(
+    recordings: Iterable[Recording], cold_starts: list[Recording], share: float
+) -> Iterator[Recording]:
+    """The same recordings; from the last `share` of each that has benign windows enough, pieces into `cold_starts`.
 
     A detector that begins knows no host. Pieces that are recordings of their own show what is normal then.
     """
     for r in recordings:
         n = len(r.windows)
         label = np.zeros(n, np.int8) if r.label is None else r.label
-        calm = np.flatnonzero(label == 0)
-        calm = calm[calm >= n - int(n * share)]
-        if len(calm) >= _STARTS * _LEAST_ROWS:
-            for piece in np.array_split(np.arange(calm[0], calm[-1] + 1), _STARTS):
+        benign = np.flatnonzero(label == 0)
+        benign = benign[benign >= n - int(n * share)]
+        if len(benign) >= _STARTS * _LEAST_ROWS:
+            for piece in np.array_split(np.arange(benign[0], benign[-1] + 1), _STARTS):
                 rows = piece[:_START]
                 known = np.where(label[rows] == 0, np.int8(0), np.int8(-1))
-                starts.append(Recording(r.name, take(r.windows, rows), known))
+                cold_starts.append(Recording(r.name, take(r.windows, rows), known))
         yield r
 
 
 @dataclass(slots=True)
 class Sample:
-    """Calm events that p-values are taken from."""
+    """Benign events that p-values are taken from."""
 
     raw: dict[str, NDArray[np.float64]]  # component -> [n]
     stratum: NDArray[np.int64]
@@ -334,66 +338,68 @@ class Sample:
 
 
 def _sample(
-    draft: Checkpoint, corpus: Corpus, calm: NDArray[np.bool_], recipe: Recipe, schema: Schema
+    draft: Checkpoint, corpus: Corpus, benign: NDArray[np.bool_], recipe: Recipe, schema: Schema
 ) -> Sample:
     raw, stratum = components(draft, corpus, recipe, schema)
-    return Sample({k: v[calm] for k, v in raw.items()}, stratum[calm], history_of(corpus.state, schema)[calm])
+    return Sample(
+        {k: v[benign] for k, v in raw.items()}, stratum[benign], history_of(corpus.state, schema)[benign]
+    )
 
 
 def _calibrated(
     draft: Checkpoint,
     corpus: Corpus,
-    calm: NDArray[np.bool_],
-    starts: Sequence[Recording],
+    benign: NDArray[np.bool_],
+    cold_starts: Sequence[Recording],
     recipe: Recipe,
     schema: Schema,
 ) -> Checkpoint:
-    """Calibrated on the calm rows of a corpus with the past they had, and on streams that begin with calm rows."""
-    sample = _sample(draft, corpus, calm, recipe, schema)
-    if starts:
-        again = recipe.variant.material(gather(starts, schema), schema, recipe.seed)
+    """Calibrated on the benign rows of a corpus with the past they had, and on streams that begin with benign rows."""
+    sample = _sample(draft, corpus, benign, recipe, schema)
+    if cold_starts:
+        again = recipe.variant.material(gather(cold_starts, schema), schema, recipe.seed)
         sample = sample.and_(_sample(draft, again, again.label == 0, recipe, schema))
     if (
         "attack" in recipe.components
         and draft.trees is not None
-        and all(len(r.windows) < _APART for r in starts)
+        and all(len(r.windows) < _APART for r in cold_starts)
     ):
         # Trees on few connections of many networks: told apart further they overfit.
         sample.history[:] = 0
     return calibrate(draft, sample, recipe)
 
 
-def calibrate(checkpoint: Checkpoint, calm: Sample, recipe: Recipe | None = None) -> Checkpoint:
-    """The same detector, its p-values taken from these calm events."""
+def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = None) -> Checkpoint:
+    """The same detector, its p-values taken from these benign events."""
     recipe = recipe or Recipe()
     strata: dict[str, Strata] = {}
-    for k in (k for k in calm.raw if k in recipe.components):
+    for k in (k for k in benign.raw if k in recipe.components):
         strata[k] = (
-            fit_strata(calm.raw[k], calm.history, enough=ENOUGH_HISTORY)
+            fit_strata(benign.raw[k], benign.history, enough=ENOUGH_HISTORY)
             if k == "isolation"
-            else fit_strata(calm.raw[k], calm.stratum)
+            else fit_strata(benign.raw[k], benign.stratum)
         )
     anomaly = [k for k in strata if k not in ("attack", "isolation")]
     weights = {k: 1.0 / len(anomaly) for k in anomaly}
     if "attack" in strata:
         weights["attack"] = recipe.attack_weight
     out = replace(checkpoint, strata=strata, weights=weights, whole=None)
-    p = component_p_values(out, calm.raw, calm.stratum, calm.history)
+    p = component_p_values(out, benign.raw, benign.stratum, benign.history)
     evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
     out = replace(out, fused=fit_tail(evidence))
-    if not calm.history.any():
+    if not benign.history.any():
         return out
-    whole = -np.log(whole_p_value(out, evidence, p, calm.history))
-    return replace(out, whole=fit_strata(whole, calm.history, enough=ENOUGH_HISTORY))
+    whole = -np.log(whole_p_value(out, evidence, p, benign.history))
+    return replace(out, whole=fit_strata(whole, benign.history, enough=ENOUGH_HISTORY))
 
 
 def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:
-    """Calibrate an existing detector on later calm traffic of a site."""
+    """Calibrate an existing detector on later benign traffic of a site."""
     schema = load_schema()
-    starts: list[Recording] = []
-    corpus = gather(_noting(recordings, starts, 1.0), schema)
+    cold_starts: list[Recording] = []
+    corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema)
     recipe = Recipe(components=tuple(checkpoint.strata))
-    return _calibrated(checkpoint, corpus, corpus.label == 0, starts, recipe, schema)
+    return _calibrated(checkpoint, corpus, corpus.label == 0, cold_starts, recipe, schema)
 
 
 def components(
@@ -637,7 +643,7 @@ def _loss(
         z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(m)), seen)
     there = torch.from_numpy(present)
     z = z * there[:, :, None, None]
-    write, value, recent = network.condense(z, there)
+    write, value, recent = network.memory_update(z, there)
     rate = network.rate()
     memory = []
     for k in range(KINDS):
@@ -665,18 +671,20 @@ def _loss(
     index = torch.from_numpy(kept)
     past = Past(past.memory[index], past.ring[index], past.ring_used[index])
     z, there, asked = z[index], there[index], rows[kept]
-    s = network.recall(torch.from_numpy(prepared.state[asked]), torch.from_numpy(prepared.known[asked]), past)
+    s = network.read_state(
+        torch.from_numpy(prepared.state[asked]), torch.from_numpy(prepared.known[asked]), past
+    )
     # A modality that is late or lost must not surprise: sometimes one of them is taken away as a source.
     dropped = there.clone()
     lost = torch.from_numpy(rng.random(len(kept)) < recipe.dropout) & (there.sum(dim=1) > 1)
     which = torch.from_numpy(rng.integers(0, MODALITIES, len(kept)))
     dropped[lost, which[lost]] = False
-    gate = network.weigh(s, dropped)
-    bias = network.lean(gate, dropped)
+    gate = network.gate_weights(s, dropped)
+    bias = network.gate_bias(gate, dropped)
     sources = z * dropped[:, :, None, None]
     loss = torch.zeros(())
     for m in range(MODALITIES):
-        loss = loss + _unforeseen(network, m, z, sources, s, bias, prepared, asked, there[:, m])
+        loss = loss + _prediction_loss(network, m, z, sources, s, bias, prepared, asked, there[:, m])
     loss = loss + 0.5 * F.cross_entropy(*_asked(network.look_ahead(s), prepared.targets[CONNECTION][asked]))
     if there.any():
         loss = loss + 0.1 * F.relu(0.5 - z[there].std(dim=0, correction=0)).mean()
@@ -685,7 +693,7 @@ def _loss(
     return loss + 0.01 * F.relu(0.5 - floor).mean()
 
 
-def _unforeseen(
+def _prediction_loss(
     network: Network,
     modality: int,
     z: Tensor,
@@ -716,7 +724,7 @@ def _unforeseen(
             continue
         index = torch.from_numpy(rows)
         expected, said = network(modality, sources[index], s[index], bias[index], fields)
-        far = far + apart(expected, z[index, modality]).sum()
+        far = far + latent_residual(expected, z[index, modality]).sum()
         wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
         logits, classes = _asked(said, wanted)
         total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)

@@ -59,8 +59,12 @@ def test_from_the_state_alone_no_modality_is_told_by_another(shipped: Checkpoint
     told = [raw(shipped, c, ablations.Variant())["connection"] for c in (given, changed)]
     alone = [raw(shipped, c, ablations.StateAlone()) for c in (given, changed)]
     assert not np.array_equal(*told)
-    # What packets looked like stays in the host's memory: the first event of a host has none.
-    first = np.unique(given.ids[:, 0], return_index=True)[1]
+    # What packets looked like stays in what is remembered of host, service and pair: of those that are new, nothing is.
+    new = np.zeros(given.ids.shape, np.bool_)
+    for k in range(3):
+        new[np.unique(given.ids[:, k], return_index=True)[1], k] = True
+    first = new.all(axis=1)
+    assert first.any()
     assert np.array_equal(*(a["connection"][first] for a in alone))
 
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin.checkpoint import Checkpoint
 from cmdana_plugin.detector import CrossModal
-from cmdana_plugin.incidents import Foretold, scores_of
+from cmdana_plugin.incidents import PrecomputedScores, scores_of
 from cmdana_plugin.score import Detector, Scores, score_of
-from cmdana_plugin.site import SiteAware
+from cmdana_plugin.site import WithSiteHistory
 from cmdana_plugin.training import Recipe, Recording, train
 from feature_extractors.encode import Block, encoded
 from feature_extractors.observations import Stage, Windows, concat, take
@@ -31,8 +31,8 @@ WINDOWS: Final = office(260, seed=3, scan=40)
 Floats = NDArray[np.float64]
 
 
-def foretold(n: int = 2 * len(WINDOWS)) -> Foretold:
-    return Foretold(scores_of(np.random.default_rng(1).uniform(1e-9, 1.0, n)))
+def precomputed(n: int = 2 * len(WINDOWS)) -> PrecomputedScores:
+    return PrecomputedScores(scores_of(np.random.default_rng(1).uniform(1e-9, 1.0, n)))
 
 
 def cross_modal(made: Checkpoint, threads: int = 1) -> CrossModal:
@@ -52,9 +52,11 @@ class Made:
 DETECTORS: Final = {
     "CrossModal": Made(cross_modal),
     "CrossModal on two threads": Made(lambda made: cross_modal(made, 2)),
-    "SiteAware around CrossModal": Made(lambda made: SiteAware(cross_modal(made))),
-    "SiteAware around Foretold": Made(lambda _: SiteAware(foretold()), knows_windows=False, from_disk=False),
-    "Foretold": Made(lambda _: foretold(), knows_windows=False, remembers=False, from_disk=False),
+    "WithSiteHistory around CrossModal": Made(lambda made: WithSiteHistory(cross_modal(made))),
+    "WithSiteHistory around PrecomputedScores": Made(
+        lambda _: WithSiteHistory(precomputed()), knows_windows=False, from_disk=False
+    ),
+    "PrecomputedScores": Made(lambda _: precomputed(), knows_windows=False, remembers=False, from_disk=False),
 }
 
 

@@ -97,9 +97,9 @@ def latents(network: Network, b: Batch) -> Tensor:
 def run(network: Network, b: Batch, p: Past) -> Predicted:
     with torch.inference_mode():
         z = latents(network, b)
-        s = network.recall(b.state, torch.ones_like(b.state), p)
-        gate = network.weigh(s, b.present)
-        bias = network.lean(gate, b.present)
+        s = network.read_state(b.state, torch.ones_like(b.state), p)
+        gate = network.gate_weights(s, b.present)
+        bias = network.gate_bias(gate, b.present)
         return Predicted([network(m, z, s, bias)[1] for m in range(3)], network.look_ahead(s), gate)
 
 
@@ -168,8 +168,8 @@ def test_a_static_gate_does_not_move_with_the_state() -> None:
 def test_the_fields_that_are_asked_for_are_those_of_all_fields(network: Network) -> None:
     b, fields = batch(), torch.tensor([0, 2])
     with torch.inference_mode():
-        s = network.recall(b.state, torch.ones_like(b.state), past())
-        bias = network.lean(network.weigh(s, b.present), b.present)
+        s = network.read_state(b.state, torch.ones_like(b.state), past())
+        bias = network.gate_bias(network.gate_weights(s, b.present), b.present)
         expected, every = network(CONNECTION, latents(network, b), s, bias)
         same, some = network(CONNECTION, latents(network, b), s, bias, fields)
     assert torch.equal(expected, same)

@@ -7,7 +7,7 @@ import pytest
 from made_windows import office
 
 from cmdana_plugin.score import Scores
-from cmdana_plugin.site import COMPONENT, SiteAware
+from cmdana_plugin.site import COMPONENT, WithSiteHistory
 from feature_extractors.encode import Block
 from feature_extractors.observations import Stage, Windows, concat, take
 
@@ -44,7 +44,7 @@ def last_dns(windows: Windows) -> int:
 
 
 def test_ordinary_traffic_is_rarely_odd() -> None:
-    scores = SiteAware(Undecided()).receive(office(6000))
+    scores = WithSiteHistory(Undecided()).receive(office(6000))
     for nominal in (0.05, 0.01, 0.001):
         assert (scores.p_value <= nominal).mean() <= nominal
 
@@ -52,7 +52,7 @@ def test_ordinary_traffic_is_rarely_odd() -> None:
 def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
     windows = office(3000)
     row = last_dns(windows)
-    site = SiteAware(Undecided())
+    site = WithSiteHistory(Undecided())
     odd = with_orig_bytes(windows, row, 80_000)
     scores = site.receive(odd)
     assert scores.p_value[row] < 1e-3
@@ -64,19 +64,19 @@ def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
 def test_a_name_far_longer_than_this_site_asks_for_is_odd() -> None:
     windows = office(3000)
     row = last_dns(windows)
-    scores = SiteAware(Undecided()).receive(with_name(windows, row, "a" * 200 + ".example"))
+    scores = WithSiteHistory(Undecided()).receive(with_name(windows, row, "a" * 200 + ".example"))
     assert scores.p_value[row] < 1e-4
     assert scores.score[row] > 0.5
 
 
 def test_the_first_connections_of_a_service_are_never_odd() -> None:
     windows = office(60)
-    scores = SiteAware(Undecided()).receive(with_orig_bytes(windows, last_dns(windows), 10**9))
+    scores = WithSiteHistory(Undecided()).receive(with_orig_bytes(windows, last_dns(windows), 10**9))
     assert (scores.components[COMPONENT] == 1.0).all()
 
 
 def test_an_attack_repeated_a_hundred_times_stays_odd() -> None:
-    site = SiteAware(Undecided())
+    site = WithSiteHistory(Undecided())
     windows = office(3000)
     site.receive(windows)
     tunnel = with_name(take(windows, np.array([last_dns(windows)])), 0, "a" * 200 + ".example")
@@ -89,7 +89,7 @@ def test_early_windows_leave_no_trace() -> None:
     early = replace(
         windows, connections=replace(windows.connections, stage=np.full(len(windows), Stage.EARLY, np.int8))
     )
-    one, other = SiteAware(Undecided()), SiteAware(Undecided())
+    one, other = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
     one.receive(early)
     assert (one.receive(windows).p_value == other.receive(windows).p_value).all()
 
@@ -97,8 +97,8 @@ def test_early_windows_leave_no_trace() -> None:
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_the_stream_may_be_cut_anywhere(size: int) -> None:
     windows = office(1500, scan=100)
-    whole = SiteAware(Undecided()).receive(windows)
-    site = SiteAware(Undecided())
+    whole = WithSiteHistory(Undecided()).receive(windows)
+    site = WithSiteHistory(Undecided())
     parts = [
         site.receive(take(windows, np.arange(b, min(b + size, len(windows)))))
         for b in range(0, len(windows), size)
@@ -108,13 +108,13 @@ def test_the_stream_may_be_cut_anywhere(size: int) -> None:
 
 def test_the_score_uses_only_the_past() -> None:
     windows = office(2000)
-    before = SiteAware(Undecided()).receive(take(windows, np.arange(1000)))
-    whole = SiteAware(Undecided()).receive(windows)
+    before = WithSiteHistory(Undecided()).receive(take(windows, np.arange(1000)))
+    whole = WithSiteHistory(Undecided()).receive(windows)
     assert (whole.p_value[:1000] == before.p_value).all()
 
 
 def test_an_empty_block_is_no_trouble() -> None:
-    assert len(SiteAware(Undecided()).receive(take(office(5), np.zeros(0, np.int64))).score) == 0
+    assert len(WithSiteHistory(Undecided()).receive(take(office(5), np.zeros(0, np.int64))).score) == 0
 
 
 def scan(windows: Windows, ports: int) -> Windows:
@@ -141,7 +141,7 @@ def scan(windows: Windows, ports: int) -> Windows:
 @pytest.mark.parametrize("ports", [600, 2000])
 def test_closed_ports_that_were_scanned_blur_no_service(ports: int) -> None:
     windows = office(3000)
-    alone, scanned = SiteAware(Undecided()), SiteAware(Undecided())
+    alone, scanned = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
     scanned.receive(scan(windows, ports))
     assert (scanned.receive(windows).p_value == alone.receive(windows).p_value).all()
 
@@ -149,7 +149,7 @@ def test_closed_ports_that_were_scanned_blur_no_service(ports: int) -> None:
 def test_a_service_keeps_its_history_through_a_scan() -> None:
     windows = office(4000)
     first, rest = take(windows, np.arange(2000)), take(windows, np.arange(2000, 4000))
-    alone, scanned = SiteAware(Undecided()), SiteAware(Undecided())
+    alone, scanned = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
     alone.receive(first)
     scanned.receive(first)
     scanned.receive(scan(rest, 2000))
@@ -158,7 +158,7 @@ def test_a_service_keeps_its_history_through_a_scan() -> None:
 
 def test_a_scan_may_be_cut_anywhere() -> None:
     windows = concat([scan(office(800), 900), office(800)])
-    whole, cut = SiteAware(Undecided()), SiteAware(Undecided())
+    whole, cut = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
     parts = [
         cut.receive(take(windows, np.arange(b, min(b + 64, len(windows)))))
         for b in range(0, len(windows), 64)
@@ -169,5 +169,5 @@ def test_a_scan_may_be_cut_anywhere() -> None:
 
 def test_the_key_changes_where_things_lie_and_nothing_else() -> None:
     windows = office(3000, scan=200)
-    one = SiteAware(Undecided(), 1).receive(windows)
-    assert (SiteAware(Undecided(), 2**127 + 5).receive(windows).p_value == one.p_value).all()
+    one = WithSiteHistory(Undecided(), 1).receive(windows)
+    assert (WithSiteHistory(Undecided(), 2**127 + 5).receive(windows).p_value == one.p_value).all()
