@@ -10,20 +10,20 @@ BUILDS = {"bdist_wheel", "build", "build_ext", "editable_wheel"}
 
 
 def compiled() -> list[Extension]:
-    """The extension modules, each of which may fail to build: then `feature_extractors.ahead` takes the sources."""
+    """The extension modules, each of which may fail to build: then the sources are run (`mypyc_build`)."""
     sys.path.insert(0, str(ROOT))
-    from feature_extractors import ahead
+    from feature_extractors.compiled import mypyc_build
 
-    for stale in ROOT.glob("feature_extractors/ahead_*__mypyc.*"):
+    for stale in ROOT.glob("feature_extractors/compiled/analyzers_*__mypyc.*"):
         stale.unlink()
     try:
         from mypyc.build import mypycify
 
         options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
         extensions = mypycify(
-            [*options, *(str(p.relative_to(ROOT)) for p in ahead.sources())],
+            [*options, *(str(p.relative_to(ROOT)) for p in mypyc_build.sources())],
             opt_level="3",
-            group_name=ahead.library(),
+            group_name=mypyc_build.library(),
         )
     except (ImportError, SystemExit) as why:
         print(f"the protocol analyzers are not compiled: {why}", file=sys.stderr)

@@ -27,10 +27,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "traces")]
 
 import hostile  # noqa: E402
 
-from feature_extractors.encode import encoded  # noqa: E402
 from feature_extractors.extract import Extractor  # noqa: E402
-from feature_extractors.readers import open_capture  # noqa: E402
-from feature_extractors.schema import load_schema  # noqa: E402
+from feature_extractors.features.encoding import encoded  # noqa: E402
+from feature_extractors.features.schema import load_schema  # noqa: E402
+from feature_extractors.readers.captures import open_capture  # noqa: E402
 
 SCHEMA: Final = load_schema()
 PORTS: Final = (

@@ -85,10 +85,10 @@ def make(golden: Path, day: Path, connections: int, seed: int = 1) -> int:
 
 def read(day: Path) -> None:
     """Times reading, and encoding with the state, apart."""
-    from cmdana_plugin.state import Tables, make_keys
-    from feature_extractors.encode import encode
+    from cmdana_plugin.detector.history import Tables, make_keys
+    from feature_extractors.features.encoding import encode
+    from feature_extractors.features.schema import load_schema
     from feature_extractors.readers.zeek_logs import ZeekLogs
-    from feature_extractors.schema import load_schema
 
     schema = load_schema()
     tables = Tables(1 << 17, 1 << 16, 1 << 18)
@@ -117,11 +117,11 @@ def verdicts(day: Path, seed: int = 1) -> None:
     """A verdict for each connection of the day with a uniform p-value, and the notices that the decider raises."""
     from cmdana_plugin.config import Incident
     from cmdana_plugin.config import Verdict as Budget
-    from cmdana_plugin.decide import Decider
-    from cmdana_plugin.logs import CMDANA, NOTICE, LogWriter, notice_row
-    from cmdana_plugin.score import score_of
-    from cmdana_plugin.verdict import Verdict
-    from cmdana_plugin.zeeklog import find_logs, number, read_rows, text
+    from cmdana_plugin.decision.incidents import Decider
+    from cmdana_plugin.decision.verdict import Verdict
+    from cmdana_plugin.detector.scores import score_of
+    from cmdana_plugin.logs.reader import find_logs, number, read_rows, text
+    from cmdana_plugin.logs.streams import CMDANA, NOTICE, LogWriter, notice_row
 
     rng = random.Random(seed)
     decider = Decider(Budget(connections_per_day=1_000_000), Incident())

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmdana_plugin.detector import CrossModal, shipped_checkpoint
-from cmdana_plugin.state import Tables, make_keys
-from cmdana_plugin.training import Recipe, Recording, train
-from feature_extractors.encode import encode
+from cmdana_plugin.detector.cross_modal import CrossModal, shipped_checkpoint
+from cmdana_plugin.detector.history import Tables, make_keys
+from cmdana_plugin.training.fit import Recipe, Recording, train
+from feature_extractors.features.encoding import encode
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import take
-from feature_extractors.schema import load_schema
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
 from made_windows import changed, office

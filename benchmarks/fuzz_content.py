@@ -20,9 +20,11 @@ import atheris  # type: ignore[import-not-found,unused-ignore]
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["CMDANA_INTERPRETED"] = "1"  # what is compiled cannot be instrumented
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "traces")]
-import feature_extractors.analyzers.dns_columns  # noqa: E402, F401  # compiled, so it cannot be instrumented
+import feature_extractors.content.analyzers.dns_columns  # noqa: E402, F401  # compiled, so it cannot be instrumented
 
-with atheris.instrument_imports(include=["feature_extractors.analyzers", "feature_extractors.content"]):
+with atheris.instrument_imports(
+    include=["feature_extractors.analyzers", "feature_extractors.content.reassembly"]
+):
     import fuzzed
 
 

@@ -20,15 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cmdana_plugin import explain_uid, feedback
-from cmdana_plugin import report as pages
-from cmdana_plugin.alerts import Filter, show_alerts
-from cmdana_plugin.anonymise import anonymise
-from cmdana_plugin.labels import read_labels
-from feature_extractors.encode import encode
+from cmdana_plugin.analyst import explain as explain_uid
+from cmdana_plugin.analyst import label as feedback
+from cmdana_plugin.analyst import report as pages
+from cmdana_plugin.analyst.alerts import Filter, show_alerts
+from cmdana_plugin.analyst.anonymise import anonymise
+from cmdana_plugin.logs.labels import read_labels
 from feature_extractors.errors import CmdanaError
+from feature_extractors.features.encoding import encode
+from feature_extractors.features.schema import load_schema
 from feature_extractors.readers.zeek_logs import ZeekLogs
-from feature_extractors.schema import load_schema
 
 SLOW: Final = 20.0  # seconds for a folder; ordinary ones take a fifth of one
 LINES: Final = 5000  # of a folder

@@ -181,10 +181,10 @@ class Judge:
     def __init__(self, content: bytes) -> None:
         from made_windows import office
 
-        from cmdana_plugin.checkpoint import loads
-        from cmdana_plugin.detector import CrossModal
-        from feature_extractors.encode import encoded
-        from feature_extractors.schema import load_schema
+        from cmdana_plugin.detector.checkpoint import loads
+        from cmdana_plugin.detector.cross_modal import CrossModal
+        from feature_extractors.features.encoding import encoded
+        from feature_extractors.features.schema import load_schema
 
         self._load, self._make, self._schema = loads, CrossModal, load_schema()
         self._windows = encoded(office(6, seed=1), self._schema)
@@ -266,7 +266,7 @@ def main() -> int:
     asked = parser.parse_args()
     from small_model import small_checkpoint
 
-    from cmdana_plugin import checkpoint as checkpoints
+    from cmdana_plugin.detector import checkpoint as checkpoints
 
     global _place  # noqa: PLW0603  # opened once, for every child
     asked.keep.mkdir(parents=True, exist_ok=True)

@@ -24,14 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.seal import Seal, sealed_by_zeek
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Inbox
 from cmdana_plugin.endpoint.wire import Event, PeerError, WireError
-from cmdana_plugin.window import Aligner
-from feature_extractors.encode import encoded
+from feature_extractors.features.encoding import encoded
+from feature_extractors.features.schema import load_schema
 from feature_extractors.frames import Counts
-from feature_extractors.schema import load_schema
 
 SECRET = bytes(range(32))
 ME = "f" * 16

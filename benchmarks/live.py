@@ -144,7 +144,14 @@ def latency(rate: float, seconds: float, shipped: bool) -> None:
         if shipped:
             secret = rig.secret_in(folder)
             (folder / "plugin.toml").write_text(f'[endpoint]\nsecret_file = "{secret}"\n')
-            command = (sys.executable, "-m", "cmdana_plugin.cli", "run", "--config", folder / "plugin.toml")
+            command = (
+                sys.executable,
+                "-m",
+                "cmdana_plugin.cli",
+                "run",
+                "--config",
+                folder / "plugin.toml",
+            )
             endpoint = rig.Program(ns, folder, "endpoint", *command)
         else:
             endpoint = rig.Endpoint(ns, folder)

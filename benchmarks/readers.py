@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from feature_extractors.readers import open_capture
+from feature_extractors.readers.captures import open_capture
 
 MADE = {
     "ordinary": (60, 60, 200, 590, 1514),

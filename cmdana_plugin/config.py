@@ -39,7 +39,7 @@ class Capture(_Table):
 
 
 class Tracker(_Table):
-    """What the embedded engine's connection table may hold (`feature_extractors.state.TrackerLimits`)."""
+    """What the embedded engine's connection table may hold (`feature_extractors.tracker.state.TrackerLimits`)."""
 
     connections: Count = 262_144
     blocks_per_direction: Count = 256
@@ -47,7 +47,7 @@ class Tracker(_Table):
 
 
 class Content(_Table):
-    """How much of application content may wait to be parsed (`feature_extractors.analyzers.base.ContentLimits`)."""
+    """How much of application content may wait to be parsed (`feature_extractors.content.ContentLimits`)."""
 
     pending_bytes: Count = 256 * 1024
     pending_segments: Count = 128
@@ -100,7 +100,7 @@ class Incident(_Table):
 
 
 class Drift(_Table):
-    """When the traffic has moved away from what the model learned (`cmdana_plugin.drift`)."""
+    """When the traffic has moved away from what the model learned (`cmdana_plugin.decision.drift`)."""
 
     window: Seconds = 3600.0
     windows: Count = 3

@@ -1,6 +1,6 @@
 """Captures and records in, numbers out: no torch, no transport."""
 
-from feature_extractors import ahead, caches
+from feature_extractors.compiled import caches, mypyc_build
 
 caches.choose()  # before numba is loaded, which reads once where its cache is
-ahead.choose()
+mypyc_build.choose()

@@ -9,18 +9,19 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import tracker
-from .analyzers.base import ContentLimits
-from .content import Content
-from .errors import CaptureError
-from .frames import Counts, FrameBlock
-from .keyed import new_key
-from .link import KNOWN_LINKS
-from .observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
-from .observations import concat as concat_windows
-from .reasons import REASONS
-from .segments import Segments, Wanted
-from .state import (
+from feature_extractors.compiled.gc_pause import uncollected
+from feature_extractors.compiled.keyed import new_key
+from feature_extractors.content.analyzers.base import ContentLimits
+from feature_extractors.content.reassembly import Content
+from feature_extractors.content.segments import Segments, Wanted
+from feature_extractors.errors import CaptureError
+from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
+from feature_extractors.observations import concat as concat_windows
+from feature_extractors.tracker import tracker
+from feature_extractors.tracker.link import KNOWN_LINKS
+from feature_extractors.tracker.reasons import REASONS
+from feature_extractors.tracker.state import (
     BLOCK,
     CONNECTION,
     ENDPOINT,
@@ -48,8 +49,7 @@ from .state import (
     TrackerLimits,
     likely_server_ports,
 )
-from .uid import uids
-from .uncollected import uncollected
+from feature_extractors.tracker.uid import uids
 
 G = TypeVar("G", bound=np.generic)
 

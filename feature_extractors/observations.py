@@ -1,8 +1,8 @@
 """The three modalities in Zeek's names: packets, connections and log entries, as columns of a `Windows` block.
 
 A `Windows` block is all that is known of `n` connections over one span each. The embedded engine makes one from a
-capture (`extract.Extractor`), the live endpoint from Zeek's events (`cmdana_plugin.window.Aligner`), training on
-logs from a directory of Zeek logs (`readers.zeek_logs`); from here on nobody needs to know which.
+capture (`extract.Extractor`), the live endpoint from Zeek's events (`endpoint.aligner.Aligner`), training on logs
+from a directory of Zeek logs (`readers.zeek_logs`); from here on nobody needs to know which.
 
 Unset stays unset: NaN in a float column, -1 in an integer column, "" in a text column, and no rows for a missing
 modality. Zero means zero.

@@ -1,6 +1,6 @@
 """Has all compiled code that a capture needs loaded, or compiled and kept, before any of its traffic is looked at.
 
-A process that has given up writing could keep nothing that it compiles (`feature_extractors.confine`).
+A process that has given up writing could keep nothing that it compiles (`feature_extractors.confinement.confine`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from feature_extractors import tracker
-from feature_extractors.encode import encoded
 from feature_extractors.extract import Extractor
+from feature_extractors.features.encoding import encoded
+from feature_extractors.features.schema import load_schema
 from feature_extractors.frames import FrameBlock
-from feature_extractors.schema import load_schema
+from feature_extractors.tracker import tracker
 
 _QUERY: Final = struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + b"\x07example\x03com\x00\x00\x01\x00\x01"
 _ANSWER: Final = (

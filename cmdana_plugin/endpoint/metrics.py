@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cmdana_plugin.drift import strongest
-from cmdana_plugin.watch import SCORE_BOUNDS, Watch
+from cmdana_plugin.decision.counters import SCORE_BOUNDS, Watch
+from cmdana_plugin.decision.drift import strongest
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import Modality
 

@@ -13,7 +13,7 @@ from feature_extractors.frames import Counts
 from feature_extractors.observations import Stage
 
 if TYPE_CHECKING:
-    from cmdana_plugin.pipeline import Judged
+    from cmdana_plugin.decision.judge import Judged
 
 T = TypeVar("T")
 _MAX_RUNS: Final = 1024  # starts of Zeek nodes remembered; past it the one longest silent is forgotten

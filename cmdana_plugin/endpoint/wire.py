@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from cmdana_plugin.verdict import BENIGN, Notice, Verdicts
+from cmdana_plugin.decision.verdict import BENIGN, Notice, Verdicts
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import LogEntry, LogValue, Stage
 

@@ -1,6 +1,6 @@
 """tshark as reader of the formats that we do not know ourselves: snoop, Network Monitor, CommView, K12, ERF.
 
-It is called by its absolute path, confined (`feature_extractors.programs`), told to write no file, and dissects next
+It is called by its absolute path, confined (`feature_extractors.confinement.programs`), told to write no file, and dissects next
 to nothing: what it prints are the raw frames, which are kept in a temporary file without a name until they are read.
 (pyshark, after which this reader is called, takes the program's path from a `config.ini` of the working folder.)
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from feature_extractors import programs
+from feature_extractors.confinement import programs
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
 from feature_extractors.readers.gather import RawFrame, gather, seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_extractors import confine
+from feature_extractors.confinement import confine
 
 ROOT = Path(__file__).parents[2]
 TRACES = ROOT / "tests/traces"
@@ -79,7 +79,7 @@ def parts(self, block):
     yield from real(self, block)
 
 extract.Extractor.parts = parts
-from cmdana_plugin.cli import entry
+from cmdana_plugin.cli.app import entry
 entry()
 """
 

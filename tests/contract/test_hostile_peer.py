@@ -13,10 +13,10 @@ from peers import WebSocketPeer, instance_of, running, wait_for, welcome
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.live import Live
 from cmdana_plugin.endpoint.seal import Seal, opened_by_zeek, sealed_by_zeek
 from cmdana_plugin.endpoint.transport import make_transport
 from cmdana_plugin.endpoint.wire import Event, encode_frame
-from cmdana_plugin.live import Live
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from endpoint import judge

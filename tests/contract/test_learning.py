@@ -14,7 +14,7 @@ from peers import WebSocketPeer, instance_of, running, wait_for
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Event
-from cmdana_plugin.spool import Spool
+from cmdana_plugin.training.spool import Spool
 
 START = 1_763_769_600.0
 STEP = 5.0  # seconds of network time from connection to connection

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from peers import BrokerPeer, WebSocketPeer, free_port, instance_of, running, wait_for
 
 from cmdana_plugin.config import Config, Endpoint
+from cmdana_plugin.decision.judge import Judge
+from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.live import Live, run
 from cmdana_plugin.endpoint.transport import TransportError, make_transport
 from cmdana_plugin.endpoint.wire import Event
-from cmdana_plugin.live import Live, run
-from cmdana_plugin.pipeline import Judge
-from cmdana_plugin.score import Scores
-from feature_extractors.encode import Block
+from feature_extractors.features.encoding import Block
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from endpoint import StandIn, judge

@@ -14,7 +14,7 @@ from made_captures import Made
 from shared_data import members
 
 from feature_extractors.frames import Reader
-from feature_extractors.readers import ReaderName, open_capture
+from feature_extractors.readers.captures import ReaderName, open_capture
 
 HAS_TSHARK = shutil.which("tshark") is not None
 READERS = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.logs.reader import read_rows
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests/traces/demo/demo.pcap.gz"
@@ -181,7 +181,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(
     # A shell's background jobs ignore Ctrl-C, and so would what they start.
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from cmdana_plugin.cli import entry; entry()"
+        "from cmdana_plugin.cli.app import entry; entry()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, "replay", "-", "--out", "out"],

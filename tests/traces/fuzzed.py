@@ -7,9 +7,9 @@ import json
 import numpy as np
 from made_segments import Piece, segments
 
-from feature_extractors.content import Content, ContentLimits
+from feature_extractors.content.reassembly import Content, ContentLimits
+from feature_extractors.content.segments import NEVER
 from feature_extractors.observations import LogEntry
-from feature_extractors.segments import NEVER
 
 PORTS = (
     80, 443, 6667, 21, 3306, 25, 445, 5222, 22, 53, 88, 135, 143, 502, 1883, 3389, 20000, 1080, 9999, 110, 5900,

@@ -18,12 +18,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from feature_extractors import extract, state, tracker
+from feature_extractors import extract
 from feature_extractors.errors import CaptureError
 from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
 from feature_extractors.frames import FrameBlock
-from feature_extractors.link import KNOWN_LINKS
 from feature_extractors.observations import Windows, concat
+from feature_extractors.tracker import state, tracker
+from feature_extractors.tracker.link import KNOWN_LINKS
 
 PAUSES = (0.0, 0.001, 0.5, 3.0, 6.0, 70.0, 400.0, -30.0)
 LINKS = sorted(KNOWN_LINKS)

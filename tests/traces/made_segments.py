@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_extractors.content import Content, ContentLimits
+from feature_extractors.content.reassembly import Content, ContentLimits
+from feature_extractors.content.segments import Segments, Wanted
 from feature_extractors.observations import LogEntry
-from feature_extractors.segments import Segments, Wanted
 
 Said = tuple[bool, bytes]  # by the originator, what
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decide import Decider
-from cmdana_plugin.logs import CMDANA, CONN, NOTICE, Format, LogWriter, notice_row
-from cmdana_plugin.score import score_of
-from cmdana_plugin.verdict import Notice, Verdict
+from cmdana_plugin.decision.incidents import Decider
+from cmdana_plugin.decision.verdict import Notice, Verdict
+from cmdana_plugin.detector.scores import score_of
+from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, Format, LogWriter, notice_row
 
 START = 1_763_769_600.0  # 2025-11-22 00:00:00 UTC
 SERVICES = ("dns", "ssl", "http", None, "ntp", "ssh", "dns,quic")

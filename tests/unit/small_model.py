@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from cmdana_plugin.batch import EDGES, Bins, Preparation, density_columns, isolation_columns
-from cmdana_plugin.calibration import Strata, fit_tail
-from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.density import Mixture
-from cmdana_plugin.model import Network, Shape
-from cmdana_plugin.sound import COMPONENTS
-from cmdana_plugin.trees import Trees
-from feature_extractors.encode import FIRST_SIZES, TOKEN_WIDTH
-from feature_extractors.schema import PACKET_FIELDS, load_schema
+from cmdana_plugin.detector.calibration import Strata, fit_tail
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.inputs import EDGES, Bins, Preparation, density_columns, isolation_columns
+from cmdana_plugin.detector.mixture import Mixture
+from cmdana_plugin.detector.network import Network, Shape
+from cmdana_plugin.detector.soundness import COMPONENTS
+from cmdana_plugin.detector.trees import Trees
+from feature_extractors.features.encoding import FIRST_SIZES, TOKEN_WIDTH
+from feature_extractors.features.schema import PACKET_FIELDS, load_schema
 
 CLASSES = ("flood", "guess", "scan")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin import ablations
-from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.evaluation import SHIPPED, VARIANTS, Store, judge_with
-from cmdana_plugin.model import CONNECTION, LOG, PACKET
-from cmdana_plugin.training import Corpus, Recipe, Recording, components, gather, train
-from feature_extractors.schema import load_schema
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
+from cmdana_plugin.evaluation import ablations
+from cmdana_plugin.evaluation.protocol import SHIPPED, VARIANTS, Store, judge_with
+from cmdana_plugin.training.fit import Corpus, Recipe, Recording, components, gather, train
+from feature_extractors.features.schema import load_schema
 
 QUICK = Recipe(epochs=1, width=16, trees=False)
 SCHEMA = load_schema()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import feature_extractors
-from feature_extractors import ahead
+from feature_extractors.compiled import mypyc_build as ahead
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(feature_extractors.__file__).parent
@@ -18,7 +18,7 @@ SAY = """
 import hashlib, sys
 from pathlib import Path
 import fuzzed
-import feature_extractors.content as content
+import feature_extractors.content.reassembly as content
 from feature_extractors.extract import Extractor
 from feature_extractors.readers.native import NativeReader
 traces = Path(sys.argv[1])
@@ -61,10 +61,12 @@ def test_a_source_is_run_where_what_was_compiled_is_of_another(tmp_path: Path) -
         PACKAGE, there, ignore=shutil.ignore_patterns("__pycache__", *(f"*{s}" for s in EXTENSION_SUFFIXES))
     )
     (there / f"content{EXTENSION_SUFFIXES[0]}").write_bytes(b"stale")
-    told = "from feature_extractors import ahead, content; print(content.__file__, ahead.built())"
+    told = "from feature_extractors.compiled import mypyc_build as ahead; from feature_extractors.content import reassembly as content; print(content.__file__, ahead.built())"
     assert said(there, told) == [f"{there / 'content.py'} False"]
     before = ahead.library()
     with (there / "analyzers" / "dns.py").open("a") as file:
         file.write("# edited\n")
-    (after,) = said(there, "from feature_extractors import ahead; print(ahead.library())")
+    (after,) = said(
+        there, "from feature_extractors.compiled import mypyc_build as ahead; print(ahead.library())"
+    )
     assert after != before

@@ -11,12 +11,12 @@ import madeup
 import pytest
 from rich.console import Console
 
-from cmdana_plugin import alerts
-from cmdana_plugin.alerts import Filter, notice_logs, show_alerts, tail
-from cmdana_plugin.logs import NOTICE, LogWriter, notice_row
-from cmdana_plugin.show import add_notice, notice_table
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, Notice
-from cmdana_plugin.zeeklog import Field
+from cmdana_plugin.analyst import alerts
+from cmdana_plugin.analyst.alerts import Filter, notice_logs, show_alerts, tail
+from cmdana_plugin.analyst.terminal import add_notice, notice_table
+from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, Notice
+from cmdana_plugin.logs.reader import Field
+from cmdana_plugin.logs.streams import NOTICE, LogWriter, notice_row
 from feature_extractors.errors import CmdanaError, RecordError
 
 ONE = Notice(

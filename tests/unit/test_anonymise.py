@@ -8,10 +8,10 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin.anonymise import Anonymiser, anonymise
+from cmdana_plugin.analyst.anonymise import Anonymiser, anonymise
 from cmdana_plugin.keyfile import KeyFileError, new_key, read_key
-from cmdana_plugin.labels import read_labels
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.logs.labels import read_labels
+from cmdana_plugin.logs.reader import read_rows
 from feature_extractors.errors import CmdanaError, RecordError
 
 KEY = bytes(range(32))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from made_windows import office, without_logs
 
-from cmdana_plugin.beside import Beside
-from feature_extractors.encode import Encoded, concat_encoded, encoded, take_encoded
+from cmdana_plugin.replay.extraction_process import Beside
 from feature_extractors.errors import CaptureError
-from feature_extractors.schema import load_schema
+from feature_extractors.features.encoding import Encoded, concat_encoded, encoded, take_encoded
+from feature_extractors.features.schema import load_schema
 
 Blocks = Iterator[tuple[Encoded | None, dict[str, int]]]
 

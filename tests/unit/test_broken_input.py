@@ -10,8 +10,8 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin import cli
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.cli import app as cli
+from cmdana_plugin.logs.reader import read_rows
 from feature_extractors.readers import zeek_logs
 
 Run = Callable[..., tuple[int, str, str]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cmdana_plugin.calibration import fit_strata, fit_tail, fuse
+from cmdana_plugin.detector.calibration import fit_strata, fit_tail, fuse
 
 DRAWS = {
     "normal": lambda r, n: r.normal(size=n),

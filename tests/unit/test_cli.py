@@ -12,7 +12,8 @@ import madeup
 import pytest
 import typer
 
-from cmdana_plugin import cli, files
+from cmdana_plugin import files
+from cmdana_plugin.cli import app as cli
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 NAMES = sorted(COMMANDS)

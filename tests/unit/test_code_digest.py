@@ -17,15 +17,17 @@ from types import ModuleType
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from cmdana_plugin import cache, evaluation, tabular
-from cmdana_plugin.evaluation import Store, Trial
-from feature_extractors import ahead
-from feature_extractors import code_digest as module
-from feature_extractors.code_digest import code_digest, sources
+from cmdana_plugin.evaluation import cache
+from cmdana_plugin.evaluation import flat_tables as tabular
+from cmdana_plugin.evaluation import protocol as evaluation
+from cmdana_plugin.evaluation.protocol import Store, Trial
+from feature_extractors.compiled import mypyc_build as ahead
+from feature_extractors.compiled import source_digest as module
+from feature_extractors.compiled.source_digest import code_digest, sources
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cmdana_plugin", "feature_extractors")
-TRACKER = "feature_extractors.tracker"
+TRACKER = "feature_extractors.tracker.tracker"
 
 
 def name_of(path: Path) -> str:
@@ -59,7 +61,7 @@ def changed(copied: Path) -> Iterator[Callable[[str, str], ModuleType]]:
         before.setdefault(path, path.read_text())
         path.write_text(before[path] + more)
         place = copied / "feature_extractors" / "code_digest.py"
-        spec = importlib.util.spec_from_file_location("feature_extractors.code_digest", place)
+        spec = importlib.util.spec_from_file_location("feature_extractors.compiled.source_digest", place)
         assert spec is not None
         assert spec.loader is not None
         fresh = importlib.util.module_from_spec(spec)
@@ -125,11 +127,11 @@ def test_a_constant_changed_in_any_module_that_compiled_code_reads_changes_its_k
     ("names", "file"),
     [
         ((TRACKER,), "feature_extractors/observations.py"),  # whose MAX_PACKETS the tracker reads
-        ((evaluation.__name__,), "cmdana_plugin/masking.py"),
-        ((tabular.__name__,), "cmdana_plugin/evaluation.py"),
+        ((evaluation.__name__,), "cmdana_plugin/evaluation/masking.py"),
+        ((tabular.__name__,), "cmdana_plugin/evaluation/protocol.py"),
         (cache._CODE, "feature_extractors/schema.yaml"),
-        (cache._CODE, "cmdana_plugin/labels.py"),
-        (tuple(ahead.modules()), "feature_extractors/segments.py"),
+        (cache._CODE, "cmdana_plugin/logs/labels.py"),
+        (tuple(ahead.modules()), "feature_extractors/content/segments.py"),
     ],
 )
 def test_what_lists_of_names_once_lacked_is_covered(names: tuple[str, ...], file: str) -> None:
@@ -137,7 +139,7 @@ def test_what_lists_of_names_once_lacked_is_covered(names: tuple[str, ...], file
 
 
 def test_what_code_does_not_read_leaves_its_key_alone(changed: Callable[[str, str], ModuleType]) -> None:
-    fresh = changed("cmdana_plugin/report.py", "\nANOTHER = 8\n")
+    fresh = changed("cmdana_plugin/analyst/report.py", "\nANOTHER = 8\n")
     assert fresh.code_digest(TRACKER) == code_digest(TRACKER)
     assert fresh.code_digest(*ahead.modules()) == code_digest(*ahead.modules())
 
@@ -155,7 +157,7 @@ def test_all_that_numba_keeps_it_keeps_under_this_digest() -> None:
     assert found > 30
     assert {n for n in COMPILED if n.startswith("feature_extractors.")} > {
         TRACKER,
-        "feature_extractors.encode",
+        "feature_extractors.features.encoding",
     }
 
 
@@ -167,9 +169,9 @@ def test_trials_are_made_anew_for_other_code_and_only_then(tmp_path: Path) -> No
         return Trial(score=evaluation.np.zeros(3))
 
     for code, times in (
-        ("cmdana_plugin.evaluation", 1),
-        ("cmdana_plugin.evaluation", 1),
-        ("cmdana_plugin.trees", 2),
+        ("cmdana_plugin.evaluation.protocol", 1),
+        ("cmdana_plugin.evaluation.protocol", 1),
+        ("cmdana_plugin.detector.trees", 2),
     ):
         Store(tmp_path, "data", code=code).trial("volume", 0, make)
         assert len(made) == times, code

@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
     command = tmp_path / "bin" / "cmdana"
     command.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from cmdana_plugin.cli import main\nmain()\n"
+        "from cmdana_plugin.cli.app import main\nmain()\n"
     )
     command.chmod(0o755)
     return tmp_path

@@ -8,10 +8,10 @@ import pytest
 
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config, ConfigError, find, load, parse
-from cmdana_plugin.replay import limits_of
-from feature_extractors.analyzers.base import ContentLimits
+from cmdana_plugin.replay.embedded import limits_of
+from feature_extractors.content.analyzers.base import ContentLimits
 from feature_extractors.extract import ExtractorLimits
-from feature_extractors.state import TrackerLimits
+from feature_extractors.tracker.state import TrackerLimits
 
 SHIPPED = Path(__file__).parents[2] / "plugin.toml"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_extractors import confine
+from feature_extractors.confinement import confine
 
 IN_FORCE = confine.probe()
 needs_seccomp = pytest.mark.skipif(not IN_FORCE.seccomp, reason="needs a kernel with seccomp")
@@ -156,7 +156,7 @@ def test_a_kernel_without_either_is_told_and_not_fatal(monkeypatch: pytest.Monke
 
 CHILD = """
 import os, sys, time
-from feature_extractors import confine
+from feature_extractors.confinement import confine
 parent = os.getpid()
 if os.fork() == 0:
     confine.end_with_parent(parent)

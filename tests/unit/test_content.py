@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_segments import Piece, analysed, bounds, segments, stream
 
-from feature_extractors.content import Content, ContentLimits
-from feature_extractors.segments import NEVER
+from feature_extractors.content.reassembly import Content, ContentLimits
+from feature_extractors.content.segments import NEVER
 
 REQUEST = b"GET /a HTTP/1.1\r\nHost: example.com\r\n\r\n"
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

@@ -4,9 +4,9 @@ import pytest
 
 from cmdana_plugin.config import ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decide import AllowList, Decider, threshold
-from cmdana_plugin.score import p_value_of
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice, Verdict
+from cmdana_plugin.decision.incidents import AllowList, Decider, threshold
+from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice, Verdict
+from cmdana_plugin.detector.scores import p_value_of
 
 
 def verdict(

@@ -13,19 +13,20 @@ import pytest
 import torch
 from made_windows import changed, is_scan, office, without_logs
 
-from cmdana_plugin import batch, state
-from cmdana_plugin import checkpoint as checkpoints
-from cmdana_plugin.batch import first_identical_row, prepare
-from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.detector import CrossModal, _surprise, load_detector, shipped_checkpoint
-from cmdana_plugin.explain import evidence_of, explain_rows
-from cmdana_plugin.model import CONNECTION, LOG, PACKET
-from cmdana_plugin.score import Scores
-from cmdana_plugin.training import Recipe, Recording, components, gather, recalibrate, train
-from feature_extractors.encode import encode, encoded, take_features
+from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector import history as state
+from cmdana_plugin.detector import inputs as batch
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.cross_modal import CrossModal, _surprise, load_detector, shipped_checkpoint
+from cmdana_plugin.detector.inputs import first_identical_row, prepare
+from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
+from cmdana_plugin.detector.reasons import evidence_of, explain_rows
+from cmdana_plugin.detector.scores import Scores
+from cmdana_plugin.training.fit import Recipe, Recording, components, gather, recalibrate, train
 from feature_extractors.errors import CmdanaError, SchemaError
+from feature_extractors.features.encoding import encode, encoded, take_features
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
-from feature_extractors.schema import load_schema
 
 QUICK = Recipe(epochs=4, width=16)
 
@@ -242,7 +243,7 @@ def test_loading_a_detector_changes_nothing_of_the_process() -> None:
 LOADED = """
 import gc, os, random, sys, warnings
 import numba, numpy, torch
-from cmdana_plugin import detector
+from cmdana_plugin.detector import cross_modal as detector
 
 def process():
     return [
@@ -389,7 +390,7 @@ def test_a_checkpoint_comes_back_as_it_was(trained: Checkpoint, tmp_path: Path) 
     loaded = load_detector(path, threads=1, salt=0, hosts=512)
     assert np.array_equal(loaded.receive(windows).score, detector(trained).receive(windows).score)
     assert path.stat().st_size <= 20e6
-    assert {"schema_digest", "data_digest", "seed", "revision", "recipe"} <= set(loaded.checkpoint.about)
+    assert {"schema_digest", "data_digest", "seed", "code_digest", "recipe"} <= set(loaded.checkpoint.about)
 
 
 def test_a_checkpoint_of_another_schema_is_refused_in_one_line(trained: Checkpoint, tmp_path: Path) -> None:

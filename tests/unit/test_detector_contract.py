@@ -16,16 +16,16 @@ import pytest
 from made_windows import changed, is_scan, office
 from numpy.typing import NDArray
 
-from cmdana_plugin import checkpoint as checkpoints
-from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.detector import CrossModal
-from cmdana_plugin.incidents import PrecomputedScores, scores_of
-from cmdana_plugin.score import Detector, Scores, score_of
-from cmdana_plugin.site import WithSiteHistory
-from cmdana_plugin.training import Recipe, Recording, train
-from feature_extractors.encode import Block, encoded
+from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.cross_modal import CrossModal
+from cmdana_plugin.detector.scores import Detector, Scores, score_of
+from cmdana_plugin.detector.site_history import WithSiteHistory
+from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
+from cmdana_plugin.training.fit import Recipe, Recording, train
+from feature_extractors.features.encoding import Block, encoded
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
-from feature_extractors.schema import load_schema
 
 WINDOWS: Final = office(260, seed=3, scan=40)
 Floats = NDArray[np.float64]

@@ -13,10 +13,12 @@ import pytest
 import typer
 from pages import PAGES, of_pages, whole
 
-from cmdana_plugin import cli, feedback, pipeline
+from cmdana_plugin.analyst import label as feedback
+from cmdana_plugin.cli import app as cli
 from cmdana_plugin.config import Config
-from cmdana_plugin.logs import CMDANA, NOTICE
-from cmdana_plugin.verdict import NOTICE_TYPES
+from cmdana_plugin.decision import judge as pipeline
+from cmdana_plugin.decision.verdict import NOTICE_TYPES
+from cmdana_plugin.logs.streams import CMDANA, NOTICE
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,9 +137,9 @@ def test_every_page_that_is_linked_is_there() -> None:
 
 
 def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint_has() -> None:
-    from cmdana_plugin.drift import Lift
+    from cmdana_plugin.decision.counters import Watch
+    from cmdana_plugin.decision.drift import Lift
     from cmdana_plugin.endpoint.metrics import _GAUGES, Numbers
-    from cmdana_plugin.watch import Watch
 
     watch = Watch(Config(), pipeline.WORDS)
     watch.verdicts["final benign"] = 1

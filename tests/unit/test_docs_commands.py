@@ -26,9 +26,9 @@ import typer
 from pages import ROOT, of_pages, whole
 from test_tabular import nsl
 
-from cmdana_plugin import cli
-from cmdana_plugin.spool import Spool
-from cmdana_plugin.zeeklog import read_rows, text
+from cmdana_plugin.cli import app as cli
+from cmdana_plugin.logs.reader import read_rows, text
+from cmdana_plugin.training.spool import Spool
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
 UID = "CHhAvVGS1DHFjwGM9"  # the uid of the pages

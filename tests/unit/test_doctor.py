@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small_model import small_checkpoint
 
-from cmdana_plugin import checkpoint as checkpoints
 from cmdana_plugin import doctor
+from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.doctor import Finding, examine, finding_object
 
 

@@ -8,10 +8,10 @@ import pytest
 from made_windows import START, office
 
 from cmdana_plugin.config import Drift
-from cmdana_plugin.drift import DriftMonitor
-from cmdana_plugin.pipeline import WORDS
-from cmdana_plugin.score import Scores, score_of
-from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice
+from cmdana_plugin.decision.drift import DriftMonitor
+from cmdana_plugin.decision.judge import WORDS
+from cmdana_plugin.decision.verdict import TRAFFIC_DRIFT, Notice
+from cmdana_plugin.detector.scores import Scores, score_of
 from feature_extractors.observations import Stage, Windows, take
 
 HOUR = 3600.0

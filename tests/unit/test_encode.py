@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_windows import changed, office, without_logs
 
-from feature_extractors.encode import (
+from feature_extractors.features.encoding import (
     Encoded,
     Features,
     concat_encoded,
@@ -23,8 +23,8 @@ from feature_extractors.encode import (
     take_encoded,
     take_features,
 )
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Connections, LogEntry, take
-from feature_extractors.schema import load_schema
 
 SCHEMA = load_schema()
 

@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_logs
-from cmdana_plugin.alerts import Filter, show_alerts
-from cmdana_plugin.labels import LabelError, read_labels
-from cmdana_plugin.logs import NOTICE, LogWriter, notice_row
-from cmdana_plugin.moments import shown
-from cmdana_plugin.verdict import ANOMALOUS_HOST, Notice
-from cmdana_plugin.zeeklog import Held, number, read_rows
+from cmdana_plugin.analyst.alerts import Filter, show_alerts
+from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, Notice
+from cmdana_plugin.logs.labels import LabelError, read_labels
+from cmdana_plugin.logs.moments import shown
+from cmdana_plugin.logs.reader import Held, number, read_rows
+from cmdana_plugin.logs.streams import NOTICE, LogWriter, notice_row
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.extract import Extractor
 from feature_extractors.frames import MAX_SECONDS

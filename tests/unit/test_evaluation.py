@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from made_windows import is_scan, office
 
-from cmdana_plugin.baselines import BASELINES, WITH_LABELS
-from cmdana_plugin.cache import recall
 from cmdana_plugin.config import Config
-from cmdana_plugin.evaluation import SHIPPED, UNLABELLED, Split, Truth, evaluate, section, without
-from cmdana_plugin.evaluation import Trial as Answer
-from cmdana_plugin.incidents import Counted, scores_of
-from cmdana_plugin.judging import COLUMNS, draws, holm, interval, judge, quality
-from cmdana_plugin.measure import load_findings, save_findings
-from cmdana_plugin.perturb import CHANGES, perturbed
-from cmdana_plugin.results import MARK, words, write_page
-from cmdana_plugin.training import Corpus, Recording, gather
+from cmdana_plugin.evaluation.attacker import CHANGES, perturbed
+from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
+from cmdana_plugin.evaluation.cache import recall
+from cmdana_plugin.evaluation.command import load_findings, save_findings
+from cmdana_plugin.evaluation.metrics import COLUMNS, draws, holm, interval, judge, quality
+from cmdana_plugin.evaluation.operator_view import Counted, scores_of
+from cmdana_plugin.evaluation.page import MARK, words, write_page
+from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, Split, Truth, evaluate, section, without
+from cmdana_plugin.evaluation.protocol import Trial as Answer
+from cmdana_plugin.training.fit import Corpus, Recording, gather
 from feature_extractors.errors import CmdanaError
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import MAX_PACKETS
-from feature_extractors.schema import load_schema
 
 
 def test_a_family_is_judged_against_the_benign_rows_of_the_whole_set() -> None:

@@ -9,9 +9,9 @@ import madeup
 import pytest
 from rich.console import Console
 
-from cmdana_plugin import explain_uid
-from cmdana_plugin.explain_uid import explain, explanation_object
-from cmdana_plugin.verdict import ANOMALOUS_HOST, Notice
+from cmdana_plugin.analyst import explain as explain_uid
+from cmdana_plugin.analyst.explain import explain, explanation_object
+from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, Notice
 from feature_extractors.errors import RecordError
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin import config, feedback, learn
+from cmdana_plugin import config
+from cmdana_plugin.analyst import label as feedback
 from cmdana_plugin.config import ConfigError
-from cmdana_plugin.decide import AllowList
-from cmdana_plugin.labels import LabelError, labels_by_capture, read_labels
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.decision.incidents import AllowList
+from cmdana_plugin.logs.labels import LabelError, labels_by_capture, read_labels
+from cmdana_plugin.logs.reader import read_rows
+from cmdana_plugin.training import sources as learn
 from feature_extractors.errors import RecordError
 
 

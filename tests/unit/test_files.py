@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cmdana_plugin import files
-from cmdana_plugin.logs import CONN, LogWriter
+from cmdana_plugin.logs.streams import CONN, LogWriter
 
 
 def left(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from small_model import small_checkpoint
 
 from benchmarks.fuzz_models import Judge, Mutator
-from cmdana_plugin import checkpoint as checkpoints
+from cmdana_plugin.detector import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")

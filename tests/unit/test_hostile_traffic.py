@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments, stream
 
-from feature_extractors.analyzers.base import MAX_NESTED
-from feature_extractors.analyzers.http import EXPANSION, FREE_EXPANSION, Http
-from feature_extractors.analyzers.mail import _address, _listed
-from feature_extractors.content import Content, ContentLimits
+from feature_extractors.content.analyzers.base import MAX_NESTED
+from feature_extractors.content.analyzers.http import EXPANSION, FREE_EXPANSION, Http
+from feature_extractors.content.analyzers.mail import _address, _listed
+from feature_extractors.content.reassembly import Content, ContentLimits
 from feature_extractors.extract import Extractor
 from feature_extractors.frames import FrameBlock
-from feature_extractors.readers import open_capture
-from feature_extractors.state import NONE
+from feature_extractors.readers.captures import open_capture
+from feature_extractors.tracker.state import NONE
 
 DEMO = Path(__file__).resolve().parents[1] / "traces" / "demo" / "demo.pcap.gz"
 SIZE = 100_000  # bytes of frames of each kind

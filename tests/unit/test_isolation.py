@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmdana_plugin.isolation import fit_isolation
+from cmdana_plugin.detector.isolation_forest import fit_isolation
 
 
 def test_what_lies_apart_scores_higher_than_what_lies_within() -> None:

@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 
+from feature_extractors.compiled.keyed import hashed, key_of
 from feature_extractors.extract import Extractor
 from feature_extractors.frames import FrameBlock
-from feature_extractors.keyed import hashed, key_of
-from feature_extractors.state import NONE
+from feature_extractors.tracker.state import NONE
 
 MASK = 2**64 - 1
 

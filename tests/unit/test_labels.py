@@ -6,7 +6,7 @@ from pathlib import Path
 import madeup
 import pytest
 
-from cmdana_plugin.labels import LabelError, labels_by_capture, read_labels
+from cmdana_plugin.logs.labels import LabelError, labels_by_capture, read_labels
 
 HEADER = "capture,uid,ts,proto,orig_h,orig_p,resp_h,resp_p,label,family,strength,reason\n"
 

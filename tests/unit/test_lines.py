@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmdana_plugin import lines
-from cmdana_plugin.logs import CMDANA, CONN, LogWriter, addresses
-from cmdana_plugin.verdict import coded
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.decision.verdict import coded
+from cmdana_plugin.logs import digits as lines
+from cmdana_plugin.logs.reader import read_rows
+from cmdana_plugin.logs.streams import CMDANA, CONN, LogWriter, addresses
 
 
 def one(cells: lines.Cells | None, *, short: bool = False) -> list[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from parsezeeklogs import ParseZeekLogs
 
-from cmdana_plugin.logs import CMDANA, NOTICE, LocalNets, LogError, LogWriter, notice_row
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, Notice, Verdict
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, Notice, Verdict
+from cmdana_plugin.logs.reader import read_rows
+from cmdana_plugin.logs.streams import CMDANA, NOTICE, LocalNets, LogError, LogWriter, notice_row
 
 VERDICT = Verdict(
     ts=1469000000.123456, uid="CHhAvVGS1DHFjwGM9", orig_h="10.0.0.5", orig_p=40000, resp_h="2001:db8::1", resp_p=53,

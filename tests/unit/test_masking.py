@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.batch import Prepared, learn_preparation, prepare
-from cmdana_plugin.masking import hide
-from cmdana_plugin.model import CONNECTION, LOG, PACKET
-from cmdana_plugin.training import Recording, gather
-from feature_extractors.schema import load_schema
+from cmdana_plugin.detector.inputs import Prepared, learn_preparation, prepare
+from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
+from cmdana_plugin.evaluation.masking import hide
+from cmdana_plugin.training.fit import Recording, gather
+from feature_extractors.features.schema import load_schema
 
 SCHEMA = load_schema()
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.learn import Learned, _excluded, networks
-from cmdana_plugin.logs import addresses
-from cmdana_plugin.material import Normal, Suspects
-from cmdana_plugin.training import Recording, gather
+from cmdana_plugin.logs.streams import addresses
+from cmdana_plugin.training.fit import Recording, gather
+from cmdana_plugin.training.material import Normal, Suspects
+from cmdana_plugin.training.sources import Learned, _excluded, networks
 from feature_extractors.errors import CmdanaError
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Windows
-from feature_extractors.schema import load_schema
 
 
 def everything(windows: Windows) -> np.ndarray:

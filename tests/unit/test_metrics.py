@@ -9,12 +9,12 @@ from made_windows import office
 from prometheus_client.parser import text_string_to_metric_families
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.drift import Lift
+from cmdana_plugin.decision.drift import Lift
+from cmdana_plugin.decision.judge import Judge
+from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint.metrics import Numbers, serve
-from cmdana_plugin.pipeline import Judge
-from cmdana_plugin.score import Scores, score_of
-from feature_extractors.encode import Block
 from feature_extractors.errors import CmdanaError
+from feature_extractors.features.encoding import Block
 
 
 class Even:

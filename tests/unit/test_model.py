@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmdana_plugin.ablations import StaticGate
-from cmdana_plugin.model import (
+from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH
+from cmdana_plugin.detector.network import (
     CONNECTION,
     LOG,
     PACKET,
@@ -20,7 +20,7 @@ from cmdana_plugin.model import (
     segmented_scan,
     shape_of,
 )
-from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH
+from cmdana_plugin.evaluation.ablations import StaticGate
 
 SHAPE = Shape(
     numeric=3,

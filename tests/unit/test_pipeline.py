@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from test_logs import VERDICT
 
 from cmdana_plugin.config import Config
+from cmdana_plugin.decision.judge import Judge, component_reasons
+from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
+from cmdana_plugin.detector.scores import Scores, score_of
+from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.wire import decode_batch, sample
-from cmdana_plugin.pipeline import Judge, component_reasons
-from cmdana_plugin.score import Scores, score_of
-from cmdana_plugin.verdict import NO_VERDICTS, Verdicts, coded
-from cmdana_plugin.window import Aligner
-from feature_extractors.encode import Block
+from feature_extractors.features.encoding import Block
 
 
 def scores(**components: list[float]) -> Scores:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from feature_extractors import caches, confine, programs
+from feature_extractors.compiled import caches
+from feature_extractors.confinement import confine, programs
 from feature_extractors.errors import CaptureError
-from feature_extractors.readers import open_capture
+from feature_extractors.readers.captures import open_capture
 from feature_extractors.readers.native import NativeReader
 
 TRACES = Path(__file__).parents[1] / "traces"

@@ -13,9 +13,9 @@ import browser
 import madeup
 import pytest
 
-from cmdana_plugin import charts, report
-from cmdana_plugin.logs import LogError
-from cmdana_plugin.verdict import ANOMALOUS_HOST, DETECTOR_LOST, Notice, Verdict
+from cmdana_plugin.analyst import charts, report
+from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, DETECTOR_LOST, Notice, Verdict
+from cmdana_plugin.logs.streams import LogError
 from feature_extractors.errors import RecordError
 
 

@@ -10,9 +10,9 @@ from made_windows import office
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cmdana_plugin import resume
-from cmdana_plugin.checkpoint import Checkpoint
-from cmdana_plugin.training import Recipe, Recording, _spread, train
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.training import resume
+from cmdana_plugin.training.fit import Recipe, Recording, _spread, train
 
 RECIPE = Recipe(epochs=3, width=16, trees=False)
 

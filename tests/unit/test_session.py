@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from test_wire import ROW, block, payload, told, verdict
 
+from cmdana_plugin.decision.judge import Judged
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Inbox
 from cmdana_plugin.endpoint.wire import Event, PeerError
-from cmdana_plugin.pipeline import Judged
 from feature_extractors.frames import Counts
 
 

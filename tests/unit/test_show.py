@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cmdana_plugin import cli, compiled, show
+from cmdana_plugin import compile_cache as compiled
+from cmdana_plugin.analyst import terminal as show
+from cmdana_plugin.cli import app as cli
 
 
 def test_long_work_in_a_log_file_says_where_it_is_every_half_minute(

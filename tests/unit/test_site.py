@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.score import Scores
-from cmdana_plugin.site import COMPONENT, WithSiteHistory
-from feature_extractors.encode import Block
+from cmdana_plugin.detector.scores import Scores
+from cmdana_plugin.detector.site_history import COMPONENT, WithSiteHistory
+from feature_extractors.features.encoding import Block
 from feature_extractors.observations import Stage, Windows, concat, take
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from handmade import Dialogue, Frame, block, extract, icmp, udp
 
-from cmdana_plugin.sniffed import Sniffed, Sniffer
+from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
 from feature_extractors.observations import Packets, Windows, take
 from feature_extractors.readers.scapy_reader import ScapySniffer
 

@@ -15,13 +15,13 @@ from made_windows import office
 from safetensors.numpy import save_file
 from small_model import parts, small_checkpoint
 
-from cmdana_plugin import checkpoint as checkpoints
-from cmdana_plugin import reference
-from cmdana_plugin.detector import DEFAULT_MODEL, CrossModal, load_detector, shipped_checkpoint
-from cmdana_plugin.model import Network, Shape, parameter_shapes
-from cmdana_plugin.sound import shown
+from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector.cross_modal import DEFAULT_MODEL, CrossModal, load_detector, shipped_checkpoint
+from cmdana_plugin.detector.network import Network, Shape, parameter_shapes
+from cmdana_plugin.detector.soundness import shown
+from cmdana_plugin.replay import reference
 from feature_extractors.errors import CmdanaError
-from feature_extractors.schema import load_schema
+from feature_extractors.features.schema import load_schema
 
 Tensors = dict[str, Any]
 Meta = dict[str, str]
@@ -260,7 +260,7 @@ def test_what_is_wrong_in_a_model_is_said_in_one_line(small: Path, tmp_path: Pat
 def test_a_refusal_is_one_line_of_the_command(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cmdana_plugin import cli
+    from cmdana_plugin.cli import app as cli
 
     path = tmp_path / "m\x1b[2J\n.safetensors"
     path.write_bytes(b"no model")

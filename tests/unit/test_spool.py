@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.spool import Spool, SpoolError, is_spool
+from cmdana_plugin.training.spool import Spool, SpoolError, is_spool
 from feature_extractors.observations import Connections, Packets, Stage, Windows, concat, take
 
 
@@ -175,7 +175,7 @@ def test_a_block_that_unpacks_to_more_than_any_is_not_unpacked(
     spool = Spool(tmp_path / "m.learning", create=True)
     spool.add(office(40))
     spool.flush()
-    monkeypatch.setattr("cmdana_plugin.spool._MOST_BYTES", 1000)
+    monkeypatch.setattr("cmdana_plugin.training.spool._MOST_BYTES", 1000)
     assert list(spool.windows()) == []
     assert spool.counts.by_reason["learning_block_damaged"] == 1
 

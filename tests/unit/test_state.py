@@ -7,11 +7,11 @@ import pytest
 import torch
 from made_windows import changed, is_scan, office
 
-from cmdana_plugin.state import KINDS, MEMORY, RING, RING_WIDTH, Slots, Tables, make_keys
-from cmdana_plugin.training import _latest, _previous, _read_memory
-from feature_extractors.encode import encode
+from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH, Slots, Tables, make_keys
+from cmdana_plugin.training.fit import _latest, _previous, _read_memory
+from feature_extractors.features.encoding import encode
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, take
-from feature_extractors.schema import load_schema
 
 SCHEMA = load_schema()
 

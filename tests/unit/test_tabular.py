@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cmdana_plugin import tabular
 from cmdana_plugin.config import Config
-from cmdana_plugin.evaluation import SHIPPED, UNLABELLED
-from cmdana_plugin.measure import load_findings, measure
-from cmdana_plugin.results import MARK, words
+from cmdana_plugin.evaluation import flat_tables as tabular
+from cmdana_plugin.evaluation.command import load_findings, measure
+from cmdana_plugin.evaluation.page import MARK, words
+from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED
 from feature_extractors.errors import CmdanaError
 
 

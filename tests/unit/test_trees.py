@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmdana_plugin.trees import Trees
+from cmdana_plugin.detector.trees import Trees
 from feature_extractors.errors import CmdanaError
 
 FEATURES = 7

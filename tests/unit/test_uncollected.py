@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from feature_extractors.uncollected import _Frozen, freeze, seldom_collected, uncollected
+from feature_extractors.compiled.gc_pause import _Frozen, freeze, seldom_collected, uncollected
 
 
 class Thing:

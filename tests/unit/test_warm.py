@@ -6,11 +6,11 @@ import numpy as np
 from made_captures import frames, link_layers
 from numba.core.dispatcher import Dispatcher
 
-from feature_extractors.encode import encoded
 from feature_extractors.extract import Extractor
+from feature_extractors.features.encoding import encoded
+from feature_extractors.features.schema import load_schema
 from feature_extractors.frames import Counts
 from feature_extractors.readers.gather import RawFrame, gather
-from feature_extractors.schema import load_schema
 from feature_extractors.warm import warm_up
 
 

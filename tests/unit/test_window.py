@@ -9,8 +9,8 @@ import pytest
 from test_wire import ROW, payload, told
 
 from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.wire import Batch
-from cmdana_plugin.window import Aligner
 from feature_extractors.observations import CONN_STATES, Stage
 
 

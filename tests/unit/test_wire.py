@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts, coded
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Alive, ConnectionRow, Event, PeerError, WireError
-from cmdana_plugin.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts, coded
 from feature_extractors.observations import LogEntry
 
 ROW = ConnectionRow(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmdana_plugin.zeeklog import find_logs, number, parse_rows, read_rows, text, texts
+from cmdana_plugin.logs.reader import find_logs, number, parse_rows, read_rows, text, texts
 from feature_extractors.errors import RecordError
 
 HEADER = (

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config, load
+from cmdana_plugin.decision.judge import Judge
+from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint import wire
-from cmdana_plugin.live import run
-from cmdana_plugin.pipeline import Judge
-from cmdana_plugin.score import Scores, score_of
-from feature_extractors.encode import Block
+from cmdana_plugin.endpoint.live import run
 from feature_extractors.errors import CmdanaError
-from feature_extractors.schema import load_schema
+from feature_extractors.features.encoding import Block
+from feature_extractors.features.schema import load_schema
 
 
 class StandIn:

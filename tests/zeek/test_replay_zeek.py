@@ -17,13 +17,13 @@ from attack import write
 from endpoint import StandIn, judge
 from rig import SCRIPTS
 
-from cmdana_plugin import replay as embedded
-from cmdana_plugin.cli import load_judge
+from cmdana_plugin.cli.app import load_judge
 from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
+from cmdana_plugin.endpoint.live import ZeekError, replay_through_zeek
 from cmdana_plugin.endpoint.wire import BRIEF
-from cmdana_plugin.live import ZeekError, replay_through_zeek
-from cmdana_plugin.replay import Summary
-from feature_extractors.encode import Block
+from cmdana_plugin.replay import embedded
+from cmdana_plugin.replay.embedded import Summary
+from feature_extractors.features.encoding import Block
 from feature_extractors.observations import Windows, concat
 
 pytestmark = [
@@ -323,7 +323,7 @@ def test_broker_port_needs_the_broker_backend(tmp_path: Path) -> None:
 
 
 def test_the_wrong_topic_is_told_by_the_endpoint(tmp_path: Path) -> None:
-    from cmdana_plugin import live
+    from cmdana_plugin.endpoint import live
 
     told: list[str] = []
     settings = Endpoint(topic_events="other")

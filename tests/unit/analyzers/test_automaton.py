@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_extractors.analyzers import dpd
-from feature_extractors.analyzers.automaton import Automaton
-from feature_extractors.analyzers.dpd import Head, tcp_signatures
+from feature_extractors.content.analyzers import dpd
+from feature_extractors.content.analyzers.automaton import Automaton
+from feature_extractors.content.analyzers.dpd import Head, tcp_signatures
 
 EXPRESSIONS = (
     ("ab", False),

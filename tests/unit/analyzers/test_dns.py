@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_segments import Said, analysed, datagrams, stream
 
-from feature_extractors.analyzers.base import ContentLimits, Run, Session
-from feature_extractors.analyzers.dns import Dns
-from feature_extractors.analyzers.dns_columns import read
+from feature_extractors.content.analyzers.base import ContentLimits, Run, Session
+from feature_extractors.content.analyzers.dns import Dns
+from feature_extractors.content.analyzers.dns_columns import read
 from feature_extractors.frames import Counts
 
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments
 
-from feature_extractors.analyzers.base import ContentLimits, ParseError, Run, Session
-from feature_extractors.analyzers.registry import ANALYZERS, create
-from feature_extractors.content import Content
+from feature_extractors.content.analyzers.base import ContentLimits, ParseError, Run, Session
+from feature_extractors.content.analyzers.registry import ANALYZERS, create
+from feature_extractors.content.reassembly import Content
 from feature_extractors.frames import Counts
 
 # One plausible beginning per protocol and side, from which random changes go deeper than random bytes would.

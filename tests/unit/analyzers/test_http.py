@@ -7,9 +7,9 @@ import zlib
 import pytest
 from made_segments import Piece, Said, analysed, stream
 
-from feature_extractors.analyzers.http import filename, unescape
-from feature_extractors.analyzers.magic import mime_type
-from feature_extractors.content import ContentLimits
+from feature_extractors.content.analyzers.http import filename, unescape
+from feature_extractors.content.analyzers.magic import mime_type
+from feature_extractors.content.reassembly import ContentLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 

@@ -7,9 +7,9 @@ import struct
 import pytest
 from made_segments import Said, analysed, datagrams, stream
 
-from feature_extractors.analyzers.base import ParseError
-from feature_extractors.analyzers.der import certificate
-from feature_extractors.analyzers.tls import ja4, matches
+from feature_extractors.content.analyzers.base import ParseError
+from feature_extractors.content.analyzers.der import certificate
+from feature_extractors.content.analyzers.tls import ja4, matches
 
 
 def vector(width: int, data: bytes) -> bytes:

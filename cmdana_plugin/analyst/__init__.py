@@ -1,0 +1,1 @@
+"""Logs in, text and pages for people out."""

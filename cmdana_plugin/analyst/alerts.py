@@ -1,0 +1,217 @@
+"""The notices of `notice.log` as a table: from Zeek or from us, TSV or JSON, rotated or growing."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import IO, Final
+
+from rich.console import Console
+
+from cmdana_plugin.analyst.terminal import add_notice, notice_table
+from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, NOTICE_TYPES
+from cmdana_plugin.logs import moments
+from cmdana_plugin.logs.reader import (
+    MAX_LINE,
+    Field,
+    Held,
+    Skipped,
+    bounded_lines,
+    find_logs,
+    number,
+    parse_rows,
+    read_rows,
+)
+from feature_extractors.errors import CmdanaError, RecordError
+
+_POLL: Final = 0.5  # seconds between looks at a growing log
+_SCORE: Final = "(score "
+_CHUNK: Final = 1024 * 1024  # characters of a growing log that are looked at together
+_HEADER: Final = 64  # lines of a header that are kept; Zeek writes eight
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which notices to show; each unset part lets all through."""
+
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    note: str | None = None
+    since: float | None = None
+    until: float | None = None
+    min_score: float = 0.0
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        host: str | None,
+        note: str | None,
+        since: str | None,
+        until: str | None,
+        min_score: float = 0.0,
+    ) -> Filter:
+        """From the words of the command line. Raises `CmdanaError` naming the option."""
+        network = None
+        if host is not None:
+            try:
+                network = ipaddress.ip_network(host, strict=False)
+            except ValueError:
+                raise CmdanaError(f"--host: found {host!r}; expected an address or a network") from None
+        if note is not None:
+            note = note if note.startswith("CMDANA::") else f"CMDANA::{note}"
+            if note not in NOTICE_TYPES:
+                short = ", ".join(t.removeprefix("CMDANA::") for t in NOTICE_TYPES)
+                raise CmdanaError(f"--type: found {note.removeprefix('CMDANA::')!r}; expected one of {short}")
+        return cls(network, note, _time("--since", since), _time("--until", until), min_score)
+
+    def __contains__(self, row: Mapping[str, Field]) -> bool:
+        if not str(row.get("note", "")).startswith("CMDANA::"):
+            return False
+        if self.note is not None and row["note"] != self.note:
+            return False
+        ts = number(row, "ts")
+        if (self.since is not None and ts < self.since) or (self.until is not None and ts >= self.until):
+            return False
+        if self.min_score and row["note"] != ANOMALOUS_HOST and _score(row) < self.min_score:
+            return False
+        if self.network is None:
+            return True
+        named = {str(row[f]) for f in ("src", "dst", "id.orig_h", "id.resp_h") if row.get(f)}
+        return any(_within(a, self.network) for a in named)
+
+
+def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json: bool) -> None:
+    """Prints the notices that `wanted` lets through, in order of time; with `follow`, those to come as well.
+
+    Raises `RecordError` where there is no notice.log, or one that cannot be read.
+    """
+    # Zeek makes notice.log with its first notice: who follows may come before it.
+    growing = [p / "notice.log" if p.is_dir() else p for p in paths][-1]
+    files = find_logs(paths, "notice") if follow else notice_logs(paths)
+    skipped: Skipped = Counter()
+    held = Held(skipped)
+    for file in files:
+        for row in read_rows(file, skipped=skipped):
+            if row in wanted:
+                held.add(row)
+    rows = sorted(held.rows, key=lambda r: number(r, "ts"))
+    _tell(skipped)
+    none = "no notices" + (" that match" if wanted != Filter() else "")
+    if not follow:
+        _print(rows, as_json, none)
+        return
+    try:
+        _print(rows, as_json, none)
+        for row in tail(growing):
+            if row in wanted:
+                _print([row], as_json)
+    except KeyboardInterrupt:  # the way to end it
+        return
+
+
+def _tell(skipped: Skipped) -> None:
+    for reason, n in skipped.items():
+        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
+
+
+def notice_logs(paths: Iterable[Path]) -> list[Path]:
+    """The notice logs named or found in the folders named, rotated ones first. Raises `RecordError` for none."""
+    files = find_logs(paths, "notice")
+    if not files:
+        raise RecordError(f"{', '.join(map(str, paths))}: no notice.log there")
+    return files
+
+
+def tail(path: Path) -> Iterator[Mapping[str, Field]]:
+    """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
+    file: IO[str] | None = None
+    header: list[str] = []
+    if path.exists():
+        file = path.open(encoding="utf-8", errors="backslashreplace")
+        header = [line for line in bounded_lines(file, str(path), Counter()) if line.startswith("#")][
+            -_HEADER:
+        ]
+    rest, ended, too_long = "", False, False
+    while True:
+        chunk = file.read(_CHUNK) if file else ""
+        if chunk:
+            skipped: Skipped = Counter()
+            *lines, rest = (rest + chunk).split("\n")
+            if lines and too_long:  # its end
+                too_long = False
+                del lines[0]
+            if len(rest) > MAX_LINE:
+                skipped["line too long"] += not too_long
+                rest, too_long = "", True
+            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER:]
+            rows = (line + "\n" for line in lines if line[:1] != "#")
+            yield from parse_rows(chain(header, rows), str(path), skipped=skipped)
+            sys.stdout.flush()
+            _tell(skipped)
+            continue
+        try:
+            if file is None or ended:
+                following = path.open(encoding="utf-8", errors="backslashreplace")
+                if file:
+                    file.close()
+                file, rest, header, ended, too_long = following, "", [], False, False
+                continue
+            # What was written just before the file was moved away is read before the next one.
+            ended = path.stat().st_ino != os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:
+            ended = True
+        if not ended or not path.exists():
+            time.sleep(_POLL)
+
+
+def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    # A pipe or a file has no width of its own; lines of it are better long than broken in three.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    if not rows:
+        if none:
+            console.print(none)
+        return
+    table = notice_table(console.width, uids=True, header=bool(none))
+    for row in rows:
+        when = moments.shown(number(row, "ts")) if "ts" in row else "-"
+        add_notice(table, when, *(str(row.get(field, "")) for field in ("note", "msg", "sub", "uid")))
+    console.print(table)
+
+
+def _within(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    try:
+        return ipaddress.ip_address(address) in network
+    except ValueError:
+        return False
+
+
+def _score(row: Mapping[str, Field]) -> float:
+    text = str(row.get("msg", ""))
+    at = text.rfind(_SCORE)
+    try:
+        return float(text[at + len(_SCORE) :].split(",", maxsplit=1)[0]) if at >= 0 else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _time(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise CmdanaError(f"{option}: found {text!r}; expected a time such as 2026-11-22T14:00") from None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,301 @@
+"""Everything that the logs of a folder say about one verdict: the row, its host's history, its notices, other logs."""
+
+from __future__ import annotations
+
+import bisect
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from cmdana_plugin.analyst.charts import one_in
+from cmdana_plugin.analyst.report import RELIANCES, facts, plural
+from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.decision.verdict import BENIGN
+from cmdana_plugin.logs import moments
+from cmdana_plugin.logs.reader import (
+    Field,
+    Held,
+    Skipped,
+    find_logs,
+    number,
+    passed_over,
+    read_rows,
+    text,
+    texts,
+)
+from feature_extractors.errors import RecordError
+from feature_extractors.readers.folders import files_below
+
+Rows = Sequence[Mapping[str, Field]]
+
+_AROUND: Final = 6  # verdicts of the host shown before and after
+_MOST_RELATED: Final = 50  # rows of other logs
+_MOST_NOTICES: Final = 20
+_BAR: Final = 30  # characters of a full bar
+_NOT_RELATED: Final = ("cmdana", "notice", "conn")
+_EVERYWHERE: Final = frozenset(("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p"))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of one uid; rows are as the logs have them."""
+
+    verdicts: Rows  # early and final, in order of time
+    conn: Mapping[str, Field] | None
+    before: Rows  # verdicts of the same originator
+    after: Rows
+    host_verdicts: int  # final verdicts of the originator in all
+    host_odd: int
+    notices: Rows  # that name the uid, or the originator or responder as an odd host
+    related: Sequence[tuple[str, Mapping[str, Field]]]  # log stream, row
+    skipped: Skipped
+
+    @property
+    def verdict(self) -> Mapping[str, Field]:
+        return self.verdicts[-1]
+
+
+def explain(uid: str, folder: Path) -> Explanation:
+    """Gathers what the logs of `folder` say about `uid`. Raises `RecordError` for one that they do not hold."""
+    scored = find_logs([folder], "cmdana")
+    if not scored:
+        raise RecordError(
+            f"{folder}: no cmdana.log there; `cmdana replay --out DIR CAPTURE` or Zeek writes one"
+        )
+    skipped: Skipped = Counter()
+    held = Held(skipped)
+    for row in _lines(scored, uid, skipped):
+        if text(row, "uid") == uid:
+            held.add(row)
+    verdicts = sorted(held.rows, key=_ts)
+    if not verdicts:
+        raise RecordError(
+            f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there{passed_over(skipped)}"
+        )
+    chosen = verdicts[-1]
+    orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
+    before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)
+    conn = next((r for r in _lines(find_logs([folder], "conn"), uid, skipped) if text(r, "uid") == uid), None)
+    held = Held(skipped)
+    for row in _notices(folder, skipped):
+        about = {text(row, "src"), text(row, "dst")} & {orig, resp}
+        if text(row, "uid") == uid or (text(row, "note").endswith("Anomalous_Host") and about):
+            held.add(row)
+    notices = held.rows
+    notices.sort(key=lambda r: (text(r, "uid") != uid, _ts(r)))
+    related: list[tuple[str, Mapping[str, Field]]] = []
+    for stream, files in _streams(folder).items():
+        for row in _lines(files, uid, skipped):
+            named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
+            if named and len(related) < _MOST_RELATED:
+                related.append((stream, row))
+    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, skipped)
+
+
+def explanation_object(found: Explanation) -> Mapping[str, object]:
+    """The same as an object for `--json`."""
+    return {
+        "verdicts": list(found.verdicts),
+        "usual_traffic_as_odd": one_in(number(found.verdict, "p_value", 1.0)),
+        "conn": found.conn,
+        "host": {
+            "address": text(found.verdict, "id.orig_h"),
+            "verdicts": found.host_verdicts,
+            "odd": found.host_odd,
+            "before": list(found.before),
+            "after": list(found.after),
+        },
+        "notices": list(found.notices),
+        "related": [{"log": stream, "record": row} for stream, row in found.related],
+        "passed_over": dict(found.skipped),
+    }
+
+
+def show(found: Explanation, logs: Path) -> None:
+    """Prints the explanation for a person; `logs` is the folder that it comes from."""
+    console = Console(highlight=False)
+    v = found.verdict
+    _say(console, f"[bold]{escape(_name(v))}[/bold]")
+    stage = "" if text(v, "stage") == "final" else ", an early verdict: the connection was still open"
+    _say(console, f"{_when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
+    if found.conn:
+        _say(console, escape(printable(facts(found.conn))))
+    score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), number(v, "p_value", 1.0)
+    odd = (text(v, "verdict") or BENIGN) != BENIGN
+    _say(console, "")
+    word = f"[bold red]{_safe(v, 'verdict')}[/bold red]" if odd else "benign"
+    side = "at or above" if score >= threshold else "below"
+    _say(console, f"Verdict: {word}, score {score:.3f}, {side} the threshold of {threshold:.3f}")
+    _say(console, f"p-value {p_value:.3g}: {_in_words(p_value)}")
+    reasons = texts(v, "reasons")
+    if reasons:
+        _say(console, "\n[bold]Why[/bold]")
+        for reason in reasons:
+            _say(console, f"  {escape(printable(reason))}")
+    if all(v.get(name) is not None for name in RELIANCES):
+        there = set(texts(v, "modalities"))
+        _say(console, "\n[bold]What the score relied on[/bold]")
+        for name in RELIANCES:
+            kind = name.removesuffix("_reliance")
+            share = min(max(number(v, name), 0.0), 1.0)
+            absent = there and kind != "state" and kind not in there
+            bar = "█" * round(share * _BAR)
+            _say(console, f"  {kind:<11}{share:>5.0%}  {bar}{'  [dim]not there[/dim]' if absent else ''}")
+    host = escape(printable(text(v, "id.orig_h")))
+    _say(
+        console,
+        f"\n[bold]{host} around that time[/bold] "
+        f"({plural(found.host_verdicts, 'connection')} opened in all, {found.host_odd:,} odd)",
+    )
+    console.print(_timeline(found))
+    if found.notices:
+        _say(console, "\n[bold]Notices about it, or about its hosts[/bold]")
+        for row in found.notices:
+            kind = escape(printable(text(row, "note").removeprefix("CMDANA::")))
+            _say(console, f"  {_when(_ts(row))}  {kind}: {_safe(row, 'msg')}")
+            if text(row, "sub"):
+                _say(console, f"  [dim]{_safe(row, 'sub')}[/dim]")
+    if found.related:
+        _say(console, "\n[bold]Other logs[/bold]")
+        for stream, row in found.related:
+            shown = ", ".join(
+                f"{k}={printable(_value(value), 80)}"
+                for k, value in row.items()
+                if k not in _EVERYWHERE and value not in (None, "", [])
+            )
+            _say(console, f"  [bold]{escape(stream)}[/bold]  {escape(printable(shown, 600))}")
+    if odd:
+        where = "" if logs == Path() else f" --logs {escape(printable(shlex.quote(str(logs))))}"
+        hint = f"cmdana label {_safe(v, 'uid')} benign{where}"
+        _say(console, f"\nIf it is fine: [bold]{hint}[/bold]; --allow says it for all like it")
+    for reason, n in found.skipped.items():
+        _say(console, f"[dim]passed over {n:,} lines: {escape(reason)}[/dim]")
+
+
+def _lines(files: Sequence[Path], containing: str, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
+    for file in files:
+        yield from read_rows(file, containing=containing, skipped=skipped)
+
+
+def _history(
+    files: Sequence[Path], orig: str, uid: str, at: float, skipped: Skipped
+) -> tuple[Rows, Rows, int, int]:
+    """The final verdicts on `orig` nearest in time before and after `at`, how many there are, and how many odd."""
+    before: list[tuple[float, int, Mapping[str, Field]]] = []
+    after: list[tuple[float, int, Mapping[str, Field]]] = []
+    count = odd = 0
+    for i, row in enumerate(_lines(files, orig, skipped)):
+        if text(row, "id.orig_h") != orig or row.get("stage") == "early":
+            continue
+        count += 1
+        odd += (text(row, "verdict") or BENIGN) != BENIGN
+        if text(row, "uid") == uid:
+            continue
+        ts = _ts(row)
+        near, drop = (before, 0) if ts <= at else (after, -1)
+        bisect.insort(near, (ts, i, row))
+        if len(near) > _AROUND:
+            del near[drop]
+    return [r for _, _, r in before], [r for _, _, r in after], count, odd
+
+
+def _notices(folder: Path, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
+    for file in find_logs([folder], "notice"):
+        for row in read_rows(file, containing="CMDANA::", skipped=skipped):
+            if text(row, "note").startswith("CMDANA::"):
+                yield row
+
+
+def _streams(folder: Path) -> dict[str, list[Path]]:
+    """The other logs of the folder by stream, in order of name."""
+    names = {
+        f.name.split(".")[0] for f in files_below(folder) if ".log" in f.name and not f.name.startswith(".")
+    }
+    streams = {name: find_logs([folder], name) for name in sorted(names - set(_NOT_RELATED))}
+    return {name: files for name, files in streams.items() if all(map(_is_zeek_log, files))}
+
+
+def _is_zeek_log(path: Path) -> bool:
+    """Whether the file begins as a Zeek log does: other programs' logs may lie beside them."""
+    try:
+        next(iter(read_rows(path)), None)
+    except RecordError:
+        return False
+    return True
+
+
+def _timeline(found: Explanation) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("", "time (UTC)", "to", "score", ""):
+        table.add_column(column, no_wrap=True)
+    at = _ts(found.verdict)
+    rows = [*found.before, found.verdict, *found.after]
+    for row in rows:
+        this = row is found.verdict
+        score = number(row, "score")
+        odd = (text(row, "verdict") or BENIGN) != BENIGN
+        style = "bold" if this else "" if odd else "dim"
+        service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
+        gap = _ts(row) - at
+        table.add_row(
+            ">" if this else "",
+            _when(_ts(row)) if this else f"{'+' if gap >= 0 else '-'}{_gap(abs(gap))}",
+            escape(printable(f"{text(row, 'id.resp_h')} {service}", 60)),
+            f"{score:.3f}",
+            f"[red]{escape(printable(text(row, 'verdict'), 40))}[/red]" if odd else "",
+            style=style,
+        )
+    return table
+
+
+def _say(console: Console, line: str) -> None:
+    if not console.is_terminal:
+        console.print(line, highlight=False, soft_wrap=True)
+        return
+    indent = len(line) - len(line.lstrip(" "))
+    console.print(Padding(line.lstrip(" "), (0, 0, 0, indent)), highlight=False)
+
+
+def _safe(row: Mapping[str, Field], field: str) -> str:
+    return escape(printable(text(row, field)))
+
+
+def _name(row: Mapping[str, Field]) -> str:
+    orig, resp = text(row, "id.orig_h"), text(row, "id.resp_h")
+    service = f" ({text(row, 'service')})" if text(row, "service") else ""
+    return printable(
+        f"{orig}:{text(row, 'id.orig_p')} -> {resp}:{text(row, 'id.resp_p')}/{text(row, 'proto')}{service}"
+    )
+
+
+def _in_words(p_value: float) -> str:
+    if p_value >= 0.5:
+        return "as usual as most of the traffic that the model was calibrated on"
+    return f"of the traffic that the model was calibrated on, about {one_in(p_value)} connections is as odd or odder"
+
+
+def _value(value: Field) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _gap(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _ts(row: Mapping[str, Field]) -> float:
+    return number(row, "ts")
+
+
+def _when(ts: float) -> str:
+    return moments.shown(ts)

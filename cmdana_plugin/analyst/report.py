@@ -1,0 +1,623 @@
+"""One self-contained page about what the logs of a folder say: no network access and no script needed to read it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from cmdana_plugin import files
+from cmdana_plugin.analyst import charts
+from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.decision.verdict import (
+    ANOMALOUS_HOST,
+    BENIGN,
+    DETECTOR_BACK,
+    DETECTOR_LOST,
+    NOTICE_TYPES,
+    TRAFFIC_DRIFT,
+)
+from cmdana_plugin.logs import moments
+from cmdana_plugin.logs.reader import Field, Skipped, find_logs, number, read_rows, text, texts
+from cmdana_plugin.logs.streams import LogError
+from feature_extractors.errors import RecordError
+
+RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
+BINS: Final = 50  # of the score histogram, over 0..1
+
+_TAILS: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
+_MOST_HOSTS: Final = 200_000  # distinct hosts counted
+_MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
+_MOST_DAYS: Final = 50_000  # days with notices counted, the first ones met
+_MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
+_MOST_INCIDENTS: Final = 5_000  # incidents held
+_MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
+_LONGEST: Final = 1_000  # characters of anything held
+_SHOWN_INCIDENTS: Final = 50
+_OPEN_INCIDENTS: Final = 2  # unfolded at once; the others are a line each
+_SHOWN_ODD: Final = 20
+_SHOWN_HOSTS: Final = 12
+_SHOWN_SERVICES: Final = 12
+_SHOWN_DAYS: Final = 60
+_SCORE: Final = re.compile(r" \(score [\d.]+, threshold [\d.]+\)$")
+
+_CMDANA_FIELDS: Final = frozenset(
+    (
+        "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "service", "stage", "score",
+        "p_value", "threshold", "verdict", "reasons", "model", *RELIANCES,
+    )
+)  # fmt: skip
+_CONN_FIELDS: Final = frozenset(
+    (
+        "ts", "uid", "duration", "orig_bytes", "resp_bytes", "conn_state", "history", "orig_pkts", "resp_pkts",
+        "orig_ip_bytes", "resp_ip_bytes",
+    )
+)  # fmt: skip
+
+
+class Timeline:
+    """Sums per key and time column; when there are too many cells, columns widen up the ladder of `charts.LADDER`."""
+
+    def __init__(self, values: int) -> None:
+        self.width: int = charts.LADDER[0]  # seconds
+        self.cells: dict[
+            tuple[str, int], list[float]
+        ] = {}  # (key, column) -> sums; column * width is its start
+        self.dropped = 0  # sums that found no room even in the widest columns
+        self._values = values
+
+    def add(self, key: str, ts: float, *values: float) -> None:
+        """Adds `values` to the column of `ts` (seconds since the epoch)."""
+        at = (key, int(ts // self.width))
+        cell = self.cells.get(at)
+        if cell is None:
+            if len(self.cells) >= _MOST_CELLS and not self._widen():
+                self.dropped += 1
+                return
+            cell = self.cells.setdefault((key, int(ts // self.width)), [0.0] * self._values)
+        for i, value in enumerate(values):
+            cell[i] += value
+
+    def columns(self, width: int) -> dict[tuple[str, int], list[float]]:
+        """The cells in columns of `width` seconds, a multiple of the present width."""
+        merged: dict[tuple[str, int], list[float]] = {}
+        for (key, column), cell in self.cells.items():
+            into = merged.setdefault((key, column * self.width // width), [0.0] * self._values)
+            for i, value in enumerate(cell):
+                into[i] += value
+        return merged
+
+    def _widen(self) -> bool:
+        while len(self.cells) >= _MOST_CELLS // 2:
+            wider = charts.LADDER.index(self.width) + 1
+            if wider == len(charts.LADDER):
+                return len(self.cells) < _MOST_CELLS
+            self.cells = self.columns(charts.LADDER[wider])
+            self.width = charts.LADDER[wider]
+        return True
+
+
+@dataclass(slots=True)
+class Row:
+    """One odd connection, or the connection that an incident was noticed by."""
+
+    ts: float
+    uid: str
+    name: str  # originator -> responder service
+    score: float
+    p_value: float
+    verdict: str
+    reasons: Sequence[str]
+    reliance: Sequence[float]
+    facts: str = ""  # from conn.log, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What a notice says of its reasons."""
+
+    whole: Sequence[str]
+    latest: Sequence[str]  # of the latest connection of an incident
+    evidence: str  # "43 decades", of an incident
+
+
+@dataclass(slots=True)
+class Incident:
+    """The notices of one type about one host, or about one originator, responder and port."""
+
+    note: str  # without CMDANA::
+    first: float
+    last: float
+    msg: str
+    sub: str
+    uid: str  # of the connection that the latest notice was raised by
+    n: int  # odd connections behind it
+    notices: int = 1
+    trigger: Row | None = None
+
+    @property
+    def merged(self) -> bool:
+        return self.note == "Anomalous_Host"
+
+    @property
+    def title(self) -> str:
+        """The sentence without the score, which the page gives beside it."""
+        return _SCORE.sub("", self.msg) if self.trigger else self.msg
+
+    @property
+    def why(self) -> Why:
+        """The reasons in `sub`; those of an incident come before those of its latest connection."""
+        whole: list[str] = []
+        latest: list[str] = []
+        evidence = ""
+        into = whole
+        for reason in self.sub.split("; ")[:10]:
+            if self.merged and reason.startswith("evidence "):
+                evidence = reason.removeprefix("evidence ")
+                continue
+            if self.merged and reason.startswith("latest: "):
+                into = latest
+            into.append(reason.removeprefix("latest: ") if into is latest else reason)
+        return Why([w for w in whole if w], latest, evidence)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the logs say, in bounded space; counts are of final verdicts unless said otherwise."""
+
+    connections: int = 0
+    early: int = 0  # early verdicts
+    odd: int = 0
+    first: float = math.inf  # seconds since the epoch
+    last: float = -math.inf
+    threshold: float | None = None  # the latest
+    thresholds: set[float] = field(default_factory=set)
+    models: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    services: dict[str, list[int]] = field(default_factory=dict)  # service -> [connections, odd]
+    hosts: set[str] = field(default_factory=set)
+    scores: list[int] = field(default_factory=lambda: [0] * BINS)
+    tails: list[int] = field(default_factory=lambda: [0] * len(_TAILS))  # connections with p at or below each
+    odd_reliance: list[float] = field(default_factory=lambda: [0.0] * 5)  # sums of four, and how many
+    time: Timeline = field(
+        default_factory=lambda: Timeline(7)
+    )  # connections, odd, with reliance, its four sums
+    odd_hosts: Timeline = field(
+        default_factory=lambda: Timeline(1)
+    )  # "originator|10.0.0.5" -> odd connections
+    oddest: dict[str, Row] = field(default_factory=dict)  # originator -> its oddest connection
+    conn: int = 0  # rows of conn.log
+    bytes: float = 0.0  # of IP packets, or of payload where conn.log does not say
+    packets: float = 0.0
+    incidents: dict[tuple[str, str], Incident] = field(default_factory=dict)
+    dropped_incidents: int = 0
+    notices: int = 0
+    noticed: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # "originator|10.0.0.5" -> times of its notices
+    days: Counter[str] = field(default_factory=Counter)  # date -> notices that count against the budget
+    health: list[tuple[float, str, str]] = field(default_factory=list)  # drift and lost detectors, 50 at most
+    files: list[tuple[str, int]] = field(default_factory=list)  # log file, rows
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # log file -> lines passed over by reason
+
+
+def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, _share: None) -> Seen:
+    """Reads notice.log, cmdana.log and conn.log of the folder, rotated ones too, in one pass each.
+
+    Raises `RecordError` where there is no cmdana.log, or a file that is no Zeek log.
+    """
+    scored = find_logs([folder], "cmdana")
+    if not scored:
+        raise RecordError(
+            f"{folder}: no cmdana.log there; `cmdana replay --out DIR CAPTURE` or Zeek writes one"
+        )
+    seen = Seen()
+    _each(seen, find_logs([folder], "notice"), None, lambda row: _notice(seen, row), progress)
+    triggers: dict[str, list[Incident]] = {}
+    for incident in seen.incidents.values():
+        triggers.setdefault(incident.uid or "-", []).append(incident)
+    _each(seen, scored, _CMDANA_FIELDS, lambda row: _verdict(seen, row, triggers), progress)
+    shown = {i.trigger.uid: i.trigger for i in seen.incidents.values() if i.trigger}
+    _each(seen, find_logs([folder], "conn"), _CONN_FIELDS, lambda row: _conn(seen, row, shown), progress)
+    return seen
+
+
+def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
+    """The page. `alerts_per_day` is the budget that notices are counted against."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates = resources.files("cmdana_plugin.analyst") / "templates"
+    style = (templates / "report.css").read_text(encoding="utf-8")
+    environment.filters |= {
+        "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "shown": printable,
+        "one_in": charts.one_in, "plural": plural, "percent": _percent, "word": shlex.quote,
+    }  # fmt: skip
+    template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return template.render(
+        style=Markup(style),  # noqa: S704  # our own file
+        style_digest=digest,
+        folder=printable(str(folder)),
+        seen=seen,
+        budget=alerts_per_day,
+        made=_when(datetime.now(UTC).timestamp()),
+        most_hosts=_MOST_HOSTS,
+        incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
+        opened=_OPEN_INCIDENTS,
+        extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
+        meter=lambda n: charts.meter(f"{n:,} of a budget of {alerts_per_day:g}", n, alerts_per_day),
+        lasted=_span(seen.last - seen.first) if seen.connections else "",
+        oddest=_oddest(seen),
+        services=_services(seen),
+        tails=[(p, n) for p, n in zip(_TAILS, seen.tails, strict=True)],
+        days=_budget(seen),
+        reliance=_mean_reliance(seen),
+        pictures=_pictures(seen, alerts_per_day) if seen.connections else {},
+        host_lanes=min(_SHOWN_HOSTS, len({key for key, _ in seen.odd_hosts.cells})),
+        hosts_odd=len({key for key, _ in seen.odd_hosts.cells}),
+    )
+
+
+def write(page: str, path: Path) -> None:
+    """Writes the page in one move. Raises `LogError` when it cannot be written."""
+    try:
+        files.replace(path, page.encode())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def summary_object(seen: Seen, path: Path, alerts_per_day: float) -> Mapping[str, object]:
+    """The page's numbers as an object for `--json`."""
+    return {
+        "report": str(path),
+        "connections": seen.connections,
+        "early_verdicts": seen.early,
+        "odd": seen.odd,
+        "first": seen.first if seen.connections else None,
+        "last": seen.last if seen.connections else None,
+        "threshold": seen.threshold,
+        "models": dict(seen.models),
+        "verdicts": dict(seen.verdicts),
+        "notices": seen.notices,
+        "notices_per_day": dict(sorted(seen.days.items())),
+        "alerts_per_day": alerts_per_day,
+        "incidents": [
+            {
+                "note": i.note,
+                "first": i.first,
+                "last": i.last,
+                "msg": i.msg,
+                "sub": i.sub,
+                "uid": i.uid,
+                "n": i.n,
+            }
+            for i in _ranked(seen)[:_SHOWN_INCIDENTS]
+        ],
+        "files": [{"path": name, "rows": rows} for name, rows in seen.files],
+        "passed_over": {name: dict(reasons) for name, reasons in seen.skipped.items()},
+    }
+
+
+def _each(
+    seen: Seen,
+    files: Sequence[Path],
+    only: frozenset[str] | None,
+    take: Callable[[Mapping[str, Field]], None],
+    progress: Callable[[str, float], None],
+) -> None:
+    for k, file in enumerate(files):
+        skipped: Skipped = Counter()
+        rows = 0
+        for row in read_rows(file, only=only, skipped=skipped):
+            # Times from a log are the traffic's: a row without a time that a calendar knows cannot be placed.
+            if not 0 <= number(row, "ts", -1.0) <= moments.LATEST:
+                skipped["no time, or one out of range"] += 1
+                continue
+            take(row)
+            rows += 1
+        seen.files.append((str(file), rows))
+        if skipped:
+            seen.skipped[str(file)] = skipped
+        progress(f"reading {file.name.split('.')[0]}.log", (k + 1) / len(files))
+
+
+def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
+    note = text(row, "note")
+    if note not in NOTICE_TYPES:
+        return
+    ts = number(row, "ts")
+    msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
+    if note in (TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK):
+        if len(seen.health) < 50:
+            seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
+        return
+    seen.notices += 1
+    day = _date(ts)
+    if day in seen.days or len(seen.days) < _MOST_DAYS:
+        seen.days[day] += 1
+    src, dst = text(row, "src")[:64], text(row, "dst")[:64]
+    # Zeek fills in both sides of a notice that names a connection, so the sentence tells whom an incident is about.
+    receives = note == ANOMALOUS_HOST and bool(dst) and (not src or msg.startswith(f"{dst} receives "))
+    role, host = ("responder", dst) if receives else ("originator", src)
+    who = f"{role}|{host}"
+    times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MOST_INCIDENTS else []
+    if len(times) < 200:
+        times.append(ts)
+    about = who if note == ANOMALOUS_HOST else f"{src}|{dst}|{text(row, 'p')}/{text(row, 'proto')}"
+    known = seen.incidents.get((note, about))
+    if known is None:
+        if len(seen.incidents) >= _MOST_INCIDENTS:
+            seen.dropped_incidents += 1
+            return
+        seen.incidents[note, about] = Incident(
+            note.removeprefix("CMDANA::"),
+            ts,
+            ts,
+            msg,
+            sub,
+            text(row, "uid")[:_LONGEST],
+            max(int(number(row, "n")), 1),
+        )
+        return
+    known.notices += 1
+    known.first = min(known.first, ts)
+    known.n = max(known.n, int(number(row, "n")))
+    if ts >= known.last:
+        known.last, known.msg, known.sub, known.uid = ts, msg, sub, text(row, "uid")[:_LONGEST]
+
+
+def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
+    ts = number(row, "ts")
+    score, p_value = number(row, "score", math.nan), number(row, "p_value", math.nan)
+    if not (0 <= score <= 1 and 0 <= p_value <= 1):
+        seen.skipped.setdefault("cmdana.log", Counter())["score or p_value missing or out of range"] += 1
+        return
+    verdict = text(row, "verdict") or BENIGN
+    odd = verdict != BENIGN
+    reliance = [number(row, name, math.nan) for name in RELIANCES]
+    known_reliance = all(0 <= r <= 1 for r in reliance)
+    raised = triggers.get(text(row, "uid")[:_LONGEST], ())
+    if odd or raised:
+        found = _row(row, ts, score, p_value, verdict, reliance if known_reliance else ())
+        for incident in raised:
+            if incident.trigger is None or score >= incident.trigger.score:
+                incident.trigger = found
+        if odd:
+            _keep_oddest(seen, found)
+    if row.get("stage") == "early":
+        seen.early += 1
+        return
+    seen.connections += 1
+    seen.first, seen.last = min(seen.first, ts), max(seen.last, ts)
+    threshold = row.get("threshold")
+    if isinstance(threshold, float) and 0 <= threshold <= 1:
+        seen.threshold = threshold
+        if len(seen.thresholds) < 100:
+            seen.thresholds.add(threshold)
+    orig, resp = text(row, "id.orig_h")[:64], text(row, "id.resp_h")[:64]
+    if len(seen.hosts) < _MOST_HOSTS:
+        seen.hosts.add(orig)
+        seen.hosts.add(resp)
+    _tally(seen.models, text(row, "model"))
+    _tally(seen.verdicts, verdict)
+    service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
+    service = service[:64]
+    if service not in seen.services and len(seen.services) >= _MOST_NAMES:
+        service = "others"
+    counts = seen.services.setdefault(service, [0, 0])
+    counts[0] += 1
+    seen.scores[min(int(score * BINS), BINS - 1)] += 1
+    for i, tail in enumerate(_TAILS):
+        if p_value > tail:
+            break
+        seen.tails[i] += 1
+    sums = reliance if known_reliance else (0.0, 0.0, 0.0, 0.0)
+    seen.time.add("", ts, 1.0, odd, known_reliance, *sums)
+    if odd:
+        seen.odd += 1
+        counts[1] += 1
+        if known_reliance:
+            for i, r in enumerate((*reliance, 1.0)):
+                seen.odd_reliance[i] += r
+        seen.odd_hosts.add(f"originator|{orig}", ts, 1.0)
+        seen.odd_hosts.add(f"responder|{resp}", ts, 1.0)
+
+
+def _conn(seen: Seen, row: Mapping[str, Field], shown: Mapping[str, Row]) -> None:
+    seen.conn += 1
+    for side in ("orig", "resp"):
+        seen.bytes += number(row, f"{side}_ip_bytes") or number(row, f"{side}_bytes")
+        seen.packets += number(row, f"{side}_pkts")
+    found = shown.get(text(row, "uid"))
+    if found:
+        found.facts = facts(row)
+
+
+def facts(row: Mapping[str, Field]) -> str:
+    """A row of conn.log in words."""
+    parts = []
+    if row.get("duration") is not None:
+        parts.append(f"lasted {_span(number(row, 'duration'))}")
+    if row.get("orig_bytes") is not None or row.get("resp_bytes") is not None:
+        parts.append(f"sent {_size(number(row, 'orig_bytes'))}, got {_size(number(row, 'resp_bytes'))}")
+    if row.get("conn_state"):
+        parts.append(f"state {text(row, 'conn_state')}")
+    if row.get("history"):
+        parts.append(f"history {text(row, 'history')}")
+    return ", ".join(parts)
+
+
+def _row(
+    row: Mapping[str, Field], ts: float, score: float, p_value: float, verdict: str, reliance: Sequence[float]
+) -> Row:
+    service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
+    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_LONGEST]
+    reasons = [reason[:_LONGEST] for reason in texts(row, "reasons")[:8]]
+    return Row(ts, text(row, "uid")[:_LONGEST], name, score, p_value, verdict[:_LONGEST], reasons, reliance)
+
+
+def _keep_oddest(seen: Seen, row: Row) -> None:
+    # One scan would fill the list: an originator is named once.
+    orig = row.name.split(" ", 1)[0]
+    known = seen.oddest.get(orig)
+    if known is not None and known.score >= row.score:
+        return
+    seen.oddest[orig] = row
+    if len(seen.oddest) > _MOST_ODD:
+        seen.oddest = dict(sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MOST_ODD // 2])
+
+
+def _oddest(seen: Seen) -> list[tuple[Row, int]]:
+    """The oddest connection of each originator, and how many odd ones it has in all."""
+    totals: Counter[str] = Counter()
+    for (who, _), cell in seen.odd_hosts.cells.items():
+        role, host = who.split("|", 1)
+        if role == "originator":
+            totals[host] += int(cell[0])
+    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD]
+    return [(row, max(totals[orig], 1)) for orig, row in rows]
+
+
+def _ranked(seen: Seen) -> list[Incident]:
+    def rank(incident: Incident) -> tuple[bool, int, float, float]:
+        score = incident.trigger.score if incident.trigger else 0.0
+        return (not incident.merged, -incident.n, -score, incident.first)
+
+    return sorted(seen.incidents.values(), key=rank)
+
+
+def _services(seen: Seen) -> list[tuple[str, int, int]]:
+    rows = sorted(((s, n, odd) for s, (n, odd) in seen.services.items()), key=lambda r: (-r[1], r[0]))
+    rest = rows[_SHOWN_SERVICES:]
+    more = [(f"{len(rest)} more", sum(r[1] for r in rest), sum(r[2] for r in rest))] if rest else []
+    return rows[:_SHOWN_SERVICES] + more
+
+
+def _mean_reliance(seen: Seen) -> list[tuple[str, Sequence[float]]]:
+    all_sums = [sum(cell[i] for cell in seen.time.cells.values()) for i in (3, 4, 5, 6, 2)]
+    rows: list[tuple[str, Sequence[float]]] = []
+    for name, sums in (("all connections", all_sums), ("odd connections", seen.odd_reliance)):
+        if sums[4]:
+            rows.append((name, [s / sums[4] for s in sums[:4]]))
+    return rows
+
+
+def _budget(seen: Seen) -> list[tuple[str, int]]:
+    if not seen.connections and not seen.days:
+        return []
+    dates = set(seen.days)
+    if seen.connections:
+        first, last = int(seen.first // 86400), int(seen.last // 86400)
+        # A day without a notice shows that the budget was not used; a span of years would only be empty columns.
+        dates |= {_date(d * 86400.0) for d in range(max(first, last - _SHOWN_DAYS + 1), last + 1)}
+    return [(day, seen.days[day]) for day in sorted(dates)[-_SHOWN_DAYS:]]
+
+
+def _span_of(seen: Seen) -> tuple[float, float]:
+    return (seen.first, max(seen.last, seen.first + 1.0)) if seen.connections else (0.0, 1.0)
+
+
+def _pictures(seen: Seen, alerts_per_day: float) -> dict[str, Markup]:
+    span = _span_of(seen)
+    width = charts.columns_of(span, seen.time.width)
+    columns = sorted((c * width, cell) for (_, c), cell in seen.time.columns(width).items())
+    pictures = {
+        "connections": charts.time_columns(
+            "Connections over time", "connections", [(t, int(c[0])) for t, c in columns], width, span, "all"
+        ),
+        "odd": charts.time_columns(
+            "Odd connections over time",
+            "odd connections",
+            [(t, int(c[1])) for t, c in columns],
+            width,
+            span,
+            "odd",
+        ),
+        "scores": charts.histogram("How many connections had which score", seen.scores, seen.threshold),
+        "days": charts.days("Notices per day against the budget", _budget(seen), alerts_per_day),
+    }
+    relied = [(t, [s / c[2] for s in c[3:7]]) for t, c in columns if c[2]]
+    if relied:
+        pictures["reliance"] = charts.shares("What the verdicts relied on, over time", relied, width, span)
+    if seen.odd_hosts.cells:
+        pictures["hosts"] = charts.lanes("Odd connections by host over time", _lanes(seen, span), span)
+    return pictures
+
+
+def _lanes(seen: Seen, span: tuple[float, float]) -> list[charts.Lane]:
+    width = charts.columns_of(span, seen.odd_hosts.width)
+    dots: dict[str, list[tuple[float, int]]] = {}
+    for (who, column), cell in seen.odd_hosts.columns(width).items():
+        dots.setdefault(who, []).append((min((column + 0.5) * width, span[1]), int(cell[0])))
+    ranked = sorted(dots.items(), key=lambda item: (-sum(n for _, n in item[1]), item[0]))[:_SHOWN_HOSTS]
+    lanes = []
+    for who, found in ranked:
+        role, host = who.split("|", 1)
+        label = f"{printable(host, 60)} →" if role == "originator" else f"→ {printable(host, 60)}"
+        lanes.append(charts.Lane(label, found, seen.noticed.get(who, ())))
+    return lanes
+
+
+def _tally(counter: Counter[str], name: str) -> None:
+    name = name[:_LONGEST]
+    if name in counter or len(counter) < _MOST_NAMES:
+        counter[name] += 1
+
+
+def _date(ts: float) -> str:
+    return moments.shown(ts, "%Y-%m-%d")
+
+
+def _when(ts: float) -> str:
+    return moments.shown(ts)
+
+
+def _between(first: float, last: float) -> str:
+    one, other = _when(first), _when(last)
+    if one == other:
+        return one
+    return f"{one} to {other[11:] if one[:10] == other[:10] else other}"
+
+
+def _count(n: float) -> str:
+    return f"{n:,.0f}"
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:,.3g} TB"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f}\u00a0%" if share == 0 or share >= 0.1 else f"{share * 100:.2g}\u00a0%"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h" if seconds < 172800 else f"{seconds / 86400:.3g} days"
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: "1 notice", "2,000 notices"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,215 @@
+"""What a person sees in the terminal: progress, the notices as a table, and the sums of a replay."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from cmdana_plugin.logs import moments
+
+if TYPE_CHECKING:
+    from cmdana_plugin.decision.verdict import Notice
+    from cmdana_plugin.doctor import Finding
+    from cmdana_plugin.logs.labels import Found
+    from cmdana_plugin.replay.embedded import Summary
+
+_WIDTH = 140  # columns where the output is no terminal
+_NARROW = 120  # columns below which a notice is a block of lines and not a row
+_SILENCE = 30.0  # seconds between lines about one step where the output is no terminal
+_TABLE_ROWS = 40  # notices shown; the rest are in notice.log
+
+# Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
+_UNSAFE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ud800-\\udfff]"
+)
+
+
+def printable(text: str, most: int = 400) -> str:
+    """A text from the network as it may be shown: what is not printable as an escape, cut to `most` characters."""
+    shown = _UNSAFE.sub(
+        lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text[: most + 1]
+    )
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
+    """A line on stderr that counts what has been judged; nothing where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+
+        def update(summary: Summary) -> None:
+            status.update(
+                f"{summary.frames:,} frames, {summary.connections:,} connections, {len(summary.notices):,} notices"
+            )
+
+        yield update
+
+
+@contextmanager
+def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar for long work, told by `(what, share done 0..1)`; where no terminal is, a line now and then."""
+    if quiet:
+        yield lambda _what, _share: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        said: dict[str, float] = {}  # step -> when it was last spoken of
+
+        def line(what: str, share: float) -> None:
+            now = time.monotonic()
+            if what not in said:
+                console.print(escape(what))
+            elif now - said[what] >= _SILENCE:
+                console.print(f"{escape(what)} {share:.0%}")
+            else:
+                return
+            said[what] = now
+
+        yield line
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        tasks: dict[str, int] = {}
+
+        def update(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = int(bar.add_task(escape(what), total=1.0))
+            bar.update(tasks[what], completed=share)  # type: ignore[arg-type]  # rich's TaskID is an int
+
+        yield update
+
+
+def notices(rows: list[Notice], width: int) -> Table:
+    """The notices as a table, in order of time, for a terminal of `width` columns."""
+    table = notice_table(width)
+    for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
+        time = moments.shown(n.ts, "%m-%d %H:%M:%S")
+        add_notice(table, time, n.note, n.msg, n.sub)
+    return table
+
+
+def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Table:
+    """A table for `add_notice`: columns where there is room for them, else a block for each notice."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header and width >= _NARROW)
+    if width < _NARROW:
+        table.add_column("notice", overflow="fold")
+        return table
+    table.add_column("time (UTC)", no_wrap=True)
+    table.add_column("notice", no_wrap=True)
+    table.add_column("what, and why")
+    if uids:
+        table.add_column("uid", no_wrap=True)
+    return table
+
+
+def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str = "") -> None:
+    """One notice, its words from the network made harmless."""
+    kind, name = escape(printable(note.removeprefix("CMDANA::"))), escape(printable(uid))
+    what, why = escape(printable(msg)), f"[dim]{escape(printable(sub))}[/dim]" if sub else ""
+    if len(table.columns) == 1:
+        table.add_row(f"[bold]{time}  {kind}[/bold]  {name}".rstrip())
+        for line in filter(None, (what, why)):
+            table.add_row(Padding(line, (0, 0, 0, 2)))
+        return
+    cells = [time, kind, f"{what}\n{why}" if why else what]
+    table.add_row(*cells, *([name] if len(table.columns) > 3 else []))
+
+
+def summary(s: Summary, out: Path, found: Found | None) -> None:
+    """Prints the notices and the sums."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    if s.notices:
+        console.print(notices(s.notices, console.width))
+        if len(s.notices) > _TABLE_ROWS:
+            console.print(f"... and {len(s.notices) - _TABLE_ROWS:,} more in {out / 'notice.log'}")
+        console.print()
+    odd = sum(n for word, n in s.verdicts.items() if word != "benign")
+    span = s.last - s.first
+    console.print(
+        f"{s.connections:,} connections in {s.frames:,} frames over {_span(span)}: {odd:,} odd at a threshold of "
+        f"{s.threshold:.3f}, {len(s.notices):,} notices"
+        + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
+        + (f", {s.allowed:,} on the allow-list" if s.allowed else "")
+    )
+    if s.undecoded:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
+        console.print(f"passed over or cut: {reasons}")
+    if found is not None:
+        labelled(console, found)
+    logs = f"{out / 'conn.log'}, {out / 'cmdana.log'}, {out / 'notice.log'}"
+    console.print(escape(printable(f"logs: {logs} (model {s.model})", 2000)))
+
+
+def labelled(console: Console, found: Found) -> None:
+    """Prints verdicts and notices against the labels."""
+    benign, malicious = found.connections["benign"], found.connections["malicious"]
+    console.print("\nagainst the capture's own labels:")
+    for family, (n, flagged, noticed) in found.families.items():
+        console.print(
+            f"  {family:<24} {flagged:>6,} of {n:,} connections odd; {'noticed' if noticed else 'MISSED'}"
+        )
+    console.print(
+        f"  attacks: {found.flagged['malicious']:,} of {malicious:,} connections odd; {found.true_notices} notices\n"
+        f"  false alarms: {found.flagged['benign']:,} of {benign:,} benign connections odd; "
+        f"{found.false_notices} notices rest on benign connections only"
+    )
+    if found.unlabelled or found.unscored:
+        console.print(f"  without a label: {found.unlabelled:,}; labelled but not scored: {found.unscored:,}")
+    for reason, n in found.skipped.items():
+        console.print(f"  passed over {n:,} lines: {reason}")
+
+
+def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
+    """The same as an object for `--json`."""
+    # asdict would rebuild a Counter from its pairs and count those.
+    plain = {**asdict(replace(s, verdicts=Counter(), undecoded=Counter())), "verdicts": dict(s.verdicts)}
+    plain["undecoded"] = dict(s.undecoded)
+    whole = {
+        **plain,
+        "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
+    }
+    if found is not None:
+        counted = asdict(replace(found, connections=Counter(), flagged=Counter(), skipped=Counter()))
+        counters = ("connections", "flagged", "skipped")
+        whole["labels"] = {**counted, **{name: dict(getattr(found, name)) for name in counters}}
+    return whole
+
+
+def finding(f: Finding) -> None:
+    """One line of `cmdana doctor`, and one of advice where it is not well."""
+    console = Console(highlight=False, soft_wrap=True)
+    colour = "red" if f.fails else "green" if f.state == "ok" else "yellow"
+    console.print(f"[{colour}]{f.state:<7}[/{colour}] {f.what}: {escape(printable(f.found))}")
+    if f.advice and f.state != "ok":
+        console.print(f"        [dim]{escape(f.advice)}[/dim]")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

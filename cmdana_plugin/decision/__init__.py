@@ -1,0 +1,1 @@
+"""Scores in, verdicts, incidents and notices out, as data."""

@@ -1,0 +1,56 @@
+"""What the verdicts come to over time, in numbers that an operator's monitoring can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.decision.drift import DriftMonitor
+from cmdana_plugin.decision.verdict import Notice, Verdicts
+from cmdana_plugin.detector.scores import Scores
+from feature_extractors.features.encoding import Block
+from feature_extractors.observations import Modality, Stage
+
+# Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
+SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MOST_WORDS: Final = 200  # verdicts and kinds of notices told apart
+
+
+class Watch:
+    """Counts over final verdicts since the start, and the drift. Read from another thread: numbers only ever grow."""
+
+    def __init__(self, config: Config, words: Mapping[str, str]) -> None:
+        """`words` says what each component of a score means when it is the odd one."""
+        self.drift = DriftMonitor(config.drift, words)
+        self.verdicts: Counter[str] = Counter()  # by stage and word: "final benign"
+        self.notices: Counter[str] = Counter()
+        self.scores = np.zeros(
+            len(SCORE_BOUNDS), np.int64
+        )  # connections at or below each bound and above the last
+        self.score_sum = 0.0
+        self.reliance = np.zeros(len(Modality))  # sums of shares
+
+    def receive(self, windows: Block, scores: Scores, verdicts: Verdicts) -> list[Notice]:
+        """Takes in a block; the notices that come of it, which are of drift."""
+        stages, verdict = verdicts.stage, verdicts.verdict
+        each = np.bincount(stages.code * len(verdict.words) + verdict.code)
+        for code in np.flatnonzero(each).tolist():
+            stage, which = divmod(code, len(verdict.words))
+            word, n = f"{stages.words[stage]} {verdict.words[which]}", int(each[code])
+            if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
+                self.verdicts[word] += n
+        rows = windows.connections.stage == Stage.FINAL
+        score = scores.score[rows]
+        at = np.minimum(np.searchsorted(SCORE_BOUNDS, score, side="left"), len(SCORE_BOUNDS) - 1)
+        self.scores += np.bincount(at, minlength=len(SCORE_BOUNDS))
+        self.score_sum += float(score.sum())
+        self.reliance += scores.reliance[rows].sum(axis=0)
+        return self.drift.receive(windows, scores)
+
+    def noticed(self, notices: Sequence[Notice]) -> None:
+        """Counts the notices raised."""
+        self.notices.update(n.note.removeprefix("CMDANA::") for n in notices)

@@ -1,0 +1,200 @@
+"""The only loop that drives data: windows in, verdicts and notices out, offline and live alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.decision.counters import Watch
+from cmdana_plugin.decision.incidents import Decider
+from cmdana_plugin.decision.verdict import (
+    ANOMALOUS,
+    ANOMALOUS_HOST,
+    BENIGN,
+    NO_VERDICTS,
+    Coded,
+    Notice,
+    Verdicts,
+    coded,
+)
+from cmdana_plugin.detector.scores import Detector, Scores
+from cmdana_plugin.logs.streams import addresses
+from feature_extractors.community_id import community_id_v1
+from feature_extractors.features.encoding import Block, modalities_of
+from feature_extractors.observations import PROTO_NAMES, Stage, Windows
+
+# What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
+WORDS: Final[Mapping[str, str]] = {
+    "packets": "packets unlike what its connection, logs and history foretell",
+    "connection": "connection record unlike what its packets, logs and history foretell",
+    "log": "log entries unlike what its packets, connection and history foretell",
+    "residual": "the modalities do not belong together",
+    "next": "not what this host's history foretells",
+    "density": "far from all connections seen in training",
+    "isolation": "an unusual combination of plain numbers",
+    "novelty": "new to this host, service or pair",
+    "attack": "resembles attacks seen in training",
+    "site": "far from what this service has shown here so far",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a block of windows came to: a verdict for each window in its order, and the notices raised."""
+
+    verdicts: Verdicts
+    notices: Sequence[Notice]
+
+
+class Judge:
+    """Scores a block of windows, decides on each, and words the notices.
+
+    A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
+    that a flood of odd connections costs little more than one of ordinary ones. Of a block, the `most_explained`
+    oddest are explained so, where others wait for their verdicts (None: all).
+    """
+
+    most_explained: int | None = None
+
+    def __init__(self, detector: Detector, config: Config) -> None:
+        self.detector = detector
+        self.decider = Decider(config.verdict, config.incident)
+        self.watch = Watch(config, WORDS)
+        self._max_reasons = config.verdict.max_reasons
+
+    def receive(self, windows: Windows) -> Judged:
+        """Judges `windows`, which must come in order of `end` from call to call."""
+        return self.conclude(windows, self.detector.receive(windows))
+
+    def conclude(self, windows: Block, scores: Scores) -> Judged:
+        """The second half of `receive`, block by block in the same order; the detector may be a block ahead."""
+        if not len(windows):
+            return Judged(NO_VERDICTS, ())
+        verdicts = self._verdicts(windows, scores)
+        notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
+        raised = self._decide(verdicts, windows.connections.end.tolist())
+        for i, explained in self._explained(windows, scores, raised).items():
+            verdicts.reasons[i] = explained
+            raised[i] = [_explained(n, explained) for n in raised[i]]
+        for i in sorted(raised):
+            notices += raised[i]
+        self.watch.noticed(notices)
+        return Judged(verdicts, notices)
+
+    def _explained(
+        self, windows: Block, scores: Scores, raised: Collection[int]
+    ) -> dict[int, tuple[str, ...]]:
+        """Why, by row, of the oddest of these rows; a row that cannot be explained is left out."""
+        rows = sorted(sorted(raised, key=lambda i: float(scores.p_value[i]))[: self.most_explained])
+        if not rows:
+            return {}
+        reasons = self.detector.explain(windows, scores, np.array(rows))
+        return {i: tuple(some[: self._max_reasons]) for i, some in zip(rows, reasons, strict=True) if some}
+
+    def _decide(self, verdicts: Verdicts, ends: Sequence[float]) -> dict[int, list[Notice]]:
+        """The notices by row, of rows that raise any."""
+        decider = self.decider
+        raised: dict[int, list[Notice]] = {}
+        odd = verdicts.rows(np.flatnonzero(verdicts.verdict.code).tolist())
+        columns = zip(
+            verdicts.verdict.code.tolist(), verdicts.stage.code.tolist(), verdicts.p_value.tolist(),
+            verdicts.orig_h, verdicts.resp_h, ends, strict=True,
+        )  # fmt: skip
+        for i, (word, stage, p, orig, resp, end) in enumerate(columns):
+            if not word:
+                if stage:
+                    decider.benign(p, orig, resp, end)
+                continue
+            some = decider.receive(next(odd), end)
+            if some:
+                raised[i] = some
+        return raised
+
+    def _verdicts(self, windows: Block, scores: Scores) -> Verdicts:
+        decider, c = self.decider, windows.connections
+        odd = scores.score >= decider.threshold
+        words = {BENIGN: 0, ANOMALOUS: 1}
+        code = odd.astype(np.int64)
+        for i in np.flatnonzero(odd).tolist():
+            if scores.attack[i]:
+                code[i] = words.setdefault(scores.attack[i], len(words))
+        return Verdicts(
+            ts=c.ts,
+            uid=c.uid,
+            orig_h=addresses(c.orig_h),
+            orig_p=c.orig_p,
+            resp_h=addresses(c.resp_h),
+            resp_p=c.resp_p,
+            proto=Coded(c.ip_proto.astype(np.int64), _PROTOS),
+            service=coded(service or None for service in c.service),
+            community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
+            stage=Coded(c.stage.astype(np.int64), _STAGES),
+            score=scores.score,
+            p_value=scores.p_value,
+            threshold=round(decider.threshold, 6),
+            verdict=Coded(code, list(words)),
+            reliance=scores.reliance.round(4),
+            modalities=_modalities(windows),
+            reasons=component_reasons(scores, odd, self._max_reasons),
+            model=self.detector.name,
+        )
+
+
+_STAGES = tuple(stage.name.lower() for stage in Stage)
+_PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
+_TELLING: Final = 0.05  # a component's p-value below which it is named beside another
+
+
+def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
+    """For each odd row its components with the smallest p-values in words, least first; nothing for the others.
+
+    Only what is below 1 in 20, or else the least alone.
+    """
+    reasons: list[tuple[str, ...]] = [()] * len(odd)
+    rows = np.flatnonzero(odd)
+    names = sorted(name for name in scores.components if name in WORDS)
+    if not len(rows) or not names:
+        return reasons
+    table = np.stack([scores.components[name][rows] for name in names], axis=1)
+    order = np.argsort(table, axis=1, kind="stable")[:, :most]
+    p = np.take_along_axis(table, order, axis=1)
+    count = np.maximum((p < _TELLING).sum(axis=1), np.isfinite(p[:, 0]))
+    telling = np.arange(p.shape[1]) < count[:, None]
+    which, p = order[telling], p[telling]
+    told: dict[tuple[int, float], str] = {}
+    each = [
+        told.get(pair) or _component(told, names, *pair)
+        for pair in zip(which.tolist(), p.tolist(), strict=True)
+    ]
+    end = 0
+    for i, n in zip(rows.tolist(), count.tolist(), strict=True):
+        reasons[i] = tuple(each[end : end + n])
+        end += n
+    return reasons
+
+
+def _component(told: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
+    words = told[which, p] = f"{WORDS[names[which]]} (p={p:.1g})"
+    return words
+
+
+def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:
+    words = "; ".join(reasons)
+    if notice.note == ANOMALOUS_HOST:
+        return replace(notice, sub=f"{notice.sub}; latest: {words}")
+    return replace(notice, sub=words)
+
+
+_NAMES = tuple(
+    tuple(name for bit, name in enumerate(("packet", "connection", "log")) if code >> bit & 1)
+    for code in range(8)
+)
+
+
+def _modalities(windows: Block) -> Coded:
+    return Coded(modalities_of(windows) @ np.array([1, 2, 4]), _NAMES)

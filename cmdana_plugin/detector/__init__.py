@@ -1,0 +1,1 @@
+"""A block of windows in, scores out, each from the past only."""

@@ -1,0 +1,554 @@
+"""The detector: windows in stream order in, scores out, each from the past only."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector.calibration import fuse, weighted_bonferroni
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.history import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
+from cmdana_plugin.detector.inputs import (
+    BLOCK,
+    Prepared,
+    block_size,
+    density_columns,
+    encoded_together,
+    first_identical_row,
+    group_by_requested_fields,
+    isolation_columns,
+    pad_rows,
+    prepare,
+    tokens_of,
+)
+from cmdana_plugin.detector.network import (
+    CLASSES,
+    CONNECTION,
+    LOG,
+    MODALITIES,
+    PACKET,
+    Network,
+    Past,
+    latent_residual,
+)
+from cmdana_plugin.detector.scores import Scores, score_of, significant
+from cmdana_plugin.detector.soundness import COMPONENTS
+from cmdana_plugin.detector.trees import tabulate
+from cmdana_plugin.replay import reference
+from feature_extractors.errors import SchemaError
+from feature_extractors.features.encoding import (
+    Block,
+    Encoded,
+    Features,
+    concat_features,
+    encoded,
+    take_encoded,
+    take_features,
+)
+from feature_extractors.features.schema import Schema, load_schema
+from feature_extractors.observations import Stage, take
+
+_BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
+_PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
+_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
+_SURE: Final = 0.7  # probability from which on the supervised head names a class
+_ODD: Final = 1e-2  # p-value below which it does so at all
+_SWITCH_INTERVAL: Final = 5e-4  # seconds that a thread may keep the interpreter
+_EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
+_HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
+DEFAULT_MODEL: Final = "cmdana.safetensors"
+
+_Job = TypeVar("_Job")
+Floats32 = NDArray[np.float32]
+# Memory, ring and how much of it counts, as in `EventContext`
+Remembered = tuple[Floats32, Floats32, NDArray[np.int32]]
+
+
+@dataclass(slots=True)
+class EventContext:
+    """One block as the detector saw it: enough to explain it."""
+
+    features: Features
+    state: NDArray[np.float32]  # [n, F] raw counts
+    memory: NDArray[np.float32]  # [n, KINDS, MEMORY]
+    ring: NDArray[np.float32]
+    ring_used: NDArray[np.int32]
+    stratum: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class RawScores:
+    """What the network and its kin say of `n` events before calibration."""
+
+    raw: dict[str, NDArray[np.float64]]  # component -> [n], NaN where it does not apply
+    gate: NDArray[np.float32]  # [n, 4]
+    log_probability: tuple[NDArray[np.float32], ...] | None  # per modality [n, fields, CLASSES]
+
+
+class CrossModal:
+    """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
+
+    `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
+    while there are cores to `spare` (always, unless told), one otherwise. `network` is the class of an ablation's.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        schema: Schema,
+        salt: int = 0,
+        hosts: int = 1 << 17,
+        device: str = "cpu",
+        threads: int = 1,
+        spare: Callable[[], bool] | None = None,
+        network: type[Network] = Network,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.schema = schema
+        self.schema_digest = schema.digest
+        self.name = checkpoint.about.get("name", "cmdana")
+        self.device = torch.device(device)
+        self.network = network(checkpoint.shape)
+        self.network.load_state_dict(
+            {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
+        )
+        self.network.to(self.device).eval()
+        self._block = BLOCK if self.device.type == "cpu" else _BLOCK_GPU
+        # Blocks side by side, each on one thread: small products do not gain from being shared out.
+        several = threads > 1 and self.device.type == "cpu"
+        self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
+        self._spare = spare
+        self._salt = salt
+        self._hosts = hosts
+        self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
+        self.seen: EventContext | None = None
+
+    def reset(self) -> None:
+        """Forget everything about the stream, as before the first window."""
+        self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
+        self.seen = None
+
+    def receive(self, windows: Block) -> Scores:
+        if len(windows) == 0:
+            return self._scores({}, np.zeros((0, 4), np.float32))
+        raw, gate, _ = self.raw(windows)
+        return self._scores(raw, gate)
+
+    def raw(
+        self, windows: Block
+    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64]]:
+        """Uncalibrated components [n], gate [n, 4] and stratum [n] of windows in stream order.
+
+        Raises `SchemaError` for windows that were encoded by another schema.
+        """
+        if isinstance(windows, Encoded) and windows.schema != self.schema_digest:
+            raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
+        parts, seen = [], []
+        for begin in range(0, len(windows), _ROWS):
+            outcome, looked = self._advance(self._cut(windows, begin, min(begin + _ROWS, len(windows))))
+            parts.append(outcome)
+            seen.append(looked)
+        self.seen = seen[0] if len(seen) == 1 else _join(seen)
+        raw = {name: np.concatenate([p.raw[name] for p in parts]) for name in parts[0].raw}
+        gate = np.concatenate([p.gate for p in parts])
+        return raw, gate, self.seen.stratum
+
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        from cmdana_plugin.detector.reasons import reasons
+
+        assert isinstance(scores.seen, EventContext), "scores of another detector"
+        return reasons(self, scores.seen, rows)
+
+    def p_values(
+        self, raw: Mapping[str, NDArray[np.float64]], seen: EventContext
+    ) -> dict[str, NDArray[np.float64]]:
+        """Each component as a one-sided p-value among its own kind, isolation's among hosts known as well."""
+        return component_p_values(self.checkpoint, raw, seen.stratum, history_of(seen.state, self.schema))
+
+    def evidence(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """The fused evidence [n], before its own calibration."""
+        names = list(self.checkpoint.weights)
+        return fuse(
+            np.stack([components[k] for k in names], axis=1),
+            np.array([self.checkpoint.weights[k] for k in names]),
+        )
+
+    def score_context(self, seen: EventContext, keep: bool = False) -> RawScores:
+        """Score events from what was known before them; reads no table and changes none."""
+        prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
+        return self.judge(prepared, seen, self.latents(prepared), keep)
+
+    def _cut(self, windows: Block, begin: int, end: int) -> Encoded:
+        whole, rows = end - begin == len(windows), np.arange(begin, end)
+        if isinstance(windows, Encoded):
+            return windows if whole else take_encoded(windows, rows)
+        return encoded(windows if whole else take(windows, rows), self.schema)
+
+    def _advance(self, block: Encoded) -> tuple[RawScores, EventContext]:
+        features, c = block.features, block.connections
+        keys = make_keys(c, features, self._salt)
+        state, slots = self._tables.counts(c, features, keys, self.schema.spans)
+        prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
+
+        def remember(write: Floats32, value: Floats32, recent: Floats32) -> Remembered:
+            return self._tables.remember(
+                c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
+            )
+
+        return self.components(prepared, state, remember)
+
+    def components(
+        self,
+        prepared: Prepared,
+        state: Floats32,
+        remember: Callable[[Floats32, Floats32, Floats32], Remembered],
+    ) -> tuple[RawScores, EventContext]:
+        """Uncalibrated components of events with the counts `state` before them: at run time and at calibration alike.
+
+        `remember` is given what the events write (as `memory_update` has it) and says what was remembered before each.
+        """
+        latents = self.latents(prepared)
+        memory, ring, used = remember(*self.memory_update(latents, prepared))
+        seen = EventContext(
+            prepared.features, state, memory, ring, used, stratum_of(prepared.features, self.schema)
+        )
+        return self.judge(prepared, seen, latents), seen
+
+    def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
+        """Every job once, on all threads. Jobs touch rows of their own, so their order changes nothing."""
+
+        def run(one: _Job) -> None:
+            with torch.inference_mode():
+                job(one)
+
+        pool = self._pool if self._spare is None or self._spare() else None
+        for _ in map(run, jobs) if pool is None else pool.map(run, jobs):
+            pass
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        for begin in range(0, n, self._block):
+            yield slice(begin, min(begin + self._block, n))
+
+    def _size(self, rows: int) -> int:
+        return block_size(rows) if self.device.type == "cpu" else self._block
+
+    def _to(self, x: NDArray[np.generic]) -> Tensor:
+        return pad_rows(x, self._size(len(x))).to(self.device)
+
+    def rate(self) -> NDArray[np.float32]:
+        """Decay of the learned memory per second, [KINDS, MEMORY]."""
+        with torch.inference_mode():
+            out: NDArray[np.float32] = self.network.rate().cpu().numpy()
+        return out
+
+    def latents(self, prepared: Prepared) -> NDArray[np.float32]:
+        """[n, 3, latents, width], zero where a modality is absent; in blocks, whatever arrives.
+
+        What looks the same in a modality is encoded once.
+        """
+        n, shape = len(prepared), self.checkpoint.shape
+        out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
+
+        def encode_block(job: tuple[int, NDArray[np.int64], int]) -> None:
+            modality, rows, length = job
+            tokens, other = tokens_of(prepared, modality, rows, length, self._size(len(rows)))
+            z = self.network.encode(modality, tokens.to(self.device), other.to(self.device))
+            out[rows, modality] = z[: len(rows)].cpu().numpy()
+
+        where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
+        first = [_first_identical(prepared, m, rows) for m, rows in enumerate(where)]
+        self._each(encode_block, self._jobs(prepared, [w[i == w] for w, i in zip(where, first, strict=True)]))
+        for m, (rows, like) in enumerate(zip(where, first, strict=True)):
+            repeated = rows != like
+            out[rows[repeated], m] = out[like[repeated], m]
+        return out
+
+    def _jobs(
+        self, prepared: Prepared, where: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+        """Modality, one block of its rows, and the length to which their tokens are padded."""
+        for modality, rows, length in encoded_together(prepared.features, where):
+            for begin in range(0, len(rows), self._block):
+                yield modality, rows[begin : begin + self._block], length
+
+    def _present(
+        self, prepared: Prepared, every: bool
+    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64] | None]]:
+        """Modality, rows of one block in which it is present, and the fields that are asked of them; None: all.
+
+        On a GPU, where every block is padded to the same size, all are predicted: more blocks would cost more.
+        """
+        every |= self.device.type != "cpu"
+        for modality in range(MODALITIES):
+            rows = np.flatnonzero(prepared.present[:, modality])
+            for part, fields in (
+                [(rows, None)] if every else group_by_requested_fields(prepared.targets[modality], rows)
+            ):
+                for begin in range(0, len(part), self._block):
+                    yield modality, part[begin : begin + self._block], fields
+
+    def memory_update(
+        self, latents: NDArray[np.float32], prepared: Prepared
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """What events write: gate and value [n, KINDS, MEMORY], and their entries in the ring [n, RING_WIDTH]."""
+        n = len(prepared)
+        write = np.empty((n, KINDS, MEMORY), np.float32)
+        value, recent = np.empty_like(write), np.empty((n, RING_WIDTH), np.float32)
+
+        def update_block(rows: slice) -> None:
+            out = self.network.memory_update(self._to(latents[rows]), self._to(prepared.present[rows]))
+            write[rows], value[rows], recent[rows] = (x[: rows.stop - rows.start].cpu().numpy() for x in out)
+
+        self._each(update_block, self._blocks(n))
+        return write, value, recent
+
+    def judge(
+        self, prepared: Prepared, seen: EventContext, latents: NDArray[np.float32], keep: bool = False
+    ) -> RawScores:
+        """All components from what was known before; `keep` also returns the log probabilities."""
+        n, shape, network = len(prepared), self.checkpoint.shape, self.network
+        raw = {name: np.full(n, np.nan) for name in COMPONENTS}
+        gate = np.empty((n, 4), np.float32)
+        state = np.empty((n, shape.width), np.float32)
+        residual = np.zeros((n, MODALITIES), np.float32)
+        chance = [np.zeros((n, t, CLASSES), np.float32) for t in shape.targets] if keep else None
+        plain, wide = density_input(prepared, self.schema), isolation_input(prepared, self.schema)
+        table = tabulate(seen.features, seen.state)
+        trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
+
+        def state_block(rows: slice) -> None:
+            k = rows.stop - rows.start
+            past = Past(
+                self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows])
+            )
+            s = network.read_state(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
+            state[rows] = s[:k].cpu().numpy()
+            gate[rows] = network.gate_weights(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
+            ahead = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
+            raw["next"][rows] = ahead[:k].cpu().numpy()
+            raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
+            if trees is not None:
+                raw["attack"][rows] = trees.score(table[rows])
+            if isolation is not None:
+                raw["isolation"][rows] = isolation.score(wide[rows])
+
+        def predict_block(job: tuple[int, NDArray[np.int64], NDArray[np.int64] | None]) -> None:
+            modality, rows, fields = job
+            k = len(rows)
+            z, s = self._to(latents[rows]), self._to(state[rows])
+            bias = network.gate_bias(self._to(gate[rows]), self._to(prepared.present[rows]))
+            asked = None if fields is None else torch.from_numpy(fields)
+            expected, logits = network(modality, z, s, bias, asked)
+            residual[rows, modality] = latent_residual(expected, z[:, modality])[:k].cpu().numpy()
+            if chance is not None:
+                chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
+            targets = prepared.targets[modality][rows]
+            surprise = _surprise(logits, self._to(targets if fields is None else targets[:, fields]))
+            raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
+
+        self._each(state_block, self._blocks(n))
+        self._each(predict_block, self._present(prepared, keep))
+        raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
+        raw["novelty"] = novelty(seen.state, self.schema)
+        if trees is None:
+            del raw["attack"]
+        if isolation is None:
+            del raw["isolation"]
+        return RawScores(
+            {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
+        )
+
+    def _scores(self, raw: Mapping[str, NDArray[np.float64]], gate: NDArray[np.float32]) -> Scores:
+        """Of the events last seen."""
+        n = len(gate)
+        if n == 0:
+            none = np.zeros(0)
+            return Scores(none, none, dict.fromkeys(self.checkpoint.strata, none), np.zeros((0, 4)), [])
+        assert self.seen is not None
+        components = self.p_values(raw, self.seen)
+        history = history_of(self.seen.state, self.schema)
+        p = whole_p_value(self.checkpoint, self.evidence(components), components, history)
+        score = np.round(score_of(p), 6)
+        p = significant(p)
+        reliance = np.round(gate.astype(np.float64), 6)
+        return Scores(
+            score=score,
+            p_value=p,
+            components={k: np.round(v, 12) for k, v in components.items()},
+            reliance=reliance / reliance.sum(axis=1, keepdims=True),
+            attack=self._attack(raw, p),
+            seen=self.seen,
+        )
+
+    def _attack(self, raw: Mapping[str, NDArray[np.float64]], p: NDArray[np.float64]) -> list[str]:
+        """The kind of known attack, named only where the head is sure and the event is odd at all."""
+        names, namer = [""] * len(p), self.checkpoint.namer
+        if namer is None or "attack" not in raw or self.seen is None:
+            return names
+        rows = np.flatnonzero((raw["attack"] > 0.0) & (p < _ODD))
+        if len(rows):
+            odds = namer.scores(tabulate(take_features(self.seen.features, rows), self.seen.state[rows]))
+            chance = np.exp(odds - odds.max(axis=1, keepdims=True))
+            chance /= chance.sum(axis=1, keepdims=True)
+            for row, best, sure in zip(rows, chance.argmax(axis=1), chance.max(axis=1), strict=True):
+                if sure >= _SURE:
+                    names[row] = self.checkpoint.classes[best]
+        return names
+
+
+def _first_identical(prepared: Prepared, modality: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of the rows the first of them that looks the same in this modality."""
+    f = prepared.features
+    if modality == PACKET:
+        return first_identical_row(f.packets, f.packet_start, rows)
+    if modality == LOG:
+        return first_identical_row(f.log_tokens, f.log_start, rows)
+    fields = np.concatenate([prepared.codes.astype(np.int32), prepared.values.view(np.int32)], axis=1)
+    return first_identical_row(fields, np.arange(len(prepared) + 1), rows)
+
+
+def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log probability [B] of what is set (class -1: not asked)."""
+    asked = targets >= 0
+    picked = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
+    total = logits.exp().sum(dim=-1).log()
+    if not bool((total.abs() < _EXACT).all()):  # a third slower, and good for any logits
+        total = torch.logsumexp(logits, dim=-1)
+    return ((total - picked) * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
+
+
+def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
+    """Protocol by service: what calibration keeps apart."""
+    names = [c.name for c in schema.categorical]
+    proto = features.categorical[:, names.index("proto")].astype(np.int64)
+    service = features.categorical[:, names.index("service")].astype(np.int64)
+    return proto * 64 + service
+
+
+def history_of(state: NDArray[np.float32], schema: Schema) -> NDArray[np.int64]:
+    """How little of the originator has been seen [n]: 0 it is well known .. 3 it is new."""
+    seen = np.expm1(np.nan_to_num(state[:, schema.state.index("orig_seen")], nan=np.inf))
+    return len(_HISTORY) - np.searchsorted(_HISTORY, seen + 0.5, side="right").astype(np.int64)
+
+
+def component_p_values(
+    checkpoint: Checkpoint,
+    raw: Mapping[str, NDArray[np.float64]],
+    stratum: NDArray[np.int64],
+    history: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Each component [n] among its own kind of traffic; isolation's among hosts that are known as well.
+
+    Within its own kind a scan is no longer alone; and a host that is new is parted from all others for that alone.
+    """
+    return {
+        name: s.p_value(raw[name], history if name == "isolation" else stratum)
+        for name, s in checkpoint.strata.items()
+    }
+
+
+def whole_p_value(
+    checkpoint: Checkpoint,
+    evidence: NDArray[np.float64],
+    components: Mapping[str, NDArray[np.float64]],
+    history: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """The fused evidence's p [n], isolation's beside it where there is one, among hosts that are known as well."""
+    p = checkpoint.fused.p_value(evidence)
+    if "isolation" in components:
+        p = weighted_bonferroni(p, components["isolation"])
+    return p if checkpoint.whole is None else checkpoint.whole.p_value(-np.log(p), history)
+
+
+def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The columns that the isolation forest looks at, standardised."""
+    return np.concatenate([prepared.values, prepared.state[:, isolation_columns(schema)]], axis=1)
+
+
+def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The columns that the mixture looks at, standardised."""
+    return np.concatenate([prepared.values, prepared.state[:, density_columns(schema)]], axis=1)
+
+
+def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
+    """How new the event's peer, port and name are to the host and the site; higher is newer."""
+    columns = [
+        schema.state.index(k)
+        for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
+    ]
+    rare = np.exp(-state[:, columns].astype(np.float64))
+    known = np.isfinite(rare).sum(axis=1)
+    mean: NDArray[np.float64] = np.nansum(rare, axis=1) / np.maximum(known, 1)
+    return mean
+
+
+def _join(seen: list[EventContext]) -> EventContext:
+    return EventContext(
+        features=concat_features([s.features for s in seen]),
+        state=np.concatenate([s.state for s in seen]),
+        memory=np.concatenate([s.memory for s in seen]),
+        ring=np.concatenate([s.ring for s in seen]),
+        ring_used=np.concatenate([s.ring_used for s in seen]),
+        stratum=np.concatenate([s.stratum for s in seen]),
+    )
+
+
+def share_cores() -> None:
+    """Sets what holds for the whole process where scoring is its work: our own threads, each on one core.
+
+    For the start of a program. A product that shares itself out among threads of its own would keep ours waiting, and
+    so would a thread that keeps the interpreter while another comes back from a product.
+    """
+    torch.set_num_threads(1)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+
+
+def load_detector(
+    path: Path | None = None,
+    device: str = "cpu",
+    threads: int = 2,
+    salt: int | None = None,
+    hosts: int = 1 << 17,
+    spare: Callable[[], bool] | None = None,
+) -> CrossModal:
+    """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
+
+    `salt` defaults to one derived from the checkpoint; a site sets its own secret. The rest as in `CrossModal`. Nothing
+    else in the process changes: a program of our own has its threads share the cores with `share_cores`.
+    """
+    schema = load_schema()
+    loaded = shipped_checkpoint() if path is None else checkpoints.load(path, schema)
+    if salt is None:
+        digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
+        salt = int.from_bytes(digest[:8], "little")
+    return CrossModal(loaded, schema, salt, hosts, device, threads, spare)
+
+
+def shipped_checkpoint() -> Checkpoint:
+    """The checkpoint that comes with the package, if it is the one that was packed. Raises `CmdanaError` if not."""
+    with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as path:
+        return checkpoints.load(path, load_schema(), reference.shipped().sha256)
+
+
+__all__ = [
+    "COMPONENTS",
+    "CrossModal",
+    "EventContext",
+    "RawScores",
+    "load_detector",
+    "share_cores",
+    "shipped_checkpoint",
+    "stratum_of",
+]

@@ -1,0 +1,97 @@
+"""How far an event lies from benign traffic in plain numbers: a Gaussian mixture over whitened columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cmdana_plugin.detector.inputs import block_size
+
+_TOGETHER: Final = 256  # rows of one product at most
+_ENOUGH: Final = 50_000  # rows to learn from
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Full-covariance Gaussians; `score` is the negative log likelihood, higher is odder."""
+
+    weight: NDArray[np.float64]  # [K] log weights
+    mean: NDArray[np.float64]  # [K, F]
+    root: NDArray[np.float64]  # [K, F, F] upper triangular; (x - mean) @ root has unit covariance
+    constant: NDArray[np.float64]  # [K] log determinants of root
+
+    def score(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        components, width = self.mean.shape
+        roots, shift = self._side_by_side
+        out = np.empty(len(x))
+        for begin in range(0, len(x), _TOGETHER):
+            rows = x[begin : begin + _TOGETHER]
+            block = np.zeros((block_size(len(rows)), width))
+            block[: len(rows)] = rows
+            # By torch, whose threads we keep count of: numpy's would be more than there are cores.
+            y = (
+                torch.addmm(shift, torch.from_numpy(block), roots)
+                .numpy()
+                .reshape(len(block), components, width)
+            )
+            part = self.weight + self.constant - 0.5 * np.einsum("nkf,nkf->nk", y, y)
+            top = part.max(axis=1)
+            out[begin : begin + len(rows)] = -(top + np.log(np.exp(part - top[:, None]).sum(axis=1)))[
+                : len(rows)
+            ]
+        return out
+
+    @cached_property
+    def _side_by_side(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All roots in one matrix [F, K * F], and what the means come to under them, negated [K * F]."""
+        components, width = self.mean.shape
+        roots = np.ascontiguousarray(self.root.transpose(1, 0, 2)).reshape(width, components * width)
+        shift = -np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
+        return torch.from_numpy(roots), torch.from_numpy(shift)
+
+
+def fit_mixture(
+    x: NDArray[np.float32], components: int, seed: int, rounds: int = 12, floor: float = 0.05
+) -> Mixture:
+    """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
+
+    Of more than `_ENOUGH` rows that many are drawn: more would sharpen nothing but take their time.
+    """
+    rng = np.random.default_rng(seed)
+    if len(x) > _ENOUGH:
+        x = x[rng.choice(len(x), _ENOUGH, replace=False)]
+    n, width = x.shape
+    components = max(1, min(components, n // (2 * width) or 1))
+    mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)
+    cover = np.broadcast_to(
+        np.cov(x, rowvar=False) + floor * np.eye(width), (components, width, width)
+    ).copy()
+    share = np.full(components, 1.0 / components)
+    mixture = _mixture(share, mean, cover)
+    for _ in range(rounds):
+        parts = np.empty((n, components))
+        for k in range(components):
+            y = (x - mixture.mean[k]) @ mixture.root[k]
+            parts[:, k] = mixture.weight[k] + mixture.constant[k] - 0.5 * (y * y).sum(axis=1)
+        parts -= parts.max(axis=1, keepdims=True)
+        parts = np.exp(parts)
+        parts /= parts.sum(axis=1, keepdims=True)
+        total = parts.sum(axis=0) + 1e-6
+        share = total / total.sum()
+        mean = parts.T @ x / total[:, None]
+        for k in range(components):
+            d = x - mean[k]
+            cover[k] = (d * parts[:, k : k + 1]).T @ d / total[k] + floor * np.eye(width)
+        mixture = _mixture(share, mean, cover)
+    return mixture
+
+
+def _mixture(share: NDArray[np.float64], mean: NDArray[np.float64], cover: NDArray[np.float64]) -> Mixture:
+    root = np.linalg.inv(np.linalg.cholesky(cover)).transpose(0, 2, 1)
+    constant = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+    return Mixture(np.log(share), mean, np.ascontiguousarray(root), constant)

@@ -1,0 +1,390 @@
+"""The network: one encoder per modality, a gate moved by the past, and predictors in which no modality sees itself.
+
+Our reading of cross-modal dynamic attention: queries come from the state before the event, keys and values from the
+other modalities, and a weight per modality is computed anew for every event from that state. A missing modality is
+a mask, never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH
+
+PACKET, CONNECTION, LOG, STATE = range(4)
+MODALITIES: Final = 3  # those that are predicted; the state is the fourth source
+CLASSES: Final = 34  # of every predicted field: unset, zero, bins or codes
+_HALF_LIVES: Final = (1.0, 7 * 86400.0)  # seconds, shortest and longest at the start of training
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The creation parameters of a network; stored in the checkpoint."""
+
+    numeric: int
+    categorical: tuple[int, ...]  # codes of each
+    state: int
+    packet_width: int
+    log_width: int
+    log_buckets: int
+    targets: tuple[int, int, int]  # predicted fields of packets, connection, logs
+    width: int = 48
+    latents: int = 2
+    heads: int = 4
+
+
+@dataclass(slots=True)
+class Past:
+    """What was known before each event."""
+
+    memory: Tensor  # [B, KINDS, MEMORY]
+    ring: Tensor  # [B, RING, RING_WIDTH]
+    ring_used: Tensor  # [B]
+
+
+def _softmax_of_tokens(scores: Tensor) -> Tensor:
+    """Scores [B, T, H] to weights [B, H, T], which sum to one over the tokens; few are faster side by side."""
+    if scores.shape[1] < 16:
+        return scores.softmax(dim=1).transpose(1, 2)
+    return scores.transpose(1, 2).softmax(dim=2)
+
+
+class Pool(nn.Module):
+    """Softmax attention over tokens with `latents` queries per head (source S2, made multi-head)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d = shape.width
+        self.latents, self.heads = shape.latents, shape.heads
+        self.norm = nn.LayerNorm(d)
+        self.score = nn.Linear(d, shape.latents * shape.heads)
+        self.value = nn.Linear(d, d)
+        self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.out = nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, d] and mask [B, T] to [B, latents, d]. Rows without a token give zeros: mask them downstream."""
+        b, _, d = x.shape
+        x = self.norm(x)
+        scores = self.score(x)
+        if mask is not None:
+            scores = scores.masked_fill_(~mask[:, :, None], -1e9)
+        # Weights sum to one, so values may be taken of what was pooled instead of every token.
+        pooled = torch.bmm(_softmax_of_tokens(scores), x).view(b, self.latents, self.heads, d)
+        z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(self.heads, -1, d))
+        z = z.reshape(b, self.latents, d) + self.value.bias
+        out: Tensor = self.out(self.mix(z).add_(z))
+        return out
+
+
+class ConnectionEncoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.code = nn.Embedding(shape.numeric * CLASSES + sum(shape.categorical), shape.width)
+        self.slope = nn.Parameter(torch.randn(shape.numeric, shape.width) * 0.1)
+        self.pool = Pool(shape)
+        self.numeric = shape.numeric
+
+    def forward(self, codes: Tensor, values: Tensor) -> Tensor:
+        x = self.code(codes)
+        x[:, : self.numeric].addcmul_(values[:, :, None], self.slope)
+        out: Tensor = self.pool(x, None)
+        return out
+
+
+class PacketEncoder(nn.Module):
+    """Each packet is read with its neighbours, then pooled."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.read = nn.Linear(3 * shape.packet_width, shape.width)
+        self.think = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.width), nn.GELU())
+        self.pool = Pool(shape)
+
+    def forward(self, packets: Tensor, mask: Tensor) -> Tensor:
+        packets = packets * mask[:, :, None]
+        before = F.pad(packets, (0, 0, 1, 0))[:, :-1]
+        after = F.pad(packets, (0, 0, 0, 1))[:, 1:]
+        x = F.gelu(self.read(torch.cat([before, packets, after], dim=-1)))
+        out: Tensor = self.pool(self.think(x).add_(x), mask)
+        return out
+
+
+class LogEncoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.bucket = nn.Embedding(shape.log_buckets, shape.width, padding_idx=0)
+        self.think = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.width), nn.GELU())
+        self.pool = Pool(shape)
+
+    def forward(self, logs: Tensor, mask: Tensor) -> Tensor:
+        b, t, w = logs.shape
+        x = F.embedding_bag(logs.view(b * t, w), self.bucket.weight, mode="sum", padding_idx=0).view(b, t, -1)
+        out: Tensor = self.pool(self.think(x).add_(x), mask)
+        return out
+
+
+class Predictor(nn.Module):
+    """What one modality should look like: the state asks, the other modalities and the state answer."""
+
+    def __init__(self, shape: Shape, targets: int) -> None:
+        super().__init__()
+        d = shape.width
+        self.latents, self.heads, self.targets = shape.latents, shape.heads, targets
+        self.query = nn.Linear(d, shape.latents * d)
+        self.key = nn.Linear(d, d)
+        self.value = nn.Linear(d, d)
+        self.mix = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+        self.norm = nn.LayerNorm(d)
+        self.widen = nn.Linear(shape.latents * d, 2 * d)
+        self.classes = nn.Linear(2 * d, targets * CLASSES)
+
+    def __call__(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        out: Tensor = super().__call__(state, others, bias)
+        return out
+
+    def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
+        b, _, d = others.shape
+        h, c = self.heads, d // self.heads
+        # Keys are taken of the query and values of what was pooled, not of every token; what a key's bias adds is
+        # the same for all tokens and falls out of the softmax.
+        q = self.query(state).view(b, self.latents, h, c)
+        q = torch.einsum("bmhc,hcd->bmhd", q, self.key.weight.view(h, c, d)).reshape(b, -1, d)
+        scores = torch.baddbmm(bias[:, :, None], others, q.transpose(1, 2), alpha=c**-0.5)
+        pooled = torch.bmm(_softmax_of_tokens(scores), others).view(b, self.latents, h, d)
+        z = torch.einsum("bmhd,hcd->bmhc", pooled, self.value.weight.view(h, c, d))
+        z = z.reshape(b, self.latents, d) + self.value.bias
+        out: Tensor = self.norm(self.mix(z).add_(z))
+        return out
+
+    def decode(self, z: Tensor, fields: Tensor | None = None) -> Tensor:
+        """Logits [B, targets, CLASSES] of what `forward` gave; of the `fields` alone (indices) where they are named."""
+        z = F.gelu(self.widen(z.flatten(1)))
+        if fields is None:
+            logits: Tensor = self.classes(z)
+            return logits.view(len(z), self.targets, CLASSES)
+        weight = self.classes.weight.view(self.targets, CLASSES, -1)[fields].flatten(0, 1)
+        bias = self.classes.bias.view(self.targets, CLASSES)[fields].flatten()
+        return F.linear(z, weight, bias).view(len(z), len(fields), CLASSES)
+
+
+class Network(nn.Module):
+    """Everything learned but the boosted trees, in the steps that training, scoring and explaining take alike.
+
+    `encode` each modality; `memory_update`, what is remembered of the event; `read_state`, the state before it;
+    `gate_weights` and `gate_bias`, how much each source counts; `forward`, one modality predicted from the others and
+    the state; `look_ahead`, the connection predicted from the state alone.
+    """
+
+    predictor: ClassVar[type[Predictor]] = Predictor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d = shape.width
+        self.shape = shape
+        self.packets, self.connection, self.logs = (
+            PacketEncoder(shape),
+            ConnectionEncoder(shape),
+            LogEncoder(shape),
+        )
+        self.summary = nn.Sequential(nn.Linear(3 * d + 3, d), nn.GELU(), nn.LayerNorm(d))
+        self.write = nn.Linear(d, KINDS * MEMORY)
+        self.value = nn.Linear(d, KINDS * MEMORY)
+        self.recent = nn.Linear(d, RING_WIDTH)
+        lives = torch.logspace(0, 1, MEMORY, base=_HALF_LIVES[1] / _HALF_LIVES[0]) * _HALF_LIVES[0]
+        self.log_half_life = nn.Parameter(lives.log().repeat(KINDS, 1))
+        self.counts = nn.Sequential(nn.Linear(2 * shape.state, d), nn.GELU(), nn.Linear(d, d))
+        self.look_back = nn.Linear(d, RING_WIDTH)
+        self.remember = nn.Linear(KINDS * MEMORY + RING_WIDTH, d)
+        self.state_norm = nn.LayerNorm(d)
+        self.gate = nn.Sequential(nn.Linear(d + 3, d), nn.GELU(), nn.Linear(d, 4))
+        self.predictors = nn.ModuleList(self.predictor(shape, n) for n in shape.targets)
+        self.next = nn.Sequential(
+            nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, shape.targets[1] * CLASSES)
+        )
+
+    def encode(self, modality: int, tokens: Tensor, other: Tensor) -> Tensor:
+        """Latents [B, latents, d] of one modality: codes and values of connections, tokens and their mask of others.
+
+        Each row from itself alone. Rows without a token give nothing of use: their modality is not present.
+        """
+        encoder = (self.packets, self.connection, self.logs)[modality]
+        out: Tensor = encoder(tokens, other)
+        return out
+
+    def memory_update(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What an event writes: gate and value [B, KINDS, MEMORY], and its entry in the ring [B, RING_WIDTH]."""
+        v = self.summary(torch.cat([z.mean(dim=2).flatten(1), present.to(z.dtype)], dim=1))
+        b = len(z)
+        write = torch.sigmoid(self.write(v)).view(b, KINDS, MEMORY)
+        return write, torch.tanh(self.value(v)).view(b, KINDS, MEMORY), self.recent(v)
+
+    def rate(self) -> Tensor:
+        """Decay per second, [KINDS, MEMORY]."""
+        return 0.6931472 * torch.exp(-self.log_half_life)
+
+    def read_state(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
+        """The state before the event, [B, d]: counts, learned memory, and attention over the host's recent events."""
+        counts = self.counts(torch.cat([state, known], dim=1))
+        query = self.look_back(counts)
+        scores = torch.einsum("bk,brk->br", query, past.ring) / RING_WIDTH**0.5
+        there = torch.arange(RING, device=scores.device)[None] < past.ring_used[:, None]
+        weights = scores.masked_fill(~there, -1e9).softmax(dim=1) * there
+        seen = torch.einsum("br,brk->bk", weights, past.ring)
+        remembered: Tensor = self.state_norm(
+            counts + self.remember(torch.cat([past.memory.flatten(1), seen], dim=1))
+        )
+        return remembered
+
+    def gate_weights(self, s: Tensor, present: Tensor) -> Tensor:
+        """The dynamic gate [B, 4] over packets, connection, logs and state; a missing one gets nothing."""
+        there = torch.cat([present, torch.ones_like(present[:, :1])], dim=1)
+        logits = self.gate(torch.cat([s, present.to(s.dtype)], dim=1))
+        weights: Tensor = logits.masked_fill(~there, -1e9).softmax(dim=1)
+        return weights
+
+    def gate_bias(self, gate: Tensor, present: Tensor) -> Tensor:
+        """The gate as log weights of all tokens [B, 3 * latents + 1]; one of a missing modality counts for nothing."""
+        m = self.shape.latents
+        bias = torch.log(gate.clamp_min(1e-9))
+        bias = torch.cat([bias[:, :MODALITIES].masked_fill(~present, -1e9), bias[:, MODALITIES:]], dim=1)
+        return torch.cat([bias[:, :MODALITIES].repeat_interleave(m, dim=1), bias[:, MODALITIES:]], dim=1)
+
+    def sources(self, modality: int) -> Sequence[int]:
+        """The modalities that one is predicted from: the others."""
+        return [j for j in range(MODALITIES) if j != modality]
+
+    def __call__(
+        self, modality: int, z: Tensor, s: Tensor, bias: Tensor, fields: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = super().__call__(modality, z, s, bias, fields)
+        return out
+
+    def forward(
+        self, modality: int, z: Tensor, s: Tensor, bias: Tensor, fields: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One modality as its sources and the state let expect it: its latents [B, latents, d] and its fields' logits.
+
+        `z` [B, 3, latents, d] are the latents of all modalities, of which its own are not looked at; `s` the state;
+        `bias` what `gate_bias` gave, by which what is absent cannot leak; `fields` (indices) of which logits are
+        wanted, [B, fields, CLASSES], all unless named.
+        """
+        m, sources, predictor = self.shape.latents, self.sources(modality), self._predictor(modality)
+        tokens = torch.cat([*(z[:, j] for j in sources), s[:, None]], dim=1)
+        there = torch.cat(
+            [*(bias[:, j * m : (j + 1) * m] for j in sources), bias[:, MODALITIES * m :]], dim=1
+        )
+        expected = predictor(s, tokens, there)
+        return expected, predictor.decode(expected, fields)
+
+    def _predictor(self, modality: int) -> Predictor:
+        found = self.predictors[modality]
+        assert isinstance(found, Predictor)
+        return found
+
+    def look_ahead(self, s: Tensor) -> Tensor:
+        """The connection's fields from the state alone, [B, targets, CLASSES]."""
+        logits: Tensor = self.next(s)
+        return logits.view(len(s), self.shape.targets[CONNECTION], CLASSES)
+
+
+def latent_residual(expected: Tensor, seen: Tensor) -> Tensor:
+    """Squared distance [B] of `seen` from what was expected, both [B, latents, d]; `seen` learns nothing by it."""
+    return (expected - seen.detach()).pow(2).mean(dim=(1, 2))
+
+
+def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:
+    """h_t = keep_t * h_{t-1} + add_t along the first axis, by doubling; `keep` is 0 where a segment begins.
+
+    Exact up to rounding, log2(n) steps, differentiable. Returns h [n, ...].
+    """
+    n, step = len(keep), 1
+    while step < n:
+        add = torch.cat([add[:step], add[step:] + keep[step:] * add[:-step]])
+        keep = torch.cat([keep[:step], keep[step:] * keep[:-step]])
+        step *= 2
+    return add
+
+
+def parameters_of(shape: Shape) -> dict[str, object]:
+    """The creation parameters as plain values."""
+    return asdict(shape)
+
+
+_ONCE: Final = {"static_gate": False, "use_memory": True, "cross": True, "concatenate": False, "own": False}
+
+
+def shape_of(parameters: Mapping[str, Any]) -> Shape:
+    """The creation parameters from plain values. Raises `ValueError` for a network that is an ablation.
+
+    Older models name what ablations of theirs left out: here those are other classes, and never on disk.
+    """
+    kept = dict(parameters)
+    for name, shipped in _ONCE.items():
+        if kept.pop(name, shipped) != shipped:
+            raise ValueError(f"found {name} {str(not shipped).lower()}, expected {str(shipped).lower()}")
+    kept |= {"categorical": tuple(kept["categorical"]), "targets": tuple(kept["targets"])}
+    return Shape(**kept)
+
+
+def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a `Network` by its name, without making one."""
+    d, wide = shape.width, 2 * shape.width
+    found: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, inside: int, outside: int) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (outside, inside), (outside,)
+
+    def norm(name: str) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (d,), (d,)
+
+    def mix(name: str) -> None:
+        norm(f"{name}.0")
+        linear(f"{name}.1", d, wide)
+        linear(f"{name}.3", wide, d)
+
+    for name in ("packets", "connection", "logs"):
+        norm(f"{name}.pool.norm")
+        linear(f"{name}.pool.score", d, shape.latents * shape.heads)
+        linear(f"{name}.pool.value", d, d)
+        mix(f"{name}.pool.mix")
+        norm(f"{name}.pool.out")
+        if name != "connection":
+            norm(f"{name}.think.0")
+            linear(f"{name}.think.1", d, d)
+    found["connection.code.weight"] = (shape.numeric * CLASSES + sum(shape.categorical), d)
+    found["connection.slope"] = (shape.numeric, d)
+    linear("packets.read", 3 * shape.packet_width, d)
+    found["logs.bucket.weight"] = (shape.log_buckets, d)
+    linear("summary.0", 3 * d + 3, d)
+    norm("summary.2")
+    linear("write", d, KINDS * MEMORY)
+    linear("value", d, KINDS * MEMORY)
+    linear("recent", d, RING_WIDTH)
+    found["log_half_life"] = (KINDS, MEMORY)
+    linear("counts.0", 2 * shape.state, d)
+    linear("counts.2", d, d)
+    linear("look_back", d, RING_WIDTH)
+    linear("remember", KINDS * MEMORY + RING_WIDTH, d)
+    norm("state_norm")
+    linear("gate.0", d + 3, d)
+    linear("gate.2", d, 4)
+    for k, targets in enumerate(shape.targets):
+        name = f"predictors.{k}"
+        linear(f"{name}.query", d, shape.latents * d)
+        linear(f"{name}.key", d, d)
+        linear(f"{name}.value", d, d)
+        mix(f"{name}.mix")
+        norm(f"{name}.norm")
+        linear(f"{name}.widen", shape.latents * d, wide)
+        linear(f"{name}.classes", wide, targets * CLASSES)
+    linear("next.0", d, wide)
+    linear("next.2", wide, shape.targets[CONNECTION] * CLASSES)
+    return found

@@ -1,0 +1,356 @@
+"""Why a connection is odd, in an analyst's words: fields reset to what was expected, and what that does to the score.
+
+Occlusion to the conditional expectation: each field in turn is set to what the other modalities and the state make
+likely, the event is scored again, and the fields whose reset takes away most evidence are named. So a reason is a
+measured effect on this score, not a picture of attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.detector.calibration import ALONE
+from cmdana_plugin.detector.inputs import Bins, prepare
+from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
+from feature_extractors.features.encoding import Features, take_features
+from feature_extractors.features.schema import Schema
+
+if TYPE_CHECKING:
+    from cmdana_plugin.detector.cross_modal import CrossModal, EventContext, RawScores
+
+TOP: Final = 3
+_TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
+Reset = Callable[[Features, NDArray[np.float32], int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that can be reset: how, and what to say about it.
+
+    Columns that follow from one another are reset together, for an event with other bytes has other rates too;
+    the words are those of the oddest among them.
+    """
+
+    name: str
+    odd: float  # how odd, -log10 p or spreads: orders the words within a group
+    reset: Reset  # in place, row of the variants
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The fields of one event, most telling first; `evidence` is the fused evidence of the event as it was."""
+
+    evidence: float
+    fields: list[Field]
+    without: list[float]  # evidence with the first field reset, with the first two, ...
+
+
+def reasons(
+    detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
+) -> list[list[str]]:
+    """At most `top` reasons for each row; a field that takes no evidence away is no reason."""
+    out: list[list[str]] = []
+    for begin in range(0, len(rows), _TOGETHER):
+        some = explain_rows(detector, seen, rows[begin : begin + _TOGETHER], top)
+        out += [[f.words for f in explained.fields] for explained in some]
+    return out
+
+
+def explain_rows(
+    detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
+) -> list[Explained]:
+    """The fields of each row that speak most against it.
+
+    Greedy: the field whose reset lowers the evidence most, then the next given the first.
+
+    Events are searched side by side, a round of all of them at once; none changes what another is given.
+    """
+    ones = _repeat(seen, rows)
+    outcome = detector.score_context(ones, keep=True)
+    assert outcome.log_probability is not None
+    start = _evidence(detector, outcome, ones)
+    fields = _fields(detector, ones, outcome.log_probability)
+    open_ = [_grouped(f) for f in fields]
+    chosen: list[list[Field]] = [[] for _ in rows]
+    without: list[list[float]] = [[] for _ in rows]
+    searching = list(range(len(rows)))
+    for _ in range(top):
+        searching = [i for i in searching if open_[i]]
+        if not searching:
+            break
+        sizes = [len(open_[i]) for i in searching]
+        variants = _repeat(ones, np.repeat(np.array(searching, np.int64), sizes))
+        begins = np.concatenate([[0], np.cumsum(sizes)])
+        for i, begin in zip(searching, begins[:-1].tolist(), strict=True):
+            for k, candidate in enumerate(open_[i]):
+                for f in [*chosen[i], candidate]:
+                    f.reset(variants.features, variants.state, begin + k)
+        after = evidence_of(detector, variants)
+        still = []
+        for i, begin, end in zip(searching, begins[:-1].tolist(), begins[1:].tolist(), strict=True):
+            best = int(np.argmin(after[begin:end]))
+            lowest = float(after[begin + best])
+            if lowest < (without[i][-1] if without[i] else float(start[i])) - 1e-6:
+                chosen[i].append(open_[i].pop(best))
+                without[i].append(lowest)
+                still.append(i)
+        searching = still
+    return [Explained(float(e), c, w) for e, c, w in zip(start, chosen, without, strict=True)]
+
+
+def evidence_of(detector: CrossModal, seen: EventContext) -> NDArray[np.float64]:
+    """What speaks against events as given [n]: the fused evidence and, where there is one, isolation's added to it."""
+    return _evidence(detector, detector.score_context(seen), seen)
+
+
+def _evidence(detector: CrossModal, outcome: RawScores, seen: EventContext) -> NDArray[np.float64]:
+    components = detector.p_values(outcome.raw, seen)
+    evidence = detector.evidence(components)
+    return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
+
+
+_GROUPS: Final = {
+    "orig_bytes": "orig_volume", "orig_pkts": "orig_volume", "orig_packet_size": "orig_volume",
+    "byte_balance": "orig_volume", "packet_balance": "orig_volume", "payload_share": "orig_volume",
+    "resp_bytes": "resp_volume", "resp_pkts": "resp_volume", "resp_packet_size": "resp_volume",
+    "duration": "pace", "byte_rate": "pace", "packet_rate": "pace",
+    "conn_state": "course", "history_orig": "course", "history_resp": "course", "history_length": "course",
+    "service": "service", "resp_port": "service",
+    "pair_seen": "novelty", "service_seen": "novelty", "port_seen": "novelty", "name_seen": "novelty",
+    "orig_name_seen": "novelty", "orig_uses_port": "novelty", "resp_serves": "novelty", "orig_seen": "novelty",
+    "orig_conns": "orig_past", "orig_failed": "orig_past", "orig_new_peers": "orig_past", "orig_idle": "orig_past",
+    "orig_new_services": "orig_past", "orig_failed_share": "orig_past", "orig_peer_share": "orig_past",
+    "orig_service_share": "orig_past",
+    "resp_conns": "resp_past", "resp_new_peers": "resp_past",
+    "pair_conns": "pair_past", "pair_idle": "pair_past", "pair_beat": "pair_past", "pair_jitter": "pair_past",
+    "orig_bytes_vs_port": "usual_volume", "resp_bytes_vs_port": "usual_volume", "duration_vs_port": "usual_volume",
+    "orig_bytes_vs_host": "usual_volume", "resp_bytes_vs_host": "usual_volume",
+    "orig_bytes_vs_pair": "usual_volume", "resp_bytes_vs_pair": "usual_volume",
+}  # fmt: skip
+
+
+def _grouped(fields: list[Field]) -> list[Field]:
+    groups: dict[str, list[Field]] = {}
+    for f in fields:
+        stem = f.name.rsplit(".", 1)[0] if f.name.endswith((".length", ".entropy", ".digits")) else f.name
+        groups.setdefault(_GROUPS.get(f.name, stem), []).append(f)
+    return [
+        Field(name, max(m.odd for m in members), _all(members), max(members, key=lambda m: m.odd).words)
+        for name, members in groups.items()
+    ]
+
+
+def _all(members: list[Field]) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        for m in members:
+            m.reset(features, state, row)
+
+    return reset
+
+
+def _repeat(seen: EventContext, rows: NDArray[np.int64]) -> EventContext:
+    """A copy of these rows, to be changed."""
+    return replace(
+        seen,
+        features=take_features(seen.features, rows),
+        state=seen.state[rows].copy(),
+        memory=seen.memory[rows],
+        ring=seen.ring[rows],
+        ring_used=seen.ring_used[rows],
+        stratum=seen.stratum[rows],
+    )
+
+
+def _fields(
+    detector: CrossModal, seen: EventContext, chances: tuple[NDArray[np.float32], ...]
+) -> list[list[Field]]:
+    prepared = prepare(seen.features, seen.state, detector.checkpoint.preparation, detector.schema)
+    stems: dict[str, list[int]] = {}
+    for i, name in enumerate(detector.schema.state):
+        stems.setdefault(_stem(name, detector.schema), []).append(i)
+    return [
+        _fields_of(detector, seen, row, [c[row] for c in chances], [t[row] for t in prepared.targets], stems)
+        for row in range(len(prepared))
+    ]
+
+
+def _fields_of(
+    detector: CrossModal,
+    one: EventContext,
+    row: int,
+    chances: list[NDArray[np.float32]],
+    asked: list[NDArray[np.int64]],
+    stems: dict[str, list[int]],
+) -> list[Field]:
+    """Everything of `one`'s `row` that can be reset; `stems`: state columns by name without their span."""
+    schema, how = detector.schema, detector.checkpoint.preparation
+    connection = np.exp(chances[CONNECTION].astype(np.float64))
+    out: list[Field] = []
+    for j, n in enumerate(schema.numeric):
+        p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][j]), how.numeric, j)
+        saw = _size(float(one.features.numeric[row, j]), n.unit, n.scale, n.name)
+        words = f"{n.words}: expected {_span(low, high, n.unit, n.scale, n.name)}, saw {saw}, p={p:.0e}"
+        out.append(Field(n.name, -np.log10(p), _set_numeric(j, middle), words))
+    start = len(schema.numeric)
+    for j, c in enumerate(schema.categorical):
+        code = int(one.features.categorical[row, j])
+        chance = connection[start + j, : c.size]
+        likely = int(chance.argmax())
+        if likely != code:
+            p = _rarity(connection[start + j], code)
+            words = f"{c.words}: expected {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
+            out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
+    logs = np.exp(chances[LOG].astype(np.float64))
+    for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
+        x = float(one.features.log_summary[row, j])
+        if not np.isfinite(x):
+            continue
+        name, what = schema.summary[j], schema.summary_words[j]
+        if schema.summary_hashed[j]:
+            p = _rarity(logs[k], int(x))
+            out.append(
+                Field(
+                    name, -np.log10(p), _set_summary(j, float(logs[k].argmax())), f"unusual {what}, p={p:.0e}"
+                )
+            )
+            continue
+        p, low, high, middle = _expected(logs[k], int(asked[LOG][k]), how.summary, j)
+        scale = "share" if name.endswith((".entropy", ".digits")) else "log"
+        words = (
+            f"{what}: expected {_span(low, high, '', scale, '')}, saw {_size(x, '', scale, '')}, p={p:.0e}"
+        )
+        out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
+    if np.isfinite(one.features.first_packets[row]).any():
+        packets = np.exp(chances[PACKET].astype(np.float64))
+        p = min((_rarity(packets[k], int(c)) for k, c in enumerate(asked[PACKET]) if c >= 0), default=1.0)
+        words = f"unusual sizes and times of the first packets, p={p:.0e}"
+        out.append(Field("packets", -np.log10(p), _drop_packets, words))
+    mean, spread = how.state_scale
+    for name, columns in stems.items():
+        far = np.nan_to_num((one.state[row, columns] - mean[columns]) / spread[columns])
+        k = int(np.abs(far).argmax())
+        i = columns[k]
+        if np.isfinite(one.state[row, i]):
+            saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[row, i], mean[i]))
+            words = f"{schema.state_words[i]}: {saw}, usual is {usual}"
+            out.append(Field(name, float(abs(far[k])), _set_state(columns, mean[columns]), words))
+    return out
+
+
+def _stem(name: str, schema: Schema) -> str:
+    for span in schema.spans:
+        name = name.removesuffix(f"_{span:g}s")
+    return name
+
+
+def _rarity(chance: NDArray[np.float64], code: int) -> float:
+    """Probability of everything that is no likelier than what was seen."""
+    return float(max(chance[chance <= chance[code]].sum(), 1e-12))
+
+
+def _expected(
+    chance: NDArray[np.float64], code: int, bins: Bins, column: int
+) -> tuple[float, float, float, float]:
+    """p of what was seen, the central 80 % of what was expected, and its middle, in the column's own scale."""
+    order = np.array(
+        [1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2]
+    )  # zero, under, bins, over
+    mass = np.cumsum(chance[order])
+    mass /= max(mass[-1], 1e-12)
+    places = np.minimum(np.searchsorted(mass, [0.1, 0.5, 0.9]), len(order) - 1)
+    lower, inner, upper = (bins.words(column, int(order[k])) for k in places)
+    low, high = lower[0], upper[1]
+    least, most = float(bins.edges[column][0]), float(bins.edges[column][-1])
+    low, high = max(low, min(least, 0.0)), min(high, most)
+    middle = float(np.clip(np.mean(np.clip(inner, -1e9, 1e9)), min(least, 0.0), most))
+    if chance[0] > 0.5:
+        middle = float("nan")
+    return _rarity(chance, code), low, high, middle
+
+
+# Resets
+
+
+def _set_numeric(column: int, to: float) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        features.numeric[row, column] = to
+
+    return reset
+
+
+def _set_categorical(column: int, to: int) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        features.categorical[row, column] = to
+
+    return reset
+
+
+def _set_summary(column: int, to: float) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        features.log_summary[row, column] = to
+
+    return reset
+
+
+def _set_state(columns: list[int], to: NDArray[np.float32]) -> Reset:
+    def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
+        state[row, columns] = to
+
+    return reset
+
+
+def _drop_packets(features: Features, state: NDArray[np.float32], row: int) -> None:
+    """Only the flat view is reset; the tokens stay, for they cannot be made likely one by one."""
+    features.first_packets[row] = np.nan
+
+
+# Words
+
+
+def _value(values: tuple[str, ...], code: int) -> str:
+    if code == 0:
+        return "none"
+    if code == 1:
+        return "another"
+    return values[code - 2] if code - 2 < len(values) else f"pattern {code - 2}"
+
+
+def _size(x: float, unit: str, scale: str, name: str) -> str:
+    if not np.isfinite(x):
+        return "none"
+    if scale == "share":
+        return f"{x:.2g}"
+    value = float(np.expm1(x))
+    if name == "duration":
+        for factor, short in ((1e3, "s"), (1.0, "ms"), (1e-3, "us")):
+            if value >= factor or short == "us":
+                return f"{value / factor:.3g} {short}"
+    if unit.startswith("B"):
+        for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if value >= factor:
+                return f"{value / factor:.3g} {letter}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def _span(low: float, high: float, unit: str, scale: str, name: str) -> str:
+    a, b = _size(low, unit, scale, name), _size(high, unit, scale, name)
+    if a == b:
+        return a
+    number, _, rest = a.partition(" ")
+    return f"{number}-{b}" if rest == b.partition(" ")[2] else f"{a}-{b}"
+
+
+def _plain(name: str, x: float) -> str:
+    """A state column in everyday numbers."""
+    if name.endswith("_share") or "_vs_" in name or name in ("pair_beat", "pair_jitter"):
+        return f"{x:.2g}"
+    value = float(np.expm1(x))
+    if name.endswith("_idle"):
+        return f"{value / 1e3:.3g} s"
+    return f"{value:.3g}"

@@ -1,0 +1,356 @@
+"""The site's own history: how far a connection lies in the tail of what its service has shown here so far.
+
+What a trained model cannot carry from one network to another (how often this site's hosts log in, how long the names
+are that they ask for) is learned from the stream itself: for each service and measure a histogram of the past, and
+for its upper tail Hill's estimator (Hill 1975), since sizes, counts and lengths in traffic have Pareto tails. Scored
+from the past only. What is far out enters the history with little weight, so that an attack does not become normal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.detector.scores import Detector, Scores, score_of, significant
+from feature_extractors.compiled.jit import entry
+from feature_extractors.compiled.keyed import absorbed, begun, ended, hashed, hashed_two, key_of
+from feature_extractors.features.encoding import Block, longest_name_of
+from feature_extractors.observations import PROTO_NAMES, Stage
+
+COMPONENT: Final = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One thing that is compared with the past of its service; higher is odder."""
+
+    words: str
+    unit: str
+    spread: float  # least mean excess of its tail, in doublings: how much more is nothing unusual
+
+
+MEASURES: Final = (
+    Measure("from the originator", "B", 1.0),
+    Measure("from the responder", "B", 1.0),
+    Measure("long", "s", 1.0),
+    Measure("connections of the pair in a minute", "", 0.5),
+    Measure("connections of the originator in a minute", "", 0.5),
+    Measure("new responders or ports of the originator in a minute", "", 0.5),
+    Measure("characters in the longest name", "", 0.25),
+    Measure("from the originator to this responder in ten minutes", "B", 1.0),
+    Measure("regularity of the pair's connections", "", 0.25),
+)
+_ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
+
+_BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
+_STRATA: Final = (
+    512  # services and well-known ports that have a history; a new one takes the place of the idlest
+)
+_HIGH: Final = 1024  # the lowest port that is nobody's in particular
+_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
+_WAYS: Final = 8  # places that a host or pair may take; a new one takes that of the idlest
+_FADE: Final = 1 << 17  # connections after which a host's or pair's past use counts half
+_FADE_STRATUM: Final = 1 << 20  # likewise a service's
+_UNANSWERED: Final = 0.01  # what a connection without content from the responder counts of a service's use
+_LEAST: Final = 40  # connections of a service before its tail is believed
+_TAIL: Final = 0.1  # share of the past that makes the tail
+_MOST: Final = 20_000.0  # connections of a service after which the past counts half
+_ODD: Final = 0.002  # below this p a connection enters the history with
+_LITTLE: Final = 0.01  # this weight
+_INTERVALS: Final = 8  # intervals of a pair before they are called regular
+_KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
+_ELSEWHERE: Final = (
+    0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
+)
+_LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
+
+
+def share_of(weights: Container[str]) -> float:
+    """The site's share beside a model with these components: smaller where no attacks of other networks weigh."""
+    return _ELSEWHERE if "attack" in weights else _LEARNED_HERE
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One block beside the past: the inner detector's scores, and by row and measure [n, M] what is to be told."""
+
+    inner: Scores
+    p: NDArray[np.float64]
+    values: NDArray[np.float64]
+    usual: NDArray[np.float64]
+
+
+class WithSiteHistory:
+    """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
+
+    def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:
+        """`salt`, 128 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
+        self.inner = inner
+        self._share = share
+        self._key = key_of(salt)
+        self.name = inner.name
+        self.schema_digest = inner.schema_digest
+        self._strata: dict[str, int] = {}  # the place of each service that has one
+        self._names = [""] * _STRATA  # the service of each place
+        self._place = np.zeros(_STRATA, _PLACE_TYPE)
+        self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
+        self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
+        self._top = np.zeros((_STRATA, len(MEASURES)), np.int64)  # the last bin that holds anything
+        self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
+        self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
+        self._clock = np.zeros(2, np.int64)  # connections so far; services that had a place so far
+
+    def receive(self, windows: Block) -> Scores:
+        """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
+        scores = self.inner.receive(windows)
+        n = len(windows)
+        if n == 0:
+            return replace(scores, components={**scores.components, COMPONENT: np.zeros(0)})
+        c = windows.connections
+        values = np.zeros((n, len(MEASURES)))
+        values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
+        values[:, _RESP] = np.maximum(c.resp_bytes, 0)
+        values[:, _TIME] = np.nan_to_num(c.duration)
+        values[:, _NAME] = longest_name_of(windows)
+        p = np.ones((n, len(MEASURES)))
+        usual = np.zeros((n, len(MEASURES)))
+        kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
+        known = {kind: _service(*kind) for kind in dict.fromkeys(kinds)}
+        code = {name: i for i, name in enumerate(dict.fromkeys(known.values()))}
+        kind = np.array([code[known[k]] for k in kinds])
+        at = np.array([self._strata.get(name, -1) for name in code])
+        owner = np.full(_STRATA, -1)  # the service of this block that has the place
+        owner[at[at >= 0]] = np.flatnonzero(at >= 0)
+        orig, resp = _hashed(c.orig_h, self._key), _hashed(c.resp_h, self._key)
+        final = c.stage == Stage.FINAL
+        spread = np.array([m.spread for m in MEASURES])
+        _walk(
+            values, p, usual, kind, at, owner, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
+            self._past, self._total, self._top, self._place, self._hosts, self._pairs, self._clock,
+            np.uint64(self._key[0]), np.uint64(self._key[1]),
+        )  # fmt: skip
+        names = list(code)
+        for place in np.flatnonzero(owner >= 0).tolist():
+            if self._names[place] != names[owner[place]]:
+                self._strata.pop(self._names[place], None)
+                self._names[place] = names[owner[place]]
+        self._strata.update((names[i], place) for place, i in enumerate(owner.tolist()) if i >= 0)
+        site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
+        own = scores.p_value / (1.0 - self._share)
+        joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
+        return replace(
+            scores,
+            p_value=joined,
+            score=np.round(score_of(joined), 6),
+            components={**scores.components, COMPONENT: np.round(site, 12)},
+            seen=_Seen(scores, p, values, usual),
+        )
+
+    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        """The site's reasons first where they weigh more than the model's, the model's after them."""
+        seen = scores.seen
+        assert isinstance(seen, _Seen), "scores of another detector"
+        of_model = self.inner.explain(windows, seen.inner, rows)
+        reasons = []
+        for row, others in zip(rows.tolist(), of_model, strict=True):
+            own = [_words(seen, row, m) for m in np.argsort(seen.p[row]).tolist() if seen.p[row, m] < 0.01]
+            site_leads = scores.components[COMPONENT][row] / self._share <= scores.p_value[row]
+            reasons.append(own + others if site_leads else others + own)
+        return reasons
+
+
+def _service(service: str, ip_proto: int, port: int) -> str:
+    return service or f"{port if port < _HIGH else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+
+
+def _words(seen: _Seen, row: int, m: int) -> str:
+    measure = MEASURES[m]
+    if m == _EVEN:
+        return f"connections of the pair as regular as a clock's here (p={seen.p[row, m]:.1g})"
+    value, usual = seen.values[row, m], seen.usual[row, m]
+    most = f"9 in 10 here are under {_short(usual)}{measure.unit}".rstrip()
+    shown = f"{_short(value)}{measure.unit}".rstrip()
+    return f"{shown} {measure.words}: {most} (p={seen.p[row, m]:.1g})"
+
+
+def _short(x: float) -> str:
+    for bound, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= bound:
+            return f"{x / bound:.3g} {unit}"
+    return f"{x:.3g} "
+
+
+def _hashed(addresses: NDArray[np.uint8], key: tuple[int, int]) -> NDArray[np.uint64]:
+    halves = np.ascontiguousarray(addresses).view(np.uint64).reshape(-1, 2)
+    return hashed(key, halves[:, 0], halves[:, 1])
+
+
+# `used` is when it was used last, in connections, and `uses` how often, the older the less; `key` 0 is nobody.
+_PLACE_TYPE: Final = np.dtype([("used", "i8"), ("uses", "f8"), ("number", "i8")])
+_HOST_TYPE: Final = np.dtype(
+    [("key", "u8"), ("used", "i8"), ("uses", "f8"), ("last", "f8"), ("paced", "f8"), ("new", "f8")]
+)
+_PAIR_TYPE: Final = np.dtype(
+    [
+        ("key", "u8"),
+        ("used", "i8"),
+        ("uses", "f8"),
+        ("last", "f8"),
+        ("paced", "f8"),
+        ("bytes", "f8"),
+        ("n", "f8"),
+        ("mean", "f8"),
+        ("square", "f8"),
+    ]
+)
+
+
+@entry
+def _uses(entry, now, fade):  # type: ignore[no-untyped-def]
+    return entry.uses * 0.5 ** ((now - entry.used) / fade)
+
+
+@entry
+def _find(table, key, now):  # type: ignore[no-untyped-def]
+    """Where the key lies, and True; or the place that it would take, and False."""
+    first = int(key % np.uint64(len(table) // _WAYS)) * _WAYS
+    idlest, least = first, np.inf
+    for at in range(first, first + _WAYS):
+        if table[at].key == key:
+            return at, True
+        uses = _uses(table[at], now, _FADE) if table[at].key != 0 else -1.0
+        if uses < least:
+            idlest, least = at, uses
+    return idlest, False
+
+
+@entry
+def _freed(place, past, total, top, at, owner, now):  # type: ignore[no-untyped-def]
+    """The place of the service that was used least, now empty."""
+    idlest, least = 0, np.inf
+    for s in range(len(place)):
+        uses = _uses(place[s], now, _FADE_STRATUM)
+        if uses < least:
+            idlest, least = s, uses
+    if owner[idlest] >= 0:
+        at[owner[idlest]] = -1
+    past[idlest] = 0.0
+    total[idlest] = 0.0
+    top[idlest] = 0
+    place[idlest].uses = 0.0
+    return idlest
+
+
+@entry
+def _walk(  # type: ignore[no-untyped-def]
+    values, p, usual, kind, at, owner, orig, resp, port, ts, final, spread,
+    past, total, top, place, hosts, pairs, clock, k0, k1,
+):  # fmt: skip
+    """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
+    for i in range(len(kind)):
+        s = at[kind[i]]
+        if s < 0 and final[i]:
+            s = _freed(place, past, total, top, at, owner, clock[0])
+            clock[1] += 1
+            place[s].number = clock[1]
+            at[kind[i]] = s
+            owner[s] = kind[i]
+        number = np.uint64(place[s].number if s >= 0 else 0)  # places are used again, numbers are not
+        host_key = hashed_two(k0, k1, orig[i], number) | np.uint64(1)
+        a, b, c, d = begun(k0, k1)
+        a, b, c, d = absorbed(a, b, c, d, orig[i])
+        a, b, c, d = absorbed(a, b, c, d, resp[i])
+        a, b, c, d = absorbed(a, b, c, d, number << np.uint64(16) | np.uint64(port[i]))
+        pair_key = ended(a, b, c, d) | np.uint64(1)
+        host_at, known_host = _find(hosts, host_key, clock[0])
+        pair_at, known_pair = _find(pairs, pair_key, clock[0])
+        host, pair = hosts[host_at], pairs[pair_at]
+        paced = host.paced * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
+        new = host.new * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
+        gap = max(ts[i] - pair.last, 0.0) if known_pair else 0.0
+        pair_paced = pair.paced * 0.5 ** (gap / 60.0) if known_pair else 0.0
+        sent = pair.bytes * 0.5 ** (gap / 600.0) if known_pair else 0.0
+        n, mean, square = (pair.n, pair.mean, pair.square) if known_pair else (0.0, 0.0, 0.0)
+        if known_pair:
+            n += 1.0
+            rate = max(1.0 / n, 0.05)
+            square += rate * ((gap - mean) * (gap - mean) * (1.0 - rate) - square)
+            mean += rate * (gap - mean)
+        values[i, 3] = pair_paced + 1.0
+        values[i, 4] = paced + 1.0
+        values[i, 5] = new + (0.0 if known_pair else 1.0)
+        values[i, 7] = sent + values[i, 0]
+        if n >= _INTERVALS and mean >= 1.0:
+            values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
+        least = 1.0
+        for m in range(values.shape[1] if s >= 0 else 0):
+            p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], top[s, m], values[i, m], spread[m])
+            least = min(least, p[i, m])
+        if not final[i]:
+            continue
+        weight = 1.0 if least >= _ODD else _LITTLE
+        for m in range(values.shape[1]):
+            b = _bin(values[i, m])
+            past[s, m, b] += weight
+            top[s, m] = max(top[s, m], b)
+            total[s, m] += weight
+            if total[s, m] > _MOST:
+                past[s, m] *= 0.5
+                total[s, m] = past[s, m].sum()  # nothing that rounding leaves adds up
+        clock[0] += 1
+        now = clock[0]
+        place[s].uses = _uses(place[s], now, _FADE_STRATUM) + (1.0 if values[i, 1] > 0.0 else _UNANSWERED)
+        place[s].used = now
+        host.uses = (_uses(host, now, _FADE) if known_host else 0.0) + 1.0
+        host.used = now
+        host.key = host_key
+        host.last = ts[i]
+        host.paced = paced + 1.0
+        host.new = values[i, 5]
+        pair.uses = (_uses(pair, now, _FADE) if known_pair else 0.0) + 1.0
+        pair.used = now
+        pair.key = pair_key
+        pair.last = ts[i]
+        pair.paced = pair_paced + 1.0
+        pair.bytes = values[i, 7]
+        pair.n = n
+        pair.mean = mean
+        pair.square = square
+
+
+@entry
+def _bin(x):  # type: ignore[no-untyped-def]
+    """The histogram bin of a value >= 0: eighths of a doubling of 1 + x."""
+    return min(int(8.0 * np.log2(1.0 + x)), _BINS - 1)
+
+
+@entry
+def _tail(past, total, top, x, spread):  # type: ignore[no-untyped-def]
+    """One-sided p of `x` given a histogram, its sum and its last bin, and what nine in ten stay under.
+
+    (1, 0) while the histogram is thin.
+    """
+    if total < _LEAST:
+        return 1.0, 0.0
+    above, u = 0.0, top
+    while u > 0 and above + past[u] <= _TAIL * total:
+        above += past[u]
+        u -= 1
+    edge = (u + 1) / 8.0  # in doublings; `above` lies at or past it
+    usual = 2.0**edge - 1.0
+    y = np.log2(1.0 + x)
+    if y < edge:
+        return 1.0, usual
+    excess = 0.0
+    for b in range(u + 1, top + 1):
+        excess += past[b] * min(
+            (b + 0.5) / 8.0 - edge, 4.0 * spread
+        )  # a few far ones do not stretch the tail
+    mean = max((excess + spread) / (above + 1.0), spread)
+    # Each doubling past the edge is as much less likely as the tail so far says, never likelier than it.
+    share = (above + 1.0) / (total + 1.0)
+    return max(share * np.exp(-(y - edge) / (mean * (1.0 + 1.0 / np.sqrt(above + 1.0)))), 1e-9), usual

@@ -1,0 +1,365 @@
+"""Whether a checkpoint holds together. A model may come from a stranger: all of it is checked before any is used.
+
+Every name, type, shape, index and number of the file is compared with what the schema and the file's own creation
+parameters let expect. What passes cannot make the detector read beside an array, loop, or give anything but a score.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.decision.verdict import ANOMALOUS, BENIGN
+from cmdana_plugin.detector.calibration import KEPT
+from cmdana_plugin.detector.inputs import EDGES, density_columns, isolation_columns
+from cmdana_plugin.detector.network import Shape, parameter_shapes
+from cmdana_plugin.detector.network import shape_of as shape_of_network
+from cmdana_plugin.detector.trees import LEAVES
+from feature_extractors.features.encoding import FIRST_SIZES, TOKEN_WIDTH
+from feature_extractors.features.schema import PACKET_FIELDS, Schema
+
+Arrays = Mapping[str, NDArray[Any]]
+
+COMPONENTS: Final = (
+    "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
+)  # fmt: skip
+TREES: Final = ("trees", "namer", "isolation")
+_TAILS: Final = frozenset((*COMPONENTS, "whole"))
+_MOST_TEXT: Final = 1 << 20  # characters of one entry of the metadata
+_MOST_CLASSES: Final = 256
+_MOST_NAME: Final = 100  # characters of a name, as it is shown
+_GREATEST: Final = (
+    1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
+)
+_LONGEST: Final = 40.0  # logarithm of a half-life in seconds, either way
+_FAR: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
+_VALUE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
+_MOST_WIDTH: Final = 512
+_MOST_PARTS: Final = 64  # latents, heads
+_MOST_GAUSSIANS: Final = 256
+_MOST_STRATUM: Final = 1 << 31
+_WEIGHT: Final = 1e3
+
+
+class Unsound(Exception):
+    """One entry is not as expected; the message says what was found and what was expected."""
+
+    def __init__(self, entry: str, found: object, expected: str) -> None:
+        super().__init__(f"{shown(entry)}: found {found}, expected {expected}")
+
+
+def shown(text: str) -> str:
+    """A name of the file as it may be written anywhere: one line, no control characters, not too long."""
+    cut = text if len(text) <= _MOST_NAME else text[: _MOST_NAME - 1] + "…"
+    return cut if cut.isprintable() else "".join(map(_sign, cut))
+
+
+def _sign(c: str) -> str:
+    if c.isprintable():
+        return c
+    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+
+
+def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
+    """The creation parameters of the network. Raises `Unsound`, as all below."""
+    said = _json(meta, "shape")
+    fixed: dict[str, object] = {
+        "numeric": len(schema.numeric),
+        "categorical": [c.size for c in schema.categorical],
+        "state": len(schema.state),
+        "packet_width": len(PACKET_FIELDS),
+        "log_width": TOKEN_WIDTH,
+        "log_buckets": schema.log_buckets,
+        "targets": [
+            2 * FIRST_SIZES, len(schema.numeric) + len(schema.categorical), sum(schema.summary_target)
+        ],
+    }  # fmt: skip
+    flags = ("static_gate", "use_memory", "cross", "concatenate", "own")
+    sizes = {"width": _MOST_WIDTH, "latents": _MOST_PARTS, "heads": _MOST_PARTS}
+    if not isinstance(said, dict) or not fixed.keys() <= said.keys() <= fixed.keys() | {*flags, *sizes}:
+        raise Unsound("shape", _brief(said), f"an object with {', '.join(fixed)} and more")
+    for name, wanted in fixed.items():
+        if not _same(said[name], wanted):
+            raise Unsound(f"shape {name}", _brief(said[name]), f"{wanted} as in schema.yaml")
+    for name in flags:
+        if not isinstance(said.get(name, False), bool):
+            raise Unsound(f"shape {name}", _brief(said[name]), "true or false")
+    for name, most in sizes.items():
+        value = said.get(name, 1)
+        if not _whole(value) or not 1 <= value <= most:
+            raise Unsound(f"shape {name}", _brief(value), f"a whole number of 1..{most}")
+    try:
+        shape = shape_of_network(said)
+    except ValueError as error:
+        raise Unsound("shape", "an ablation", f"a model to judge with: {error}") from None
+    if shape.width % shape.heads:
+        raise Unsound("shape heads", shape.heads, f"a divisor of the width {shape.width}")
+    return shape
+
+
+def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
+    """The names that the supervised head may give, as they may be shown."""
+    said = _json(meta, "classes")
+    if not isinstance(said, list) or len(said) > _MOST_CLASSES or not all(isinstance(c, str) for c in said):
+        raise Unsound("classes", _brief(said), f"a list of {_MOST_CLASSES} names at most")
+    names = tuple(map(shown, said))
+    for name in names:
+        if not name.strip() or name in (BENIGN, ANOMALOUS) or names.count(name) > 1:
+            raise Unsound("classes", repr(name), "names of attacks, each once")
+    return names
+
+
+def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
+    """The weight of each component in the fusion."""
+    said = _json(meta, "weights")
+    fused = [c for c in COMPONENTS if c != "isolation"]
+    if not isinstance(said, dict) or not said or not said.keys() <= set(fused):
+        raise Unsound("weights", _brief(said), f"an object of numbers by component ({', '.join(fused)})")
+    for name, weight in said.items():
+        if not _number(weight) or not 0.0 <= weight <= _WEIGHT:
+            raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_WEIGHT:g}")
+    if not sum(said.values()) > 0.0:
+        raise Unsound("weights", _brief(said), "one above 0")
+    if "attack" in said and "trees.root" not in there:
+        raise Unsound("weights attack", said["attack"], "none, or trees")
+    return {k: float(v) for k, v in said.items()}
+
+
+def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -> dict[str, Any]:
+    """Size, start, shape and scale of each tail by its name, `fused`, COMPONENT.all or COMPONENT.STRATUM."""
+    said = _json(meta, "tails")
+    if not isinstance(said, dict):
+        raise Unsound("tails", _brief(said), "an object")
+    arrays = {k.removeprefix("tail.") for k in tensors if k.startswith("tail.")}
+    for name in arrays ^ said.keys():
+        raise Unsound("tails", repr(shown(name)), "the same tails in the metadata and as tensors")
+    for name in ("fused", *(f"{w}.all" for w in weights)):
+        if name not in said:
+            raise Unsound("tails", f"no {name}", "one for each component and the whole")
+    for name, numbers in said.items():
+        _tail_name(name, said, tensors)
+        if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_number, numbers)):
+            raise Unsound(f"tails {name}", _brief(numbers), "size, start, shape and scale")
+        size, start, xi, scale = numbers
+        if not _whole(size) or not 0 <= size < 1 << 53:
+            raise Unsound(f"tails {name}", f"size {_brief(size)}", "a whole number from 0 on")
+        if abs(start) > _FAR or not 0.0 <= xi <= 1.0 or not 1e-9 <= scale <= _FAR:
+            raise Unsound(f"tails {name}", _brief(numbers), "a start, a shape of 0..1 and a scale above 0")
+        x = _array(tensors, f"tail.{name}", np.float64, (2, None))
+        if x.shape[1] > KEPT:
+            raise Unsound(f"tail.{name}", f"{x.shape[1]} values", f"{KEPT} at most")
+        order, above = x
+        _within(f"tail.{name}", order, _FAR)
+        if (order[1:] < order[:-1]).any():
+            raise Unsound(f"tail.{name}", "values that fall", "rising ones")
+        # 1 - k / n may be rounded to a little below nothing.
+        if not ((above >= -1e-9) & (above <= 1.0)).all() or (above[1:] > above[:-1]).any():
+            raise Unsound(f"tail.{name}", "other shares", "falling ones from 1 to 0")
+    return said
+
+
+def _tail_name(name: str, said: Mapping[str, Any], tensors: Arrays) -> None:
+    if name == "fused":
+        return
+    component, _, stratum = name.partition(".")
+    known = component in _TAILS and f"{component}.all" in said
+    if stratum != "all":
+        known &= stratum.isascii() and stratum.isdigit() and len(stratum) <= 10
+        known = known and str(int(stratum)) == stratum and int(stratum) < _MOST_STRATUM
+    if not known:
+        raise Unsound("tails", repr(shown(name)), "fused, COMPONENT.all or COMPONENT.NUMBER")
+    if component == "isolation" and "isolation.root" not in tensors:
+        raise Unsound("tails isolation", "one", "none, or an isolation forest")
+
+
+def check_network(shape: Shape, tensors: Arrays) -> None:
+    """Every parameter is there, of its shape, finite and of a size that training comes to."""
+    expected = parameter_shapes(shape)
+    found = {k.removeprefix("network.") for k in tensors if k.startswith("network.")}
+    for name in sorted(found ^ expected.keys()):
+        raise Unsound(
+            f"network.{name}", "it" if name in found else "nothing", "the parameters that the shape asks for"
+        )
+    for name, size in expected.items():
+        entry = f"network.{name}"
+        x = _array(tensors, entry, np.float32, size)
+        _within(entry, x, _LONGEST if name == "log_half_life" else _GREATEST)
+
+
+def check_preparation(tensors: Arrays, schema: Schema) -> None:
+    """Bins rise, means are finite, spreads are above nothing."""
+    for name, width in (
+        ("numeric", len(schema.numeric)), ("first_packets", 2 * FIRST_SIZES), ("summary", len(schema.summary))
+    ):  # fmt: skip
+        entry = f"preparation.{name}"
+        edges = _array(tensors, entry, np.float32, (width, EDGES))
+        _within(entry, edges, _FAR)
+        if (edges[:, 1:] < edges[:, :-1]).any():
+            raise Unsound(entry, "bins that fall", "rising ones")
+    for name, width in (("numeric_scale", len(schema.numeric)), ("state_scale", len(schema.state))):
+        entry = f"preparation.{name}"
+        scale = _array(tensors, entry, np.float32, (2, width))
+        _within(entry, scale, _FAR)
+        if (scale[1] < 1e-3).any():
+            raise Unsound(entry, f"a spread of {scale[1].min():g}", "one above 0")
+
+
+def check_mixture(tensors: Arrays, schema: Schema) -> None:
+    """Gaussians whose covariance is positive definite, each share as a logarithm."""
+    width = len(schema.numeric) + len(density_columns(schema))
+    mean = _array(tensors, "mixture.mean", np.float64, (None, width))
+    k = len(mean)
+    if not 1 <= k <= _MOST_GAUSSIANS:
+        raise Unsound("mixture.mean", f"{k} Gaussians", f"1..{_MOST_GAUSSIANS}")
+    root = _array(tensors, "mixture.root", np.float64, (k, width, width))
+    weight = _array(tensors, "mixture.weight", np.float64, (k,))
+    constant = _array(tensors, "mixture.constant", np.float64, (k,))
+    for name, x in (("mean", mean), ("root", root), ("weight", weight), ("constant", constant)):
+        _within(f"mixture.{name}", x, _VALUE)
+    diagonal = np.diagonal(root, axis1=1, axis2=2)
+    # An upper triangle with a positive diagonal is the root of a positive definite matrix.
+    if not (diagonal > 0.0).all() or (np.abs(np.tril(root, -1)) > 1e-6).any():
+        raise Unsound("mixture.root", "no such matrix", "an upper triangle with a diagonal above 0")
+    if np.abs(np.log(diagonal).sum(axis=1) - constant).max() > 1e-3:
+        raise Unsound("mixture.constant", "other numbers", "logarithms of the roots' determinants")
+    if abs(np.exp(np.minimum(weight, 1.0)).sum() - 1.0) > 1e-3:
+        raise Unsound("mixture.weight", "other numbers", "logarithms of shares that sum to 1")
+
+
+def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> None:
+    """A forest: every node is reached once, from one root, within `LEAVES` leaves a tree; indices are in range."""
+    flat = (
+        len(schema.numeric)
+        + len(schema.categorical)
+        + len(schema.state)
+        + len(schema.summary)
+        + 2 * FIRST_SIZES
+    )
+    width = len(schema.numeric) + len(isolation_columns(schema)) if prefix == "isolation" else flat
+    root = _array(tensors, f"{prefix}.root", np.int32, (None,))
+    left = _array(tensors, f"{prefix}.left", np.int32, (None,))
+    trees, nodes = len(root), len(left)
+    output = _array(tensors, f"{prefix}.output", np.int32, (trees,))
+    feature = _array(tensors, f"{prefix}.feature", np.int32, (nodes,))
+    threshold = _array(tensors, f"{prefix}.threshold", np.float32, (nodes,))
+    unset_left = _array(tensors, f"{prefix}.unset_left", np.bool_, (nodes,))
+    value = _array(tensors, f"{prefix}.value", np.float64, (nodes,))
+    if not trees or not nodes:
+        raise Unsound(f"{prefix}.root", f"{trees} trees", "one or more")
+    for name, x, most in (
+        ("root", root, nodes), ("left", left, nodes), ("output", output, outputs), ("feature", feature, width)
+    ):  # fmt: skip
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= most:
+            raise Unsound(f"{prefix}.{name}", low if low < 0 else high, f"0..{most - 1}")
+    if outputs > 1 and int(output.max()) != outputs - 1:
+        raise Unsound(f"{prefix}.output", f"none above {output.max()}", f"one for each of {outputs} classes")
+    if np.isnan(threshold).any():
+        raise Unsound(f"{prefix}.threshold", "NaN", "numbers")
+    if unset_left.view(np.uint8).max() > 1:
+        raise Unsound(f"{prefix}.unset_left", int(unset_left.view(np.uint8).max()), "0 or 1")
+    _within(f"{prefix}.value", value, _VALUE)
+    leaf = left == np.arange(nodes)
+    if (left[~leaf] <= np.flatnonzero(~leaf)).any() or (left[~leaf] >= nodes - 1).any():
+        raise Unsound(f"{prefix}.left", "children that do not lie behind their parent", "ones that do")
+    reached, leaves = np.zeros(nodes, np.int64), np.zeros(trees, np.int64)
+    at, tree = root.astype(np.int64), np.arange(trees)
+    for _ in range(LEAVES):  # a tree of so many leaves is no deeper
+        reached += np.bincount(at, minlength=nodes)
+        if reached.max() > 1:
+            raise Unsound(f"{prefix}.left", f"node {int(reached.argmax())} twice", "each node in one place")
+        done = leaf[at]
+        leaves += np.bincount(tree[done], minlength=trees)
+        at, tree = left[at[~done]].astype(np.int64), tree[~done]
+        at, tree = np.concatenate([at, at + 1]), np.concatenate([tree, tree])
+    if len(at) or leaves.max() > LEAVES:
+        raise Unsound(f"{prefix}.left", "no trees of that size", f"trees of {LEAVES} leaves at most")
+    if reached.min() < 1:
+        raise Unsound(f"{prefix}.left", f"node {int(reached.argmin())} in no tree", "each node in one")
+
+
+def check_names(tensors: Arrays) -> None:
+    """Nothing is in the file but what a checkpoint has."""
+    parts = {
+        "preparation": ("numeric", "numeric_scale", "first_packets", "summary", "state_scale"),
+        "mixture": ("weight", "mean", "root", "constant"),
+    } | dict.fromkeys(
+        TREES, ("root", "output", "feature", "threshold", "left", "unset_left", "value", "depth")
+    )  # `depth`: of older models
+    for name in tensors:
+        group, _, rest = name.partition(".")
+        if group not in ("network", "tail") and rest not in parts.get(group, ()):
+            raise Unsound(name, "it", "no such tensor")
+
+
+def check_about(about: Mapping[str, str]) -> None:
+    """What else the metadata say is text of a sane size."""
+    if len(about) > 64:
+        raise Unsound("metadata", f"{len(about)} entries", "64 at most")
+    for name, text in about.items():
+        if len(name) > _MOST_NAME or len(text) > 1 << 16:
+            raise Unsound(f"metadata {name}", f"{len(text):,} characters", "65,536 at most")
+
+
+def _array(tensors: Arrays, entry: str, dtype: type, shape: tuple[int | None, ...]) -> NDArray[Any]:
+    x = tensors.get(entry)
+    if x is not None and x.dtype == dtype and (x.shape == shape or _like(x.shape, shape)):
+        return x
+    expected = f"{np.dtype(dtype)} {str(list(shape)).replace('None', 'N')}"
+    raise Unsound(entry, "nothing" if x is None else f"{x.dtype} {list(x.shape)[:8]}", expected)
+
+
+def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, n) for w, n in zip(wanted, found, strict=True))
+
+
+def _within(entry: str, x: NDArray[Any], most: float) -> None:
+    """Every number is finite and no further than `most` from 0."""
+    flat = x.reshape(-1)
+    if not len(flat) or np.dot(flat, flat) <= most:  # one product tells it of nearly all; `most` is above 1
+        return
+    low, high = float(flat.min()), float(flat.max())
+    if not (low >= -most and high <= most):  # NaN is neither
+        raise Unsound(entry, low if not low >= -most else high, f"finite numbers within {most:g} of 0")
+
+
+def _json(meta: Mapping[str, str], entry: str) -> Any:
+    text = meta.get(entry)
+    if text is None:
+        raise Unsound(entry, "nothing", "JSON")
+    if len(text) > _MOST_TEXT:
+        raise Unsound(entry, f"{len(text):,} characters", f"{_MOST_TEXT:,} at most")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unsound(entry, repr(text[:40]), "JSON") from None
+
+
+def _number(x: object) -> bool:
+    if not isinstance(x, (int, float)) or isinstance(x, bool):
+        return False
+    return abs(x) < 1 << 53 if isinstance(x, int) else math.isfinite(x)
+
+
+def _whole(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _same(found: object, wanted: object) -> bool:
+    """Equal, and whole numbers where such are wanted: to Python 1 is True and 1.0 as well."""
+    if isinstance(wanted, list):
+        return isinstance(found, list) and found == wanted and all(map(_whole, found))
+    return _whole(found) and found == wanted
+
+
+def _brief(x: object) -> str:
+    try:
+        text = repr(x)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of too many digits
+        return type(x).__name__
+    return text if len(text) <= 60 else text[:59] + "…"

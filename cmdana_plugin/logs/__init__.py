@@ -1,0 +1,1 @@
+"""Zeek's log format both ways."""

@@ -1,0 +1,169 @@
+"""labels.csv: the truth about a capture's connections, and how notices compare with it."""
+
+from __future__ import annotations
+
+import csv
+import lzma
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from cmdana_plugin.decision.verdict import BENIGN
+from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
+from feature_extractors.errors import CmdanaError
+
+_COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
+_SLACK: Final = 0.1  # seconds between a label's start and a connection's
+
+Key = tuple[str, frozenset[tuple[str, int]]]
+
+
+class LabelError(CmdanaError):
+    """A label file cannot be used; the message names the file, the line, what was found and expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The truth about one connection."""
+
+    ts: float  # start, seconds since the epoch
+    label: str  # benign, malicious, unknown
+    family: str  # kind of attack, "" for benign
+
+
+@dataclass(slots=True)
+class Found:
+    """Verdicts and notices counted against labels."""
+
+    connections: Counter[str] = field(
+        default_factory=Counter
+    )  # label -> labelled connections that were scored
+    flagged: Counter[str] = field(default_factory=Counter)  # label -> of these, not benign by verdict
+    families: dict[str, tuple[int, int, bool]] = field(
+        default_factory=dict
+    )  # family -> (all, flagged, noticed)
+    true_notices: int = 0  # notices that rest on a malicious connection, at least one
+    false_notices: int = 0  # notices that rest on benign connections only
+    unlabelled_notices: int = 0  # the rest
+    unlabelled: int = 0  # scored connections without a label
+    unscored: int = 0  # labelled connections without a score
+    skipped: Skipped = field(default_factory=Counter)  # lines of the logs that were passed over
+
+
+class Labels:
+    """Labels by 5-tuple (either direction) and start time."""
+
+    def __init__(self, by_key: Mapping[Key, list[Label]]) -> None:
+        self.by_key = by_key
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_key.values()))
+
+    def find(self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float) -> Label | None:
+        """The label of the connection that started at `ts`, within a tenth of a second."""
+        near = [e for e in self.by_key.get((proto, frozenset((orig, resp))), ()) if abs(e.ts - ts) <= _SLACK]
+        return min(near, key=lambda e: abs(e.ts - ts), default=None)
+
+    def count(self, folder: Path) -> Found:
+        """Counts the verdicts and notices in `folder`'s logs against these labels."""
+        found = Found()
+        seen: set[int] = set()
+        all_of: Counter[str] = Counter()
+        flagged_of: Counter[str] = Counter()
+        truth: dict[str, Label] = {}
+        odd_by_host: dict[tuple[str, str], list[Label]] = defaultdict(list)
+        for row in read_rows(folder / "cmdana.log", skipped=found.skipped):
+            if row.get("stage") != "final":
+                continue
+            orig = (text(row, "id.orig_h"), int(number(row, "id.orig_p", -1.0)))
+            resp = (text(row, "id.resp_h"), int(number(row, "id.resp_p", -1.0)))
+            label = self.find(text(row, "proto"), orig, resp, number(row, "ts"))
+            if label is None:
+                found.unlabelled += 1
+                continue
+            seen.add(id(label))
+            truth[text(row, "uid")] = label
+            found.connections[label.label] += 1
+            all_of[label.family] += 1
+            if (text(row, "verdict") or BENIGN) != BENIGN:
+                found.flagged[label.label] += 1
+                flagged_of[label.family] += 1
+                odd_by_host["src", orig[0]].append(label)
+                odd_by_host["dst", resp[0]].append(label)
+        noticed: set[str] = set()
+        for row in read_rows(folder / "notice.log", skipped=found.skipped):
+            # Zeek fills in both src and dst from the connection: the sentence says whose incident it is.
+            name, _, rest = str(row.get("msg", "")).partition(" ")
+            host = ("dst" if rest.startswith("receives") else "src", name)
+            merged = text(row, "note").endswith("Anomalous_Host")
+            basis = odd_by_host[host] if merged else [e for e in [truth.get(str(row.get("uid")))] if e]
+            words = {e.label for e in basis}
+            if "malicious" in words:
+                found.true_notices += 1
+                noticed.update(e.family for e in basis)
+            elif words == {"benign"}:
+                found.false_notices += 1
+            else:
+                found.unlabelled_notices += 1
+        found.unscored = len(self) - len(seen)
+        found.families = {f: (all_of[f], flagged_of[f], f in noticed) for f in sorted(all_of) if f}
+        return found
+
+
+def read_labels(path: Path) -> Labels:
+    """Reads labels.csv (or .xz), all its captures as one. Raises `LabelError`."""
+    merged: dict[Key, list[Label]] = defaultdict(list)
+    for labels in labels_by_capture(path).values():
+        for key, entries in labels.by_key.items():
+            merged[key] += entries
+    return Labels(merged)
+
+
+def labels_by_capture(path: Path) -> dict[str, Labels]:
+    """Reads labels.csv (or .xz) with the columns of the project's data, by the `capture` column ("" without one).
+
+    Raises `LabelError`.
+    """
+    by_capture: dict[str, dict[Key, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    for at, row in rows(path):
+        try:
+            orig = (row["orig_h"], int(float(row["orig_p"])))
+            resp = (row["resp_h"], int(float(row["resp_p"])))
+            label = Label(float(row["ts"]), row["label"], row.get("family") or "")
+            if not math.isfinite(label.ts):
+                raise ValueError(f"ts: found {row['ts']!r}; expected seconds since the epoch")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise LabelError(f"{path}:{at}: {error}") from None
+        if label.label not in ("benign", "malicious", "unknown"):
+            raise LabelError(
+                f"{path}:{at}: label: found {label.label!r}; expected benign, malicious or unknown"
+            )
+        by_capture[row.get("capture") or ""][row["proto"], frozenset((orig, resp))].append(label)
+    if not by_capture:
+        raise LabelError(f"{path}: holds no label")
+    return {capture: Labels(by_key) for capture, by_key in by_capture.items()}
+
+
+def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a label file with their line numbers. Raises `LabelError` for a file of another kind."""
+    try:
+        file: IO[str] = (
+            lzma.open(path, "rt", encoding="utf-8", newline="")
+            if path.suffix == ".xz"
+            else open(path, encoding="utf-8", newline="")
+        )
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
+        try:
+            reader = csv.DictReader(bounded_lines(file, str(path), None))
+            missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise LabelError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_COLUMNS)}")
+            for row in reader:
+                yield reader.line_num, row
+        except (UnicodeDecodeError, lzma.LZMAError, EOFError, csv.Error) as error:
+            raise LabelError(f"{path}: no label file: {error}") from None

@@ -1,0 +1,1 @@
+"""A capture in, Zeek's logs out, without Zeek."""

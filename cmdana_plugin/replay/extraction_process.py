@@ -1,0 +1,292 @@
+"""Work in a process of its own whose blocks come over a pipe: extraction has a core to itself while another scores.
+
+A child of this process, forked before anything heavy is loaded, so that it costs next to nothing to start. What
+travels is the columns' bytes, and the little else as `marshal` has it: both ends are one program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import marshal
+import os
+import signal
+import struct
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, Final
+
+import numpy as np
+
+from feature_extractors.confinement import confine
+from feature_extractors.errors import CaptureError, CmdanaError
+from feature_extractors.features.encoding import Encoded, Features, concat_encoded
+from feature_extractors.observations import Connections
+
+Numbers = dict[str, int]
+
+_HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
+_ALIGN: Final = 64  # columns begin at multiples of it
+_ROWS: Final = 8192  # windows that are handed on at once
+_MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
+_AHEAD: Final = 16384  # that wait where the child is ahead
+_WORTH: Final = 4096  # windows that are handed on at once where so many come
+_PATIENCE: Final = 0.5  # within so many seconds
+_LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
+_STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
+_LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
+_COLUMNS: Final = tuple(
+    (part, field.name)
+    for part, kind in (("connections", Connections), ("features", Features))
+    for field in fields(kind)
+    if field.name != "service"
+)
+
+
+_ours: Final[list[int]] = []  # in the child: its end of the pipe
+
+
+def lock_in() -> None:
+    """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
+    byte of traffic is looked at (`feature_extractors.confinement.confine.lock_in`).
+    """
+    confine.lock_in(_ours[-1])
+
+
+class Beside:
+    """Blocks that `work` makes in a child process, in its order; `work` yields them, each with counts as of then.
+
+    What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
+    a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
+    a `CaptureError`, as it does where the child was killed or has computed for `stuck` seconds without a block, and
+    `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
+    """
+
+    def __init__(
+        self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], stuck: float = _STUCK
+    ) -> None:
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        confine.ready()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(reading)
+            confine.end_with_parent(parent)
+            os.nice(_LESS)
+            _run(work, writing)
+        os.close(writing)
+        self._pipe = open(reading, "rb", buffering=0)
+        self._blocks: deque[_Block | None] = deque()
+        self._rows = 0  # of the blocks that wait
+        self._moved = threading.Condition()
+        self._closed = False
+        self._ended = False
+        self._stuck = stuck
+        self._received = 0  # blocks so far
+        self._looked = -1, 0.0  # blocks, and the child's processor time, when nothing came for the first time
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def __iter__(self) -> Iterator[tuple[Encoded | None, Numbers]]:
+        while blocks := self._take():
+            kind, said, _ = blocks[-1]
+            if kind == "failed":
+                raise CaptureError(said)
+            if kind == "end":
+                self.close()
+                return
+            parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
+            yield concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None, said["numbers"]
+        self._closed = True
+        _, status = os.waitpid(self._child, 0)
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            raise CaptureError(f"extraction was killed by {name}; is memory short?")
+        raise RuntimeError("extraction ended before its end: see above")
+
+    def ahead(self) -> bool:
+        """Whether the child needs no core for now: it is at its end, or much waits."""
+        return self._ended or self._rows >= _AHEAD
+
+    def close(self) -> None:
+        """Ends the child if it is still at work."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+        with self._moved:  # lets the thread come to the pipe's end
+            self._blocks.clear()
+            self._moved.notify()
+
+    def _take(self) -> list[_Block]:
+        """What waits, as much as makes one block; none at the pipe's end."""
+        with self._moved:
+            while not self._moved.wait_for(lambda: self._blocks, min(_LOOK, self._stuck)):
+                self._look()
+            self._moved.wait_for(self._worth_taking, _PATIENCE)
+            taken: list[_Block] = []
+            rows = 0
+            while self._blocks and (block := self._blocks[0]) is not None:
+                mergeable = block[0] == "block" and block[1]["columns"] is not None
+                if taken and (not mergeable or rows + _rows_of(block) > _ROWS):
+                    break
+                taken.append(block)
+                self._blocks.popleft()
+                rows += _rows_of(block)
+                if not mergeable:
+                    break
+            self._rows -= rows
+            self._moved.notify()
+            return taken
+
+    def _look(self) -> None:
+        """Ends a child that computes and computes. One that waits, for the disk or for a processor, is let be."""
+        used = _processor_seconds(self._child)
+        blocks, since = self._looked
+        if blocks != self._received:
+            self._looked = self._received, used
+        elif used - since > self._stuck:
+            self.close()
+            raise CaptureError(
+                f"extraction has computed for {used - since:.0f} s without getting on, after {blocks} blocks; "
+                "please report this capture as a fault"
+            )
+
+    def _worth_taking(self) -> bool:
+        last = self._blocks[-1] if self._blocks else None
+        return self._rows >= _WORTH or last is None or not _rows_of(last)
+
+    def _receive(self) -> None:
+        """Takes blocks off the pipe as they come, so that the child seldom waits."""
+        try:
+            while (head := _read(self._pipe, _HEAD.size)) is not None:
+                words, columns = _HEAD.unpack(head)
+                said, data = _read(self._pipe, words), _read(self._pipe, columns)
+                if said is None or data is None:
+                    break
+                kind, value = marshal.loads(said)  # noqa: S302  # written by ourselves
+                self._put((kind, value, np.frombuffer(data, np.uint8)))
+        finally:
+            self._pipe.close()
+            self._put(None)
+
+    def _put(self, block: _Block | None) -> None:
+        with self._moved:
+            self._moved.wait_for(lambda: self._closed or self._rows < _MOST)
+            if not self._closed:
+                self._blocks.append(block)
+                self._received += 1
+                self._rows += 0 if block is None else _rows_of(block)
+                self._ended |= block is None or block[0] == "end"
+            self._moved.notify()
+
+
+_Block = tuple[str, Any, np.ndarray[tuple[int], np.dtype[np.uint8]]]
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used so far; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            after = file.read().rpartition(b")")[2].split()  # the name before it may hold anything
+    except OSError:
+        return 0.0
+    return (int(after[11]) + int(after[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _rows_of(block: _Block) -> int:
+    """The windows of a block; none in what is not one."""
+    kind, said, _ = block
+    return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
+
+
+def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: int) -> None:
+    """The child, from its first breath to its last: it must not go on in its parent's code."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _ours.append(writing)
+        with open(writing, "wb", buffering=0) as pipe:
+            try:
+                for block, numbers in work():
+                    _send(pipe, "block", *_packed(block, numbers))
+                _send(pipe, "end", None, [])
+                status = 0
+            except CmdanaError as error:
+                _send(pipe, "failed", str(error), [])
+                status = 0
+            except BrokenPipeError:
+                pass  # nobody wants it any more
+            except BaseException:  # noqa: BLE001  # a bug: said before the parent sees the end of the pipe
+                traceback.print_exc()
+                sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _packed(block: Encoded | None, numbers: Numbers) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+    """What is marshalled of a block, and its columns padded to `_ALIGN`."""
+    if block is None:
+        return {"numbers": numbers, "columns": None}, []
+    arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
+    arrays += [block.modalities, block.longest_name]
+    data: list[bytes | memoryview] = []
+    for array in map(np.ascontiguousarray, arrays):
+        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
+    said = {
+        "numbers": numbers,
+        "columns": [(a.dtype.str, a.shape) for a in arrays],
+        "service": list(block.connections.service),
+        "schema": block.schema,
+    }
+    return said, data
+
+
+def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
+    if said["columns"] is None:
+        return None
+    arrays, at = [], 0
+    for kind, shape in said["columns"]:
+        dtype = np.dtype(kind)
+        size = int(np.prod(shape)) * dtype.itemsize
+        arrays.append(data[at : at + size].view(dtype).reshape(shape))
+        at += size + -size % _ALIGN
+    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "features": {}}
+    for (part, name), array in zip(_COLUMNS, arrays, strict=False):
+        parts[part][name] = array
+    return Encoded(
+        connections=Connections(**parts["connections"]),
+        features=Features(**parts["features"]),
+        schema=said["schema"],
+        modalities=arrays[-2],
+        longest_name=arrays[-1],
+    )
+
+
+def _send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
+    said = marshal.dumps((kind, value))
+    for part in (_HEAD.pack(len(said), sum(map(len, data))), said, *data):
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
+
+
+def _read(pipe: io.FileIO, size: int) -> bytearray | None:
+    """Exactly so many bytes; None where the pipe ends before."""
+    out = bytearray(size)
+    view = memoryview(out)
+    while view:
+        n = pipe.readinto(view)
+        if not n:
+            return None
+        view = view[n:]
+    return out

@@ -1,0 +1,108 @@
+"""What a model says of the small capture that comes with cmdana: told where it is made, compared by `cmdana doctor`.
+
+Libraries, processors and a file that was changed can make a sound model score otherwise; this is how it shows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cmdana_plugin.detector.checkpoint import Checkpoint
+    from cmdana_plugin.detector.cross_modal import CrossModal
+
+ENTRY: Final = "reference"  # of a checkpoint's metadata
+_CAPTURE: Final = "reference.pcap.gz"
+_SHIPPED: Final = "cmdana.json"
+_HOSTS: Final = 1024
+_APART: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
+_MOST: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What the package says of the model that comes with it."""
+
+    sha256: str
+    reference: str  # as in a checkpoint's metadata
+
+
+@cache
+def shipped() -> Shipped:
+    said = json.loads((resources.files("cmdana_plugin") / "models" / _SHIPPED).read_text(encoding="ascii"))
+    return Shipped(str(said["sha256"]), json.dumps(said["reference"]))
+
+
+def scores(detector: CrossModal) -> list[float]:
+    """The scores of the capture's connections in order, from an empty state; the detector is reset."""
+    from cmdana_plugin.config import Config
+    from cmdana_plugin.replay.embedded import Summary, extract
+
+    detector.reset()
+    found: list[float] = []
+    with resources.as_file(resources.files("cmdana_plugin") / "models" / _CAPTURE) as capture:
+        for windows in extract([capture], Config(), Summary([])):
+            found += np.round(detector.receive(windows).score, 4).tolist()
+    detector.reset()
+    return found
+
+
+def with_reference(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, which tells its scores of the capture."""
+    from cmdana_plugin.detector.checkpoint import renamed
+    from cmdana_plugin.detector.cross_modal import CrossModal
+    from feature_extractors.features.schema import load_schema
+
+    detector = CrossModal(checkpoint, load_schema(), hosts=_HOSTS)
+    return renamed(checkpoint, **{ENTRY: json.dumps(scores(detector))})
+
+
+def differs(found: list[float], expected: str) -> str:
+    """In words how the scores differ from those that a model tells; "" where they do not."""
+    try:
+        told = json.loads(expected)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, list) or len(told) > _MOST or not all(map(_is_score, told)):
+        return f"metadata {ENTRY}: found {expected[:40]!r}, expected a list of scores of 0..1"
+    if len(told) != len(found):
+        return f"found {len(found)} connections in the built-in capture, expected {len(told)} as where it was made"
+    apart = [i for i, (a, b) in enumerate(zip(found, told, strict=True)) if abs(a - b) > _APART]
+    if not apart:
+        return ""
+    worst = max(apart, key=lambda i: abs(found[i] - told[i]))
+    return (
+        f"{len(apart)} of {len(found)} scores of the built-in capture differ: connection {worst} found "
+        f"{found[worst]:.4f}, expected {told[worst]:.4f}"
+    )
+
+
+def _is_score(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and 0.0 <= x <= 1.0
+
+
+def _write_shipped() -> None:
+    """Writes what the package says of its model, after a new one has been put there."""
+    import hashlib
+    from pathlib import Path
+
+    from cmdana_plugin.detector.checkpoint import load
+    from cmdana_plugin.detector.cross_modal import DEFAULT_MODEL, CrossModal
+    from feature_extractors.features.schema import load_schema
+
+    folder = Path(__file__).parents[1] / "models"
+    model = folder / DEFAULT_MODEL
+    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_HOSTS)
+    said = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
+    (folder / _SHIPPED).write_text(json.dumps(said) + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    _write_shipped()

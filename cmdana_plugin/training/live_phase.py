@@ -1,0 +1,130 @@
+"""Learning from a running Zeek: a phase that is seen, that can be interrupted, and that judges all the while.
+
+The model there is (the shipped one, or that of `--init`) goes on judging, and says in the `model` column of every
+verdict that it is learning and how far it is: there is never a score that means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.decision.judge import Judge, Judged
+from cmdana_plugin.decision.verdict import BENIGN
+from cmdana_plugin.detector.scores import Detector
+from cmdana_plugin.endpoint.live import run
+from cmdana_plugin.training.spool import Spool
+from feature_extractors.errors import CmdanaError
+from feature_extractors.observations import Windows
+
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TELL: Final = 600.0  # seconds between two lines about the progress
+
+
+class Interrupted(CmdanaError):
+    """The learning phase was stopped before its end; what it saw is kept."""
+
+
+def duration(words: str) -> float:
+    """Seconds in `24h`, `90m`, `7d` or `30s`. Raises `CmdanaError`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
+    if not found or float(found[1]) <= 0:
+        raise CmdanaError(f"--live: found {words!r}; expected a time such as 24h, 90m or 7d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def spool_of(out: Path) -> Path:
+    """The folder in which a model to be gathers its traffic."""
+    return out.with_name(out.name + ".learning")
+
+
+@dataclass(slots=True)
+class Phase:
+    """How far a learning phase is."""
+
+    spool: Spool
+    wanted: str  # as `--live` says it
+
+    @property
+    def seconds(self) -> float:
+        """Of network time that are wanted."""
+        return duration(self.wanted)
+
+    @property
+    def share(self) -> float:
+        return min(self.spool.seen / self.seconds, 1.0)
+
+    @property
+    def over(self) -> bool:
+        return self.spool.seen >= self.seconds
+
+    def words(self) -> str:
+        return f"{self.share:.0%} of {self.wanted}, {self.spool.connections:,} connections" + (
+            f", the first {self.spool.dropped:,} let go" if self.spool.dropped else ""
+        )
+
+
+class LearningJudge(Judge):
+    """A judge whose every verdict says that a model is being learned, and which keeps what it judges."""
+
+    def __init__(self, detector: Detector, config: Config, phase: Phase) -> None:
+        super().__init__(detector, config)
+        self._phase = phase
+        self._name = detector.name
+
+    def receive(self, windows: Windows) -> Judged:
+        self.detector.name = f"{self._name} (learning, {self._phase.share:.0%})"
+        judged = super().receive(windows)
+        if len(windows):
+            for verdict in judged.verdicts:
+                if verdict.verdict != BENIGN and verdict.stage == "final":
+                    self._phase.spool.suspect(verdict.orig_h)
+        self._phase.spool.add(windows)
+        return judged
+
+
+def learn(
+    settings: Config,
+    load: Callable[[], Judge],
+    folder: Path,
+    wanted: str,
+    progress: Callable[[str, float], None],
+    tell: Callable[[str], None],
+) -> None:
+    """Gathers `wanted` (24h, 90m) of network time from a running Zeek into `folder`, or goes on where it stopped.
+
+    Raises `Interrupted` when SIGTERM or SIGINT came before the end, and what `live.run` raises.
+    """
+    spool = Spool(folder, settings.learning.max_connections, create=True)
+    phase = Phase(spool, wanted)
+    told = time.monotonic()
+
+    def over() -> bool:
+        nonlocal told
+        progress("learning from Zeek", phase.share)
+        if time.monotonic() - told >= _TELL:
+            told = time.monotonic()
+            tell(f"learning: {phase.words()}")
+        return phase.over
+
+    def loaded() -> Judge:
+        judge = load()
+        return LearningJudge(judge.detector, settings, phase)
+
+    try:
+        if not phase.over:
+            tell(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
+            run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share})
+            tell("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
+    finally:
+        spool.close()
+    if not phase.over:
+        raise Interrupted(
+            f"{folder}: stopped at {phase.words()}; the same command goes on from there, "
+            f"`cmdana train --out MODEL {folder}` learns from what there is"
+        )

@@ -1,0 +1,271 @@
+"""What training material holds: what is normal in it, in numbers for a person, and who in it may be no normal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.logs.streams import addresses
+from feature_extractors.observations import PROTO_NAMES, Connections, Windows
+
+if TYPE_CHECKING:
+    from cmdana_plugin.detector.checkpoint import Checkpoint
+    from cmdana_plugin.training.fit import Corpus
+
+_SHOWN: Final = 12  # services in the table
+_KINDS: Final = 200  # services told apart
+_SHARES: Final = (0.1, 0.5, 0.9)
+_FAILED: Final = (0, 3)  # S0 and REJ: nobody answered, or nobody wanted to
+_MANY: Final = 100  # failed targets, or names, from which on a host is told
+_LONG: Final = 60  # characters of a name that is long
+_TOLD: Final = 5  # hosts named for each reason
+_ALIKE: Final = 1e-3  # p-value of the supervised head from which on a connection is like a known attack
+_ALIKE_LEAST: Final = 20  # such connections of a host
+_ALIKE_SHARE: Final = 0.1  # and their share of its connections
+_ROWS: Final = 65_536  # connections looked at together
+
+
+@dataclass(slots=True)
+class Usual:
+    """The connections of one service that were learned from."""
+
+    connections: int = 0
+    failed: int = 0
+    originators: set[bytes] = field(default_factory=set)
+    responders: set[bytes] = field(default_factory=set)
+    values: list[NDArray[np.float32]] = field(
+        default_factory=list
+    )  # [n, 3] bytes each way, seconds; NaN unset
+
+    def quantiles(self) -> NDArray[np.float64]:
+        """[3, 3]: of bytes from the originator, from the responder and of seconds, at 10, 50 and 90 %; NaN unset."""
+        values = np.concatenate(self.values)
+        out = np.full((3, len(_SHARES)), np.nan)
+        for i in range(3):
+            known = values[np.isfinite(values[:, i]), i]
+            if len(known):
+                out[i] = np.quantile(known, _SHARES)
+        return out
+
+
+@dataclass(slots=True)
+class Normal:
+    """What normal looks like, by service."""
+
+    services: dict[str, Usual] = field(default_factory=dict)
+
+    def receive(self, connections: Connections, rows: NDArray[np.bool_]) -> None:
+        """Takes in the connections that teach what is normal."""
+        c = connections
+        names = np.array([service or PROTO_NAMES.get(p, "other") for service, p in _kinds(c)], object)
+        orig = np.ascontiguousarray(c.orig_h).view("V16").ravel()
+        resp = np.ascontiguousarray(c.resp_h).view("V16").ravel()
+        values = np.stack(
+            [
+                np.where(c.orig_bytes >= 0, c.orig_bytes, np.nan),
+                np.where(c.resp_bytes >= 0, c.resp_bytes, np.nan),
+                c.duration,
+            ],
+            axis=1,
+        ).astype(np.float32)
+        failed = np.isin(c.conn_state, _FAILED)
+        for name in sorted(set(names[rows])):
+            if name not in self.services and len(self.services) >= _KINDS:
+                continue
+            chosen = rows & (names == name)
+            usual = self.services.setdefault(name, Usual())
+            usual.connections += int(chosen.sum())
+            usual.failed += int(failed[chosen].sum())
+            usual.originators.update(orig[chosen].tolist())
+            usual.responders.update(resp[chosen].tolist())
+            usual.values.append(values[chosen])
+
+    def ranked(self) -> Sequence[tuple[str, Usual]]:
+        """Services, most connections first."""
+        return sorted(self.services.items(), key=lambda item: (-item[1].connections, item[0]))
+
+    def table(self) -> list[str]:
+        """Lines of at most 80 characters, the commonest services first."""
+        lines = [
+            f"{'normal here':<13}{'conns':>9}{'hosts':>7}{'servers':>9}{'sent':>14}{'received':>14} {'seconds':>13}"
+        ]
+        for name, usual in self.ranked()[:_SHOWN]:
+            sent, got, took = usual.quantiles()
+            lines.append(
+                f"{name[:12]:<13}{usual.connections:>9,}{len(usual.originators):>7,}{len(usual.responders):>9,}"
+                f"{_range(sent, _size):>14}{_range(got, _size):>14} {_range(took, _seconds):>13}"
+            )
+        more = len(self.services) - _SHOWN
+        if more > 0:
+            lines.append(f"and {more} more services")
+        lines.append("sent, received, seconds: 8 of 10 connections lie between these")
+        return lines
+
+    def object(self) -> list[dict[str, object]]:
+        """For `--json`; quantiles at 10, 50 and 90 %."""
+        out: list[dict[str, object]] = []
+        for name, usual in self.ranked():
+            quantiles = [
+                [None if np.isnan(x) else round(float(x), 6) for x in row] for row in usual.quantiles()
+            ]
+            out.append(
+                {
+                    "service": name,
+                    "connections": usual.connections,
+                    "failed": usual.failed,
+                    "originators": len(usual.originators),
+                    "responders": len(usual.responders),
+                    "bytes_from_originator": quantiles[0],
+                    "bytes_from_responder": quantiles[1],
+                    "seconds": quantiles[2],
+                }
+            )
+        return out
+
+
+@dataclass(slots=True)
+class Suspects:
+    """Hosts that would teach a model that an attack is normal, by what needs no model to see."""
+
+    scans: Counter[str] = field(
+        default_factory=Counter
+    )  # originator -> hosts and ports that did not answer it
+    names: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # originator, domain -> long names asked for
+    odd: Counter[str] = field(
+        default_factory=Counter
+    )  # originator -> connections that the model before found odd
+
+    attacks: Counter[str] = field(
+        default_factory=Counter
+    )  # originator -> connections that resemble known attacks
+    origins: list[NDArray[np.uint8]] = field(
+        default_factory=list
+    )  # [n, 16] of every connection that was received
+
+    def receive(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
+        """Looks through the connections that are to teach what is normal."""
+        self.origins.append(windows.connections.orig_h)
+        self._scans(windows.connections, rows)
+        self._names(windows, rows)
+
+    def resembling(self, corpus: Corpus, init: Checkpoint | None = None) -> None:
+        """Names the hosts whose connections are, far more often than calm ones, like attacks that a model knows.
+
+        `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
+        """
+        from cmdana_plugin.detector.cross_modal import shipped_checkpoint, stratum_of
+        from cmdana_plugin.detector.trees import tabulate
+        from feature_extractors.features.encoding import take_features
+        from feature_extractors.features.schema import load_schema
+
+        known = init if init is not None and init.trees is not None else shipped_checkpoint()
+        orig = np.concatenate(self.origins)
+        self.origins.clear()
+        if known.trees is None or len(orig) != len(corpus):
+            return
+        schema = load_schema()
+        p = np.ones(len(corpus))
+        calm = np.flatnonzero(corpus.label == 0)
+        for rows in np.array_split(calm, len(calm) // _ROWS + 1):
+            features = take_features(corpus.features, rows)
+            score = known.trees.score(tabulate(features, corpus.state[rows]))
+            p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, schema))
+        hosts, at = np.unique(np.ascontiguousarray(orig).view("V16").ravel(), return_inverse=True)
+        all_of = np.bincount(at[calm], minlength=len(hosts))
+        alike = np.bincount(at[calm], p[calm] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
+        for host in np.flatnonzero((alike >= _ALIKE_LEAST) & (alike > _ALIKE_SHARE * all_of)):
+            self.attacks[addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
+                alike[host]
+            )
+
+    def words(self) -> list[str]:
+        """Warnings, each with what to do."""
+        found = [
+            f"{host} got no answer from {n:,} hosts and ports, as one that scans; --exclude {host} leaves it out"
+            for host, n in self.scans.most_common(_TOLD)
+        ]
+        found += [
+            f"{host} asked for {n:,} different long names under {domain}, as through a tunnel; --exclude {host} "
+            "leaves it out"
+            for (host, domain), n in self.names.most_common(_TOLD)
+        ]
+        found += [
+            f"{n:,} connections of {host} are like attacks that an earlier model knows; --exclude {host} leaves it out"
+            for host, n in self.attacks.most_common(_TOLD)
+            if host not in self.scans
+        ]
+        odd = [f"{host} {n:,}" for host, n in self.odd.most_common(_TOLD) if n >= 3]
+        if odd:
+            found.append(
+                f"while learning, the model before found connections odd, by originator: {', '.join(odd)}; look "
+                "at them (cmdana alerts), and leave attackers out with --exclude"
+            )
+        return found
+
+    def _scans(self, c: Connections, rows: NDArray[np.bool_]) -> None:
+        tcp = np.flatnonzero(rows & (c.ip_proto == 6))
+        if not len(tcp):
+            return
+        hosts, at = np.unique(np.ascontiguousarray(c.orig_h[tcp]).view("V16").ravel(), return_inverse=True)
+        failed = np.isin(c.conn_state[tcp], _FAILED)
+        share = np.bincount(at, failed, len(hosts)) / np.bincount(at, minlength=len(hosts))
+        target = np.concatenate([c.resp_h[tcp], c.resp_p[tcp, None].view(np.uint8)], axis=1)
+        key = np.concatenate([at[:, None].astype("<u4").view(np.uint8), target], axis=1)[
+            failed & (share[at] > 0.5)
+        ]
+        if not len(key):
+            return
+        distinct = np.unique(np.ascontiguousarray(key).view(f"V{key.shape[1]}").ravel())
+        owner = distinct.view(np.uint8).reshape(-1, key.shape[1])[:, :4].copy().view("<u4").ravel()
+        for host, n in zip(*np.unique(owner, return_counts=True), strict=True):
+            if n >= _MANY:
+                self.scans[addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] += int(n)
+
+    def _names(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
+        start = windows.log_start
+        asked: dict[tuple[int, str], set[str]] = {}
+        orig = np.ascontiguousarray(windows.connections.orig_h).view("V16").ravel()
+        hosts, at = np.unique(orig, return_inverse=True)
+        for i in np.flatnonzero(rows & (np.diff(start) > 0)).tolist():
+            for entry in windows.logs[start[i] : start[i + 1]]:
+                if entry.stream != "dns":
+                    continue
+                name = entry.fields.get("query")
+                if isinstance(name, str) and len(name) >= _LONG and not name.endswith((".arpa", ".local")):
+                    known = asked.setdefault((int(at[i]), ".".join(name.split(".")[-2:])), set())
+                    if len(known) < 100 * _MANY:
+                        known.add(name)
+        for (host, domain), names in asked.items():
+            if len(names) >= _MANY:
+                text = addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]
+                self.names[text, domain] += len(names)
+
+
+def _kinds(c: Connections) -> zip[tuple[str, int]]:
+    return zip(c.service, c.ip_proto.tolist(), strict=True)
+
+
+def _range(values: NDArray[np.float64], write: Callable[[float], str]) -> str:
+    low, _, high = values.tolist()
+    if low != low:
+        return "-"
+    a, b = write(low), write(high)
+    return a if a == b else f"{a}-{b}"
+
+
+def _size(n: float) -> str:
+    for bound, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= bound:
+            return f"{n / bound:.1f} {unit}B" if n < 10 * bound else f"{n / bound:.0f} {unit}B"
+    return f"{n:.0f} B"
+
+
+def _seconds(n: float) -> str:
+    return f"{n:.0f}" if n >= 10 else f"{n:.2g}" if n >= 0.01 else f"{n:.1g}"

@@ -1,0 +1,334 @@
+"""An operator's own material for training and calibration: captures, Zeek logs and what a running Zeek told."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.logs.labels import Labels, labels_by_capture
+from cmdana_plugin.logs.streams import addresses
+from cmdana_plugin.replay.embedded import Summary, extract, merge_counts
+from cmdana_plugin.replay.reference import with_reference
+from cmdana_plugin.training import fit as training
+from cmdana_plugin.training.fit import Recipe, Recording
+from cmdana_plugin.training.material import Normal, Suspects
+from cmdana_plugin.training.spool import Spool, is_spool
+from feature_extractors.errors import CmdanaError
+from feature_extractors.features.schema import load_schema
+from feature_extractors.observations import PROTO_NAMES, Connections, Windows, concat
+from feature_extractors.readers.captures import find_captures
+from feature_extractors.readers.folders import files_below
+from feature_extractors.readers.zeek_logs import ZeekLogs
+
+Progress = Callable[[str, float], None]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_FEW: Final = 1000  # connections under which what is learned is thin
+_RARE: Final = 40  # connections of a service under which its normal is not known
+_CUT: Final = frozenset(
+    (
+        "half_written_line", "compressed_stream_truncated", "compressed_stream_damaged", "bad_record",
+        "capture_truncated", "learning_block_damaged", "line_too_long", "entries_over_memory", "time_out_of_range",
+    )
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Learned:
+    """What was learned, from how much, and what to be wary of."""
+
+    out: str
+    recordings: int = 0
+    connections: int = 0
+    benign: int = 0
+    malicious: int = 0
+    unknown: int = 0
+    hosts: int = 0
+    hours: float = 0.0
+    services: Counter[str] = field(default_factory=Counter)
+    undecoded: Counter[str] = field(default_factory=Counter)
+    busiest: float = 0.0  # share of all connections that one host originates
+    busiest_host: str = ""
+    model: str = ""
+    data_digest: str = ""
+    normal: Normal = field(default_factory=Normal)
+    suspects: Suspects = field(default_factory=Suspects)
+
+    def warnings(self) -> list[str]:
+        """What in the material makes a poor teacher."""
+        found = []
+        if self.connections < _FEW:
+            found.append(
+                f"only {self.connections:,} connections: a day of traffic or more teaches far better"
+            )
+        if self.hours < 24:
+            found.append(f"only {_hours(self.hours)}: what happens daily or weekly has not been seen")
+        rare = [f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE]
+        if rare:
+            more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
+            found.append(f"seen too rarely to know what is normal: {', '.join(rare[:6])}{more}")
+        if self.busiest > 0.5 and self.connections >= _FEW:
+            found.append(
+                f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
+                "that becomes normal"
+            )
+        found += self.suspects.words()
+        if passed := self.passed_over():
+            found.append(f"some input was cut off or damaged: {passed}")
+        return found
+
+    def passed_over(self) -> str:
+        """What of the input was cut off or damaged, by reason."""
+        return ", ".join(f"{name} {n:,}" for name, n in self.undecoded.items() if name in _CUT)
+
+    def object(self) -> dict[str, object]:
+        """For `--json`."""
+        plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects")}
+        return {**plain, "normal": self.normal.object(), "warnings": self.warnings()}
+
+    def text(self) -> str:
+        """For a person."""
+        lines = [
+            f"learned from {self.connections:,} connections of {_some(self.hosts, 'host')} over "
+            f"{_hours(self.hours)} in {_some(self.recordings, 'recording')}: {self.benign:,} normal, "
+            f"{self.malicious:,} malicious, {self.unknown:,} unknown",
+            "",
+            *self.normal.table(),
+            "",
+            *(f"beware: {warning}" for warning in self.warnings()),
+            f"model {self.model} in {self.out}; use it with --model {self.out} or [model] path",
+        ]
+        return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1.0 else _some(round(hours * 60), "minute")
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def train(
+    sources: Sequence[str],
+    out: Path,
+    config: Config,
+    *,
+    labels: Path | None = None,
+    init: Checkpoint | None = None,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    epochs: int | None = None,
+    progress: Progress = lambda _what, _share: None,
+) -> Learned:
+    """Trains on the sources, writes the checkpoint to `out` in one move, and says what was learned.
+
+    What a training has come to is kept beside `out` until it is written: the same command goes on from there.
+    Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
+    """
+    report = Learned(str(out))
+    recipe = Recipe(seed=seed, epochs=epochs)
+    truth = labels_by_capture(labels) if labels else {}
+    kept = out.with_name(f"{out.name}.training")
+    try:
+        made = training.train(
+            recordings(sources, config, truth, report, progress, networks(exclude)),
+            recipe=recipe,
+            init=init,
+            name=out.stem,
+            progress=progress,
+            inspect=lambda corpus: report.suspects.resembling(corpus, init),
+            keep=kept,
+        )
+    except CmdanaError as error:
+        raise (
+            type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error
+        ) from None
+    made = with_reference(made)
+    checkpoints.save(made, out)
+    kept.unlink(missing_ok=True)
+    report.model = made.about.get("name", out.stem)
+    report.data_digest = made.about.get("data_digest", "")
+    return report
+
+
+def calibrate(
+    sources: Sequence[str],
+    model: Path | None,
+    out: Path,
+    config: Config,
+    *,
+    labels: Path | None = None,
+    exclude: Sequence[str] = (),
+    progress: Progress = lambda _what, _share: None,
+) -> Learned:
+    """Takes the p-values of a model from later calm traffic, and writes the checkpoint to `out`."""
+    from cmdana_plugin.detector.cross_modal import shipped_checkpoint
+
+    report = Learned(str(out))
+    before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
+    truth = labels_by_capture(labels) if labels else {}
+    made = training.recalibrate(
+        before, recordings(sources, config, truth, report, progress, networks(exclude))
+    )
+    checkpoints.save(with_reference(made), out)
+    report.model = made.about.get("name", out.stem)
+    return report
+
+
+def initial(words: str | None) -> Checkpoint | None:
+    """What `--init` names: nothing, the shipped checkpoint, or a file. Raises `CmdanaError`."""
+    from cmdana_plugin.detector.cross_modal import shipped_checkpoint
+
+    if words is None:
+        return None
+    return shipped_checkpoint() if words == "shipped" else checkpoints.load(Path(words), load_schema())
+
+
+def networks(words: Sequence[str]) -> list[Network]:
+    """The addresses and networks that `--exclude` names. Raises `CmdanaError`."""
+    try:
+        return [ipaddress.ip_network(word, strict=False) for word in words]
+    except ValueError as error:
+        raise CmdanaError(f"--exclude: {error}; expected an address or a network") from None
+
+
+def recordings(
+    sources: Sequence[str],
+    config: Config,
+    truth: dict[str, Labels],
+    report: Learned,
+    progress: Progress = lambda _what, _share: None,
+    exclude: Sequence[Network] = (),
+) -> Iterator[Recording]:
+    """One recording for each capture, each folder of Zeek logs, each learning phase; `report` fills as they pass.
+
+    Connections of the hosts in `exclude` are of unknown kind: they move the state and teach nothing.
+    """
+    found = list(_expand(sources))
+    origins: Counter[bytes] = Counter()
+    for i, source in enumerate(found):
+        progress("reading", i / len(found))
+        blocks = []
+        for block in _windows(source, config, report):
+            blocks.append(block)
+            report.connections += len(block)
+            # How much a folder holds is known at its end only: half of what is left of the bar for each 100,000.
+            within = 1.0 - 0.5 ** (sum(map(len, blocks)) / 100_000)
+            progress("reading", (i + within) / len(found))
+        if not blocks:
+            continue
+        windows = concat(blocks)
+        del blocks
+        recording = _excluded(_labelled(source, windows, truth), exclude)
+        c = windows.connections
+        report.recordings += 1
+        report.hours += float(c.end.max() - c.ts.min()) / 3600
+        report.services.update(c.service)
+        origins.update(np.ascontiguousarray(c.orig_h).view("V16").ravel().tolist())
+        label = recording.label if recording.label is not None else np.zeros(len(c), np.int8)
+        report.hosts = len(origins)
+        host, most = origins.most_common(1)[0]
+        report.busiest = most / report.connections
+        report.busiest_host = addresses(np.frombuffer(host, np.uint8).reshape(1, 16))[0]
+        report.benign += int((label == 0).sum())
+        report.malicious += int((label == 1).sum())
+        report.unknown += int((label < 0).sum())
+        report.normal.receive(c, label == 0)
+        report.suspects.receive(windows, label == 0)
+        yield recording
+    progress("reading", 1.0)
+
+
+def _expand(sources: Sequence[str]) -> Iterator[Path]:
+    for name in sources:
+        path = Path(name)
+        yield from [path] if is_spool(path) or _holds_logs(path) else find_captures([path])
+
+
+def _holds_logs(path: Path) -> bool:
+    if path.is_dir():
+        return any(_is_conn_log(file) for file in files_below(path))
+    return _is_conn_log(path)
+
+
+def _is_conn_log(path: Path) -> bool:
+    return path.name.startswith("conn") and ".log" in path.suffixes
+
+
+def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]:
+    if is_spool(source):
+        spool = Spool(source)
+        try:
+            yield from spool.windows()
+            report.suspects.odd.update(spool.odd)
+        finally:
+            spool.close()
+        merge_counts(report.undecoded, [spool.counts])
+        return
+    if source.is_dir() or ".log" in source.suffixes:
+        logs = ZeekLogs([source])
+        yield from logs
+        merge_counts(report.undecoded, [logs.counts])
+        return
+    summary = Summary([str(source)])
+    yield from extract([source], config, summary)
+    report.undecoded.update(summary.undecoded)
+
+
+def _excluded(recording: Recording, exclude: Sequence[Network]) -> Recording:
+    if not exclude:
+        return recording
+    c = recording.windows.connections
+    label = np.zeros(len(c), np.int8) if recording.label is None else recording.label.copy()
+    label[_of_hosts(c, exclude)] = -1
+    return Recording(recording.name, recording.windows, label, recording.family)
+
+
+def _of_hosts(connections: Connections, wanted: Sequence[Network]) -> NDArray[np.bool_]:
+    rows = np.zeros(len(connections), np.bool_)
+    for column in (connections.orig_h, connections.resp_h):
+        hosts, at = np.unique(np.ascontiguousarray(column).view("V16").ravel(), return_inverse=True)
+        texts = addresses(hosts.view(np.uint8).reshape(-1, 16))
+        inside = np.array([any(_within(text, network) for network in wanted) for text in texts], np.bool_)
+        rows |= inside[at]
+    return rows
+
+
+def _within(text: str, network: Network) -> bool:
+    address = ipaddress.ip_address(text)
+    return address.version == network.version and address in network
+
+
+def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recording:
+    if not truth:
+        return Recording(str(source), windows)
+    place = source.as_posix()
+    names = [name for name in truth if not name or place == name or place.endswith("/" + name)]
+    n = len(windows)
+    name = max(names, key=len, default=None)
+    # An operator's store names no capture and holds what was labelled by hand: the rest of the traffic is normal.
+    label, family = np.full(n, 0 if name == "" else -1, np.int8), [""] * n
+    if name is not None:
+        labels = truth[name]
+        c = windows.connections
+        columns = zip(
+            c.ip_proto.tolist(), addresses(c.orig_h), c.orig_p.tolist(), addresses(c.resp_h), c.resp_p.tolist(),
+            c.ts.tolist(), strict=True,
+        )  # fmt: skip
+        for i, (proto, orig, op, resp, rp, ts) in enumerate(columns):
+            known = labels.find(PROTO_NAMES.get(proto, "unknown_transport"), (orig, op), (resp, rp), ts)
+            if known is not None:
+                label[i] = {"benign": 0, "malicious": 1}.get(known.label, -1)
+                family[i] = known.family
+    return Recording(str(source), windows, label, family)

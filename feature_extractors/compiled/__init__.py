@@ -1,0 +1,1 @@
+"""What is compiled, and when it must be compiled anew."""

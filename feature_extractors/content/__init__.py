@@ -1,0 +1,1 @@
+"""Payload segments in, log entries and services out."""

@@ -1,0 +1,157 @@
+"""FTP commands with their replies, and the data connections they announce, as ftp.log and `service` have them.
+
+Mirrors src/analyzer/protocol/ftp/FTP.cc and scripts/base/protocols/ftp/main.zeek of Zeek 8.2.2. Analyzers do not know
+addresses, so `arg` of file commands is the path alone and announced connections are known by port.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import ClassVar, Final
+
+from feature_extractors.content.analyzers.base import Analyzer, Fields, Lines, ParseError, Session, text
+from feature_extractors.content.analyzers.mail import LineProtocol
+
+_LOGGED: Final = frozenset((
+    "APPE", "DELE", "RETR", "STOR", "STOU", "ACCT", "PORT", "PASV", "EPRT", "EPSV",
+))  # fmt: skip
+_GUESTS: Final = frozenset(("anonymous", "ftp", "ftpuser", "guest"))
+_PORT: Final = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
+_EPRT: Final = re.compile(rb"\|[12]\|([0-9a-fA-F.:]{2,45})\|(\d{1,5})\|")
+_EPSV: Final = re.compile(rb"\|\|\|(\d{1,5})\|")
+_COMMAND: Final = re.compile(rb"[ \t]*([A-Za-z]{3,4})(?:[ \t]+(.*))?\Z", re.S)
+_COMMANDS: Final = frozenset((
+    "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "REIN", "QUIT", "PORT", "PASV", "MODE", "TYPE", "STRU", "ALLO",
+    "REST", "STOR", "STOU", "RETR", "LIST", "NLST", "APPE", "RNFR", "RNTO", "DELE", "RMD", "MKD", "PWD", "ABOR", "SYST",
+    "STAT", "HELP", "SITE", "NOOP", "AUTH", "ADAT", "PROT", "PBSZ", "CCC", "MIC", "CONF", "ENC", "FEAT", "OPTS", "EPRT",
+    "EPSV", "LANG", "MDTM", "MLSD", "MLST", "SIZE", "CLNT", "LPRT", "LPSV", "XCWD", "XMKD", "XPWD", "XRMD",
+    "XCUP", "MACB",
+    "HOST",
+))  # fmt: skip
+
+
+class Ftp(LineProtocol):
+    """One control connection."""
+
+    service: ClassVar[str] = "ftp"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._user = "<unknown>"
+        self._password: str | None = None
+        self._pending: deque[tuple[str, bytes, float]] = deque()
+        self._entry: Fields | None = None
+        self._continued = 0
+        self._auth = b""
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        if is_orig or self._continued:
+            lines.past_empty()
+        return True
+
+    def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
+        if is_orig:
+            self._request(ts, line)
+        else:
+            self._reply(ts, line)
+
+    def _request(self, ts: float, line: bytes) -> None:
+        found = _COMMAND.match(line.rstrip(b"\r"))
+        if not found:
+            return
+        command = found[1].decode("ascii").upper()
+        if command not in _COMMANDS:
+            return
+        argument = found[2] or b""
+        self.session.confirm(self.service)
+        if command == "AUTH":
+            self._auth = argument
+        elif command == "USER":
+            self._user = text(argument, 128)
+        elif command == "PASS":
+            self._password = text(argument, 128)
+        elif command in ("PORT", "EPRT"):
+            self._announce(argument, ts)
+        if len(self._pending) < self.session.limits.transactions:
+            self._pending.append((command, argument, ts))
+
+    def _reply(self, ts: float, line: bytes) -> None:
+        code = int(line[:3]) if len(line) >= 3 and line[:3].isdigit() else 0
+        if self._continued:
+            if code != self._continued or line[3:4] != b" ":
+                return
+            self._continued = 0
+        elif code == 0:
+            raise ParseError("no_reply_code")
+        elif code < 100:
+            raise ParseError("bad_reply_code")
+        elif line[3:4] == b"-":
+            self._continued = code
+            return
+        elif len(line) > 3 and line[3:4] != b" ":
+            raise ParseError("bad_reply_line")
+        message = line[3:].lstrip()
+        if code == 234 and self._auth == b"TLS":
+            self._start_tls()
+        if code in (227, 229):
+            self._announce(message, ts)
+        if not self._pending:
+            return
+        command, argument, began = self._pending[0]
+        if not 100 <= code <= 199:
+            self._pending.popleft()
+        if command not in _LOGGED:
+            return
+        entry = self._entry
+        if entry is None:
+            entry = {"user": self._user, "command": command}
+            if self._password is not None:
+                entry["password"] = self._password if self._user.lower() in _GUESTS else "<hidden>"
+            if argument:
+                entry["arg"] = text(argument, 4096)
+            self.session.log("ftp", began, entry)
+        self._entry = entry if 100 <= code <= 199 else None
+        entry["reply_code"] = code
+        entry["reply_msg"] = text(message, 4096)
+        if code == 150 and command == "RETR" and (size := _size(message)) is not None:
+            entry["file_size"] = size
+
+    def _announce(self, said: bytes, ts: float) -> None:
+        """A data connection is to come to the port in these words."""
+        found = _PORT.search(said)
+        if found:
+            port = int(found[5]) << 8 | int(found[6])
+        else:
+            extended = _EPRT.search(said) or _EPSV.search(said)
+            if not extended:
+                return
+            port = int(extended[extended.lastindex or 1])
+        if 0 < port < 65536:
+            self.session.run.expect(port, "ftp-data", ts)
+
+
+def _size(said: bytes) -> int | None:
+    """The number before the first "bytes" that has one, at most its last 18 digits."""
+    at = -1
+    while (at := said.find(b" bytes", at + 1)) >= 0:
+        begin = at
+        while begin > max(at - 18, 0) and 48 <= said[begin - 1] <= 57:
+            begin -= 1
+        if begin < at:
+            return int(said[begin:at])
+    return None
+
+
+class Announced(Analyzer):
+    """A connection that another one announced: its service is known, its content is not looked at."""
+
+    service: ClassVar[str] = "announced"
+
+    def __init__(self, session: Session, service: str) -> None:
+        super().__init__(session)
+        session.confirm(service)
+        self.stop()
+
+    def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        self.stop()

@@ -1,0 +1,620 @@
+"""HTTP/1: requests and responses with their headers; bodies are measured, never kept.
+
+Mirrors src/analyzer/protocol/http/HTTP.cc and scripts/base/protocols/http/main.zeek of Zeek 8.2.2. Bodies of known
+length are passed over without being looked at beyond their first bytes, but for compressed ones, which are
+decompressed only to be measured, up to `decoded_bytes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections import deque
+from typing import ClassVar, Final
+
+from feature_extractors.content.analyzers.base import (
+    MAX_ITEMS,
+    NEVER,
+    Analyzer,
+    Fields,
+    Lines,
+    ParseError,
+    Session,
+    number,
+    text,
+)
+from feature_extractors.content.analyzers.magic import SNIFF, mime_type
+
+MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at
+MAX_CHUNKS: Final = 100_000  # chunks of one body
+EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
+FREE_EXPANSION: Final = 256 * 1024  # bytes besides
+_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
+_ESCAPE: Final = re.compile(rb"%(%*)(u[0-9a-fA-F]{4}|[0-9a-fA-F]{2})?")
+_FILENAME: Final = re.compile(rb"(?:file)?name[ \t]*\*?=[ \t]*(?:\"([^\"]*)\"?|([^;]*))", re.I)
+_PROXY_HEADERS: Final = frozenset((
+    b"FORWARDED", b"X-FORWARDED-FOR", b"X-FORWARDED-FROM", b"CLIENT-IP", b"VIA", b"XROXY-CONNECTION",
+    b"PROXY-CONNECTION",
+))  # fmt: skip
+
+_READ: Final = _PROXY_HEADERS | {
+    b"CONTENT-LENGTH", b"TRANSFER-ENCODING", b"CONTENT-ENCODING", b"CONTENT-TYPE", b"CONTENT-DISPOSITION",
+    b"CONTENT-RANGE", b"HOST", b"USER-AGENT", b"REFERER", b"ORIGIN", b"AUTHORIZATION", b"PROXY-AUTHORIZATION",
+    b"CONNECTION", b"UPGRADE",
+}  # fmt: skip
+
+# What a direction waits for
+_LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
+_BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
+
+
+class _Side:
+    """One direction: where its parser stands, and the message under way."""
+
+    __slots__ = (
+        "body_length", "chunks", "close", "content_length", "content_type", "deaf", "decoder", "entry", "expects_body",
+        "filename", "first", "folded", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state",
+        "upgrade", "upgrade_to", "value", "value_size", "version",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.state = _LINE
+        self.entry: Fields = {}
+        self.ongoing = False
+        self.version = b""
+        self.close = False
+        self.reset(True)
+
+    def reset(self, expects_body: bool | None) -> None:
+        self.expects_body = expects_body  # None: maybe
+        self.content_length = -1
+        self.content_type = b""
+        self.body_length = 0
+        self.left = 0
+        self.chunks = -1  # -1: not chunked
+        self.headers = 0
+        self.name = b""
+        self.value = b""
+        self.folded: list[bytes] = []  # what further lines add to the value
+        self.value_size = 0
+        self.decoder: zlib._Decompress | None = None
+        self.holed = False  # a compressed body that lacks a piece
+        self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
+        self.first = b""
+        self.sniffed = False
+        self.filename = b""
+        self.upgrade = False
+        self.upgrade_to = b""
+
+
+class Http(Analyzer):
+    """Requests paired with responses in order; `CONNECT` and upgrades hand on to what the connection turns to."""
+
+    service: ClassVar[str] = "http"
+    needs_start: ClassVar[bool] = True
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._sides = (_Side(), _Side())  # responder's, originator's
+        self._methods: deque[bytes] = deque()  # of requests without a response
+        self._pending: dict[int, Fields] = {}  # entries by number of the transaction
+        self._request = 0
+        self._response = 0
+        self._depth = 0
+        self._connect = False
+        self._code = 0
+        self._inside: Analyzer | None = None
+        self._unpackable = FREE_EXPANSION  # bytes that this connection's compressed bodies may still become
+        self._ts = 0.0
+
+    def data(self, is_orig: bool, ts: float, data: bytes) -> None:
+        if self._inside is not None:
+            self.session.feed(self._inside, is_orig, ts, data)
+            return
+        self._ts = ts
+        side = self._sides[is_orig]
+        lines = side.lines
+        if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
+            self._begin_reply(side, b"0.9", 0, b"<empty>", True)
+            side.state = _TO_END
+        if len(lines) or side.state not in _BODIES:
+            lines.feed(data)
+            data = b""
+        while True:
+            state = side.state
+            if state in _BODIES:
+                wanted = NEVER if state == _TO_END else side.left
+                if len(lines):
+                    body = lines.take(wanted)
+                elif data:
+                    body = data if len(data) <= wanted else data[:wanted]
+                    lines.feed(data[wanted:])
+                    data = b""
+                else:
+                    return
+                self._body(side, body)
+                if state == _TO_END:
+                    continue
+                side.left -= len(body)
+                if side.left == 0:
+                    if state == _BODY:
+                        self._done(is_orig)
+                    else:
+                        side.state = _CHUNK_END
+                continue
+            if state == _NOTHING:
+                lines.rest()
+                return
+            if state == _CHUNK_SIZE and (few := lines.chunks(MAX_CHUNKS - 1 - side.chunks))[1]:
+                side.chunks += few[1]
+                self._body(side, few[0])
+                continue
+            if state == _HEADERS and (block := lines.block()) is not None:
+                self._header_block(is_orig, side, block)
+            elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS:
+                self._header_whole(is_orig, side)
+                if not lines.past_blank():
+                    return
+                self._header_line(is_orig, side, b"")
+            else:
+                line = lines.line()
+                if line is None:
+                    return
+                self._line(is_orig, side, line)
+            if self.done or self._hand_on(is_orig, ts, lines):
+                return
+
+    def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
+        """Where the connection has turned to something else, gives it what is left."""
+        if self._inside is None:
+            return False
+        if len(lines):
+            self.session.feed(self._inside, is_orig, ts, lines.rest())
+        return True
+
+    def gap(self, is_orig: bool, length: int) -> None:
+        if self._inside is not None:
+            self._inside.gap(is_orig, length)
+            return
+        side = self._sides[is_orig]
+        if side.state in (_BODY, _CHUNK) and length <= side.left and not len(side.lines):
+            side.left -= length
+            side.body_length += length
+            side.holed = True
+            if side.left == 0:
+                if side.state == _BODY:
+                    self._done(is_orig)
+                else:
+                    side.state = _CHUNK_END
+            return
+        if is_orig:
+            self._interrupt(True)
+            self._interrupt(False)
+            self._sides[1].state = _NOTHING
+        else:
+            self._interrupt(False)
+        side.state = _NOTHING
+        if all(s.state == _NOTHING for s in self._sides):
+            self.stop()
+
+    def skip(self, is_orig: bool) -> int:
+        if self._inside is not None:
+            return self._inside.skip(is_orig)
+        side = self._sides[is_orig]
+        if self.done or side.state == _NOTHING:
+            return NEVER
+        if side.decoder is not None or side.deaf or not side.sniffed:
+            return 0
+        if side.state in (_BODY, _CHUNK):
+            return side.left
+        return 0
+
+    def end(self) -> None:
+        if self._inside is not None:
+            self._inside.end()
+            return
+        for is_orig in (True, False):
+            self._interrupt(is_orig)
+
+    def _line(self, is_orig: bool, side: _Side, line: bytes) -> None:
+        state = side.state
+        if state == _LINE:
+            if is_orig:
+                self._request_line(side, line)
+            else:
+                self._status_line(side, line)
+        elif state in (_HEADERS, _TRAILER):
+            self._header_line(is_orig, side, line)
+        elif state == _CHUNK_SIZE:
+            size = number(line, 16) or 0
+            side.chunks += 1
+            if size > 0 and side.chunks < MAX_CHUNKS:
+                side.left = size
+                side.state = _CHUNK
+            else:
+                side.state = _TRAILER
+                side.name = b""
+        elif state == _CHUNK_END:
+            side.state = _CHUNK_SIZE
+
+    def _request_line(self, side: _Side, line: bytes) -> None:
+        token = _TOKEN.match(line)
+        if token is None or not (rest := line[token.end() :]).startswith((b" ", b"\t")):
+            if not line:
+                return
+            raise ParseError("not_a_request_line")
+        rest = rest.lstrip(b" \t")
+        upper = rest.upper()
+        at = upper.rfind(b" HTTP/")
+        if at < 0:
+            at = upper.rfind(b"\tHTTP/")
+        version = b"0.9"
+        if upper.startswith(b"HTTP/"):
+            uri, version = b"", rest[5:]
+        elif at >= 0:
+            uri, version = rest[:at].rstrip(b" \t"), rest[at + 6 :]
+        else:
+            uri = rest[:-1] if b" " in rest else rest  # Zeek, too, loses the last character here
+        method = token.group()
+        if version == b"0.9" and (len(method) < 3 or not uri):
+            raise ParseError("not_a_request_line")
+        if not _VERSION.match(version):
+            version = b"0.0"
+        side.version = version[:3]
+        self.session.confirm(self.service)
+        if len(self._methods) < self.session.limits.transactions:
+            self._methods.append(method)
+        if method.upper() == b"CONNECT":
+            self._connect = True
+        self._request = max(self._request, self._response)
+        if len(self._pending) > self.session.limits.transactions:
+            self._pending.clear()
+            self._response = self._request
+        self._request += 1
+        entry = self._open(self._request)
+        entry["method"] = text(method)
+        entry["uri"] = text(unescape(uri))
+        side.entry = entry
+        side.reset(None)
+        side.ongoing = True
+        side.state = _HEADERS
+        if version == b"0.9":
+            reply = self._sides[0]
+            if reply.state == _LINE:
+                reply.state = _OLD_REPLY
+
+    def _status_line(self, side: _Side, line: bytes) -> None:
+        if line[:5].upper() != b"HTTP/":
+            if not line:
+                return
+            raise ParseError("not_a_reply_line")
+        parts = line[5:].split(None, 2)
+        if len(parts) < 2 or len(parts[1]) < 3 or line[5:6] in (b" ", b"\t"):
+            raise ParseError("not_a_reply_line")
+        code = int(parts[1][:3]) if parts[1][:3].isdigit() else 0
+        reason = parts[2] if len(parts) > 2 else b""
+        version = parts[0][:3] if _VERSION.match(parts[0]) else b"0.0"
+        if self._methods:
+            self.session.confirm(self.service)
+        method = self._methods[0] if self._methods else b""
+        nothing = method.upper() == b"HEAD" or 100 <= code < 200 or code in (204, 304)
+        has_reason = len(parts) > 2 or line.endswith((b" ", b"\t"))
+        self._begin_reply(side, version, code, reason if has_reason else b"<empty>", not nothing)
+
+    def _begin_reply(self, side: _Side, version: bytes, code: int, reason: bytes, has_body: bool) -> None:
+        if self._connect and code != 200:
+            self._connect = False
+        current = self._pending.get(self._response)
+        status = current.get("status_code") if current is not None else None
+        if current is None or (isinstance(status, int) and not 100 <= status <= 199):
+            self._response += 1
+        entry = self._open(self._response)
+        entry["status_code"] = code
+        entry["status_msg"] = text(reason)
+        entry["version"] = version.decode("ascii")
+        if 100 <= code <= 199:
+            entry["info_code"] = code
+            entry["info_msg"] = text(reason)
+        self._code = code
+        side.version = version
+        side.entry = entry
+        side.reset(has_body)
+        side.ongoing = True
+        side.state = _HEADERS
+
+    def _open(self, transaction: int) -> Fields:
+        entry = self._pending.get(transaction)
+        if entry is None:
+            self._depth += 1
+            entry = {"trans_depth": self._depth, "request_body_len": 0, "response_body_len": 0}
+            self.session.log("http", self._ts, entry)
+            self._pending[transaction] = entry
+        return entry
+
+    def _header_block(self, is_orig: bool, side: _Side, block: list[bytes]) -> None:
+        """All remaining header lines at once, none of them folded."""
+        room = max(MAX_HEADERS - side.headers, 0)
+        side.headers += min(len(block), room)
+        if len(block) > room:
+            del block[room:]
+        self._header_whole(is_orig, side)
+        for line in block:
+            name, colon, value = line.partition(b":")
+            name = name.upper()
+            if name not in _READ:
+                name = name.strip()
+            if colon and name in _READ:
+                self._header(is_orig, side, name, value.strip(b" \t\r\n"))
+        self._headers_done(is_orig, side)
+
+    def _header_line(self, is_orig: bool, side: _Side, line: bytes) -> None:
+        if line[:1] in (b" ", b"\t") and side.name:
+            side.headers += 1
+            if side.value_size + len(line) <= 8192:
+                side.folded.append(line.strip())
+                side.value_size += 1 + len(side.folded[-1])
+            return
+        self._header_whole(is_orig, side)
+        if not line:
+            if side.state == _TRAILER:
+                self._done(is_orig)
+            else:
+                self._headers_done(is_orig, side)
+            return
+        side.headers += 1
+        if side.headers > MAX_HEADERS:
+            return
+        name, colon, value = line.partition(b":")
+        if colon:
+            side.name = name.strip().upper()
+            side.value = value.strip(b" \t\r\n")
+            side.value_size = len(side.value)
+
+    def _header_whole(self, is_orig: bool, side: _Side) -> None:
+        """The header under way has no further lines; one of a trailer is not looked at."""
+        if side.name and side.state == _HEADERS:
+            value = b" ".join([side.value, *side.folded]) if side.folded else side.value
+            self._header(is_orig, side, side.name, value)
+        side.name = b""
+        side.folded = []
+
+    def _header(self, is_orig: bool, side: _Side, name: bytes, value: bytes) -> None:
+        entry = side.entry
+        if name == b"CONTENT-LENGTH":
+            side.content_length = number(value) or 0
+        elif name == b"TRANSFER-ENCODING":
+            other = self._sides[1] if self._sides[1].ongoing else self._sides[0]
+            if value[:7].lower() == b"chunked" and other.version == b"1.1":
+                side.chunks = 0
+        elif name == b"CONTENT-ENCODING":
+            kind = value.split(b";")[0].strip().lower()
+            if kind in (b"gzip", b"x-gzip"):
+                side.decoder = zlib.decompressobj(31)
+            elif kind == b"deflate":
+                side.decoder = zlib.decompressobj(-15)
+        elif name == b"CONTENT-TYPE":
+            side.content_type = value.split(b";")[0].strip().lower()
+            if b"name" in value.lower():
+                side.filename = filename(value) or side.filename
+        elif name == b"CONTENT-DISPOSITION":
+            side.filename = filename(value) or side.filename
+        elif name == b"CONTENT-RANGE" and not is_orig and self._code == 206:
+            span = re.match(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/", value)
+            if span and int(span[2]) >= int(span[1]):
+                side.content_length = max(side.content_length, int(span[2]) - int(span[1]) + 1)
+        elif is_orig:
+            if name == b"HOST":
+                entry["host"] = text(value)
+            elif name == b"USER-AGENT":
+                entry["user_agent"] = text(value)
+            elif name == b"REFERER":
+                entry["referrer"] = text(value)
+            elif name == b"ORIGIN":
+                entry["origin"] = text(value)
+            elif name in _PROXY_HEADERS:
+                proxied = entry.setdefault("proxied", [])
+                said = f"{text(name)} -> {text(value)}"
+                if isinstance(proxied, list) and said not in proxied and len(proxied) < MAX_ITEMS:
+                    proxied.append(said)
+            elif name in (b"AUTHORIZATION", b"PROXY-AUTHORIZATION") and value[:6].lower() == b"basic ":
+                entry["username"] = _username(value)
+        elif name == b"CONNECTION":
+            token = value.split(b",")[0].strip().lower()
+            if token == b"close":
+                side.close = True
+            elif token == b"upgrade":
+                side.upgrade = True
+        elif name == b"UPGRADE":
+            side.upgrade_to = value.split(b",")[0].strip()[:64]
+
+    def _headers_done(self, is_orig: bool, side: _Side) -> None:
+        if not is_orig and self._connect:
+            self._connect = False
+            self._inside = self.session.child("pia")
+            self._finish(False)
+            if self._inside is None:
+                self.stop()
+            return
+        if side.expects_body is False:
+            self._done(is_orig)
+        elif side.chunks >= 0:
+            side.state = _CHUNK_SIZE
+        elif side.content_length > 0:
+            side.left = side.content_length
+            side.state = _BODY
+        elif side.content_length == 0:
+            self._done(is_orig)
+        elif self._sides[0].close or side.decoder is not None or side.expects_body:
+            side.state = _TO_END
+        else:
+            self._done(is_orig)
+
+    def _body(self, side: _Side, data: bytes) -> None:
+        if side.deaf:
+            return
+        if side.decoder is not None:
+            data = self._decoded(side, data) if not side.holed else self._decoded_past_hole(side, data)
+        side.body_length += len(data)
+        if not side.sniffed:
+            side.first += data[: SNIFF - len(side.first)]
+            if len(side.first) >= SNIFF:
+                self._sniff(side)
+
+    def _decoded(self, side: _Side, data: bytes) -> bytes:
+        """The first bytes of the body as it was before compression; the rest only adds to its length.
+
+        Past the limit or where it is broken, nothing more is unpacked. One connection may unpack so many times what it
+        sent: beyond that lies a bomb.
+        """
+        decoder = side.decoder
+        assert decoder is not None
+        if decoder.eof:
+            return b""  # it would keep what follows, and copy it with each call
+        room = self.session.limits.decoded_bytes - side.body_length
+        self._unpackable += EXPANSION * len(data)
+        first, rest, more = b"", data, 0
+        while True:
+            try:
+                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
+            except zlib.error:
+                side.decoder = None
+                self.session.counts.add("http_body_not_decoded")
+                side.deaf = side.body_length > 0
+                return b"" if side.deaf else data
+            rest = decoder.unconsumed_tail
+            room -= len(out)
+            self._unpackable -= len(out)
+            self.examined += len(out)
+            if first:
+                more += len(out)
+            else:
+                first = out
+            if room <= 0 or self._unpackable <= 0:
+                side.decoder = None
+                self.session.counts.add("http_body_over_limit")
+                break
+            if not rest and len(out) < _PIECE:
+                break
+        side.body_length += more
+        return first
+
+    def _decoded_past_hole(self, side: _Side, data: bytes) -> bytes:
+        """What Zeek still makes of a compressed body behind a hole: 4 KiB at a time, and one fresh start.
+
+        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it. Returns the first
+        bytes, and adds the rest to the length.
+        """
+        first, decoder, rest, restarts = b"", side.decoder, data, True
+        assert decoder is not None
+        self._unpackable += EXPANSION * len(data)
+        limit = self.session.limits.decoded_bytes
+        if decoder.eof:
+            rest = b""
+        while rest and side.body_length + len(first) < limit:
+            if self._unpackable <= 0:
+                side.decoder, side.deaf = None, True
+                self.session.counts.add("http_body_over_limit")
+                break
+            try:
+                out = decoder.decompress(rest, 4096)
+            except zlib.error:
+                if not restarts:
+                    side.decoder, side.deaf = None, True
+                    self.session.counts.add("http_body_not_decoded")
+                    break
+                decoder = side.decoder = zlib.decompressobj(-15)
+            else:
+                rest = decoder.unconsumed_tail
+                self._unpackable -= len(out)
+                self.examined += len(out)
+                if first:
+                    side.body_length += len(out)
+                else:
+                    first = out
+            restarts = False
+        return first
+
+    def _sniff(self, side: _Side) -> None:
+        """Names the kind of body by its first bytes, which are then forgotten."""
+        side.sniffed = True
+        if not side.body_length:
+            return
+        direction = "orig" if side is self._sides[1] else "resp"
+        kind = mime_type(side.first)
+        side.first = b""
+        if kind:
+            side.entry[f"{direction}_mime_types"] = [kind]
+        if side.filename:
+            side.entry[f"{direction}_filenames"] = [text(side.filename)]
+
+    def _finish(self, is_orig: bool) -> None:
+        """The message under way has ended here: its lengths are known."""
+        side = self._sides[is_orig]
+        if not side.ongoing:
+            return
+        side.ongoing = False
+        if not side.sniffed:
+            self._sniff(side)
+        side.entry["request_body_len" if is_orig else "response_body_len"] = side.body_length
+        side.decoder = None
+        if is_orig:
+            return
+        status = side.entry.get("status_code")
+        if isinstance(status, int) and 100 <= status <= 199:
+            return
+        self._pending.pop(self._response, None)
+        if self._methods:
+            self._methods.popleft()
+
+    def _done(self, is_orig: bool) -> None:
+        side = self._sides[is_orig]
+        upgrades = not is_orig and self._code == 101 and side.upgrade and side.upgrade_to
+        self._finish(is_orig)
+        side.state = _LINE
+        if upgrades:
+            kind = "websocket" if side.upgrade_to.lower() == b"websocket" else "pia"
+            self._inside = self.session.child(kind)
+            if self._inside is None:
+                self.stop()
+
+    def _interrupt(self, is_orig: bool) -> None:
+        self._finish(is_orig)
+        self._sides[is_orig].state = _NOTHING
+
+
+def unescape(uri: bytes) -> bytes:
+    """The URI with its percent escapes undone, odd ones as Zeek's unescape_URI undoes them. Linear in its length."""
+    if b"%" not in uri:
+        return uri
+
+    def one(match: re.Match[bytes]) -> bytes:
+        escape = match.group(2)
+        if escape is None:
+            return b"%"
+        if escape[:1] == b"u":
+            raw = bytes.fromhex(escape[1:].decode("ascii"))
+            return raw[1:] if raw[0] == 0 else raw
+        return bytes.fromhex(escape.decode("ascii"))
+
+    return _ESCAPE.sub(one, uri)
+
+
+def filename(value: bytes) -> bytes:
+    """The file name of a Content-Disposition or Content-Type header, empty where it has none."""
+    found = _FILENAME.search(value)
+    return (found.group(1) or found.group(2) or b"").strip()[:512] if found else b""
+
+
+def _username(value: bytes) -> str:
+    try:
+        decoded = base64.b64decode(value[6:].strip(), validate=False)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    user, colon, _ = decoded.partition(b":")
+    return text(user) if colon else f"<problem-decoding> ({text(value)})"

@@ -1,0 +1,1 @@
+"""Observations in, numbers in schema order out."""

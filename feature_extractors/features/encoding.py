@@ -1,0 +1,623 @@
+"""Observations as numbers in schema order: `encode(windows, schema) -> Features`, vectorised, the same everywhere.
+
+`encoded` keeps the connections beside them, which is all that scoring and the logs need: so what crosses from one
+process to another is columns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_extractors.compiled.jit import entry
+from feature_extractors.compiled.keyed import absorbed, begun, ended
+from feature_extractors.features.schema import Categorical, Schema
+from feature_extractors.observations import (
+    PROTO_NAMES,
+    Connections,
+    LogEntry,
+    LogValue,
+    Packets,
+    Windows,
+    concat_connections,
+    is_ipv4,
+    joined,
+    ragged,
+    take_connections,
+)
+
+TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
+MAX_TEXT: Final = 256  # characters of a log value that are looked at
+FIRST_SIZES: Final = 8  # packets whose size and gap stand in `Features.first_packets`
+
+_NAME, _TEXT, _ENUM, _NUMBER, _COUNT = range(5)
+_KINDS: Final = {"name": _NAME, "text": _TEXT, "enum": _ENUM, "number": _NUMBER, "count": _COUNT}
+_HASHED_VALUES: Final = 30  # codes of a hashed summary column: 1..30
+_NAMES: Final = {"dns": ("query",), "http": ("uri", "host"), "ssl": ("server_name",)}  # whose length tells
+# The name by which a connection's peer was asked for, first found wins.
+_PEER_NAMES: Final = {("dns", "query"), ("ssl", "server_name"), ("http", "host")}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`n` windows as numbers. Unset is NaN in numbers and 0 in codes; rows as in the windows.
+
+    Row i owns packets [packet_start[i], packet_start[i+1]) and likewise log tokens.
+    """
+
+    numeric: NDArray[np.float32]  # [n, len(schema.numeric)] scaled as the schema says
+    categorical: NDArray[np.int16]  # [n, len(schema.categorical)] codes
+    packets: NDArray[np.float32]  # [P, 4] direction -1/1, log length / 8, log gap / 8, index / first
+    packet_start: NDArray[np.int64]  # [n + 1]
+    first_packets: NDArray[np.float32]  # [n, 2 * FIRST_SIZES] log lengths signed by direction, then log gaps
+    log_tokens: NDArray[np.int16]  # [L, TOKEN_WIDTH] buckets 1..schema.log_buckets-1, 0 none
+    log_start: NDArray[np.int64]  # [n + 1]
+    log_summary: NDArray[np.float32]  # [n, len(schema.summary)] largest magnitude, first hashed value
+    name: NDArray[np.uint64]  # [n] hash of the name of the peer, 0 where none is known
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+
+def take_features(features: Features, rows: NDArray[np.int64]) -> Features:
+    """The given rows, in the given order."""
+    packet_rows, packet_start = ragged(features.packet_start, rows)
+    log_rows, log_start = ragged(features.log_start, rows)
+    columns: dict[str, Any] = {
+        "packets": features.packets[packet_rows],
+        "packet_start": packet_start,
+        "log_tokens": features.log_tokens[log_rows],
+        "log_start": log_start,
+    }
+    columns |= {f.name: getattr(features, f.name)[rows] for f in fields(Features) if f.name not in columns}
+    return Features(**columns)
+
+
+def concat_features(parts: Sequence[Features]) -> Features:
+    """The parts joined end to end. Raises `ValueError` where there is none."""
+    if not parts:
+        raise ValueError("concat_features needs at least one part")
+    columns: dict[str, Any] = {}
+    for f in fields(Features):
+        arrays = [getattr(p, f.name) for p in parts]
+        columns[f.name] = (
+            joined(arrays) if f.name in ("packet_start", "log_start") else np.concatenate(arrays)
+        )
+    return Features(**columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`n` windows as numbers, and their connections; their packets and logs need not come along."""
+
+    connections: Connections
+    features: Features
+    schema: str  # digest of the schema in whose terms they are
+    modalities: NDArray[np.bool_]  # [n, 3] in the order of `Modality`, which of them were seen
+    longest_name: NDArray[np.int64]  # [n] characters of the longest name in its logs, 0 where there is none
+
+    def __len__(self) -> int:
+        return len(self.connections)
+
+
+Block = Windows | Encoded  # what is scored
+
+
+def encoded(windows: Windows, schema: Schema) -> Encoded:
+    """All that is asked of the windows later on."""
+    return Encoded(
+        connections=windows.connections,
+        features=encode(windows, schema),
+        schema=schema.digest,
+        modalities=modalities_of(windows),
+        longest_name=longest_name_of(windows),
+    )
+
+
+def take_encoded(block: Encoded, rows: NDArray[np.int64]) -> Encoded:
+    """The given rows, in the given order."""
+    return Encoded(
+        connections=take_connections(block.connections, rows),
+        features=take_features(block.features, rows),
+        schema=block.schema,
+        modalities=block.modalities[rows],
+        longest_name=block.longest_name[rows],
+    )
+
+
+def concat_encoded(blocks: Sequence[Encoded]) -> Encoded:
+    """The blocks, of one schema, joined end to end. Raises `ValueError` where there is none."""
+    if not blocks:
+        raise ValueError("concat_encoded needs at least one block")
+    return Encoded(
+        connections=concat_connections([b.connections for b in blocks]),
+        features=concat_features([b.features for b in blocks]),
+        schema=blocks[0].schema,
+        modalities=np.concatenate([b.modalities for b in blocks]),
+        longest_name=np.concatenate([b.longest_name for b in blocks]),
+    )
+
+
+def modalities_of(block: Block) -> NDArray[np.bool_]:
+    """Which modalities were seen of each window [n, 3], in the order of `Modality`; the connection always is."""
+    if isinstance(block, Encoded):
+        return block.modalities
+    packets, logs = np.diff(block.packet_start) > 0, np.diff(block.log_start) > 0
+    return np.stack([packets, np.ones(len(block), np.bool_), logs], axis=1)
+
+
+def longest_name_of(block: Block) -> NDArray[np.int64]:
+    """Characters of the longest name that each window's logs ask for [n], 0 where there is none."""
+    if isinstance(block, Encoded):
+        return block.longest_name
+    found = [
+        (i, len(value))
+        for i, entry in enumerate(block.logs)
+        for name in _NAMES.get(entry.stream, ())
+        if isinstance(value := entry.fields.get(name), str)
+    ]
+    longest = np.zeros(len(block), np.int64)
+    if found:
+        at, length = np.array(found).T
+        np.maximum.at(longest, np.searchsorted(block.log_start, at, side="right") - 1, length)
+    return longest
+
+
+def encode(windows: Windows, schema: Schema) -> Features:
+    """The windows in the schema's terms. Deterministic; a row depends on its own window only."""
+    c = windows.connections
+    packets, packet_start, first = _packets(windows.packets, windows.packet_start, schema.first_packets)
+    tokens, log_start, summary, name = _logs(windows.logs, windows.log_start, schema)
+    return Features(
+        numeric=_numeric(c, schema),
+        categorical=np.stack([_CODES[f.name](c, f) for f in schema.categorical], axis=1).astype(np.int16),
+        packets=packets,
+        packet_start=packet_start,
+        first_packets=first,
+        log_tokens=tokens,
+        log_start=log_start,
+        log_summary=summary,
+        name=name,
+    )
+
+
+# Connections
+
+
+def _unset(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    out = values.astype(np.float64)
+    out[values < 0] = np.nan
+    return out
+
+
+def _share(part: NDArray[np.float64], rest: NDArray[np.float64]) -> NDArray[np.float64]:
+    whole = part + rest
+    out: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return out
+
+
+def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    out: NDArray[np.float64] = np.divide(a, b, out=np.full(len(a), np.nan), where=b > 0)
+    return out
+
+
+def _numeric(c: Connections, schema: Schema) -> NDArray[np.float32]:
+    orig, resp = _unset(c.orig_bytes), _unset(c.resp_bytes)
+    orig_pkts, resp_pkts = _unset(c.orig_pkts), _unset(c.resp_pkts)
+    orig_ip, resp_ip = _unset(c.orig_ip_bytes), _unset(c.resp_ip_bytes)
+    payload = np.nan_to_num(orig) + np.nan_to_num(resp)
+    # A rate over less than a millisecond says more about the clock than about the traffic.
+    lasted = np.maximum(c.duration, 1e-3)
+    columns = {
+        "duration": c.duration,
+        "orig_bytes": orig,
+        "resp_bytes": resp,
+        "orig_pkts": orig_pkts,
+        "resp_pkts": resp_pkts,
+        "orig_packet_size": _ratio(orig_ip, orig_pkts),
+        "resp_packet_size": _ratio(resp_ip, resp_pkts),
+        "missed_bytes": _unset(c.missed_bytes),
+        "byte_rate": payload / lasted,
+        "packet_rate": (orig_pkts + resp_pkts) / lasted,
+        "byte_balance": _share(np.nan_to_num(orig), np.nan_to_num(resp)),
+        "packet_balance": _share(orig_pkts, resp_pkts),
+        "history_length": np.char.str_len(c.history).astype(np.float64),
+        "payload_share": np.minimum(_ratio(payload, orig_ip + resp_ip), 1.0),
+    }
+    out = np.empty((len(c), len(schema.numeric)), np.float32)
+    for j, field in enumerate(schema.numeric):
+        x = columns[field.name]
+        if field.name == "duration":
+            out[:, j] = np.log1p(np.maximum(x, 0.0) * 1e3)  # milliseconds, so that short ones differ
+        else:
+            out[:, j] = np.log1p(np.maximum(x, 0.0)) if field.scale == "log" else x
+    return out
+
+
+def _listed(values: Sequence[str], codes: Categorical) -> NDArray[np.int64]:
+    code = {v: i + 2 for i, v in enumerate(codes.values)} | {"": 0}
+    return np.array([code.get(v, 1) for v in values], np.int64)
+
+
+def _proto(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    table = np.ones(256, np.int64)
+    for number, word in PROTO_NAMES.items():
+        table[number] = f.values.index(word) + 2
+    return table[c.ip_proto]
+
+
+def _service(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    """The listed service that the schema names first, where several were found on one connection."""
+    order = {v: i + 2 for i, v in enumerate(f.values)}
+    codes = {
+        s: 0 if not s else min((order[p] for p in s.split(",") if p in order), default=1)
+        for s in set(c.service)
+    }
+    return np.fromiter((codes[s] for s in c.service), np.int64, len(c))
+
+
+def _resp_port(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    """Well-known ports by name; 0 any other (an icmp code is no port)."""
+    table = np.zeros(65536, np.int64)
+    table[:1024] = 1
+    for i, port in enumerate(f.values):
+        table[int(port)] = i + 2
+    return np.where(_is_icmp(c), 0, table[c.resp_p])
+
+
+def _orig_port(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    return np.where(_is_icmp(c), 0, 2 + np.searchsorted([1024, 49152], c.orig_p, side="right"))
+
+
+def _is_icmp(c: Connections) -> NDArray[np.bool_]:
+    return (c.ip_proto == 1) | (c.ip_proto == 58)
+
+
+def _icmp_type(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    table = np.ones(65536, np.int64)
+    for i, kind in enumerate(f.values):
+        table[int(kind)] = i + 2
+    return np.where(_is_icmp(c), table[c.orig_p], 0)
+
+
+def _ip_version(c: Connections, f: Categorical) -> NDArray[np.int64]:
+    return np.where(is_ipv4(c.orig_h), 2, 3)
+
+
+def _scope(address: NDArray[np.uint8], f: Categorical) -> NDArray[np.int64]:
+    """RFC 6890 in broad strokes: what kind of address it is, never which."""
+    four = is_ipv4(address)
+    a, b, last = address[:, 12], address[:, 13], address[:, 15]
+    first, second = address[:, 0], address[:, 1]
+    nil6 = (address[:, :15] == 0).all(axis=1)
+    tests = [
+        ("unspecified", (four & (a == 0)) | (nil6 & (last == 0))),
+        ("loopback", (four & (a == 127)) | (nil6 & (last == 1))),
+        ("broadcast", four & (address[:, 12:] == 255).all(axis=1)),
+        ("multicast", (four & (a >= 224) & (a < 240)) | (~four & (first == 255))),
+        ("link-local", (four & (a == 169) & (b == 254)) | (~four & (first == 254) & (second & 0xC0 == 0x80))),
+        (
+            "private",
+            (four & ((a == 10) | ((a == 172) & (b & 0xF0 == 16)) | ((a == 192) & (b == 168))))
+            | (~four & (first & 0xFE == 0xFC)),
+        ),
+    ]
+    return np.select(
+        [t for _, t in tests], [f.values.index(w) + 2 for w, _ in tests], f.values.index("global") + 2
+    )
+
+
+def _history(side: int) -> Callable[[Connections, Categorical], NDArray[np.int64]]:
+    def codes(c: Connections, f: Categorical) -> NDArray[np.int64]:
+        width = c.history.dtype.itemsize
+        letters = np.ascontiguousarray(c.history).view(np.uint8).reshape(len(c), width)
+        return _history_codes(letters, side, f.hashed)
+
+    return codes
+
+
+@entry
+def _history_codes(letters: NDArray[np.uint8], side: int, buckets: int) -> NDArray[np.int64]:
+    """A hash of the first three letters of one side: upper case the originator (0), lower case the responder (1)."""
+    n, width = letters.shape
+    out = np.zeros(n, np.int64)
+    for i in range(n):
+        code, seen = 0, 0
+        for j in range(width):
+            x = letters[i, j]
+            if (side == 0 and 65 <= x <= 90) or (side == 1 and 97 <= x <= 122):
+                code = code * 31 + int(x)
+                seen += 1
+                if seen == 3:
+                    break
+        if seen:
+            out[i] = 2 + code % buckets
+    return out
+
+
+_CODES: Final[dict[str, Callable[[Connections, Categorical], NDArray[np.int64]]]] = {
+    "proto": _proto,
+    "conn_state": lambda c, f: np.where(c.conn_state < 0, 0, c.conn_state + 2),
+    "service": _service,
+    "resp_port": _resp_port,
+    "orig_port": _orig_port,
+    "orig_scope": lambda c, f: _scope(c.orig_h, f),
+    "resp_scope": lambda c, f: _scope(c.resp_h, f),
+    "ip_version": _ip_version,
+    "icmp_type": _icmp_type,
+    "history_orig": _history(0),
+    "history_resp": _history(1),
+}
+
+
+# Packets
+
+
+def _packets(
+    p: Packets, start: NDArray[np.int64], first: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    kept = np.minimum(np.diff(start), first)
+    new = np.zeros(len(start), np.int64)
+    np.cumsum(kept, out=new[1:])
+    tokens = np.empty((int(new[-1]), 4), np.float32)
+    sizes = np.full((len(kept), 2 * FIRST_SIZES), np.nan, np.float32)
+    _fill_packets(p.ts, p.is_orig, p.ip_length, start, new, first, tokens, sizes)
+    return tokens, new, sizes
+
+
+@entry
+def _fill_packets(
+    ts: NDArray[np.float64],
+    is_orig: NDArray[np.bool_],
+    length: NDArray[np.int32],
+    start: NDArray[np.int64],
+    new: NDArray[np.int64],
+    first: int,
+    tokens: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+) -> None:
+    for i in range(len(start) - 1):
+        for k in range(new[i + 1] - new[i]):
+            j = start[i] + k
+            way = 1.0 if is_orig[j] else -1.0
+            size = np.log1p(max(float(length[j]), 0.0))
+            gap = np.log1p(max(ts[j] - ts[j - 1], 0.0) * 1e3) if k else 0.0
+            out = new[i] + k
+            tokens[out, 0] = way
+            tokens[out, 1] = size / 8.0
+            tokens[out, 2] = gap / 8.0
+            tokens[out, 3] = k / first
+            if k < FIRST_SIZES:
+                sizes[i, k] = way * size
+                sizes[i, FIRST_SIZES + k] = gap
+
+
+# Logs
+
+
+def _text(value: LogValue) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return value[:MAX_TEXT] if isinstance(value, str) else str(value)[:MAX_TEXT]
+
+
+def _number(value: LogValue) -> float:
+    """The value as a magnitude; NaN where it is none. A list counts by its largest."""
+    if isinstance(value, list):
+        return max((_number(v) for v in value), default=float("nan"))
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def _logs(
+    logs: Sequence[LogEntry], start: NDArray[np.int64], schema: Schema
+) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.float32], NDArray[np.uint64]]:
+    streams: dict[str, list[tuple[str, int, int, bool]]] = {}
+    for number, f in enumerate(schema.log_fields):
+        streams.setdefault(f.stream, []).append(
+            (f.name, number, _KINDS[f.kind], (f.stream, f.name) in _PEER_NAMES)
+        )
+    n = len(start) - 1
+    entries: dict[str, list[int]] = {}  # of each stream
+    for i, one in enumerate(logs):
+        entries.setdefault(one.stream, []).append(i)
+    texts: list[str] = []
+    columns: list[
+        tuple[NDArray[np.int64], list[float] | None, int, bool]
+    ] = []  # entries, numbers, field, peer
+    for stream, wanted in streams.items():
+        rows = entries.get(stream)
+        if rows is None:
+            continue
+        found = [logs[i].fields for i in rows]
+        at = np.array(rows, np.int64)
+        for name, number, kind, is_peer in wanted:
+            every = [f.get(name) for f in found]
+            values = [v for v in every if v is not None]
+            if not values:
+                continue
+            there = at if len(values) == len(rows) else at[[v is not None for v in every]]
+            numbers: list[float] | None = None
+            if kind <= _ENUM:
+                texts += [v[:MAX_TEXT] if type(v) is str else _text(v) for v in values]
+            else:
+                texts += [""] * len(values)
+                numbers = [
+                    float(len(v)) if kind == _COUNT and isinstance(v, list | str) else _number(v)
+                    for v in values
+                ]
+            columns.append((there, numbers, number, is_peer))
+    summary = np.full((n, len(schema.summary)), np.nan, np.float32)
+    names = np.zeros(n, np.uint64)
+    if not texts:
+        return np.zeros((0, TOKEN_WIDTH), np.int16), np.zeros(n + 1, np.int64), summary, names
+    raw = "\0".join(texts).encode("utf-8", "surrogatepass")
+    if raw.count(0) != len(texts) - 1:  # a value that holds our separator
+        raw = "\0".join(t.replace("\0", "\1") for t in texts).encode("utf-8", "surrogatepass")
+    buffer = np.frombuffer(raw, np.uint8)
+    ends = np.concatenate([np.flatnonzero(buffer == 0), [len(buffer)]])
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    sizes = [len(there) for there, *_ in columns]
+    entry_of = np.concatenate([there for there, *_ in columns])
+    in_order = np.argsort(entry_of, kind="stable")  # by entry, within it by field
+    tokens, counts = _fill_tokens(
+        buffer,
+        begins[in_order],
+        ends[in_order],
+        np.concatenate([np.zeros(len(t)) if v is None else np.array(v) for t, v, *_ in columns])[in_order],
+        np.repeat([number for _, _, number, _ in columns], sizes)[in_order],
+        np.repeat([is_peer for *_, is_peer in columns], sizes)[in_order],
+        np.array([_KINDS[f.kind] for f in schema.log_fields], np.int64),
+        np.array([f.column for f in schema.log_fields], np.int64),
+        np.searchsorted(start, entry_of[in_order], side="right") - 1,
+        schema.log_tokens,
+        schema.log_buckets,
+        summary,
+        names,
+    )
+    log_start = np.zeros(n + 1, np.int64)
+    np.cumsum(counts, out=log_start[1:])
+    return tokens, log_start, summary, names
+
+
+@entry
+def _mix(x: int) -> np.uint64:
+    h = np.uint64(x)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return h ^ (h >> np.uint64(31))
+
+
+@entry
+def _hash_bytes(buffer: NDArray[np.uint8], begin: int, end: int) -> np.uint64:
+    """FNV-1a over lower-cased ASCII, so that 0x20 tricks in names change nothing."""
+    h = np.uint64(0xCBF29CE484222325)
+    for i in range(begin, end):
+        x = buffer[i]
+        if 65 <= x <= 90:
+            x = np.uint8(x + 32)
+        h = (h ^ np.uint64(x)) * np.uint64(0x100000001B3)
+    return h
+
+
+@entry
+def _hash_name(buffer: NDArray[np.uint8], begin: int, end: int) -> np.uint64:
+    """SipHash-1-3 over lower-cased ASCII: nobody finds a name that is taken for one that the site knows.
+
+    The key is no secret, since names must be the same to every process; the histories' keys are made of this under
+    the site's own.
+    """
+    a, b, c, d = begun(np.uint64(0x636D64616E61206E), np.uint64(0x616D657320686173))
+    word = np.uint64(end - begin)
+    for i in range(begin, end):
+        x = buffer[i]
+        if 65 <= x <= 90:
+            x = np.uint8(x + 32)
+        word = word << np.uint64(8) | np.uint64(x)
+        if (i - begin) % 7 == 6:  # seven letters to a word, beside the length
+            a, b, c, d = absorbed(a, b, c, d, word)
+            word = np.uint64(end - begin)
+    a, b, c, d = absorbed(a, b, c, d, word)
+    return ended(a, b, c, d)
+
+
+@entry
+def _bucket(field: int, slot: int, code: np.uint64, buckets: int) -> int:
+    h = _mix(code * np.uint64(1024) + np.uint64(field * 8 + slot) + np.uint64(0x9E3779B97F4A7C15))
+    return 1 + int(h % np.uint64(buckets - 1))
+
+
+@entry
+def _fill_tokens(
+    buffer: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    numbers: NDArray[np.float64],
+    which: NDArray[np.int64],
+    named: NDArray[np.bool_],
+    kinds: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    row: NDArray[np.int64],
+    per_row: int,
+    buckets: int,
+    summary: NDArray[np.float32],
+    names: NDArray[np.uint64],
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    counts = np.zeros(len(summary), np.int64)
+    tokens = np.zeros((len(which), TOKEN_WIDTH), np.int16)
+    seen = np.zeros(256, np.int64)
+    used = 0
+    for t in range(len(which)):
+        i, field = row[t], which[t]
+        kind, column = kinds[field], columns[field]
+        begin, end = begins[t], ends[t]
+        keep = counts[i] < per_row
+        if keep:
+            counts[i] += 1
+            tokens[used, 0] = _bucket(field, 0, np.uint64(0), buckets)
+        if kind >= _NUMBER:
+            x = numbers[t]
+            if x == x:
+                size = (
+                    np.log1p(min(max(x, 0.0), 1e18))
+                    if kind == _COUNT
+                    else np.log1p(min(max(x, 0.0), 1e15) * 1e3)
+                )
+                if not summary[i, column] >= size:
+                    summary[i, column] = size
+                if keep:
+                    tokens[used, 1] = _bucket(field, 1, np.uint64(int(size * 2.0)), buckets)
+        elif kind == _ENUM:
+            h = _hash_bytes(buffer, begin, end)
+            if summary[i, column] != summary[i, column]:
+                summary[i, column] = 1 + int(_mix(h) % np.uint64(_HASHED_VALUES))
+            if keep:
+                tokens[used, 1] = _bucket(field, 1, h, buckets)
+        else:
+            n = end - begin
+            digits = others = 0
+            for j in range(begin, end):
+                x = buffer[j]
+                seen[x] += 1
+                if 48 <= x <= 57:
+                    digits += 1
+                elif not (65 <= x <= 90 or 97 <= x <= 122):
+                    others += 1
+            entropy = 0.0
+            for j in range(begin, end):
+                x = buffer[j]
+                if seen[x]:
+                    p = seen[x] / n
+                    entropy -= p * np.log2(p)
+                    seen[x] = 0
+            size = np.log1p(float(n))
+            share = digits / n if n else 0.0
+            for k, value in enumerate((size, entropy, share)):
+                if not summary[i, column + k] >= value:
+                    summary[i, column + k] = value
+            if named[t] and n and names[i] == 0:
+                names[i] = _hash_name(buffer, begin, end) | np.uint64(1)
+            if keep:
+                tail = end
+                if kind == _NAME:
+                    while tail > begin and buffer[tail - 1] != 46:
+                        tail -= 1
+                else:
+                    tail = max(begin, end - 3)
+                tokens[used, 2] = _bucket(field, 2, np.uint64(int(size * 3.0)), buckets)
+                tokens[used, 3] = _bucket(field, 3, np.uint64(int(entropy * 2.0)), buckets)
+                tokens[used, 4] = _bucket(field, 4, np.uint64(int(share * 7.99)), buckets)
+                tokens[used, 5] = _bucket(
+                    field, 5, np.uint64(int((others / n if n else 0.0) * 7.99)), buckets
+                )
+                tokens[used, 6] = _bucket(field, 6, _hash_bytes(buffer, tail, end), buckets)
+                tokens[used, 7] = _bucket(field, 7, _hash_bytes(buffer, begin, min(begin + 3, end)), buckets)
+        if keep:
+            used += 1
+    return tokens[:used].copy(), counts

@@ -1,0 +1,142 @@
+"""The table of features: what `schema.yaml` says, checked, and its digest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import yaml
+
+from feature_extractors.errors import SchemaError
+
+Scale = Literal["log", "share"]
+LogKind = Literal["name", "text", "enum", "number", "count"]
+
+PACKET_FIELDS: Final = ("is_orig", "length", "gap_time", "index")
+_TEXT_PARTS: Final = (("length", "length of "), ("entropy", "entropy of "), ("digits", "digits in "))
+
+
+@dataclass(frozen=True, slots=True)
+class Numeric:
+    name: str
+    words: str
+    unit: str
+    scale: Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical:
+    """Codes: 0 unset, 1 a value that is not listed, 2.. the listed values (or hashed buckets)."""
+
+    name: str
+    words: str
+    values: tuple[str, ...]
+    hashed: int  # buckets where values are hashed instead of listed, else 0
+
+    @property
+    def size(self) -> int:
+        return 2 + (self.hashed or len(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class LogField:
+    """One field of one log stream, and the columns of `Features.log_summary` that it fills."""
+
+    stream: str
+    name: str
+    kind: LogKind
+    target: bool
+    column: int  # first summary column; name and text own three, the others one
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Everything that fixes the meaning of a feature array. Two schemas with one digest are the same."""
+
+    digest: str
+    first_packets: int
+    numeric: tuple[Numeric, ...]
+    categorical: tuple[Categorical, ...]
+    log_tokens: int
+    log_buckets: int
+    log_fields: tuple[LogField, ...]
+    summary: tuple[str, ...]  # names of the log summary columns
+    summary_words: tuple[str, ...]
+    summary_target: tuple[bool, ...]
+    summary_hashed: tuple[bool, ...]  # column holds a hashed code, not a magnitude
+    spans: tuple[float, ...]  # seconds
+    state: tuple[str, ...]  # names of the state columns
+    state_words: tuple[str, ...]
+
+
+@functools.cache
+def load_schema(path: Path | None = None) -> Schema:
+    """The schema in `path`, or the one that ships. Raises `SchemaError` naming what was found and expected."""
+    source = resources.files("feature_extractors.features") / "schema.yaml" if path is None else path
+    where = "schema.yaml" if path is None else str(path)
+    try:
+        table = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SchemaError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _schema(table)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaError(f"{where}: malformed: {type(error).__name__}: {error}") from error
+
+
+def _schema(table: Any) -> Schema:
+    if table["version"] != 1:
+        raise ValueError(f"version: found {table['version']!r}, expected 1")
+    if tuple(table["packets"]["fields"]) != PACKET_FIELDS:
+        raise ValueError(
+            f"packets.fields: found {table['packets']['fields']}, expected {list(PACKET_FIELDS)}"
+        )
+    log_fields: list[LogField] = []
+    summary: list[tuple[str, str, bool, bool]] = []
+    for stream, entries in table["logs"]["streams"].items():
+        for entry in entries:
+            kind = entry["kind"]
+            if kind not in ("name", "text", "enum", "number", "count"):
+                raise ValueError(f"logs.streams.{stream}.{entry['name']}.kind: found {kind!r}")
+            target = bool(entry.get("target", False))
+            log_fields.append(LogField(stream, entry["name"], cast(LogKind, kind), target, len(summary)))
+            name, words = f"{stream}.{entry['name']}", f"{stream} {entry['name'].replace('_', ' ')}"
+            if kind in ("name", "text"):
+                summary += [(f"{name}.{part}", prefix + words, target, False) for part, prefix in _TEXT_PARTS]
+            else:
+                summary.append((name, words, target, kind == "enum"))
+    spans = tuple(float(s) for s in table["state"]["spans"])
+    state: list[tuple[str, str]] = []
+    for entry in table["state"]["fields"]:
+        if entry.get("over") == "spans":
+            state += [(f"{entry['name']}_{s:g}s", f"{entry['words']} in {s:g} s") for s in spans]
+        else:
+            state.append((entry["name"], entry["words"]))
+    return Schema(
+        digest=hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest(),
+        first_packets=int(table["packets"]["first"]),
+        numeric=tuple(
+            Numeric(f["name"], f["words"], f["unit"], f["scale"]) for f in table["connection"]["numeric"]
+        ),
+        categorical=tuple(
+            Categorical(
+                f["name"], f["words"], tuple(str(v) for v in f.get("values", ())), int(f.get("hashed", 0))
+            )
+            for f in table["connection"]["categorical"]
+        ),
+        log_tokens=int(table["logs"]["tokens"]),
+        log_buckets=int(table["logs"]["buckets"]),
+        log_fields=tuple(log_fields),
+        summary=tuple(s[0] for s in summary),
+        summary_words=tuple(s[1] for s in summary),
+        summary_target=tuple(s[2] for s in summary),
+        summary_hashed=tuple(s[3] for s in summary),
+        spans=spans,
+        state=tuple(s[0] for s in state),
+        state_words=tuple(s[1] for s in state),
+    )

@@ -1,0 +1,1 @@
+"""Frames in, connections and payload segments out, as Zeek tracks them."""
