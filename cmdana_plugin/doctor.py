@@ -19,10 +19,10 @@ from cmdana_plugin import compile_cache as compiled
 from cmdana_plugin import config as configuration
 from cmdana_plugin.config import Config
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path, state_key_path
+from feature_extractors import CmdanaError
 from feature_extractors.compiled import caches
 from feature_extractors.compiled import mypyc_build as ahead
 from feature_extractors.confinement import confine, programs
-from feature_extractors.errors import CmdanaError
 
 State = Literal["ok", "missing", "wrong"]
 
@@ -135,7 +135,7 @@ def _analyzers() -> Finding:
 def _model(settings: Config, model: Path | None) -> Iterator[Finding]:
     path = model or (Path(settings.model.path) if settings.model.path else None)
     try:
-        from cmdana_plugin.detector.cross_modal import load_detector
+        from cmdana_plugin.detector import load_detector
         from cmdana_plugin.replay import reference
 
         detector = load_detector(path, device="cpu", threads=1, hosts=1024)
@@ -212,7 +212,7 @@ def _tshark(settings: Config) -> Iterator[Finding]:
 
 
 def _zeek(settings: Config) -> Iterator[Finding]:
-    from cmdana_plugin.endpoint.live import scripts_folder, zeek_program
+    from cmdana_plugin.endpoint import scripts_folder, zeek_program
 
     wanted = settings.capture.engine == "zeek"
     try:
@@ -251,7 +251,7 @@ def _zeek(settings: Config) -> Iterator[Finding]:
 
 
 def _broker(settings: Config) -> Finding:
-    from cmdana_plugin.endpoint.broker import bindings
+    from cmdana_plugin.endpoint import bindings
 
     wanted = settings.endpoint.transport == "broker"
     try:
@@ -263,7 +263,7 @@ def _broker(settings: Config) -> Finding:
 
 
 def _endpoint(settings: Config) -> Finding:
-    from cmdana_plugin.endpoint.websocket import WebSocketTransport
+    from cmdana_plugin.endpoint import WebSocketTransport
 
     endpoint = settings.endpoint
     if endpoint.transport == "broker":

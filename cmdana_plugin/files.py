@@ -17,7 +17,7 @@ from errno import EACCES, EAGAIN
 from pathlib import Path
 from typing import IO, Final
 
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 LOCK: Final = ".cmdana.lock"  # of a folder, as long as somebody writes there
 _SUFFIX: Final = ".partial"

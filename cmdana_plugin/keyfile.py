@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cmdana_plugin import files
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 _KEY_BYTES: Final = 32
 _HOST_SECRET: Final = Path("/etc/cmdana/secret")

@@ -9,25 +9,20 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.gc_pause import uncollected
-from feature_extractors.compiled.keyed import new_key
-from feature_extractors.content.analyzers.base import ContentLimits
-from feature_extractors.content.reassembly import Content
-from feature_extractors.content.segments import Segments, Wanted
+from feature_extractors.compiled import new_key, uncollected
+from feature_extractors.content import Content, ContentLimits, Segments, Wanted
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
 from feature_extractors.observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
 from feature_extractors.observations import concat as concat_windows
-from feature_extractors.tracker import tracker
-from feature_extractors.tracker.link import KNOWN_LINKS
-from feature_extractors.tracker.reasons import REASONS
-from feature_extractors.tracker.state import (
+from feature_extractors.tracker import (
     BLOCK,
     CONNECTION,
     ENDPOINT,
     FRAGMENT_BUFFER,
     FRAGMENTS,
     KEPT,
+    KNOWN_LINKS,
     L_CONNECTIONS,
     N_DECODED,
     N_EXTRA,
@@ -42,14 +37,16 @@ from feature_extractors.tracker.state import (
     N_UNKNOWN_LINK,
     NONE,
     PACKET,
+    REASONS,
     ROW,
     ROW_PACKET,
     SEGMENT,
     State,
     TrackerLimits,
     likely_server_ports,
+    tracker,
+    uids,
 )
-from feature_extractors.tracker.uid import uids
 
 G = TypeVar("G", bound=np.generic)
 

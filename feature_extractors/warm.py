@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 
 from feature_extractors.extract import Extractor
-from feature_extractors.features.encoding import encoded
-from feature_extractors.features.schema import load_schema
+from feature_extractors.features import encoded, load_schema
 from feature_extractors.frames import FrameBlock
 from feature_extractors.tracker import tracker
 

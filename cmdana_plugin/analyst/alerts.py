@@ -18,20 +18,20 @@ from typing import IO, Final
 from rich.console import Console
 
 from cmdana_plugin.analyst.terminal import add_notice, notice_table
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, NOTICE_TYPES
-from cmdana_plugin.logs import moments
-from cmdana_plugin.logs.reader import (
+from cmdana_plugin.decision import ANOMALOUS_HOST, NOTICE_TYPES
+from cmdana_plugin.logs import (
     MAX_LINE,
     Field,
     Held,
     Skipped,
     bounded_lines,
     find_logs,
+    moments,
     number,
     parse_rows,
     read_rows,
 )
-from feature_extractors.errors import CmdanaError, RecordError
+from feature_extractors import CmdanaError, RecordError
 
 _POLL: Final = 0.5  # seconds between looks at a growing log
 _SCORE: Final = "(score "

@@ -28,9 +28,9 @@ from typing import IO, Final
 from yacryptopan import CryptoPAn
 
 from cmdana_plugin import files
-from cmdana_plugin.logs.reader import Skipped, bounded_lines, checked
-from feature_extractors.errors import CmdanaError, RecordError
-from feature_extractors.readers.folders import files_below
+from cmdana_plugin.logs import Skipped, bounded_lines, checked
+from feature_extractors import CmdanaError, RecordError
+from feature_extractors.readers import files_below
 
 _HASH_CHARACTERS: Final = 12  # of each label of a name: 48 bits
 

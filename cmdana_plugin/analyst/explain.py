@@ -18,21 +18,21 @@ from rich.table import Table
 from cmdana_plugin.analyst.charts import one_in
 from cmdana_plugin.analyst.report import RELIANCES, facts, plural
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.decision.verdict import BENIGN
-from cmdana_plugin.logs import moments
-from cmdana_plugin.logs.reader import (
+from cmdana_plugin.decision import BENIGN
+from cmdana_plugin.logs import (
     Field,
     Held,
     Skipped,
     find_logs,
+    moments,
     number,
     passed_over,
     read_rows,
     text,
     texts,
 )
-from feature_extractors.errors import RecordError
-from feature_extractors.readers.folders import files_below
+from feature_extractors import RecordError
+from feature_extractors.readers import files_below
 
 Rows = Sequence[Mapping[str, Field]]
 

@@ -15,11 +15,20 @@ from cmdana_plugin import config as configuration
 from cmdana_plugin import files
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.config import ConfigError
-from cmdana_plugin.decision.incidents import AllowList
-from cmdana_plugin.logs.labels import LabelError
-from cmdana_plugin.logs.labels import rows as label_rows
-from cmdana_plugin.logs.reader import Field, Held, Skipped, find_logs, number, passed_over, read_rows, text
-from feature_extractors.errors import RecordError
+from cmdana_plugin.decision import AllowList
+from cmdana_plugin.logs import (
+    Field,
+    Held,
+    LabelError,
+    Skipped,
+    find_logs,
+    number,
+    passed_over,
+    read_rows,
+    text,
+)
+from cmdana_plugin.logs import rows as label_rows
+from feature_extractors import RecordError
 
 Word = Literal["benign", "malicious", "unknown"]
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.decision.verdict import (
+from cmdana_plugin.decision import (
     ANOMALOUS_HOST,
     BENIGN,
     DETECTOR_BACK,
@@ -29,10 +29,8 @@ from cmdana_plugin.decision.verdict import (
     NOTICE_TYPES,
     TRAFFIC_DRIFT,
 )
-from cmdana_plugin.logs import moments
-from cmdana_plugin.logs.reader import Field, Skipped, find_logs, number, read_rows, text, texts
-from cmdana_plugin.logs.streams import LogError
-from feature_extractors.errors import RecordError
+from cmdana_plugin.logs import Field, LogError, Skipped, find_logs, moments, number, read_rows, text, texts
+from feature_extractors import RecordError
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
 BINS: Final = 50  # of the score histogram, over 0..1

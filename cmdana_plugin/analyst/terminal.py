@@ -20,10 +20,10 @@ from rich.table import Table
 from cmdana_plugin.logs import moments
 
 if TYPE_CHECKING:
-    from cmdana_plugin.decision.verdict import Notice
+    from cmdana_plugin.decision import Notice
     from cmdana_plugin.doctor import Finding
-    from cmdana_plugin.logs.labels import Found
-    from cmdana_plugin.replay.embedded import Summary
+    from cmdana_plugin.logs import Found
+    from cmdana_plugin.replay import Summary
 
 _WIDTH = 140  # columns where the output is no terminal
 _NARROW = 120  # columns below which a notice is a block of lines and not a row

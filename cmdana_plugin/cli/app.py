@@ -24,11 +24,11 @@ import typer
 
 from cmdana_plugin import config as configuration
 from cmdana_plugin import files
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config
-    from cmdana_plugin.decision.judge import Judge
+    from cmdana_plugin.decision import Judge
 
 _held = ExitStack()  # until the command ends: what no other command may write in the meantime
 
@@ -79,9 +79,8 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     """
     import torch
 
-    from cmdana_plugin.decision.judge import Judge
-    from cmdana_plugin.detector.cross_modal import load_detector, share_cores
-    from cmdana_plugin.detector.site_history import WithSiteHistory, share_of
+    from cmdana_plugin.decision import Judge
+    from cmdana_plugin.detector import WithSiteHistory, load_detector, share_cores, share_of
     from cmdana_plugin.keyfile import state_salt
 
     share_cores()
@@ -170,12 +169,12 @@ def replay(
 
     truth = None
     if labels is not None:
-        from cmdana_plugin.logs.labels import read_labels
+        from cmdana_plugin.logs import read_labels
 
         truth = read_labels(labels)
     with offline.prepared(out, force):
         if chosen == "zeek":
-            from cmdana_plugin.endpoint.live import replay_through_zeek
+            from cmdana_plugin.endpoint import replay_through_zeek
 
             with show.progress(quiet=as_json) as progress:
                 summary = replay_through_zeek(
@@ -212,7 +211,7 @@ def run(
     """
     tell = _tell_json if as_json else _tell
     reload = Reload(_configured(config, tell).config, config, tell)
-    from cmdana_plugin.endpoint.live import run as run_live
+    from cmdana_plugin.endpoint import run as run_live
 
     _say_if_it_compiles("state")
     with reload.on_sighup():
@@ -302,7 +301,7 @@ def train(
             progress=progress,
         )
     if spool is not None:
-        from cmdana_plugin.training.spool import Spool
+        from cmdana_plugin.training import Spool
 
         Spool(spool).delete()
     print(json.dumps({**report.object(), "configuration": used.object()}) if as_json else report.text())
@@ -737,7 +736,7 @@ def main() -> NoReturn:
         with _held:
             app()
     except CmdanaError as error:
-        from cmdana_plugin.analyst.terminal import printable
+        from cmdana_plugin.analyst import printable
 
         # Names of files, and what is in them, may be anybody's: one line, and nothing that moves a cursor.
         print(f"cmdana: {printable(str(error), 4000)}", file=sys.stderr)

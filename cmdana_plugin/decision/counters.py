@@ -11,9 +11,9 @@ import numpy as np
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.drift import DriftMonitor
 from cmdana_plugin.decision.verdict import Notice, Verdicts
-from cmdana_plugin.detector.scores import Scores
-from feature_extractors.features.encoding import Block
-from feature_extractors.observations import Modality, Stage
+from cmdana_plugin.detector import Scores
+from feature_extractors import Modality, Stage
+from feature_extractors.features import Block
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)

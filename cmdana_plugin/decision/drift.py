@@ -19,11 +19,10 @@ import numpy as np
 
 from cmdana_plugin.config import Drift
 from cmdana_plugin.decision.verdict import TRAFFIC_DRIFT, Notice
-from cmdana_plugin.detector.scores import Scores
-from feature_extractors.compiled.jit import entry
-from feature_extractors.compiled.keyed import hashed, new_key
-from feature_extractors.features.encoding import Block
-from feature_extractors.observations import PROTO_NAMES, Stage
+from cmdana_plugin.detector import Scores
+from feature_extractors import PROTO_NAMES, Stage
+from feature_extractors.compiled import entry, hashed, new_key
+from feature_extractors.features import Block
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular

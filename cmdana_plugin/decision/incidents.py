@@ -22,7 +22,7 @@ from cmdana_plugin.decision.verdict import (
     Notice,
     Verdict,
 )
-from cmdana_plugin.detector.scores import score_of
+from cmdana_plugin.detector import score_of
 
 _EVIDENCE_HALF_LIFE: Final = 3600.0  # seconds; evidence of an hour ago counts half
 _MOST_EVIDENCE: Final = 12.0  # decades that one connection may bring: no single p-value is sure of more

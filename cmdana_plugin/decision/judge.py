@@ -22,11 +22,10 @@ from cmdana_plugin.decision.verdict import (
     Verdicts,
     coded,
 )
-from cmdana_plugin.detector.scores import Detector, Scores
-from cmdana_plugin.logs.streams import addresses
-from feature_extractors.community_id import community_id_v1
-from feature_extractors.features.encoding import Block, modalities_of
-from feature_extractors.observations import PROTO_NAMES, Stage, Windows
+from cmdana_plugin.detector import Detector, Scores
+from cmdana_plugin.logs import addresses
+from feature_extractors import PROTO_NAMES, Stage, Windows, community_id_v1
+from feature_extractors.features import Block, modalities_of
 
 # What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
 WORDS: Final[Mapping[str, str]] = {

@@ -1,1 +1,5 @@
 """A block of windows in, scores out, each from the past only."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import entry
+from feature_extractors.compiled import entry
 
 KEPT: Final = 1024  # order statistics kept of a sample
 ENOUGH: Final = 2000  # benign rows from which on a kind of traffic stands on its own

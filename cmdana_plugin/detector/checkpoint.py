@@ -26,8 +26,8 @@ from cmdana_plugin.detector.mixture import Mixture
 from cmdana_plugin.detector.network import Shape, parameters_of
 from cmdana_plugin.detector.soundness import TREES, Unsound, shown
 from cmdana_plugin.detector.trees import Trees
-from feature_extractors.errors import CmdanaError, SchemaError
-from feature_extractors.features.schema import Schema
+from feature_extractors import CmdanaError, SchemaError
+from feature_extractors.features import Schema
 
 FORMAT: Final = 2
 _MOST: Final = 256 * 1024 * 1024  # bytes of a file

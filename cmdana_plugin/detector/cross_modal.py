@@ -47,18 +47,18 @@ from cmdana_plugin.detector.scores import Scores, score_of, significant
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import tabulate
 from cmdana_plugin.replay import reference
-from feature_extractors.errors import SchemaError
-from feature_extractors.features.encoding import (
+from feature_extractors import SchemaError, Stage, take
+from feature_extractors.features import (
     Block,
     Encoded,
     Features,
+    Schema,
     concat_features,
     encoded,
+    load_schema,
     take_encoded,
     take_features,
 )
-from feature_extractors.features.schema import Schema, load_schema
-from feature_extractors.observations import Stage, take
 
 _BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality

@@ -13,10 +13,9 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import entry
-from feature_extractors.compiled.keyed import hashed, key_of
-from feature_extractors.features.encoding import Features
-from feature_extractors.observations import Connections, Stage
+from feature_extractors import Connections, Stage
+from feature_extractors.compiled import entry, hashed, key_of
+from feature_extractors.features import Features
 
 MEMORY: Final = 32  # floats of learned memory per entity
 RING: Final = 8  # recent connections of a host that attention looks back on

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmdana_plugin.detector.network import CLASSES, CONNECTION, LOG, PACKET
-from feature_extractors.compiled.jit import entry
-from feature_extractors.features.encoding import Features
-from feature_extractors.features.schema import Schema
+from feature_extractors.compiled import entry
+from feature_extractors.features import Features, Schema
 
 BLOCK: Final = 1024  # rows of one computation at most
 _STEP: Final = 16  # of which their number is a multiple, padded

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.detector.calibration import ALONE
 from cmdana_plugin.detector.inputs import Bins, prepare
 from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
-from feature_extractors.features.encoding import Features, take_features
-from feature_extractors.features.schema import Schema
+from feature_extractors.features import Features, Schema, take_features
 
 if TYPE_CHECKING:
     from cmdana_plugin.detector.cross_modal import CrossModal, EventContext, RawScores

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.features.encoding import Block
+from feature_extractors.features import Block
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector.scores import Detector, Scores, score_of, significant
-from feature_extractors.compiled.jit import entry
-from feature_extractors.compiled.keyed import absorbed, begun, ended, hashed, hashed_two, key_of
-from feature_extractors.features.encoding import Block, longest_name_of
-from feature_extractors.observations import PROTO_NAMES, Stage
+from feature_extractors import PROTO_NAMES, Stage
+from feature_extractors.compiled import absorbed, begun, ended, entry, hashed, hashed_two, key_of
+from feature_extractors.features import Block, longest_name_of
 
 COMPONENT: Final = "site"
 

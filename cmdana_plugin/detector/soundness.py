@@ -14,14 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.verdict import ANOMALOUS, BENIGN
+from cmdana_plugin.decision import ANOMALOUS, BENIGN
 from cmdana_plugin.detector.calibration import KEPT
 from cmdana_plugin.detector.inputs import EDGES, density_columns, isolation_columns
 from cmdana_plugin.detector.network import Shape, parameter_shapes
 from cmdana_plugin.detector.network import shape_of as shape_of_network
 from cmdana_plugin.detector.trees import LEAVES
-from feature_extractors.features.encoding import FIRST_SIZES, TOKEN_WIDTH
-from feature_extractors.features.schema import PACKET_FIELDS, Schema
+from feature_extractors.features import FIRST_SIZES, PACKET_FIELDS, TOKEN_WIDTH, Schema
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import entry
-from feature_extractors.errors import CmdanaError
-from feature_extractors.features.encoding import Features
+from feature_extractors import CmdanaError
+from feature_extractors.compiled import entry
+from feature_extractors.features import Features
 
 LEAVES: Final = 32  # of a tree at most: one bit of a mask each
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.endpoint.wire import Batch, ConnectionRow
-from feature_extractors.frames import Counts
-from feature_extractors.observations import (
+from feature_extractors import (
     CONN_STATES,
     MAX_LOG_ENTRIES,
     MAX_PACKETS,
     Connections,
+    Counts,
     LogEntry,
     Packets,
     Stage,

@@ -24,25 +24,24 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cmdana_plugin.decision.verdict import BENIGN
+from cmdana_plugin.decision import BENIGN
 from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
-from feature_extractors.compiled.gc_pause import freeze
+from feature_extractors import CaptureError, CmdanaError, Counts
+from feature_extractors.compiled import freeze
 from feature_extractors.confinement import programs
-from feature_extractors.errors import CaptureError, CmdanaError
-from feature_extractors.features.schema import load_schema
-from feature_extractors.frames import Counts
+from feature_extractors.features import load_schema
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
-    from cmdana_plugin.decision.judge import Judge, Judged
-    from cmdana_plugin.detector.scores import Detector
+    from cmdana_plugin.decision import Judge, Judged
+    from cmdana_plugin.detector import Detector
     from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
-    from cmdana_plugin.replay.embedded import Summary
+    from cmdana_plugin.replay import Summary
 
 _VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
@@ -314,7 +313,7 @@ def _warm_up(detector: Detector, settings: Config) -> None:
     """Has a detector, to be thrown away, judge and explain a few connections, so that everything has been compiled,
     loaded and run once: on the first connections of a Zeek it would hold up verdicts for half a second or more.
     """
-    from cmdana_plugin.decision.judge import Judge
+    from cmdana_plugin.decision import Judge
 
     windows = Aligner().receive([decode_batch(sample())])
     Judge(detector, settings).receive(windows)
@@ -323,7 +322,7 @@ def _warm_up(detector: Detector, settings: Config) -> None:
 
 def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:
     from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
-    from feature_extractors.readers.scapy_reader import ScapySniffer
+    from feature_extractors.readers import ScapySniffer
 
     try:
         reader = ScapySniffer(endpoint.sniff)
@@ -344,7 +343,7 @@ def replay_through_zeek(
     Several captures are read one after another, each into a folder of its own below `out`, and the detector
     remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing or Zeek fails.
     """
-    from cmdana_plugin.replay.embedded import Summary, sources
+    from cmdana_plugin.replay import Summary, sources
 
     found = sources([str(c) for c in captures])
     zeek, scripts = zeek_program(settings), scripts_folder(settings)

@@ -8,10 +8,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cmdana_plugin.decision.counters import SCORE_BOUNDS, Watch
-from cmdana_plugin.decision.drift import strongest
-from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Modality
+from cmdana_plugin.decision import SCORE_BOUNDS, Watch, strongest
+from feature_extractors import CmdanaError, Modality
 
 _GAUGES = {
     "connected": "1 while there is a connection to Zeek.",

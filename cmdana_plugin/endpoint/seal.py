@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cmdana_plugin.endpoint.wire import OBSERVATIONS, WELCOME, Event, PeerError
-from feature_extractors.frames import Counts
+from feature_extractors import Counts
 
 DIGITS: Final = 64
 _OURS: Final = frozenset((OBSERVATIONS, WELCOME))

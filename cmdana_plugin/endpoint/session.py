@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Alive, Batch, Event, PeerError, Welcome, WireError
-from feature_extractors.frames import Counts
-from feature_extractors.observations import Stage
+from feature_extractors import Counts, Stage
 
 if TYPE_CHECKING:
-    from cmdana_plugin.decision.judge import Judged
+    from cmdana_plugin.decision import Judged
 
 T = TypeVar("T")
 _MAX_RUNS: Final = 1024  # starts of Zeek nodes remembered; past it the one longest silent is forgotten

@@ -14,10 +14,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from feature_extractors.community_id import community_id_v1
-from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
-from feature_extractors.frames import Counts, FrameBlock, Reader
-from feature_extractors.observations import MAX_PACKETS, Connections, Packets, Windows
+from feature_extractors import (
+    MAX_PACKETS,
+    Connections,
+    Counts,
+    Extractor,
+    ExtractorLimits,
+    FrameBlock,
+    Packets,
+    Reader,
+    TrackerLimits,
+    Windows,
+    community_id_v1,
+)
 
 _CLOCKS: Final = 0.02  # seconds by which Zeek's time of a packet and ours may differ
 _LATEST: Final = 16  # connections of one community id that are looked at, the last ones first

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.wire import Event, PeerError, head
-from feature_extractors.errors import CmdanaError
-from feature_extractors.frames import Counts
+from feature_extractors import CmdanaError, Counts
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Endpoint

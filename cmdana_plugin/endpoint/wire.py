@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from cmdana_plugin.decision.verdict import BENIGN, Notice, Verdicts
-from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import LogEntry, LogValue, Stage
+from cmdana_plugin.decision import BENIGN, Notice, Verdicts
+from feature_extractors import CmdanaError, LogEntry, LogValue, Stage
 
 T = TypeVar("T")
 WIRE_VERSION: Final = 5

@@ -14,13 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cmdana_plugin.detector.cross_modal import CrossModal, EventContext, RawScores, Remembered, stratum_of
-from cmdana_plugin.detector.inputs import Prepared
-from cmdana_plugin.detector.network import MODALITIES, Network, Past, Predictor, Shape
+from cmdana_plugin.detector import (
+    MODALITIES,
+    CrossModal,
+    EventContext,
+    Network,
+    Past,
+    Predictor,
+    Prepared,
+    RawScores,
+    Remembered,
+    Shape,
+    stratum_of,
+)
 from cmdana_plugin.evaluation.masking import hide
-from cmdana_plugin.training.fit import Corpus, Variant
-from feature_extractors.features.encoding import take_features
-from feature_extractors.features.schema import Schema
+from cmdana_plugin.training import Corpus, Variant
+from feature_extractors.features import Schema, take_features
 
 if TYPE_CHECKING:
     Raw = dict[str, NDArray[np.float64]]

@@ -29,9 +29,9 @@ from cmdana_plugin.evaluation.protocol import (
     models_of,
     without,
 )
-from cmdana_plugin.training.fit import Recipe, Recording, gather, train
-from feature_extractors.features.schema import load_schema
-from feature_extractors.observations import MAX_PACKETS, Connections, Packets, Windows, take
+from cmdana_plugin.training import Recipe, Recording, gather, train
+from feature_extractors import MAX_PACKETS, Connections, Packets, Windows, take
+from feature_extractors.features import load_schema
 
 Progress = Callable[[str, float], None]
 

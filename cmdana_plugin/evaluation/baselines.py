@@ -12,10 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cmdana_plugin.detector.inputs import Bins, learn_bins, standardise
-from cmdana_plugin.detector.mixture import fit_mixture
-from cmdana_plugin.detector.trees import Trees, fit_trees, tabulate
-from cmdana_plugin.training.fit import Corpus, balance
+from cmdana_plugin.detector import Bins, Trees, fit_mixture, fit_trees, learn_bins, standardise, tabulate
+from cmdana_plugin.training import Corpus, balance
 
 Table = NDArray[np.float32]
 Rows = NDArray[np.bool_]
@@ -228,7 +226,7 @@ class Recurrent:
         return out
 
     def _sequences(self, corpus: Corpus) -> tuple[torch.Tensor, torch.Tensor]:
-        from cmdana_plugin.training.fit import _previous
+        from cmdana_plugin.training import _previous
 
         assert self._scale is not None
         x = torch.from_numpy(standardise(corpus.features.numeric, self._scale))

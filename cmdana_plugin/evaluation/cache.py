@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from cmdana_plugin import files
 from cmdana_plugin.config import writable_by_others
-from cmdana_plugin.training.fit import Recording
-from feature_extractors.compiled.source_digest import code_digest
-from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Connections, LogEntry, Packets, Windows, concat, take
+from cmdana_plugin.training import Recording
+from feature_extractors import CmdanaError, Connections, LogEntry, Packets, Windows, concat, take
+from feature_extractors.compiled import code_digest
 
 _CODE: Final = (
     "cmdana_plugin.evaluation.cache",

@@ -15,11 +15,10 @@ from cmdana_plugin.evaluation import page as results
 from cmdana_plugin.evaluation.baselines import BASELINES
 from cmdana_plugin.evaluation.cache import key_of, recall
 from cmdana_plugin.evaluation.protocol import VARIANTS, Section, Split, evaluate, read_split, split_rows
-from cmdana_plugin.logs.labels import labels_by_capture
-from cmdana_plugin.training.fit import Recording
-from cmdana_plugin.training.sources import Learned, recordings
-from feature_extractors.compiled.source_digest import code_digest
-from feature_extractors.errors import CmdanaError
+from cmdana_plugin.logs import labels_by_capture
+from cmdana_plugin.training import Learned, Recording, recordings
+from feature_extractors import CmdanaError
+from feature_extractors.compiled import code_digest
 
 Progress = Callable[[str, float], None]
 

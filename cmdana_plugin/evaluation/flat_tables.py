@@ -22,11 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmdana_plugin.detector.calibration import fit_strata, fit_tail
-from cmdana_plugin.detector.inputs import learn_bins, standardise
-from cmdana_plugin.detector.mixture import fit_mixture
-from cmdana_plugin.detector.network import CLASSES, Pool, Predictor, Shape
-from cmdana_plugin.detector.trees import fit_trees
+from cmdana_plugin.detector import (
+    CLASSES,
+    Pool,
+    Predictor,
+    Shape,
+    fit_mixture,
+    fit_strata,
+    fit_tail,
+    fit_trees,
+    learn_bins,
+    standardise,
+)
 from cmdana_plugin.evaluation.baselines import DETECTORS_OF_TABLES
 from cmdana_plugin.evaluation.metrics import Floats
 from cmdana_plugin.evaluation.protocol import (
@@ -39,8 +46,8 @@ from cmdana_plugin.evaluation.protocol import (
     section,
     weighted,
 )
-from cmdana_plugin.training.fit import Recipe
-from feature_extractors.errors import CmdanaError
+from cmdana_plugin.training import Recipe
+from feature_extractors import CmdanaError
 
 Progress = Callable[[str, float], None]
 

@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.detector.inputs import Prepared
-from cmdana_plugin.detector.network import CLASSES
-from feature_extractors.features.encoding import FIRST_SIZES
-from feature_extractors.features.schema import Schema
+from cmdana_plugin.detector import CLASSES, Prepared
+from feature_extractors.features import FIRST_SIZES, Schema
 
 
 def hide(prepared: Prepared, schema: Schema, chosen: np.random.Generator | int) -> Prepared:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 Floats = NDArray[np.float64]
 

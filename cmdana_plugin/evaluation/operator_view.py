@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision.incidents import threshold
-from cmdana_plugin.decision.judge import Judge
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, Notice
-from cmdana_plugin.detector.scores import Scores, score_of
-from cmdana_plugin.logs.streams import addresses
-from cmdana_plugin.training.fit import Recording
-from feature_extractors.features.encoding import Block
-from feature_extractors.observations import Windows, take
+from cmdana_plugin.decision import ANOMALOUS_HOST, Judge, Notice, threshold
+from cmdana_plugin.detector import Scores, score_of
+from cmdana_plugin.logs import addresses
+from cmdana_plugin.training import Recording
+from feature_extractors import Windows, take
+from feature_extractors.features import Block
 
 _BLOCK: Final = 4096
 _GAP: Final = 600.0  # seconds: some captures are pieced together

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector.calibration import fit_tail
-from cmdana_plugin.detector.scores import Scores
-from cmdana_plugin.detector.site_history import WithSiteHistory, share_of
+from cmdana_plugin.detector import Scores, WithSiteHistory, fit_tail, share_of
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.cache import key_of, recall
 from cmdana_plugin.evaluation.metrics import RATES, Floats, judge
@@ -40,12 +38,10 @@ from cmdana_plugin.evaluation.protocol import (
     section,
     weighted,
 )
-from cmdana_plugin.logs.labels import LabelError, read_labels
-from cmdana_plugin.training.fit import Recipe, Recording, gather, recalibrate, train
-from cmdana_plugin.training.sources import Learned, recordings
-from feature_extractors.errors import CmdanaError
-from feature_extractors.features.schema import load_schema
-from feature_extractors.observations import concat, take
+from cmdana_plugin.logs import LabelError, read_labels
+from cmdana_plugin.training import Learned, Recipe, Recording, gather, recalibrate, recordings, train
+from feature_extractors import CmdanaError, concat, take
+from feature_extractors.features import load_schema
 
 Progress = Callable[[str, float], None]
 

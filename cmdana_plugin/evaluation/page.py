@@ -13,7 +13,7 @@ from cmdana_plugin.evaluation import own_network
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import COLUMNS, Floats
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, VARIANTS, Section
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 MARK: Final = "<!-- measured -->"  # stands before and after the measured part of a page
 _AT2, _AT3, _AUROC = COLUMNS.index("tpr@0.01"), COLUMNS.index("tpr@0.001"), COLUMNS.index("auroc")

@@ -18,12 +18,20 @@ from numpy.typing import NDArray
 
 from cmdana_plugin import files
 from cmdana_plugin.config import Config
+from cmdana_plugin.detector import (
+    Checkpoint,
+    WithSiteHistory,
+    component_p_values,
+    fit_strata,
+    fit_tail,
+    fit_trees,
+    fuse,
+    history_of,
+    stratum_of,
+    tabulate,
+    whole_p_value,
+)
 from cmdana_plugin.detector import checkpoint as checkpoints
-from cmdana_plugin.detector.calibration import fit_strata, fit_tail, fuse
-from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.cross_modal import component_p_values, history_of, stratum_of, whole_p_value
-from cmdana_plugin.detector.site_history import WithSiteHistory
-from cmdana_plugin.detector.trees import fit_trees, tabulate
 from cmdana_plugin.evaluation import ablations
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import (
@@ -38,11 +46,11 @@ from cmdana_plugin.evaluation.metrics import (
     quality,
 )
 from cmdana_plugin.evaluation.operator_view import Counted, PrecomputedScores, scores_of
+from cmdana_plugin.training import Corpus, Recipe, Recording, balance, components, gather, train
 from cmdana_plugin.training import fit as training
-from cmdana_plugin.training.fit import Corpus, Recipe, Recording, balance, components, gather, train
-from feature_extractors.compiled.source_digest import code_digest
-from feature_extractors.errors import CmdanaError
-from feature_extractors.features.schema import load_schema
+from feature_extractors import CmdanaError
+from feature_extractors.compiled import code_digest
+from feature_extractors.features import load_schema
 
 Progress = Callable[[str, float], None]
 Section = dict[str, Any]  # one part of the findings: plain numbers and words, as JSON holds them

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import entry, njit
+from feature_extractors.compiled import entry, njit
 
 # What a cell holds. A cell is 64 bits: a number's, or where its text lies.
 WORD: Final = 0  # index of a word, -1 unset

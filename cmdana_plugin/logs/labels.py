@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from cmdana_plugin.decision.verdict import BENIGN
+from cmdana_plugin.decision import BENIGN
 from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
-from feature_extractors.errors import CmdanaError
+from feature_extractors import CmdanaError
 
 _COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
 _SLACK: Final = 0.1  # seconds between a label's start and a connection's

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from feature_extractors.errors import RecordError
-from feature_extractors.readers.folders import files_below
+from feature_extractors import RecordError
+from feature_extractors.readers import files_below
 
 Field = bool | int | float | str | list[str] | None
 Skipped = Counter[str]  # reason -> lines that were passed over

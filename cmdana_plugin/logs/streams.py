@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.verdict import Coded, Notice, Verdicts, coded
+from cmdana_plugin.decision import Coded, Notice, Verdicts, coded
 from cmdana_plugin.files import Replacement
 from cmdana_plugin.logs.moments import shown
-from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import CONN_STATES, Connections, is_ipv4
+from feature_extractors import CONN_STATES, CmdanaError, Connections, is_ipv4
 
 if TYPE_CHECKING:
     from cmdana_plugin.logs.digits import Cells

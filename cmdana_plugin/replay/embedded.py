@@ -14,7 +14,7 @@ import numpy as np
 
 from cmdana_plugin import files
 from cmdana_plugin.config import Config
-from cmdana_plugin.logs.streams import (
+from cmdana_plugin.logs import (
     CMDANA,
     CONN,
     NOTICE,
@@ -25,19 +25,16 @@ from cmdana_plugin.logs.streams import (
     conn_columns,
     notice_row,
 )
-from feature_extractors.compiled.gc_pause import seldom_collected
-from feature_extractors.errors import CaptureError
-from feature_extractors.observations import Windows, take
-from feature_extractors.readers.captures import find_captures, open_capture
+from feature_extractors import CaptureError, Windows, take
+from feature_extractors.compiled import seldom_collected
+from feature_extractors.readers import find_captures, open_capture
 
 if TYPE_CHECKING:
-    from cmdana_plugin.decision.judge import Judge
-    from cmdana_plugin.decision.verdict import Notice
-    from cmdana_plugin.detector.scores import Scores
+    from cmdana_plugin.decision import Judge, Notice
+    from cmdana_plugin.detector import Scores
     from cmdana_plugin.replay.extraction_process import Beside
-    from feature_extractors.extract import ExtractorLimits
-    from feature_extractors.features.encoding import Encoded
-    from feature_extractors.frames import Counts
+    from feature_extractors import Counts, ExtractorLimits
+    from feature_extractors.features import Encoded
 
 _WINDOWS = 8192  # windows scored at once
 
@@ -63,9 +60,9 @@ class Summary:
 
 def limits_of(config: Config) -> ExtractorLimits:
     """The extractor's limits as `plugin.toml` sets them."""
-    from feature_extractors.content.analyzers.base import ContentLimits
-    from feature_extractors.extract import ExtractorLimits
-    from feature_extractors.tracker.state import TrackerLimits
+    from feature_extractors import ExtractorLimits
+    from feature_extractors.content import ContentLimits
+    from feature_extractors.tracker import TrackerLimits
 
     return ExtractorLimits(
         TrackerLimits(**config.tracker.model_dump()), ContentLimits(**config.content.model_dump())
@@ -127,9 +124,7 @@ def extract(
     `opened` is called when all of them are open and nothing of their traffic has been looked at.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
-    from feature_extractors.extract import (
-        Extractor,
-    )  # compiled code, which a parent of the process never loads
+    from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = [open_capture(capture, config.capture.reader) for capture in captures]
     extractor = Extractor(limits_of(config))
@@ -210,9 +205,8 @@ def _extracted(
 ) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
     """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
     from cmdana_plugin.replay.extraction_process import lock_in
-    from feature_extractors.features.encoding import encoded
-    from feature_extractors.features.schema import load_schema
-    from feature_extractors.warm import warm_up
+    from feature_extractors import warm_up
+    from feature_extractors.features import encoded, load_schema
 
     summary, schema = Summary([]), load_schema()
 

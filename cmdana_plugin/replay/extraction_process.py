@@ -22,10 +22,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
-from feature_extractors.errors import CaptureError, CmdanaError
-from feature_extractors.features.encoding import Encoded, Features, concat_encoded
-from feature_extractors.observations import Connections
+from feature_extractors.features import Encoded, Features, concat_encoded
 
 Numbers = dict[str, int]
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from cmdana_plugin.detector.checkpoint import Checkpoint
-    from cmdana_plugin.detector.cross_modal import CrossModal
+    from cmdana_plugin.detector import Checkpoint, CrossModal
 
 ENTRY: Final = "reference"  # of a checkpoint's metadata
 _CAPTURE: Final = "reference.pcap.gz"
@@ -56,9 +55,8 @@ def scores(detector: CrossModal) -> list[float]:
 
 def with_reference(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint, which tells its scores of the capture."""
-    from cmdana_plugin.detector.checkpoint import renamed
-    from cmdana_plugin.detector.cross_modal import CrossModal
-    from feature_extractors.features.schema import load_schema
+    from cmdana_plugin.detector import CrossModal, renamed
+    from feature_extractors.features import load_schema
 
     detector = CrossModal(checkpoint, load_schema(), hosts=_HOSTS)
     return renamed(checkpoint, **{ENTRY: json.dumps(scores(detector))})
@@ -93,9 +91,8 @@ def _write_shipped() -> None:
     import hashlib
     from pathlib import Path
 
-    from cmdana_plugin.detector.checkpoint import load
-    from cmdana_plugin.detector.cross_modal import DEFAULT_MODEL, CrossModal
-    from feature_extractors.features.schema import load_schema
+    from cmdana_plugin.detector import DEFAULT_MODEL, CrossModal, load
+    from feature_extractors.features import load_schema
 
     folder = Path(__file__).parents[1] / "models"
     model = folder / DEFAULT_MODEL

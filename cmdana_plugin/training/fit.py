@@ -14,60 +14,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmdana_plugin.detector.calibration import ENOUGH_HISTORY, Strata, fit_strata, fit_tail, fuse
-from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.cross_modal import (
+from cmdana_plugin.detector import (
     COMPONENTS,
+    CONNECTION,
+    ENOUGH_HISTORY,
+    KINDS,
+    LOG,
+    MEMORY,
+    MODALITIES,
+    PACKET,
+    PACKET_LENGTHS,
+    RING,
+    RING_WIDTH,
+    Checkpoint,
     CrossModal,
     EventContext,
     Floats32,
-    RawScores,
-    Remembered,
-    component_p_values,
-    density_input,
-    history_of,
-    isolation_input,
-    whole_p_value,
-)
-from cmdana_plugin.detector.history import (
-    KINDS,
-    MEMORY,
-    RING,
-    RING_WIDTH,
     Keys,
-    Tables,
-    make_keys,
-    remember_all,
-)
-from cmdana_plugin.detector.inputs import (
-    PACKET_LENGTHS,
-    Prepared,
-    encoded_together,
-    learn_preparation,
-    prepare,
-    tokens_of,
-)
-from cmdana_plugin.detector.isolation_forest import fit_isolation
-from cmdana_plugin.detector.mixture import fit_mixture
-from cmdana_plugin.detector.network import (
-    CONNECTION,
-    LOG,
-    MODALITIES,
-    PACKET,
     Network,
     Past,
+    Prepared,
+    RawScores,
+    Remembered,
     Shape,
+    Strata,
+    Tables,
+    Trees,
+    component_p_values,
+    density_input,
+    encoded_together,
+    fit_classes,
+    fit_isolation,
+    fit_mixture,
+    fit_strata,
+    fit_tail,
+    fit_trees,
+    fuse,
+    history_of,
+    isolation_input,
     latent_residual,
+    learn_preparation,
+    make_keys,
+    prepare,
+    remember_all,
     segmented_scan,
+    tabulate,
+    tokens_of,
+    whole_p_value,
 )
-from cmdana_plugin.detector.trees import Trees, fit_classes, fit_trees, tabulate
 from cmdana_plugin.training.resume import Position, Progressed
-from feature_extractors.compiled.jit import entry
-from feature_extractors.compiled.source_digest import code_digest
-from feature_extractors.errors import CmdanaError
-from feature_extractors.features.encoding import FIRST_SIZES, Features, concat_features, encode, take_features
-from feature_extractors.features.schema import Schema, load_schema
-from feature_extractors.observations import Stage, Windows, take
+from feature_extractors import CmdanaError, Stage, Windows, take
+from feature_extractors.compiled import code_digest, entry
+from feature_extractors.features import (
+    FIRST_SIZES,
+    Features,
+    Schema,
+    concat_features,
+    encode,
+    load_schema,
+    take_features,
+)
 
 Progress = Callable[[str, float], None]
 

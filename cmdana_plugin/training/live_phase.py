@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision.judge import Judge, Judged
-from cmdana_plugin.decision.verdict import BENIGN
-from cmdana_plugin.detector.scores import Detector
-from cmdana_plugin.endpoint.live import run
+from cmdana_plugin.decision import BENIGN, Judge, Judged
+from cmdana_plugin.detector import Detector
+from cmdana_plugin.endpoint import run
 from cmdana_plugin.training.spool import Spool
-from feature_extractors.errors import CmdanaError
-from feature_extractors.observations import Windows
+from feature_extractors import CmdanaError, Windows
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TELL: Final = 600.0  # seconds between two lines about the progress

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.logs.streams import addresses
-from feature_extractors.observations import PROTO_NAMES, Connections, Windows
+from cmdana_plugin.logs import addresses
+from feature_extractors import PROTO_NAMES, Connections, Windows
 
 if TYPE_CHECKING:
-    from cmdana_plugin.detector.checkpoint import Checkpoint
+    from cmdana_plugin.detector import Checkpoint
     from cmdana_plugin.training.fit import Corpus
 
 _SHOWN: Final = 12  # services in the table
@@ -160,10 +160,8 @@ class Suspects:
 
         `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
         """
-        from cmdana_plugin.detector.cross_modal import shipped_checkpoint, stratum_of
-        from cmdana_plugin.detector.trees import tabulate
-        from feature_extractors.features.encoding import take_features
-        from feature_extractors.features.schema import load_schema
+        from cmdana_plugin.detector import shipped_checkpoint, stratum_of, tabulate
+        from feature_extractors.features import load_schema, take_features
 
         known = init if init is not None and init.trees is not None else shipped_checkpoint()
         orig = np.concatenate(self.origins)

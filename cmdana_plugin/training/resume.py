@@ -16,7 +16,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from cmdana_plugin import files
-from cmdana_plugin.detector.network import Network
+from cmdana_plugin.detector import Network
 
 FORMAT: Final = "1"
 _EVERY: Final = 20.0  # seconds between two writes

@@ -13,22 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
+from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
-from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.logs.labels import Labels, labels_by_capture
-from cmdana_plugin.logs.streams import addresses
-from cmdana_plugin.replay.embedded import Summary, extract, merge_counts
-from cmdana_plugin.replay.reference import with_reference
+from cmdana_plugin.logs import Labels, addresses, labels_by_capture
+from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit as training
 from cmdana_plugin.training.fit import Recipe, Recording
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.spool import Spool, is_spool
-from feature_extractors.errors import CmdanaError
-from feature_extractors.features.schema import load_schema
-from feature_extractors.observations import PROTO_NAMES, Connections, Windows, concat
-from feature_extractors.readers.captures import find_captures
-from feature_extractors.readers.folders import files_below
-from feature_extractors.readers.zeek_logs import ZeekLogs
+from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, concat
+from feature_extractors.features import load_schema
+from feature_extractors.readers import ZeekLogs, files_below, find_captures
 
 Progress = Callable[[str, float], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -173,7 +168,7 @@ def calibrate(
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
     """Takes the p-values of a model from later calm traffic, and writes the checkpoint to `out`."""
-    from cmdana_plugin.detector.cross_modal import shipped_checkpoint
+    from cmdana_plugin.detector import shipped_checkpoint
 
     report = Learned(str(out))
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
@@ -188,7 +183,7 @@ def calibrate(
 
 def initial(words: str | None) -> Checkpoint | None:
     """What `--init` names: nothing, the shipped checkpoint, or a file. Raises `CmdanaError`."""
-    from cmdana_plugin.detector.cross_modal import shipped_checkpoint
+    from cmdana_plugin.detector import shipped_checkpoint
 
     if words is None:
         return None

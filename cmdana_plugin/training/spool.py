@@ -21,11 +21,11 @@ from typing import IO, Any, Final
 import numpy as np
 
 from cmdana_plugin import files
-from feature_extractors.errors import CmdanaError
-from feature_extractors.frames import Counts
-from feature_extractors.observations import (
+from feature_extractors import (
     CONN_STATES,
+    CmdanaError,
     Connections,
+    Counts,
     LogEntry,
     Packets,
     Stage,

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -78,19 +79,40 @@ def _read(path: str) -> tuple[bytes, list[str]]:
     modules = _tree(top)[0] | _tree(_OURS)[0]
     text = content.decode()
     needs = []
+    for origin, names in _imports(text, folder):
+        face = _face(modules.get(origin, ""))
+        inner = [face.get(name, f"{origin}.{name}") if origin else name for name in names]
+        needs += [*inner, origin] if any(name not in modules for name in inner) else inner
+    beside = _tree(top)[1].get(folder, [])
+    named = [file for file in beside if any(f'"{word}"' in text for word in file.split("/")[-2:])]
+    return digest, [modules[name] for name in needs if name in modules] + named
+
+
+def _imports(text: str, folder: str) -> Iterator[tuple[str, list[str]]]:
+    """What is imported: from where ("" where whole modules are), and the names."""
     for before, after in pairwise(text.split("import ")):  # much faster than parsing
         head = before[before.rfind("\n") + 1 :].split()
         listed = after[1:].partition(")")[0] if after.startswith("(") else after.partition("\n")[0]
         names = [words[0] for name in _COMMENT.sub("", listed).split(",") if (words := name.split())]
         if not head:
-            needs += names
+            yield "", names
         elif head[0] == "from" and len(head) == 2:
-            origin = _absolute(head[1], folder)
-            inner = [f"{origin}.{name}" for name in names]
-            needs += [*inner, origin] if any(name not in modules for name in inner) else inner
-    beside = _tree(top)[1].get(folder, [])
-    named = [file for file in beside if any(f'"{word}"' in text for word in file.split("/")[-2:])]
-    return digest, [modules[name] for name in needs if name in modules] + named
+            yield _absolute(head[1], folder), names
+
+
+@functools.cache
+def _face(path: str) -> dict[str, str]:
+    """The module that each name of a room's face comes from (the stub beside its `__init__`)."""
+    stub = Path(_ROOT, f"{path}i")
+    if not path.endswith("/__init__.py") or not stub.is_file():
+        return {}
+    found = _imports(stub.read_text(encoding="ascii"), os.path.dirname(path))
+    package = os.path.dirname(path).replace("/", ".")
+    return {
+        name: f"{package}.{name}" if origin == package else origin
+        for origin, names in found
+        for name in names
+    }
 
 
 def _absolute(name: str, folder: str) -> str:

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.gc_pause import uncollected
+from feature_extractors.compiled import uncollected
 from feature_extractors.content.analyzers.base import ContentLimits, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns

@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import entry
-from feature_extractors.compiled.keyed import absorbed, begun, ended
+from feature_extractors.compiled import absorbed, begun, ended, entry
 from feature_extractors.features.schema import Categorical, Schema
 from feature_extractors.observations import (
     PROTO_NAMES,

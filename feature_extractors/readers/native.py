@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import borrowed, compiled_for, njit
+from feature_extractors.compiled import borrowed, compiled_for, njit
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly

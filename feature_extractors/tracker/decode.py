@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from feature_extractors.compiled.jit import helper, i64
+from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
 from feature_extractors.tracker.fragments import add_fragment
 from feature_extractors.tracker.link import ETHERNET, RAW, WLAN, be16, be32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from feature_extractors.compiled.jit import helper, i64
+from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
 
 # Link types that Zeek knows (scripts/base/packet-protocols); every other is tried as raw IP, as Zeek does.

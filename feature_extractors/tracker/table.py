@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_extractors.compiled.jit import helper, i64
-from feature_extractors.compiled.keyed import absorbed, begun, ended
+from feature_extractors.compiled import absorbed, begun, ended, helper, i64
 from feature_extractors.tracker.state import N_HEAP, N_SEED, N_SEED_2, NONE
 
 

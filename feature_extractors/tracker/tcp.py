@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from feature_extractors.compiled.jit import helper, i64
+from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
 from feature_extractors.tracker.state import FOREVER, HISTORY, L_BLOCKS, N_FREE_BLOCKS, NONE
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from feature_extractors.compiled.jit import borrowed, entry, helper, i64
+from feature_extractors.compiled import borrowed, entry, helper, i64
 from feature_extractors.observations import MAX_PACKETS
 from feature_extractors.tracker import (
     decode,  # noqa: F401 -- tells numba of State

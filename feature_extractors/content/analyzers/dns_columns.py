@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled.jit import borrowed, entry, helper, i64
+from feature_extractors.compiled import borrowed, entry, helper, i64
 
 # One message: header, the last question's name in the text and type, and which answers are its own.
 MESSAGE: Final = np.dtype(

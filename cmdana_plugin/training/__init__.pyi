@@ -1,0 +1,16 @@
+from . import fit as fit
+from . import live_phase as live_phase
+from . import sources as sources
+from .fit import Corpus as Corpus
+from .fit import Recipe as Recipe
+from .fit import Recording as Recording
+from .fit import Variant as Variant
+from .fit import _previous as _previous
+from .fit import balance as balance
+from .fit import components as components
+from .fit import gather as gather
+from .fit import recalibrate as recalibrate
+from .fit import train as train
+from .sources import Learned as Learned
+from .sources import recordings as recordings
+from .spool import Spool as Spool

@@ -1,0 +1,2 @@
+from . import confine as confine
+from . import programs as programs

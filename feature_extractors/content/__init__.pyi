@@ -1,0 +1,4 @@
+from .analyzers.base import ContentLimits as ContentLimits
+from .reassembly import Content as Content
+from .segments import Segments as Segments
+from .segments import Wanted as Wanted
