@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
-from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
+from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.frames import FrameBlock
 from feature_extractors.observations import Windows, concat
 from feature_extractors.readers.native import NativeReader
 from feature_extractors.tracker.link import KNOWN_LINKS
+from feature_extractors.tracker.state import TrackerLimits
 
 EXTREMES = np.array(
     [0, 1, 2, 4, 5, 6, 7, 17, 41, 44, 47, 0x3F, 0x40, 0x45, 0x60, 0x7F, 0x80, 0xF0, 0xFE, 0xFF], np.uint8

@@ -135,7 +135,7 @@ def _analyzers() -> Finding:
 def _model(settings: Config, model: Path | None) -> Iterator[Finding]:
     path = model or (Path(settings.model.path) if settings.model.path else None)
     try:
-        from cmdana_plugin.detector import load_detector
+        from cmdana_plugin.detector import load_detector, shipped_model
         from cmdana_plugin.replay import reference
 
         detector = load_detector(path, device="cpu", threads=1, hosts=1024)
@@ -148,10 +148,10 @@ def _model(settings: Config, model: Path | None) -> Iterator[Finding]:
             "install cmdana again" if path is None else "train one (cmdana train), or name another with [model] path",
         )  # fmt: skip
         return
-    shipped = f"the one shipped, SHA-256 {reference.shipped().sha256[:12]}… as packed"
+    shipped = f"the one shipped, SHA-256 {shipped_model().sha256[:12]}… as packed"
     where = f"{detector.name} ({path or shipped}), schema {detector.schema_digest[:12]}"
     yield Finding("model", "ok", where)
-    expected = detector.checkpoint.about.get(reference.ENTRY) if path else reference.shipped().reference
+    expected = detector.checkpoint.about.get(reference.ENTRY) if path else shipped_model().reference
     found = reference.scores(detector)
     if expected is None:
         yield Finding(

@@ -1,3 +1,5 @@
+from .addresses import address_texts as address_texts
+from .addresses import is_ipv4 as is_ipv4
 from .community_id import community_id_v1 as community_id_v1
 from .errors import CaptureError as CaptureError
 from .errors import CmdanaError as CmdanaError
@@ -5,7 +7,6 @@ from .errors import RecordError as RecordError
 from .errors import SchemaError as SchemaError
 from .extract import Extractor as Extractor
 from .extract import ExtractorLimits as ExtractorLimits
-from .extract import TrackerLimits as TrackerLimits
 from .frames import Counts as Counts
 from .frames import FrameBlock as FrameBlock
 from .frames import Reader as Reader
@@ -21,6 +22,5 @@ from .observations import Packets as Packets
 from .observations import Stage as Stage
 from .observations import Windows as Windows
 from .observations import concat as concat
-from .observations import is_ipv4 as is_ipv4
 from .observations import take as take
 from .warm import warm_up as warm_up

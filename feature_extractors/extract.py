@@ -345,4 +345,4 @@ def _joined(parts: list[Windows]) -> Windows:
     return concat_windows(some) if len(some) > 1 else (some or parts)[0]
 
 
-__all__ = ["Extractor", "ExtractorLimits", "TrackerLimits"]
+__all__ = ["Extractor", "ExtractorLimits"]

@@ -123,12 +123,6 @@ class Windows:
         return len(self.connections)
 
 
-def is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of the addresses [n, 16] are IPv4, mapped."""
-    mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
-    return mapped
-
-
 def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
     """The given rows, in the given order. Time and memory are linear in what is taken."""
     packet_rows, packet_start = ragged(windows.packet_start, rows)

@@ -18,7 +18,7 @@ from rich.table import Table
 from cmdana_plugin.analyst.charts import one_in
 from cmdana_plugin.analyst.report import RELIANCES, facts, plural
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.decision import BENIGN
+from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
     Held,

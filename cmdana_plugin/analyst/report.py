@@ -21,14 +21,8 @@ from markupsafe import Markup
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.decision import (
-    ANOMALOUS_HOST,
-    BENIGN,
-    DETECTOR_BACK,
-    DETECTOR_LOST,
-    NOTICE_TYPES,
-    TRAFFIC_DRIFT,
-)
+from cmdana_plugin.decision import ANOMALOUS_HOST, DETECTOR_BACK, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
+from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import Field, LogError, Skipped, find_logs, moments, number, read_rows, text, texts
 from feature_extractors import RecordError
 

@@ -5,9 +5,7 @@ from .incidents import AllowList as AllowList
 from .incidents import threshold as threshold
 from .judge import Judge as Judge
 from .judge import Judged as Judged
-from .verdict import ANOMALOUS as ANOMALOUS
 from .verdict import ANOMALOUS_HOST as ANOMALOUS_HOST
-from .verdict import BENIGN as BENIGN
 from .verdict import DETECTOR_BACK as DETECTOR_BACK
 from .verdict import DETECTOR_LOST as DETECTOR_LOST
 from .verdict import NOTICE_TYPES as NOTICE_TYPES

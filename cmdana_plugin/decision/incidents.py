@@ -13,16 +13,8 @@ import numpy as np
 
 from cmdana_plugin.config import ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision.verdict import (
-    ANOMALOUS,
-    ANOMALOUS_CONNECTION,
-    ANOMALOUS_HOST,
-    BENIGN,
-    KNOWN_ATTACK,
-    Notice,
-    Verdict,
-)
-from cmdana_plugin.detector import score_of
+from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice, Verdict
+from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 
 _EVIDENCE_HALF_LIFE: Final = 3600.0  # seconds; evidence of an hour ago counts half
 _MOST_EVIDENCE: Final = 12.0  # decades that one connection may bring: no single p-value is sure of more

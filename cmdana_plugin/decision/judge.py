@@ -12,19 +12,9 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.counters import Watch
 from cmdana_plugin.decision.incidents import Decider
-from cmdana_plugin.decision.verdict import (
-    ANOMALOUS,
-    ANOMALOUS_HOST,
-    BENIGN,
-    NO_VERDICTS,
-    Coded,
-    Notice,
-    Verdicts,
-    coded,
-)
-from cmdana_plugin.detector import Detector, Scores
-from cmdana_plugin.logs import addresses
-from feature_extractors import PROTO_NAMES, Stage, Windows, community_id_v1
+from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, NO_VERDICTS, Coded, Notice, Verdicts, coded
+from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
+from feature_extractors import PROTO_NAMES, Stage, Windows, address_texts, community_id_v1
 from feature_extractors.features import Block, modalities_of
 
 # What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
@@ -125,9 +115,9 @@ class Judge:
         return Verdicts(
             ts=c.ts,
             uid=c.uid,
-            orig_h=addresses(c.orig_h),
+            orig_h=address_texts(c.orig_h),
             orig_p=c.orig_p,
-            resp_h=addresses(c.resp_h),
+            resp_h=address_texts(c.resp_h),
             resp_p=c.resp_p,
             proto=Coded(c.ip_proto.astype(np.int64), _PROTOS),
             service=coded(service or None for service in c.service),

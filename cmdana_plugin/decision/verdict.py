@@ -10,9 +10,6 @@ from typing import Any, Final, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-BENIGN: Final = "benign"
-ANOMALOUS: Final = "anomalous"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded(Sequence[Any]):

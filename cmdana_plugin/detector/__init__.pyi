@@ -4,10 +4,11 @@ from .calibration import Strata as Strata
 from .calibration import fit_strata as fit_strata
 from .calibration import fit_tail as fit_tail
 from .calibration import fuse as fuse
+from .checkpoint import SHIPPED as SHIPPED
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load as load
 from .checkpoint import renamed as renamed
-from .cross_modal import COMPONENTS as COMPONENTS
+from .checkpoint import shipped_model as shipped_model
 from .cross_modal import DEFAULT_MODEL as DEFAULT_MODEL
 from .cross_modal import CrossModal as CrossModal
 from .cross_modal import EventContext as EventContext
@@ -54,11 +55,14 @@ from .network import Predictor as Predictor
 from .network import Shape as Shape
 from .network import latent_residual as latent_residual
 from .network import segmented_scan as segmented_scan
+from .scores import ANOMALOUS as ANOMALOUS
+from .scores import BENIGN as BENIGN
 from .scores import Detector as Detector
 from .scores import Scores as Scores
 from .scores import score_of as score_of
 from .site_history import WithSiteHistory as WithSiteHistory
 from .site_history import share_of as share_of
+from .soundness import COMPONENTS as COMPONENTS
 from .trees import Trees as Trees
 from .trees import fit_classes as fit_classes
 from .trees import fit_trees as fit_trees

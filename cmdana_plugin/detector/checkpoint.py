@@ -10,6 +10,8 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -29,6 +31,7 @@ from cmdana_plugin.detector.trees import Trees
 from feature_extractors import CmdanaError, SchemaError
 from feature_extractors.features import Schema
 
+SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
 _MOST: Final = 256 * 1024 * 1024  # bytes of a file
 _TYPES: Final = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_}  # of safetensors
@@ -53,6 +56,21 @@ class Checkpoint:
         Strata | None
     )  # of the whole, -log p, by how well the originator is known; where calm traffic was plenty
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What the package says of the model that comes with it."""
+
+    sha256: str
+    reference: str  # as in a checkpoint's metadata
+
+
+@cache
+def shipped_model() -> Shipped:
+    """What the package says of its model."""
+    said = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
+    return Shipped(str(said["sha256"]), json.dumps(said["reference"]))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -46,7 +46,6 @@ from cmdana_plugin.detector.network import (
 from cmdana_plugin.detector.scores import Scores, score_of, significant
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import tabulate
-from cmdana_plugin.replay import reference
 from feature_extractors import SchemaError, Stage, take
 from feature_extractors.features import (
     Block,
@@ -539,7 +538,7 @@ def load_detector(
 def shipped_checkpoint() -> Checkpoint:
     """The checkpoint that comes with the package, if it is the one that was packed. Raises `CmdanaError` if not."""
     with resources.as_file(resources.files("cmdana_plugin") / "models" / DEFAULT_MODEL) as path:
-        return checkpoints.load(path, load_schema(), reference.shipped().sha256)
+        return checkpoints.load(path, load_schema(), checkpoints.shipped_model().sha256)
 
 
 __all__ = [

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from feature_extractors.features import Block
 
+BENIGN: Final = "benign"  # what is said of a connection, where it is not the name of an attack
+ANOMALOUS: Final = "anomalous"
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """One row per window, in the windows' order."""
 
-    score: NDArray[
-        np.float64
-    ]  # [n] 0..1, higher is odder: x / (x + 3) with x = -log10(p_value); .5 is p = 1e-3
+    # [n] 0..1, higher is odder: x / (x + 3) with x = -log10(p_value); .5 is p = 1e-3
+    score: NDArray[np.float64]
     p_value: NDArray[np.float64]  # [n] calibrated tail probability, 0 < p <= 1, lower is odder
-    components: Mapping[
-        str, NDArray[np.float64]
-    ]  # name -> [n] one-sided p-value, NaN where it does not apply
+    # name -> [n] one-sided p-value, NaN where it does not apply
+    components: Mapping[str, NDArray[np.float64]]
     reliance: NDArray[np.float64]  # [n, 4] in the order of `Modality`; rows sum to 1, missing is 0
     attack: Sequence[str]  # [n] class named by a supervised head, "" where it names none
     seen: object = None  # what the detector saw of the block, of use to its `explain` alone

@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision import ANOMALOUS, BENIGN
 from cmdana_plugin.detector.calibration import KEPT
 from cmdana_plugin.detector.inputs import EDGES, density_columns, isolation_columns
 from cmdana_plugin.detector.network import Shape, parameter_shapes
 from cmdana_plugin.detector.network import shape_of as shape_of_network
+from cmdana_plugin.detector.scores import ANOMALOUS, BENIGN
 from cmdana_plugin.detector.trees import LEAVES
 from feature_extractors.features import FIRST_SIZES, PACKET_FIELDS, TOKEN_WIDTH, Schema
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from cmdana_plugin.decision import BENIGN
+from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session

@@ -23,10 +23,10 @@ from feature_extractors import (
     FrameBlock,
     Packets,
     Reader,
-    TrackerLimits,
     Windows,
     community_id_v1,
 )
+from feature_extractors.tracker import TrackerLimits
 
 _CLOCKS: Final = 0.02  # seconds by which Zeek's time of a packet and ours may differ
 _LATEST: Final = 16  # connections of one community id that are looked at, the last ones first

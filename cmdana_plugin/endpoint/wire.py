@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from cmdana_plugin.decision import BENIGN, Notice, Verdicts
+from cmdana_plugin.decision import Notice, Verdicts
+from cmdana_plugin.detector import BENIGN
 from feature_extractors import CmdanaError, LogEntry, LogValue, Stage
 
 T = TypeVar("T")

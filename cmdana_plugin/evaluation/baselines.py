@@ -226,11 +226,11 @@ class Recurrent:
         return out
 
     def _sequences(self, corpus: Corpus) -> tuple[torch.Tensor, torch.Tensor]:
-        from cmdana_plugin.training import _previous
+        from cmdana_plugin.training import previous_of_entity
 
         assert self._scale is not None
         x = torch.from_numpy(standardise(corpus.features.numeric, self._scale))
-        return x, torch.from_numpy(_previous(corpus.ids[:, 0]))
+        return x, torch.from_numpy(previous_of_entity(corpus.ids[:, 0]))
 
     def _error(self, x: torch.Tensor, before: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         assert self._model is not None

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import ANOMALOUS_HOST, Judge, Notice, threshold
 from cmdana_plugin.detector import Scores, score_of
-from cmdana_plugin.logs import addresses
 from cmdana_plugin.training import Recording
-from feature_extractors import Windows, take
+from feature_extractors import Windows, address_texts, take
 from feature_extractors.features import Block
 
 _BLOCK: Final = 4096
@@ -94,7 +93,7 @@ class Counted:
         c = windows.connections
         row_of = {uid.decode(): i for i, uid in enumerate(c.uid.tolist())}
         odd = scores.score >= threshold(config.verdict)
-        orig, resp = np.array(addresses(c.orig_h)), np.array(addresses(c.resp_h))
+        orig, resp = np.array(address_texts(c.orig_h)), np.array(address_texts(c.resp_h))
         first_notice: dict[str, int] = {}
         for notice in notices_of(windows, scores, config):
             assert notice.uid is not None

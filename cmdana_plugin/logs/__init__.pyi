@@ -24,7 +24,6 @@ from .streams import NOTICE as NOTICE
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError
 from .streams import LogWriter as LogWriter
-from .streams import addresses as addresses
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
 from .streams import notice_row as notice_row

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from cmdana_plugin.decision import BENIGN
+from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
 from feature_extractors import CmdanaError
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.decision import Coded, Notice, Verdicts, coded
 from cmdana_plugin.files import Replacement
 from cmdana_plugin.logs.moments import shown
-from feature_extractors import CONN_STATES, CmdanaError, Connections, is_ipv4
+from feature_extractors import CONN_STATES, CmdanaError, Connections, address_texts, is_ipv4
 
 if TYPE_CHECKING:
     from cmdana_plugin.logs.digits import Cells
@@ -115,22 +113,6 @@ def notice_row(n: Notice) -> tuple[Value, ...]:
         n.ts, n.uid, n.orig_h, n.orig_p, n.resp_h, n.resp_p, None, None, None, n.proto, n.note, n.msg, n.sub,
         n.src, n.dst, n.p, n.n, None, ("Notice::ACTION_LOG",), (), n.suppress_for, n.community_id,
     )  # fmt: skip
-
-
-def addresses(column: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[str]:
-    """The text of each address of a [n, 16] column, as Zeek writes it."""
-    raw = np.ascontiguousarray(column).view("V16").ravel().tolist()
-    return [_address(a) for a in raw]
-
-
-_MAPPED: Final = bytes(10) + b"\xff\xff"
-
-
-@lru_cache(maxsize=65536)
-def _address(raw: bytes) -> str:
-    if raw[:12] == _MAPPED:
-        return socket.inet_ntop(socket.AF_INET, raw[12:])
-    return socket.inet_ntop(socket.AF_INET6, raw)
 
 
 class LocalNets:
@@ -285,7 +267,7 @@ def _addresses(column: NDArray[np.uint8]) -> Cells:
 
     cell = np.ascontiguousarray(column[:, 12:]).view(">u4").reshape(-1).astype(np.int64)
     other = np.flatnonzero(~is_ipv4(column))
-    few = coded(addresses(column[other]))
+    few = coded(address_texts(column[other]))
     cell[other] = -1 - few.code
     return to.worded(cell, [str(v).encode() for v in few.words], to.IPV4)
 

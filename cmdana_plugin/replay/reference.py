@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
@@ -19,24 +17,9 @@ if TYPE_CHECKING:
 
 ENTRY: Final = "reference"  # of a checkpoint's metadata
 _CAPTURE: Final = "reference.pcap.gz"
-_SHIPPED: Final = "cmdana.json"
 _HOSTS: Final = 1024
 _APART: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
 _MOST: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """What the package says of the model that comes with it."""
-
-    sha256: str
-    reference: str  # as in a checkpoint's metadata
-
-
-@cache
-def shipped() -> Shipped:
-    said = json.loads((resources.files("cmdana_plugin") / "models" / _SHIPPED).read_text(encoding="ascii"))
-    return Shipped(str(said["sha256"]), json.dumps(said["reference"]))
 
 
 def scores(detector: CrossModal) -> list[float]:
@@ -91,14 +74,14 @@ def _write_shipped() -> None:
     import hashlib
     from pathlib import Path
 
-    from cmdana_plugin.detector import DEFAULT_MODEL, CrossModal, load
+    from cmdana_plugin.detector import DEFAULT_MODEL, SHIPPED, CrossModal, load
     from feature_extractors.features import load_schema
 
     folder = Path(__file__).parents[1] / "models"
     model = folder / DEFAULT_MODEL
     detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_HOSTS)
     said = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
-    (folder / _SHIPPED).write_text(json.dumps(said) + "\n", encoding="ascii")
+    (folder / SHIPPED).write_text(json.dumps(said) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":

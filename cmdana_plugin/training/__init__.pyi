@@ -5,7 +5,7 @@ from .fit import Corpus as Corpus
 from .fit import Recipe as Recipe
 from .fit import Recording as Recording
 from .fit import Variant as Variant
-from .fit import _previous as _previous
+from .fit import previous_of_entity as previous_of_entity
 from .fit import balance as balance
 from .fit import components as components
 from .fit import gather as gather

@@ -474,7 +474,7 @@ def _fit(
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
-    previous = _previous(corpus.ids[:, 0])
+    previous = previous_of_entity(corpus.ids[:, 0])
     most = _LARGE // _CHUNK if recipe.epochs is None else None
     plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
     epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
@@ -615,7 +615,7 @@ def _latest(when: NDArray[np.float64], first: NDArray[np.bool_]) -> NDArray[np.f
 
 
 @entry
-def _previous(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def previous_of_entity(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of the last `RING` events of the same entity, oldest first, -1 none: [n, RING]."""
     last = np.full((ids.max() + 1, RING), -1, np.int64)
     out = np.full((len(ids), RING), -1, np.int64)

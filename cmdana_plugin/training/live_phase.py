@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import BENIGN, Judge, Judged
-from cmdana_plugin.detector import Detector
+from cmdana_plugin.decision import Judge, Judged
+from cmdana_plugin.detector import BENIGN, Detector
 from cmdana_plugin.endpoint import run
 from cmdana_plugin.training.spool import Spool
 from feature_extractors import CmdanaError, Windows

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.logs import addresses
-from feature_extractors import PROTO_NAMES, Connections, Windows
+from feature_extractors import PROTO_NAMES, Connections, Windows, address_texts
 
 if TYPE_CHECKING:
     from cmdana_plugin.detector import Checkpoint
@@ -179,7 +178,7 @@ class Suspects:
         all_of = np.bincount(at[calm], minlength=len(hosts))
         alike = np.bincount(at[calm], p[calm] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
         for host in np.flatnonzero((alike >= _ALIKE_LEAST) & (alike > _ALIKE_SHARE * all_of)):
-            self.attacks[addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
+            self.attacks[address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
                 alike[host]
             )
 
@@ -224,7 +223,7 @@ class Suspects:
         owner = distinct.view(np.uint8).reshape(-1, key.shape[1])[:, :4].copy().view("<u4").ravel()
         for host, n in zip(*np.unique(owner, return_counts=True), strict=True):
             if n >= _MANY:
-                self.scans[addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] += int(n)
+                self.scans[address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] += int(n)
 
     def _names(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
         start = windows.log_start
@@ -242,7 +241,7 @@ class Suspects:
                         known.add(name)
         for (host, domain), names in asked.items():
             if len(names) >= _MANY:
-                text = addresses(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]
+                text = address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]
                 self.names[text, domain] += len(names)
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
-from cmdana_plugin.logs import Labels, addresses, labels_by_capture
+from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit as training
 from cmdana_plugin.training.fit import Recipe, Recording
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.spool import Spool, is_spool
-from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, concat
+from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
 from feature_extractors.readers import ZeekLogs, files_below, find_captures
 
@@ -235,7 +235,7 @@ def recordings(
         report.hosts = len(origins)
         host, most = origins.most_common(1)[0]
         report.busiest = most / report.connections
-        report.busiest_host = addresses(np.frombuffer(host, np.uint8).reshape(1, 16))[0]
+        report.busiest_host = address_texts(np.frombuffer(host, np.uint8).reshape(1, 16))[0]
         report.benign += int((label == 0).sum())
         report.malicious += int((label == 1).sum())
         report.unknown += int((label < 0).sum())
@@ -294,7 +294,7 @@ def _of_hosts(connections: Connections, wanted: Sequence[Network]) -> NDArray[np
     rows = np.zeros(len(connections), np.bool_)
     for column in (connections.orig_h, connections.resp_h):
         hosts, at = np.unique(np.ascontiguousarray(column).view("V16").ravel(), return_inverse=True)
-        texts = addresses(hosts.view(np.uint8).reshape(-1, 16))
+        texts = address_texts(hosts.view(np.uint8).reshape(-1, 16))
         inside = np.array([any(_within(text, network) for network in wanted) for text in texts], np.bool_)
         rows |= inside[at]
     return rows
@@ -318,7 +318,7 @@ def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recor
         labels = truth[name]
         c = windows.connections
         columns = zip(
-            c.ip_proto.tolist(), addresses(c.orig_h), c.orig_p.tolist(), addresses(c.resp_h), c.resp_p.tolist(),
+            c.ip_proto.tolist(), address_texts(c.orig_h), c.orig_p.tolist(), address_texts(c.resp_h), c.resp_p.tolist(),
             c.ts.tolist(), strict=True,
         )  # fmt: skip
         for i, (proto, orig, op, resp, rp, ts) in enumerate(columns):

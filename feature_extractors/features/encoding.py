@@ -23,11 +23,11 @@ from feature_extractors.observations import (
     Packets,
     Windows,
     concat_connections,
-    is_ipv4,
     joined,
     ragged,
     take_connections,
 )
+from feature_extractors.addresses import is_ipv4
 
 TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
 MAX_TEXT: Final = 256  # characters of a log value that are looked at

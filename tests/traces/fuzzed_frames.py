@@ -20,11 +20,12 @@ import numpy as np
 
 from feature_extractors import extract
 from feature_extractors.errors import CaptureError
-from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
+from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.frames import FrameBlock
 from feature_extractors.observations import Windows, concat
 from feature_extractors.tracker import state, tracker
 from feature_extractors.tracker.link import KNOWN_LINKS
+from feature_extractors.tracker.state import TrackerLimits
 
 PAUSES = (0.0, 0.001, 0.5, 3.0, 6.0, 70.0, 400.0, -30.0)
 LINKS = sorted(KNOWN_LINKS)

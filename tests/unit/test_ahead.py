@@ -60,13 +60,14 @@ def test_a_source_is_run_where_what_was_compiled_is_of_another(tmp_path: Path) -
     shutil.copytree(
         PACKAGE, there, ignore=shutil.ignore_patterns("__pycache__", *(f"*{s}" for s in EXTENSION_SUFFIXES))
     )
-    (there / f"content{EXTENSION_SUFFIXES[0]}").write_bytes(b"stale")
-    told = "from feature_extractors.compiled import mypyc_build as ahead; from feature_extractors.content import reassembly as content; print(content.__file__, ahead.built())"
-    assert said(there, told) == [f"{there / 'content.py'} False"]
-    before = ahead.library()
-    with (there / "analyzers" / "dns.py").open("a") as file:
-        file.write("# edited\n")
-    (after,) = said(
-        there, "from feature_extractors.compiled import mypyc_build as ahead; print(ahead.library())"
+    (there / "content" / f"reassembly{EXTENSION_SUFFIXES[0]}").write_bytes(b"stale")
+    told = (
+        "from feature_extractors.content import reassembly; print(reassembly.__file__, mypyc_build.built())"
     )
+    imports = "from feature_extractors.compiled import mypyc_build; "
+    assert said(there, imports + told) == [f"{there / 'content' / 'reassembly.py'} False"]
+    before = ahead.library()
+    with (there / "content" / "analyzers" / "dns.py").open("a") as file:
+        file.write("# edited\n")
+    (after,) = said(there, imports + "print(mypyc_build.library())")
     assert after != before

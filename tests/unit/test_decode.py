@@ -275,7 +275,8 @@ def test_of_overlapping_fragments_the_first_stays(payloads: list[bytes]) -> None
 
 
 def test_fragments_of_two_datagrams_are_told_apart_and_the_oldest_makes_room() -> None:
-    from feature_extractors.extract import ExtractorLimits, TrackerLimits
+    from feature_extractors.extract import ExtractorLimits
+    from feature_extractors.tracker.state import TrackerLimits
 
     limits = ExtractorLimits(tracker=TrackerLimits(fragments=2))
     frames = [Frame(ethernet(ipv4(bytes(24), 17, ident=i, fragment=0x2000)), 1.0 + i / 10) for i in range(5)]

@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 from feature_extractors import extract as module
 from feature_extractors.content.reassembly import Content, ContentLimits
 from feature_extractors.content.segments import NEVER, Segments, Wanted
-from feature_extractors.extract import Extractor, ExtractorLimits, TrackerLimits
+from feature_extractors.extract import Extractor, ExtractorLimits
 from feature_extractors.observations import Connections, Packets, Stage, Windows
+from feature_extractors.tracker.state import TrackerLimits
 
 
 def mixture() -> list[Frame]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cmdana_plugin.decision.verdict import coded
 from cmdana_plugin.logs import digits as lines
 from cmdana_plugin.logs.reader import read_rows
-from cmdana_plugin.logs.streams import CMDANA, CONN, LogWriter, addresses
+from cmdana_plugin.logs.streams import CMDANA, CONN, LogWriter
+from feature_extractors.addresses import address_texts
 
 
 def one(cells: lines.Cells | None, *, short: bool = False) -> list[str]:
@@ -101,7 +102,7 @@ def test_arrays_read_back_as_the_rows_that_they_are(tmp_path, fmt: str) -> None:
     log.close()
     found = list(read_rows(log.path))
     assert len(found) == n
-    orig = addresses(given["id.orig_h"])  # type: ignore[arg-type]
+    orig = address_texts(given["id.orig_h"])  # type: ignore[arg-type]
     for i, row in enumerate(found):
         assert row["uid"] == f"C{i}"
         assert row["id.orig_h"] == orig[i]

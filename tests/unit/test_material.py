@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.logs.streams import addresses
 from cmdana_plugin.training.fit import Recording, gather
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.sources import Learned, _excluded, networks
+from feature_extractors.addresses import address_texts
 from feature_extractors.errors import CmdanaError
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Windows
@@ -87,7 +87,7 @@ def test_excluded_hosts_teach_nothing_on_either_side() -> None:
     desk = _excluded(Recording("x", windows), networks(["10.0.1.9"])).label
     assert desk is not None
     c = windows.connections
-    either = (addresses(c.orig_h), addresses(c.resp_h))
+    either = (address_texts(c.orig_h), address_texts(c.resp_h))
     assert [x == -1 for x in desk] == ["10.0.1.9" in pair for pair in zip(*either, strict=True)]
     assert (desk == -1).any()
     with pytest.raises(CmdanaError, match=r"--exclude: 'printer' .*expected an address or a network"):

@@ -270,7 +270,7 @@ def test_a_pipe_comes_once_only() -> None:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_standard_input_is_a_capture_too(pack: Callable[[bytes], bytes]) -> None:
-    program = "import sys\nfrom feature_extractors.readers.captures import open_capture\nprint(sum(map(len, open_capture('-'))))"
+    program = "import sys\nfrom feature_extractors.readers import open_capture\nprint(sum(map(len, open_capture('-'))))"
     content = pack(make.pcapng(make.frames(7)))
     ran = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, check=True)
     assert ran.stdout == b"7\n"

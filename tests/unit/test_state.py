@@ -8,7 +8,7 @@ import torch
 from made_windows import changed, is_scan, office
 
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH, Slots, Tables, make_keys
-from cmdana_plugin.training.fit import _latest, _previous, _read_memory
+from cmdana_plugin.training.fit import _latest, previous_of_entity, _read_memory
 from feature_extractors.features.encoding import encode
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, take
@@ -157,7 +157,7 @@ def test_the_ring_holds_the_last_events_oldest_first() -> None:
         np.arange(n, dtype=float), np.zeros(n, np.bool_), Slots(np.zeros((n, KINDS), np.int64), fresh), zero, zero,
         np.zeros((KINDS, MEMORY), np.float32), recent,
     )  # fmt: skip
-    previous = _previous(ids)
+    previous = previous_of_entity(ids)
     assert used.tolist() == [min(i, RING) for i in range(n)]
     assert ring[-1, :, 0].tolist() == previous[-1].tolist() == list(range(n - 1 - RING, n - 1))
     assert ring[3, :3, 0].tolist() == previous[3, :3].tolist() == [0, 1, 2]

@@ -1,0 +1,32 @@
+"""Addresses in columns of 16 bytes, IPv4 mapped into IPv6: which are which, and their text."""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of the addresses [n, 16] are IPv4, mapped."""
+    mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
+    return mapped
+
+
+def address_texts(column: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> list[str]:
+    """The text of each address of a [n, 16] column, as Zeek writes it."""
+    raw = np.ascontiguousarray(column).view("V16").ravel().tolist()
+    return [_address(a) for a in raw]
+
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+@lru_cache(maxsize=65536)
+def _address(raw: bytes) -> str:
+    if raw[:12] == _MAPPED:
+        return socket.inet_ntop(socket.AF_INET, raw[12:])
+    return socket.inet_ntop(socket.AF_INET6, raw)
