@@ -136,3 +136,19 @@ def test_a_finding_fails_when_broken_or_when_missing_and_required() -> None:
         finding = Finding("x", state, "", required=required)  # type: ignore[arg-type]
         assert finding.fails is fails
         assert finding_object(finding)["fails"] is fails
+
+
+def test_the_shared_secret_is_looked_at(bare: Path) -> None:
+    path = bare / "secret"
+    toml = settings(bare, f'[endpoint]\nsecret_file = "{path}"\n')
+    assert (findings(toml)["shared secret"].state, findings(toml)["shared secret"].fails) == (
+        "missing",
+        False,
+    )
+    path.write_text("ab" * 32)
+    path.chmod(0o644)
+    assert findings(toml)["shared secret"].fails
+    path.chmod(0o600)
+    assert findings(toml)["shared secret"].state == "ok"
+    said = findings(settings(bare, '[endpoint]\nauthentication = "none"\n'))["shared secret"]
+    assert "whoever reaches the port is believed" in said.found
