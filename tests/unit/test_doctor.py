@@ -54,6 +54,7 @@ def test_what_the_configuration_asks_for_is_required(bare: Path) -> None:
     found = findings(toml)
     assert found["Zeek"].fails
     assert found["tshark"].fails
+    assert found["pyshark"].state == "ok"
     import torch
 
     assert found["torch"].fails is not torch.cuda.is_available()
