@@ -209,6 +209,10 @@ def _tshark(settings: Config) -> Iterator[Finding]:
         yield Finding(
             "tshark", "ok", f"{_first_line(_said([program, '--version'], environment))} ({program})"
         )
+    try:
+        yield Finding("pyshark", "ok", importlib.metadata.version("pyshark"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("pyshark", "missing", "not installed", f"{need}pip install 'cmdana[pyshark]'", wanted)
 
 
 def _zeek(settings: Config) -> Iterator[Finding]:

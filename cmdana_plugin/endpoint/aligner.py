@@ -33,6 +33,8 @@ _CERTIFICATES: Final = (
     10_000  # x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
 )
 
+_CERTIFICATES_SHARE: Final = 4  # their part of the bytes that log entries may hold, beside these
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -55,7 +57,8 @@ class Aligner:
         self._max_bytes = max_bytes
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._pending_bytes = 0
-        self._certificates: OrderedDict[str, LogEntry] = OrderedDict()
+        self._certificates: OrderedDict[str, tuple[LogEntry, int]] = OrderedDict()
+        self._certificate_bytes = 0
         self._ended: set[str] = set()
         self._ended_in_turn: deque[str] = deque()
         self._end = -np.inf
@@ -85,10 +88,14 @@ class Aligner:
         if entry.stream == "x509":
             fingerprint = entry.fields.get("fingerprint")
             if isinstance(fingerprint, str):
-                self._certificates[fingerprint] = entry
-                self._certificates.move_to_end(fingerprint)
-                if len(self._certificates) > _CERTIFICATES:
-                    self._certificates.popitem(last=False)
+                self._certificate_bytes += size - self._certificates.pop(fingerprint, (entry, 0))[1]
+                self._certificates[fingerprint] = entry, size
+                while (
+                    len(self._certificates) > _CERTIFICATES
+                    or self._certificate_bytes > self._max_bytes // _CERTIFICATES_SHARE
+                ):
+                    self._certificate_bytes -= self._certificates.popitem(last=False)[1][1]
+                    self.counts.add("certificate_forgotten")
             return
         if entry.uid in self._ended:
             self.counts.add("late_log")
@@ -127,7 +134,7 @@ class Aligner:
             for fingerprint in chain if isinstance(chain, list) else ():
                 known = self._certificates.get(fingerprint) if isinstance(fingerprint, str) else None
                 if known is not None and len(entries) < MAX_LOG_ENTRIES:
-                    entries.append(LogEntry("x509", entry.ts, uid, known.fields))
+                    entries.append(LogEntry("x509", entry.ts, uid, known[0].fields))
         entries.sort(key=lambda e: e.ts)
         return entries
 

@@ -105,7 +105,7 @@ class Live:
         self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
         self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
-            transport, self.inbox, self.session.connected, self._beat, self._tell, self._seal,
+            transport, self.inbox, self.session.connected, self._overhear, self._beat, self._tell, self._seal,
             reconnect=(settings.reconnect_min, settings.reconnect_max), clock=clock,
         )  # fmt: skip
 
@@ -167,9 +167,6 @@ class Live:
 
     def _move(self, received: Sequence[Received]) -> Judged:
         batches: list[Batch] = self.session.receive(received)
-        if self.session.met and not self._leaving:
-            self.session.met = False
-            self.drain.send(self.session.alive())
         windows = self.aligner.receive(batches)
         if self._sniffed is not None:
             windows = self._sniffed.complete(windows)
@@ -184,6 +181,9 @@ class Live:
         self.odd += sum(n for word, n in judged.verdicts.verdict.counted().items() if word != BENIGN)
         self.notices += len(judged.notices)
         return judged
+
+    def _overhear(self, received: Sequence[Received]) -> list[Event]:
+        return [] if self._leaving else self.session.overhear(received)
 
     def _beat(self) -> list[Event]:
         if self._leaving:

@@ -51,7 +51,8 @@ class Session:
     """Keeps account of every Zeek node's connections and words what goes back.
 
     Call `connected` whenever the transport has (re)connected, `receive` with what came, `answer` with what became
-    of it, `alive` once a second and where `met` says so, and `finish` before leaving; each returns what is to be sent.
+    of it, `alive` once a second, and `finish` before leaving; each returns what is to be sent. `connected`, `overhear`
+    and `alive` may be called from another thread than the rest.
 
     What Zeek says of itself is held against what can be. A batch that states another number than its run can have
     reached by now is refused in words and its run's account begins anew with the next, so that nothing of it is lost
@@ -66,9 +67,8 @@ class Session:
     nodes: dict[str, Welcome] = field(default_factory=dict)
     judged: int = 0
     news: list[str] = field(default_factory=list)  # lines for the operator; the caller takes them away
-    met: bool = False  # a run has answered for the first time on this connection: it waits to hear its name
     _runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
-    _named: tuple[str, ...] = ()  # replaced as a whole, for the heartbeat reads it from another thread
+    _named: tuple[str, ...] = ()  # the runs that have answered on this connection
     _endpoint: str = ""
     _finished: str = ""
     _ending: str = ""
@@ -94,6 +94,24 @@ class Session:
         """
         self.nodes.clear()
         self._named, self._endpoint = (), endpoint
+        return self.alive()
+
+    def overhear(self, events: Sequence[Event | PeerError]) -> list[Event]:
+        """What is to be sent at once where a run has answered for the first time on this connection, for it waits to
+        hear its name; `receive` may be far behind.
+        """
+        named = self._named
+        for event in events:
+            if isinstance(event, Event) and event.name == wire.WELCOME:
+                try:
+                    welcome = wire.decode_welcome(event.payload)
+                except WireError:
+                    continue  # `receive` tells of it
+                if welcome.to == self.identity.instance and welcome.run not in named:
+                    named = (*named, welcome.run)[-_MAX_RUNS:]
+        if named is self._named:
+            return []
+        self._named = named
         return self.alive()
 
     def receive(self, events: Sequence[Event | PeerError]) -> list[Batch]:
@@ -218,9 +236,6 @@ class Session:
             self._complain("welcome_repeated", f"{welcome.node}: a welcome came again; passed over")
             return
         run.told = welcome.n
-        if welcome.run not in self._named:
-            self._named = (*self._named, welcome.run)[-_MAX_RUNS:]
-            self.met = True
         if welcome.waits:
             return
         if welcome.parted:

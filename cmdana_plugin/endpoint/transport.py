@@ -153,9 +153,10 @@ class Inbox:
 class Drain(threading.Thread):
     """Keeps a transport connected and empty, so that Zeek never waits for us nor holds our arrears in its memory.
 
-    `hello` gives the events to send on every new connection, which Zeek calls as it is told, `beat` those to send every
-    second after that, from this thread because the one that judges may be long at it. All that goes passes `seal`, and
-    what comes and is not authentic goes no further. What happens is told to `tell` in lines for the operator.
+    `hello` gives the events to send on every new connection, which Zeek calls as it is told, `overhear` those to send
+    at once on what has come, `beat` those to send every second, from this thread because the one that judges may be
+    long at it. All that goes passes `seal`, and what comes and is not authentic goes no further. What happens is told
+    to `tell` in lines for the operator.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class Drain(threading.Thread):
         transport: Transport,
         inbox: Inbox,
         hello: Callable[[str], Sequence[Event]],
+        overhear: Callable[[Sequence[Received]], Sequence[Event]],
         beat: Callable[[], Sequence[Event]],
         tell: Callable[[str], None],
         seal: Seal,
@@ -174,6 +176,7 @@ class Drain(threading.Thread):
         self._transport = transport
         self._inbox = inbox
         self._hello = hello
+        self._overhear = overhear
         self._beat = beat
         self._tell = tell
         self._seal = seal
@@ -262,6 +265,7 @@ class Drain(threading.Thread):
                 self._tell(fault if not before else f"{fault} ({self._faults} such messages by now)")
         if good:
             self._inbox.put(good, self._clock())
+            self.send(self._overhear(good))
 
 
 def make_transport(endpoint: Endpoint, version: str) -> Transport:

@@ -5,10 +5,10 @@ from .fit import Corpus as Corpus
 from .fit import Recipe as Recipe
 from .fit import Recording as Recording
 from .fit import Variant as Variant
-from .fit import previous_of_entity as previous_of_entity
 from .fit import balance as balance
 from .fit import components as components
 from .fit import gather as gather
+from .fit import previous_of_entity as previous_of_entity
 from .fit import recalibrate as recalibrate
 from .fit import train as train
 from .sources import Learned as Learned

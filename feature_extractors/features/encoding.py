@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extractors.addresses import is_ipv4
 from feature_extractors.compiled import absorbed, begun, ended, entry
 from feature_extractors.features.schema import Categorical, Schema
 from feature_extractors.observations import (
@@ -27,7 +28,6 @@ from feature_extractors.observations import (
     ragged,
     take_connections,
 )
-from feature_extractors.addresses import is_ipv4
 
 TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
 MAX_TEXT: Final = 256  # characters of a log value that are looked at

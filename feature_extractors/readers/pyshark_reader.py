@@ -1,18 +1,20 @@
-"""tshark as reader of the formats that we do not know ourselves: snoop, Network Monitor, CommView, K12, ERF.
+"""pyshark as reader of what tshark prints, for formats that we do not know: snoop, Network Monitor, CommView, K12, ERF.
 
-It is called by its absolute path, confined (`feature_extractors.confinement.programs`), told to write no file, and dissects next
-to nothing: what it prints are the raw frames, which are kept in a temporary file without a name until they are read.
-(pyshark, after which this reader is called, takes the program's path from a `config.ini` of the working folder.)
+tshark is called by its absolute path, confined (`confinement.programs`), told to write no file, and dissects next
+to nothing: what it prints are the raw frames, which are kept in a temporary file without a name until they are
+read. pyshark takes them apart and starts nothing: it would run the program that a `config.ini` of the working folder
+names.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
 import signal
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -29,10 +31,11 @@ _LINKS: Final = {
 }  # fmt: skip
 _DISSECTORS: Final = ("eth", "sll", "null", "ip", "ipv6", "ppp", "wlan", "radiotap", "fr", "chdlc", "nflog")
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS: Final = 60  # of CPU time for any file, and another for each
 _BYTES_A_SECOND: Final = 64 * 1024  # of a file, which may be compressed
 _MEMORY: Final = 4 * 1024**3
-_LINE: Final = 4 * 1024**2  # bytes of a frame in words: two digits a byte, and little besides
+_PACKET: Final = 4 * 1024**2  # bytes of a frame in words: two digits a byte, and little besides
 _TOLD: Final = 4096  # bytes of what it says in the end
 _HEAD: Final = struct.Struct("<dqii")  # time, bytes on the wire, LINKTYPE, bytes that follow
 
@@ -41,13 +44,14 @@ class PysharkReader:
     """The frames of one capture as tshark reads them."""
 
     def __init__(self, name: str | Path) -> None:
-        """Raises `CaptureError` where tshark is absent, or does not know the file as a capture of an IP network."""
+        """Raises `CaptureError` where pyshark or tshark is absent, or knows the file as no capture of an IP network."""
         missing = missing_parts()
         if missing:
-            raise CaptureError(f"cannot read {label(name)} with tshark: {missing}")
+            raise CaptureError(f"cannot read {label(name)} with pyshark: {missing}")
         if is_live(name):
-            raise CaptureError(f"cannot read {label(name)} with tshark: it is a pipe, expected a file")
+            raise CaptureError(f"cannot read {label(name)} with pyshark: it is a pipe, expected a file")
         self.counts = Counts()
+        self._parse = _parser()
         self._path = Path(name)
         if self._path.stat().st_size == 0:
             raise CaptureError(f"{self._path} is empty: expected a capture")
@@ -80,7 +84,7 @@ class PysharkReader:
     def _read(self, file: IO[bytes]) -> None:
         program = programs.find("tshark")
         assert program is not None
-        command = [program, "-n", "-r", os.path.abspath(self._path), "-T", "ek", "-x", "-J", "frame"]
+        command = [program, "-n", "-r", os.path.abspath(self._path), "-T", "json", "-x", "-J", "frame"]
         for dissector in _DISSECTORS:
             command += ["--disable-protocol", dissector]
         most = _SECONDS + self._path.stat().st_size // _BYTES_A_SECOND
@@ -89,8 +93,8 @@ class PysharkReader:
             assert tshark.stdout is not None
             assert tshark.stderr is not None
             # What it says first may fill its pipe: little is said on stderr, and that in the end.
-            while line := tshark.stdout.readline(_LINE):
-                frame = self._frame(line)
+            for packet in _packets(tshark.stdout):
+                frame = self._frame(packet)
                 if frame is None:
                     continue
                 if not frames and frame.link < 0:
@@ -118,27 +122,62 @@ class PysharkReader:
         if status:
             self._found.add("capture_truncated")
 
-    def _frame(self, line: bytes) -> RawFrame | None:
-        """What a line tells of a frame, its link type -1 less Wireshark's encapsulation where we know none."""
-        if not line.startswith(b'{"timestamp"'):
-            return None
+    def _frame(self, words: bytes) -> RawFrame | None:
+        """What is told of a frame, its link type -1 less Wireshark's encapsulation where we know none."""
         try:
-            layers: dict[str, Any] = json.loads(line)["layers"]
-            about = layers["frame"]
-            encapsulation = int(about["frame_frame_encap_type"])
-            whole, _, fraction = str(about["frame_frame_time_epoch"]).partition(".")
-            micros = int(fraction[:6].ljust(6, "0"))
-            ts = seconds(int(whole), -micros if whole.startswith("-") else micros, 1_000_000)
-            length = min(int(about["frame_frame_len"]), 0x7FFFFFFF)
-            data = bytes.fromhex(layers.get("frame_raw") or "")
-        except (ValueError, KeyError, TypeError, RecursionError):
+            packet = self._parse(words, deduplicate_fields=False)
+            encapsulation = int(packet.frame_info.encap_type)
+            ts = _time(str(packet.sniff_timestamp))
+            # `get_raw_packet` would copy all that it has for each byte.
+            data = bytes.fromhex(packet.frame_raw.value) if "frame_raw" in packet else b""
+            if packet.length < 0:
+                raise ValueError(packet.length)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
             self._found.add("unreadable_frame")
             return None
+        length = min(packet.length, 0x7FFFFFFF)
         return RawFrame(data, length, ts, _LINKS.get(encapsulation, -1 - encapsulation))
 
 
+def _packets(printed: IO[bytes]) -> Iterator[bytes]:
+    """The packets in a list of tshark's, each in lines of its own; of one that is too large what fits, in vain."""
+    packet = bytearray()
+    while line := printed.readline(_PACKET):
+        begins = line.startswith(b"  {")
+        if begins and packet:
+            yield bytes(packet)
+            packet.clear()
+        if (begins or packet) and len(packet) < _PACKET:
+            packet += line
+        if packet and line.startswith(b"  }"):
+            yield bytes(packet.rstrip(b",\n"))
+            packet.clear()
+    if packet:
+        yield bytes(packet)
+
+
+def _time(words: str) -> float:
+    if "T" in words:  # from tshark 4.6 on
+        since = datetime.fromisoformat(words) - _EPOCH
+        return seconds(since.days * 86400 + since.seconds, since.microseconds, 1_000_000)
+    whole, _, fraction = words.partition(".")
+    micros = int(fraction[:6].ljust(6, "0"))
+    return seconds(int(whole), -micros if whole.startswith("-") else micros, 1_000_000)
+
+
+def _parser() -> Callable[..., Any]:
+    try:
+        from pyshark.tshark.output_parser.tshark_json import packet_from_json_packet
+    except OSError as error:
+        raise CaptureError(f"pyshark needs to know the working folder: {error.strerror}") from error
+    parse: Callable[..., Any] = packet_from_json_packet
+    return parse
+
+
 def missing_parts() -> str:
-    """What to install before tshark can read, "" if nothing."""
+    """What to install before pyshark can read, "" if nothing."""
+    if importlib.util.find_spec("pyshark") is None:
+        return "pyshark is not installed; try: pip install 'cmdana[pyshark]'"
     if programs.find("tshark") is None:
         return "the program tshark is not on the PATH; on Debian and Ubuntu try: apt install tshark"
     return ""

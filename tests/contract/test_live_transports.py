@@ -125,3 +125,16 @@ def test_a_detector_has_run_once_before_the_first_connection_comes_and_the_one_t
     assert warmed.received
     assert warmed.explained
     assert not judges.received
+
+
+@pytest.mark.parametrize(("quiet", "lines"), [(False, True), (True, False)])
+def test_a_line_of_counts_is_told_every_so_often_unless_quiet_is_wanted(quiet: bool, lines: bool) -> None:
+    told: list[str] = []
+    nobody = Endpoint(url=f"ws://127.0.0.1:{free_port()}/", authentication="none", counts_seconds=0.1)
+    steps = iter(range(4))
+    run(
+        Config(endpoint=nobody), lambda: judge(Config()), until=lambda: next(steps, None) is None,
+        tell=told.append, quiet=quiet,
+    )  # fmt: skip
+    assert any("0 connections told, 0 judged, 0 odd verdicts, 0 notices" in line for line in told) is lines
+    assert any('authentication = "none": whoever reaches' in line for line in told)

@@ -181,7 +181,14 @@ def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pa
     # Not sooner back than the peer can see that it was gone.
     seal = Seal(None, "me")
     drain = Drain(
-        pair.transport(), inbox, lambda _: [hello], lambda: [], told.append, seal, reconnect=(1.0, 2.0)
+        pair.transport(),
+        inbox,
+        lambda _: [hello],
+        lambda _: [],
+        lambda: [],
+        told.append,
+        seal,
+        reconnect=(1.0, 2.0),
     )
     drain.start()
     try:

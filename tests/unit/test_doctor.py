@@ -54,6 +54,7 @@ def test_what_the_configuration_asks_for_is_required(bare: Path) -> None:
     found = findings(toml)
     assert found["Zeek"].fails
     assert found["tshark"].fails
+    assert found["pyshark"].state == "ok"
     import torch
 
     assert found["torch"].fails is not torch.cuda.is_available()
@@ -187,3 +188,19 @@ def test_a_cache_that_is_not_used_is_said(bare: Path, monkeypatch: pytest.Monkey
     assert finding.state == "missing"
     assert "everybody can write /x" in finding.found
     assert finding.advice
+
+
+def test_the_shared_secret_is_looked_at(bare: Path) -> None:
+    path = bare / "secret"
+    toml = settings(bare, f'[endpoint]\nsecret_file = "{path}"\n')
+    assert (findings(toml)["shared secret"].state, findings(toml)["shared secret"].fails) == (
+        "missing",
+        False,
+    )
+    path.write_text("ab" * 32)
+    path.chmod(0o644)
+    assert findings(toml)["shared secret"].fails
+    path.chmod(0o600)
+    assert findings(toml)["shared secret"].state == "ok"
+    said = findings(settings(bare, '[endpoint]\nauthentication = "none"\n'))["shared secret"]
+    assert "whoever reaches the port is believed" in said.found

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_a_files_name_is_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_settings_beside_the_capture_are_not_tsharks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(TRACES / "formats" / "commview.ncf", tmp_path / "c.ncf")
     ran = program(tmp_path / "tshark", f"touch {tmp_path}/ran")
-    # pyshark takes the program's path from this file.
+    # pyshark's own captures take the program's path from this file.
     (tmp_path / "config.ini").write_text(f"[tshark]\ntshark_path = {ran}\n")
     (tmp_path / "init.lua").write_text("error('run')\n")
     for folder in (".config/wireshark", ".wireshark", ".local/lib/wireshark/plugins"):
@@ -184,6 +185,79 @@ def test_settings_beside_the_capture_are_not_tsharks(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert sum(len(block) for block in open_capture("c.ncf")) == 12
     assert not (tmp_path / "ran").exists()
+
+
+@needs_tshark
+def test_pyshark_takes_packets_apart_and_starts_nothing(tmp_path: Path) -> None:
+    shutil.copy(TRACES / "formats" / "commview.ncf", tmp_path / "c.ncf")
+    ran = program(tmp_path / "mine" / "tshark", f"touch {tmp_path}/ran")
+    (tmp_path / "config.ini").write_text(f"[tshark]\ntshark_path = {ran}\n")
+    script = """
+import sys
+sys.path[:0] = eval(sys.argv[1])
+from feature_extractors.readers import open_capture
+started, opened, parsed = [], [], 0
+
+def watch(event, arguments):
+    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
+        started.append(arguments[0])
+    elif event == "open":
+        opened.append(str(arguments[0]))
+
+def profile(frame, event, _):
+    global parsed
+    code = frame.f_code
+    parsed += event == "call" and code.co_name == "packet_from_json_packet" and "pyshark" in code.co_filename
+
+sys.addaudithook(watch)
+sys.setprofile(profile)
+frames = sum(len(block) for block in open_capture("c.ncf"))
+sys.setprofile(None)
+print(frames, parsed, started, [path for path in opened if path.endswith("config.ini")])
+"""
+    home = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, repr([p for p in sys.path if p])],
+        cwd=tmp_path, env=home, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"12 12 [{programs.find('tshark')!r}] []\n"
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_pyshark_the_refusal_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = tmp_path / "capture"
+    capture.write_bytes(b"snoop\0\0\0" + bytes(40))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    for reader in ("auto", "pyshark"):
+        with pytest.raises(CaptureError, match=r"pip install 'cmdana\[pyshark\]'") as error:
+            open_capture(capture, reader)  # type: ignore[arg-type]
+        assert str(capture) in str(error.value)
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    capture = tmp_path / "capture"
+    capture.write_bytes(b"snoop\0\0\0" + bytes(40))
+    program(tmp_path / "bin" / "tshark")
+    (tmp_path / "gone").mkdir()
+    script = f"""
+import os, sys
+sys.path[:0] = eval(sys.argv[1])
+from feature_extractors.errors import CaptureError
+from feature_extractors.readers import open_capture
+os.rmdir(os.getcwd())
+try:
+    open_capture({str(capture)!r}, "pyshark")
+except CaptureError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, repr([p for p in sys.path if p])],
+        cwd=tmp_path / "gone", env={"PATH": f"{tmp_path}/bin"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "pyshark needs to know the working folder: No such file or directory\n"
 
 
 def test_a_tshark_that_takes_no_end_or_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,26 +274,54 @@ def test_a_tshark_that_takes_no_end_or_dies_is_told(tmp_path: Path, monkeypatch:
     assert time.monotonic() - begun < 120
 
 
+def printed(time: str = "1.5") -> str:
+    """A packet as tshark prints it."""
+    return (
+        '  {\n    "_source": {"layers": {"frame_raw": ["00ff", 0, 2], "frame": {"frame.encap_type": "1",\n'
+        f'    "frame.time_epoch": "{time}", "frame.len": "2", "frame.protocols": ""}}}}}}\n  }}'
+    )
+
+
 def test_lines_of_tshark_that_make_no_sense_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = tmp_path / "capture"
     capture.write_bytes(b"snoop\0\0\0" + bytes(40))
-    good = (
-        '{"timestamp":"1","layers":{"frame_raw":"00ff","frame":{"frame_frame_encap_type":"1",'
-        '"frame_frame_time_epoch":"1.5","frame_frame_len":"2"}}}'
-    )
+    good = printed()
     bad = [
-        '{"timestamp":"1"', '{"timestamp":"1","layers":[]}', good.replace("00ff", "0"), good.replace("1.5", "x"),
-        good.replace('"2"', "[]"), '{"timestamp":"1","layers":' + "[" * 50_000,
+        "  {", "  {\n  }", good.replace("00ff", "0"), good.replace('"1.5"', '"x"'), good.replace('"2"', "[]"),
+        good.replace('"2"', "Infinity"), good.replace('"2"', "-1"), good.replace('["00ff"', "[{}"),
+        good.replace('["00ff", 0, 2]', "[]"), good.replace('"frame.protocols"', '"frame.protocol"'),
+        good.replace('"1.5"', '"9999999-01-01T00:00:00Z"'), "  {\n" + "[" * 50_000 + "\n  }",
+        good.replace("00ff", "00ff" * 1_100_000), good.removesuffix("\n  }"),
     ]  # fmt: skip
     lines = tmp_path / "lines"
-    lines.write_text("\n".join([*bad, "noise", good]) + "\n")
+    lines.write_text("[\n" + ",\n".join([*bad, good, good]) + "\n]\n" + "  {\n")
     monkeypatch.setenv("PATH", str(program(tmp_path / "bin" / "tshark", f"exec /bin/cat {lines}").parent))
     reader = open_capture(capture, "pyshark")
     (block,) = reader
-    assert (len(block), block.data.tobytes(), float(block.ts[0])) == (1, b"\x00\xff", 1.5)
-    assert reader.counts.by_reason == {"unreadable_frame": len(bad)}
+    assert (len(block), block.data.tobytes(), block.ts.tolist()) == (2, b"\x00\xff" * 2, [1.5, 1.5])
+    assert reader.counts.by_reason == {"unreadable_frame": len(bad) + 1}
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("1767225599.520000000", 1767225599.52),
+        ("2025-12-31T23:59:59.520000999Z", 1767225599.52),
+        ("-0.500000000", -0.5),
+        ("1969-12-31T23:59:59.500000000Z", -0.5),
+    ],
+)
+def test_times_are_read_as_each_tshark_writes_them(
+    time: str, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "capture").write_bytes(b"snoop\0\0\0" + bytes(40))
+    (tmp_path / "lines").write_text(f"[\n{printed(time)}\n]\n")
+    tshark = program(tmp_path / "bin" / "tshark", f"exec /bin/cat {tmp_path}/lines")
+    monkeypatch.setenv("PATH", str(tshark.parent))
+    (block,) = open_capture(tmp_path / "capture", "pyshark")
+    assert block.ts.tolist() == [expected]
 
 
 def test_a_cache_that_others_can_write_is_not_numbas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,14 +155,15 @@ def test_a_run_is_named_back_once_it_has_answered_and_is_forgotten_with_the_conn
 ) -> None:
     (hello,) = session.connected("ws-1")
     assert (wire.decode_alive(hello.payload).runs, wire.decode_alive(hello.payload).endpoint) == ((), "ws-1")
-    session.receive([welcome(False)])
-    assert session.met
+    waits = welcome(False)
+    (named,) = session.overhear(
+        [waits, Event("t", wire.WELCOME, "{"), batch(1, 0, 1), welcome(False, to="you")]
+    )
+    assert wire.decode_alive(named.payload).runs == ("r1",)
+    session.receive([waits])
     assert session.news == []
     assert not session.nodes
-    assert wire.decode_alive(session.alive()[0].payload).runs == ("r1",)
-    session.met = False
-    session.receive([welcome(True)])
-    assert not session.met
+    assert session.overhear([welcome(True)]) == []
     assert wire.decode_alive(session.connected("ws-2")[0].payload).runs == ()
 
 

@@ -110,6 +110,16 @@ def test_what_never_met_its_connection_is_counted_at_the_end() -> None:
     assert aligner.counts.by_reason == {"log_without_connection": 2}
 
 
+def test_certificates_are_bounded_in_bytes_and_those_let_go_are_counted() -> None:
+    aligner = Aligner(max_bytes=80_000)
+    for k in range(10):
+        x509 = ["x509", {"ts": 1.0, "fingerprint": f"f{k}", "certificate": {"subject": "x" * 4000}}]
+        aligner.receive([batch(x509), batch(x509)])
+    assert aligner.counts.by_reason["certificate_forgotten"] == 9
+    windows = aligner.receive([batch(log("C1", stream="ssl", cert_chain_fps=["f8", "f9"]), connection("C1"))])
+    assert sorted(e.stream for e in windows.logs) == ["ssl", "x509"]
+
+
 def test_certificates_join_by_fingerprint_again_and_again() -> None:
     aligner = Aligner()
     x509 = ["x509", {"ts": 1.0, "fingerprint": "ab", "certificate": {"subject": "CN=a"}}]

@@ -209,6 +209,40 @@ def test_a_clean_stop_loses_nothing_that_was_sent(ns: str, zeek: Zeek, endpoint:
     assert re.search(rf"stopped: .*\b{tally['judged']} connections_judged", endpoint.said())
 
 
+def test_each_loss_is_told_however_soon_it_follows_another_and_what_was_missed_with_the_return(
+    ns: str, zeek: Zeek, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    sender = traffic(ns)
+    more_verdicts(zeek, "the first verdicts")
+    for k, how in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGTERM), 1):
+        endpoint.stop(how)
+        wait_for(lambda k=k: len(lost_notices(zeek)) == k, "the notice of the loss")
+        unjudged = len(zeek.rows("conn"))
+        wait_for(lambda n=unjudged: len(zeek.rows("conn")) > n + RATE, "connections that nobody judges")
+        endpoint = Endpoint(ns, tmp_path / f"endpoint-{k}")
+        wait_for(lambda k=k: len(notices(zeek, "CMDANA::Detector_Back")) == k, "the notice of the return")
+    more_verdicts(zeek, "verdicts of the last")
+    n = end(sender)
+    tally = settle(zeek, n)
+    endpoint.stop()
+    account(zeek, n, tally)
+    missed = [r["n"] for r in notices(zeek, "CMDANA::Detector_Back")]
+    assert sum(missed) == tally["unsent"] - before_first(zeek)
+    assert min(missed) >= RATE
+    for lost in lost_notices(zeek):
+        assert re.search(r"; last heard of at \d+\.\d+; \d+ connections that it was told of", lost["sub"])
+
+
+def test_a_zeek_to_which_no_detector_comes_says_so(ns: str, tmp_path: Path) -> None:
+    zeek = Zeek(ns, tmp_path / "zeek", "CMDANA::never_after=3sec")
+    try:
+        wait_for(lambda: lost_notices(zeek), "the notice")
+        (lost,) = lost_notices(zeek)
+        assert lost["msg"].startswith("No CMDANA detector has come since Zeek started")
+    finally:
+        zeek.stop(signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     "seconds",
     [
