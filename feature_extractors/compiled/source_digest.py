@@ -58,6 +58,8 @@ def _tree(top: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     data: dict[str, list[str]] = {}
     for place, _, files in os.walk(f"{_ROOT}/{top}"):
         folder = place[len(_ROOT) + 1 :]
+        if folder.endswith("/models"):
+            continue
         is_package = "__init__.py" in files
         if is_package:
             package = folder.replace("/", ".")

@@ -88,8 +88,8 @@ def test_hidden_fields_are_guessed_from_the_rest_of_their_own_modality() -> None
 
 
 def test_no_ablation_is_kept_on_disk(tmp_path: Path, shipped: Checkpoint) -> None:
-    Store(tmp_path).checkpoint(SHIPPED, 0, lambda: shipped)
+    Store(tmp_path, code="cmdana_plugin.training").checkpoint(SHIPPED, 0, lambda: shipped)
     assert [p.name[:6] for p in tmp_path.iterdir()] == ["model-"]
     for name in ("static gate", "concatenation"):
         with pytest.raises(AssertionError, match="not kept"):
-            Store(tmp_path).checkpoint(name, 0, lambda: shipped)
+            Store(tmp_path, code="cmdana_plugin.training").checkpoint(name, 0, lambda: shipped)

@@ -60,7 +60,7 @@ def changed(copied: Path) -> Iterator[Callable[[str, str], ModuleType]]:
         path = copied / file
         before.setdefault(path, path.read_text())
         path.write_text(before[path] + more)
-        place = copied / "feature_extractors" / "code_digest.py"
+        place = copied / "feature_extractors" / "compiled" / "source_digest.py"
         spec = importlib.util.spec_from_file_location("feature_extractors.compiled.source_digest", place)
         assert spec is not None
         assert spec.loader is not None
@@ -73,6 +73,19 @@ def changed(copied: Path) -> Iterator[Callable[[str, str], ModuleType]]:
         path.write_text(text)
 
 
+def named_by_the_face(origin: str) -> dict[str, str]:
+    """The module of each name that the stub beside a room's `__init__` offers."""
+    stub = MODULES[origin].with_suffix(".pyi") if origin in MODULES else ROOT
+    if not stub.is_file():
+        return {}
+    return {
+        alias.name: f"{origin}.{node.module or alias.name}"
+        for node in ast.walk(ast.parse(stub.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def imported(name: str) -> set[str]:
     """Our modules that a module names in an import statement, by Python's own parser."""
     path = MODULES[name]
@@ -83,7 +96,8 @@ def imported(name: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            inner = {f"{origin}.{alias.name}" for alias in node.names}
+            face = named_by_the_face(origin)
+            inner = {face.get(alias.name, f"{origin}.{alias.name}") for alias in node.names}
             found |= inner if inner <= MODULES.keys() else inner | {origin}
     return found & MODULES.keys()
 
@@ -105,7 +119,7 @@ def test_a_module_brings_along_all_that_it_imports() -> None:
 
 def test_a_package_stands_for_all_its_modules_and_an_unknown_name_is_refused() -> None:
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "feature_extractors").rglob("*.py")}
-    assert files | {"feature_extractors/schema.yaml"} == set(sources("feature_extractors"))
+    assert files | {"feature_extractors/features/schema.yaml"} == set(sources("feature_extractors"))
     with pytest.raises(ModuleNotFoundError, match=r"feature_extractors\.trackers"):
         code_digest("feature_extractors.trackers")
 
@@ -129,7 +143,7 @@ def test_a_constant_changed_in_any_module_that_compiled_code_reads_changes_its_k
         ((TRACKER,), "feature_extractors/observations.py"),  # whose MAX_PACKETS the tracker reads
         ((evaluation.__name__,), "cmdana_plugin/evaluation/masking.py"),
         ((tabular.__name__,), "cmdana_plugin/evaluation/protocol.py"),
-        (cache._CODE, "feature_extractors/schema.yaml"),
+        (cache._CODE, "feature_extractors/features/schema.yaml"),
         (cache._CODE, "cmdana_plugin/logs/labels.py"),
         (tuple(ahead.modules()), "feature_extractors/content/segments.py"),
     ],
@@ -147,7 +161,7 @@ def test_what_code_does_not_read_leaves_its_key_alone(changed: Callable[[str, st
 def test_all_that_numba_keeps_it_keeps_under_this_digest() -> None:
     found = 0
     for name in MODULES:
-        if name in ("cmdana_plugin.__main__", "feature_extractors.readers.pyshark_reader"):
+        if name == "cmdana_plugin.cli.__main__":
             continue
         for value in vars(import_module(name)).values():
             if isinstance(value, Dispatcher) and value.py_func.__module__ == name:
@@ -198,9 +212,10 @@ print(len(extract([udp(ts=n / 100) for n in range(40)], content=False)[0].packet
 def test_the_tracker_keeps_fewer_packets_once_it_is_told_so(copied: Path) -> None:
     """The smallest case: 32 made 8 in another module than the tracker's, beside a cache that holds the code for 32."""
     there = copied / "feature_extractors"
-    (there / "__pycache__").mkdir(exist_ok=True)
-    for kept_here in (ROOT / "feature_extractors" / "__pycache__").glob("*.nb[ic]"):
-        shutil.copy(kept_here, there / "__pycache__")
+    for kept_here in (ROOT / "feature_extractors").rglob("__pycache__/*.nb[ic]"):
+        place = copied / kept_here.relative_to(ROOT)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(kept_here, place)
     paths = os.pathsep.join(map(str, (copied, ROOT / "tests" / "traces")))
     given = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | {"PYTHONPATH": paths}
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cmdana_plugin.live import shared_secret
+from cmdana_plugin.endpoint.live import shared_secret
 
 from cmdana_plugin import keyfile
 from cmdana_plugin.config import Endpoint

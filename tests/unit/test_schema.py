@@ -10,7 +10,7 @@ import pytest
 from feature_extractors.errors import SchemaError
 from feature_extractors.features.schema import load_schema
 
-TEXT = (resources.files("feature_extractors") / "schema.yaml").read_text()
+TEXT = (resources.files("feature_extractors.features") / "schema.yaml").read_text()
 FORBIDDEN = ("orig_h", "resp_h", "uid", "ts", "mac", "ttl", "seq")
 
 

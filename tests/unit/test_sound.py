@@ -345,9 +345,8 @@ def test_a_name_is_cut_to_a_sane_length() -> None:
     assert shown("scan") == "scan"
 
 
-@pytest.mark.parametrize("concatenate", [False, True])
-def test_the_shapes_of_the_parameters_are_those_of_a_network(concatenate: bool) -> None:
-    shape = Shape(3, (4, 5), 6, 4, 8, 32, (2, 5, 3), width=16, latents=3, heads=2, concatenate=concatenate)
+def test_the_shapes_of_the_parameters_are_those_of_a_network() -> None:
+    shape = Shape(3, (4, 5), 6, 4, 8, 32, (2, 5, 3), width=16, latents=3, heads=2)
     assert {k: tuple(v.shape) for k, v in Network(shape).state_dict().items()} == parameter_shapes(shape)
 
 
@@ -355,8 +354,8 @@ def test_the_model_that_ships_is_the_one_whose_digest_is_packed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert shipped_checkpoint().about["name"] == "cmdana-2"
-    other = reference.Shipped("0" * 64, "[]")
-    monkeypatch.setattr(reference, "shipped", lambda: other)
+    other = checkpoints.Shipped("0" * 64, "[]")
+    monkeypatch.setattr(checkpoints, "shipped_model", lambda: other)
     with pytest.raises(CmdanaError, match=rf"{DEFAULT_MODEL}: found SHA-256 .* expected 000000000000"):
         shipped_checkpoint()
 
@@ -364,7 +363,7 @@ def test_the_model_that_ships_is_the_one_whose_digest_is_packed(
 def test_the_model_that_ships_scores_the_built_in_capture_as_packed() -> None:
     found = reference.scores(load_detector(threads=1, hosts=1024))
     assert len(found) >= 10
-    assert reference.differs(found, reference.shipped().reference) == ""
+    assert reference.differs(found, checkpoints.shipped_model().reference) == ""
 
 
 def test_a_model_tells_its_scores_and_a_change_of_its_weights_shows(small: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ FAULTS = {
     "logs that are no JSON": lambda a: a.update(logs=np.frombuffer(b"[[", np.uint8)),
     "logs nested deeply": lambda a: a.update(logs=np.frombuffer(b"[" * 50_000, np.uint8)),
     "logs that are no entries": lambda a: a.update(logs=np.frombuffer(b"[[1, 2, 3, 4]]", np.uint8)),
-    "a column missing": lambda a: a.pop("packets.flags"),
+    "a column missing": lambda a: a.pop("packets.payload"),
 }
 
 
