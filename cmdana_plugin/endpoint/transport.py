@@ -156,8 +156,8 @@ class Drain(threading.Thread):
 
     `hello` gives the events to send on every new connection, which Zeek calls as it is told, `overhear` those to send
     at once on what has come, `beat` those to send every second, from this thread because the one that judges may be
-    long at it. All that goes passes `seal`, and what comes and is not authentic goes no further. What happens is told to
-    `tell` in lines for the operator.
+    long at it. All that goes passes `seal`, and what comes and is not authentic goes no further. What happens is told
+    to `tell` in lines for the operator.
     """
 
     def __init__(
