@@ -92,8 +92,9 @@ def folders(capture: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory)
             continue
         folder = made[page] = tmp_path_factory.mktemp("page")
         (folder / "plugin.toml").write_text(settings)
-        (folder / "secret").touch(0o600)
-        (folder / "secret").write_text("ab" * 32)
+        if (page, "cmdana doctor --init-secret") not in COMMANDS:
+            (folder / "secret").touch(0o600)
+            (folder / "secret").write_text("ab" * 32)
         for name in ("incident.pcap", "yesterday.pcap"):
             (folder / name).symlink_to(capture)
         for name in ("logs", "var/log/zeek/2026-11-21", "var/log/zeek/2026-11-22"):
