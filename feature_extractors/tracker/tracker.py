@@ -14,9 +14,9 @@ import numpy as np
 from feature_extractors.compiled import borrowed, entry, helper, i64
 from feature_extractors.observations import MAX_PACKETS
 from feature_extractors.tracker import (
-    decode,  # state_type tells numba of State
-    reasons,  # state_type tells numba of State
-    state_type,  # state_type tells numba of State
+    decode,
+    reasons,
+    state_type,  # noqa: F401 -- tells numba of State
 )
 from feature_extractors.tracker.decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP
 from feature_extractors.tracker.link import KNOWN_LINKS, WLAN_SUBFRAMES, be16, be32, link_layer

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from cmdana_plugin.endpoint.live import shared_secret
 
 from cmdana_plugin import keyfile
 from cmdana_plugin.config import Endpoint
+from cmdana_plugin.endpoint.live import shared_secret
 from cmdana_plugin.keyfile import (
     KeyFileError,
     new_secret,
