@@ -1,5 +1,6 @@
 """`cmdana doctor`: each thing looked at is ok, missing or wrong, with what to do about it."""
 
+import importlib.metadata
 import socket
 import sys
 from collections.abc import Mapping
@@ -204,3 +205,20 @@ def test_the_shared_secret_is_looked_at(bare: Path) -> None:
     assert findings(toml)["shared secret"].state == "ok"
     said = findings(settings(bare, '[endpoint]\nauthentication = "none"\n'))["shared secret"]
     assert "whoever reaches the port is believed" in said.found
+
+
+def test_pyshark_is_asked_for_only_where_the_configuration_wants_it(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name == "pyshark":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", without)
+    lacking = findings()["pyshark"]
+    assert (lacking.state, lacking.fails) == ("missing", False)
+    assert "pip install 'cmdana[pyshark]'" in lacking.advice
+    assert findings(settings(bare, '[capture]\nreader = "pyshark"\n'))["pyshark"].fails
