@@ -1,5 +1,6 @@
 """What holds for every test: nothing is left in the home of whoever runs them."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ def config_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     """What one test configures, no other reads; nor is a secret for the whole host made."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     monkeypatch.setattr("cmdana_plugin.keyfile._HOST_SECRET", tmp_path_factory.mktemp("host") / "secret")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups() -> None:
+    """A hangup is what it usually is to the programs that are started, under nohup too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -155,9 +155,8 @@ def test_a_kernel_without_either_is_told_and_not_fatal(monkeypatch: pytest.Monke
 
 
 CHILD = """
-import os, signal, sys, time
+import os, sys, time
 from feature_extractors.confinement import confine
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 parent = os.getpid()
 if os.fork() == 0:
     confine.end_with_parent(parent)
