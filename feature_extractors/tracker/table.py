@@ -20,13 +20,13 @@ def hash_key(st: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int, 
     k0, k1 = np.uint64(st.n[N_SEED]), np.uint64(st.n[N_SEED_2])
     a, b, c, d = begun(k0, k1)
     if hi0 == 0 and hi1 == 0 and lo0 >> 32 == 0xFFFF and lo1 >> 32 == 0xFFFF:
-        one, other = (lo0 & 0xFFFFFFFF) << 16 | p0, (lo1 & 0xFFFFFFFF) << 16 | p1
-        a, b, c, d = absorbed(a, b, c, d, np.uint64(min(one, other) | proto << 48))
+        one, other = (lo0 & 0xFFFFFFFF) << 16 | i64(p0), (lo1 & 0xFFFFFFFF) << 16 | i64(p1)
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(min(one, other) | i64(proto) << 48))
         a, b, c, d = absorbed(a, b, c, d, np.uint64(max(one, other)))
     else:
         if hi0 > hi1 or (hi0 == hi1 and (lo0 > lo1 or (lo0 == lo1 and p0 > p1))):
             hi0, lo0, p0, hi1, lo1, p1 = hi1, lo1, p1, hi0, lo0, p0
-        a, b, c, d = absorbed(a, b, c, d, np.uint64(1 << 56 | proto << 48 | p0 << 16 | p1))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(1 << 56 | i64(proto) << 48 | i64(p0) << 16 | i64(p1)))
         a, b, c, d = absorbed(a, b, c, d, np.uint64(hi0))
         a, b, c, d = absorbed(a, b, c, d, np.uint64(lo0))
         a, b, c, d = absorbed(a, b, c, d, np.uint64(hi1))

@@ -231,7 +231,7 @@ def test_the_tracker_keeps_fewer_packets_once_it_is_told_so(copied: Path) -> Non
         return int(done.stdout)
 
     assert kept() == 32
-    assert list((there / "__pycache__").glob("tracker.process-*.nbc"))
+    assert list(there.rglob("tracker.process-*.nbc"))
     place = there / "observations.py"
     text = place.read_text()
     assert "MAX_PACKETS: Final = 32" in text

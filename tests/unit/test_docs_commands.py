@@ -92,9 +92,13 @@ def folders(capture: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory)
             continue
         folder = made[page] = tmp_path_factory.mktemp("page")
         (folder / "plugin.toml").write_text(settings)
+        operators = folder / "config" / "cmdana"
+        operators.mkdir(parents=True)
+        (operators / "plugin.toml").write_text(settings)  # only here are secrets and addresses taken
         if (page, "cmdana doctor --init-secret") not in COMMANDS:
-            (folder / "secret").touch(0o600)
-            (folder / "secret").write_text("ab" * 32)
+            for place in (operators, folder):  # beside each of the two
+                (place / "secret").touch(0o600)
+                (place / "secret").write_text("ab" * 32)
         for name in ("incident.pcap", "yesterday.pcap"):
             (folder / name).symlink_to(capture)
         for name in ("logs", "var/log/zeek/2026-11-21", "var/log/zeek/2026-11-22"):
@@ -154,6 +158,7 @@ def test_the_commands_of_the_page_do_what_it_says(
 ) -> None:
     folder = folders[page]
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     command = command.replace("/var/log/", "var/log/")  # the page's folder stands for the machine
     words = [w for word in shlex.split(command)[1:] for w in sorted(glob.glob(word)) or [word]]
     if words[0].startswith("-"):

@@ -270,8 +270,10 @@ def test_a_missing_module_of_debians_python_is_named(
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(net, "require", lambda tools: None)  # what a recording needs, need not be here
+    monkeypatch.setattr("benchmarks.lab.services.require", lambda world, steps: None)
     (tmp_path / "kept").touch()
     assert main(["record", "--scenario", "demo", "--out", str(tmp_path)]) == 1
     assert "not empty" in capsys.readouterr().err

@@ -262,6 +262,7 @@ def test_a_refusal_is_one_line_of_the_command(
 ) -> None:
     from cmdana_plugin.cli import app as cli
 
+    monkeypatch.chdir(tmp_path)  # where no plugin.toml is
     path = tmp_path / "m\x1b[2J\n.safetensors"
     path.write_bytes(b"no model")
     monkeypatch.setattr(
