@@ -35,6 +35,8 @@ _MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 
 _AHEAD: Final = 16384  # that wait where the child is ahead
 _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
+_LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
+_STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
 _LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
@@ -49,11 +51,13 @@ class Beside:
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
-    a `CaptureError`, as it does where the child was killed, and `RuntimeError` where it died of a bug. `close` ends it
-    at any time.
+    a `CaptureError`, as it does where the child was killed or has computed for `stuck` seconds without a block, and
+    `RuntimeError` where it died of a bug. `close` ends it at any time.
     """
 
-    def __init__(self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]]) -> None:
+    def __init__(
+        self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], stuck: float = _STUCK
+    ) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -69,6 +73,9 @@ class Beside:
         self._moved = threading.Condition()
         self._closed = False
         self._ended = False
+        self._stuck = stuck
+        self._received = 0  # blocks so far
+        self._looked = -1, 0.0  # blocks, and the child's processor time, when nothing came for the first time
         threading.Thread(target=self._receive, daemon=True).start()
 
     def __iter__(self) -> Iterator[tuple[Encoded | None, Numbers]]:
@@ -107,7 +114,8 @@ class Beside:
     def _take(self) -> list[_Block]:
         """What waits, as much as makes one block; none at the pipe's end."""
         with self._moved:
-            self._moved.wait_for(lambda: self._blocks)
+            while not self._moved.wait_for(lambda: self._blocks, min(_LOOK, self._stuck)):
+                self._look()
             self._moved.wait_for(self._worth_taking, _PATIENCE)
             taken: list[_Block] = []
             rows = 0
@@ -123,6 +131,19 @@ class Beside:
             self._rows -= rows
             self._moved.notify()
             return taken
+
+    def _look(self) -> None:
+        """Ends a child that computes and computes. One that waits, for the disk or for a processor, is let be."""
+        used = _processor_seconds(self._child)
+        blocks, since = self._looked
+        if blocks != self._received:
+            self._looked = self._received, used
+        elif used - since > self._stuck:
+            self.close()
+            raise CaptureError(
+                f"extraction has computed for {used - since:.0f} s without getting on, after {blocks} blocks; "
+                "please report this capture as a fault"
+            )
 
     def _worth_taking(self) -> bool:
         last = self._blocks[-1] if self._blocks else None
@@ -147,12 +168,23 @@ class Beside:
             self._moved.wait_for(lambda: self._closed or self._rows < _MOST)
             if not self._closed:
                 self._blocks.append(block)
+                self._received += 1
                 self._rows += 0 if block is None else _rows_of(block)
                 self._ended |= block is None or block[0] == "end"
             self._moved.notify()
 
 
 _Block = tuple[str, Any, np.ndarray[tuple[int], np.dtype[np.uint8]]]
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used so far; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            after = file.read().rpartition(b")")[2].split()  # the name before it may hold anything
+    except OSError:
+        return 0.0
+    return (int(after[11]) + int(after[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rows_of(block: _Block) -> int:

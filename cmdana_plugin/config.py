@@ -48,6 +48,7 @@ class Content(_Table):
     log_entries_total: Count = 2_000_000
     buffer_bytes: Count = 128 * 1024
     decoded_bytes: Count = 4 * 1024 * 1024
+    examined_bytes: Count = 256 * 1024 * 1024
     transactions: Count = 100
 
 

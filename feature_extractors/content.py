@@ -6,6 +6,8 @@ given up when the other side speaks on, when too much waits behind it, or at the
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,13 +32,14 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
-    __slots__ = ("counted", "free", "next", "pending", "pending_bytes")
+    __slots__ = ("counted", "free", "next", "order", "pending", "pending_bytes")
 
     def __init__(self) -> None:
         self.next = 0
         self.counted = 0  # offset up to which the connection's size counts this direction
         self.free = 0  # content before this offset was declared unneeded and may be missing without harm
         self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
+        self.order: list[int] = []  # the offsets of what waits, as a heap
         self.pending_bytes = 0
 
 
@@ -284,6 +287,8 @@ class Content:
             if old[1] >= length:
                 return
             self._forget(stream, offset)
+        else:
+            heappush(stream.order, offset)
         stream.pending[offset] = data, length
         stream.pending_bytes += len(data)
         self._pending_total += len(data)
@@ -302,10 +307,10 @@ class Content:
         return data, length
 
     def _drain(self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float) -> None:
-        """Hands on waiting segments whose turn has come. Linear but for the sort of at most `pending_segments`."""
-        for offset in sorted(stream.pending):
-            if offset > stream.next and offset > stream.free:
-                break
+        """Hands on waiting segments whose turn has come."""
+        order = stream.order
+        while order and (order[0] <= stream.next or order[0] <= stream.free):
+            offset = heappop(order)
             data, length = self._forget(stream, offset)
             if offset + length > stream.next:
                 self._deliver(connection, stream, is_orig, ts, offset, data, length)
@@ -313,7 +318,9 @@ class Content:
     def _give_up(self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float) -> None:
         """Declares every hole before what waits to be missing, and hands on what waits."""
         session = connection.session
-        for offset in sorted(stream.pending):
+        order = stream.order
+        while order:
+            offset = heappop(order)
             data, length = self._forget(stream, offset)
             if offset + length <= stream.next:
                 continue

@@ -75,7 +75,10 @@ ENDPOINT = np.dtype(
         ("fin_cnt", "i4"), ("rxmt_cnt", "i4"), ("rxmt_next", "i4"), ("win0_cnt", "i4"), ("win0_next", "i4"),
         ("gap_cnt", "i4"), ("gap_next", "i4"),
         ("blocks", "i4"),  # first undelivered block
+        ("last_block", "i4"),  # last of them
+        ("finger", "i4"),  # the one entered last, where the next is looked for first; NONE where it is gone
         ("held", "i4"),  # undelivered blocks
+        ("held_bytes", "i8"),  # in them
         ("ttl", "i2"),
         ("state", "u1"), ("prev_state", "u1"), ("did_close", "u1"), ("did_eof", "u1"), ("skip", "u1"),
     ]

@@ -512,6 +512,11 @@ def _drop_first(st: Any, e: Any) -> None:
     b = e.blocks
     e.blocks = st.blocks[b].next
     e.held -= 1
+    e.held_bytes -= st.blocks[b].upper - st.blocks[b].seq
+    if e.finger == b:
+        e.finger = NONE
+    if e.blocks == NONE:
+        e.last_block = NONE
     st.free_blocks[st.n[N_FREE_BLOCKS]] = b
     st.n[N_FREE_BLOCKS] += 1
 
@@ -589,13 +594,8 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
                 _deliver(st, e)
             if _no_data_acked(e) and stream_size(e, p) > _MAX_INITIAL_WINDOW and e.reassembled >= upper:
                 e.trimmed = max(e.trimmed, e.reassembled)
-    held = i64(0)
-    tail = e.reassembled
-    b = e.blocks
-    while b != NONE:
-        held += st.blocks[b].upper - st.blocks[b].seq
-        tail = st.blocks[b].upper
-        b = st.blocks[b].next
+    held = e.held_bytes
+    tail = st.blocks[e.last_block].upper if e.blocks != NONE else e.reassembled
     if (_no_data_acked(e) and tail - e.reassembled > _MAX_ABOVE_HOLE) or (
         held + max(e.reassembled - e.trimmed, 0) > _EXCESSIVE_DATA
     ):
@@ -609,10 +609,18 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
 
 @helper
 def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
-    """Enters [begin, end) into the sorted list, joined with the blocks that it touches."""
+    """Enters [begin, end) into the sorted list, joined with the blocks that it touches.
+
+    The place is looked for from the end or from the block entered last, where it lies behind one of them: blocks that
+    come in order cost the same however many wait.
+    """
     seq, upper = begin, end
-    previous = NONE
-    b = e.blocks
+    previous = i64(NONE)
+    b = i64(e.blocks)
+    for known in (i64(e.finger), i64(e.last_block)):
+        if known != NONE and st.blocks[known].upper < seq:
+            previous = known
+            b = i64(st.blocks[known].next)
     while b != NONE and st.blocks[b].upper < seq:
         previous = b
         b = i64(st.blocks[b].next)
@@ -623,6 +631,7 @@ def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
         st.free_blocks[st.n[N_FREE_BLOCKS]] = b
         st.n[N_FREE_BLOCKS] += 1
         e.held -= 1
+        e.held_bytes -= st.blocks[b].upper - st.blocks[b].seq
         b = following
     st.n[N_FREE_BLOCKS] -= 1
     new = i64(st.free_blocks[st.n[N_FREE_BLOCKS]])
@@ -633,4 +642,8 @@ def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
         e.blocks = new
     else:
         st.blocks[previous].next = new
+    if b == NONE:
+        e.last_block = new
+    e.finger = new
     e.held += 1
+    e.held_bytes += upper - seq

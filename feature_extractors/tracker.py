@@ -535,8 +535,9 @@ def _clear_end(e: Any) -> None:
     e.pkts = e.ip_bytes = 0
     e.fin_cnt = e.rxmt_cnt = e.win0_cnt = e.gap_cnt = 0
     e.rxmt_next = e.win0_next = e.gap_next = 1
-    e.blocks = NONE
+    e.blocks = e.last_block = e.finger = NONE
     e.held = 0
+    e.held_bytes = 0
     e.ttl = -1
     e.state = e.prev_state = INACTIVE
     e.did_close = e.did_eof = e.skip = 0

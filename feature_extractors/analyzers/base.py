@@ -21,6 +21,7 @@ from feature_extractors.segments import NEVER
 MAX_TEXT: Final = 4096  # bytes of one logged string (Log::default_max_field_string_bytes)
 MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max_field_container_elements)
 
+MAX_NESTED: Final = 8  # connections inside one another: HTTP's CONNECT, SOCKS, WebSocket
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
@@ -43,6 +44,7 @@ class ContentLimits:
     log_entries_total: int = 2_000_000  # log entries of connections that are still open
     buffer_bytes: int = 128 * 1024  # of one message that an analyzer waits to see whole
     decoded_bytes: int = 4 * 1024 * 1024  # a compressed HTTP body is measured up to this size
+    examined_bytes: int = 256 * 1024 * 1024  # of one connection that one analyzer looks at, unpacked or not
     transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
 
 
@@ -71,7 +73,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "limits", "orig_p", "partial", "resp_p", "run", "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "limits", "nested", "orig_p", "partial", "resp_p", "run",
+        "services", "size",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -86,6 +89,7 @@ class Session:
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
+        self.nested = 0  # connections inside it, each in the one before
 
     def confirm(self, service: str) -> None:
         """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
@@ -101,8 +105,23 @@ class Session:
         self.entries.append((stream, ts, fields))
         return fields
 
+    def full(self) -> bool:
+        """Whether one more log entry would be one too many; then it is counted as such."""
+        if len(self.entries) < self.limits.log_entries:
+            return False
+        self.counts.add("log_entries_over_limit")
+        return True
+
     def child(self, name: str) -> Analyzer | None:
-        """A new analyzer for what this connection carries inside or turns to; None where nobody makes any."""
+        """A new analyzer for what this connection carries inside or turns to; None where nobody makes any.
+
+        Each connection inside another is a call inside a call, so there is an end to them.
+        """
+        if name == "pia":
+            if self.nested >= MAX_NESTED:
+                self.counts.add("connection_nested_too_deep")
+                return None
+            self.nested += 1
         return self.run.create(name, self) if self.run.create else None
 
     def feed(self, analyzer: Analyzer, is_orig: bool, ts: float, data: bytes) -> None:
@@ -113,6 +132,10 @@ class Session:
         """
         if analyzer.done:
             return
+        analyzer.examined += len(data)
+        if analyzer.examined > self.limits.examined_bytes:
+            self.drop(analyzer)
+            return
         try:
             analyzer.data(is_orig, ts, data)
         except ParseError as error:
@@ -122,6 +145,11 @@ class Session:
             keeps = analyzer.forgiven or self.partial or self.had_gap or self.size > IGNORE_VIOLATIONS_AFTER
             if not keeps:
                 self.services.pop(analyzer.service, None)
+
+    def drop(self, analyzer: Analyzer) -> None:
+        """Lets go of an analyzer that has looked at more of this connection than it may; what it found stands."""
+        self.counts.add(f"{analyzer.service}_over_budget")
+        analyzer.stop()
 
     def take(self) -> list[tuple[str, float, Fields]]:
         entries, self.entries = self.entries, []
@@ -137,6 +165,7 @@ class Analyzer:
     forgiven: ClassVar[bool] = False  # keeps its service whatever comes later (DPD::ignore_violations)
     done: bool = False  # nothing more is wanted
     refused: bool = False  # and that because the content was not this protocol
+    examined: int = 0  # bytes that it was given, and those that it made of them
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -263,6 +292,42 @@ class Framed:
         self._pos += n
         return out
 
+    def line(self, most: int) -> bytes | None:
+        """The next line with its LF, or None. Raises `ParseError` where none has ended in more than `most` bytes."""
+        end = self._buffer.find(b"\n", self._pos)
+        if end < 0:
+            if len(self._buffer) - self._pos > most:
+                raise ParseError("banner_too_long")
+            return None
+        out = bytes(self._buffer[self._pos : end + 1])
+        self._pos = end + 1
+        return out
+
+    def run(self, what: re.Pattern[bytes]) -> bytes:
+        """Takes what matches here."""
+        found = what.match(self._buffer, self._pos)
+        if found is None:
+            return b""
+        self._pos = found.end()
+        return found[0]
+
+    def past(self, what: re.Pattern[bytes]) -> bool:
+        """Passes over what matches here, and says whether that is anything."""
+        found = what.match(self._buffer, self._pos)
+        if found is None or found.end() == self._pos:
+            return False
+        self._pos = found.end()
+        return True
+
+    def past_lines(self, line: re.Pattern[bytes]) -> None:
+        """Passes over whole lines up to one that begins so; `line` matches that beginning, or LF and it."""
+        if line.match(self._buffer, self._pos):
+            return
+        found = line.search(self._buffer, self._pos)
+        last = self._buffer.rfind(b"\n", self._pos) if found is None else found.start()
+        if last >= 0:
+            self._pos = last + 1
+
     def drop(self, n: int) -> int:
         """Passes over up to n buffered bytes and says how many there were."""
         n = min(n, len(self._buffer) - self._pos)
@@ -276,63 +341,158 @@ class Framed:
         return out
 
 
+_CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
+_TINY: Final = 8  # bytes of chunks that are read many at once
+_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
+_RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
+_EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
+_DOT: Final = re.compile(rb"\n\.\r?\n")
+_BLANK: Final = re.compile(rb"\n\r?\n")
+
+
 class Lines:
     """Cuts one direction's bytes into lines ended by LF or CRLF; a line longer than `limit` is cut there.
 
-    A lone CR stays in the line, as in Zeek's ContentLine with its default of CR and LF both ending lines off.
+    A lone CR stays in the line, as in Zeek's ContentLine with its default of CR and LF both ending lines off. Whatever
+    the bytes, and however they come, each is looked at a fixed number of times.
     """
 
-    __slots__ = ("_buffer", "_from", "limit")
+    __slots__ = ("_blank_from", "_buffer", "_from", "_no_block", "_pos", "_within", "limit")
 
     def __init__(self, limit: int = 16 * 1024) -> None:
         self._buffer = bytearray()
-        self._from = 0  # no line end lies before this offset, so that tiny segments cost linear time
+        self._pos = 0  # what lies before it was handed out
+        self._from = 0  # no line end lies between `_pos` and this offset
+        self._blank_from = 0  # no CRLF CRLF begins between `_pos` and this offset
+        self._no_block = 0  # what begins before this offset is no block
+        self._within = False  # `past_blank` or `past_body` has begun and not ended
         self.limit = limit
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return len(self._buffer) - self._pos
 
     def feed(self, data: bytes) -> None:
+        pos = self._pos
+        if pos:
+            del self._buffer[:pos]
+            self._pos = 0
+            self._from = max(self._from - pos, 0)
+            self._blank_from = max(self._blank_from - pos, 0)
+            self._no_block = max(self._no_block - pos, 0)
         self._buffer += data
 
     def line(self) -> bytes | None:
         """The next whole line without its end, or None. Call until None before feeding more."""
-        end = self._buffer.find(b"\n", self._from)
-        if end < 0 or end > self.limit:
-            if len(self._buffer) > self.limit:
-                out = bytes(self._buffer[: self.limit])
-                del self._buffer[: self.limit]
-                self._from = 0
-                return out
-            self._from = len(self._buffer)
+        buffer, pos = self._buffer, self._pos
+        end = buffer.find(b"\n", max(self._from, pos), pos + self.limit + 1)
+        if end < 0:
+            if len(buffer) - pos > self.limit:
+                self._pos = pos + self.limit
+                return bytes(buffer[pos : self._pos])
+            self._from = len(buffer)
             return None
-        out = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._from = 0
-        return out[:-1] if out.endswith(b"\r") else out
+        self._pos = end + 1
+        if end > pos and buffer[end - 1] == 13:
+            end -= 1
+        return bytes(buffer[pos:end])
 
     def block(self) -> list[bytes] | None:
         """The lines up to the next empty one, which is passed over; None unless all are there, unfolded, with CRLF."""
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 or end > self.limit or self._buffer.startswith((b"\r\n", b"\n")):
+        buffer, pos = self._buffer, self._pos
+        if pos < self._no_block or buffer.startswith((b"\r\n", b"\n"), pos):
             return None
-        out = bytes(self._buffer[:end])
+        end = buffer.find(b"\r\n\r\n", max(self._blank_from, pos), pos + self.limit + 4)
+        if end < 0:
+            self._blank_from = max(min(len(buffer), pos + self.limit + 4) - 3, pos)
+            if len(buffer) - pos >= self.limit + 4:
+                self._no_block = pos + self.limit
+            return None
+        self._blank_from = end
+        out = bytes(buffer[pos:end])
         lines = out.split(b"\r\n")
         if out.count(b"\n") != len(lines) - 1 or out.find(b"\n ") >= 0 or out.find(b"\n\t") >= 0:
+            self._no_block = end + 4
             return None
-        del self._buffer[: end + 4]
-        self._from = 0
+        self._pos = end + 4
         return lines
+
+    def past_blank(self) -> bool:
+        """Passes over whole lines up to and including the next empty one; False while that has not come."""
+        buffer, pos = self._buffer, self._pos
+        if not self._within:
+            if buffer.startswith(b"\n", pos) or buffer.startswith(b"\r\n", pos):
+                self._pos = pos + (1 if buffer.startswith(b"\n", pos) else 2)
+                return True
+            if len(buffer) - pos < 2:
+                return False
+            self._within = True
+        found = _BLANK.search(buffer, pos)
+        if found is not None:
+            self._pos = found.end()
+            self._within = False
+            return True
+        keep = 2 if buffer.endswith(b"\n\r") else 1 if buffer.endswith(b"\n") else 0
+        self._pos = max(len(buffer) - keep, pos)
+        return False
+
+    def past_empty(self) -> None:
+        """Passes over empty lines at once."""
+        found = _EMPTY.match(self._buffer, self._pos)
+        if found is not None:
+            self._pos = found.end()
+
+    def past_body(self) -> bool:
+        """Passes over whole lines up to the one that is a dot alone, which stays; False while that has not come."""
+        buffer, pos = self._buffer, self._pos
+        if not self._within and buffer.startswith((b".\n", b".\r\n"), pos):
+            return True
+        found = _DOT.search(buffer, pos)
+        if found is not None:
+            self._pos = found.start() + 1
+            self._within = False
+            return True
+        if len(buffer) - pos < 4:
+            return False
+        self._within = True
+        last = buffer.rfind(b"\n", max(len(buffer) - 3, pos))
+        self._pos = last if last >= 0 else len(buffer)
+        return False
+
+    def chunks(self, most: int) -> tuple[bytes, int]:
+        """What the whole small chunks at the front hold (RFC 9112, 7.1), and how many they are, at most `most`.
+
+        Stops before whatever is not that: a chunk of no or many bytes, an extension, one that is not all there.
+        """
+        buffer, pos, out, n = self._buffer, self._pos, bytearray(), 0
+        while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
+            begin = head.end()
+            size = int(head[1], 16)
+            if 0 < size <= _TINY:
+                run = _RUNS[size].match(buffer, pos)
+                held = _HELD[size].findall(buffer, pos, run.end()) if run is not None else []
+                if run is not None and 1 < len(held) <= most - n:
+                    out += b"".join(held)
+                    pos = run.end()
+                    n += len(held)
+                    continue
+            end = begin + size
+            after = end + 2 if buffer.startswith(b"\r\n", end) else end + 1
+            if end == begin or after > len(buffer) or buffer[after - 1] != 10:
+                break
+            out += buffer[begin:end]
+            pos = after
+            n += 1
+        self._pos = pos
+        return bytes(out), n
 
     def take(self, n: int) -> bytes:
         """Up to n bytes as they are, line ends included."""
-        out = bytes(self._buffer[:n])
-        del self._buffer[:n]
-        self._from = 0
-        return out
+        begin = self._pos
+        self._pos = min(begin + n, len(self._buffer))
+        return bytes(self._buffer[begin : self._pos])
 
     def rest(self) -> bytes:
-        return self.take(len(self._buffer))
+        return self.take(len(self))
 
 
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")

@@ -18,7 +18,7 @@ _COMMANDS: Final = frozenset((
     "SQUIT", "SETNAME", "SILENCE", "STATS", "SUMMON", "TIME", "TOPIC", "TRACE", "UHNAMES", "USER", "USERHOST", "USERIP",
     "USERS", "WALLOPS", "WATCH", "WHO", "WHOIS", "WHOWAS", "STARTTLS",
 ))  # fmt: skip
-_DCC: Final = re.compile(rb"\x01DCC (?:SEND|CHAT|TSEND|TSEND) (\S{1,255}) (\d{1,10}) (\d{1,5})")
+_DCC: Final = re.compile(rb"\x01DCC (?:SEND|CHAT|TSEND|TSEND) (\S{1,255}+) (\d{1,10}) (\d{1,5})")
 _MAX_LINE: Final = 512
 
 
@@ -33,6 +33,10 @@ class Irc(LineProtocol):
         self._nick: str | None = None
         self._user: str | None = None
         self._confirmed = False
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        lines.past_empty()
+        return True
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         line = line.strip(b" ")
@@ -83,6 +87,8 @@ class Irc(LineProtocol):
                 )
 
     def _entry(self, ts: float, command: str, value: str, addl: str | None = None) -> None:
+        if self.session.full():
+            return
         fields: Fields = {"command": command, "value": value}
         if self._nick is not None:
             fields["nick"] = self._nick
@@ -101,7 +107,8 @@ class Irc(LineProtocol):
             self.session.run.expect(port, "irc-dcc-data", ts)
 
 
-_TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256})[^<>]{0,4096}>")
+_TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256}+)[^<>]{0,4096}+>")
+_IDLE: Final = re.compile(rb"(?:<[/?]?[0-9A-Za-z]{1,6}>)*+")  # tags too short to be any that matter
 _MAX_STREAM: Final = 64 * 1024
 
 
@@ -124,6 +131,8 @@ class Xmpp(LineProtocol):
         held = self._held[is_orig] + data
         pos = 0
         while True:
+            if (idle := _IDLE.match(held, pos)) is not None:
+                pos = idle.end()
             start = held.find(b"<", pos)
             if start < 0:
                 pos = len(held)

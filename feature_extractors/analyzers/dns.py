@@ -6,6 +6,7 @@ costs more than `MAX_NAMES` names of at most 255 labels, whatever its compressio
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from socket import inet_ntoa
@@ -19,10 +20,12 @@ MAX_QUERIES: Final = 25  # Zeek's dns_max_queries
 MAX_DEPTH: Final = 20  # Zeek's dns_max_compression_chain_depth
 MAX_NAMES: Final = 512  # names read of one message; a longer message is cut there and counted
 MAX_NAME: Final = 511  # bytes of a name in text
+MAX_EXPANDED: Final = 16 * 1024  # bytes of all names of one message, and four times the message's own
 NETBIOS: Final = 137
 
 _HEADER: Final = struct.Struct(">6H")
 _RR: Final = struct.Struct(">HHIH")
+_EMPTY: Final = re.compile(rb"(?:\0\0)*+")
 _TWO: Final = struct.Struct(">HH")
 
 # IANA's DNS parameters, as named in scripts/base/protocols/dns/consts.zeek
@@ -59,7 +62,7 @@ class _Malformed(Exception):
 class _Message:
     """One message under the cursor: names with their compression, and how many more may be read."""
 
-    __slots__ = ("data", "end", "names", "netbios", "pos", "seen")
+    __slots__ = ("data", "end", "names", "netbios", "pos", "room", "seen")
 
     def __init__(self, data: bytes, netbios: bool) -> None:
         self.data = data
@@ -67,6 +70,7 @@ class _Message:
         self.pos = 12
         self.netbios = netbios
         self.names = MAX_NAMES
+        self.room = MAX_EXPANDED + 4 * len(data)  # bytes that names may still become
         self.seen: dict[int, bytes] = {}  # names by the offset that a pointer to them gives
 
     def name(self) -> bytes:
@@ -87,6 +91,9 @@ class _Message:
             self.pos = start + 2
         if len(out) > MAX_NAME:
             out = out[:MAX_NAME]
+        self.room -= len(out)
+        if self.room < 0:
+            raise _Malformed
         self.seen[start] = out
         return out
 
@@ -154,7 +161,10 @@ class Dns(Analyzer):
         stream = self._streams[is_orig]
         stream.feed(data)
         while (head := stream.peek(2)) is not None:
-            whole = stream.take(2 + (head[0] << 8 | head[1]))
+            length = head[0] << 8 | head[1]
+            if not length and stream.past(_EMPTY):
+                continue
+            whole = stream.take(2 + length)
             if whole is None:
                 return
             self._message(ts, whole[2:])
@@ -180,7 +190,7 @@ class Dns(Analyzer):
                     self._answer(message, flags, ts, entry, began)
             self.session.confirm(self.service)
         except _Malformed:
-            if message.names < 0:
+            if message.names < 0 or message.room < 0:
                 self.session.counts.add("dns_too_many_names")
 
     def plain(self, ts: float, messages: Messages, which: int) -> None:

@@ -10,7 +10,7 @@ import re
 from collections import deque
 from typing import ClassVar, Final
 
-from feature_extractors.analyzers.base import Analyzer, Fields, ParseError, Session, text
+from feature_extractors.analyzers.base import Analyzer, Fields, Lines, ParseError, Session, text
 from feature_extractors.analyzers.mail import LineProtocol
 
 _LOGGED: Final = frozenset((
@@ -44,6 +44,11 @@ class Ftp(LineProtocol):
         self._entry: Fields | None = None
         self._continued = 0
         self._auth = b""
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        if is_orig or self._continued:
+            lines.past_empty()
+        return True
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         if is_orig:
@@ -109,9 +114,8 @@ class Ftp(LineProtocol):
         self._entry = entry if 100 <= code <= 199 else None
         entry["reply_code"] = code
         entry["reply_msg"] = text(message, 4096)
-        size = re.search(rb"(\d{1,18}) bytes", message)
-        if code == 150 and command == "RETR" and size:
-            entry["file_size"] = int(size[1])
+        if code == 150 and command == "RETR" and (size := _size(message)) is not None:
+            entry["file_size"] = size
 
     def _announce(self, said: bytes, ts: float) -> None:
         """A data connection is to come to the port in these words."""
@@ -125,6 +129,18 @@ class Ftp(LineProtocol):
             port = int(extended[extended.lastindex or 1])
         if 0 < port < 65536:
             self.session.run.expect(port, "ftp-data", ts)
+
+
+def _size(said: bytes) -> int | None:
+    """The number before the first "bytes" that has one, at most its last 18 digits."""
+    at = -1
+    while (at := said.find(b" bytes", at + 1)) >= 0:
+        begin = at
+        while begin > max(at - 18, 0) and 48 <= said[begin - 1] <= 57:
+            begin -= 1
+        if begin < at:
+            return int(said[begin:at])
+    return None
 
 
 class Announced(Analyzer):

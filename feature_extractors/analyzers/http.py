@@ -29,6 +29,9 @@ from feature_extractors.analyzers.magic import SNIFF, mime_type
 
 MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at
 MAX_CHUNKS: Final = 100_000  # chunks of one body
+EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
+FREE_EXPANSION: Final = 256 * 1024  # bytes besides
+_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
@@ -55,8 +58,8 @@ class _Side:
 
     __slots__ = (
         "body_length", "chunks", "close", "content_length", "content_type", "deaf", "decoder", "entry", "expects_body",
-        "filename", "first", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state", "upgrade",
-        "upgrade_to", "value", "version",
+        "filename", "first", "folded", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state",
+        "upgrade", "upgrade_to", "value", "value_size", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -78,6 +81,8 @@ class _Side:
         self.headers = 0
         self.name = b""
         self.value = b""
+        self.folded: list[bytes] = []  # what further lines add to the value
+        self.value_size = 0
         self.decoder: zlib._Decompress | None = None
         self.holed = False  # a compressed body that lacks a piece
         self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
@@ -105,6 +110,7 @@ class Http(Analyzer):
         self._connect = False
         self._code = 0
         self._inside: Analyzer | None = None
+        self._unpackable = FREE_EXPANSION  # bytes that this connection's compressed bodies may still become
         self._ts = 0.0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
@@ -145,14 +151,23 @@ class Http(Analyzer):
             if state == _NOTHING:
                 lines.rest()
                 return
+            if state == _CHUNK_SIZE and (few := lines.chunks(MAX_CHUNKS - 1 - side.chunks))[1]:
+                side.chunks += few[1]
+                self._body(side, few[0])
+                continue
             if state == _HEADERS and (block := lines.block()) is not None:
                 self._header_block(is_orig, side, block)
+            elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS:
+                self._header_whole(is_orig, side)
+                if not lines.past_blank():
+                    return
+                self._header_line(is_orig, side, b"")
             else:
                 line = lines.line()
                 if line is None:
                     return
                 self._line(is_orig, side, line)
-            if self._hand_on(is_orig, ts, lines):
+            if self.done or self._hand_on(is_orig, ts, lines):
                 return
 
     def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
@@ -324,16 +339,11 @@ class Http(Analyzer):
 
     def _header_block(self, is_orig: bool, side: _Side, block: list[bytes]) -> None:
         """All remaining header lines at once, none of them folded."""
-        side.headers += len(block)
-        if side.headers > MAX_HEADERS:
-            side.headers -= len(block)
-            for line in block:
-                self._header_line(is_orig, side, line)
-            self._header_line(is_orig, side, b"")
-            return
-        if side.name:
-            self._header(is_orig, side, side.name, side.value)
-            side.name = b""
+        room = max(MAX_HEADERS - side.headers, 0)
+        side.headers += min(len(block), room)
+        if len(block) > room:
+            del block[room:]
+        self._header_whole(is_orig, side)
         for line in block:
             name, colon, value = line.partition(b":")
             name = name.upper()
@@ -345,12 +355,12 @@ class Http(Analyzer):
 
     def _header_line(self, is_orig: bool, side: _Side, line: bytes) -> None:
         if line[:1] in (b" ", b"\t") and side.name:
-            if len(side.value) + len(line) <= 8192:
-                side.value += b" " + line.strip()
+            side.headers += 1
+            if side.value_size + len(line) <= 8192:
+                side.folded.append(line.strip())
+                side.value_size += 1 + len(side.folded[-1])
             return
-        if side.name and side.state == _HEADERS:
-            self._header(is_orig, side, side.name, side.value)
-        side.name = b""
+        self._header_whole(is_orig, side)
         if not line:
             if side.state == _TRAILER:
                 self._done(is_orig)
@@ -364,6 +374,15 @@ class Http(Analyzer):
         if colon:
             side.name = name.strip().upper()
             side.value = value.strip(b" \t\r\n")
+            side.value_size = len(side.value)
+
+    def _header_whole(self, is_orig: bool, side: _Side) -> None:
+        """The header under way has no further lines; one of a trailer is not looked at."""
+        if side.name and side.state == _HEADERS:
+            value = b" ".join([side.value, *side.folded]) if side.folded else side.value
+            self._header(is_orig, side, side.name, value)
+        side.name = b""
+        side.folded = []
 
     def _header(self, is_orig: bool, side: _Side, name: bytes, value: bytes) -> None:
         entry = side.entry
@@ -419,6 +438,8 @@ class Http(Analyzer):
             self._connect = False
             self._inside = self.session.child("pia")
             self._finish(False)
+            if self._inside is None:
+                self.stop()
             return
         if side.expects_body is False:
             self._done(is_orig)
@@ -446,42 +467,78 @@ class Http(Analyzer):
                 self._sniff(side)
 
     def _decoded(self, side: _Side, data: bytes) -> bytes:
-        """The body as it was before compression; past the limit or where it is broken, nothing more is measured."""
+        """The first bytes of the body as it was before compression; the rest only adds to its length.
+
+        Past the limit or where it is broken, nothing more is unpacked. One connection may unpack so many times what it
+        sent: beyond that lies a bomb.
+        """
         decoder = side.decoder
         assert decoder is not None
+        if decoder.eof:
+            return b""  # it would keep what follows, and copy it with each call
         room = self.session.limits.decoded_bytes - side.body_length
-        try:
-            out = decoder.decompress(data, max(room, 1))
-        except zlib.error:
-            side.decoder = None
-            self.session.counts.add("http_body_not_decoded")
-            side.deaf = side.body_length > 0
-            return b"" if side.deaf else data
-        if decoder.unconsumed_tail or room <= len(out):
-            side.decoder = None
-            self.session.counts.add("http_body_over_limit")
-        return out
+        self._unpackable += EXPANSION * len(data)
+        first, rest, more = b"", data, 0
+        while True:
+            try:
+                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
+            except zlib.error:
+                side.decoder = None
+                self.session.counts.add("http_body_not_decoded")
+                side.deaf = side.body_length > 0
+                return b"" if side.deaf else data
+            rest = decoder.unconsumed_tail
+            room -= len(out)
+            self._unpackable -= len(out)
+            self.examined += len(out)
+            if first:
+                more += len(out)
+            else:
+                first = out
+            if room <= 0 or self._unpackable <= 0:
+                side.decoder = None
+                self.session.counts.add("http_body_over_limit")
+                break
+            if not rest and len(out) < _PIECE:
+                break
+        side.body_length += more
+        return first
 
     def _decoded_past_hole(self, side: _Side, data: bytes) -> bytes:
         """What Zeek still makes of a compressed body behind a hole: 4 KiB at a time, and one fresh start.
 
-        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it.
+        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it. Returns the first
+        bytes, and adds the rest to the length.
         """
-        out, decoder, rest, restarts = b"", side.decoder, data, True
+        first, decoder, rest, restarts = b"", side.decoder, data, True
         assert decoder is not None
-        while rest and side.body_length + len(out) < self.session.limits.decoded_bytes:
+        self._unpackable += EXPANSION * len(data)
+        limit = self.session.limits.decoded_bytes
+        if decoder.eof:
+            rest = b""
+        while rest and side.body_length + len(first) < limit:
+            if self._unpackable <= 0:
+                side.decoder, side.deaf = None, True
+                self.session.counts.add("http_body_over_limit")
+                break
             try:
-                out += decoder.decompress(rest, 4096)
+                out = decoder.decompress(rest, 4096)
             except zlib.error:
                 if not restarts:
                     side.decoder, side.deaf = None, True
                     self.session.counts.add("http_body_not_decoded")
-                    return out
+                    break
                 decoder = side.decoder = zlib.decompressobj(-15)
             else:
                 rest = decoder.unconsumed_tail
+                self._unpackable -= len(out)
+                self.examined += len(out)
+                if first:
+                    side.body_length += len(out)
+                else:
+                    first = out
             restarts = False
-        return out
+        return first
 
     def _sniff(self, side: _Side) -> None:
         """Names the kind of body by its first bytes, which are then forgotten."""

@@ -12,8 +12,7 @@ from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import MAX_ITEMS, Analyzer, Fields, Lines, ParseError, Session, text
 
-_ADDRESS: Final = re.compile(rb"<([^<>\s]{1,512})>|([A-Za-z0-9._%+=-]{1,128}@[A-Za-z0-9.-]{1,255})")
-_MAIL: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,128}@[A-Za-z0-9.\[\]:-]{1,255}")
+_MAIL: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]++)(?:@([A-Za-z0-9.\[\]:-]{1,255}+))?")
 _IP: Final = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
 _COMMANDS: Final = frozenset((
     b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"QUIT", b"RSET", b"VRFY", b"EXPN", b"HELP", b"NOOP", b"STARTTLS",
@@ -46,10 +45,19 @@ class LineProtocol(Analyzer):
             return
         lines = self._lines[is_orig]
         lines.feed(data)
-        while not self.done and (line := lines.line()) is not None:
+        while not self.done:
+            if not self._pass(is_orig, lines):
+                return
+            line = lines.line()
+            if line is None:
+                return
             self._line(is_orig, ts, line)
             if self._hand_on(is_orig, ts, lines):
                 return
+
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        """Passes over lines that say nothing; False where it takes more bytes to know how many they are."""
+        return True
 
     def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
         """Where the connection has turned to TLS, gives it what is left."""
@@ -128,6 +136,15 @@ class Smtp(LineProtocol):
         else:
             self._command(ts, line)
 
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        if not is_orig:
+            return True
+        if self._state == "data":
+            return self._in_header or lines.past_body()
+        if self._state != "auth":
+            lines.past_empty()
+        return True
+
     def _wait(self, command: bytes) -> None:
         if len(self._waiting) < self.session.limits.transactions * 10:
             self._waiting.append(command)
@@ -205,7 +222,7 @@ class Smtp(LineProtocol):
             entry["first_received"] = text(value)
         elif name in (b"TO", b"CC"):
             found: list[str] = []
-            for part in re.split(rb",(?=(?:[^\"]*\"[^\"]*\")*[^\"]*\Z)", value[:2048]):
+            for part in _listed(value[:2048]):
                 if part.strip() and len(found) < MAX_ITEMS:
                     found.append(text(part.strip()))
             entry[name.lower().decode("ascii")] = list(dict.fromkeys(found))
@@ -248,8 +265,26 @@ class Smtp(LineProtocol):
 
 def _address(argument: bytes) -> str:
     """The mail address in an argument of MAIL or RCPT; "" where there is none, as for the empty reverse path."""
-    found = _MAIL.search(argument)
-    return text(found.group(), 512) if found else ""
+    for found in _MAIL.finditer(argument):
+        if found[2]:
+            return text(found[1][-128:] + b"@" + found[2], 512)
+    return ""
+
+
+def _listed(value: bytes) -> list[bytes]:
+    """The parts between commas outside quotes, which are paired from the end: only a comma with an even number of
+    quotes behind it counts.
+    """
+    parts: list[bytes] = []
+    begin, quoted = 0, value.count(b'"') % 2 == 1
+    for at, byte in enumerate(value):
+        if byte == 34:
+            quoted = not quoted
+        elif byte == 44 and not quoted:
+            parts.append(value[begin:at])
+            begin = at + 1
+    parts.append(value[begin:])
+    return parts
 
 
 class Pop3(LineProtocol):
@@ -263,8 +298,15 @@ class Pop3(LineProtocol):
         self._waiting: deque[bytes] = deque()
         self._multiline = False
 
+    def _pass(self, is_orig: bool, lines: Lines) -> bool:
+        if is_orig:
+            lines.past_empty()
+        elif self._multiline:
+            return lines.past_body()
+        return True
+
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
-        word = line.strip().split(b" ")[0].upper()
+        word = line.strip().partition(b" ")[0].upper()
         if is_orig:
             if word in _POP3_COMMANDS and len(self._waiting) < self.session.limits.transactions:
                 self._waiting.append(word)
@@ -297,7 +339,7 @@ class Imap(LineProtocol):
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         tag, _, rest = line.partition(b" ")
-        exact = rest.split(b" ")[0]
+        exact = rest.partition(b" ")[0]
         command = exact.lower()
         if not is_orig and tag == b"*" and command == b"ok":
             self.session.confirm(self.service)

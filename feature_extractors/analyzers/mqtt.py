@@ -5,6 +5,7 @@ Mirrors src/analyzer/protocol/mqtt and scripts/base/protocols/mqtt/main.zeek of 
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import (
@@ -26,6 +27,11 @@ _RETURN: Final = (
 )  # fmt: skip
 
 
+_EMPTY: Final = re.compile(
+    rb"(?:[^\x10-\x3f\x80-\x8f\xa0-\xaf]\0)*+", re.S
+)  # of these kinds, it says nothing
+
+
 class Mqtt(Analyzer):
     """One client connection."""
 
@@ -44,6 +50,8 @@ class Mqtt(Analyzer):
         stream = self._streams[is_orig]
         stream.feed(data[skipped:])
         while (head := stream.peek(2)) is not None:
+            if not head[1] and stream.past(_EMPTY):
+                continue
             size, length = 1, 0
             while True:
                 part = stream.peek(size + 1)

@@ -12,10 +12,10 @@ from typing import ClassVar, Final
 from feature_extractors.analyzers.base import MAX_ITEMS, Analyzer, Fields, ParseError, Session, number, text
 
 _REQUEST: Final = re.compile(
-    rb"[^a-zA-Z0-9_.!%*+`'~-]*([a-zA-Z0-9_.!%*+`'~-]+)[ \t]*([!-~]+)[ \t]*SIP/([0-9]+\.[0-9]+)"
+    rb"[^a-zA-Z0-9_.!%*+`'~-]*+([a-zA-Z0-9_.!%*+`'~-]++)[ \t]*+([!-~]+)[ \t]*SIP/([0-9]+\.[0-9]+)"
 )
 _REPLY: Final = re.compile(rb"SIP/([0-9]+\.[0-9]+)[ \t]*([0-9]{3})[ \t]*(.*)", re.S)
-_HEADER: Final = re.compile(rb"([^: \t]+)[ \t]*:[ \t]*(.*)", re.S)
+_HEADER: Final = re.compile(rb"([^: \t]++)[ \t]*+:[ \t]*+(.*)", re.S)
 _TAG: Final = re.compile(rb";[ ]?tag=")
 _BRANCH: Final = re.compile(rb";[ ]?branch")
 _MAX_HEADERS: Final = 200

@@ -8,6 +8,7 @@ Zeek guesses it, from the lengths of the first encrypted packets.
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from typing import ClassVar, Final
 
@@ -25,6 +26,8 @@ from feature_extractors.analyzers.base import (
 MAX_PACKET: Final = 256 * 1024  # bytes of one packet before the keys are exchanged
 _NEWKEYS, _KEXINIT = 21, 20
 _ENCRYPTED_WATCHED: Final = 30  # encrypted segments of the server after which no login is awaited
+
+_BANNER: Final = re.compile(rb"\n?SSH-", re.I)
 
 _Offer = list[list[bytes]]
 
@@ -89,14 +92,10 @@ class Ssh(Analyzer):
 
     def _banner(self, is_orig: bool, stream: Framed) -> bool:
         """Reads lines until one is the version; true once it is there."""
-        while len(stream):
-            said = stream.peek(len(stream)) or b""
-            end = said.find(b"\n")
-            if end < 0:
-                if len(said) > 4096:
-                    raise ParseError("banner_too_long")
-                return False
-            line = (stream.take(end + 1) or b"").rstrip(b"\r\n")
+        if not is_orig:
+            stream.past_lines(_BANNER)
+        while (said := stream.line(4096)) is not None:
+            line = said.rstrip(b"\r\n")
             if line[:4].upper() == b"SSH-":
                 self._banners[is_orig] = line
                 entry = self._log()

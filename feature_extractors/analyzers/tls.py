@@ -31,6 +31,8 @@ MAX_CHAIN: Final = 20
 MAX_HANDSHAKE: Final = 128 * 1024
 MAX_REMEMBERED: Final = 1024  # bytes of a hello's lists; the digests of longer ones are made anew
 
+MAX_LISTED: Final = 8192  # bytes of a hello's lists; one that lists more gets no fingerprint
+
 _TWO: Final = struct.Struct(">HH")
 _READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))  # extensions of a client hello that are looked into
 
@@ -71,6 +73,7 @@ class Tls(Analyzer):
         super().__init__(session)
         self._records = (Framed(65536), Framed(65536))
         self._messages = (Framed(MAX_HANDSHAKE), Framed(MAX_HANDSHAKE))
+        self._awaited = [0, 0]  # bytes of a handshake message, of which a part is there
         self._encrypted = [False, False]
         self._record_version = 0
         self._flipped = False
@@ -248,8 +251,12 @@ class Tls(Analyzer):
     def _handshake(self, is_orig: bool, body: bytes) -> None:
         messages = self._messages[is_orig]
         messages.feed(body)
+        if len(messages) < self._awaited[is_orig]:
+            return
         while not self.done and (head := messages.peek(4)) is not None:
-            whole = messages.take(4 + int.from_bytes(head[1:4], "big"))
+            length = 4 + int.from_bytes(head[1:4], "big")
+            whole = messages.take(length)
+            self._awaited[is_orig] = length if whole is None else 0
             if whole is None:
                 return
             self._message(is_orig, whole[0], Reader(whole, 4))
@@ -327,6 +334,10 @@ class Tls(Analyzer):
         if session_id and session_id != b"\0" * 32:
             self._session_id = session_id
             self._empty_ticket_id = False
+        listed = len(suites) + len(extensions) + len(groups) + len(signatures) + len(versions)
+        if listed > MAX_LISTED:
+            self.session.counts.add("tls_hello_without_fingerprint")
+            return
         entry["ja3"] = _ja3(version, suites, bytes(extensions), groups, formats)
         entry["ja4"] = _ja4(
             self.datagrams, version, versions, bool(name), suites, bytes(extensions), signatures,
@@ -369,7 +380,10 @@ class Tls(Analyzer):
         entry["version"] = version_name(self._version)
         if session_id and session_id == self._session_id and not self._is_tls13():
             entry["resumed"] = True
-        entry["ja3s"] = _ja3s(version, cipher, bytes(extensions))
+        if len(extensions) <= MAX_LISTED:
+            entry["ja3s"] = _ja3s(version, cipher, bytes(extensions))
+        else:
+            self.session.counts.add("tls_hello_without_fingerprint")
         return retry
 
     def _key_exchange(self, body: Reader) -> None:
@@ -465,13 +479,15 @@ class Dtls(Tls):
         pieces.append((offset, piece))
         if len(pieces) > 30 or len(self._fragments) > 32:
             raise ParseError("too_many_fragments")
-        whole = b""
+        if sum([len(part) for _, part in pieces]) < size:
+            return
+        whole = bytearray()
         for start, part in sorted(pieces):
             if start <= len(whole) < start + len(part):
                 whole += part[len(whole) - start :]
         if len(whole) == size:
             del self._fragments[is_orig, sequence]
-            self._message(is_orig, known, Reader(whole))
+            self._message(is_orig, known, Reader(bytes(whole)))
 
 
 def _numbers(raw: bytes) -> list[int]:

@@ -5,10 +5,16 @@ Mirrors when src/analyzer/protocol/websocket of Zeek 8.2.2 confirms itself: with
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Final
 
 from feature_extractors.analyzers.base import Analyzer, Framed, ParseError, Session
 
+# Frames of the same few bytes in a row: text, binary and continued ones; empty ones of control as well.
+_SMALL: Final = [
+    re.compile(rb"(?:[\x00-\x02\x80-\x82%s]\x%02x.{%d})++" % (b"" if n else rb"\x88-\x8a", n, n), re.S)
+    for n in range(9)
+]
 _OPCODES: Final = frozenset((0, 1, 2, 8, 9, 10))
 
 
@@ -29,14 +35,18 @@ class WebSocket(Analyzer):
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         stream = self._streams[is_orig]
         stream.feed(data)
-        while len(stream):
-            if self._left[is_orig]:
-                part = stream.take(min(self._left[is_orig], len(stream), 16 * 1024)) or b""
-                self._left[is_orig] -= len(part)
-                self._payload(is_orig, ts, part)
-                continue
-            if not self._head(is_orig, stream):
-                return
+        carried: list[bytes] = []
+        try:
+            while len(stream):
+                if self._left[is_orig]:
+                    part = stream.take(min(self._left[is_orig], len(stream), 16 * 1024)) or b""
+                    self._left[is_orig] -= len(part)
+                    self._payload(is_orig, part, carried)
+                elif not self._head(is_orig, stream, carried):
+                    return
+        finally:
+            if carried and self._inside is not None:
+                self._inside.data(is_orig, ts, b"".join(carried))
 
     def gap(self, is_orig: bool, length: int) -> None:
         self.stop()
@@ -45,11 +55,19 @@ class WebSocket(Analyzer):
         if self._inside is not None:
             self._inside.end()
 
-    def _head(self, is_orig: bool, stream: Framed) -> bool:
+    def _head(self, is_orig: bool, stream: Framed, carried: list[bytes]) -> bool:
         head = stream.peek(2)
         if head is None:
             return False
         size = head[1] & 0x7F
+        if head[1] < len(_SMALL) and (frames := stream.run(_SMALL[size])):  # as many as there are, unmasked
+            self.session.confirm(self.service)
+            if size and self._inside is not None and not self._inside.done:
+                inside = bytearray(frames)
+                del inside[:: size + 2]
+                del inside[:: size + 1]
+                carried.append(bytes(inside))
+            return True
         more = {126: 2, 127: 8}.get(size, 0)
         masked = 4 if head[1] & 0x80 else 0
         whole = stream.take(2 + more + masked)
@@ -67,7 +85,7 @@ class WebSocket(Analyzer):
             self.session.confirm(self.service)
         return True
 
-    def _payload(self, is_orig: bool, ts: float, part: bytes) -> None:
+    def _payload(self, is_orig: bool, part: bytes, carried: list[bytes]) -> None:
         if self._left[is_orig] == 0:
             self.session.confirm(self.service)
         mask = self._masks[is_orig]
@@ -79,4 +97,4 @@ class WebSocket(Analyzer):
             n = len(part)
             part = (int.from_bytes(part, "big") ^ int.from_bytes(key[:n], "big")).to_bytes(n, "big")
         self._at[is_orig] += len(part)
-        self._inside.data(is_orig, ts, part)
+        carried.append(part)

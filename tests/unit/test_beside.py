@@ -157,3 +157,24 @@ def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
     sizes = [len(windows) for windows, _ in beside if windows is not None]
     assert sum(sizes) == 400
     assert len(sizes) < 20
+
+
+def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
+    def work() -> Blocks:
+        yield made_up(1), {"frames": 1}
+        while True:
+            pass
+
+    blocks = Beside(work, stuck=0.2)
+    with pytest.raises(CaptureError, match="without getting on, after 1 blocks"):
+        list(blocks)
+    with pytest.raises(ProcessLookupError):
+        os.kill(blocks._child, 0)
+
+
+def test_a_child_that_waits_is_let_be() -> None:
+    def work() -> Blocks:
+        time.sleep(1.0)
+        yield made_up(1), {"frames": 1}
+
+    assert len(list(Beside(work, stuck=0.1))) == 1
