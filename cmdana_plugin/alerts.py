@@ -17,13 +17,26 @@ from typing import IO, Final
 
 from rich.console import Console
 
+from cmdana_plugin import moments
 from cmdana_plugin.show import add_notice, notice_table
 from cmdana_plugin.verdict import ANOMALOUS_HOST, NOTICE_TYPES
-from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, parse_rows, read_rows
+from cmdana_plugin.zeeklog import (
+    MAX_LINE,
+    Field,
+    Held,
+    Skipped,
+    bounded_lines,
+    find_logs,
+    number,
+    parse_rows,
+    read_rows,
+)
 from feature_extractors.errors import CmdanaError, RecordError
 
 _POLL: Final = 0.5  # seconds between looks at a growing log
 _SCORE: Final = "(score "
+_CHUNK: Final = 1024 * 1024  # characters of a growing log that are looked at together
+_HEADER: Final = 64  # lines of a header that are kept; Zeek writes eight
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +98,13 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     growing = [p / "notice.log" if p.is_dir() else p for p in paths][-1]
     files = find_logs(paths, "notice") if follow else notice_logs(paths)
     skipped: Skipped = Counter()
-    rows = sorted(
-        (row for f in files for row in read_rows(f, skipped=skipped) if row in wanted),
-        key=lambda r: number(r, "ts"),
-    )
-    for reason, n in skipped.items():
-        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
+    held = Held(skipped)
+    for file in files:
+        for row in read_rows(file, skipped=skipped):
+            if row in wanted:
+                held.add(row)
+    rows = sorted(held.rows, key=lambda r: number(r, "ts"))
+    _tell(skipped)
     none = "no notices" + (" that match" if wanted != Filter() else "")
     if not follow:
         _print(rows, as_json, none)
@@ -102,6 +116,11 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
                 _print([row], as_json)
     except KeyboardInterrupt:  # the way to end it
         return
+
+
+def _tell(skipped: Skipped) -> None:
+    for reason, n in skipped.items():
+        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
 
 
 def notice_logs(paths: Iterable[Path]) -> list[Path]:
@@ -118,23 +137,33 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
     header: list[str] = []
     if path.exists():
         file = path.open(encoding="utf-8", errors="backslashreplace")
-        header = [line for line in file if line.startswith("#")]
-    rest, ended = "", False
+        header = [line for line in bounded_lines(file, str(path), Counter()) if line.startswith("#")][
+            -_HEADER:
+        ]
+    rest, ended, too_long = "", False, False
     while True:
-        chunk = file.read() if file else ""
+        chunk = file.read(_CHUNK) if file else ""
         if chunk:
+            skipped: Skipped = Counter()
             *lines, rest = (rest + chunk).split("\n")
-            header += [line + "\n" for line in lines if line.startswith("#")]
+            if lines and too_long:  # its end
+                too_long = False
+                del lines[0]
+            if len(rest) > MAX_LINE:
+                skipped["line too long"] += not too_long
+                rest, too_long = "", True
+            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER:]
             rows = (line + "\n" for line in lines if line[:1] != "#")
-            yield from parse_rows(chain(header, rows), str(path), skipped=Counter())
+            yield from parse_rows(chain(header, rows), str(path), skipped=skipped)
             sys.stdout.flush()
+            _tell(skipped)
             continue
         try:
             if file is None or ended:
                 following = path.open(encoding="utf-8", errors="backslashreplace")
                 if file:
                     file.close()
-                file, rest, header, ended = following, "", [], False
+                file, rest, header, ended, too_long = following, "", [], False, False
                 continue
             # What was written just before the file was moved away is read before the next one.
             ended = path.stat().st_ino != os.fstat(file.fileno()).st_ino
@@ -157,7 +186,7 @@ def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -
         return
     table = notice_table(console.width, uids=True, header=bool(none))
     for row in rows:
-        when = datetime.fromtimestamp(number(row, "ts"), UTC).strftime("%Y-%m-%d %H:%M:%S")
+        when = moments.shown(number(row, "ts")) if "ts" in row else "-"
         add_notice(table, when, *(str(row.get(field, "")) for field in ("note", "msg", "sub", "uid")))
     console.print(table)
 

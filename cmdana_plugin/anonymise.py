@@ -14,6 +14,8 @@ import hmac
 import io
 import ipaddress
 import json
+import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from typing import IO, Final
 
 from yacryptopan import CryptoPAn
 
-from cmdana_plugin.zeeklog import Skipped
+from cmdana_plugin.zeeklog import Skipped, bounded_lines, checked
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.readers.folders import files_below
 
@@ -59,6 +61,7 @@ _NARROW: Final = {"name": ("weird",), "service": ("conn", "cmdana")}
 _LEFT_OUT: Final = frozenset(
     ("msg", "sub", "reasons", "community_id", "addl", "email_dest", "peer_descr", "peer")
 )
+_TIME: Final = re.compile(r"[-+:.TZ\d]{1,40}", re.ASCII)
 _LABELS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
 
 
@@ -132,7 +135,7 @@ def anonymise(
         skipped: Skipped = Counter()
         try:
             if file.suffix == ".csv":
-                lines = _labels(file, anonymiser)
+                lines = _labels(file, anonymiser, skipped)
             elif file.suffixes[-1:] == [".log"] or file.suffixes[-2:] == [".log", ".gz"]:
                 lines = _log(file, anonymiser, skipped)
             else:
@@ -142,7 +145,12 @@ def anonymise(
         except RecordError:
             done.not_logs.append(name)
             continue
-        done.files[name] = _write(out / name, first, lines)
+        try:
+            done.files[name] = _write(out / name, first, lines)
+        except RecordError:  # a header, and then no rows of a log
+            (out / name).unlink(missing_ok=True)
+            done.not_logs.append(name)
+            continue
         if skipped:
             done.skipped[name] = skipped
         progress("anonymising", (k + 1) / len(files))
@@ -175,9 +183,10 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
     log = path.name.split(".")[0]
     names: list[str] = []
     types: list[str] = []
+    known = False  # as a Zeek log, by a record or by a line under a header
     with _open(path, "rt") as file:
         try:
-            for line in file:
+            for line in bounded_lines(file, str(path), skipped):
                 if not line.endswith("\n"):
                     skipped["half-written last line"] += 1
                 elif line.startswith("#"):
@@ -187,23 +196,28 @@ def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
                         types = line.rstrip("\r\n").split("\t")[1:]
                     yield line
                 elif line.startswith("{"):
+                    known = True
                     yield from _json(line, anonymiser, log, skipped)
                 elif names and len(types) == len(names):
+                    known = True
                     cells = line.rstrip("\r\n").split("\t")
-                    if len(cells) == len(names):
-                        fields = zip(names, types, cells, strict=True)
+                    fields = zip(names, types, cells, strict=True)
+                    try:
                         yield "\t".join(_cell(n, t, c, anonymiser, log) for n, t, c in fields) + "\n"
-                    else:
+                    except ValueError:  # too many fields, too few, or no address where one is due
                         skipped["fields do not match the header"] += 1
-                else:
+                elif not known:
                     raise RecordError(f"{path}: no Zeek log")
-        except (gzip.BadGzipFile, EOFError, OSError) as error:
+                elif line != "\n":
+                    skipped["no JSON record"] += 1
+        except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
             raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
 def _json(line: str, anonymiser: Anonymiser, log: str, skipped: Skipped) -> Iterator[str]:
     try:
         row = json.loads(line)
+        checked(row)
     except (ValueError, RecursionError):
         skipped["no JSON record"] += 1
         return
@@ -213,7 +227,7 @@ def _json(line: str, anonymiser: Anonymiser, log: str, skipped: Skipped) -> Iter
 
 def _value(name: str, value: object, anonymiser: Anonymiser, log: str) -> object:
     if isinstance(value, str):
-        return value if name == "ts" else anonymiser.string(name, value, log)
+        return value if name == "ts" and _TIME.fullmatch(value) else anonymiser.string(name, value, log)
     if isinstance(value, list):
         return [_value(name, v, anonymiser, log) for v in value]
     if isinstance(value, dict):
@@ -245,15 +259,25 @@ def _part(name: str, kind: str, text: str, anonymiser: Anonymiser, log: str) -> 
     return anonymiser.string(name, text, log)
 
 
-def _labels(path: Path, anonymiser: Anonymiser) -> Iterator[str]:
+def _labels(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
     """A label file. Raises `RecordError` at the first line for a file of another kind."""
     with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
+        reader = csv.DictReader(bounded_lines(file, str(path), skipped))
+        try:
+            columns = list(reader.fieldnames or ())
+        except csv.Error:
+            raise RecordError(f"{path}: no label file") from None
         if any(c not in columns for c in _LABELS):
             raise RecordError(f"{path}: no label file")
         yield _csv_line(columns)
-        for row in reader:
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                skipped["no CSV record"] += 1
+                continue
             yield _csv_line([_label(c, row.get(c) or "", anonymiser) for c in columns])
 
 

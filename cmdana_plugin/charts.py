@@ -14,6 +14,7 @@ from typing import Final
 
 from markupsafe import Markup
 
+from cmdana_plugin import moments
 from cmdana_plugin.score import p_value_of
 
 # Widths of time columns, seconds; each divides the next, so that narrower columns can be merged into wider ones.
@@ -302,7 +303,7 @@ def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
     form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%-d %b" if step < 7776000 else "%b %Y"
     t = math.ceil(span[0] / step) * step
     day = ""
-    while t <= span[1]:
+    while t <= min(span[1], moments.LATEST):
         when = datetime.fromtimestamp(t, UTC)
         # The day is said where it begins, so that a time of day never stands without its date.
         label = when.strftime(form)
@@ -318,7 +319,7 @@ def _both(draw: Callable[[float], Markup]) -> Markup:
 
 
 def _moment(t: float) -> str:
-    return f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d %H:%M:%S}"
+    return moments.shown(t)
 
 
 def _rect(x: float, y: float, width: float, bottom: float, kind: str, says: str = "") -> Markup:

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -497,7 +498,10 @@ def label(
         configuration.load(settings_file if config or settings_file.exists() else None)
     from cmdana_plugin import feedback
 
-    row = feedback.find(uid, logs)
+    skipped: Counter[str] = Counter()
+    row = feedback.find(uid, logs, skipped)
+    for reason, n in skipped.items():
+        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
     before = feedback.store(row, word, store, family=family)
     entry = feedback.allow_entry(row)
     added = feedback.allow(entry, settings_file) if allow else False

@@ -46,6 +46,8 @@ class Content(_Table):
     pending_total: Count = 64 * 1024 * 1024
     log_entries: Count = 10_000
     log_entries_total: Count = 2_000_000
+    log_bytes: Count = 16 * 1024 * 1024
+    log_bytes_total: Count = 512 * 1024 * 1024
     buffer_bytes: Count = 128 * 1024
     decoded_bytes: Count = 4 * 1024 * 1024
     examined_bytes: Count = 256 * 1024 * 1024

@@ -22,12 +22,14 @@ from cmdana_plugin.config import Drift
 from cmdana_plugin.score import Scores
 from cmdana_plugin.verdict import TRAFFIC_DRIFT, Notice
 from feature_extractors.encode import Block
+from feature_extractors.keyed import hashed, new_key
 from feature_extractors.observations import PROTO_NAMES, Stage
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular
-_STRATA: Final = 512  # services and well-known ports; the rest share one
-_SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; two in one slot count as one
+_STRATA: Final = 512  # services and well-known ports of a window; the rest share one
+_SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; one that finds no slot does not count
+_PROBES: Final = 16  # slots that an originator may take
 _SURE: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
 
 
@@ -59,6 +61,8 @@ class DriftMonitor:
         self._tails = np.zeros((_STRATA, len(TAILS)), np.int64)
         self._odd = np.zeros((_STRATA, 0), np.int64)  # connections whose component has p <= 0.1
         self._owner = np.zeros(_SLOTS, np.int16)  # stratum of the originator of each slot
+        self._slot_key = np.zeros(_SLOTS, np.uint64)  # the keyed hash of the originator
+        self._key = new_key()
         self._used = np.zeros(_SLOTS, np.uint16)  # its connections that counted
         self._used_tails = np.zeros((_SLOTS, len(TAILS)), np.uint16)  # those of them in each tail
         self._streak: dict[int, int] = {}  # stratum -> windows in a row that have drifted
@@ -74,9 +78,8 @@ class DriftMonitor:
             self._components = tuple(name for name in scores.components if name in self._words)
             self._odd = np.zeros((_STRATA, len(self._components)), np.int64)
         kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
-        codes = {kind: self._code(*kind) for kind in dict.fromkeys(kinds)}
-        stratum = np.array([codes[kind] for kind in kinds], np.int64)[final]
-        host = np.ascontiguousarray(c.orig_h).view(np.uint64).reshape(-1, 2)[final]
+        kinds = [kinds[i] for i in final.tolist()]
+        halves = np.ascontiguousarray(c.orig_h).view(np.uint64).reshape(-1, 2)[final]
         p = scores.p_value[final]
         parts = np.empty((len(final), len(self._components)))
         for i, name in enumerate(self._components):
@@ -87,9 +90,13 @@ class DriftMonitor:
         for begin, end in itertools.pairwise(cuts):
             notices += self._turn(int(window[begin]))
             rows = slice(begin, end)
+            codes = {kind: self._code(*kind) for kind in dict.fromkeys(kinds[rows])}
+            stratum = np.array([codes[kind] for kind in kinds[rows]], np.int64)
+            host = hashed(self._key, halves[rows, 0], halves[rows, 1], stratum.astype(np.uint64))
             _count(
-                stratum[rows], host[rows], p[rows], parts[rows], np.array(TAILS), self._settings.per_host,
-                self._n, self._hosts, self._tails, self._odd, self._owner, self._used, self._used_tails,
+                stratum, host, p[rows], parts[rows], np.array(TAILS), self._settings.per_host,
+                self._n, self._hosts, self._tails, self._odd, self._owner, self._slot_key, self._used,
+                self._used_tails,
             )  # fmt: skip
         return notices
 
@@ -112,12 +119,26 @@ class DriftMonitor:
         notices = self._judge() if self._window > -(2**62) else []
         if not following:
             self._streak.clear()
+        self._free()
         self._window = window
         for counts in (
             self._n, self._hosts, self._tails, self._odd, self._owner, self._used, self._used_tails,
         ):  # fmt: skip
             counts[...] = 0
         return notices
+
+    def _free(self) -> None:
+        """Lets go of kinds of traffic too rare to be judged: a scan of many ports leaves no place to others."""
+        kept = [
+            code
+            for code in range(len(self._names))
+            if self._n[code] >= self._settings.least or code in self._streak or code in self._raised
+        ]
+        new = {code: i for i, code in enumerate(kept)} | {_STRATA - 1: _STRATA - 1}
+        self._names = [self._names[code] for code in kept]
+        self._codes = {name: code for code, name in enumerate(self._names)}
+        self._streak = {new[code]: n for code, n in self._streak.items() if code in new}
+        self._raised = {new[code]: ts for code, ts in self._raised.items() if code in new}
 
     def _judge(self) -> list[Notice]:
         s = self._settings
@@ -190,21 +211,19 @@ def strongest(lifts: Mapping[str, Lift], most: int) -> Sequence[tuple[str, Lift]
 
 
 @njit(cache=True, nogil=True)
-def _mixed(h):  # type: ignore[no-untyped-def]
-    h = (h + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(29))
-
-
-@njit(cache=True, nogil=True)
-def _count(stratum, host, p, parts, nominal, per_host, n, hosts, tails, odd, owner, used, used_tails):  # type: ignore[no-untyped-def]
+def _count(stratum, host, p, parts, nominal, per_host, n, hosts, tails, odd, owner, key, used, used_tails):  # type: ignore[no-untyped-def]
     for i in range(len(stratum)):
         s = stratum[i]
-        slot = _mixed(_mixed(_mixed(host[i, 0]) ^ host[i, 1]) ^ np.uint64(s)) % np.uint64(len(used))
+        slot = host[i] % np.uint64(len(used))
+        for _ in range(_PROBES):
+            if used[slot] == 0 or (key[slot] == host[i] and owner[slot] == s):
+                break
+            slot = (slot + np.uint64(1)) % np.uint64(len(used))
         if used[slot] == 0:
             owner[slot] = s
+            key[slot] = host[i]
             hosts[s] += 1
-        if used[slot] >= per_host or owner[slot] != s:
+        if used[slot] >= per_host or key[slot] != host[i] or owner[slot] != s:
             continue
         used[slot] += np.uint16(1)
         n[s] += 1

@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +15,12 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from cmdana_plugin import moments
 from cmdana_plugin.charts import one_in
 from cmdana_plugin.report import RELIANCES, facts, plural
 from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import BENIGN
-from cmdana_plugin.zeeklog import Field, Skipped, find_logs, number, read_rows, text, texts
+from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, passed_over, read_rows, text, texts
 from feature_extractors.errors import RecordError
 from feature_extractors.readers.folders import files_below
 
@@ -61,18 +61,25 @@ def explain(uid: str, folder: Path) -> Explanation:
             f"{folder}: no cmdana.log there; `cmdana replay --out DIR CAPTURE` or Zeek writes one"
         )
     skipped: Skipped = Counter()
-    verdicts = sorted((r for r in _lines(scored, uid, skipped) if text(r, "uid") == uid), key=_ts)
+    held = Held(skipped)
+    for row in _lines(scored, uid, skipped):
+        if text(row, "uid") == uid:
+            held.add(row)
+    verdicts = sorted(held.rows, key=_ts)
     if not verdicts:
-        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there")
+        raise RecordError(
+            f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there{passed_over(skipped)}"
+        )
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
     before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)
     conn = next((r for r in _lines(find_logs([folder], "conn"), uid, skipped) if text(r, "uid") == uid), None)
-    notices = []
+    held = Held(skipped)
     for row in _notices(folder, skipped):
         about = {text(row, "src"), text(row, "dst")} & {orig, resp}
         if text(row, "uid") == uid or (text(row, "note").endswith("Anomalous_Host") and about):
-            notices.append(row)
+            held.add(row)
+    notices = held.rows
     notices.sort(key=lambda r: (text(r, "uid") != uid, _ts(r)))
     related: list[tuple[str, Mapping[str, Field]]] = []
     for stream, files in _streams(folder).items():
@@ -281,4 +288,4 @@ def _ts(row: Mapping[str, Field]) -> float:
 
 
 def _when(ts: float) -> str:
-    return datetime.fromtimestamp(min(max(ts, 0.0), 253402300799.0), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return moments.shown(ts)

@@ -19,7 +19,7 @@ from cmdana_plugin.decide import AllowList
 from cmdana_plugin.labels import LabelError
 from cmdana_plugin.labels import rows as label_rows
 from cmdana_plugin.show import printable
-from cmdana_plugin.zeeklog import Field, find_logs, number, read_rows, text
+from cmdana_plugin.zeeklog import Field, Held, Skipped, find_logs, number, passed_over, read_rows, text
 from feature_extractors.errors import RecordError
 
 Word = Literal["benign", "malicious", "unknown"]
@@ -29,22 +29,23 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def find(uid: str, folder: Path) -> Mapping[str, Field]:
-    """The latest verdict on `uid` in the logs of `folder`.
+def find(uid: str, folder: Path, skipped: Skipped | None = None) -> Mapping[str, Field]:
+    """The latest verdict on `uid` in the logs of `folder`; lines passed over are counted in `skipped`.
 
     Raises `RecordError` where there is none, or where several connections bear that uid.
     """
     files = find_logs([folder], "cmdana")
     if not files:
         raise RecordError(f"{folder}: no cmdana.log there")
-    found = [
-        row
-        for file in files
-        for row in read_rows(file, containing=uid, skipped=Counter())
-        if text(row, "uid") == uid
-    ]
+    skipped = Counter() if skipped is None else skipped
+    held = Held(skipped)
+    for file in files:
+        for row in read_rows(file, containing=uid, skipped=skipped):
+            if text(row, "uid") == uid:
+                held.add(row)
+    found = held.rows
     if not found:
-        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}")
+        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}{passed_over(skipped)}")
     if len({_key(_label_row(row, "unknown", "", "")) for row in found}) > 1:
         raise RecordError(
             f"{folder}: several connections bear the uid {printable(uid, 60)}; name the folder of one run with --logs"
@@ -165,7 +166,7 @@ def _replace(path: Path, content: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o640
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

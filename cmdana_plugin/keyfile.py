@@ -63,7 +63,7 @@ def state_key_path(configured: str, environment: Mapping[str, str] = os.environ)
 
 
 def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> int:
-    """64 secret bits for the hashes of hosts and names, from the site's key, which is made if it is not there.
+    """128 secret bits for the hashes of hosts and names, from the site's key, which is made if it is not there.
 
     Where it can neither be read nor made in its usual place, the bits are of this process only: no state outlives a
     process, so that nothing is lost but that two runs are alike to the last bit of a full table. Raises `KeyFileError`
@@ -77,9 +77,9 @@ def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> 
     except (OSError, KeyFileError) as error:
         if configured:
             raise KeyFileError(f"[model] state_key: {path}: cannot be made: {error}") from None
-        return secrets.randbits(64)
+        return secrets.randbits(128)
     return int.from_bytes(
-        hashlib.blake2b(read_key(path), digest_size=8, person=b"cmdana state").digest(), "little"
+        hashlib.blake2b(read_key(path), digest_size=16, person=b"cmdana state").digest(), "little"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import lzma
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cmdana_plugin.verdict import BENIGN
-from cmdana_plugin.zeeklog import read_rows
+from cmdana_plugin.zeeklog import Skipped, bounded_lines, number, read_rows, text
 from feature_extractors.errors import CmdanaError
 
 _COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
@@ -49,6 +50,7 @@ class Found:
     unlabelled_notices: int = 0  # the rest
     unlabelled: int = 0  # scored connections without a label
     unscored: int = 0  # labelled connections without a score
+    skipped: Skipped = field(default_factory=Counter)  # lines of the logs that were passed over
 
 
 class Labels:
@@ -73,30 +75,30 @@ class Labels:
         flagged_of: Counter[str] = Counter()
         truth: dict[str, Label] = {}
         odd_by_host: dict[tuple[str, str], list[Label]] = defaultdict(list)
-        for row in read_rows(folder / "cmdana.log"):
-            if row["stage"] != "final":
+        for row in read_rows(folder / "cmdana.log", skipped=found.skipped):
+            if row.get("stage") != "final":
                 continue
-            orig = (str(row["id.orig_h"]), int(str(row["id.orig_p"])))
-            resp = (str(row["id.resp_h"]), int(str(row["id.resp_p"])))
-            label = self.find(str(row["proto"]), orig, resp, float(str(row["ts"])))
+            orig = (text(row, "id.orig_h"), int(number(row, "id.orig_p", -1.0)))
+            resp = (text(row, "id.resp_h"), int(number(row, "id.resp_p", -1.0)))
+            label = self.find(text(row, "proto"), orig, resp, number(row, "ts"))
             if label is None:
                 found.unlabelled += 1
                 continue
             seen.add(id(label))
-            truth[str(row["uid"])] = label
+            truth[text(row, "uid")] = label
             found.connections[label.label] += 1
             all_of[label.family] += 1
-            if row["verdict"] != BENIGN:
+            if (text(row, "verdict") or BENIGN) != BENIGN:
                 found.flagged[label.label] += 1
                 flagged_of[label.family] += 1
                 odd_by_host["src", orig[0]].append(label)
                 odd_by_host["dst", resp[0]].append(label)
         noticed: set[str] = set()
-        for row in read_rows(folder / "notice.log"):
+        for row in read_rows(folder / "notice.log", skipped=found.skipped):
             # Zeek fills in both src and dst from the connection: the sentence says whose incident it is.
             name, _, rest = str(row.get("msg", "")).partition(" ")
             host = ("dst" if rest.startswith("receives") else "src", name)
-            merged = str(row["note"]).endswith("Anomalous_Host")
+            merged = text(row, "note").endswith("Anomalous_Host")
             basis = odd_by_host[host] if merged else [e for e in [truth.get(str(row.get("uid")))] if e]
             words = {e.label for e in basis}
             if "malicious" in words:
@@ -126,16 +128,18 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
     Raises `LabelError`.
     """
     by_capture: dict[str, dict[Key, list[Label]]] = defaultdict(lambda: defaultdict(list))
-    for number, row in rows(path):
+    for at, row in rows(path):
         try:
             orig = (row["orig_h"], int(float(row["orig_p"])))
             resp = (row["resp_h"], int(float(row["resp_p"])))
             label = Label(float(row["ts"]), row["label"], row.get("family") or "")
-        except (TypeError, ValueError) as error:
-            raise LabelError(f"{path}:{number}: {error}") from None
+            if not math.isfinite(label.ts):
+                raise ValueError(f"ts: found {row['ts']!r}; expected seconds since the epoch")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise LabelError(f"{path}:{at}: {error}") from None
         if label.label not in ("benign", "malicious", "unknown"):
             raise LabelError(
-                f"{path}:{number}: label: found {label.label!r}; expected benign, malicious or unknown"
+                f"{path}:{at}: label: found {label.label!r}; expected benign, malicious or unknown"
             )
         by_capture[row.get("capture") or ""][row["proto"], frozenset((orig, resp))].append(label)
     if not by_capture:
@@ -155,7 +159,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise LabelError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
         try:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(bounded_lines(file, str(path), None))
             missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
             if missing:
                 raise LabelError(f"{path}: no column {', '.join(missing)}; expected {', '.join(_COLUMNS)}")

@@ -36,8 +36,8 @@ _FEW: Final = 1000  # connections under which what is learned is thin
 _RARE: Final = 40  # connections of a service under which its normal is not known
 _CUT: Final = frozenset(
     (
-        "half_written_line", "compressed_stream_cut", "compressed_stream_damaged", "bad_record", "capture_truncated",
-        "learning_block_damaged",
+        "half_written_line", "compressed_stream_truncated", "compressed_stream_damaged", "bad_record",
+        "capture_truncated", "learning_block_damaged", "line_too_long", "entries_over_memory", "time_out_of_range",
     )
 )  # fmt: skip
 
@@ -82,12 +82,13 @@ class Learned:
                 "that becomes normal"
             )
         found += self.suspects.words()
-        cut = {name: n for name, n in self.undecoded.items() if name in _CUT}
-        if cut:
-            found.append(
-                "some input was cut off or damaged: " + ", ".join(f"{name} {n:,}" for name, n in cut.items())
-            )
+        if passed := self.passed_over():
+            found.append(f"some input was cut off or damaged: {passed}")
         return found
+
+    def passed_over(self) -> str:
+        """What of the input was cut off or damaged, by reason."""
+        return ", ".join(f"{name} {n:,}" for name, n in self.undecoded.items() if name in _CUT)
 
     def object(self) -> dict[str, object]:
         """For `--json`."""
@@ -138,15 +139,20 @@ def train(
     recipe = Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
     kept = out.with_name(f"{out.name}.training")
-    made = training.train(
-        recordings(sources, config, truth, report, progress, networks(exclude)),
-        recipe=recipe,
-        init=init,
-        name=out.stem,
-        progress=progress,
-        inspect=lambda corpus: report.suspects.resembling(corpus, init),
-        keep=kept,
-    )
+    try:
+        made = training.train(
+            recordings(sources, config, truth, report, progress, networks(exclude)),
+            recipe=recipe,
+            init=init,
+            name=out.stem,
+            progress=progress,
+            inspect=lambda corpus: report.suspects.resembling(corpus, init),
+            keep=kept,
+        )
+    except CmdanaError as error:
+        raise (
+            type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error
+        ) from None
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)

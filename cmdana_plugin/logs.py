@@ -13,7 +13,6 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
@@ -21,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.moments import shown
 from cmdana_plugin.verdict import Coded, Notice, Verdicts, coded
 from feature_extractors.errors import CmdanaError
 from feature_extractors.observations import CONN_STATES, Connections, is_ipv4
@@ -217,7 +217,7 @@ class LogWriter:
 
 
 def _stamp(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d-%H-%M-%S")
+    return shown(now, "%Y-%m-%d-%H-%M-%S")
 
 
 def _header(stream: Stream, now: float) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from cmdana_plugin import charts
+from cmdana_plugin import charts, moments
 from cmdana_plugin.logs import LogError
 from cmdana_plugin.show import printable
 from cmdana_plugin.verdict import ANOMALOUS_HOST, BENIGN, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
@@ -32,6 +32,7 @@ BINS: Final = 50  # of the score histogram, over 0..1
 _TAILS: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
 _MOST_HOSTS: Final = 200_000  # distinct hosts counted
 _MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
+_MOST_DAYS: Final = 50_000  # days with notices counted, the first ones met
 _MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
 _MOST_INCIDENTS: Final = 5_000  # incidents held
 _MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
@@ -43,7 +44,6 @@ _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
 _SCORE: Final = re.compile(r" \(score [\d.]+, threshold [\d.]+\)$")
-_LATEST: Final = 253402300799.0  # the last second of the year 9999
 
 _CMDANA_FIELDS: Final = frozenset(
     (
@@ -317,7 +317,7 @@ def _each(
         rows = 0
         for row in read_rows(file, only=only, skipped=skipped):
             # Times from a log are the traffic's: a row without a time that a calendar knows cannot be placed.
-            if not 0 <= number(row, "ts", -1.0) <= _LATEST:
+            if not 0 <= number(row, "ts", -1.0) <= moments.LATEST:
                 skipped["no time, or one out of range"] += 1
                 continue
             take(row)
@@ -339,7 +339,9 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
             seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
         return
     seen.notices += 1
-    seen.days[_date(ts)] += 1
+    day = _date(ts)
+    if day in seen.days or len(seen.days) < _MOST_DAYS:
+        seen.days[day] += 1
     src, dst = text(row, "src")[:64], text(row, "dst")[:64]
     # Zeek fills in both sides of a notice that names a connection, so the sentence tells whom an incident is about.
     receives = note == ANOMALOUS_HOST and bool(dst) and (not src or msg.startswith(f"{dst} receives "))
@@ -570,11 +572,11 @@ def _tally(counter: Counter[str], name: str) -> None:
 
 
 def _date(ts: float) -> str:
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d")
+    return moments.shown(ts, "%Y-%m-%d")
 
 
 def _when(ts: float) -> str:
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return moments.shown(ts)
 
 
 def _between(first: float, last: float) -> str:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+
+from cmdana_plugin import moments
 
 if TYPE_CHECKING:
     from cmdana_plugin.doctor import Finding
@@ -105,7 +106,7 @@ def notices(rows: list[Notice], width: int) -> Table:
     """The notices as a table, in order of time, for a terminal of `width` columns."""
     table = notice_table(width)
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
-        time = datetime.fromtimestamp(n.ts, UTC).strftime("%m-%d %H:%M:%S")
+        time = moments.shown(n.ts, "%m-%d %H:%M:%S")
         add_notice(table, time, n.note, n.msg, n.sub)
     return table
 
@@ -176,6 +177,8 @@ def labelled(console: Console, found: Found) -> None:
     )
     if found.unlabelled or found.unscored:
         console.print(f"  without a label: {found.unlabelled:,}; labelled but not scored: {found.unscored:,}")
+    for reason, n in found.skipped.items():
+        console.print(f"  passed over {n:,} lines: {reason}")
 
 
 def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
@@ -188,8 +191,9 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
         "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
     }
     if found is not None:
-        counted = asdict(replace(found, connections=Counter(), flagged=Counter()))
-        whole["labels"] = {**counted, "connections": dict(found.connections), "flagged": dict(found.flagged)}
+        counted = asdict(replace(found, connections=Counter(), flagged=Counter(), skipped=Counter()))
+        counters = ("connections", "flagged", "skipped")
+        whole["labels"] = {**counted, **{name: dict(getattr(found, name)) for name in counters}}
     return whole
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.score import Detector, Scores, score_of, significant
 from feature_extractors.encode import Block, longest_name_of
+from feature_extractors.keyed import absorbed, begun, ended, hashed, hashed_two, key_of
 from feature_extractors.observations import PROTO_NAMES, Stage
 
 COMPONENT: Final = "site"
@@ -46,9 +47,15 @@ MEASURES: Final = (
 _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
-_STRATA: Final = 512  # services and well-known ports; the rest share one
+_STRATA: Final = (
+    512  # services and well-known ports that have a history; a new one takes the place of the idlest
+)
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular
-_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered; a collision forgets the older
+_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
+_WAYS: Final = 8  # places that a host or pair may take; a new one takes that of the idlest
+_FADE: Final = 1 << 17  # connections after which a host's or pair's past use counts half
+_FADE_STRATUM: Final = 1 << 20  # likewise a service's
+_UNANSWERED: Final = 0.01  # what a connection without content from the responder counts of a service's use
 _LEAST: Final = 40  # connections of a service before its tail is believed
 _TAIL: Final = 0.1  # share of the past that makes the tail
 _MOST: Final = 20_000.0  # connections of a service after which the past counts half
@@ -81,18 +88,21 @@ class SiteAware:
     """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
 
     def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:
-        """`salt`, 64 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
+        """`salt`, 128 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
         self.inner = inner
         self._share = share
-        self._salt = np.uint64(salt)
+        self._key = key_of(salt)
         self.name = inner.name
         self.schema_digest = inner.schema_digest
-        self._strata: dict[str, int] = {}
+        self._strata: dict[str, int] = {}  # the place of each service that has one
+        self._names = [""] * _STRATA  # the service of each place
+        self._place = np.zeros(_STRATA, _PLACE_TYPE)
         self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
         self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
         self._top = np.zeros((_STRATA, len(MEASURES)), np.int64)  # the last bin that holds anything
         self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
+        self._clock = np.zeros(2, np.int64)  # connections so far; services that had a place so far
 
     def receive(self, windows: Block) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
@@ -109,15 +119,26 @@ class SiteAware:
         p = np.ones((n, len(MEASURES)))
         usual = np.zeros((n, len(MEASURES)))
         kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
-        known = {kind: self._stratum(*kind) for kind in dict.fromkeys(kinds)}
-        stratum = np.array([known[kind] for kind in kinds])
-        orig, resp = _hashed(c.orig_h, self._salt), _hashed(c.resp_h, self._salt)
+        known = {kind: _service(*kind) for kind in dict.fromkeys(kinds)}
+        code = {name: i for i, name in enumerate(dict.fromkeys(known.values()))}
+        kind = np.array([code[known[k]] for k in kinds])
+        at = np.array([self._strata.get(name, -1) for name in code])
+        owner = np.full(_STRATA, -1)  # the service of this block that has the place
+        owner[at[at >= 0]] = np.flatnonzero(at >= 0)
+        orig, resp = _hashed(c.orig_h, self._key), _hashed(c.resp_h, self._key)
         final = c.stage == Stage.FINAL
         spread = np.array([m.spread for m in MEASURES])
         _walk(
-            values, p, usual, stratum, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
-            self._past, self._total, self._top, self._hosts, self._pairs,
+            values, p, usual, kind, at, owner, orig, resp, c.resp_p.astype(np.int64), c.ts, final, spread,
+            self._past, self._total, self._top, self._place, self._hosts, self._pairs, self._clock,
+            np.uint64(self._key[0]), np.uint64(self._key[1]),
         )  # fmt: skip
+        names = list(code)
+        for place in np.flatnonzero(owner >= 0).tolist():
+            if self._names[place] != names[owner[place]]:
+                self._strata.pop(self._names[place], None)
+                self._names[place] = names[owner[place]]
+        self._strata.update((names[i], place) for place, i in enumerate(owner.tolist()) if i >= 0)
         site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
         own = scores.p_value / (1.0 - self._share)
         joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
@@ -141,14 +162,9 @@ class SiteAware:
             reasons.append(own + others if site_leads else others + own)
         return reasons
 
-    def _stratum(self, service: str, ip_proto: int, port: int) -> int:
-        key = service or f"{port if port < _HIGH else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
-        known = self._strata.get(key)
-        if known is None:
-            known = min(len(self._strata), _STRATA - 1)
-            if known < _STRATA - 1:
-                self._strata[key] = known
-        return known
+
+def _service(service: str, ip_proto: int, port: int) -> str:
+    return service or f"{port if port < _HIGH else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
 
 
 def _words(seen: _Seen, row: int, m: int) -> str:
@@ -168,20 +184,21 @@ def _short(x: float) -> str:
     return f"{x:.3g} "
 
 
-def _hashed(addresses: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
+def _hashed(addresses: NDArray[np.uint8], key: tuple[int, int]) -> NDArray[np.uint64]:
     halves = np.ascontiguousarray(addresses).view(np.uint64).reshape(-1, 2)
-    return _mixed(halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ _mixed(halves[:, 1] ^ salt))
+    return hashed(key, halves[:, 0], halves[:, 1])
 
 
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    return (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-
-
-_HOST_TYPE: Final = np.dtype([("key", "u8"), ("last", "f8"), ("paced", "f8"), ("new", "f8")])
+# `used` is when it was used last, in connections, and `uses` how often, the older the less; `key` 0 is nobody.
+_PLACE_TYPE: Final = np.dtype([("used", "i8"), ("uses", "f8"), ("number", "i8")])
+_HOST_TYPE: Final = np.dtype(
+    [("key", "u8"), ("used", "i8"), ("uses", "f8"), ("last", "f8"), ("paced", "f8"), ("new", "f8")]
+)
 _PAIR_TYPE: Final = np.dtype(
     [
         ("key", "u8"),
+        ("used", "i8"),
+        ("uses", "f8"),
         ("last", "f8"),
         ("paced", "f8"),
         ("bytes", "f8"),
@@ -193,15 +210,65 @@ _PAIR_TYPE: Final = np.dtype(
 
 
 @njit(cache=True, nogil=True)
-def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, total, top, hosts, pairs):  # type: ignore[no-untyped-def]
+def _uses(entry, now, fade):  # type: ignore[no-untyped-def]
+    return entry.uses * 0.5 ** ((now - entry.used) / fade)
+
+
+@njit(cache=True, nogil=True)
+def _find(table, key, now):  # type: ignore[no-untyped-def]
+    """Where the key lies, and True; or the place that it would take, and False."""
+    first = int(key % np.uint64(len(table) // _WAYS)) * _WAYS
+    idlest, least = first, np.inf
+    for at in range(first, first + _WAYS):
+        if table[at].key == key:
+            return at, True
+        uses = _uses(table[at], now, _FADE) if table[at].key != 0 else -1.0
+        if uses < least:
+            idlest, least = at, uses
+    return idlest, False
+
+
+@njit(cache=True, nogil=True)
+def _freed(place, past, total, top, at, owner, now):  # type: ignore[no-untyped-def]
+    """The place of the service that was used least, now empty."""
+    idlest, least = 0, np.inf
+    for s in range(len(place)):
+        uses = _uses(place[s], now, _FADE_STRATUM)
+        if uses < least:
+            idlest, least = s, uses
+    if owner[idlest] >= 0:
+        at[owner[idlest]] = -1
+    past[idlest] = 0.0
+    total[idlest] = 0.0
+    top[idlest] = 0
+    place[idlest].uses = 0.0
+    return idlest
+
+
+@njit(cache=True, nogil=True)
+def _walk(  # type: ignore[no-untyped-def]
+    values, p, usual, kind, at, owner, orig, resp, port, ts, final, spread,
+    past, total, top, place, hosts, pairs, clock, k0, k1,
+):  # fmt: skip
     """Fill the paced measures of each row, its p-values from the past [n, M] and the usual values; then remember."""
-    for i in range(len(stratum)):
-        s = stratum[i]
-        host_key = orig[i] ^ (np.uint64(s + 1) * np.uint64(0xD6E8FEB86659FD93))
-        pair_key = host_key ^ (resp[i] * np.uint64(0xA0761D6478BD642F)) ^ np.uint64(port[i] + 1)
-        host = hosts[host_key % np.uint64(len(hosts))]
-        pair = pairs[pair_key % np.uint64(len(pairs))]
-        known_host, known_pair = host.key == host_key, pair.key == pair_key
+    for i in range(len(kind)):
+        s = at[kind[i]]
+        if s < 0 and final[i]:
+            s = _freed(place, past, total, top, at, owner, clock[0])
+            clock[1] += 1
+            place[s].number = clock[1]
+            at[kind[i]] = s
+            owner[s] = kind[i]
+        number = np.uint64(place[s].number if s >= 0 else 0)  # places are used again, numbers are not
+        host_key = hashed_two(k0, k1, orig[i], number) | np.uint64(1)
+        a, b, c, d = begun(k0, k1)
+        a, b, c, d = absorbed(a, b, c, d, orig[i])
+        a, b, c, d = absorbed(a, b, c, d, resp[i])
+        a, b, c, d = absorbed(a, b, c, d, number << np.uint64(16) | np.uint64(port[i]))
+        pair_key = ended(a, b, c, d) | np.uint64(1)
+        host_at, known_host = _find(hosts, host_key, clock[0])
+        pair_at, known_pair = _find(pairs, pair_key, clock[0])
+        host, pair = hosts[host_at], pairs[pair_at]
         paced = host.paced * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
         new = host.new * 0.5 ** (max(ts[i] - host.last, 0.0) / 60.0) if known_host else 0.0
         gap = max(ts[i] - pair.last, 0.0) if known_pair else 0.0
@@ -220,7 +287,7 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
         if n >= _INTERVALS and mean >= 1.0:
             values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
         least = 1.0
-        for m in range(values.shape[1]):
+        for m in range(values.shape[1] if s >= 0 else 0):
             p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], top[s, m], values[i, m], spread[m])
             least = min(least, p[i, m])
         if not final[i]:
@@ -234,18 +301,25 @@ def _walk(values, p, usual, stratum, orig, resp, port, ts, final, spread, past, 
             if total[s, m] > _MOST:
                 past[s, m] *= 0.5
                 total[s, m] = past[s, m].sum()  # nothing that rounding leaves adds up
-        hosts[host_key % np.uint64(len(hosts))].key = host_key
-        hosts[host_key % np.uint64(len(hosts))].last = ts[i]
-        hosts[host_key % np.uint64(len(hosts))].paced = paced + 1.0
-        hosts[host_key % np.uint64(len(hosts))].new = values[i, 5]
-        at = pair_key % np.uint64(len(pairs))
-        pairs[at].key = pair_key
-        pairs[at].last = ts[i]
-        pairs[at].paced = pair_paced + 1.0
-        pairs[at].bytes = values[i, 7]
-        pairs[at].n = n
-        pairs[at].mean = mean
-        pairs[at].square = square
+        clock[0] += 1
+        now = clock[0]
+        place[s].uses = _uses(place[s], now, _FADE_STRATUM) + (1.0 if values[i, 1] > 0.0 else _UNANSWERED)
+        place[s].used = now
+        host.uses = (_uses(host, now, _FADE) if known_host else 0.0) + 1.0
+        host.used = now
+        host.key = host_key
+        host.last = ts[i]
+        host.paced = paced + 1.0
+        host.new = values[i, 5]
+        pair.uses = (_uses(pair, now, _FADE) if known_pair else 0.0) + 1.0
+        pair.used = now
+        pair.key = pair_key
+        pair.last = ts[i]
+        pair.paced = pair_paced + 1.0
+        pair.bytes = values[i, 7]
+        pair.n = n
+        pair.mean = mean
+        pair.square = square
 
 
 @njit(cache=True, nogil=True)

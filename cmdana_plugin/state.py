@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_extractors.encode import Features
+from feature_extractors.keyed import hashed, key_of
 from feature_extractors.observations import Connections, Stage
 
 MEMORY: Final = 32  # floats of learned memory per entity
@@ -210,57 +211,33 @@ def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def make_keys(c: Connections, features: Features, salt: int) -> Keys:
-    """The keys of each window under a site's `salt` (64 bits, kept secret)."""
-    orig, resp = _fold(c.orig_h, np.uint64(salt)), _fold(c.resp_h, np.uint64(salt))
+    """The keys of each window under a site's `salt` (128 bits, kept secret)."""
+    secret = key_of(salt)
+
+    def keys(kind: int, one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return hashed(secret, np.full(len(one), kind, np.uint64), one, other) | np.uint64(1)
+
+    orig, resp = keys(0, *_halves(c.orig_h)), keys(0, *_halves(c.resp_h))
     icmp = (c.ip_proto == 1) | (c.ip_proto == 58)
-    port = _mix2(
-        np.where(icmp, 0, c.resp_p).astype(np.uint64), c.ip_proto.astype(np.uint64) + np.uint64(salt)
-    )
-    name = np.where(features.name == 0, np.uint64(0), _mix2(features.name, np.uint64(salt)))
+    port = keys(1, np.where(icmp, 0, c.resp_p).astype(np.uint64), c.ip_proto.astype(np.uint64))
+    peers = keys(2, orig, resp)
+    named = features.name != 0
     return Keys(
         orig=orig,
         resp=resp,
-        service=_mix2(resp, port),
-        pair=_mix2(_mix2(orig, resp), port),
-        peers=_mix2(orig, resp ^ np.uint64(1)),
-        orig_port=_mix2(orig, port ^ np.uint64(2)),
+        service=keys(3, resp, port),
+        pair=keys(4, peers, port),
+        peers=peers,
+        orig_port=keys(5, orig, port),
         port=port,
-        name=name,
-        orig_name=np.where(name == 0, np.uint64(0), _mix2(orig, name ^ np.uint64(3))),
+        name=np.where(named, keys(6, features.name, features.name), np.uint64(0)),
+        orig_name=np.where(named, keys(7, orig, features.name), np.uint64(0)),
     )
 
 
-@njit(cache=True, nogil=True)
-def _mix1(h: np.uint64) -> np.uint64:
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(31))
-
-
-def _mix2(a: NDArray[np.uint64], b: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    return _mix_all(a, np.broadcast_to(np.asarray(b, np.uint64), a.shape).copy())
-
-
-@njit(cache=True, nogil=True)
-def _mix_all(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    out = np.empty(len(a), np.uint64)
-    for i in range(len(a)):
-        out[i] = _mix1(_mix1(a[i] + np.uint64(0x9E3779B97F4A7C15)) ^ b[i]) | np.uint64(1)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _fold(address: NDArray[np.uint8], salt: np.uint64) -> NDArray[np.uint64]:
-    out = np.empty(len(address), np.uint64)
-    for i in range(len(address)):
-        h = _mix1(salt + np.uint64(0x9E3779B97F4A7C15))
-        for half in range(2):
-            word = np.uint64(0)
-            for j in range(8):
-                word = (word << np.uint64(8)) | np.uint64(address[i, half * 8 + j])
-            h = _mix1(h ^ word) + np.uint64(0x9E3779B97F4A7C15)
-        out[i] = _mix1(h) | np.uint64(1)
-    return out
+def _halves(address: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    halves = np.ascontiguousarray(address).view(np.uint64).reshape(-1, 2)
+    return halves[:, 0], halves[:, 1]
 
 
 @njit(cache=True, nogil=True)

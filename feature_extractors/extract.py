@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeVar
@@ -15,6 +14,7 @@ from .analyzers.base import ContentLimits
 from .content import Content
 from .errors import CaptureError
 from .frames import Counts, FrameBlock
+from .keyed import new_key
 from .link import KNOWN_LINKS
 from .observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
 from .observations import concat as concat_windows
@@ -36,6 +36,7 @@ from .state import (
     N_ROW_PACKETS,
     N_ROWS,
     N_SEED,
+    N_SEED_2,
     N_SEGMENTS,
     N_UNKNOWN_LINK,
     NONE,
@@ -236,7 +237,8 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
     counters[N_FREE] = n
     counters[N_FREE_KEPT] = 4 * n
     counters[N_FREE_BLOCKS] = 1024
-    counters[N_SEED] = secrets.randbits(62)  # changes where things lie, never what comes out
+    # They change where things lie, never what comes out.
+    counters[N_SEED : N_SEED_2 + 1] = np.array(new_key(), np.uint64).view(np.int64)
     whole = np.zeros(FRAGMENT_BUFFER, np.uint8)
     counts = np.arange(4097, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+MAX_SECONDS: Final = 9e12  # from the epoch, either way: beyond it a double holds no milliseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ _SOURCES: Final = (
     "decode",
     "fragments",
     "jit",
+    "keyed",
     "link",
     "reasons",
     "segments",

@@ -153,7 +153,7 @@ FRAGMENT_BUFFER: Final = 65536 + 512  # a header and the largest payload
     N_HEAP,
     N_FRAGMENTS,
 ) = range(10)
-N_DECODED, N_UNKNOWN_LINK, N_SEED = range(10, 13)
+N_DECODED, N_UNKNOWN_LINK, N_SEED, N_SEED_2 = range(10, 14)  # the seeds: the key of the table's hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,25 +7,32 @@ from typing import Any
 import numpy as np
 
 from .jit import helper, i64
-from .state import N_HEAP, N_SEED, NONE
-
-
-@helper
-def _mix(h: Any) -> Any:
-    h ^= h >> np.uint64(32)
-    h *= np.uint64(0xD6E8FEB86659FD93)
-    h ^= h >> np.uint64(32)
-    return h
+from .keyed import absorbed, begun, ended
+from .state import N_HEAP, N_SEED, N_SEED_2, NONE
 
 
 @helper
 def hash_key(st: Any, hi0: int, lo0: int, p0: int, hi1: int, lo1: int, p1: int, proto: int) -> int:
-    """A seeded hash, 0..2**62, the same for both directions."""
-    seed = np.uint64(st.n[N_SEED])
-    a = _mix(_mix(np.uint64(hi0) ^ seed) + np.uint64(lo0)) + np.uint64(p0) * np.uint64(0x9E3779B97F4A7C15)
-    b = _mix(_mix(np.uint64(hi1) ^ seed) + np.uint64(lo1)) + np.uint64(p1) * np.uint64(0x9E3779B97F4A7C15)
-    h = _mix((_mix(a) + _mix(b)) ^ np.uint64(proto) * np.uint64(0xC2B2AE3D27D4EB4F))
-    return i64(h >> np.uint64(2))
+    """A keyed hash, 0..2**62, the same for both directions.
+
+    The two ends stand in order, so that both directions are the same words; two IPv4 addresses and their ports are
+    two words, told from the five of IPv6 by the first.
+    """
+    k0, k1 = np.uint64(st.n[N_SEED]), np.uint64(st.n[N_SEED_2])
+    a, b, c, d = begun(k0, k1)
+    if hi0 == 0 and hi1 == 0 and lo0 >> 32 == 0xFFFF and lo1 >> 32 == 0xFFFF:
+        one, other = (lo0 & 0xFFFFFFFF) << 16 | p0, (lo1 & 0xFFFFFFFF) << 16 | p1
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(min(one, other) | proto << 48))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(max(one, other)))
+    else:
+        if hi0 > hi1 or (hi0 == hi1 and (lo0 > lo1 or (lo0 == lo1 and p0 > p1))):
+            hi0, lo0, p0, hi1, lo1, p1 = hi1, lo1, p1, hi0, lo0, p0
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(1 << 56 | proto << 48 | p0 << 16 | p1))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(hi0))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(lo0))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(hi1))
+        a, b, c, d = absorbed(a, b, c, d, np.uint64(lo1))
+    return i64(ended(a, b, c, d) >> np.uint64(2))
 
 
 @helper

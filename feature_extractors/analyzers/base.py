@@ -42,6 +42,8 @@ class ContentLimits:
     pending_total: int = 64 * 1024 * 1024  # out-of-order bytes kept in all
     log_entries: int = 10_000  # log entries per connection
     log_entries_total: int = 2_000_000  # log entries of connections that are still open
+    log_bytes: int = 16 * 1024 * 1024  # about, of the log entries of a connection
+    log_bytes_total: int = 512 * 1024 * 1024  # about, of those of connections that are still open
     buffer_bytes: int = 128 * 1024  # of one message that an analyzer waits to see whole
     decoded_bytes: int = 4 * 1024 * 1024  # a compressed HTTP body is measured up to this size
     examined_bytes: int = 256 * 1024 * 1024  # of one connection that one analyzer looks at, unpacked or not
@@ -56,6 +58,7 @@ class Run:
     counts: Counts
     create: Callable[[str, Session], Analyzer | None] | None = None  # makes the analyzer of a name
     entries_open: int = 0  # log entries of connections that are still open
+    bytes_open: int = 0  # about, that these take
     expected: OrderedDict[int, tuple[str, float]] = field(default_factory=OrderedDict)  # by responder port
     transactions: OrderedDict[int, tuple[Fields, float, float]] = field(
         default_factory=OrderedDict
@@ -73,8 +76,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "limits", "nested", "orig_p", "partial", "resp_p", "run",
-        "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "orig_p", "partial", "resp_p",
+        "run", "services", "size",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -86,6 +89,8 @@ class Session:
         self.counts = run.counts
         self.services: dict[str, None] = {}  # confirmed, in order; a dict stands for an ordered set
         self.entries: list[tuple[str, float, Fields]] = []
+        self.log_bytes = 0  # about, that the entries take
+        self.last_bytes = 0  # of these the last entry's, when it was new
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
@@ -97,10 +102,19 @@ class Session:
 
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
         """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
-        run = self.run
-        if len(self.entries) >= self.limits.log_entries or run.entries_open >= self.limits.log_entries_total:
+        run, limits = self.run, self.limits
+        if len(self.entries) >= limits.log_entries or run.entries_open >= limits.log_entries_total:
             self.counts.add("log_entries_over_limit")
             return fields
+        if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
+            self.counts.add("log_bytes_over_limit")
+            return fields
+        size = about_bytes(fields)
+        # What was filled in of the entry before is known now.
+        new = size + about_bytes(self.entries[-1][2]) - self.last_bytes if self.entries else size
+        self.last_bytes = size
+        self.log_bytes += new
+        run.bytes_open += new
         run.entries_open += 1
         self.entries.append((stream, ts, fields))
         return fields
@@ -154,7 +168,21 @@ class Session:
     def take(self) -> list[tuple[str, float, Fields]]:
         entries, self.entries = self.entries, []
         self.run.entries_open -= len(entries)
+        self.run.bytes_open -= self.log_bytes
+        self.log_bytes = self.last_bytes = 0
         return entries
+
+
+def about_bytes(fields: Fields) -> int:
+    """About the bytes that the fields of a log entry take."""
+    size = 512 + 64 * len(fields)
+    for value in fields.values():
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, list):
+            for item in value:
+                size += 64 + (len(item) if isinstance(item, str) else 0)
+    return size
 
 
 class Analyzer:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _BLOCK_FRAMES: Final = 16 * 1024
@@ -28,6 +28,9 @@ def gather(frames: Iterable[RawFrame | None], counts: Counts) -> Iterator[FrameB
         if frame is not None:
             if not frame.data or frame.length == 0:
                 counts.add("empty_frame")
+                continue
+            if not abs(frame.ts) <= MAX_SECONDS:
+                counts.add("time_out_of_range")
                 continue
             counts.add("captured_over_length", len(frame.data) > frame.length)
             held.append(frame)

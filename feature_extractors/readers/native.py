@@ -11,10 +11,12 @@ What is let go is counted by reason:
 `unknown_interface`          a pcapng frame of an interface that was never described, passed over
 `bad_packet_block`           a pcapng packet block that cannot hold the frame it tells of, passed over
 `bad_interface`              a pcapng interface description that makes no sense; its frames are passed over
+`time_out_of_range`          a frame more than `MAX_SECONDS` from the epoch, where a double holds no milliseconds
 `compressed_stream_*`        the compressed file is cut short or damaged; what came before was read
 
 Time is what Zeek makes of it: libpcap hands Zeek whole microseconds, so finer times are cut, not rounded, to them.
-(Seconds are unsigned, as the format's description has them; libpcap's end in 2038.)
+(Seconds are unsigned, as the format's description has them; libpcap's end in 2038.) A time that no calendar knows is
+still a number of seconds, and is carried as one.
 A frame check sequence that the header announces stays on the frame, as with Zeek: IP says where its packet ends.
 """
 
@@ -29,13 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.errors import CaptureError
-from feature_extractors.frames import Counts, FrameBlock
+from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
 from feature_extractors.jit import borrowed, njit
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
 _MAX_PCAPNG_BLOCK: Final = 16 * 1024 * 1024  # bytes of one pcapng block, as libpcap has it
 _MAX_INTERFACES: Final = 4096  # of one pcapng section
+_MAX_OPTIONS: Final = 1000  # of an interface description that are looked at; there are twenty kinds
 _READ: Final = 4 * 1024 * 1024  # bytes asked for at a time
 
 _MICROSECONDS: Final = 0xA1B2C3D4
@@ -65,6 +68,7 @@ _REASONS: Final = (
     "empty_frame",
     "unknown_interface",
     "bad_packet_block",
+    "time_out_of_range",
 )
 
 _inline = njit(inline="always")
@@ -149,7 +153,7 @@ def _seconds(ticks, units, offset):  # type: ignore[no-untyped-def]
         micros = rest * million // units
     else:
         micros = np.uint64(float(rest) / float(units) * 1e6)
-    return float(np.int64(whole) + offset) + float(micros) / 1e6
+    return float(whole) + float(offset) + float(micros) / 1e6
 
 
 @njit(
@@ -214,7 +218,12 @@ def _walk_pcapng(  # type: ignore[no-untyped-def]
                 tally[4] += 1
                 pos += size
                 continue
-            ts[n] = _seconds(ticks, if_units[interface], if_offset[interface])
+            when = _seconds(ticks, if_units[interface], if_offset[interface])
+            if abs(when) > MAX_SECONDS:
+                tally[5] += 1
+                pos += size
+                continue
+            ts[n] = when
             link[n] = if_link[interface]
             n = _put(start, captured, length, tally, n, pos + 8 + fixed, cap, wire, if_snaplen[interface])
         pos += size
@@ -420,7 +429,9 @@ class _PcapngWalk:
         units: int | None = 1_000_000
         offset = 0
         at = 8
-        while at + 4 <= len(body):
+        for _ in range(_MAX_OPTIONS):
+            if at + 4 > len(body):
+                break
             code, size = struct.unpack_from(order + "HH", body, at)
             value = body[at + 4 : at + 4 + size]
             if code == 0 or len(value) < size:

@@ -7,6 +7,7 @@ their ends, and the entries of the other logs wait for theirs, a bounded number 
 `half_written_line`         a last line that Zeek had not finished
 `line_too_long`             a line of more than 4 MiB
 `entry_over_limit`          a log entry of a connection that has `MAX_LOG_ENTRIES` already
+`entries_over_memory`       a log entry let go since those that wait take more than 256 MiB
 `entry_without_connection`  a log entry whose connection is in none of the logs, or came too late
 `not_a_zeek_log`            a file below a directory that is named like a log and is none; it is passed over
 `compressed_stream_*`       a compressed file that is cut short or damaged; what came before was read
@@ -29,7 +30,7 @@ from typing import Any, Final
 import numpy as np
 
 from feature_extractors.errors import CaptureError, RecordError
-from feature_extractors.frames import Counts
+from feature_extractors.frames import MAX_SECONDS, Counts
 from feature_extractors.observations import (
     CONN_STATES,
     MAX_LOG_ENTRIES,
@@ -74,6 +75,11 @@ _OF_FILES: Final = frozenset(
 
 _READ: Final = 1024 * 1024
 _MAX_LINE: Final = 4 * 1024 * 1024
+_MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
+_MAX_FIELDS: Final = 10_000  # of a header
+_MAX_DEPTH: Final = 8  # of a JSON value
+_MAX_INTEGER: Final = 2**64  # magnitude; Zeek's have 64 bits
+_MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
 _MAX_PENDING: Final = 200_000  # connections for whose row the entries of other logs wait
 _MAX_FILES: Final = 65_536  # certificates and files that are remembered
 _AHEAD: Final = 300.0  # seconds by which the other logs are read ahead of conn.log
@@ -168,7 +174,7 @@ class _LogFile:
                 continue
             if self.stream == "conn":
                 duration = record.get("duration")
-                if isinstance(duration, int | float) and 0 <= duration < math.inf:
+                if isinstance(duration, int | float) and 0 <= duration <= MAX_SECONDS:
                     ts += duration
             latest = max(latest, ts)
             yield latest, record
@@ -177,6 +183,7 @@ class _LogFile:
         header: dict[str, str] = {}
         parse: Callable[[str], Record] | None = None
         json_checked = False
+        refused: RecordError | None = None  # why the first JSON record could not be used
         for line, whole in _lines(self._open(), self._counts):
             if line.startswith(b"#"):
                 parse = self._header_line(_text(line), header, parse)
@@ -198,7 +205,7 @@ class _LogFile:
                 )
             try:
                 if is_json:
-                    record = json.loads(_json_text(line))
+                    record = _checked(json.loads(_json_text(line)))
                 elif parse is not None:
                     record = parse(_text(line))
                 else:
@@ -207,9 +214,16 @@ class _LogFile:
                 self._counts.add("bad_record")
                 continue
             if is_json and not json_checked:
-                self._check_columns(record)
+                try:
+                    self._check_columns(record)
+                except RecordError as error:  # of this row alone, if others are better
+                    refused = refused or error
+                    self._counts.add("bad_record")
+                    continue
                 json_checked = True
             yield record
+        if refused is not None and not json_checked:
+            raise refused
 
     def _open(self) -> Source:
         try:
@@ -228,7 +242,7 @@ class _LogFile:
     ) -> Callable[[str], Record] | None:
         if line.startswith("#separator "):
             header.clear()
-            header["separator"] = _unescape(line.removeprefix("#separator ").rstrip("\r"))
+            header["separator"] = _unescape(line.removeprefix("#separator ").rstrip("\r")) or "\t"
             return parse
         separator = header.get("separator", "\t")
         key, _, rest = line.rstrip("\r").partition(separator)
@@ -237,7 +251,10 @@ class _LogFile:
             self.stream = rest
         if key != "#types":
             return parse
-        names, types = header.get("fields", "").split(separator), rest.split(separator)
+        names = header.get("fields", "").split(separator, _MAX_FIELDS)
+        types = rest.split(separator, _MAX_FIELDS)
+        if len(names) > _MAX_FIELDS:
+            raise RecordError(f"{self.path}: found more than {_MAX_FIELDS:,} #fields")
         if len(names) != len(types):
             raise RecordError(f"{self.path}: found {len(types)} #types, expected {len(names)} as in #fields")
         self._check_columns(names)
@@ -335,9 +352,46 @@ def _time(value: LogValue) -> float | None:
             return datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError):
             return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not abs(value) <= 1000.0 * MAX_SECONDS
+    ):
         return None
-    return value / 1000.0 if value > 1e11 else float(value)
+    seconds = value / 1000.0 if value > 1e11 else float(value)
+    return seconds if abs(seconds) <= MAX_SECONDS else None
+
+
+def _checked(value: Any, depth: int = 0) -> Any:
+    """A JSON value with lone surrogates escaped. Raises `ValueError` where no log of Zeek's holds such a one."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, list | dict):
+        if depth == _MAX_DEPTH:
+            raise ValueError(f"nested deeper than {_MAX_DEPTH}")
+        if isinstance(value, list):
+            return [_checked(v, depth + 1) for v in value]
+        return {_checked(k): _checked(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, float):
+        return _finite(value)
+    return _integer(value) if isinstance(value, int) else value
+
+
+def _finite(value: str | float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"found {number}, expected a finite number")
+    return number
+
+
+def _integer(value: str | int) -> int:
+    if isinstance(value, str):
+        if len(value) > 20:  # digits of 64 bits
+            raise ValueError(f"found {len(value)} digits, expected 20 at most")
+        value = int(value)
+    if not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+        raise ValueError("found an integer of more than 64 bits")
+    return value
 
 
 class _TsvLine:
@@ -352,7 +406,7 @@ class _TsvLine:
 
     def __call__(self, line: str) -> Record:
         """Raises `ValueError` where the line does not fit the header."""
-        values = line.rstrip("\r").split(self._separator)
+        values = line.rstrip("\r").split(self._separator, len(self._columns))
         unset = self._unset
         return {
             name: read(value)
@@ -363,7 +417,7 @@ class _TsvLine:
     def _reader(self, kind: str, within: str) -> Callable[[str], LogValue]:
         container = re.fullmatch(r"(?:set|vector|table)\[(.*)\]", kind)
         if container:
-            element = self._reader(container[1], within)
+            element = self._reader(container[1], within) if "[" not in container[1] else str
 
             def elements(value: str) -> LogValue:
                 if value == self._empty:
@@ -372,9 +426,9 @@ class _TsvLine:
 
             return elements
         if kind in ("time", "interval", "double"):
-            return float
+            return _finite
         if kind in ("count", "int", "port"):
-            return int
+            return _integer
         if kind == "bool":
             return _bool
         return lambda value: "" if value == self._empty else _unescape(value)
@@ -416,6 +470,7 @@ class _Waiting:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._entries: OrderedDict[str, list[LogEntry]] = OrderedDict()
+        self._bytes = 0  # about, of the entries
         self._shown = _Shown()
 
     def receive(self, stream: str, record: Record) -> None:
@@ -426,15 +481,21 @@ class _Waiting:
             for name, value in record.items()
             if isinstance(value, _LOG_VALUES) and name not in _LEFT_OUT and not name.startswith("_")
         }
+        named: LogValue
         if stream in _OF_FILES:
-            uids = self._shown.described(record.get("fingerprint", record.get("id")), stream, fields)
+            named = record.get("fingerprint", record.get("id"))
+            uids = [] if _too_long(named) else self._shown.described(named, stream, fields)
         else:
+            named = _file_shown(record)
             uids = _uids(record)
+        if _too_long(named) or any(map(_too_long, uids)):
+            self._counts.add("bad_record")
+            return
         for uid in uids:
             self._add(LogEntry(stream, ts, uid, fields))
         if stream in ("ssl", "files"):
             for uid in uids:
-                for stream_of_file, said in self._shown.by_connection(_file_shown(record), uid):
+                for stream_of_file, said in self._shown.by_connection(named, uid):
                     self._add(LogEntry(stream_of_file, ts, uid, said))
 
     def take(self, uid: str) -> list[LogEntry]:
@@ -442,6 +503,7 @@ class _Waiting:
         entries = self._entries.pop(uid, None)
         if entries is None:
             return []
+        self._bytes -= sum(map(_entry_size, entries))
         entries.sort(key=lambda entry: entry.ts)
         return entries
 
@@ -454,12 +516,31 @@ class _Waiting:
         if held is None:
             self._entries[entry.uid] = [entry]
             if len(self._entries) > _MAX_PENDING:
-                _, dropped = self._entries.popitem(last=False)
-                self._counts.add("entry_without_connection", len(dropped))
+                self._drop("entry_without_connection")
         elif len(held) < MAX_LOG_ENTRIES:
             held.append(entry)
         else:
             self._counts.add("entry_over_limit")
+            return
+        self._bytes += _entry_size(entry)
+        while self._bytes > _MAX_WAITING:
+            self._drop("entries_over_memory")
+
+    def _drop(self, reason: str) -> None:
+        _, dropped = self._entries.popitem(last=False)
+        self._bytes -= sum(map(_entry_size, dropped))
+        self._counts.add(reason, len(dropped))
+
+
+def _entry_size(entry: LogEntry) -> int:
+    """About the bytes that the entry takes; the same whenever it is asked."""
+    return 512 + sum(128 + _value_size(value) for value in entry.fields.values())
+
+
+def _value_size(value: LogValue) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return sum(64 + _value_size(v) for v in value) if isinstance(value, list) else 0
 
 
 class _Shown:
@@ -468,6 +549,7 @@ class _Shown:
     def __init__(self) -> None:
         self._uids: OrderedDict[str, list[str]] = OrderedDict()
         self._said: OrderedDict[str, tuple[str, Mapping[str, LogValue]]] = OrderedDict()
+        self._bytes = 0  # about, of what was said
 
     def by_connection(self, name: LogValue, uid: str) -> Iterator[tuple[str, Mapping[str, LogValue]]]:
         """Notes that the connection showed it; yields stream and fields of what is known of it already."""
@@ -485,9 +567,20 @@ class _Shown:
         """Keeps what a log says of it; returns the connections that showed it before."""
         if not isinstance(name, str):
             return []
+        before = self._said.pop(name, None)
         self._said[name] = stream, fields
-        _bound(self._said)
+        self._bytes += _entry_size(LogEntry(stream, 0.0, "", fields))
+        if before is not None:
+            self._bytes -= _entry_size(LogEntry(before[0], 0.0, "", before[1]))
+        while len(self._said) > _MAX_FILES or self._bytes > _MAX_WAITING:
+            _, (old, said) = self._said.popitem(last=False)
+            self._bytes -= _entry_size(LogEntry(old, 0.0, "", said))
         return self._uids.pop(name, [])
+
+
+def _too_long(name: LogValue) -> bool:
+    """Whether no uid, file id or fingerprint can be as long."""
+    return isinstance(name, str) and len(name) > _MAX_NAME
 
 
 def _bound(table: OrderedDict[str, Any]) -> None:
@@ -536,11 +629,11 @@ def _row(record: Record, end: float) -> _Row | None:
             end,
             orig_h,
             resp_h,
-            _count(get("id.orig_p"), 0xFFFF),
-            _count(get("id.resp_p"), 0xFFFF),
+            _port(get("id.orig_p")),
+            _port(get("id.resp_p")),
             _count(number, 0xFF),
             _services(get("service") or ""),
-            math.nan if duration is None else float(duration),
+            math.nan if duration is None else _duration(duration),
             _count(get("orig_bytes")),
             _count(get("resp_bytes")),
             -1 if state is None else _STATE_CODES[state],
@@ -554,18 +647,34 @@ def _row(record: Record, end: float) -> _Row | None:
             _count(get("inner_vlan"), 0xFFFF),
             bool(get("tunnel_parents")),
         )  # type: ignore[return-value]  # `records` lets no record through whose ts is no time
-    except (ValueError, TypeError, KeyError, OSError, AttributeError):
+    except (ValueError, TypeError, KeyError, OSError, AttributeError, OverflowError):
         return None
+
+
+def _port(value: Any) -> int:
+    """A port. Raises `ValueError` where there is none."""
+    if value is None:
+        raise ValueError("found no port")
+    return _count(value, 0xFFFF)
 
 
 def _count(value: Any, most: int = (1 << 62) - 1) -> int:
     """A count, -1 where unset. Raises `ValueError` outside 0..most."""
     if value is None:
         return -1
+    if isinstance(value, bool):
+        raise ValueError(f"found {value}, expected a count")
     count = int(value)
     if not 0 <= count <= most:
         raise ValueError(f"found {count}, expected 0 to {most}")
     return count
+
+
+def _duration(value: Any) -> float:
+    """Seconds. Raises `ValueError` where no connection can last so long."""
+    if isinstance(value, bool) or not abs(seconds := float(value)) <= MAX_SECONDS:
+        raise ValueError(f"found {value}, expected seconds")
+    return seconds
 
 
 @lru_cache(maxsize=65_536)

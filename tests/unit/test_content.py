@@ -119,6 +119,13 @@ def test_log_entries_are_bounded_and_the_rest_counted() -> None:
     assert content.counts.by_reason["log_entries_over_limit"] == 40 - 7
 
 
+def test_log_entries_are_bounded_in_bytes_too() -> None:
+    _, entries, content = analysed(stream(TALK * 20, 80), ContentLimits(log_bytes=8000))
+    assert 2 <= len(entries) <= 16
+    assert content.counts.by_reason["log_bytes_over_limit"] == 40 - len(entries)
+    assert content._run.bytes_open == 0
+
+
 def test_a_flip_before_content_chooses_analyzers_anew() -> None:
     content = Content()
     content.receive(segments([Piece(True, 0, b"", orig_p=80, resp_p=40000)]))

@@ -132,3 +132,20 @@ def test_more_kinds_of_traffic_than_there_is_room_for_share_one(n: int) -> None:
     )
     monitor, _ = watch(hours(many, 1.5), uniform(n), Drift(least=1, hosts=1))
     assert len(monitor.lifts) <= 512
+
+
+def test_a_scan_of_many_ports_takes_no_service_its_name() -> None:
+    windows = hours(office(20_000), 10.5)
+    monitor = DriftMonitor(Drift(), WORDS)
+    c = windows.connections
+    first = take(windows, np.zeros(600, np.int64))
+    scanned = replace(
+        first,
+        connections=replace(
+            first.connections, service=[""] * 600, resp_p=np.arange(1, 601).astype(np.uint16),
+            end=np.full(600, c.end[0] - HOUR),
+        ),
+    )  # fmt: skip
+    monitor.receive(scanned, scored(np.full(600, 0.5)))
+    monitor.receive(windows, scored(uniform(20_000)))
+    assert {"dns", "ssl"} <= set(monitor.lifts)

@@ -315,6 +315,56 @@ def test_entries_that_wait_in_vain_are_bounded_and_counted(
     assert (len(windows.logs), counts) == (0, {"entry_without_connection": 5})
 
 
+def test_entries_that_wait_are_bounded_in_bytes_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zeek_logs, "_MAX_WAITING", 250_000)
+    (tmp_path / "conn.log").write_text(as_json(*(conn(f"C{i}") for i in range(5))))
+    (tmp_path / "dns.log").write_text(as_json(*(conn(f"C{i}", query="x" * 100_000) for i in range(5))))
+    windows, counts = read(tmp_path)
+    assert [entry.uid for entry in windows.logs] == ["C3", "C4"]
+    assert counts == {"entries_over_memory": 3}
+
+
+def test_a_uid_that_none_can_be_is_a_bad_record(tmp_path: Path) -> None:
+    (tmp_path / "conn.log").write_text(as_json(conn("C1")))
+    (tmp_path / "dns.log").write_text(as_json(conn("C" * 100_000, query="x"), conn("C1", query="x")))
+    windows, counts = read(tmp_path)
+    assert (len(windows.logs), counts) == (1, {"bad_record": 1})
+
+
+@pytest.mark.parametrize("field", ["id.orig_p", "id.resp_p"])
+def test_a_connection_without_a_port_is_a_bad_record(tmp_path: Path, field: str) -> None:
+    whole, without = conn("C1"), conn("C2")
+    del without[field]
+    (tmp_path / "conn.log").write_text(as_json(whole, without))
+    windows, counts = read(tmp_path)
+    assert (windows.connections.uid.tolist(), counts) == ([b"C1"], {"bad_record": 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ts", 10**400), ("ts", 1e20), ("ts", -1e13), ("ts", True), ("ts", [1]), ("ts", {}), ("ts", "9999-13-31"),
+        ("duration", 1e300), ("duration", 10**400), ("duration", True), ("orig_bytes", 10**400), ("orig_pkts", True),
+        ("orig_bytes", 1e300), ("id.orig_h", [1]), ("id.orig_h", "1.2.3.4\0"), ("service", 1),
+        ("conn_state", []), ("history", {"a": []}), ("proto", [[[[[[[[[[1]]]]]]]]]]),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_connection_can_have_makes_a_bad_record(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    (tmp_path / "conn.log").write_text(as_json(conn("C1"), {**conn("C2"), field: value}))
+    windows, counts = read(tmp_path)
+    assert (windows.connections.uid.tolist(), counts) == ([b"C1"], {"bad_record": 1})
+
+
+def test_a_first_row_without_columns_is_a_bad_record_where_others_have_them(tmp_path: Path) -> None:
+    (tmp_path / "conn.log").write_text('{"ts":1.0}\n{}\n' + as_json(conn("C1")))
+    windows, counts = read(tmp_path)
+    assert (windows.connections.uid.tolist(), counts["bad_record"]) == ([b"C1"], 2)
+
+
 def test_a_schema_may_change_within_a_file_and_new_columns_are_nobodys_trouble(tmp_path: Path) -> None:
     other = {"uid": "string", "ts": "time", "from_the_future": "string"} | CONN_TYPES
     (tmp_path / "conn.log").write_text(

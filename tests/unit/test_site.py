@@ -9,7 +9,7 @@ from made_windows import office
 from cmdana_plugin.score import Scores
 from cmdana_plugin.site import COMPONENT, SiteAware
 from feature_extractors.encode import Block
-from feature_extractors.observations import Stage, Windows, take
+from feature_extractors.observations import Stage, Windows, concat, take
 
 
 class Undecided:
@@ -115,3 +115,59 @@ def test_the_score_uses_only_the_past() -> None:
 
 def test_an_empty_block_is_no_trouble() -> None:
     assert len(SiteAware(Undecided()).receive(take(office(5), np.zeros(0, np.int64))).score) == 0
+
+
+def scan(windows: Windows, ports: int) -> Windows:
+    """Attempts at so many closed ports, one each, before the given traffic."""
+    c = windows.connections
+    rows = take(windows, np.zeros(ports, np.int64))
+    at = np.arange(ports)
+    attempts = replace(
+        rows.connections,
+        uid=np.array([b"Cscan%013d" % i for i in at], "S20"),
+        ts=c.ts[0] - 60.0 + at * 1e-3,
+        end=c.ts[0] - 60.0 + at * 1e-3,
+        orig_h=np.tile(np.array([0] * 10 + [255, 255, 203, 0, 113, 9], np.uint8), (ports, 1)),
+        resp_p=(1 + at % 1023).astype(np.uint16),
+        ip_proto=np.where(at < 1023, 6, 17).astype(np.uint8),
+        service=[""] * ports,
+        conn_state=np.zeros(ports, np.int8),
+        orig_bytes=np.zeros(ports, np.int64),
+        resp_bytes=np.full(ports, -1, np.int64),
+    )
+    return replace(rows, connections=attempts, logs=[], log_start=np.zeros(ports + 1, np.int64))
+
+
+@pytest.mark.parametrize("ports", [600, 2000])
+def test_closed_ports_that_were_scanned_blur_no_service(ports: int) -> None:
+    windows = office(3000)
+    alone, scanned = SiteAware(Undecided()), SiteAware(Undecided())
+    scanned.receive(scan(windows, ports))
+    assert (scanned.receive(windows).p_value == alone.receive(windows).p_value).all()
+
+
+def test_a_service_keeps_its_history_through_a_scan() -> None:
+    windows = office(4000)
+    first, rest = take(windows, np.arange(2000)), take(windows, np.arange(2000, 4000))
+    alone, scanned = SiteAware(Undecided()), SiteAware(Undecided())
+    alone.receive(first)
+    scanned.receive(first)
+    scanned.receive(scan(rest, 2000))
+    assert (scanned.receive(rest).p_value == alone.receive(rest).p_value).all()
+
+
+def test_a_scan_may_be_cut_anywhere() -> None:
+    windows = concat([scan(office(800), 900), office(800)])
+    whole, cut = SiteAware(Undecided()), SiteAware(Undecided())
+    parts = [
+        cut.receive(take(windows, np.arange(b, min(b + 64, len(windows)))))
+        for b in range(0, len(windows), 64)
+    ]
+    assert (np.concatenate([p.p_value for p in parts]) == whole.receive(windows).p_value).all()
+    assert whole._strata == cut._strata
+
+
+def test_the_key_changes_where_things_lie_and_nothing_else() -> None:
+    windows = office(3000, scan=200)
+    one = SiteAware(Undecided(), 1).receive(windows)
+    assert (SiteAware(Undecided(), 2**127 + 5).receive(windows).p_value == one.p_value).all()
