@@ -358,7 +358,7 @@ def supervise(name: str, args: argparse.Namespace) -> Tally:
                 sys.executable, __file__, name, "--worker", "--keep", str(args.keep), "--seed", str(args.seed + deaths),
                 "--inputs", str(args.inputs - total.inputs), "--minutes", str(left / 60),
             ],
-            env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            env=os.environ | checked(args.keep) | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         )  # fmt: skip
         hung = watch(process, box)
         if report.exists():
@@ -374,6 +374,11 @@ def supervise(name: str, args: argparse.Namespace) -> Tally:
         print(f"{name}: {what}: {path}", flush=True)
         if not box.number() or deaths >= 20:
             return total  # before it had read anything, or again and again
+
+
+def checked(keep: Path) -> dict[str, str]:
+    """What has numba check every index; its cache does not tell such code from other."""
+    return {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str((keep / "numba").resolve())}
 
 
 def watch(process: subprocess.Popen[bytes], box: BlackBox) -> bool:
@@ -467,7 +472,7 @@ def main() -> int:
     faults = 0
     for name in args.targets:
         if args.worker or args.read or args.add:
-            os.environ["NUMBA_BOUNDSCHECK"] = "1"  # before numba is loaded
+            os.environ |= checked(args.keep)  # before numba is loaded
             worker = Worker(name, args.seed, args.keep, BlackBox(args.keep / f"{name}.box"))
             if args.read:
                 faults += read(worker, args.read)

@@ -76,8 +76,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "orig_p", "partial", "resp_p",
-        "run", "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "nested", "orig_p",
+        "partial", "resp_p", "run", "services", "size",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
