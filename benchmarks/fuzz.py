@@ -10,7 +10,7 @@ the memory of the process. An analyzer's input is one connection; of frames each
 
 Each target runs in a process of its own; one that dies or hangs is a fault like any other, and another goes on. DIR
 holds the inputs kept so far, which a later run begins with, and each fault as NAME-fault-N.txt, its smallest input in
-hexadecimal digits first, which `--read FILE` reads again. `--add` puts what the traces of the tests do not reach into them.
+hexadecimal digits first, which `--read FILE` reads again. `--add` extends the traces by what they do not reach.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import marshal
 import mmap
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -71,8 +72,9 @@ class Tally:
         rate = self.inputs / max(self.processor, 1e-9)
         return (
             f"{self.inputs:,} inputs in {self.conversations:,} conversations, {self.edges} of {self.of} branches, "
-            f"{self.kept} kept, {self.faults} faults, slowest {1000 * self.slowest:.1f} ms of {self.slowest_bytes} bytes, "
-            f"grown by {self.grown >> 20} MiB; {self.processor:,.0f} s of the processor in {self.seconds:,.0f} s: "
+            f"{self.kept} kept, {self.faults} faults, "
+            f"slowest {1000 * self.slowest:.1f} ms of {self.slowest_bytes} bytes, grown by "
+            f"{self.grown >> 20} MiB; {self.processor:,.0f} s of the processor in {self.seconds:,.0f} s: "
             f"{rate:,.0f} inputs a second"
         )
 
@@ -123,25 +125,25 @@ class Corpus:
     def pick(self) -> Talk:
         """By a branch as often as by age, the latest more often than the first."""
         random = self._random
-        if random() < 0.5:
+        if self._edges and random() < 0.5:
             return self.talks[self._owner[self._edges[int(random() * len(self._edges))]]]
         return self.talks[int(random() ** 0.5 * len(self.talks))]
 
 
 class Worker:
-    def __init__(self, name: str, seed: int, keep: Path, box: BlackBox) -> None:
-        from fuzz_targets import TARGETS
+    """Reads mutants in a target, and what came of them."""
 
-        rng = Random(seed)
-        self.target: Any = TARGETS[name](rng)
-        self.marks = self.target.marks
-        self.name = name
+    def __init__(self, target: Any, rng: Random, keep: Path, box: BlackBox) -> None:
+        self.target = target
+        self.marks = target.marks
+        self.name = target.name
         self.keep = keep
         self.box = box
         self.corpus = Corpus(rng)
-        self.tally = Tally(about=self.target.about)
+        self.tally = Tally(about=target.about)
         self.number = 0
         self._peak = 0
+        self._usual = 0.0  # processor seconds of a batch
 
     # One input.
 
@@ -150,15 +152,14 @@ class Worker:
         self.box.write(self.number, talks)
         try:
             self.target.run(talks)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # each is a fault to be told
             return error
         return None
 
-    def single(self, talk: Talk) -> list[int]:
-        """The branches that an input takes, and keeps it where one of them is new."""
+    def single(self, talk: Talk) -> None:
+        """Reads an input by itself and keeps it where it takes a new branch."""
         self.marks.clear()
         self.report([talk], self.fails([talk]))
-        taken: list[int] = self.marks.taken().tolist()
         if self.marks.fresh():
             new = set(self.marks.taken()[self.marks.ever[self.marks.taken()] == 0].tolist())
             talk = self._trimmed(talk, new)
@@ -169,7 +170,18 @@ class Worker:
             self.corpus.add(talk, taken)
             with (self.keep / f"{self.name}.txt").open("a") as file:
                 file.write(encoded(talk).hex() + "\n")
-        return taken
+
+    def search(self, talks: list[Talk]) -> None:
+        """Looks by halves for those of the inputs that take a branch for the first time."""
+        half = len(talks) // 2
+        for some in (talks[:half], talks[half:]):
+            if len(some) == 1:
+                self.single(some[0])
+            elif some:
+                self.marks.clear()
+                self.fails(some)
+                if self.marks.fresh():
+                    self.search(some)
 
     def _trimmed(self, talk: Talk, edges: set[int]) -> Talk:
         """The input without what it does not need to take these branches, as far as some tries show."""
@@ -208,7 +220,9 @@ class Worker:
             alone = [t for t in talks if (e := self.fails([t])) is not None and kind_of(e) == kind]
             if alone:
                 small = min(alone, key=lambda t: len(encoded(t)))
-                smallest = [shrunk(small, lambda t: (e := self.fails([t])) is not None and kind_of(e) == kind, 600)]
+                smallest = [
+                    shrunk(small, lambda t: (e := self.fails([t])) is not None and kind_of(e) == kind, 600)
+                ]
         text = "".join(traceback.format_exception(error)) if error is not None else note
         path = self.keep / f"{self.name}-fault-{len(self.tally.kinds)}.txt"
         path.write_text("\n".join(encoded(t).hex() for t in smallest) + "\n\n" + text)
@@ -234,8 +248,12 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.disable()  # cycles are looked for between batches, not in a time that is taken
-        settled, told, said = 0, 0.0, 0.0
-        while self.tally.inputs < inputs and (now := time.monotonic() - begun) < seconds:
+        settled, told, said, parent = 0, 0.0, 0.0, os.getppid()
+        while (
+            self.tally.inputs < inputs
+            and (now := time.monotonic() - begun) < seconds
+            and os.getppid() == parent
+        ):
             self.batch()
             if self.number % 512 < 2:
                 gc.collect()
@@ -275,8 +293,7 @@ class Worker:
             self.report(talks, error)
         if fresh:
             now = self.marks.now.copy()
-            for talk in talks:
-                self.single(talk)
+            self.search(talks)
             self.marks.now[:] = now
             self.marks.learn()  # what came of several together, or of the way they were cut
         if self._peak:
@@ -284,7 +301,8 @@ class Worker:
             if peak - self._peak > SPIKE:
                 self.report(talks, None, "memory of one batch")
             self._peak = max(peak, self._peak)
-        if spent > max(BOUND, 2 * self.tally.slowest):  # else none of them took more
+        more, self._usual = spent - self._usual, self._usual + (spent - self._usual) / 64
+        if more > max(BOUND / 2, self.tally.slowest):  # else none of them took more
             for talk in talks:
                 took, size = self.timed(talk), len(encoded(talk))
                 if took > self.tally.slowest:
@@ -295,7 +313,11 @@ class Worker:
 
     def update(self, seconds: float, processor: float) -> None:
         tally = self.tally
-        tally.edges, tally.of, tally.kept = int(self.marks.ever.sum()), self.marks.used, len(self.corpus.talks)
+        tally.edges, tally.of, tally.kept = (
+            int(self.marks.ever.sum()),
+            self.marks.used,
+            len(self.corpus.talks),
+        )
         tally.seconds, tally.processor = seconds, processor
 
     def save(self) -> None:
@@ -334,7 +356,8 @@ def kind_of(error: BaseException) -> str:
     """What it says, and where it was raised, which is all there is of compiled code."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if "feature_extractors" in f.filename] or frames
-    return f"{type(error).__name__} {str(error)[:80]} at {Path(inside[-1].filename).name}:{inside[-1].lineno}"
+    said = re.sub(r"\d+", "N", str(error).partition("\n")[0])[:80]
+    return f"{type(error).__name__} {said} at {Path(inside[-1].filename).name}:{inside[-1].lineno}"
 
 
 def resident() -> int:
@@ -458,13 +481,19 @@ def read(worker: Worker, path: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", choices=NAMES, default=list(NAMES), help="both, unless one is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "targets", nargs="*", choices=NAMES, default=list(NAMES), help="both, unless one is named"
+    )
     parser.add_argument("--inputs", type=int, default=10_000_000, help="of each target")
     parser.add_argument("--minutes", type=float, default=60, help="at most, of each target")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path("fuzzed"), metavar="DIR")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="inputs to read again, of the one target named")
+    parser.add_argument(
+        "--read", type=Path, metavar="FILE", help="inputs to read again, of the one target named"
+    )
     parser.add_argument("--add", action="store_true", help="extend tests/traces by what was kept")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -473,7 +502,10 @@ def main() -> int:
     for name in args.targets:
         if args.worker or args.read or args.add:
             os.environ |= checked(args.keep)  # before numba is loaded
-            worker = Worker(name, args.seed, args.keep, BlackBox(args.keep / f"{name}.box"))
+            from fuzz_targets import TARGETS
+
+            rng = Random(args.seed)
+            worker = Worker(TARGETS[name](rng), rng, args.keep, BlackBox(args.keep / f"{name}.box"))
             if args.read:
                 faults += read(worker, args.read)
             elif args.add:

@@ -104,7 +104,7 @@ def _uncached() -> None:
     """Has numba keep nothing of what is compiled with marks, whose place differs from run to run."""
     from feature_extractors import jit
 
-    jit.entry = lambda function: jit.njit(nogil=True)(function)
+    jit.entry = jit.njit(nogil=True)
 
 
 def _python_marks(marks: Marks) -> dict[str, Any]:
@@ -162,7 +162,9 @@ class _Marking(ast.NodeTransformer):
         return ast.UnaryOp(ast.Not(), _call("_mark", self._new(line), ast.Constant(1)))
 
     def _headed(self, body: list[ast.stmt], line: int) -> list[ast.stmt]:
-        has_docstring = bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+        has_docstring = (
+            bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+        )
         return [*body[:has_docstring], self._statement(line), *body[has_docstring:]]
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:

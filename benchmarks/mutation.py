@@ -21,6 +21,9 @@ NUMBERS: Final = (
     b"1" * 19, b"9" * 40, b"1e9", b"0x10", b"ffffffff", b"",
 )  # fmt: skip
 _DIGITS: Final = re.compile(rb"[0-9]+")
+# How many bytes more than stand from its own first one on a length of two bytes may count: what stands before it, as of
+# IP, UDP and TPKT; or fewer, as of TLS, of a word that is padded before it, and of IPv6.
+_COUNTED: Final = frozenset((8, 4, 2, 0, -2, -3, -4, -6, -8, -36))
 _NEAR: Final = 48  # how far before a change a length may stand that counts it
 
 
@@ -188,9 +191,21 @@ class Mutator:
             return
         what = self._below(4)
         if what == 0:
-            value = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, -1, 1 << 31, (1 << 31) - 1)[
-                self._below(13)
-            ]
+            value = (
+                0,
+                1,
+                0x7F,
+                0x80,
+                0xFF,
+                0x100,
+                0x7FFF,
+                0x8000,
+                0xFFFF,
+                0x10000,
+                -1,
+                1 << 31,
+                (1 << 31) - 1,
+            )[self._below(13)]
         elif what == 1:
             value = int.from_bytes(data[at:end], order) + self._below(33) - 16
         elif what == 2:
@@ -202,19 +217,20 @@ class Mutator:
     def _replace(self, data: bytearray, at: int, old: int, new: bytes | bytearray) -> None:
         """Puts `new` where `old` bytes stood; lengths before it that reached to the end still do, as often as not."""
         n, more = len(data), len(new) - old
-        if more and self._random() < 0.5:
+        random = self._random
+        if more and random() < 0.5:
             for p in range(max(0, at - _NEAR), at - 1):
-                left = n - p  # a length counts from some bytes before it to some behind: IPv6's leaves out 36
+                left = n - p
                 a, b = data[p], data[p + 1]
-                if -44 <= (a << 8 | b) - left <= 8:
+                if (a << 8 | b) - left in _COUNTED and random() < 0.6:
                     value = (a << 8 | b) + more
                     if 0 <= value < 65536:
                         data[p], data[p + 1] = value >> 8, value & 0xFF
-                elif -44 <= (b << 8 | a) - left <= 8:
+                elif (b << 8 | a) - left in _COUNTED and random() < 0.4:
                     value = (b << 8 | a) + more
                     if 0 <= value < 65536:
                         data[p], data[p + 1] = value & 0xFF, value >> 8
-                elif a == left - 1 and 0 <= a + more < 128:
+                elif a == left - 1 and 0 <= a + more < 128 and random() < 0.6:
                     data[p] = a + more
         data[at : at + old] = new
 
