@@ -159,7 +159,9 @@ class Worker:
     def single(self, talk: Talk) -> None:
         """Reads an input by itself and keeps it where it takes a new branch."""
         self.marks.clear()
+        begun = time.thread_time()
         self.report([talk], self.fails([talk]))
+        took = time.thread_time() - begun
         if self.marks.fresh():
             new = set(self.marks.taken()[self.marks.ever[self.marks.taken()] == 0].tolist())
             talk = self._trimmed(talk, new)
@@ -170,6 +172,8 @@ class Worker:
             self.corpus.add(talk, taken)
             with (self.keep / f"{self.name}.txt").open("a") as file:
                 file.write(encoded(talk).hex() + "\n")
+        if took > self.tally.slowest:
+            self.clock(talk)
 
     def search(self, talks: list[Talk]) -> None:
         """Looks by halves for those of the inputs that take a branch for the first time."""
@@ -192,16 +196,20 @@ class Worker:
 
         return shrunk(talk, holds, 24)
 
-    def timed(self, talk: Talk) -> float:
-        """Processor seconds that an input takes, the least of three where it seems slow."""
-        best = float("inf")
+    def clock(self, talk: Talk) -> None:
+        """Takes the processor seconds of an input, the least of three where it seems slow."""
+        took = float("inf")
         for _ in range(3):
             begun = time.thread_time()
             self.fails([talk])
-            best = min(best, time.thread_time() - begun)
-            if best < BOUND:
-                break
-        return best
+            took = min(took, time.thread_time() - begun)
+            if took <= min(self.tally.slowest, BOUND):
+                return
+        size = len(encoded(talk))
+        self.tally.slowest, self.tally.slowest_bytes = took, size
+        (self.keep / f"{self.name}-slowest.txt").write_text(encoded(talk).hex() + "\n")
+        if took > BOUND + BOUND_BYTE * size:
+            self.report([talk], None, "slow")
 
     # Faults.
 
@@ -230,8 +238,8 @@ class Worker:
 
     # The run.
 
-    def begin(self) -> None:
-        """Compiles, and reads what earlier runs kept."""
+    def begin(self, captures: Path | None = None) -> None:
+        """Compiles, and reads what earlier runs kept, then what else there is to begin with."""
         seeds = self.target.seeds()
         path = self.keep / f"{self.name}.txt"
         if path.exists():
@@ -242,6 +250,11 @@ class Worker:
             self.report([talk], self.fails([talk]))
             self.marks.learn()
             self.corpus.add(talk, self.marks.taken().tolist())
+        for talks in self.target.more_seeds(captures):
+            self.marks.clear()
+            self.report(talks, self.fails(talks))
+            if self.marks.fresh():
+                self.search(talks)
 
     def run(self, inputs: int, seconds: float) -> None:
         begun, begun_processor = time.monotonic(), time.process_time()
@@ -304,12 +317,7 @@ class Worker:
         more, self._usual = spent - self._usual, self._usual + (spent - self._usual) / 64
         if more > max(BOUND / 2, self.tally.slowest):  # else none of them took more
             for talk in talks:
-                took, size = self.timed(talk), len(encoded(talk))
-                if took > self.tally.slowest:
-                    self.tally.slowest, self.tally.slowest_bytes = took, size
-                    (self.keep / f"{self.name}-slowest.txt").write_text(encoded(talk).hex() + "\n")
-                if took > BOUND + BOUND_BYTE * size:
-                    self.report([talk], None, "slow")
+                self.clock(talk)
 
     def update(self, seconds: float, processor: float) -> None:
         tally = self.tally
@@ -380,6 +388,7 @@ def supervise(name: str, args: argparse.Namespace) -> Tally:
             [
                 sys.executable, __file__, name, "--worker", "--keep", str(args.keep), "--seed", str(args.seed + deaths),
                 "--inputs", str(args.inputs - total.inputs), "--minutes", str(left / 60),
+                *(("--captures", str(args.captures)) if args.captures else ()),
             ],
             env=os.environ | checked(args.keep) | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         )  # fmt: skip
@@ -491,6 +500,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="at most, of each target")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path("fuzzed"), metavar="DIR")
+    parser.add_argument("--captures", type=Path, metavar="DIR", help="captures to begin with as well")
     parser.add_argument(
         "--read", type=Path, metavar="FILE", help="inputs to read again, of the one target named"
     )
@@ -511,7 +521,7 @@ def main() -> int:
             elif args.add:
                 extend(worker)
             else:
-                worker.begin()
+                worker.begin(args.captures)
                 worker.run(args.inputs, args.minutes * 60)
             continue
         tally = supervise(name, args)

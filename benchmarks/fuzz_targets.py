@@ -6,7 +6,9 @@ import ast
 import importlib
 import marshal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -18,9 +20,10 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "traces")]
 
 from marks import Covered, Marks  # noqa: E402
-from mutation import Mutator, Talk, decoded  # noqa: E402
+from mutation import MOST_PARTS, Mutator, Talk, decoded  # noqa: E402
 
 _FOLDER: Final = ROOT / "feature_extractors"
+_LARGEST_PART: Final = 2048
 _LARGEST_ENTRY: Final = 1_000_000  # bytes
 
 
@@ -31,7 +34,11 @@ class Target(Protocol):
     mutator: Mutator
     about: str
 
-    def seeds(self) -> list[Talk]: ...
+    def seeds(self) -> list[Talk]:
+        """Those of tests/traces."""
+
+    def more_seeds(self, captures: Path | None) -> Iterator[list[Talk]]:
+        """Others, some at a time, of which those are kept that reach something new."""
 
     def mutant(self, talk: Talk, other: Talk) -> tuple[Talk, int]:
         """A mutant, and as how many inputs it counts."""
@@ -61,8 +68,10 @@ class Analyzers:
         from made_segments import segments
 
         from feature_extractors import ahead, content
+        from feature_extractors.extract import Extractor
 
         self._input, self._segments = fuzzed, segments
+        self._extractor = Extractor
         self._covered: Any = importlib.import_module("covered.content").Content
         self._installed: Any = content.Content
         compiled = ahead.built() and not str(content.__file__).endswith(".py")
@@ -93,6 +102,48 @@ class Analyzers:
     def seeds(self) -> list[Talk]:
         lines = (ROOT / "tests" / "traces" / "fuzzed.txt").read_text().split()
         return [decoded(bytes.fromhex(line)) for line in lines]
+
+    def more_seeds(self, captures: Path | None) -> Iterator[list[Talk]]:
+        """What the tests of the analyzers have said, then what connections of captures say."""
+        yield from _some(self._said_in_tests(), self.batch)
+        for path in _files(captures):
+            heard = _Heard()
+            extractor = self._extractor()
+            extractor._content = heard
+            for block in _blocks(path):
+                extractor.receive(block)
+            talks = [self._talk(*first, parts) for first, parts in heard.connections.values()]
+            yield from _some(talks, self.batch)
+
+    def _talk(self, ip_proto: int, port: int, parts: Sequence[tuple[bool, bytes]]) -> Talk:
+        first = self._input.FIRST_UDP
+        ports = self._input.PORTS
+        some = ports[first:] if ip_proto == 17 else ports[:first]
+        kind = some.index(port if port in some else 9999) + (first if ip_proto == 17 else 0)
+        return kind, [(int(is_orig), data[:_LARGEST_PART]) for is_orig, data in parts[:MOST_PARTS]]
+
+    def _said_in_tests(self) -> list[Talk]:
+        import made_segments
+        import pytest
+
+        said: list[Talk] = []
+        segments = made_segments.segments
+
+        def listening(pieces: Sequence[Any]) -> Any:
+            for number in {p.connection for p in pieces}:
+                own = [p for p in pieces if p.connection == number]
+                said.append(self._talk(own[0].ip_proto, own[0].resp_p, [(p.is_orig, p.data) for p in own]))
+            return segments(pieces)
+
+        made_segments.segments = listening
+        try:
+            folder = ROOT / "tests" / "unit"
+            some = [folder / "test_content.py", *sorted((folder / "analyzers").glob("test_[!f]*.py"))]
+            with redirect_stdout(StringIO()):
+                pytest.main([*map(str, some), "-q", "-p", "no:cacheprovider"])
+        finally:
+            made_segments.segments = segments
+        return said
 
     def mutant(self, talk: Talk, other: Talk) -> tuple[Talk, int]:
         return self.mutator.mutant(talk, other), 1
@@ -196,6 +247,22 @@ class Frames:
         lines = (ROOT / "tests" / "traces" / "fuzzed_frames.txt").read_text().split()
         return [decoded(bytes.fromhex(line)) for line in lines]
 
+    def more_seeds(self, captures: Path | None) -> Iterator[list[Talk]]:
+        """Frames of captures, some in a row from each."""
+        links = self._input.LINKS
+        for path in _files(captures):
+            for block in _blocks(path):
+                talks = []
+                for first in range(0, min(len(block), 64 * MOST_PARTS), MOST_PARTS):
+                    parts = []
+                    for i in range(first, min(first + MOST_PARTS, len(block))):
+                        begin, size = int(block.start[i]), min(int(block.captured[i]), _LARGEST_PART)
+                        parts.append((1, block.data[begin : begin + size].tobytes()))
+                    if (link := int(block.link[first])) in links:
+                        talks.append((links.index(link), parts))
+                yield from _some(talks, self.batch)
+                break
+
     def mutant(self, talk: Talk, other: Talk) -> tuple[Talk, int]:
         mutant, n = self.mutator.every_part(talk, other, 0.8)
         rng = self._rng
@@ -253,6 +320,45 @@ class Frames:
         assert n[names.N_FREE_BLOCKS] == len(st.blocks), "a block is still held"
         assert (np.diff(windows.connections.end) >= 0).all(), "rows out of order"
         return self._input.said(windows), windows.connections.service, _written(windows.logs)
+
+
+class _Heard:
+    """In the place of `Content`: remembers how each connection begins, and wants all of it."""
+
+    def __init__(self) -> None:
+        self.connections: dict[int, tuple[tuple[int, int], list[tuple[bool, bytes]]]] = {}
+
+    def receive(self, s: Any) -> Any:
+        from feature_extractors.segments import Wanted
+
+        for i, serial in enumerate(s.connection.tolist()):
+            first = int(s.ip_proto[i]), int(s.resp_p[i])
+            _, parts = self.connections.setdefault(serial, (first, []))
+            if len(parts) < MOST_PARTS:
+                begin = int(s.start[i])
+                parts.append((bool(s.is_orig[i]), s.data[begin : begin + int(s.captured[i])].tobytes()))
+        return Wanted(*(np.zeros(0, np.int64) for _ in range(3)))
+
+    def close(self, connections: Any, _uids: Any, _ends: Any) -> Any:
+        return [""] * len(connections), [], np.zeros(len(connections) + 1, np.int64)
+
+
+def _files(folder: Path | None) -> list[Path]:
+    """Captures of up to two megabytes, the small ones first."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size < 2_000_000] if folder else []
+    return sorted(files, key=lambda p: (p.stat().st_size, p))
+
+
+def _blocks(path: Path) -> Iterator[Any]:
+    from feature_extractors.errors import CaptureError
+    from feature_extractors.readers.native import NativeReader
+
+    with suppress(CaptureError):
+        yield from NativeReader(path)
+
+
+def _some(talks: list[Talk], size: int) -> Iterator[list[Talk]]:
+    return (talks[i : i + size] for i in range(0, len(talks), size))
 
 
 def _written(entries: Sequence[Any]) -> list[bytes]:

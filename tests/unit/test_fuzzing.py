@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,9 @@ class Planted:
 
     def seeds(self) -> list[Talk]:
         return [(0, [(1, b"xyz")])]
+
+    def more_seeds(self, captures: Path | None) -> list[list[Talk]]:
+        return []
 
     def mutant(self, talk: Talk, other: Talk) -> tuple[Talk, int]:
         return self.mutator.mutant(talk, other), 1
@@ -137,3 +141,32 @@ def test_marks_tell_the_branches_taken_and_change_nothing(said: str, tmp_path: P
     module.f("ab")
     assert marks.fresh() == (said != "ab")
     assert first >= 2
+
+
+def test_compiled_loops_leave_marks_and_take_no_index_below_0(tmp_path: Path) -> None:
+    source = tmp_path / "compiled_sample.py"
+    source.write_text(
+        "from numba import njit\n\n\ndef plain(x):\n    return x\n\n\n@njit\ndef f(data, i):\n"
+        "    if i > 2 or data[i] == 7:\n        return -1\n    return data[i]\n"
+    )
+    marks = Marks()
+    finder = Covered(marks)
+    name = "feature_extractors.compiled_sample"
+    try:
+        finder._paths[name] = source
+        module = __import__(name).compiled_sample
+    finally:
+        sys.meta_path.remove(finder)
+        sys.modules.pop(name, None)
+    data = np.array([5, 6, 7, 8], np.uint8)
+    assert (module.plain(3), module.f(data, 1)) == (3, 6)
+    taken = {marks.lines[i] for i in marks.taken()}
+    assert taken == {"compiled_sample.py:9", "compiled_sample.py:10"}
+    marks.learn()
+    marks.clear()
+    assert module.f(data, 0) == 5
+    assert not marks.fresh()
+    assert module.f(data, 3) == -1
+    assert marks.fresh()
+    with pytest.raises(IndexError, match="below 0"):
+        module.f(data, -1)
