@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from made_segments import Piece, segments
@@ -16,6 +17,7 @@ PORTS = (
     53, 137, 5353, 67, 161, 2152, 88, 123, 443, 514, 1812, 3389, 3544, 4789, 5060, 5072, 6081, 20000, 9999,
 )  # fmt: skip
 FIRST_UDP = 21
+MAX_SEGMENTS = 64
 LIMITS = ContentLimits(
     pending_bytes=4096, pending_segments=8, log_entries=64, buffer_bytes=8192, decoded_bytes=65536
 )
@@ -23,21 +25,28 @@ LIMITS = ContentLimits(
 
 def pieces(data: bytes) -> list[Piece]:
     """The segments that these bytes stand for."""
-    kind = data[0] % len(PORTS) if data else 0
-    is_udp = kind >= FIRST_UDP
-    at, out, reached = 1, [], [0, 0]
-    while at + 3 <= len(data) and len(out) < 64:
-        flags, length = data[at], data[at + 1] << 8 | data[at + 2]
-        payload = data[at + 3 : at + 3 + length]
+    at, parts = 1, []
+    while at + 3 <= len(data) and len(parts) < MAX_SEGMENTS:
+        length = data[at + 1] << 8 | data[at + 2]
+        parts.append((data[at], data[at + 3 : at + 3 + length]))
         at += 3 + length
+    return connection(data[0] if data else 0, parts)
+
+
+def connection(kind: int, parts: Sequence[tuple[int, bytes]], number: int = 0) -> list[Piece]:
+    """The segments of connection `number`, by the byte that chooses the port and the flags and payload of each."""
+    kind %= len(PORTS)
+    is_udp = kind >= FIRST_UDP
+    out, reached = [], [0, 0]
+    for flags, payload in parts:
         is_orig = bool(flags & 1)
         if flags & 2:
             reached[is_orig] += flags >> 4
         missing = flags >> 4 if flags & 4 else 0
         out.append(
             Piece(
-                is_orig, -1 if is_udp else reached[is_orig], payload, float(len(out)),
-                len(payload) + missing, ip_proto=17 if is_udp else 6, resp_p=PORTS[kind],
+                is_orig, -1 if is_udp else reached[is_orig], payload, float(len(out)), len(payload) + missing,
+                connection=number, ip_proto=17 if is_udp else 6, resp_p=PORTS[kind],
             )
         )  # fmt: skip
         reached[is_orig] += len(payload) + missing
