@@ -7,9 +7,12 @@ kept, so that what a process ever spends on that is bounded by the product of st
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
+
+import numpy as np
+
+from feature_extractors.content.walk import walk
 
 _UNKNOWN: Final = -1  # a transition that nobody has taken; below it, one that completes a pattern
 _ESCAPES: Final = {"n": 10, "r": 13, "t": 9, "v": 11, "f": 12}
@@ -34,22 +37,18 @@ class Automaton:
             for place in _bits(end):
                 self._last[place] = self._last.get(place, 0) | bit
         alike: dict[tuple[bool, ...], int] = {}
-        self._kinds = bytes(
-            [alike.setdefault(tuple([b in s for s in self._sets]), len(alike)) for b in range(256)]
-        )
+        kinds = bytes([alike.setdefault(tuple([b in s for s in self._sets]), len(alike)) for b in range(256)])
+        self._kinds = np.frombuffer(kinds, np.uint8)
         self._width = len(alike)
         self._there = [0] * self._width  # the places whose set holds a byte of this kind
         for byte in range(256):
-            self._there[self._kinds[byte]] = sum([1 << i for i, s in enumerate(self._sets) if byte in s])
+            self._there[kinds[byte]] = sum([1 << i for i, s in enumerate(self._sets) if byte in s])
         self._rows: dict[int, int] = {}  # where a state's row begins in the table
         self._states: list[int] = []
-        self._table: list[int] = []
+        self._table = np.full(64 * self._width, _UNKNOWN, np.int32)
         self._done: dict[int, int] = {}  # what a transition completes
         self.dead = self._row(0)
         self.start = self._row(first)
-        self._idle = -1
-        self._wakes: re.Pattern[bytes] | None = None
-        self._rest()
 
     def __len__(self) -> int:
         """States made so far."""
@@ -60,25 +59,19 @@ class Automaton:
 
         Returns the state then, the offset of the next byte, and the bits of what is complete: 0 at the end of `data`.
         """
-        table, kinds, size, dead, idle = self._table, self._kinds, len(data), self.dead, self._idle
+        size = len(data)
+        view = np.frombuffer(data, np.uint8)
         while pos < size:
-            if state == idle:
-                wakes = self._wakes
-                assert wakes is not None
-                found = wakes.search(data, pos)
-                if found is None:
-                    return state, size, 0
-                pos = found.start()
-            elif state == dead:
+            state, pos = walk(self._table, self._kinds, view, state, pos, self.dead)
+            if state >= 0:
                 return state, size, 0
-            at = state + kinds[data[pos]]
-            following = table[at]
+            at = -1 - state
+            following = int(self._table[at])
+            if following == _UNKNOWN:
+                following = self._transition(at)
             pos += 1
             if following < 0:
-                if following == _UNKNOWN:
-                    following = self._transition(at)
-                if following < 0:
-                    return -2 - following, pos, self._done[at]
+                return -2 - following, pos, self._done[at]
             state = following
         return state, pos, 0
 
@@ -96,9 +89,10 @@ class Automaton:
     def _row(self, state: int) -> int:
         row = self._rows.get(state)
         if row is None:
-            row = self._rows[state] = len(self._table)
+            row = self._rows[state] = len(self._states) * self._width
             self._states.append(state)
-            self._table.extend([_UNKNOWN] * self._width)
+            if row + self._width > len(self._table):
+                self._table = np.concatenate([self._table, np.full(len(self._table), _UNKNOWN, np.int32)])
         return row
 
     def _transition(self, at: int) -> int:
@@ -113,23 +107,6 @@ class Automaton:
             row = -2 - row
         self._table[at] = row
         return row
-
-    def _rest(self) -> None:
-        """Finds the state in which most bytes leave things as they are, so that they can be passed over at once."""
-        state = self.start
-        for _ in range(2):
-            state = self._stepped(state, 0)
-        if state == self.dead:
-            return
-        wakes = [b for b in range(256) if self._stepped(state, b) != state]
-        self._idle = state
-        self._wakes = re.compile(b"[" + b"".join([b"\\x%02x" % b for b in wakes]) + b"]")
-
-    def _stepped(self, state: int, byte: int) -> int:
-        row = self._table[state + self._kinds[byte]]
-        if row == _UNKNOWN:
-            row = self._transition(state + self._kinds[byte])
-        return row if row >= 0 else -2 - row
 
 
 def _bits(places: int) -> Iterator[int]:
