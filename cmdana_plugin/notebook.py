@@ -144,5 +144,7 @@ def _recording(
     joined = concat(blocks)
     for what, given in (("label", label), ("family", family or None)):
         if given is not None and len(given) != len(joined):
-            raise CmdanaError(f"{name}: {what}: found {len(given)}, expected one for each of {len(joined)} windows")
+            raise CmdanaError(
+                f"{name}: {what}: found {len(given)}, expected one for each of {len(joined)} windows"
+            )
     return Recording(name, joined, label, family)

@@ -199,7 +199,9 @@ def test_no_module_is_longer_than_can_be_read_at_once() -> None:
 
 def test_no_room_has_more_entries_than_can_be_seen_at_once() -> None:
     entries = {
-        m: len([e for e in p.parent.iterdir() if not e.name.startswith(("__", ".")) and e.suffix not in UNSEEN])
+        m: len(
+            [e for e in p.parent.iterdir() if not e.name.startswith(("__", ".")) and e.suffix not in UNSEEN]
+        )
         for m, p in SOURCES.items()
         if p.name == "__init__.py"
     }
