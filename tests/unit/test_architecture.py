@@ -9,7 +9,7 @@ import tomllib
 from typing import Any, Final
 
 import pytest
-from test_rooms import PACKAGES, ROOMS, ROOT, SOURCES, TREES
+from test_rooms import PACKAGES, ROOMS, ROOT, SOURCES, TREES, entries_of
 
 PAGE: Final = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PICTURE: Final = re.findall(r"```\n(.*?)```", PAGE, re.S)[0]
@@ -138,5 +138,5 @@ def test_the_layout_in_the_readme_is_the_tree() -> None:
             words = [f"{package}/{word}" for word in words]
         assert [w for w in words if not (ROOT / w).exists()] == []
     for package in PACKAGES:
-        folders = {p.name for p in (ROOT / package).iterdir() if p.is_dir() and p.name != "__pycache__"}
+        folders = {n for n in entries_of(ROOT / package) if (ROOT / package / n).is_dir()}
         assert {n for n in named[package] if (ROOT / package / n).is_dir()} == folders
