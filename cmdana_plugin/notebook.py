@@ -1,0 +1,150 @@
+"""The steps from a capture to a notice as typed functions, for notebooks and scripts.
+
+They run in the caller's process, without the confinement that `cmdana replay` puts around hostile bytes. `config`
+defaults to the defaults of `plugin.toml`; no file is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.config import Config
+from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Reader, Windows, concat
+from feature_extractors.features import load_schema
+from feature_extractors.readers import open_capture
+
+if TYPE_CHECKING:
+    from cmdana_plugin.decision import Judged
+    from cmdana_plugin.detector import Checkpoint, Detector
+    from cmdana_plugin.training import Recording
+
+
+def read(capture: str | Path, config: Config | None = None) -> Reader:
+    """Blocks of frames of a capture in its order, as columns: bytes, times in seconds since the epoch, link types.
+
+    pcap and pcapng, also in gzip, bzip2 or xz; other formats where tshark is installed; "-" is standard input. The
+    reader's `counts` say what could not be read. Raises `CaptureError` for what is no capture.
+    """
+    return open_capture(capture, (config or Config()).capture.reader)
+
+
+def extract(
+    frames: Iterable[FrameBlock], config: Config | None = None, counts: Counts | None = None
+) -> Iterator[Windows]:
+    """Blocks of `n` connections with their packets and log entries, in the order in which the connections end.
+
+    Times are seconds, sizes bytes, and unset is NaN, -1 or "" (`feature_extractors.Windows`). At most 16,384
+    connections a block, none empty. `counts` is given, at the end, what was passed over, by reason. Raises
+    `CaptureError` where no frame is of a link type that is known.
+    """
+    from cmdana_plugin.replay import limits_of
+
+    extractor = Extractor(limits_of(config or Config()))
+    for block in frames:
+        yield from filter(len, extractor.parts(block))
+    yield from filter(len, extractor.ending())
+    if counts is not None:
+        counts.by_reason.update(extractor.counts.by_reason)
+
+
+def load_detector(
+    model: Checkpoint | str | Path | None = None,
+    config: Config | None = None,
+    *,
+    device: str = "cpu",
+    threads: int = 2,
+) -> Detector:
+    """The detector that `cmdana replay` uses, with an empty state: of a checkpoint, its file, or the shipped one.
+
+    Its `receive(windows)` returns `Scores`: a score of 0..1, higher is odder, and a p-value for each window. Blocks
+    come in stream order, each once. Loads torch. Raises `CmdanaError` for a model that cannot be used.
+    """
+    from cmdana_plugin import detector as detectors
+
+    if isinstance(model, detectors.Checkpoint):
+        made = detectors.CrossModal(model, load_schema(), device=device, threads=threads)
+    else:
+        made = detectors.load_detector(Path(model) if model else None, device=device, threads=threads)
+    if not (config or Config()).model.site_history:
+        return made
+    return detectors.WithSiteHistory(made, share=detectors.share_of(made.checkpoint.weights))
+
+
+def judge(
+    windows: Iterable[Windows], detector: Detector | None = None, config: Config | None = None
+) -> Iterator[Judged]:
+    """For each block of windows, in stream order, its verdicts (one for each window) and the notices raised.
+
+    `detector` defaults to the shipped one. What it has seen stays in it: for another network, or from the start,
+    load another. `config.verdict` has the alert budget in alerts a day. Raises `CmdanaError` as `load_detector`.
+    """
+    from cmdana_plugin.decision import Judge
+
+    config = config or Config()
+    judging = Judge(load_detector(config=config) if detector is None else detector, config)
+    for block in windows:
+        yield judging.receive(block)
+
+
+def fit(
+    windows: Iterable[Windows],
+    label: NDArray[np.int8] | None = None,
+    family: Sequence[str] = (),
+    *,
+    init: Checkpoint | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    name: str = "notebook",
+) -> Checkpoint:
+    """A model of one network's normal, learned from its traffic over one span, in stream order.
+
+    `label` [n] over all blocks joined: 0 benign, 1 malicious (teaches the supervised trees only), -1 unknown
+    (teaches nothing); None: all benign. `family` [n] names kinds of attack. P-values come from the last fifth.
+    `epochs` are passes, by default enough: about a minute for 5,000 connections on two cores. Raises `CmdanaError`
+    for fewer than 64 benign connections and for labels of another length.
+    """
+    from cmdana_plugin.training import Recipe, train
+
+    recording = _recording(windows, label, family, name)
+    return train([recording], recipe=Recipe(seed=seed, epochs=epochs), init=init, name=name)
+
+
+def calibrate(
+    model: Checkpoint | str | Path,
+    windows: Iterable[Windows],
+    label: NDArray[np.int8] | None = None,
+) -> Checkpoint:
+    """The same model, its p-values taken from later benign traffic that it was not trained on.
+
+    Afterwards a p-value below q is met about once in 1 / q connections of such traffic. `label` as in `fit`;
+    only benign windows count. Raises `CmdanaError` for no windows, and for a model that cannot be used.
+    """
+    from cmdana_plugin import detector as detectors
+    from cmdana_plugin.training import recalibrate
+
+    before = model
+    if not isinstance(before, detectors.Checkpoint):
+        before = detectors.load(Path(before), load_schema())
+    return recalibrate(before, [_recording(windows, label, (), "calibration")])
+
+
+def _recording(
+    windows: Iterable[Windows], label: NDArray[np.int8] | None, family: Sequence[str], name: str
+) -> Recording:
+    from cmdana_plugin.training import Recording
+
+    blocks = list(windows)
+    if not blocks:
+        raise CmdanaError(f"{name}: found no windows, expected traffic of a network")
+    joined = concat(blocks)
+    for what, given in (("label", label), ("family", family or None)):
+        if given is not None and len(given) != len(joined):
+            raise CmdanaError(
+                f"{name}: {what}: found {len(given)}, expected one for each of {len(joined)} windows"
+            )
+    return Recording(name, joined, label, family)
