@@ -1,9 +1,16 @@
 """What holds for every test: nothing is left in the home of whoever runs them."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a real Zeek is skipped, visibly, where none is."""
+    if item.get_closest_marker("zeek") and shutil.which("zeek") is None:
+        pytest.skip("needs a real Zeek on the PATH")
 
 
 @pytest.fixture(autouse=True)

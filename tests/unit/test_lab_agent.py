@@ -86,6 +86,7 @@ def test_a_recording_ahead_of_others_bears_a_larger_crowd(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.nice", lambda _: 0)
     (tmp_path / "load").write_text("1.00 1.00 1.00 20/200 7\n", encoding="ascii")
     assert agent.crowded(str(tmp_path / "load"))
     monkeypatch.setattr("os.nice", lambda _: -5)
