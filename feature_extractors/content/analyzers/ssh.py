@@ -73,9 +73,8 @@ class Ssh(Analyzer):
             packet = stream.take(4 + length)
             if packet is None:
                 return
-            end = max(
-                len(packet) - packet[4], 6
-            )  # padding that takes the type as well; mypyc cuts nothing backwards
+            # Padding may take the type as well; mypyc cuts nothing backwards.
+            end = max(len(packet) - packet[4], 6)
             self._packet(is_orig, packet[5], packet[6:end])
             if self._keyed[is_orig]:
                 left = stream.rest()
