@@ -73,9 +73,9 @@ class Ssh(Analyzer):
             packet = stream.take(4 + length)
             if packet is None:
                 return
-            self._packet(
-                is_orig, packet[5], packet[6 : len(packet) - packet[4]] if packet[4] < length else b""
-            )
+            # Padding may take the type as well; mypyc cuts nothing backwards.
+            end = max(len(packet) - packet[4], 6)
+            self._packet(is_orig, packet[5], packet[6:end])
             if self._keyed[is_orig]:
                 left = stream.rest()
                 if left:

@@ -245,7 +245,7 @@ class Gssapi(Analyzer):
             oid = next(items(outer), None)
             if oid is None:
                 return
-            token = token[oid[3] + 2 : outer[3]]
+            token = token[min(oid[3] + 2, outer[3]) : outer[3]]  # mypyc cuts nothing backwards
         elif token[:1] not in (b"\x6e", b"\x6f"):
             return
         if self._kerberos is None:
