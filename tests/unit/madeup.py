@@ -17,6 +17,14 @@ START = 1_763_769_600.0  # 2025-11-22 00:00:00 UTC
 SERVICES = ("dns", "ssl", "http", None, "ntp", "ssh", "dns,quic")
 HOSTILE = "<script>alert(1)</script>\"'&\x00\x1b[31m\u202e{{ 7*7 }}" + "A" * 3000
 
+VERDICT = Verdict(
+    ts=1469000000.123456, uid="CHhAvVGS1DHFjwGM9", orig_h="10.0.0.5", orig_p=40000, resp_h="2001:db8::1", resp_p=53,
+    proto="udp", service=None, community_id="1:abc=", stage="final", score=0.612345, p_value=2.5e-5,
+    threshold=0.5, verdict="anomalous", packet_reliance=0.25, connection_reliance=0.25, log_reliance=0.25,
+    state_reliance=0.25, modalities=("packet", "connection"),
+    reasons=("expected 80-400 B, saw 9 MB", "name a\tb\n\\x"), model="default",
+)  # fmt: skip
+
 
 def verdicts(n: int, days: float = 2.0, seed: int = 1, attack: bool = True) -> list[Verdict]:
     """`n` verdicts in order of time: uniform p-values, and with `attack` one scanning and one beaconing host."""
