@@ -21,6 +21,8 @@ from feature_extractors.tracker import (
     ENDPOINT,
     FRAGMENT_BUFFER,
     FRAGMENTS,
+    FRAME_CONNECTIONS,
+    FRAME_EXTRA,
     KEPT,
     KNOWN_LINKS,
     L_CONNECTIONS,
@@ -44,6 +46,7 @@ from feature_extractors.tracker import (
     State,
     TrackerLimits,
     likely_server_ports,
+    refusal,
     tracker,
     uids,
 )
@@ -77,6 +80,8 @@ class Extractor:
         self._state = _new_state(self._limits.tracker, early, content)
         self._links: set[int] = set()
         self._frames = 0
+        self._latest = -np.inf  # time of any frame so far
+        self._backwards = 0  # frames whose time lies before that of an earlier one
 
     @property
     def counts(self) -> Counts:
@@ -85,6 +90,7 @@ class Extractor:
         for name, n in zip(REASONS, self._state.counts.tolist(), strict=True):
             if not name.startswith("_"):
                 counts.add(name, n)
+        counts.add("time_goes_back", self._backwards)
         if self._content is not None:
             counts.by_reason.update(self._content.counts.by_reason)
         return counts
@@ -100,6 +106,7 @@ class Extractor:
             self._links.add(int(block.link[0]))
         else:
             self._links.update(np.unique(block.link).tolist())
+        self._watch(block.ts)
         data, start, captured = _readonly(block.data), _readonly(block.start), _readonly(block.captured)
         length, ts, link = _readonly(block.length), _readonly(block.ts), _readonly(block.link)
         at = 0
@@ -109,6 +116,15 @@ class Extractor:
             if at == len(block):
                 return
             self._grow()
+
+    def _watch(self, ts: NDArray[np.float64]) -> None:
+        """Counts frames that come late: as in Zeek, the clock stands still for them."""
+        if not len(ts):
+            return
+        latest = np.maximum.accumulate(ts)
+        if ts[0] < self._latest or latest[-1] > ts[-1] or not np.array_equal(latest, ts):
+            self._backwards += int((ts < np.maximum(latest, self._latest)).sum())
+        self._latest = max(self._latest, float(latest[-1]))
 
     def peek(self, connections: Connections) -> Windows:
         """Those of the given connections that are open, as they are now; they go on as if nobody had looked.
@@ -136,9 +152,7 @@ class Extractor:
         """
         n = self._state.n
         if self._frames and not n[N_DECODED] and n[N_UNKNOWN_LINK] == self._frames:
-            found = ", ".join(map(str, sorted(self._links - KNOWN_LINKS)))
-            expected = ", ".join(map(str, sorted(KNOWN_LINKS)))
-            raise CaptureError(f"link type: found {found}, expected one of {expected}")
+            raise CaptureError(refusal(self._links - KNOWN_LINKS or self._links))
         slots = np.flatnonzero(self._state.heap_at != NONE).astype(np.int32)
         order = slots[np.argsort(self._state.conns["serial"][slots])]
         at = 0
@@ -151,9 +165,9 @@ class Extractor:
     def _grow(self) -> None:
         """Doubles what ran short; the limits bound it all, since each thing belongs to a connection."""
         st = self._state
-        if st.n[N_FREE] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE] < FRAME_CONNECTIONS:
             old = len(st.conns)
-            new = min(2 * old, max(int(st.limits[L_CONNECTIONS]), old) + 2 * tracker.FRAME_CONNECTIONS)
+            new = min(2 * old, max(int(st.limits[L_CONNECTIONS]), old) + 2 * FRAME_CONNECTIONS)
             table = np.full(_table_size(new), NONE, np.int32)
             heap_at = np.full(new, NONE, np.int32)
             heap_at[:old] = st.heap_at
@@ -172,11 +186,11 @@ class Extractor:
                 heap_time=_longer(st.heap_time, new),
             )
             tracker.rehash(st, np.flatnonzero(heap_at != NONE).astype(np.int32))
-        if st.n[N_FREE_KEPT] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE_KEPT] < FRAME_CONNECTIONS:
             kept, free = _longer_pool(st.kept, st.free_kept, int(st.n[N_FREE_KEPT]))
             st.n[N_FREE_KEPT] += len(kept) // 2
             st = _replace(st, kept=kept, free_kept=free)
-        if st.n[N_FREE_BLOCKS] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE_BLOCKS] < FRAME_CONNECTIONS:
             blocks, free = _longer_pool(st.blocks, st.free_blocks, int(st.n[N_FREE_BLOCKS]))
             st.n[N_FREE_BLOCKS] += len(blocks) // 2
             st = _replace(st, blocks=blocks, free_blocks=free)
@@ -229,7 +243,7 @@ class Extractor:
 
 
 def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
-    n = min(4096, max(2 * tracker.FRAME_CONNECTIONS, limits.connections + tracker.FRAME_CONNECTIONS))
+    n = min(4096, max(2 * FRAME_CONNECTIONS, limits.connections + FRAME_CONNECTIONS))
     counters = np.zeros(16, np.int64)
     counters[N_FREE] = n
     counters[N_FREE_KEPT] = 4 * n
@@ -252,7 +266,7 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         rows=np.zeros(_ROWS, ROW),
         row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
         segments=np.zeros(_SEGMENTS, SEGMENT),
-        extra=np.zeros(2 * tracker.FRAME_EXTRA, np.uint8),
+        extra=np.zeros(2 * FRAME_EXTRA, np.uint8),
         fragments=np.zeros(limits.fragments, FRAGMENTS),
         fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),
         whole=whole,
