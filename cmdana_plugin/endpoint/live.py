@@ -144,6 +144,8 @@ class Live:
             total.update(counts.by_reason)
         if self._sniffed is not None:
             total.update(self._sniffed.counts.by_reason)
+        if self._judge.decider.forgotten:
+            total["hosts_forgotten"] = self._judge.decider.forgotten
         return dict(total)
 
     def gauges(self) -> dict[str, float]:
@@ -357,6 +359,7 @@ def replay_through_zeek(
             _replay_one(readable, folder, settings, judge, zeek, scripts, summary, progress)
     summary.suppressed = judge.decider.suppressed
     summary.allowed = judge.decider.allowed
+    summary.forgotten = judge.decider.forgotten
     summary.model = judge.detector.name
     summary.threshold = judge.decider.threshold
     return summary

@@ -53,6 +53,7 @@ class Summary:
     notices: list[Notice] = field(default_factory=list)
     suppressed: int = 0
     allowed: int = 0
+    forgotten: int = 0  # hosts whose evidence was let go
     undecoded: Counter[str] = field(default_factory=Counter)
     model: str = ""
     threshold: float = 0.0
@@ -194,6 +195,7 @@ def replay(
         writer.close()
     summary.suppressed = judge.decider.suppressed
     summary.allowed = judge.decider.allowed
+    summary.forgotten = judge.decider.forgotten
     summary.model = judge.detector.name
     summary.threshold = judge.decider.threshold
     return summary
