@@ -26,10 +26,11 @@ import numpy as np
 
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.endpoint.aligner import Aligner
+from cmdana_plugin.endpoint.observed import BRIEF, Batch, decode_batch, sample
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
-from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
+from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
 from feature_extractors import CaptureError, CmdanaError, Counts
 from feature_extractors.compiled import freeze

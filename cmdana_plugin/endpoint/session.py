@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cmdana_plugin.endpoint import wire
-from cmdana_plugin.endpoint.wire import Alive, Batch, Event, PeerError, Welcome, WireError
+from cmdana_plugin.endpoint import observed, wire
+from cmdana_plugin.endpoint.observed import Batch
+from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, Welcome, WireError
 from feature_extractors import Counts, Stage
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Identity:
     model: str
     schema: str  # digest of schema.yaml that the model was made with
     streams: tuple[str, ...] = ()  # paths of the logs that the model looks at; empty: all
-    brief: tuple[str, ...] = ()  # those of them of which the fields in `wire.BRIEF` are enough
+    brief: tuple[str, ...] = ()  # those of them of which the fields in `observed.BRIEF` are enough
 
 
 @dataclass(slots=True)
@@ -124,7 +125,7 @@ class Session:
                         "zeek_refused_a_message", f"Zeek could not take a message: {context} ({code})"
                     )
                 case Event(name=wire.OBSERVATIONS):
-                    batch = self._decoded(event, wire.decode_batch)
+                    batch = self._decoded(event, observed.decode_batch)
                     if batch is not None and self._account(batch):
                         batches.append(batch)
                 case Event(name=wire.WELCOME):
@@ -217,7 +218,7 @@ class Session:
             return decode(event.payload)
         except WireError as error:
             self._complain("message_refused", str(error))
-            self.counts.add("connections_refused", wire.head(event.payload)[0])
+            self.counts.add("connections_refused", observed.head(event.payload)[0])
             return None
 
     @property
@@ -262,7 +263,7 @@ def _impossible(batch: Batch, run: Run) -> str:
     gap = batch.seq - run.seq - 1
     if gap > _MAX_GAP:
         return f"batch {batch.seq} after {run.seq}"
-    most = run.expected + gap * wire.MAX_RECORDS
+    most = run.expected + gap * observed.MAX_RECORDS
     if not run.expected <= batch.before <= most:
         return f"{batch.before} connections before batch {batch.seq}, expected {run.expected} to {most}"
     return ""

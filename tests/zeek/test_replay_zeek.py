@@ -20,7 +20,7 @@ from rig import SCRIPTS
 from cmdana_plugin.cli.app import load_judge
 from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
 from cmdana_plugin.endpoint.live import ZeekError, replay_through_zeek
-from cmdana_plugin.endpoint.wire import BRIEF
+from cmdana_plugin.endpoint.observed import BRIEF
 from cmdana_plugin.replay import embedded
 from cmdana_plugin.replay.embedded import Summary
 from feature_extractors.features.encoding import Block

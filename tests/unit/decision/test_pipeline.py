@@ -12,7 +12,7 @@ from cmdana_plugin.decision.judge import Judge, component_reasons
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
 from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint.aligner import Aligner
-from cmdana_plugin.endpoint.wire import decode_batch, sample
+from cmdana_plugin.endpoint.observed import decode_batch, sample
 from feature_extractors.features.encoding import Block
 
 

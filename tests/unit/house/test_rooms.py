@@ -19,7 +19,6 @@ MOST_ENTRIES: Final = 16
 LONG: Final = {
     "cmdana_plugin.analyst.report": "gathers, then renders: one page",
     "cmdana_plugin.cli.app": "every command and its options, one after another",
-    "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
     "cmdana_plugin.training.fit": "recipe, loss and calibration, to be parted",
     "feature_extractors.content.analyzers.http": "one protocol, one module",
     "feature_extractors.content.analyzers.tls": "one protocol, one module",
