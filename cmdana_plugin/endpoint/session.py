@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.decision import Judged
 
 T = TypeVar("T")
+_FINAL: Final = Stage.FINAL.name.lower()
 _MAX_RUNS: Final = 1024  # starts of Zeek nodes remembered; past it the one longest silent is forgotten
 _MAX_GAP: Final = 1_000_000  # batches of a run that can have been lost between two that came
 
@@ -140,7 +141,7 @@ class Session:
 
     def answer(self, judged: Judged) -> list[Event]:
         """The verdicts and notices as events, and the end of a run where its last batch was among the judged."""
-        self.judged += judged.verdicts.stage.counted()[Stage.FINAL.name.lower()]
+        self.judged += sum(n for (stage, _), n in judged.counts.items() if stage == _FINAL)
         written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
         events = wire.encode_verdicts(
             self.topic_verdicts, judged.verdicts, judged.notices, benign=any(written) or not written

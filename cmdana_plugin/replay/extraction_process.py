@@ -101,6 +101,8 @@ class Beside:
                 return
             parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
             yield concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None, said["numbers"]
+        if self._closed:
+            return
         self._closed = True
         _, status = os.waitpid(self._child, 0)
         if os.WIFSIGNALED(status):
@@ -119,16 +121,19 @@ class Beside:
         self._closed = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
-        os.waitpid(self._child, 0)
-        with self._moved:  # lets the thread come to the pipe's end
+        with contextlib.suppress(ChildProcessError):  # the reader, in another thread, was at its end just now
+            os.waitpid(self._child, 0)
+        with self._moved:  # lets the thread come to the pipe's end, and a reader in another thread go
             self._blocks.clear()
-            self._moved.notify()
+            self._moved.notify_all()
 
     def _take(self) -> list[_Block]:
-        """What waits, as much as makes one block; none at the pipe's end."""
+        """What waits, as much as makes one block; none at the pipe's end, or once closed."""
         with self._moved:
-            while not self._moved.wait_for(lambda: self._blocks, min(_LOOK, self._stuck)):
+            while not self._moved.wait_for(lambda: self._blocks or self._closed, min(_LOOK, self._stuck)):
                 self._look()
+            if self._closed:
+                return []
             self._moved.wait_for(self._worth_taking, _PATIENCE)
             taken: list[_Block] = []
             rows = 0
