@@ -89,9 +89,9 @@ def explained(judged: list[Judged]) -> list[bool]:
 
 
 def test_a_notice_is_explained_and_its_verdict_says_the_same() -> None:
-    judged = list(Judge(Odd(), Config()).judged([apart(60, 1e-3)]))
-    assert explained(judged) == [True] * 60
-    assert [n.sub.endswith("explained") for n in judged[0].notices] == [True] * 60
+    judged = list(Judge(Odd(), Config()).judged([apart(12, 1e-3)]))
+    assert explained(judged) == [True] * 12
+    assert [n.sub.endswith("explained") for n in judged[0].notices] == [True] * 12
 
 
 def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> None:
@@ -99,10 +99,10 @@ def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> 
     later = replace(flood, connections=replace(flood.connections, end=flood.connections.end + 2.0,
                                                resp_h=flood.connections.resp_h ^ np.uint8(1)))  # fmt: skip
     one, two = (list(Judge(Odd(), Config()).judged([part])) for part in (flood, later))
-    assert explained(one) == [True] * 64 + [False] * 136
+    assert explained(one) == [True] * 16 + [False] * 184
     assert explained(one) == explained(two)
     both = list(Judge(Odd(), Config()).judged([flood, later]))
-    assert sum(explained(both)[200:]) == 32  # sixteen a second
+    assert sum(explained(both)[200:]) == 16  # eight a second
     assert all(v.reasons for j in both for v in j.verdicts)
 
 
