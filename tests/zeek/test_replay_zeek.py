@@ -18,7 +18,7 @@ from attack import write
 from endpoint import judge
 from rig import SCRIPTS
 
-from cmdana_plugin.cli.app import load_judge
+from cmdana_plugin.cli.judging import load_judge
 from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
 from cmdana_plugin.endpoint import zeek_replay
 from cmdana_plugin.endpoint.observed import BRIEF
