@@ -24,7 +24,6 @@ from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, 
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
 from feature_extractors import CaptureError, CmdanaError, Counts, Windows
-from feature_extractors.compiled import freeze
 from feature_extractors.features import Encoded, encoded, load_schema
 
 if TYPE_CHECKING:
@@ -248,9 +247,9 @@ def run(
     transport = make_transport(settings.endpoint, VERSION)
     _warm_up(load().detector, settings)
     judge = load()
-    # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
+    # What is loaded by now stays: to walk it once for cycles holds up verdicts for a fifth of a second.
     gc.collect()
-    freeze()
+    gc.freeze()
     gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
     live = Live(

@@ -25,7 +25,6 @@ from cmdana_plugin.logs import (
 )
 from cmdana_plugin.replay.summary import Summary
 from feature_extractors import CaptureError, Windows, take
-from feature_extractors.compiled import seldom_collected
 from feature_extractors.readers import find_captures, open_capture
 
 if TYPE_CHECKING:
@@ -162,12 +161,11 @@ def replay(
         for stream in (CONN, CMDANA, NOTICE):
             writers.append(LogWriter(out, stream, config.logs.format))
         judge, local = load(blocks.ahead), LocalNets(config.logs.local_nets)
-        with seldom_collected():
-            for judged in judge.judged(_counted(blocks, summary), ahead=True):
-                if len(judged.windows):
-                    _write(judged, writers, local)
-                summary.receive(judged)
-                progress(summary)
+        for judged in judge.judged(_counted(blocks, summary), ahead=True):
+            if len(judged.windows):
+                _write(judged, writers, local)
+            summary.receive(judged)
+            progress(summary)
     except BaseException:
         for writer in writers:
             writer.abandon()
@@ -194,9 +192,8 @@ def _extracted(
         warm_up()
         lock_in()
 
-    with seldom_collected():
-        for windows in extract(captures, config, summary, ready):
-            yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
+    for windows in extract(captures, config, summary, ready):
+        yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
     yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
 
 
