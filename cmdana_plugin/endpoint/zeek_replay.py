@@ -41,12 +41,13 @@ def replay_through_zeek(
 ) -> Summary:
     """Reads each capture with a Zeek that has CMDANA loaded; Zeek writes its own logs and notices to `out`.
 
-    Several captures are read one after another, each into a folder of its own below `out`, and the detector
-    remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing or Zeek fails.
+    Several captures are read one after another in the order of their first frames, each into a folder of its own
+    below `out`, and the detector remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing
+    or Zeek fails.
     """
     from cmdana_plugin.replay import Summary, sources
 
-    found = sources([str(c) for c in captures])
+    found = _by_first_frame(sources([str(c) for c in captures]), settings)
     zeek, scripts = zeek_program(settings), scripts_folder(settings)
     judge = load()
     summary = Summary([str(c) for c in found])
@@ -57,6 +58,16 @@ def replay_through_zeek(
             _replay_one(readable, folder, settings, judge, zeek, scripts, summary, progress)
     summary.finish(judge)
     return summary
+
+
+def _by_first_frame(captures: list[Path | str], settings: Config) -> list[Path | str]:
+    """The captures in the order of their first frames. Raises `CaptureError` for what is none."""
+    if len(captures) < 2 or "-" in captures:
+        return captures
+    from feature_extractors.readers import first_frame, open_captures
+
+    first = [first_frame(reader) for reader in open_captures(captures, settings.capture.reader)]
+    return [captures[i] for i in sorted(range(len(captures)), key=first.__getitem__)]
 
 
 def zeek_program(settings: Config) -> str:

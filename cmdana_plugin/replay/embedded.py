@@ -25,7 +25,7 @@ from cmdana_plugin.logs import (
 )
 from cmdana_plugin.replay.summary import Summary
 from feature_extractors import CaptureError, Windows, take
-from feature_extractors.readers import find_captures, open_capture
+from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judge, Judged
@@ -97,22 +97,21 @@ def extract(
     summary: Summary,
     opened: Callable[[], object] = lambda: None,
 ) -> Iterator[Windows]:
-    """The windows of the captures, read one after another as one stream in time order.
+    """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
     `opened` is called when all of them are open and nothing of their traffic has been looked at.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
-    readers = [open_capture(capture, config.capture.reader) for capture in captures]
+    readers = open_captures(captures, config.capture.reader)
     extractor = Extractor(limits_of(config))
     opened()
-    for reader in readers:
-        for block in reader:
-            summary.frames += len(block)
-            summary.bytes += int(block.captured.sum())
-            for windows in extractor.parts(block):
-                yield from _parts(windows)
+    for block in in_order(readers):
+        summary.frames += len(block)
+        summary.bytes += int(block.captured.sum())
+        for windows in extractor.parts(block):
+            yield from _parts(windows)
     try:
         for windows in extractor.ending():
             yield from _parts(windows)

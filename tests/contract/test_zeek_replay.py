@@ -12,6 +12,7 @@ from cmdana_plugin.config import Config, Zeek
 from cmdana_plugin.endpoint.zeek_replay import replay_through_zeek
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
+from attack import write
 from endpoint import judge
 
 HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ def test_frames_and_all_that_is_summed_up_are_told(
     config = stand_in(tmp_path, said)
     names = [tmp_path / f"{k}.pcap" for k in range(captures)]
     for name in names:
-        name.write_bytes(b"a capture, to a Zeek")
+        write(name)
     summary = replay_through_zeek(names, tmp_path / "out", config, lambda: judge(config))
     assert (summary.frames, summary.bytes) == (frames, frames // 1234 * 567_890)
     assert summary.connections == 3 * captures
