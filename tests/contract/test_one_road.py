@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cmdana_plugin
-from cmdana_plugin.cli.app import load_judge
+from cmdana_plugin.cli.judging import load_judge
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.decision.verdict import Notice, Verdict
 from cmdana_plugin.endpoint import wire
