@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled import new_key, uncollected
+from feature_extractors.compiled import new_key
 from feature_extractors.content import Content, ContentLimits, Segments, Wanted
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
@@ -196,7 +196,6 @@ class Extractor:
             st = _replace(st, blocks=blocks, free_blocks=free)
         self._state = st
 
-    @uncollected
     def _drain(self, data: NDArray[np.uint8]) -> Windows:
         """Hands the segments to the analyzers, and makes windows of the rows."""
         st = self._state
