@@ -27,6 +27,11 @@ export {
 		Detector_Back,
 	};
 
+	redef record Notice::Info += {
+		## What a notice of CMDANA rests on, so that no policy and no reader of notice.log has to read its words.
+		cmdana: NoticeFields &log &optional;
+	};
+
 	## For how long a notice of the same identifier is not repeated.
 	option suppress_for = 1hr;
 
@@ -98,7 +103,7 @@ function judges(): bool
 	}
 
 # The connection is often gone by now, so the notice is filled from the wire and not from a connection record.
-function raise_notice(w: NoticeWords)
+function raise_notice(w: RaisedNotice)
 	{
 	if ( w$note !in notice_types )
 		{
@@ -107,7 +112,7 @@ function raise_notice(w: NoticeWords)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for);
+	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for, $cmdana=w$fields);
 
 	if ( w?$uid )
 		n$uid = w$uid;
@@ -188,13 +193,13 @@ event CMDANA::verdicts(answer: string)
 	tally$judged += a$finals;
 	tally$judged_early += a$earlies;
 
-	local oddities: table[count] of Oddity = table();
+	local odd_ones: table[count] of NonBenign = table();
 	for ( _, o in a$odd )
-		oddities[o$i] = o;
+		odd_ones[o$i] = o;
 
 	for ( i, uid in a$uid )
 		{
-		local odd = i in oddities;
+		local odd = i in odd_ones;
 		if ( ! odd && ! log_benign )
 			next;
 
@@ -203,10 +208,10 @@ event CMDANA::verdicts(answer: string)
 		    $id=conn_id($orig_h=a$orig_h[i], $orig_p=count_to_port(a$orig_p[i], proto),
 		        $resp_h=a$resp_h[i], $resp_p=count_to_port(a$resp_p[i], proto)),
 		    $proto=proto, $community_id=a$community_id[i], $stage=stages[a$stage[i]], $score=a$score[i],
-		    $p_value=a$p_value[i], $threshold=a$threshold, $verdict=odd ? oddities[i]$verdict : "benign",
+		    $p_value=a$p_value[i], $threshold=a$threshold, $verdict=odd ? odd_ones[i]$verdict : "benign",
 		    $packet_reliance=a$packet_reliance[i], $connection_reliance=a$connection_reliance[i],
 		    $log_reliance=a$log_reliance[i], $state_reliance=a$state_reliance[i],
-		    $modalities=modality_sets[a$modalities[i]], $reasons=odd ? oddities[i]$reasons : nothing,
+		    $modalities=modality_sets[a$modalities[i]], $reasons=odd ? odd_ones[i]$reasons : nothing,
 		    $model=a$model);
 		if ( a$service[i] != "" )
 			row$service = a$service[i];

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cmdana_plugin.logs import moments
+from cmdana_plugin.logs import message, moments, notice_columns, sub_message
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
@@ -107,7 +107,7 @@ def notices(rows: list[Notice], width: int) -> Table:
     table = notice_table(width)
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
         time = moments.shown(n.ts, "%m-%d %H:%M:%S")
-        add_notice(table, time, n.note, n.msg, n.sub)
+        add_notice(table, time, n.note, message(n), sub_message(n))
     return table
 
 
@@ -185,8 +185,9 @@ def labelled(console: Console, found: Found) -> None:
 def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
     """The same as an object for `--json`."""
     # asdict would rebuild a Counter from its pairs and count those.
-    plain = {**asdict(replace(s, verdicts=Counter(), undecoded=Counter())), "verdicts": dict(s.verdicts)}
-    plain["undecoded"] = dict(s.undecoded)
+    plain = asdict(replace(s, verdicts=Counter(), undecoded=Counter(), notices=[]))
+    plain |= {"verdicts": dict(s.verdicts), "undecoded": dict(s.undecoded)}
+    plain["notices"] = [notice_columns(n) for n in s.notices]
     whole = {
         **plain,
         "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import ANOMALOUS_HOST, Judge, Notice, threshold
+from cmdana_plugin.decision import HostIncident, Judge, Notice, threshold
 from cmdana_plugin.detector import Scores, score_of
 from cmdana_plugin.training import Recording
 from feature_extractors import Windows, address_texts, take
@@ -96,9 +96,10 @@ class Counted:
         orig, resp = np.array(address_texts(c.orig_h)), np.array(address_texts(c.resp_h))
         first_notice: dict[str, int] = {}
         for notice in notices_of(windows, scores, config):
-            assert notice.uid is not None
-            row = row_of[notice.uid]
-            basis = _basis(notice, row, odd, orig, resp, c.end)
+            if notice.verdict is None:  # drift: about no connection in particular
+                continue
+            row = row_of[notice.verdict.uid]
+            basis = _basis(notice.incident, row, odd, orig, resp, c.end)
             self.notices += 1
             truth = set(label[basis].tolist())
             if 1 in truth:
@@ -156,17 +157,17 @@ def notices_of(windows: Windows, scores: Scores, config: Config) -> list[Notice]
 
 
 def _basis(
-    notice: Notice,
+    incident: HostIncident | None,
     row: int,
     odd: NDArray[np.bool_],
     orig: NDArray[np.str_],
     resp: NDArray[np.str_],
     end: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """The rows that a notice rests on: its connection, or the host's odd ones of the last hour."""
-    if notice.note != ANOMALOUS_HOST:
+    """The rows that a notice rests on: its connection, or of an incident the host's odd ones of the last hour."""
+    if incident is None:
         return np.array([row])
-    same = orig[: row + 1] == notice.src if notice.src else resp[: row + 1] == notice.dst
+    same = (orig if incident.role == "originator" else resp)[: row + 1] == incident.host
     return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _MEMORY))
 
 

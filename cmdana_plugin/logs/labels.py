@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cmdana_plugin.detector import BENIGN
+from cmdana_plugin.logs.notices import read_notices
 from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
 from feature_extractors import CmdanaError
 
@@ -91,15 +92,14 @@ class Labels:
             if (text(row, "verdict") or BENIGN) != BENIGN:
                 found.flagged[label.label] += 1
                 flagged_of[label.family] += 1
-                odd_by_host["src", orig[0]].append(label)
-                odd_by_host["dst", resp[0]].append(label)
+                odd_by_host["originator", orig[0]].append(label)
+                odd_by_host["responder", resp[0]].append(label)
         noticed: set[str] = set()
-        for row in read_rows(folder / "notice.log", skipped=found.skipped):
-            # Zeek fills in both src and dst from the connection: the sentence says whose incident it is.
-            name, _, rest = str(row.get("msg", "")).partition(" ")
-            host = ("dst" if rest.startswith("receives") else "src", name)
-            merged = text(row, "note").endswith("Anomalous_Host")
-            basis = odd_by_host[host] if merged else [e for e in [truth.get(str(row.get("uid")))] if e]
+        for row in read_notices(folder / "notice.log", found.skipped):
+            if role := text(row, "cmdana.role"):
+                basis = odd_by_host[role, text(row, "cmdana.host")]
+            else:
+                basis = [e for e in [truth.get(text(row, "uid"))] if e]
             words = {e.label for e in basis}
             if "malicious" in words:
                 found.true_notices += 1

@@ -8,7 +8,7 @@ from madeup import VERDICT
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision.judge import Judge, component_reasons
+from cmdana_plugin.decision.judge import Judge, component_reasons, oddest_components
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
 from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint.aligner import Aligner
@@ -30,14 +30,17 @@ def test_the_oddest_component_comes_first_whatever_does_not_apply() -> None:
         density=[0.02, 0.2],
         next=[0.3, 0.9],
     )
+    assert oddest_components(some, np.array([1, 0])) == ["density", "attack"]
     first, second = component_reasons(some, np.array([True, True]), 3)
     assert [words.partition(" (p=")[2] for words in first] == ["0.0002)", "0.02)"]
-    assert second == ("far from all connections seen in training (p=0.2)",)
+    assert second == ("unlike any traffic seen in training (p=0.2)",)
 
 
 def test_a_benign_row_has_no_reasons_and_a_detector_without_components_gives_none() -> None:
     assert component_reasons(scores(density=[0.001]), np.array([False]), 3) == [()]
     assert component_reasons(scores(unheard_of=[0.001]), np.array([True]), 3) == [()]
+    assert oddest_components(scores(unheard_of=[0.001]), np.array([0])) == [None]
+    assert oddest_components(scores(log=[math.nan]), np.array([0])) == [None]
 
 
 def test_verdicts_in_columns_are_the_verdicts() -> None:
@@ -78,5 +81,6 @@ def test_of_a_block_the_oddest_are_explained(most: int | None, explained: list[i
     judged = judge.receive(windows)
     assert [i for i, v in enumerate(judged.verdicts) if v.reasons == ("explained",)] == explained
     assert all(v.reasons for v in judged.verdicts)
-    assert sum(n.sub.endswith("explained") for n in judged.notices) == len(explained)
+    assert sum(n.explained for n in judged.notices) == len(explained)
+    assert all(n.verdict and (n.verdict.reasons == ("explained",)) is n.explained for n in judged.notices)
     assert len(judged.notices) == 3

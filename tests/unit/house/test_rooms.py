@@ -17,7 +17,6 @@ MOST_ENTRIES: Final = 16
 
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final = {
-    "cmdana_plugin.analyst.report": "gathers, then renders: one page",
     "cmdana_plugin.cli.app": "every command and its options, one after another",
     "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
     "cmdana_plugin.training.fit": "recipe, loss and calibration, to be parted",
