@@ -47,7 +47,7 @@ export {
 		finished: string &default="";
 		## Paths of the logs that the model looks at; empty: all.
 		streams: vector of string &default=vector();
-		## Those of them of which the fields in CMDANA::brief are enough.
+		## Those of them of which the fields in CMDANA::compact_renderers are enough.
 		brief: vector of string &default=vector();
 		## The detector stops now, of its own will.
 		leaving: bool &default=F;

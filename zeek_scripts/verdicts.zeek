@@ -48,7 +48,7 @@ export {
 	global is_news: function(who: string, n: count): bool;
 
 	## Whether this node logs verdicts and raises notices: the manager, or a Zeek on its own.
-	global judges: function(): bool;
+	global is_judging_node: function(): bool;
 }
 
 global unreadable = 0;
@@ -97,7 +97,7 @@ function is_news(who: string, n: count): bool
 	return who == instance && is_newer(who, n);
 	}
 
-function judges(): bool
+function is_judging_node(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
 	}
@@ -160,7 +160,7 @@ function well_formed(a: Answer): bool
 
 event CMDANA::verdicts(answer: string)
 	{
-	if ( ! judges() )
+	if ( ! is_judging_node() )
 		return;
 
 	local message = opened("CMDANA::verdicts", answer);
@@ -225,7 +225,7 @@ event zeek_init() &priority=5
 	{
 	Log::create_stream(LOG, Log::Stream($columns=Info, $ev=log_cmdana, $path="cmdana", $policy=log_policy));
 
-	if ( judges() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
+	if ( is_judging_node() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
 		Cluster::subscribe(topic_verdicts);
 	}
 

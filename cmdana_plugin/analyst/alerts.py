@@ -35,9 +35,9 @@ from cmdana_plugin.logs import (
 )
 from feature_extractors import CmdanaError, RecordError
 
-_POLL: Final = 0.5  # seconds between looks at a growing log
-_CHUNK: Final = 1024 * 1024  # characters of a growing log that are looked at together
-_HEADER: Final = 64  # lines of a header that are kept; Zeek writes eight
+_POLL_SECONDS: Final = 0.5  # seconds between looks at a growing log
+_CHUNK_CHARACTERS: Final = 1024 * 1024  # characters of a growing log that are looked at together
+_HEADER_LINES: Final = 64  # lines of a header that are kept; Zeek writes eight
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,11 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
     if path.exists():
         file = path.open(encoding="utf-8", errors="backslashreplace")
         header = [line for line in bounded_lines(file, str(path), Counter()) if line.startswith("#")][
-            -_HEADER:
+            -_HEADER_LINES:
         ]
     rest, ended, too_long = "", False, False
     while True:
-        chunk = file.read(_CHUNK) if file else ""
+        chunk = file.read(_CHUNK_CHARACTERS) if file else ""
         if chunk:
             skipped: Skipped = Counter()
             *lines, rest = (rest + chunk).split("\n")
@@ -152,7 +152,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
             if len(rest) > MAX_LINE:
                 skipped["line too long"] += not too_long
                 rest, too_long = "", True
-            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER:]
+            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER_LINES:]
             rows = (line + "\n" for line in lines if line[:1] != "#")
             yield from parse_rows(chain(header, rows), str(path), skipped=skipped)
             sys.stdout.flush()
@@ -170,7 +170,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
         except FileNotFoundError:
             ended = True
         if not ended or not path.exists():
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
 
 
 def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -> None:

@@ -37,7 +37,7 @@ from feature_extractors.readers import files_below
 
 Rows = Sequence[Mapping[str, Field]]
 
-_AROUND: Final = 6  # verdicts of the host shown before and after
+_VERDICTS_AROUND: Final = 6  # verdicts of the host shown before and after
 _MOST_RELATED: Final = 50  # rows of other logs
 _MOST_NOTICES: Final = 20
 _BAR: Final = 30  # characters of a full bar
@@ -203,7 +203,7 @@ def _history(
         ts = _ts(row)
         near, drop = (before, 0) if ts <= at else (after, -1)
         bisect.insort(near, (ts, i, row))
-        if len(near) > _AROUND:
+        if len(near) > _VERDICTS_AROUND:
             del near[drop]
     return [r for _, _, r in before], [r for _, _, r in after], count, odd
 

@@ -1,6 +1,6 @@
 """Whether the traffic has moved away from what the model learned: p-values that no longer mean what they say.
 
-On calm traffic like that of the calibration at most one connection in ten has a p-value of 0.1 or less, one in a
+On benign traffic like that of the calibration at most one connection in ten has a p-value of 0.1 or less, one in a
 hundred of 0.01 (ties make it fewer, never more). Where that fails for hours, over many hosts, for one kind of
 traffic, it is not one host that misbehaves but the model that no longer describes the network, and the alert budget
 no longer holds. Time is network time, memory is fixed, every host counts for a bounded share of a window, and the
@@ -29,7 +29,7 @@ _HIGH: Final = 1024  # the lowest port that is nobody's in particular
 _STRATA: Final = 512  # services and well-known ports of a window; the rest share one
 _SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; one that finds no slot does not count
 _PROBES: Final = 16  # slots that an originator may take
-_SURE: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
+_MIN_SIGMAS: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
 _NAMED_COMPONENTS: Final = 2  # at most, of a notice
 _NAMED_SHARE: Final = 0.2  # of the connections above which a component's being odd is named
 
@@ -173,7 +173,7 @@ class DriftMonitor:
             kept = slots[np.argsort(-odd, kind="stable")][s.hosts - 1 :]
             n, k = int(self._used[kept].sum()), int(self._used_tails[kept, tail].sum())
             tolerated = s.lift * n * nominal
-            moved = k > tolerated + _SURE * math.sqrt(tolerated)
+            moved = k > tolerated + _MIN_SIGMAS * math.sqrt(tolerated)
             lift = Lift(best.connections, best.hosts, k / (n * nominal) if n else 0.0, tail, moved)
             best = max(best, lift, key=lambda found: (found.moved, found.lift))
         return best

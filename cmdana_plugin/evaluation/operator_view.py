@@ -21,8 +21,8 @@ from feature_extractors import Windows, address_texts, take
 from feature_extractors.features import Block
 
 _BLOCK: Final = 4096
-_GAP: Final = 600.0  # seconds: some captures are pieced together
-_MEMORY: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
+_MAX_SILENCE_SECONDS: Final = 600.0  # seconds: some captures are pieced together
+_EVIDENCE_SECONDS: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
 
 
 class PrecomputedScores:
@@ -66,7 +66,7 @@ class Counted:
     unlabelled: int = 0  # rest on nothing known to be malicious, and on something unknown
     benign: int = 0  # connections
     flagged: int = 0  # of these, odd by verdict
-    seconds: float = 0.0  # recorded; a longer silence than _GAP counts as that
+    seconds: float = 0.0  # recorded; a longer silence than _MAX_SILENCE_SECONDS counts as that
     incidents: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))  # family -> found?
     delay: dict[str, list[float]] = field(
         default_factory=lambda: defaultdict(list)
@@ -109,11 +109,11 @@ class Counted:
                 self.false += 1
             else:
                 self.unlabelled += 1
-        calm = label == 0
-        self.benign += int(calm.sum())
-        self.flagged += int((odd & calm).sum())
+        benign = label == 0
+        self.benign += int(benign.sum())
+        self.flagged += int((odd & benign).sum())
         times = np.sort(np.concatenate([c.ts, c.end]))
-        self.seconds += float(np.minimum(np.diff(times), _GAP).sum())
+        self.seconds += float(np.minimum(np.diff(times), _MAX_SILENCE_SECONDS).sum())
         for f in set(family[label == 1]):
             mine = np.flatnonzero((label == 1) & (family == f))
             found = first_notice.get(str(f))
@@ -168,7 +168,7 @@ def _basis(
     if incident is None:
         return np.array([row])
     same = (orig if incident.role == "originator" else resp)[: row + 1] == incident.host
-    return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _MEMORY))
+    return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _EVIDENCE_SECONDS))
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -17,7 +17,7 @@ from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows,
 from feature_extractors import CmdanaError
 
 _COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
-_SLACK: Final = 0.1  # seconds between a label's start and a connection's
+_SLACK_SECONDS: Final = 0.1  # seconds between a label's start and a connection's
 
 Key = tuple[str, frozenset[tuple[str, int]]]
 
@@ -65,7 +65,11 @@ class Labels:
 
     def find(self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float) -> Label | None:
         """The label of the connection that started at `ts`, within a tenth of a second."""
-        near = [e for e in self.by_key.get((proto, frozenset((orig, resp))), ()) if abs(e.ts - ts) <= _SLACK]
+        near = [
+            e
+            for e in self.by_key.get((proto, frozenset((orig, resp))), ())
+            if abs(e.ts - ts) <= _SLACK_SECONDS
+        ]
         return min(near, key=lambda e: abs(e.ts - ts), default=None)
 
     def count(self, folder: Path) -> Found:

@@ -212,7 +212,7 @@ def _header(stream: Stream, now: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _RowFormat:
     """How one format puts a value of each of Zeek's types into words, and a line together."""
 
     word: Mapping[str, Callable[[Any], str]]
@@ -312,7 +312,7 @@ def _tsv_seconds(value: float) -> str:
     return f"{value:.6f}"
 
 
-_TSV: Final = _Form(
+_TSV: Final = _RowFormat(
     word={
         "time": _tsv_seconds,
         "interval": _tsv_seconds,
@@ -357,7 +357,7 @@ def _plain(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if not value.isascii() else value
 
 
-_JSON: Final = _Form(
+_JSON: Final = _RowFormat(
     word={kind: _json_seconds if kind in ("time", "interval") else _json_value for kind in _TSV.word},
     between=b",",
     begin=b"{",

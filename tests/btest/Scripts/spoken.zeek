@@ -4,7 +4,7 @@
 
 module CMDANA;
 
-redef run = "run-1";
+redef run_id = "run-1";
 redef authentication = "none";
 
 event zeek_init() &priority=-10

@@ -8,7 +8,7 @@ module CMDANA;
 
 redef expected_schema = "s";
 redef authentication = "none";
-redef run = "run-1";
+redef run_id = "run-1";
 
 function say(v: count, instance: string, schema: string, leaving: string, runs: string &default="\"run-0\",\"run-1\"")
 	{

@@ -5,7 +5,7 @@
 
 module CMDANA;
 
-redef run = "run-1";
+redef run_id = "run-1";
 
 event detector_found(who: Alive) { print "found", who$instance; }
 

@@ -110,7 +110,7 @@ def test_rotated_notices_come_first_and_a_folder_without_any_is_named(tmp_path: 
 def test_following_gives_what_is_written_later_through_rotation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    monkeypatch.setattr(alerts, "_POLL", 0.01)
+    monkeypatch.setattr(alerts, "_POLL_SECONDS", 0.01)
     path = tmp_path / "notice.log"
     if there:
         write(path, ONE, fmt="json")
