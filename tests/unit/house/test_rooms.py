@@ -24,7 +24,6 @@ LONG: Final = {
     "feature_extractors.content.analyzers.http": "one protocol, one module",
     "feature_extractors.content.analyzers.tls": "one protocol, one module",
     "feature_extractors.features.encoding": "every feature and its encoding",
-    "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
     "feature_extractors.tracker.tcp": "Zeek's state machine of TCP, compiled as a whole",
     "feature_extractors.tracker.tracker": "the loop over frames, compiled as a whole",
 }
