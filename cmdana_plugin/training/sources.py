@@ -17,9 +17,11 @@ from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
-from cmdana_plugin.training import fit as training
-from cmdana_plugin.training.fit import Recipe, Recording
+from cmdana_plugin.training import fit
+from cmdana_plugin.training.calibrate import recalibrate
 from cmdana_plugin.training.material import Normal, Suspects
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording
 from cmdana_plugin.training.spool import Spool, is_spool
 from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
@@ -147,7 +149,7 @@ def train(
     truth = labels_by_capture(labels) if labels else {}
     kept = out.with_name(f"{out.name}.training")
     try:
-        made = training.train(
+        made = fit.train(
             joining(recordings(sources, config, truth, report, progress, networks(exclude)), report, labels),
             recipe=recipe,
             init=init,
@@ -185,7 +187,7 @@ def calibrate(
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
-        made = training.recalibrate(before, joining(found, report, labels))
+        made = recalibrate(before, joining(found, report, labels))
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
     checkpoints.save(with_reference(made), out)
