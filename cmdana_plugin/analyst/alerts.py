@@ -119,7 +119,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
     """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
     file: IO[bytes] | None = None
     passed = PassedOver()
-    lines = LogLines(str(path), "notice", passed)
+    lines = LogLines(str(path), "notice", passed, as_bytes=True)
     if path.exists():
         file = path.open("rb")
         _header(file, lines)
@@ -148,7 +148,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
                 if file:
                     file.close()
                 file, rest, ended, too_long = following, b"", False, False
-                lines = LogLines(str(path), "notice", passed)
+                lines = LogLines(str(path), "notice", passed, as_bytes=True)
                 continue
             # What was written just before the file was moved away is read before the next one.
             ended = path.stat().st_ino != os.fstat(file.fileno()).st_ino

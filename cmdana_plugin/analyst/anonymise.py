@@ -198,7 +198,8 @@ def _anonymised(
             done.not_logs.append(name)
             continue
         try:
-            done.files[name] = _write(out / name, first, lines)
+            rows = _write(out / name, first, lines)
+            done.files[name] = passed.read if may_be_log(file) else rows
         except RecordError:  # a header, and then no rows of a log
             (out / name).unlink(missing_ok=True)
             done.not_logs.append(name)
@@ -251,6 +252,7 @@ def _log(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str
     """The log line by line, TSV as TSV and JSON as JSON. Raises `RecordError` where it is no Zeek log."""
     if is_parquet(path):
         for stream, record in records(path, passed):
+            passed.read += 1
             yield _json(record, anonymiser, stream, "")
         return
     lines = LogLines(str(path), named_stream(path.name), passed)
@@ -260,6 +262,7 @@ def _log(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str
                 continue
             before = lines.layout
             found = lines.receive(line, whole=whole)
+            passed.read += found is not None
             text = line.decode("utf-8", "backslashreplace").rstrip("\r")
             if found is not None and lines.layout is not None and not line.lstrip().startswith((b"{", b"[")):
                 cells = lines.cells(text)

@@ -221,7 +221,7 @@ def _others(folder: Path, uid: str, passed: PassedOver) -> Iterator[tuple[str, M
             passed.add(str(file), SUMMARY)
         elif about.others or about.stream not in _NOT_RELATED:
             counts = passed if about.stream not in _NOT_RELATED else PassedOver()
-            for stream, row in records(file, counts, containing=uid):
+            for stream, row in records(file, counts, containing=uid, as_bytes=True):
                 if stream not in _NOT_RELATED:
                     yield stream, row
 

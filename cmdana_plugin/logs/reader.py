@@ -61,12 +61,12 @@ def find_logs(paths: Iterable[Path], stream: str) -> list[Path]:
 
 def read_rows(
     path: Path,
-    stream: str,
+    stream: str = "",
     passed: PassedOver | None = None,
     only: Collection[str] | None = None,
     containing: str | None = None,
 ) -> Iterator[Mapping[str, Field]]:
-    """Each record of the stream in a log with its set fields, typed: times, intervals and doubles as float.
+    """Each record of the stream ("": of any) in a log with its set fields, typed: times and doubles as float.
 
     `only` names the fields wanted (missing ones stay out), `containing` a text that a line must hold to be looked at
     (before unescaping). A line that is no record, that is too long or holds a number that Zeek cannot write is counted
@@ -76,9 +76,9 @@ def read_rows(
     """
     counts = PassedOver() if passed is None else passed
     for of, record in records(
-        path, counts, only=only, containing=containing, strict=passed is None, otherwise=stream
+        path, counts, only=only, containing=containing, strict=passed is None, otherwise=stream, as_bytes=True
     ):
-        if of == stream:
+        if not stream or of == stream:
             yield record
 
 

@@ -47,6 +47,7 @@ from feature_extractors.readers.dialects.files import (
     NO_LOG,
     SUMMARY,
     Probe,
+    holds,
     probe,
     records,
 )
@@ -82,7 +83,7 @@ class ZeekLogs:
         files = list(_log_files(names, self._left_out))
         self._connections = [f for f in files if f.stream == "conn" or f.others]
         self._entries = [f for f in files if f.stream not in _NOT_JOINED or f.others]
-        if not any(f.stream == "conn" or f.holds("conn") for f in self._connections):
+        if not any(holds(f.path, "conn") for f in self._connections):
             raise RecordError(
                 f"no conn.log with connections in {', '.join(names)}: found {_found(files)}{self._left_out.words()}"
             )
@@ -101,23 +102,19 @@ class ZeekLogs:
         waiting = Waiting(self.counts)
         entries = _merged_entries(self._entries, self.passed)
         upcoming = next(entries, None)
-        for part in _merged_connections(self._connections, self.passed):
-            for at in range(0, len(part), self._block):
-                connections = _cut(part, at, at + self._block) if len(part) > self._block else part
-                end = connections.end[-1] + _AHEAD
-                while upcoming is not None and upcoming[0] <= end:
+        held: Connections | None = None
+        for connections in _pieces(_merged_connections(self._connections, self.passed), self._block):
+            if held is not None:
+                while upcoming is not None and upcoming[0] <= held.end[-1] + _AHEAD:
                     waiting.receive(upcoming[1], upcoming[2])
                     upcoming = next(entries, None)
-                if at + self._block >= len(part):
-                    held = connections
-                    break
-                yield _joined(connections, waiting)
-            else:
-                continue
-            yield _joined(held, waiting)
+                yield _joined(held, waiting)
+            held = connections
         while upcoming is not None:
             waiting.receive(upcoming[1], upcoming[2])
             upcoming = next(entries, None)
+        if held is not None:
+            yield _joined(held, waiting)
         waiting.finish()
 
 
@@ -132,10 +129,6 @@ class _LogFile:
         self.stream = about.stream
         self.others = about.others
         self.first = about.first
-
-    def holds(self, stream: str) -> bool:
-        """Whether there is a record of the stream."""
-        return any(told == stream for told, _ in records(self.path, PassedOver(), only=("ts",)))
 
     def connections(self, passed: PassedOver) -> Iterator[Connections]:
         """The connections in the order of the lines; `end` is about the time of writing, and never goes back."""
@@ -246,6 +239,12 @@ def _merged_connections(files: Iterable[_LogFile], passed: PassedOver) -> Iterat
         held = left
         together = concat_connections(ready)
         yield take_connections(together, np.argsort(together.end, kind="stable"))
+
+
+def _pieces(parts: Iterable[Connections], most: int) -> Iterator[Connections]:
+    for part in parts:
+        for at in range(0, len(part), most):
+            yield _cut(part, at, at + most) if len(part) > most else part
 
 
 def _cut(connections: Connections, begin: int, end: int) -> Connections:

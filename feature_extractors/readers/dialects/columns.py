@@ -63,7 +63,7 @@ class Rows:
     uid: NDArray[np.bytes_]  # [n] S20
     history: NDArray[np.bytes_]  # [n] S64
     tunneled: NDArray[np.bool_]  # [n]
-    too_large: NDArray[np.bool_]  # [n] a count was past what a connection can have, and is unset
+    too_large: NDArray[np.uint8]  # [n] counts past what a connection can have, which are unset
 
 
 class Table:
@@ -131,7 +131,7 @@ class Columns:
             np.zeros(n, np.bool_), np.full((2, n), np.nan), np.zeros((2, n, 16), np.uint8), np.zeros((2, n), np.uint16),
             np.full((len(COUNTS), n), -1, np.int64), np.full((len(WORDS), n), -1, np.int32),
             np.zeros(n, f"S{_UID_WIDTH}"), np.zeros(n, f"S{_HISTORY_WIDTH}"), np.zeros(n, np.bool_),
-            np.zeros(n, np.bool_),
+            np.zeros(n, np.uint8),
         )  # fmt: skip
         late = np.zeros((2 * n, 4), np.int64)
         used = _read(
@@ -201,7 +201,7 @@ def _read(  # type: ignore[no-untyped-def]
                     good = got == 1 and value <= (0xFF if which == len(COUNTS) - 1 else 0xFFFF)
                     count[which, i] = value
                 elif got == 2:
-                    too_large[i] = True
+                    too_large[i] += 1
                 else:
                     good = got == 1
                     count[which, i] = value
@@ -219,7 +219,7 @@ def _read(  # type: ignore[no-untyped-def]
             )
         if not good:
             waiting = late_here
-            too_large[i] = False
+            too_large[i] = 0
             continue
         for k in range(begin[_UID], end[_UID]):
             uid[i, k - begin[_UID]] = data[k]

@@ -63,7 +63,7 @@ class ConnRows:
         self._passed = passed
         self._lines = LogLines(self._name, named_stream(path.name), passed)
         self._columns: Columns | None = None
-        self._of: Layout | None = None  # what `_columns` was made for
+        self._of: tuple[Layout | None, str] = (None, "")  # what `_columns` was made for
 
     def blocks(self) -> Iterator[Connections]:
         """The connections in the order of the lines, none empty; `end` is when Zeek wrote each, about.
@@ -116,8 +116,8 @@ class ConnRows:
         """Whether the compiled reader can take what follows; makes it ready."""
         lines = self._lines
         if lines.layout is not None and not lines.is_json:
-            if lines.layout is not self._of:
-                self._of = lines.layout
+            if self._header() != self._of:
+                self._of = self._header()
                 self._columns = _of_tsv(lines.layout) if lines.stream == "conn" else None
         elif lines.is_json and lines.layout is None:
             if self._columns is None and lines.json_names:
@@ -125,6 +125,9 @@ class ConnRows:
         else:
             self._columns = None
         return self._columns is not None
+
+    def _header(self) -> tuple[Layout | None, str]:
+        return self._lines.layout, self._lines.stream
 
     def _compiled(self, chunk: bytes, at: int) -> tuple[Connections, int]:
         """The connections of the chunk from `at` on, as far as the header stays the same, and how far that is."""
@@ -147,12 +150,12 @@ class ConnRows:
                 taken: list[_Row] = []
                 self._take(taken, *found)
                 late += [(i, row) for row in taken]
-            elif self._lines.layout is not self._of and not self._lines.is_json:
+            elif self._header() != self._of and not self._lines.is_json:
                 upto = i + 1  # another header
                 break
         done[upto:] = False
         self._passed.read += int(done.sum())
-        self._passed.add(self._name, TOO_LARGE, int((rows.too_large & done).sum()))
+        self._passed.add(self._name, TOO_LARGE, int(rows.too_large[done].sum()))
         if self._lines.is_json and int(done.sum()) * 2 < n:
             self._columns = None  # made anew for the fields that there are now
         return _together(rows, done, late, state, protocol, services), at + begin[upto] if upto < n else len(

@@ -37,19 +37,20 @@ def records(
     containing: str | None = None,
     strict: bool = False,
     otherwise: str = "",
+    as_bytes: bool = False,
 ) -> Iterator[tuple[str, Record]]:
     """Stream and record of each line of a log, fields set and typed as Zeek has them.
 
     `only` names the fields wanted, `containing` a text that a line must hold to be looked at (before unescaping).
-    `otherwise` is the stream where neither the log nor its name tells one. What is passed over is counted, but a line
-    that is no record raises `RecordError` where `strict`, as does a file that is no Zeek log.
+    `otherwise` is the stream where neither the log nor its name tells one, `as_bytes` as in `LogLines`. What is passed
+    over is counted, but a line that is no record raises `RecordError` where `strict`, as does a file that is no log.
     """
     if parquet.is_parquet(path):
         yield from _counted(parquet.records(path, passed, only), passed)
         return
     named = named_stream(path.name)
     stream = otherwise if otherwise and not is_known(named) and not probe(path).others else named
-    lines = LogLines(str(path), stream, passed, only, strict=strict)
+    lines = LogLines(str(path), stream, passed, only, strict=strict, as_bytes=as_bytes)
     holding = None if containing is None else _as_written(containing)
     for chunk, whole in chunks(path, passed):
         for line in chunk.split(b"\n"):
@@ -61,6 +62,8 @@ def records(
             if found is not None:
                 passed.read += 1
                 yield found
+    if strict and (cut := {CUT_SHORT, DAMAGED} & passed.by_file.get(str(path), {}).keys()):
+        raise RecordError(f"{path}: {cut.pop()}")
 
 
 def chunks(path: Path, passed: PassedOver, size: int = _READ) -> Iterator[tuple[bytes, bool]]:
@@ -80,7 +83,10 @@ def chunks(path: Path, passed: PassedOver, size: int = _READ) -> Iterator[tuple[
             if end < 0:
                 rest = piece
             else:
-                begin = piece.index(b"\n") + 1 if skipping else 0
+                first = piece.index(b"\n")
+                too_long = not skipping and first > MAX_LINE
+                passed.add(name, TOO_LONG, too_long)
+                begin = first + 1 if skipping or too_long else 0
                 skipping = False
                 rest = piece[end + 1 :]
                 if begin <= end:
@@ -166,13 +172,29 @@ def _time(record: Record) -> float:
     return float(ts) if isinstance(ts, int | float) else math.inf
 
 
+def holds(path: Path, stream: str) -> bool:
+    """Whether a log is of the stream, or has a record of it among others."""
+    about = probe(path)
+    if about.stream == stream or not about.others:
+        return about.stream == stream
+    found = path.stat()
+    return _holds(str(path), stream, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _holds(name: str, stream: str, _inode: int, _size: int, _changed: int) -> bool:
+    # Whatever tells the stream has its name in it, or that which shippers give it.
+    found = records(Path(name), PassedOver(), only=("ts",), containing=stream)
+    return any(told == stream for told, _ in found)
+
+
 def logs_of(path: Path, stream: str) -> list[Path]:
-    """The logs below a folder that may hold records of the stream, in the order of their first records."""
+    """The logs below a folder that may hold records of the stream, the present one last, by their first records."""
     found = [(probe(file), file) for file in log_files(path)]
     mine = [
         (about.first, file)
         for about, file in found
-        if about.stream == stream or about.others or (about.refused and about.named == stream)
+        if holds(file, stream) or (about.refused and about.named == stream)
     ]
     return [
         file

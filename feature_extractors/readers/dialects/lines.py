@@ -36,7 +36,7 @@ from feature_extractors.readers.dialects.fields import (
     stream_told,
     unwrapped,
 )
-from feature_extractors.readers.dialects.names import stream_of
+from feature_extractors.readers.dialects.names import stream_of, told_stream
 
 Record = Mapping[str, LogValue]
 
@@ -114,8 +114,13 @@ class LogLines:
         only: Collection[str] | None = None,
         *,
         strict: bool = False,
+        as_bytes: bool = False,
     ) -> None:
-        """`name` is for messages, `only` the fields wanted; `strict`: a line that is no record raises `RecordError`."""
+        """`name` is for messages, `only` the fields wanted; `strict`: a line that is no record raises `RecordError`.
+
+        Texts of TSV come as Zeek's JSON has them, or where `as_bytes` as the bytes that they were, control characters
+        among them.
+        """
         self.name = name
         self.stream = stream
         self.layout: Layout | None = None
@@ -124,6 +129,7 @@ class LogLines:
         self._passed = passed
         self._only = only
         self._strict = strict
+        self._text = _decoded if as_bytes else unescaped
         self._prefix = "#"
         self._header: dict[str, str] = {}
         self._cells: list[tuple[int, str, Callable[[str], LogValue]]] = []
@@ -180,7 +186,7 @@ class LogLines:
         key, _, rest = key.partition(separator)
         self._header[key] = rest
         if key == "path" and 0 < len(rest) <= 64:
-            self.stream = stream_of(rest.strip())
+            self.stream = told_stream(rest.strip())
         elif key == "fields":
             names = rest.split(separator, MAX_FIELDS)
             if len(names) > MAX_FIELDS:
@@ -211,7 +217,7 @@ class LogLines:
         )
         lasted = "event.duration" in plan
         self._cells = [
-            (i, name, _reader(kind, self.layout, name, lasted=lasted))
+            (i, name, _reader(kind, self.layout, name, self._text, lasted=lasted))
             for i, (name, kind) in enumerate(zip(zeek, self.layout.types, strict=True))
             if self._only is None or name in self._only
         ]
@@ -391,16 +397,17 @@ def _split(line: str, separator: str, *, quoted: bool) -> list[str]:
 
 def _plain(word: str) -> str:
     """A word of a header, its escapes undone: `\\x7c` is `|`."""
-    raw = _ESCAPES.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", word.encode())
-    return raw.decode("utf-8", "backslashreplace")
+    return _decoded(word)
 
 
-def _reader(kind: str, layout: Layout, name: str, *, lasted: bool = False) -> Callable[[str], LogValue]:
+def _reader(
+    kind: str, layout: Layout, name: str, text: Callable[[str], str], *, lasted: bool = False
+) -> Callable[[str], LogValue]:
     if name == "ts" or kind == "time":
         return _time if name == "ts" else _time_or_number
     container = re.fullmatch(r"(?:set|vector|table|array|list)\[(.*)\]", kind)
     if container:
-        element = _reader(container[1], layout, "") if "[" not in container[1] else str
+        element = _reader(container[1], layout, "", text) if "[" not in container[1] else str
 
         def elements(cell: str) -> LogValue:
             if cell == layout.empty:
@@ -419,7 +426,7 @@ def _reader(kind: str, layout: Layout, name: str, *, lasted: bool = False) -> Ca
     if kind == "bool":
         return _bool
     empty = layout.empty
-    return lambda cell: "" if cell == empty else unescaped(cell)
+    return lambda cell: "" if cell == empty else text(cell)
 
 
 def _time(cell: str) -> float:
@@ -455,6 +462,14 @@ def _bool(cell: str) -> bool:
 
 _ESCAPES: Final = re.compile(rb"\\x([0-9a-fA-F]{2})|\\\\")
 _BAD_CONTROLS: Final = re.compile(rb"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+
+
+def _decoded(value: str) -> str:
+    """Zeek's `\\xHH` and `\\\\` undone; bytes that are no text stay visible."""
+    if "\\" not in value:
+        return value
+    raw = _ESCAPES.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else b"\\", value.encode())
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def unescaped(value: str) -> str:

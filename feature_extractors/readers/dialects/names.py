@@ -58,6 +58,11 @@ def stream_of(stream: str) -> str:
     return _OTHER_NAMES.get(stream, stream)
 
 
+def told_stream(path: str) -> str:
+    """The stream that a header's `#path` says, which some rotated logs have with the time."""
+    return stream_of(_plain(path) or path)
+
+
 def named_stream(name: str) -> str:
     """The stream that a file's name says, "" where it says none.
 
