@@ -11,7 +11,6 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.compiled import uncollected
 from feature_extractors.content.analyzers.base import ContentLimits, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
@@ -70,7 +69,6 @@ class Content:
         self._pending_total = 0
         self._run = Run(self.limits, self.counts, create)
 
-    @uncollected
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
         connections = self._connections
@@ -152,7 +150,6 @@ class Content:
             self.counts.add("tcp_payload_not_captured", cut_short)
         return self._wanted(changed)
 
-    @uncollected
     def close(
         self,
         connections: NDArray[np.int64],

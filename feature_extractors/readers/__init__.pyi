@@ -1,5 +1,6 @@
 from .captures import find_captures as find_captures
 from .captures import open_capture as open_capture
+from .captures import open_captures as open_captures
 from .dialects.fields import NO_FIT as NO_FIT
 from .dialects.fields import seconds as seconds
 from .dialects.files import NO_LOG as NO_LOG
@@ -20,5 +21,7 @@ from .dialects.names import may_be_log as may_be_log
 from .dialects.names import named_stream as named_stream
 from .dialects.parquet import is_parquet as is_parquet
 from .folders import files_below as files_below
+from .in_order import first_frame as first_frame
+from .in_order import in_order as in_order
 from .scapy_reader import ScapySniffer as ScapySniffer
 from .zeek_logs import ZeekLogs as ZeekLogs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import WebSocketPeer, instance_of, running, wait_for, welcome
+from peers import WebSocketPeer, instance_of, running, step, wait_for, welcome
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.endpoint import wire
@@ -49,7 +49,7 @@ class Beside:
 
     def until(self, condition: Any, what: str) -> None:
         def stepped() -> bool:
-            self.live.step(0.02)
+            step(self.live, 0.02)
             return bool(condition())
 
         wait_for(stepped, what)

@@ -18,7 +18,6 @@ MOST_ENTRIES: Final = 16
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final = {
     "cmdana_plugin.analyst.report": "gathers, then renders: one page",
-    "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
     "feature_extractors.content.analyzers.http": "one protocol, one module",
     "feature_extractors.content.analyzers.tls": "one protocol, one module",
 }
