@@ -231,10 +231,10 @@ def is_live(name: str | Path) -> bool:
     return str(name) == STDIN or not stat.S_ISREG(_stat(name).st_mode)
 
 
-def open_source(name: str | Path, counts: Counts) -> Source:
+def open_source(name: str | Path, counts: Counts, *, zstd: bool = False) -> Source:
     """The stream of a file, decompressed where its first bytes say so; "-" is standard input.
 
-    What zstd has packed stays as it is where zstandard is not installed.
+    What zstd has packed is unpacked where it is asked for and zstandard is installed.
 
     Raises `CaptureError` where there is nothing to read.
     """
@@ -257,7 +257,7 @@ def open_source(name: str | Path, counts: Counts) -> Source:
     for magic, new in _COMPRESSIONS:
         if source.head.startswith(magic):
             return DecompressedSource(source, new, counts)
-    if source.head.startswith(ZSTD_MAGIC) and importlib.util.find_spec("zstandard") is not None:
+    if zstd and source.head.startswith(ZSTD_MAGIC) and importlib.util.find_spec("zstandard") is not None:
         return DecompressedSource(source, _Zstd, counts)
     return source
 

@@ -273,7 +273,7 @@ class _Utf16:
 
 def _opened(path: Path, counts: Counts) -> Source:
     try:
-        source = open_source(path, counts)
+        source = open_source(path, counts, zstd=True)
     except CaptureError as error:
         if path.is_file() and _is_empty(path):
             return _Empty()
