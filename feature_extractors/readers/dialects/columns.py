@@ -143,8 +143,8 @@ class Columns:
             rows.tunneled, rows.too_large, late,
         )  # fmt: skip
         # Numbers of more digits than divide exactly.
-        for which, row, begin, end in late[:used].tolist():
-            rows.time[which, row] = float(chunk[begin:end])
+        late = late[:used]
+        rows.time[late[:, 0], late[:, 1]] = [float(chunk[begin:end]) for begin, end in late[:, 2:].tolist()]
         rows.done &= ~(np.abs(np.nan_to_num(rows.time)) > MAX_SECONDS).any(axis=0)
         rows.done &= ~(rows.time[0] >= _UNITS_FROM)
         return rows, edge
@@ -156,6 +156,7 @@ def _read(  # type: ignore[no-untyped-def]
     slot, used, tens, done, time, address, port, count, word, uid, history, tunneled, too_large, late
 ):  # fmt: skip
     begin, end, kind = np.zeros(_N, np.int64), np.zeros(_N, np.int64), np.zeros(_N, np.int64)
+    following = np.full(len(key_target) + 1, -1, np.int64)
     waiting = 0
     for i in range(len(edge) - 1):
         at, upto = edge[i], edge[i + 1] - 1
@@ -165,7 +166,9 @@ def _read(  # type: ignore[no-untyped-def]
         if separator:
             cut = _cells(data, at, upto, separator, empty, unset, place, begin, end, kind)
         else:
-            cut = _fields(data, at, upto, keys, key_start, key_target, first_key, next_key, begin, end, kind)
+            cut = _fields(
+                data, at, upto, keys, key_start, key_target, first_key, next_key, following, begin, end, kind
+            )
         if not cut or (separator == 0 and _bare_words(kind)):
             continue
         late_here = waiting
@@ -276,28 +279,38 @@ def _cells(data, at, upto, separator, empty, unset, place, begin, end, kind):  #
 
 @njit(nogil=True)
 def _fields(  # type: ignore[no-untyped-def]
-    data, at, upto, keys, key_start, key_target, first_key, next_key, begin, end, kind
+    data, at, upto, keys, key_start, key_target, first_key, next_key, following, begin, end, kind
 ):  # fmt: skip
     """Where the values of a line of JSON lie; whether it is one object of plain values that JSON allows so."""
     if at == upto or data[at] != 123 or data[upto - 1] != 125:  # { }
         return False
-    k, last = at + 1, upto - 1
+    k, last, before = at + 1, upto - 1, len(key_target)
     while True:
         while k < last and data[k] == 32:
             k += 1
         if k >= last or data[k] != 34:  # "
             return False
         first = k + 1
-        k = _text_end(data, first, last)
-        if k < 0:
-            return False
         t = -1
-        j = first_key[_bucket(k - first, data[first], data[k - 1])] if k > first else -1
-        while j >= 0:
-            if _same_key(data, first, k, keys, key_start, j):
+        j = following[before]  # what came after such a key the last time
+        if j >= 0:
+            k = first + key_start[j + 1] - key_start[j]
+            if k < last and data[k] == 34 and _same_key(data, first, k, keys, key_start, j):
                 t = key_target[j]
-                break
-            j = next_key[j]
+            else:
+                j = -1
+        if j < 0:
+            k = _text_end(data, first, last)
+            if k < 0:
+                return False
+            j = first_key[_bucket(k - first, data[first], data[k - 1])] if k > first else -1
+            while j >= 0:
+                if _same_key(data, first, k, keys, key_start, j):
+                    t = key_target[j]
+                    break
+                j = next_key[j]
+            following[before] = j
+        before = j if j >= 0 else len(key_target)
         if t == _NOT_HERE:
             return False
         k += 1
