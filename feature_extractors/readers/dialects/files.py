@@ -196,10 +196,7 @@ def logs_of(path: Path, stream: str) -> list[Path]:
         for about, file in found
         if holds(file, stream) or (about.refused and about.named == stream)
     ]
-    return [
-        file
-        for _, file in sorted(mine, key=lambda item: (item[0], item[1].name == f"{stream}.log", str(item[1])))
-    ]
+    return [file for _, file in sorted(mine, key=lambda m: (m[1].name == f"{stream}.log", m[0], str(m[1])))]
 
 
 def _is_empty(path: Path) -> bool:
@@ -278,7 +275,9 @@ def _opened(path: Path, counts: Counts) -> Source:
         if path.is_file() and _is_empty(path):
             return _Empty()
         if not path.exists():
-            raise RecordError(f"{path}: cannot be read: No such file or directory; rotated away?") from None
+            raise RecordError(
+                f"{path}: cannot be read: No such file or directory: it is gone, rotated away? try again"
+            ) from None
         raise RecordError(f"{path}: cannot be read: {error}") from None
     head = read_exactly(source, 4)
     if head == ZSTD_MAGIC:
