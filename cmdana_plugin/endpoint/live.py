@@ -133,6 +133,8 @@ class Live:
             total.update(counts.by_reason)
         if self._sniffed is not None:
             total.update(self._sniffed.counts.by_reason)
+        if self._judge.decider.forgotten:
+            total["hosts_forgotten"] = self._judge.decider.forgotten
         return dict(total)
 
     def gauges(self) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Summary:
     notices: list[Notice] = field(default_factory=list)
     suppressed: int = 0
     allowed: int = 0
+    forgotten: int = 0  # hosts whose evidence was let go
     undecoded: Counter[str] = field(default_factory=Counter)
     model: str = ""
     threshold: float = 0.0
@@ -50,5 +51,6 @@ class Summary:
         """Takes over what is known at the end only."""
         self.suppressed = judge.decider.suppressed
         self.allowed = judge.decider.allowed
+        self.forgotten = judge.decider.forgotten
         self.model = judge.detector.name
         self.threshold = judge.decider.threshold

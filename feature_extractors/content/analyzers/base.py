@@ -24,6 +24,10 @@ MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max
 MAX_NESTED: Final = 8  # connections inside one another: HTTP's CONNECT, SOCKS, WebSocket
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
+FREE_ENTRIES: Final = (
+    256  # log entries of one connection that HTTP and IRC make of however few bytes; then one for each
+)
+ENTRY_BYTES: Final = 64  # bytes of both directions
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
@@ -161,7 +165,7 @@ class Session:
                 self.services.pop(analyzer.service, None)
 
     def drop(self, analyzer: Analyzer) -> None:
-        """Lets go of an analyzer that has looked at more of this connection than it may; what it found stands."""
+        """Lets go of an analyzer that this connection has given more to do than it may; what it found stands."""
         self.counts.add(f"{analyzer.service}_over_budget")
         analyzer.stop()
 
@@ -220,6 +224,11 @@ class Analyzer:
     def over(self) -> bool:
         """Whether nothing more is wanted, asked anew after content was handed in."""
         return self.done
+
+
+def crowded(entries: int, said: int) -> bool:
+    """Whether so many log entries are more than so many bytes of lines, of both directions, come to."""
+    return entries > FREE_ENTRIES + said // ENTRY_BYTES
 
 
 class Reader:
@@ -374,6 +383,7 @@ _TINY: Final = 8  # bytes of chunks that are read many at once
 _HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
 _RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
 _EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
+_SHORT: Final = [re.compile(rb"(?:[^\r\n]{0,%d}+\r?\n)*+" % n) for n in range(4)]
 _DOT: Final = re.compile(rb"\n\.\r?\n")
 _BLANK: Final = re.compile(rb"\n\r?\n")
 
@@ -466,6 +476,12 @@ class Lines:
     def past_empty(self) -> None:
         """Passes over empty lines at once."""
         found = _EMPTY.match(self._buffer, self._pos)
+        if found is not None:
+            self._pos = found.end()
+
+    def past_short(self, most: int) -> None:
+        """Passes over whole lines of so many characters at most, 3 at the most, all at once."""
+        found = _SHORT[most].match(self._buffer, self._pos)
         if found is not None:
             self._pos = found.end()
 
@@ -565,5 +581,5 @@ def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
 
 __all__ = [
     "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "Lines", "ParseError", "Reader",
-    "Run", "Session", "number", "text",
+    "Run", "Session", "crowded", "number", "text",
 ]  # fmt: skip
