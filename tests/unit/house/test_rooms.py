@@ -19,7 +19,6 @@ MOST_ENTRIES: Final = 16
 LONG: Final = {
     "feature_extractors.content.analyzers.http": "one protocol, one module",
     "feature_extractors.content.analyzers.tls": "one protocol, one module",
-    "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
 }
 # Rooms above `MOST_ENTRIES`.
 WIDE: Final = {"feature_extractors.content.analyzers": "a module for each protocol"}
