@@ -155,7 +155,7 @@ class LogLines:
             return None
         if start == b"[" and line[1:].lstrip()[:1] == b"{":  # an array of records
             line, start = line[1:].lstrip(), b"{"
-        elif self.is_json and self.layout is None and line.strip() in (b"[", b"]", b","):
+        elif self.layout is None and line.strip() in (b"[", b"]", b","):
             return None
         if start == b"{":
             return self._json_line(line, whole)

@@ -277,6 +277,25 @@ def test_what_shippers_make_of_the_same_logs_is_read_alike(
         assert close(said, other[command]), command
 
 
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_columns_exported_with_their_names_are_read_by_them(separator: str, tmp_path: Path) -> None:
+    rows = plain("conn")
+    names = list(dict.fromkeys(name for row in reversed(rows) for name in row))
+    with open(tmp_path / "conn.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, names, delimiter=separator, restval="", quoting=csv.QUOTE_MINIMAL)
+        writer.writeheader()
+        writer.writerows(rows)
+    (tmp_path / "dns.log").write_bytes((PLAIN / "dns.log").read_bytes())
+    assert same_traffic(tmp_path, PLAIN)
+
+
+def test_an_array_of_records_one_a_line_is_read(tmp_path: Path) -> None:
+    for name in ("conn", "dns"):
+        text = ",\n".join(map(json.dumps, plain(name)))
+        (tmp_path / f"{name}.json").write_text(f"[\n{text}\n]\n" if name == "conn" else f"[{text}]")
+    assert same_traffic(tmp_path, PLAIN)
+
+
 ECS = {
     "uid": "zeek.session_id", "id.orig_h": "source.ip", "id.orig_p": "source.port", "id.resp_h": "destination.ip",
     "id.resp_p": "destination.port", "proto": "network.transport", "service": "network.protocol",
