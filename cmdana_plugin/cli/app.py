@@ -150,6 +150,10 @@ def replay(
         Literal["auto", "embedded", "zeek"] | None,
         typer.Option(help="What analyses the capture; auto is embedded."),
     ] = None,
+    logs: Annotated[
+        Literal["none", "conn", "all"] | None,
+        typer.Option(help="Zeek's logs beside cmdana.log and notice.log; conn is conn.log alone."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
     labels: Annotated[
         Path | None,
@@ -159,9 +163,11 @@ def replay(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Analyse captures: write conn.log, cmdana.log and notice.log, and print the notices."""
+    """Analyse captures: write cmdana.log, notice.log and Zeek's logs, and print the notices."""
     used = _configured(config)
     settings = used.config
+    if logs is not None:
+        settings = settings.model_copy(update={"logs": settings.logs.model_copy(update={"streams": logs})})
     chosen = engine or settings.capture.engine
     _say_if_it_compiles("tracker")
     from cmdana_plugin.analyst import terminal as show

@@ -18,6 +18,8 @@ from .reader import passed_over as passed_over
 from .reader import read_rows as read_rows
 from .reader import text as text
 from .reader import texts as texts
+from .rows import Lines as Lines
+from .rows import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA
 from .streams import CONN as CONN
 from .streams import NOTICE as NOTICE
@@ -27,3 +29,4 @@ from .streams import LogWriter as LogWriter
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
 from .streams import notice_row as notice_row
+from .tables import APPLICATION as APPLICATION

@@ -175,6 +175,15 @@ class LogWriter:
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
+    def write_lines(self, data: bytes, first: float, last: float) -> None:
+        """Whole lines, the first and the last of which are of these network times."""
+        try:
+            self._open(first)
+            self._now = last
+            self._file.write(data)
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+
     def close(self) -> None:
         """Ends the log and gives it its name."""
         try:
@@ -238,7 +247,7 @@ class _Form:
     def _around(self, name: str, quote: str) -> tuple[bytes, bytes, bytes | None]:
         if not self.quoted:
             return b"", b"", b"-"
-        return f"{_dumps(name)}:{quote}".encode(), quote.encode(), None
+        return f"{dumps(name)}:{quote}".encode(), quote.encode(), None
 
     def _cells(self, kind: str, column: Column) -> Cells:
         from cmdana_plugin.logs import digits as to
@@ -337,7 +346,7 @@ _TSV: Final = _Form(
 
 # --- JSON ---
 
-_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def _json_seconds(value: float) -> str:
@@ -346,10 +355,10 @@ def _json_seconds(value: float) -> str:
 
 def _json_value(value: Value) -> str:
     if isinstance(value, str):
-        return _dumps(_plain(value))
+        return dumps(_plain(value))
     if isinstance(value, list | tuple):
-        return _dumps([_plain(v) for v in value])
-    return _dumps(value)
+        return dumps([_plain(v) for v in value])
+    return dumps(value)
 
 
 def _plain(value: str) -> str:

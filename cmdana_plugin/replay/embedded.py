@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import numpy as np
 from cmdana_plugin import files
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
+    APPLICATION,
     CMDANA,
     CONN,
     NOTICE,
+    Lines,
     LocalNets,
     LogError,
     LogWriter,
@@ -32,8 +35,8 @@ from feature_extractors.readers import find_captures, open_capture
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judge, Notice
     from cmdana_plugin.detector import Scores
-    from cmdana_plugin.replay.extraction_process import Beside
-    from feature_extractors import Counts, ExtractorLimits
+    from cmdana_plugin.replay.extraction_process import Beside, Part
+    from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
 _WINDOWS = 8192  # windows scored at once
@@ -95,7 +98,11 @@ def prepared(folder: Path, force: bool) -> Iterator[None]:
 
 
 def _refuse_logs(folder: Path, force: bool) -> None:
-    there = [name for s in (CONN, CMDANA, NOTICE) if (folder / (name := f"{s.path}.log")).exists()]
+    there = [
+        name
+        for s in (CONN, CMDANA, NOTICE, *APPLICATION.values())
+        if (folder / (name := f"{s.path}.log")).exists()
+    ]
     if there and not force:
         raise LogError(
             f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite"
@@ -118,25 +125,31 @@ def extract(
     config: Config,
     summary: Summary,
     opened: Callable[[], object] = lambda: None,
+    rows: Callable[[list[LogRow]], object] | None = None,
 ) -> Iterator[Windows]:
     """The windows of the captures, read one after another as one stream in time order.
 
-    `opened` is called when all of them are open and nothing of their traffic has been looked at.
+    `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
+    given, is handed the rows of application logs before the windows of the connections that they belong to.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = [open_capture(capture, config.capture.reader) for capture in captures]
-    extractor = Extractor(limits_of(config))
+    extractor = Extractor(limits_of(config), logs=rows is not None)
     opened()
     for reader in readers:
         for block in reader:
             summary.frames += len(block)
             summary.bytes += int(block.captured.sum())
             for windows in extractor.parts(block):
+                if rows is not None:
+                    rows(extractor.rows())
                 yield from _parts(windows)
     try:
         for windows in extractor.ending():
+            if rows is not None:
+                rows(extractor.rows())
             yield from _parts(windows)
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
@@ -166,7 +179,7 @@ def replay(
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Writes conn.log, cmdana.log and notice.log of the captures to `out`, and says what it saw.
+    """Writes the logs of the captures to `out` that `config.logs.streams` asks for, and says what it saw.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
     `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
@@ -178,21 +191,17 @@ def replay(
     )
 
     blocks = Beside(lambda: _extracted(captures, config))
-    writers: list[LogWriter] = []
+    logs = _Logs(out, config)
     try:
-        for stream in (CONN, CMDANA, NOTICE):
-            writers.append(LogWriter(out, stream, config.logs.format))
         judge = load(blocks.ahead)
         with seldom_collected():
-            _consume(judge, config, summary, blocks, writers, progress)
+            _consume(judge, config, summary, blocks, logs, progress)
     except BaseException:
-        for writer in writers:
-            writer.abandon()
+        logs.abandon()
         raise
     finally:
         blocks.close()
-    for writer in writers:
-        writer.close()
+    logs.close()
     summary.suppressed = judge.decider.suppressed
     summary.allowed = judge.decider.allowed
     summary.model = judge.detector.name
@@ -200,24 +209,87 @@ def replay(
     return summary
 
 
-def _extracted(
-    captures: Sequence[Path | str], config: Config
-) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
+class _Logs:
+    """The logs of one replay: those of every run from its beginning, an application's with its first line."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self._folder = folder
+        self._format = config.logs.format
+        self._writers: dict[str, LogWriter] = {}
+        self.conn = config.logs.streams != "none"
+        try:
+            for stream in (CONN, CMDANA, NOTICE) if self.conn else (CMDANA, NOTICE):
+                self._writers[stream.path] = LogWriter(folder, stream, self._format)
+        except LogError:
+            self.abandon()
+            raise
+
+    def __getitem__(self, path: str) -> LogWriter:
+        return self._writers[path]
+
+    def write(self, lines: Iterable[Lines]) -> None:
+        for stream, first, last, data in lines:
+            if stream not in self._writers:
+                self._writers[stream] = LogWriter(self._folder, APPLICATION[stream], self._format)
+            self._writers[stream].write_lines(data, first, last)
+
+    def abandon(self) -> None:
+        for writer in self._writers.values():
+            writer.abandon()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
     """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
     from cmdana_plugin.replay.extraction_process import lock_in
     from feature_extractors import warm_up
     from feature_extractors.features import encoded, load_schema
 
     summary, schema = Summary([]), load_schema()
+    made, rows = _lines(config)
 
     def ready() -> None:
         warm_up()
         lock_in()
 
     with seldom_collected():
-        for windows in extract(captures, config, summary, ready):
-            yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
-    yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
+        for windows in extract(captures, config, summary, ready, rows):
+            numbers = {"frames": summary.frames, "bytes": summary.bytes}
+            lines = next(made)
+            while more := next(made):
+                yield None, dict(numbers), lines
+                lines = more
+            yield encoded(windows, schema), numbers, lines
+    numbers = {"frames": summary.frames, "bytes": summary.bytes}
+    while lines := next(made):
+        yield None, dict(numbers), lines
+    yield None, {**numbers, **_undecoded(summary)}, []
+
+
+def _lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None] | None]:
+    """What gives lines, none where none are ready, and what takes the rows that they are made of, if any are wanted."""
+    if config.logs.streams != "all":
+        return repeat([]), None
+    from cmdana_plugin.logs import RowWriter
+
+    waiting: deque[list[LogRow]] = deque()
+    writer = RowWriter(config.logs.format, LocalNets(config.logs.local_nets))
+
+    def made() -> Iterator[list[Lines]]:
+        while True:
+            if waiting:
+                yield from writer.lines(waiting.popleft())
+            else:
+                yield []
+
+    def take_rows(rows: list[LogRow]) -> None:
+        if rows:
+            waiting.append(rows)
+
+    return made(), take_rows
 
 
 def _undecoded(summary: Summary) -> dict[str, int]:
@@ -229,21 +301,22 @@ def _consume(
     config: Config,
     summary: Summary,
     blocks: Beside,
-    writers: Sequence[LogWriter],
+    logs: _Logs,
     progress: Callable[[Summary], None],
 ) -> None:
     """A block is decided on and written while the next one is scored."""
-    conn, cmdana, notice = writers
     local = LocalNets(config.logs.local_nets)
 
-    def conclude(windows: Encoded, scores: Scores, frames: int, size: int) -> None:
+    def conclude(windows: Encoded, scores: Scores, frames: int, size: int, lines: list[Lines]) -> None:
+        logs.write(lines)
         judged = judge.conclude(windows, scores)
         c = windows.connections
         now, first = float(c.end.max()), float(c.end[0])
         verdicts = judged.verdicts
-        conn.write_columns(conn_columns(c, verdicts, local), now, first)
-        cmdana.write_columns(cmdana_columns(c, verdicts), now, first)
-        notice.write(map(notice_row, judged.notices), now, first)
+        if logs.conn:
+            logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
+        logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
+        logs["notice"].write(map(notice_row, judged.notices), now, first)
         summary.frames, summary.bytes = frames, size
         summary.connections += len(c)
         summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
@@ -254,13 +327,14 @@ def _consume(
 
     with ThreadPoolExecutor(1, "conclude") as beside:
         before: Future[None] | None = None
-        for windows, numbers in blocks:
+        for windows, numbers, lines in blocks:
             frames, size = numbers.pop("frames"), numbers.pop("bytes")
             scores = judge.detector.receive(windows) if windows is not None else None
             if before is not None:
                 before.result()
             if windows is not None and scores is not None:
-                before = beside.submit(conclude, windows, scores, frames, size)
+                before = beside.submit(conclude, windows, scores, frames, size, lines)
                 continue
+            logs.write(lines)
             summary.frames, summary.bytes = frames, size
             summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})

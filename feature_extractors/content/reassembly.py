@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.compiled import uncollected
-from feature_extractors.content.analyzers.base import ContentLimits, Run, Session
+from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
 from feature_extractors.content.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
@@ -26,7 +26,12 @@ __all__ = ["Content", "ContentLimits"]
 _DNS_PORTS = np.array(
     [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
 )
+NOT_SAID = 0.0  # no analyzer said when an entry is written
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
+
+
+# Which of the connections it belongs to, when Zeek writes it (0: nobody said), stream, time, fields
+Row = tuple[int, float, str, float, Fields]
 
 
 class _Stream:
@@ -63,12 +68,13 @@ class _Connection:
 class Content:
     """All connections whose content is being analysed. State lives from a connection's first payload to `close`."""
 
-    def __init__(self, limits: ContentLimits | None = None) -> None:
+    def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
         self.limits = limits or ContentLimits()
         self.counts = Counts()
+        self.rows: list[Row] = []  # where `logs`, of the connections that the last `close` ended
         self._connections: dict[int, _Connection] = {}
         self._pending_total = 0
-        self._run = Run(self.limits, self.counts, create)
+        self._run = Run(self.limits, self.counts, create, logs=logs)
 
     @uncollected
     def receive(self, segments: Segments) -> Wanted:
@@ -168,6 +174,8 @@ class Content:
         entries: list[LogEntry] = []
         log_start = [0]
         reached: list[list[int]] = ends.tolist() if ends is not None else [[-1, -1]] * len(connections)
+        logs = self._run.logs
+        self.rows = []
         for serial, uid, ended in zip(connections.tolist(), uids.tolist(), reached, strict=True):
             connection = self._connections.pop(serial, None)
             if connection is None:
@@ -179,6 +187,8 @@ class Content:
                 self._end_streams(connection, *ended)
             connection.root.end()
             services.append(",".join(sorted(session.services)))
+            if logs and (session.entries or session.rows):
+                self._keep_rows(len(services) - 1, session)
             if session.entries:
                 name = uid.decode("ascii")
                 entries += [
@@ -188,6 +198,14 @@ class Content:
                 ]
             log_start.append(len(entries))
         return services, entries, np.array(log_start, np.int64)
+
+    def _keep_rows(self, which: int, session: Session) -> None:
+        written = session.written
+        for stream, ts, fields in [*session.entries, *session.rows]:
+            if fields and (at := written.get(id(fields), NOT_SAID)) >= NOT_SAID:
+                self.rows.append((which, at, stream, ts, fields))
+        if not session.entries:
+            session.take()
 
     def _end_streams(self, connection: _Connection, orig_end: int, resp_end: int) -> None:
         """Hands on what waits in both directions, and tells how much came that was not wanted."""

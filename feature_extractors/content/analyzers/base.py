@@ -7,6 +7,7 @@ when the bytes are not its protocol (Zeek's AnalyzerViolation); whoever feeds it
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections import OrderedDict
@@ -23,10 +24,14 @@ MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max
 
 MAX_NESTED: Final = 8  # connections inside one another: HTTP's CONNECT, SOCKS, WebSocket
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
+MAX_SEEN: Final = 65536  # things that are logged once a day
+RELOG_AFTER: Final = 86400.0  # seconds; X509::relog_known_certificates_after
+WEIRD_THRESHOLD: Final = 25  # rows of one name and connection
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
+_BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class ParseError(Exception):
@@ -64,6 +69,33 @@ class Run:
         default_factory=OrderedDict
     )  # DHCP's, by xid
     certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
+    logs: bool = False  # rows of Zeek's logs are asked for, with what no feature reads
+    files: int = 0  # that were given an id
+    seen: OrderedDict[str, float] = field(
+        default_factory=OrderedDict
+    )  # what is logged once a day, and when it was
+
+    def fuid(self, ts: float) -> str:
+        """An id for a file that begins now, the same in every run over the same traffic."""
+        self.files += 1
+        number = int.from_bytes(
+            hashlib.blake2b(f"{self.files} {ts}".encode(), digest_size=12).digest(), "big"
+        )
+        out = "F"
+        for _ in range(16):
+            number, digit = divmod(number, 62)
+            out += _BASE62[digit]
+        return out
+
+    def is_new(self, what: str, ts: float) -> bool:
+        """Whether `what` was not logged within a day before; of so many such things as are remembered."""
+        then = self.seen.get(what)
+        if then is not None and ts - then < RELOG_AFTER:
+            return False
+        self.seen[what] = ts
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+        return True
 
     def expect(self, port: int, service: str, ts: float) -> None:
         """A connection to this responder port is announced, as FTP and IRC do for their data."""
@@ -76,8 +108,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "nested", "orig_p",
-        "partial", "resp_p", "run", "services", "size",
+        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested", "orig_p",
+        "partial", "resp_p", "rows", "run", "services", "size", "weirds", "written",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -91,6 +123,12 @@ class Session:
         self.entries: list[tuple[str, float, Fields]] = []
         self.log_bytes = 0  # about, that the entries take
         self.last_bytes = 0  # of these the last entry's, when it was new
+        self.logs = run.logs
+        self.rows: list[tuple[str, float, Fields]] = []  # of logs that no feature reads
+        self.written: dict[
+            int, float
+        ] = {}  # when Zeek writes an entry, by its identity; negative: it does not
+        self.weirds: dict[str, int] = {}  # how often each was met
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
@@ -103,7 +141,10 @@ class Session:
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
         """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
         run, limits = self.run, self.limits
-        if len(self.entries) >= limits.log_entries or run.entries_open >= limits.log_entries_total:
+        if (
+            len(self.entries) + len(self.rows) >= limits.log_entries
+            or run.entries_open >= limits.log_entries_total
+        ):
             self.counts.add("log_entries_over_limit")
             return fields
         if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
@@ -118,6 +159,54 @@ class Session:
         run.entries_open += 1
         self.entries.append((stream, ts, fields))
         return fields
+
+    def add(self, stream: str, ts: float, fields: Fields, written: float = -1.0) -> Fields:
+        """As `log` where rows of logs are asked for, of a log that no feature reads; else it does nothing.
+
+        `written` is when Zeek writes the row, negative: see `at`.
+        """
+        run, limits = self.run, self.limits
+        if not self.logs:
+            return fields
+        if (
+            len(self.entries) + len(self.rows) >= limits.log_entries
+            or run.entries_open >= limits.log_entries_total
+        ):
+            self.counts.add("log_entries_over_limit")
+            return fields
+        if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
+            self.counts.add("log_bytes_over_limit")
+            return fields
+        size = about_bytes(fields)
+        self.log_bytes += size
+        run.bytes_open += size
+        run.entries_open += 1
+        self.rows.append((stream, ts, fields))
+        if written >= 0:
+            self.written[id(fields)] = written
+        return fields
+
+    def at(self, fields: Fields, ts: float) -> None:
+        """Zeek writes this entry at `ts`, or not at all where that is negative."""
+        if self.logs:
+            self.written[id(fields)] = ts
+
+    def weird(self, ts: float, name: str, source: str = "", addl: str = "") -> None:
+        """Something odd that Zeek tells of in weird.log, each name 25 times a connection (sampling_threshold).
+
+        `addl` says more of it, in Zeek's words.
+        """
+        if not self.logs:
+            return
+        met = self.weirds[name] = self.weirds.get(name, 0) + 1
+        if met > WEIRD_THRESHOLD:
+            return
+        said: Fields = {"name": name, "notice": False, "peer": "zeek"}
+        if addl:
+            said["addl"] = addl
+        if source:
+            said["source"] = source
+        self.add("weird", ts, said, ts)
 
     def full(self) -> bool:
         """Whether one more log entry would be one too many; then it is counted as such."""
@@ -166,8 +255,9 @@ class Session:
         analyzer.stop()
 
     def take(self) -> list[tuple[str, float, Fields]]:
+        """The entries, which are no longer this session's, nor are the rows that no feature reads."""
         entries, self.entries = self.entries, []
-        self.run.entries_open -= len(entries)
+        self.run.entries_open -= len(entries) + len(self.rows)
         self.run.bytes_open -= self.log_bytes
         self.log_bytes = self.last_bytes = 0
         return entries
@@ -369,160 +459,6 @@ class Framed:
         return out
 
 
-_CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
-_TINY: Final = 8  # bytes of chunks that are read many at once
-_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
-_RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
-_EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
-_DOT: Final = re.compile(rb"\n\.\r?\n")
-_BLANK: Final = re.compile(rb"\n\r?\n")
-
-
-class Lines:
-    """Cuts one direction's bytes into lines ended by LF or CRLF; a line longer than `limit` is cut there.
-
-    A lone CR stays in the line, as in Zeek's ContentLine with its default of CR and LF both ending lines off. Whatever
-    the bytes, and however they come, each is looked at a fixed number of times.
-    """
-
-    __slots__ = ("_blank_from", "_buffer", "_from", "_no_block", "_pos", "_within", "limit")
-
-    def __init__(self, limit: int = 16 * 1024) -> None:
-        self._buffer = bytearray()
-        self._pos = 0  # what lies before it was handed out
-        self._from = 0  # no line end lies between `_pos` and this offset
-        self._blank_from = 0  # no CRLF CRLF begins between `_pos` and this offset
-        self._no_block = 0  # what begins before this offset is no block
-        self._within = False  # `past_blank` or `past_body` has begun and not ended
-        self.limit = limit
-
-    def __len__(self) -> int:
-        return len(self._buffer) - self._pos
-
-    def feed(self, data: bytes) -> None:
-        pos = self._pos
-        if pos:
-            del self._buffer[:pos]
-            self._pos = 0
-            self._from = max(self._from - pos, 0)
-            self._blank_from = max(self._blank_from - pos, 0)
-            self._no_block = max(self._no_block - pos, 0)
-        self._buffer += data
-
-    def line(self) -> bytes | None:
-        """The next whole line without its end, or None. Call until None before feeding more."""
-        buffer, pos = self._buffer, self._pos
-        end = buffer.find(b"\n", max(self._from, pos), pos + self.limit + 1)
-        if end < 0:
-            if len(buffer) - pos > self.limit:
-                self._pos = pos + self.limit
-                return bytes(buffer[pos : self._pos])
-            self._from = len(buffer)
-            return None
-        self._pos = end + 1
-        if end > pos and buffer[end - 1] == 13:
-            end -= 1
-        return bytes(buffer[pos:end])
-
-    def block(self) -> list[bytes] | None:
-        """The lines up to the next empty one, which is passed over; None unless all are there, unfolded, with CRLF."""
-        buffer, pos = self._buffer, self._pos
-        if pos < self._no_block or buffer.startswith((b"\r\n", b"\n"), pos):
-            return None
-        end = buffer.find(b"\r\n\r\n", max(self._blank_from, pos), pos + self.limit + 4)
-        if end < 0:
-            self._blank_from = max(min(len(buffer), pos + self.limit + 4) - 3, pos)
-            if len(buffer) - pos >= self.limit + 4:
-                self._no_block = pos + self.limit
-            return None
-        self._blank_from = end
-        out = bytes(buffer[pos:end])
-        lines = out.split(b"\r\n")
-        if out.count(b"\n") != len(lines) - 1 or out.find(b"\n ") >= 0 or out.find(b"\n\t") >= 0:
-            self._no_block = end + 4
-            return None
-        self._pos = end + 4
-        return lines
-
-    def past_blank(self) -> bool:
-        """Passes over whole lines up to and including the next empty one; False while that has not come."""
-        buffer, pos = self._buffer, self._pos
-        if not self._within:
-            if buffer.startswith(b"\n", pos) or buffer.startswith(b"\r\n", pos):
-                self._pos = pos + (1 if buffer.startswith(b"\n", pos) else 2)
-                return True
-            if len(buffer) - pos < 2:
-                return False
-            self._within = True
-        found = _BLANK.search(buffer, pos)
-        if found is not None:
-            self._pos = found.end()
-            self._within = False
-            return True
-        keep = 2 if buffer.endswith(b"\n\r") else 1 if buffer.endswith(b"\n") else 0
-        self._pos = max(len(buffer) - keep, pos)
-        return False
-
-    def past_empty(self) -> None:
-        """Passes over empty lines at once."""
-        found = _EMPTY.match(self._buffer, self._pos)
-        if found is not None:
-            self._pos = found.end()
-
-    def past_body(self) -> bool:
-        """Passes over whole lines up to the one that is a dot alone, which stays; False while that has not come."""
-        buffer, pos = self._buffer, self._pos
-        if not self._within and buffer.startswith((b".\n", b".\r\n"), pos):
-            return True
-        found = _DOT.search(buffer, pos)
-        if found is not None:
-            self._pos = found.start() + 1
-            self._within = False
-            return True
-        if len(buffer) - pos < 4:
-            return False
-        self._within = True
-        last = buffer.rfind(b"\n", max(len(buffer) - 3, pos))
-        self._pos = last if last >= 0 else len(buffer)
-        return False
-
-    def chunks(self, most: int) -> tuple[bytes, int]:
-        """What the whole small chunks at the front hold (RFC 9112, 7.1), and how many they are, at most `most`.
-
-        Stops before whatever is not that: a chunk of no or many bytes, an extension, one that is not all there.
-        """
-        buffer, pos, out, n = self._buffer, self._pos, bytearray(), 0
-        while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
-            begin = head.end()
-            size = int(head[1], 16)
-            if 0 < size <= _TINY:
-                run = _RUNS[size].match(buffer, pos)
-                held = _HELD[size].findall(buffer, pos, run.end()) if run is not None else []
-                if run is not None and 1 < len(held) <= most - n:
-                    out += b"".join(held)
-                    pos = run.end()
-                    n += len(held)
-                    continue
-            end = begin + size
-            after = end + 2 if buffer.startswith(b"\r\n", end) else end + 1
-            if end == begin or after > len(buffer) or buffer[after - 1] != 10:
-                break
-            out += buffer[begin:end]
-            pos = after
-            n += 1
-        self._pos = pos
-        return bytes(out), n
-
-    def take(self, n: int) -> bytes:
-        """Up to n bytes as they are, line ends included."""
-        begin = self._pos
-        self._pos = min(begin + n, len(self._buffer))
-        return bytes(self._buffer[begin : self._pos])
-
-    def rest(self) -> bytes:
-        return self.take(len(self))
-
-
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
 _ESCAPED: Final = tuple(
     chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256)
@@ -564,6 +500,6 @@ def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
 
 
 __all__ = [
-    "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "Lines", "ParseError", "Reader",
-    "Run", "Session", "number", "text",
+    "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "ParseError", "Reader", "Run",
+    "Session", "number", "text",
 ]  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers.base import Fields, Lines, ParseError, Session, text
+from feature_extractors.content.analyzers.base import Fields, ParseError, Session, text
+from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.mail import LineProtocol
 
 _COMMANDS: Final = frozenset((

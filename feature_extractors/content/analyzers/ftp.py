@@ -10,7 +10,8 @@ import re
 from collections import deque
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers.base import Analyzer, Fields, Lines, ParseError, Session, text
+from feature_extractors.content.analyzers.base import Analyzer, Fields, ParseError, Session, text
+from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.mail import LineProtocol
 
 _LOGGED: Final = frozenset((

@@ -19,12 +19,12 @@ from feature_extractors.content.analyzers.base import (
     NEVER,
     Analyzer,
     Fields,
-    Lines,
     ParseError,
     Session,
     number,
     text,
 )
+from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.magic import SNIFF, mime_type
 
 MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at

@@ -14,11 +14,11 @@ from feature_extractors.content.analyzers.base import (
     MAX_ITEMS,
     Analyzer,
     Fields,
-    Lines,
     ParseError,
     Session,
     text,
 )
+from feature_extractors.content.analyzers.lines import Lines
 
 _MAIL: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]++)(?:@([A-Za-z0-9.\[\]:-]{1,255}+))?")
 _IP: Final = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
