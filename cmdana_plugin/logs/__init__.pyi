@@ -23,10 +23,13 @@ from .rows import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA
 from .streams import CONN as CONN
 from .streams import NOTICE as NOTICE
+from .streams import Format as Format
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError
 from .streams import LogWriter as LogWriter
+from .streams import Stream as Stream
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
+from .streams import conn_lines as conn_lines
 from .streams import notice_row as notice_row
 from .tables import APPLICATION as APPLICATION

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from cmdana_plugin.decision import Coded, Notice, Verdicts, coded
 from cmdana_plugin.files import Replacement
 from cmdana_plugin.logs.moments import shown
-from feature_extractors import CONN_STATES, CmdanaError, Connections, address_texts, is_ipv4
+from feature_extractors import (
+    CONN_STATES,
+    PROTO_NAMES,
+    CmdanaError,
+    Connections,
+    address_texts,
+    community_id_v1,
+    is_ipv4,
+)
 
 if TYPE_CHECKING:
     from cmdana_plugin.logs.digits import Cells
@@ -84,7 +92,37 @@ NOTICE: Final = Stream(
 )  # fmt: skip
 
 
-def conn_columns(connections: Connections, verdicts: Verdicts, local: LocalNets) -> list[Column]:
+class Words(NamedTuple):
+    """What of `n` connections is put into words for a log; verdicts have them too, under the same names."""
+
+    orig_h: Sequence[str]
+    resp_h: Sequence[str]
+    proto: Coded
+    service: Coded
+    community_id: NDArray[np.bytes_]
+
+
+def words_of(c: Connections) -> Words:
+    """The words of connections that nobody judges."""
+    return Words(
+        orig_h=address_texts(c.orig_h),
+        resp_h=address_texts(c.resp_h),
+        proto=Coded(c.ip_proto.astype(np.int64), _PROTOS),
+        service=coded(service or None for service in c.service),
+        community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
+    )
+
+
+_PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
+
+
+def conn_lines(connections: Connections, local: LocalNets, fmt: Format) -> bytes:
+    """The lines of conn.log of connections that nobody judges."""
+    form = _TSV if fmt == "tsv" else _JSON
+    return form.lines(CONN, conn_columns(connections, words_of(connections), local))
+
+
+def conn_columns(connections: Connections, verdicts: Verdicts | Words, local: LocalNets) -> list[Column]:
     """Columns of conn.log, in the order of `CONN.fields`; what the verdicts have in words already is theirs."""
     c, v = connections, verdicts
     none = Coded(np.full(len(c), -1), ())

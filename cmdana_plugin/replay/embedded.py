@@ -20,10 +20,12 @@ from cmdana_plugin.logs import (
     CMDANA,
     CONN,
     NOTICE,
+    Format,
     Lines,
     LocalNets,
     LogError,
     LogWriter,
+    Stream,
     cmdana_columns,
     conn_columns,
     notice_row,
@@ -191,7 +193,15 @@ def replay(
     )
 
     blocks = Beside(lambda: _extracted(captures, config))
-    logs = _Logs(out, config)
+    try:
+        logs = Logs(
+            out,
+            config.logs.format,
+            (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
+        )
+    except LogError:
+        blocks.close()
+        raise
     try:
         judge = load(blocks.ahead)
         with seldom_collected():
@@ -209,20 +219,25 @@ def replay(
     return summary
 
 
-class _Logs:
-    """The logs of one replay: those of every run from its beginning, an application's with its first line."""
+class Logs:
+    """The logs of one run: those of every run from its beginning, an application's with its first line.
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    All methods raise `LogError` where one cannot be written.
+    """
+
+    def __init__(self, folder: Path, fmt: Format, streams: Sequence[Stream]) -> None:
         self._folder = folder
-        self._format = config.logs.format
+        self._format = fmt
         self._writers: dict[str, LogWriter] = {}
-        self.conn = config.logs.streams != "none"
         try:
-            for stream in (CONN, CMDANA, NOTICE) if self.conn else (CMDANA, NOTICE):
-                self._writers[stream.path] = LogWriter(folder, stream, self._format)
+            for stream in streams:
+                self._writers[stream.path] = LogWriter(folder, stream, fmt)
         except LogError:
             self.abandon()
             raise
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._writers
 
     def __getitem__(self, path: str) -> LogWriter:
         return self._writers[path]
@@ -249,7 +264,7 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
     from feature_extractors.features import encoded, load_schema
 
     summary, schema = Summary([]), load_schema()
-    made, rows = _lines(config)
+    made, rows = (repeat([]), None) if config.logs.streams != "all" else application_lines(config)
 
     def ready() -> None:
         warm_up()
@@ -269,10 +284,8 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
     yield None, {**numbers, **_undecoded(summary)}, []
 
 
-def _lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None] | None]:
-    """What gives lines, none where none are ready, and what takes the rows that they are made of, if any are wanted."""
-    if config.logs.streams != "all":
-        return repeat([]), None
+def application_lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None]]:
+    """What gives lines, none where none are ready, and what takes the rows that they are made of."""
     from cmdana_plugin.logs import RowWriter
 
     waiting: deque[list[LogRow]] = deque()
@@ -301,7 +314,7 @@ def _consume(
     config: Config,
     summary: Summary,
     blocks: Beside,
-    logs: _Logs,
+    logs: Logs,
     progress: Callable[[Summary], None],
 ) -> None:
     """A block is decided on and written while the next one is scored."""
@@ -313,7 +326,7 @@ def _consume(
         c = windows.connections
         now, first = float(c.end.max()), float(c.end[0])
         verdicts = judged.verdicts
-        if logs.conn:
+        if "conn" in logs:
             logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
         logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
         logs["notice"].write(map(notice_row, judged.notices), now, first)
