@@ -1,7 +1,7 @@
 """How far the logs that we write agree with Zeek's: per log and field, with examples of differences.
 
     python benchmarks/log_parity.py CAPTURES GOLDEN [--only SET] [--logs dns,http] [--examples N] [--markdown]
-                                    [--written FOLDER]
+                                    [--having] [--written FOLDER]
 
 CAPTURES holds the captures, GOLDEN for each a folder of the same name with Zeek's JSON logs. Each capture's logs are
 written to disk as `cmdana convert CAPTURE --to json` writes them, and read back; with --written they are those that
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("captures", type=Path)
     parser.add_argument("golden", type=Path)
     parser.add_argument("--only", default="", help="captures whose path begins so")
+    parser.add_argument("--having", action="store_true", help="only captures with one of these logs")
     parser.add_argument("--logs", default=",".join(LOGS))
     parser.add_argument("--examples", type=int, default=0, help="of each difference")
     parser.add_argument("--markdown", action="store_true")
@@ -217,7 +218,8 @@ def main() -> None:
     for folder in sorted(p.parent for p in arguments.golden.rglob("conn.log")):
         name = folder.relative_to(arguments.golden)
         capture = arguments.captures / name
-        if str(name).startswith(arguments.only) and capture.is_file():
+        wanted = not arguments.having or any((folder / f"{log}.log").is_file() for log in logs)
+        if wanted and str(name).startswith(arguments.only) and capture.is_file():
             compare(capture, folder, logs, tallies, arguments.written / name if arguments.written else None)
     if arguments.markdown:
         print("| log | golden | matched | extra | equal fields |\n|---|---:|---:|---:|---:|")

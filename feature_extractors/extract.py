@@ -91,6 +91,7 @@ class Extractor:
     ) -> None:
         self._limits = limits or ExtractorLimits()
         self._content = Content(self._limits.content, logs) if content else None
+        self._logs = logs
         self._rows: list[LogRow] = []
         self._state = _new_state(self._limits.tracker, early, content)
         self._links: set[int] = set()
@@ -235,7 +236,8 @@ class Extractor:
         if self._content is not None and len(rows):
             final = np.flatnonzero(rows["stage"] == Stage.FINAL)
             ends = np.stack([rows["orig_bytes"][final], rows["resp_bytes"][final]], axis=1)
-            services, logs, starts = self._content.close(rows["serial"][final], names[final], ends)
+            hosts = _hosts(rows, final) if self._logs else None
+            services, logs, starts = self._content.close(rows["serial"][final], names[final], ends, hosts)
             for i, name in zip(final.tolist(), services, strict=True):
                 service[i] = name
             log_start[final + 1] = np.diff(starts)
@@ -363,6 +365,12 @@ def _connections(rows: NDArray[np.void], names: NDArray[np.bytes_], service: lis
         history=rows["history"].copy().view("S64").reshape(-1),
         **columns,
     )
+
+
+def _hosts(rows: NDArray[np.void], which: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Addresses of originator and responder [n, 2, 16] of these rows."""
+    sides = [_address(rows[f"{side}_hi"][which], rows[f"{side}_lo"][which]) for side in ("orig", "resp")]
+    return np.stack(sides, axis=1)
 
 
 def _log_rows(

@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extractors.addresses import address_texts
 from feature_extractors.compiled import uncollected
 from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
@@ -26,6 +27,7 @@ __all__ = ["Content", "ContentLimits"]
 _DNS_PORTS = np.array(
     [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
 )
+NO_HOST = ("0.0.0.0", "255.255.255.255")  # noqa: S104  # addresses of nobody, which DHCP's messages come from
 NOT_SAID = 0.0  # no analyzer said when an entry is written
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
 
@@ -164,11 +166,12 @@ class Content:
         connections: NDArray[np.int64],
         uids: NDArray[np.bytes_],
         ends: NDArray[np.int64] | None = None,
+        hosts: NDArray[np.uint8] | None = None,
     ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
         """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1].
 
         `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
-        content that was not wanted.
+        content that was not wanted. `hosts` [n, 2, 16]: addresses of originator and responder.
         """
         services: list[str] = []
         entries: list[LogEntry] = []
@@ -187,8 +190,8 @@ class Content:
                 self._end_streams(connection, *ended)
             connection.root.end()
             services.append(",".join(sorted(session.services)))
-            if logs and (session.entries or session.rows):
-                self._keep_rows(len(services) - 1, session)
+            if logs and (session.entries or session.rows or session.shared):
+                self._keep_rows(len(services) - 1, session, uid.decode("ascii"), hosts)
             if session.entries:
                 name = uid.decode("ascii")
                 entries += [
@@ -199,11 +202,26 @@ class Content:
             log_start.append(len(entries))
         return services, entries, np.array(log_start, np.int64)
 
-    def _keep_rows(self, which: int, session: Session) -> None:
+    def _keep_rows(self, which: int, session: Session, uid: str, hosts: NDArray[np.uint8] | None) -> None:
+        """Hands out the rows of a connection that has ended, and those that it was the last to make."""
         written = session.written
         for stream, ts, fields in [*session.entries, *session.rows]:
-            if fields and (at := written.get(id(fields), NOT_SAID)) >= NOT_SAID:
+            if (at := written.get(id(fields), NOT_SAID)) >= NOT_SAID:
                 self.rows.append((which, at, stream, ts, fields))
+        for shared in session.shared:
+            shared.uids.append(uid)
+            shared.open -= 1
+            for i, (_, claimant, is_orig) in enumerate(shared.claims):
+                if claimant is session and hosts is not None:
+                    host = address_texts(hosts[which, 0 if is_orig else 1][None])[0]
+                    if host not in NO_HOST:
+                        shared.told[i] = host
+            if not shared.open:
+                del self._run.sharing[id(shared.fields)]
+                row: Fields = {**shared.fields, "uids": shared.uids}
+                for i, host in sorted(shared.told.items()):
+                    row[shared.claims[i][0]] = host
+                self.rows.append((which, NOT_SAID, shared.stream, shared.ts, row))
         if not session.entries:
             session.take()
 

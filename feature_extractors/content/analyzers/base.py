@@ -55,6 +55,23 @@ class ContentLimits:
     transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
 
 
+class Shared:
+    """A row that several connections make together, which is written when the last of them has ended."""
+
+    __slots__ = ("claims", "fields", "open", "stream", "told", "ts", "uids")
+
+    def __init__(self, stream: str, ts: float, fields: Fields) -> None:
+        self.stream = stream
+        self.ts = ts
+        self.fields = fields
+        self.open = 0  # connections
+        self.told: dict[int, str] = {}  # the addresses of claims whose connections have ended
+        self.claims: list[
+            tuple[str, Session, bool]
+        ] = []  # which field is which one's originator or responder
+        self.uids: list[LogValue] = []  # of those that have ended
+
+
 @dataclass(slots=True)
 class Run:
     """What the connections of one run share: bounds, counts, and what one connection tells of another."""
@@ -71,6 +88,9 @@ class Run:
     certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
     logs: bool = False  # rows of Zeek's logs are asked for, with what no feature reads
     files: int = 0  # that were given an id
+    sharing: dict[int, Shared] = field(
+        default_factory=dict
+    )  # rows that several connections make, by identity
     seen: OrderedDict[str, float] = field(
         default_factory=OrderedDict
     )  # what is logged once a day, and when it was
@@ -109,7 +129,7 @@ class Session:
 
     __slots__ = (
         "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested", "orig_p",
-        "partial", "resp_p", "rows", "run", "services", "size", "weirds", "written",
+        "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -128,6 +148,7 @@ class Session:
         self.written: dict[
             int, float
         ] = {}  # when Zeek writes an entry, by its identity; negative: it does not
+        self.shared: list[Shared] = []
         self.weirds: dict[str, int] = {}  # how often each was met
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
@@ -190,6 +211,25 @@ class Session:
         """Zeek writes this entry at `ts`, or not at all where that is negative."""
         if self.logs:
             self.written[id(fields)] = ts
+
+    def share(self, stream: str, ts: float, fields: Fields) -> None:
+        """This connection, too, makes the row of these fields, an entry of some connection, which began at `ts`."""
+        if not self.logs:
+            return
+        sharing = self.run.sharing
+        shared = sharing.get(id(fields))
+        if shared is None:
+            shared = sharing[id(fields)] = Shared(stream, ts, fields)
+            self.at(fields, -1.0)
+        if shared not in self.shared:
+            shared.open += 1
+            self.shared.append(shared)
+
+    def claim(self, fields: Fields, name: str, is_orig: bool) -> None:
+        """A field of a row that this connection shares is its originator's address, or its responder's."""
+        shared = self.run.sharing.get(id(fields)) if self.logs else None
+        if shared is not None and len(shared.claims) < MAX_ITEMS:
+            shared.claims.append((name, self, is_orig))
 
     def weird(self, ts: float, name: str, source: str = "", addl: str = "") -> None:
         """Something odd that Zeek tells of in weird.log, each name 25 times a connection (sampling_threshold).

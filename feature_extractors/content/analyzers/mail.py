@@ -130,6 +130,7 @@ class Smtp(LineProtocol):
         super().end()
         if self._entry is not None and not self._active and self._sent:
             self._entry.clear()
+            self.session.at(self._entry, -1.0)
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         line = line.rstrip(b"\r")

@@ -100,8 +100,7 @@ class Mysql(Analyzer):
         name = _COMMANDS[command] if command < len(_COMMANDS) else f"unknown-{command}"
         self._entry = self.session.log("mysql", ts, {"cmd": name})
         argument = packet[1:].removesuffix(b"\0")
-        if argument or command in (2, 3, 14):
-            self._entry["arg"] = text(argument)
+        self._entry["arg"] = text(argument)
         if command == 17:
             self._entry["arg"] = text(argument.split(b"\0")[0], 512)
         self._state = "result"

@@ -144,6 +144,7 @@ class Kerberos(Analyzer):
         if said in _IGNORED:
             if self._entry is not None:
                 self._entry.clear()
+                self.session.at(self._entry, -1.0)
                 self._entry = None
             return
         entry = self._log(ts)

@@ -58,9 +58,9 @@ class DceRpc(Analyzer):
         self._contexts: dict[int, str] = {}
         self._uuid: str | None = None
         self._pipe: str | None = None
-        self._calls: dict[int, tuple[int, int, float]] = {}  # context, operation, when asked, by call id
+        self._calls: dict[int, tuple[int, int]] = {}  # context and operation, by call id
         self._operations: dict[int, int] = {}  # the last operation asked for, by context
-        self._asked = 0.0
+        self._asked = 0.0  # when the last call was made: Zeek takes it for the time of every answer after it
         self._ntlm: Ntlm | None = None
         self._gssapi: Gssapi | None = None
 
@@ -134,7 +134,7 @@ class DceRpc(Analyzer):
                 self._operations[context] = operation
             if len(self._calls) >= self.session.limits.transactions:
                 self._calls.clear()
-            self._calls[call] = context, operation, ts
+            self._calls[call] = context, operation
         elif kind == 2:
             body.skip(4)
             self._response(ts, call, number(2))
@@ -142,7 +142,7 @@ class DceRpc(Analyzer):
     def _response(self, ts: float, call: int, context: int) -> None:
         asked = self._calls.pop(call, None)
         operation = self._operations.get(context, 0)
-        began = asked[2] if asked else ts
+        began = self._asked or ts
         if self._uuid is None and self._pipe is not None:
             name = self._pipe.lower().rsplit("\\pipe\\", 1)[-1]
             self._uuid = _PIPES.get(name)
@@ -161,6 +161,7 @@ class DceRpc(Analyzer):
         if self._pipe is not None:
             fields["named_pipe"] = self._pipe
         self.session.log("dce_rpc", began, fields)
+        self.session.at(fields, ts)
 
     def _authenticate(self, ts: float, kind: int, blob: bytes) -> None:
         if kind == 9:
@@ -191,8 +192,8 @@ class Smb(Analyzer):
         self._trees: dict[int, str] = {}
         self._shares: dict[int, str] = {}
         self._asked: dict[
-            tuple[int, int], tuple[str, int]
-        ] = {}  # by command and message: a name, or a file id
+            tuple[int, int], tuple[str, int, float]
+        ] = {}  # by command and message: a name or file, when
         self._seen: set[tuple[object, ...]] = set()
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
@@ -255,10 +256,10 @@ class Smb(Analyzer):
         elif message[:4] != b"\xfdSMB":
             raise ParseError("not_smb")
 
-    def _remember(self, command: int, message: int, name: str, number: int = 0) -> None:
+    def _remember(self, ts: float, command: int, message: int, name: str, number: int = 0) -> None:
         if len(self._asked) >= self.session.limits.transactions:
             self._asked.clear()
-        self._asked[command, message] = name, number
+        self._asked[command, message] = name, number, ts
 
     def _pipe(self, fid: int, is_orig: bool, ts: float, data: bytes) -> None:
         """Hands what passes through a pipe to its own DCE-RPC analyzer."""
@@ -370,9 +371,9 @@ class Smb(Analyzer):
         elif command == 3:
             if not answer and size == 9:
                 offset, length = Reader(message, 68).u16le(), Reader(message, 70).u16le()
-                self._remember(3, identifier, _utf16(message[offset : offset + length]))
+                self._remember(ts, 3, identifier, _utf16(message[offset : offset + length]))
             elif answer and size == 16 and (asked := self._asked.pop((3, identifier), None)):
-                self._mapped(ts, tree, asked[0], _SHARES2.get(message[66], "UNKNOWN"), None, None)
+                self._mapped(asked[2], tree, asked[0], _SHARES2.get(message[66], "UNKNOWN"), None, None)
         elif command == 4 and not answer:
             self._pipe_trees.discard(tree)
         elif command == 5:
@@ -389,12 +390,12 @@ class Smb(Analyzer):
             if name in _PIPE_NAMES and tree not in self._pipe_trees and len(self._pipe_trees) < 1024:
                 self._pipe_trees.add(tree)
                 self._shares[tree] = "PIPE"
-            self._remember(5, identifier, name)
+            self._remember(ts, 5, identifier, name)
         elif answer and (asked := self._asked.pop((5, identifier), None)) and size == 89:
             body = Reader(message, 64 + 8)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(8)
-            self._opened(ts, tree, asked[0] or "<share_root>", body.u64le(), times)
+            self._opened(asked[2], tree, asked[0] or "<share_root>", body.u64le(), times)
 
     def _io2(
         self, ts: float, command: int, answer: bool, size: int, identifier: int, tree: int, message: bytes
@@ -405,7 +406,7 @@ class Smb(Analyzer):
                 self._pipes.pop(_file_id(message, 64 + 8), None)
         elif command == 8:
             if not answer and size == 49:
-                self._remember(8, identifier, "", _file_id(message, 64 + 16))
+                self._remember(ts, 8, identifier, "", _file_id(message, 64 + 16))
             elif (
                 answer
                 and size == 17
@@ -467,12 +468,12 @@ class Smb(Analyzer):
         if not answer and count == 4:
             password = parameters[6] | parameters[7] << 8
             path, _ = _string1(content, password, unicode, start)
-            self._remember(0x75, identifier, path)
+            self._remember(ts, 0x75, identifier, path)
         elif answer and count >= 2 and (asked := self._asked.pop((0x75, identifier), None)):
             service = content.split(b"\0")[0]
             system = _string1(content, len(service) + 1, unicode, start)[0]
             kind = "PIPE" if service == b"IPC" else "PRINT" if service == b"LPT1:" else "DISK"
-            self._mapped(ts, tree, asked[0], kind, text(service, 64), system or None)
+            self._mapped(asked[2], tree, asked[0], kind, text(service, 64), system or None)
 
     def _create1(
         self, ts: float, answer: bool, count: int, tree: int, identifier: int, unicode: bool, parameters: bytes,
@@ -482,16 +483,18 @@ class Smb(Analyzer):
             name = _string1(content, 0, unicode, start)[0]
             if name.lstrip("\\") in _PIPE_NAMES and len(self._pipe_trees) < 1024:
                 self._pipe_trees.add(tree)
-            self._remember(0xA2, identifier, name)
+            self._remember(ts, 0xA2, identifier, name)
         elif answer and (asked := self._asked.pop((0xA2, identifier), None)) and count >= 34:
             body = Reader(parameters, 11)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(12)
             size = body.u64le()
             if tree in self._pipe_trees:
-                self.session.log("smb_files", ts, {"action": "SMB::FILE_OPEN", "name": asked[0], "size": 0})
+                self.session.log(
+                    "smb_files", asked[2], {"action": "SMB::FILE_OPEN", "name": asked[0], "size": 0}
+                )
             else:
-                self._opened(ts, tree, asked[0], size, times)
+                self._opened(asked[2], tree, asked[0], size, times)
 
     def _transaction1(
         self, ts: float, answer: bool, unicode: bool, parameters: bytes, content: bytes, message: bytes

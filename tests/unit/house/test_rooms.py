@@ -21,8 +21,6 @@ LONG: Final = {
     "cmdana_plugin.cli.app": "every command and its options, one after another",
     "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
     "cmdana_plugin.training.fit": "recipe, loss and calibration, to be parted",
-    "feature_extractors.content.analyzers.http": "one protocol, one module",
-    "feature_extractors.content.analyzers.tls": "one protocol, one module",
     "feature_extractors.features.encoding": "every feature and its encoding",
     "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
     "feature_extractors.tracker.tcp": "Zeek's state machine of TCP, compiled as a whole",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments, stream
 
 from feature_extractors.content.analyzers.base import MAX_NESTED
-from feature_extractors.content.analyzers.http import EXPANSION, FREE_EXPANSION, Http
+from feature_extractors.content.analyzers.http import Http
+from feature_extractors.content.analyzers.http_body import EXPANSION, FREE_EXPANSION
 from feature_extractors.content.analyzers.mail import _address, _listed
 from feature_extractors.content.reassembly import Content, ContentLimits
 from feature_extractors.extract import Extractor
