@@ -82,21 +82,21 @@ def _mail(row: LogRow, _: LocalNets) -> dict[str, Any]:
 
 
 def _login(row: LogRow, local: LocalNets) -> dict[str, Any]:
-    if "auth_success" not in row.fields:
-        return {}
-    come, goes = not local(row.orig_h), not local(row.resp_h)
-    return {"direction": ("LOCAL", "OUTBOUND", "INBOUND", "REMOTE")[2 * come + goes]}
+    ours = local(row.orig_h)
+    return {} if ours == local(row.resp_h) else {"direction": "OUTBOUND" if ours else "INBOUND"}
 
 
 def _transfer(row: LogRow, _: LocalNets) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    sides = {"<orig>": row.orig_h, "<resp>": row.resp_h}  # as `content.analyzers.ftp` names them
+    hosts = {name: row.fields.get(name) for name in ("data_channel.orig_h", "data_channel.resp_h")}
+    made: dict[str, Any] = {name: sides.get(str(host), host) for name, host in hosts.items()}
     if row.fields.get("command") in _FTP_FILES and isinstance(path := row.fields.get("arg"), str):
         host = f"[{row.resp_h}]" if ":" in row.resp_h else row.resp_h
         made["arg"] = f"ftp://{host}{'' if path.startswith('/') else '/'}{path}"
     return made
 
 
-_FTP_FILES: Final = frozenset(("APPE", "DELE", "RETR", "STOR", "STOU", "LIST", "SIZE", "MDTM"))
+_FTP_FILES: Final = frozenset(("APPE", "DELE", "RETR", "STOR", "STOU"))
 _FILLED: Final[Mapping[str, Callable[[LogRow, LocalNets], dict[str, Any]]]] = {
     "files": _file,
     "ftp": _transfer,

@@ -54,7 +54,7 @@ _NO_STREAMS = (_Stream(), _Stream())  # of every connection without any
 
 
 class _Connection:
-    __slots__ = ("dns", "root", "session", "streams", "told")
+    __slots__ = ("dns", "root", "session", "streams", "told", "waited")
 
     def __init__(self, session: Session, root: Detector) -> None:
         self.session = session
@@ -65,6 +65,7 @@ class _Connection:
             (_Stream(), _Stream()) if session.ip_proto == 6 else _NO_STREAMS
         )  # responder's, originator's
         self.told = (0, 0)
+        self.waited = 0.0  # when the last segment came that had to wait
 
 
 class Content:
@@ -230,7 +231,7 @@ class Content:
         for is_orig, end in ((True, orig_end), (False, resp_end)):
             stream = connection.streams[is_orig]
             if stream.pending:
-                self._give_up(connection, stream, is_orig, 0.0)
+                self._give_up(connection, stream, is_orig, connection.waited)
             upto = min(end, stream.free)
             if upto > stream.next and not connection.root.done:
                 connection.root.gap(is_orig, upto - stream.next)
@@ -260,7 +261,7 @@ class Content:
             name = TCP_PORTS.get(resp_p)
             names = (name,) if name else TCP_TWO.get(resp_p, ())
             if self._run.expected and (announced := self._run.expected.pop(resp_p, None)) is not None:
-                service, since = announced
+                service, since, session.announcer = announced
                 if 0 <= ts - since <= EXPECT_SECONDS:
                     names = (*names, service)
         return _Connection(session, Detector(session, names))
@@ -325,6 +326,7 @@ class Content:
             self._forget(stream, offset)
         else:
             heappush(stream.order, offset)
+        connection.waited = ts
         stream.pending[offset] = data, length
         stream.pending_bytes += len(data)
         self._pending_total += len(data)

@@ -72,6 +72,14 @@ class Shared:
         self.uids: list[LogValue] = []  # of those that have ended
 
 
+class Announcer:
+    """What announces a connection, and is told of the file that this brings."""
+
+    def brought(self, fuid: str, kind: str) -> None:
+        """The file of this id has begun, or is of this kind, where that is not empty."""
+        raise NotImplementedError
+
+
 @dataclass(slots=True)
 class Run:
     """What the connections of one run share: bounds, counts, and what one connection tells of another."""
@@ -81,7 +89,9 @@ class Run:
     create: Callable[[str, Session], Analyzer | None] | None = None  # makes the analyzer of a name
     entries_open: int = 0  # log entries of connections that are still open
     bytes_open: int = 0  # about, that these take
-    expected: OrderedDict[int, tuple[str, float]] = field(default_factory=OrderedDict)  # by responder port
+    expected: OrderedDict[int, tuple[str, float, Announcer | None]] = field(
+        default_factory=OrderedDict
+    )  # by responder port
     transactions: OrderedDict[int, tuple[Fields, float, float]] = field(
         default_factory=OrderedDict
     )  # DHCP's, by xid
@@ -117,9 +127,9 @@ class Run:
             self.seen.popitem(last=False)
         return True
 
-    def expect(self, port: int, service: str, ts: float) -> None:
+    def expect(self, port: int, service: str, ts: float, announcer: Announcer | None = None) -> None:
         """A connection to this responder port is announced, as FTP and IRC do for their data."""
-        self.expected[port] = service, ts
+        self.expected[port] = service, ts, announcer
         if len(self.expected) > MAX_EXPECTED:
             self.expected.popitem(last=False)
 
@@ -128,8 +138,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested", "orig_p",
-        "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
+        "announcer", "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested",
+        "orig_p", "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -149,6 +159,7 @@ class Session:
             int, float
         ] = {}  # when Zeek writes an entry, by its identity; negative: it does not
         self.shared: list[Shared] = []
+        self.announcer: Announcer | None = None  # of this connection
         self.weirds: dict[str, int] = {}  # how often each was met
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
@@ -230,6 +241,11 @@ class Session:
         shared = self.run.sharing.get(id(fields)) if self.logs else None
         if shared is not None and len(shared.claims) < MAX_ITEMS:
             shared.claims.append((name, self, is_orig))
+
+    def first(self, what: str) -> bool:
+        """Whether this is asked of `what` for the first time on this connection."""
+        met = self.weirds[f" {what}"] = self.weirds.get(f" {what}", 0) + 1
+        return met == 1
 
     def weird(self, ts: float, name: str, source: str = "", addl: str = "") -> None:
         """Something odd that Zeek tells of in weird.log, each name 25 times a connection (sampling_threshold).

@@ -51,7 +51,9 @@ _READ: Final = _PROXY_HEADERS | {
 
 # What a direction waits for
 _LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
-_WORTH_PASSING: Final = 16 * 1024  # bytes
+_WORTH_PASSING: Final = (
+    1024 * 1024
+)  # bytes of a body that are not looked at, though what is missing is to be logged
 _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 
 
@@ -113,7 +115,7 @@ class Http(Analyzer):
         if self._inside is not None:
             self.session.feed(self._inside, is_orig, ts, data)
             return
-        self._ts = ts
+        self._ts = ts = max(ts, self._ts)
         side = self._sides[is_orig]
         lines = side.lines
         if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone

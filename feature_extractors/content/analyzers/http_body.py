@@ -10,7 +10,7 @@ import zlib
 from typing import Final
 
 from feature_extractors.content.analyzers.base import MAX_ITEMS, Analyzer, Fields, text
-from feature_extractors.content.analyzers.files import begun, ended
+from feature_extractors.content.analyzers.files import TIMEOUT, begun, ended
 from feature_extractors.content.analyzers.magic import SNIFF, mime_type
 
 EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
@@ -75,6 +75,8 @@ class Body:
         self.length += len(data)
         session = self._budget.owner.session
         if session.logs and data:
+            if self.file is not None and ts - self.ts > TIMEOUT:
+                self.file["timedout"] = True
             self.ts = ts
             if self.file is None:
                 self._begin(ts, entry)

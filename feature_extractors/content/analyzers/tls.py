@@ -21,6 +21,7 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 from feature_extractors.content.analyzers.der import certificate, matches
+from feature_extractors.content.analyzers.files import Carried
 from feature_extractors.content.analyzers.tls_fingerprints import ja3, ja3s, ja4_of_hello
 from feature_extractors.content.analyzers.tls_names import ALERTS, CIPHERS, GROUPS
 
@@ -272,6 +273,8 @@ class Tls(Analyzer):
             self._key_exchange(body)
         elif kind == 16:
             self._saw_key_exchange = True
+        elif kind == 22 and self.session.logs:
+            self._status(is_orig, body)
         elif kind == 3 and self.datagrams:
             pass
         elif kind not in _HISTORY:
@@ -377,6 +380,17 @@ class Tls(Analyzer):
         else:
             self.session.counts.add("tls_hello_without_fingerprint")
         return retry
+
+    def _status(self, is_orig: bool, body: Reader) -> None:
+        """A certificate's status that the server has at hand: a file, as Zeek sees it (RFC 6066, 8)."""
+        if body.left < 4 or body.u8() != 1:
+            return
+        response = body.take(min(body.u24(), body.left))
+        if response:
+            file = Carried(self.session, "SSL", self._ts, is_orig)
+            file.take(self._ts, response)
+            file.row["mime_type"] = "application/ocsp-response"
+            file.finish(self._ts)
 
     def _key_exchange(self, body: Reader) -> None:
         cipher = self._log().get("cipher")

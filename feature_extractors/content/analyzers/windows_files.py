@@ -42,6 +42,7 @@ _PIPE_NAMES: Final = frozenset((
     "spoolss", "winreg", "samr", "srvsvc", "netdfs", "lsarpc", "wkssvc", "MsFteWds",
 ))  # fmt: skip
 _SHARES2: Final = {1: "DISK", 2: "PIPE", 3: "PRINT"}
+_DELETE_ON_CLOSE: Final = 0x1000
 _EPOCH_1601: Final = 11644473600
 
 
@@ -299,7 +300,9 @@ class Smb(Analyzer):
             fields["native_file_system"] = system
         self.session.log("smb_mapping", ts, fields)
 
-    def _opened(self, ts: float, tree: int, name: str, size: int, times: list[float] | None) -> None:
+    def _opened(
+        self, ts: float, tree: int, name: str, size: int, times: list[float] | None, deletes: bool = False
+    ) -> None:
         path = self._trees.get(tree)
         fields: Fields = {
             "action": "SMB::PRINT_OPEN" if self._shares.get(tree) == "PRINT" else "SMB::FILE_OPEN", "name": name,
@@ -321,6 +324,8 @@ class Smb(Analyzer):
             fields["times.created"] = created
             fields["times.changed"] = changed
         self.session.log("smb_files", ts, fields)
+        if deletes:
+            self.session.add("smb_files", ts, {**fields, "action": "SMB::FILE_DELETE"})
 
     def _smb2(self, is_orig: bool, ts: float, message: bytes) -> None:
         """One message or a chain of related ones; at most 64 of a chain are read."""
@@ -390,12 +395,12 @@ class Smb(Analyzer):
             if name in _PIPE_NAMES and tree not in self._pipe_trees and len(self._pipe_trees) < 1024:
                 self._pipe_trees.add(tree)
                 self._shares[tree] = "PIPE"
-            self._remember(ts, 5, identifier, name)
+            self._remember(ts, 5, identifier, name, Reader(message, 64 + 40).u32le() & _DELETE_ON_CLOSE)
         elif answer and (asked := self._asked.pop((5, identifier), None)) and size == 89:
             body = Reader(message, 64 + 8)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(8)
-            self._opened(asked[2], tree, asked[0] or "<share_root>", body.u64le(), times)
+            self._opened(asked[2], tree, asked[0] or "<share_root>", body.u64le(), times, bool(asked[1]))
 
     def _io2(
         self, ts: float, command: int, answer: bool, size: int, identifier: int, tree: int, message: bytes
