@@ -13,6 +13,8 @@ from typing import Final
 from feature_extractors.content.analyzers.base import MAX_ITEMS, Fields, ParseError, text
 from feature_extractors.content.analyzers.ip import address
 
+MAX_NAMES: Final = 500  # of a certificate (X509::default_max_field_container_elements)
+
 Item = tuple[int, bytes, int, int]  # tag, the bytes it lies in, where its content starts and ends
 
 
@@ -181,7 +183,7 @@ def _extension(extension: Item, fields: Fields) -> None:
             raw = value(alternative)
             said = address(raw) if key == "san.ip" and len(raw) in (4, 16) else text(raw, 512)
             found = fields.setdefault(key, [])
-            if isinstance(found, list) and len(found) < MAX_ITEMS:
+            if isinstance(found, list) and len(found) < MAX_NAMES:
                 found.append(said)
     elif oid == "551d13":
         constraints = list(items(item(content, 0, len(content))))

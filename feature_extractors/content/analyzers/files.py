@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from feature_extractors.content.analyzers.base import Fields, Session
+from feature_extractors.content.analyzers.base import Fields, Session, text
 from feature_extractors.content.analyzers.magic import SNIFF, mime_type
 
 TIMEOUT: Final = (
@@ -55,7 +55,13 @@ class Carried:
         self._total = total
         self.row["total_bytes"] = total
 
+    def name(self, name: bytes) -> None:
+        """The file is called so, if that is not empty."""
+        if name:
+            self.row["filename"] = text(name)
+
     def take(self, ts: float, data: bytes) -> None:
+        """The next bytes."""
         self._last = max(self._last, ts)
         seen = self.row["seen_bytes"]
         self.row["seen_bytes"] = (seen if isinstance(seen, int) else 0) + len(data)

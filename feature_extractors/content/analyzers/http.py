@@ -24,6 +24,7 @@ from feature_extractors.content.analyzers.base import (
 )
 from feature_extractors.content.analyzers.http_body import Body, Budget
 from feature_extractors.content.analyzers.lines import Lines
+from feature_extractors.content.analyzers.mime import filename
 
 MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at
 MAX_CHUNKS: Final = 100_000  # chunks of one body
@@ -31,7 +32,6 @@ MAX_CHUNKS: Final = 100_000  # chunks of one body
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
 _ESCAPE: Final = re.compile(rb"%(%*)(u[0-9a-fA-F]{4}|[0-9a-fA-F]{2})?")
-_FILENAME: Final = re.compile(rb"(?:file)?name[ \t]*\*?=[ \t]*(?:\"([^\"]*)\"?|([^;]*))", re.I)
 _RANGE: Final = re.compile(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/\s*([0-9]{1,15}|\*)?")
 _PROXY_HEADERS: Final = frozenset((
     b"FORWARDED", b"X-FORWARDED-FOR", b"X-FORWARDED-FROM", b"CLIENT-IP", b"VIA", b"XROXY-CONNECTION",
@@ -207,12 +207,18 @@ class Http(Analyzer):
         if self.done or side.state == _NOTHING:
             return NEVER
         body = side.body
-        if body.decoder is not None or body.deaf or not body.sniffed or side.state not in (_BODY, _CHUNK):
+        if (
+            body.parts is not None
+            or body.decoder is not None
+            or body.deaf
+            or not body.sniffed
+            or side.state not in (_BODY, _CHUNK)
+        ):
             return 0
         if not self.session.logs:
             return side.left
         # The last byte is wanted, for the time at which the file ends; all are where some were missing before.
-        if self.session.had_gap or side.left < _WORTH_PASSING:
+        if self.session.had_gap or side.left < _WORTH_PASSING or body.parts is not None:
             return 0
         body.offered = True
         return side.left - 1
@@ -412,6 +418,8 @@ class Http(Analyzer):
             side.body.unpack(value.split(b";")[0].strip().lower())
         elif name == b"CONTENT-TYPE":
             side.content_type = value.split(b";")[0].strip().lower()
+            if side.content_type.startswith(b"multipart/"):
+                side.body.multipart = value[:1024]
             if b"name" in value.lower():
                 side.body.filename = filename(value) or side.body.filename
         elif name == b"CONTENT-DISPOSITION":
@@ -519,12 +527,6 @@ def unescape(uri: bytes) -> bytes:
         return bytes.fromhex(escape.decode("ascii"))
 
     return _ESCAPE.sub(one, uri)
-
-
-def filename(value: bytes) -> bytes:
-    """The file name of a Content-Disposition or Content-Type header, empty where it has none."""
-    found = _FILENAME.search(value)
-    return (found.group(1) or found.group(2) or b"").strip()[:512] if found else b""
 
 
 def _username(value: bytes) -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from feature_extractors.content.analyzers.base import MAX_ITEMS, Analyzer, Fields, text
+from feature_extractors.content.analyzers.base import Analyzer, Fields, Session, text
 from feature_extractors.content.analyzers.files import TIMEOUT, begun, ended
+from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.magic import SNIFF, mime_type
+from feature_extractors.content.analyzers.mime import Holder, Mime
 
+MAX_FILES: Final = 15  # of one message that http.log names (HTTP::max_files_orig)
 EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
 FREE_EXPANSION: Final = 256 * 1024  # bytes besides
 _PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
@@ -28,12 +31,48 @@ class Budget:
         self.unpackable = FREE_EXPANSION
 
 
+class Parts(Holder):
+    """A body of several parts, each of which is a file."""
+
+    def __init__(self, session: Session, is_orig: bool, entry: Fields, content_type: bytes) -> None:
+        self._entry = entry
+        self._direction = "orig" if is_orig else "resp"
+        self._lines = Lines()
+        self._mime = Mime(session, "HTTP", is_orig, self, 0, content_type)
+
+    def take(self, ts: float, data: bytes) -> None:
+        """The next bytes."""
+        self._lines.feed(data)
+        while (line := self._lines.line()) is not None:
+            self._mime.line(ts, line)
+
+    def finish(self, ts: float) -> None:
+        """The body ends here."""
+        if len(self._lines):
+            self._mime.line(ts, self._lines.rest())
+        self._mime.finish(ts)
+
+    def begins(self, fuid: str, name: bytes) -> None:
+        self._add("fuids", fuid)
+        if name:
+            self._add("filenames", text(name))
+
+    def is_kind(self, kind: str) -> None:
+        if kind:
+            self._add("mime_types", kind)
+
+    def _add(self, what: str, said: str) -> None:
+        before = self._entry.setdefault(f"{self._direction}_{what}", [])
+        if isinstance(before, list) and len(before) < MAX_FILES:
+            before.append(said)
+
+
 class Body:
     """The body of the message under way in one direction."""
 
     __slots__ = (
-        "_budget", "_first", "_is_orig", "deaf", "decoder", "file", "filename", "holed", "length", "missing", "offered",
-        "sniffed", "total", "ts",
+        "_budget", "_first", "_is_orig", "deaf", "decoder", "file", "filename", "holed", "length", "missing",
+        "multipart", "offered", "parts", "sniffed", "total", "ts",
     )  # fmt: skip
 
     def __init__(self, budget: Budget, is_orig: bool) -> None:
@@ -55,6 +94,8 @@ class Body:
         self.missing = 0
         self.offered = False  # what comes need not be shown, so nobody knows whether it was missing
         self.ts = 0.0  # when the last of it came
+        self.multipart = b""  # the Content-Type, where it is one of several parts
+        self.parts: Parts | None = None
 
     def unpack(self, kind: bytes) -> None:
         """The body is encoded so."""
@@ -75,6 +116,12 @@ class Body:
         self.length += len(data)
         session = self._budget.owner.session
         if session.logs and data:
+            if self.multipart and not self.holed:
+                if self.parts is None:
+                    self.parts = Parts(session, self._is_orig, entry, self.multipart)
+                    self.sniffed = True
+                self.parts.take(ts, data)
+                return
             if self.file is not None and ts - self.ts > TIMEOUT:
                 self.file["timedout"] = True
             self.ts = ts
@@ -98,6 +145,9 @@ class Body:
         if not self.sniffed:
             self._sniff(entry)
         self.decoder = None
+        if self.parts is not None:
+            self.parts.finish(ts)
+            self.parts = None
         file = self.file
         if file is not None:
             self.file = None
@@ -113,7 +163,7 @@ class Body:
         if self.filename:
             self.file["filename"] = text(self.filename)
         fuids = entry.setdefault("orig_fuids" if self._is_orig else "resp_fuids", [])
-        if isinstance(fuids, list) and len(fuids) < MAX_ITEMS:
+        if isinstance(fuids, list) and len(fuids) < MAX_FILES:
             fuids.append(self.file["fuid"])
 
     def _sniff(self, entry: Fields) -> None:

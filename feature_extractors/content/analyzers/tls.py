@@ -421,8 +421,8 @@ class Tls(Analyzer):
                     known.popitem(last=False)
             fields = dict(known[fingerprint])
             is_server = chain is self._chains[0]
-            fields["host_cert"] = is_server and len(chain) == 1
-            fields["client_cert"] = not is_server and len(chain) == 1
+            fields["host_cert"] = len(chain) == 1
+            fields["client_cert"] = not is_server
             if is_server and len(chain) == 1:
                 self._leaf = fields
             self.session.log("x509", self._ts, fields)

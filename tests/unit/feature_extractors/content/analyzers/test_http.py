@@ -7,8 +7,9 @@ import zlib
 import pytest
 from made_segments import Piece, Said, analysed, stream
 
-from feature_extractors.content.analyzers.http import filename, unescape
+from feature_extractors.content.analyzers.http import unescape
 from feature_extractors.content.analyzers.magic import mime_type
+from feature_extractors.content.analyzers.mime import filename
 from feature_extractors.content.reassembly import ContentLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
