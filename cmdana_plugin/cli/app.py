@@ -200,6 +200,38 @@ def replay(
 
 
 @app.command(
+    short_help="Write the Zeek logs of captures, without judging them.",
+    epilog="Example: cmdana convert incident.pcap --to json --out logs/",
+)
+def convert(
+    captures: Annotated[
+        list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
+    ],
+    to: Annotated[Literal["tsv", "json"], typer.Option("--to", help="Format of the logs.")] = "tsv",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the logs.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write conn.log and every application's log of captures, as Zeek does; nothing is judged."""
+    settings = _configured(config).config
+    settings = settings.model_copy(
+        update={"logs": settings.logs.model_copy(update={"format": to, "streams": "all"})}
+    )
+    _say_if_it_compiles("tracker")
+    from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import convert as write_logs
+    from cmdana_plugin.replay import embedded as offline
+
+    with offline.prepared(out, force), show.progress(quiet=as_json) as progress:
+        summary = write_logs(offline.sources(captures), out, settings, progress)
+    if as_json:
+        print(json.dumps(show.converted_object(summary)))
+    else:
+        show.converted(summary)
+
+
+@app.command(
     short_help="Judge a running Zeek's connections.",
     epilog="Example: cmdana run --config plugin.toml",
 )

@@ -44,7 +44,7 @@ def convert(
             raise
     finally:
         blocks.close()
-    logs.close()
+    summary.logs = logs.close()
     return summary
 
 

@@ -61,6 +61,7 @@ class Summary:
     undecoded: Counter[str] = field(default_factory=Counter)
     model: str = ""
     threshold: float = 0.0
+    logs: list[str] = field(default_factory=list)  # paths of those that were written
 
 
 def limits_of(config: Config) -> ExtractorLimits:
@@ -211,7 +212,7 @@ def replay(
         raise
     finally:
         blocks.close()
-    logs.close()
+    summary.logs = logs.close()
     summary.suppressed = judge.decider.suppressed
     summary.allowed = judge.decider.allowed
     summary.model = judge.detector.name
@@ -252,9 +253,11 @@ class Logs:
         for writer in self._writers.values():
             writer.abandon()
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
+        """Ends them all, and says which they are."""
         for writer in self._writers.values():
             writer.close()
+        return [str(writer.path) for writer in self._writers.values()]
 
 
 def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:

@@ -70,6 +70,11 @@ class Carried:
             if len(self._first) >= SNIFF:
                 self._sniff()
 
+    def unseen(self, length: int) -> None:
+        """So many bytes came that are not at hand."""
+        seen = self.row["seen_bytes"]
+        self.row["seen_bytes"] = (seen if isinstance(seen, int) else 0) + length
+
     def passed(self, length: int) -> None:
         """So many bytes never came."""
         missing = self.row["missing_bytes"]

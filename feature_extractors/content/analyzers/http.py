@@ -422,7 +422,7 @@ class Http(Analyzer):
                 side.body.multipart = value[:1024]
             if b"name" in value.lower():
                 side.body.filename = filename(value) or side.body.filename
-        elif name == b"CONTENT-DISPOSITION":
+        elif name == b"CONTENT-DISPOSITION" and b"filename" in value.lower():
             side.body.filename = filename(value) or side.body.filename
         elif name == b"CONTENT-RANGE" and not is_orig and self._code == 206:
             span = _RANGE.match(value)

@@ -141,7 +141,7 @@ class Mime:
                 entity.name = filename(value) or entity.name
         elif name == b"content-transfer-encoding":
             entity.encoding = value.lower()
-        elif name == b"content-disposition":
+        elif name == b"content-disposition" and b"filename" in value.lower():
             entity.name = filename(value) or entity.name
 
     def _begin_body(self, entity: _Entity) -> None:

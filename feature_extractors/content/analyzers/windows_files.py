@@ -21,6 +21,7 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 from feature_extractors.content.analyzers.dce_rpc_names import ENDPOINTS, OPERATIONS
+from feature_extractors.content.analyzers.smb_contents import Contents
 from feature_extractors.content.analyzers.windows_auth import Gssapi, Ntlm
 
 MAX_MESSAGE: Final = 256 * 1024  # of one SMB message that is looked at whole; of a longer one, the head
@@ -196,6 +197,8 @@ class Smb(Analyzer):
             tuple[int, int], tuple[str, int, float]
         ] = {}  # by command and message: a name or file, when
         self._seen: set[tuple[object, ...]] = set()
+        self._contents = Contents(session)
+        self._ts = 0.0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._lost:
@@ -212,7 +215,11 @@ class Smb(Analyzer):
             self._skip = [0, 0]
             self._streams = (Framed(MAX_MESSAGE), Framed(MAX_MESSAGE))
 
+    def end(self) -> None:
+        self._contents.end(self._ts)
+
     def _deliver(self, is_orig: bool, ts: float, data: bytes) -> None:
+        self._ts = ts
         skipped = min(self._skip[is_orig], len(data))
         self._skip[is_orig] -= skipped
         stream = self._streams[is_orig]
@@ -400,7 +407,10 @@ class Smb(Analyzer):
             body = Reader(message, 64 + 8)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(8)
-            self._opened(asked[2], tree, asked[0] or "<share_root>", body.u64le(), times, bool(asked[1]))
+            size = body.u64le()
+            self._opened(asked[2], tree, asked[0] or "<share_root>", size, times, bool(asked[1]))
+            if tree not in self._pipe_trees and len(message) >= 144:
+                self._contents.opened(_file_id(message, 128), asked[0] or "<share_root>", size)
 
     def _io2(
         self, ts: float, command: int, answer: bool, size: int, identifier: int, tree: int, message: bytes
@@ -408,22 +418,28 @@ class Smb(Analyzer):
         """Reads, writes, pipe calls and closes, as far as they concern pipes."""
         if command == 6:
             if not answer and size == 24:
-                self._pipes.pop(_file_id(message, 64 + 8), None)
+                fid = _file_id(message, 64 + 8)
+                self._pipes.pop(fid, None)
+                self._contents.closed(ts, fid)
         elif command == 8:
             if not answer and size == 49:
-                self._remember(ts, 8, identifier, "", _file_id(message, 64 + 16))
-            elif (
-                answer
-                and size == 17
-                and (asked := self._asked.pop((8, identifier), None))
-                and tree in self._pipe_trees
-            ):
+                begins = str(Reader(message, 72).u64le())
+                self._remember(ts, 8, identifier, begins, _file_id(message, 64 + 16))
+            elif answer and size == 17 and (asked := self._asked.pop((8, identifier), None)):
                 length = Reader(message, 68).u32le()
-                self._pipe(asked[1], False, ts, message[message[66] : message[66] + length])
+                data = message[message[66] : message[66] + length]
+                if tree in self._pipe_trees:
+                    self._pipe(asked[1], False, ts, data)
+                else:
+                    self._contents.piece(ts, False, asked[1], int(asked[0]), data, length)
         elif command == 9:
-            if not answer and size == 49 and tree in self._pipe_trees:
+            if not answer and size == 49:
                 offset, length = Reader(message, 66).u16le(), Reader(message, 68).u32le()
-                self._pipe(_file_id(message, 64 + 16), True, ts, message[offset : offset + length])
+                fid, data = _file_id(message, 64 + 16), message[offset : offset + length]
+                if tree in self._pipe_trees:
+                    self._pipe(fid, True, ts, data)
+                else:
+                    self._contents.piece(ts, True, fid, Reader(message, 72).u64le(), data, length)
         elif Reader(message, 68).u32le() == 0x0011C017:
             where = 64 + (24 if not answer else 32)
             offset, length = Reader(message, where).u32le(), Reader(message, where + 4).u32le()
