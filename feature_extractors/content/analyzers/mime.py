@@ -24,7 +24,8 @@ _HEADER, _LEAF, _PREAMBLE, _MESSAGE = range(4)
 
 def filename(value: bytes) -> bytes:
     """The file name of a Content-Disposition or Content-Type header, empty where it has none."""
-    found = _FILENAME.search(value)
+    at = value.lower().find(b"filename")
+    found = _FILENAME.search(value, max(at, 0))
     return (found.group(1) or found.group(2) or b"").strip()[:512] if found else b""
 
 
