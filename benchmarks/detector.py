@@ -18,7 +18,9 @@ import torch
 
 from cmdana_plugin.detector.cross_modal import CrossModal, shipped_checkpoint
 from cmdana_plugin.detector.history import Tables, make_keys
-from cmdana_plugin.training.fit import Recipe, Recording, train
+from cmdana_plugin.training.fit import train
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording
 from feature_extractors.features.encoding import encode
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import take

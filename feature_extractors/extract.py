@@ -30,6 +30,8 @@ from feature_extractors.tracker import (
     ENDPOINT,
     FRAGMENT_BUFFER,
     FRAGMENTS,
+    FRAME_CONNECTIONS,
+    FRAME_EXTRA,
     KEPT,
     KNOWN_LINKS,
     L_CONNECTIONS,
@@ -175,9 +177,9 @@ class Extractor:
     def _grow(self) -> None:
         """Doubles what ran short; the limits bound it all, since each thing belongs to a connection."""
         st = self._state
-        if st.n[N_FREE] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE] < FRAME_CONNECTIONS:
             old = len(st.conns)
-            new = min(2 * old, max(int(st.limits[L_CONNECTIONS]), old) + 2 * tracker.FRAME_CONNECTIONS)
+            new = min(2 * old, max(int(st.limits[L_CONNECTIONS]), old) + 2 * FRAME_CONNECTIONS)
             table = np.full(_table_size(new), NONE, np.int32)
             heap_at = np.full(new, NONE, np.int32)
             heap_at[:old] = st.heap_at
@@ -196,11 +198,11 @@ class Extractor:
                 heap_time=_longer(st.heap_time, new),
             )
             tracker.rehash(st, np.flatnonzero(heap_at != NONE).astype(np.int32))
-        if st.n[N_FREE_KEPT] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE_KEPT] < FRAME_CONNECTIONS:
             kept, free = _longer_pool(st.kept, st.free_kept, int(st.n[N_FREE_KEPT]))
             st.n[N_FREE_KEPT] += len(kept) // 2
             st = _replace(st, kept=kept, free_kept=free)
-        if st.n[N_FREE_BLOCKS] < tracker.FRAME_CONNECTIONS:
+        if st.n[N_FREE_BLOCKS] < FRAME_CONNECTIONS:
             blocks, free = _longer_pool(st.blocks, st.free_blocks, int(st.n[N_FREE_BLOCKS]))
             st.n[N_FREE_BLOCKS] += len(blocks) // 2
             st = _replace(st, blocks=blocks, free_blocks=free)
@@ -256,7 +258,7 @@ class Extractor:
 
 
 def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
-    n = min(4096, max(2 * tracker.FRAME_CONNECTIONS, limits.connections + tracker.FRAME_CONNECTIONS))
+    n = min(4096, max(2 * FRAME_CONNECTIONS, limits.connections + FRAME_CONNECTIONS))
     counters = np.zeros(16, np.int64)
     counters[N_FREE] = n
     counters[N_FREE_KEPT] = 4 * n
@@ -279,7 +281,7 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         rows=np.zeros(_ROWS, ROW),
         row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
         segments=np.zeros(_SEGMENTS, SEGMENT),
-        extra=np.zeros(2 * tracker.FRAME_EXTRA, np.uint8),
+        extra=np.zeros(2 * FRAME_EXTRA, np.uint8),
         fragments=np.zeros(limits.fragments, FRAGMENTS),
         fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),
         whole=whole,

@@ -14,7 +14,7 @@ from feature_extractors import PROTO_NAMES, Connections, Windows, address_texts
 
 if TYPE_CHECKING:
     from cmdana_plugin.detector import Checkpoint
-    from cmdana_plugin.training.fit import Corpus
+    from cmdana_plugin.training.recording import Corpus
 
 _SHOWN: Final = 12  # services in the table
 _KINDS: Final = 200  # services told apart

@@ -17,9 +17,11 @@ from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
-from cmdana_plugin.training import fit as training
-from cmdana_plugin.training.fit import Recipe, Recording
+from cmdana_plugin.training import fit
+from cmdana_plugin.training.calibrate import recalibrate
 from cmdana_plugin.training.material import Normal, Suspects
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording
 from cmdana_plugin.training.spool import Spool, is_spool
 from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
@@ -136,7 +138,7 @@ def train(
     truth = labels_by_capture(labels) if labels else {}
     kept = out.with_name(f"{out.name}.training")
     try:
-        made = training.train(
+        made = fit.train(
             recordings(sources, config, truth, report, progress, networks(exclude)),
             recipe=recipe,
             init=init,
@@ -173,9 +175,7 @@ def calibrate(
     report = Learned(str(out))
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
-    made = training.recalibrate(
-        before, recordings(sources, config, truth, report, progress, networks(exclude))
-    )
+    made = recalibrate(before, recordings(sources, config, truth, report, progress, networks(exclude)))
     checkpoints.save(with_reference(made), out)
     report.model = made.about.get("name", out.stem)
     return report

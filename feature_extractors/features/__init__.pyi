@@ -1,5 +1,4 @@
 from .encoding import FIRST_SIZES as FIRST_SIZES
-from .encoding import TOKEN_WIDTH as TOKEN_WIDTH
 from .encoding import Block as Block
 from .encoding import Encoded as Encoded
 from .encoding import Features as Features
@@ -14,3 +13,4 @@ from .encoding import take_features as take_features
 from .schema import PACKET_FIELDS as PACKET_FIELDS
 from .schema import Schema as Schema
 from .schema import load_schema as load_schema
+from .tokens import TOKEN_WIDTH as TOKEN_WIDTH

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
-from feature_extractors.tracker.state import FOREVER, HISTORY, L_BLOCKS, N_FREE_BLOCKS, NONE
+from feature_extractors.tracker.blocks import deliver, drop_blocks, drop_first, insert_block
+from feature_extractors.tracker.state import FOREVER, HISTORY, L_BLOCKS, NONE
 
 INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, CLOSED, RESET = range(7)
-
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-
 # Zeek's defaults in seconds (scripts/base/init-bare.zeek).
 ATTEMPT_DELAY: Final = 5.0
 CLOSE_DELAY: Final = 5.0
@@ -25,15 +24,12 @@ SESSION_TIMER: Final = 6.0
 LINGER: Final = 5.0
 TCP_INACTIVITY: Final = 300.0
 INTERACTIVE_INACTIVITY: Final = 3600.0
-
 OUTSIDE: Final = -2  # the stream offset of a segment that belongs to no stream
-
 _TOO_LARGE_SEQ_DELTA: Final = 1048576
 _MAX_INITIAL_WINDOW: Final = 16384
 _MAX_ABOVE_HOLE: Final = 16384
 _EXCESSIVE_DATA: Final = 10 * 1024 * 1024
 _M32: Final = 0xFFFFFFFF
-
 _SEEN_SYN, _SEEN_FIN, _SEEN_RST, _SEEN_FIN_RST, _SEEN_DATA, _SEEN_ACK, _SEEN_MULTI = (
     1,
     2,
@@ -283,9 +279,6 @@ def _advance(e: Any, past: int) -> None:
     e.last_seq = past
 
 
-# The state machine.
-
-
 @helper
 def _set_state(c: Any, e: Any, p: Any, state: int) -> None:
     if state == e.state:
@@ -443,9 +436,6 @@ def expire_check(c: Any, o: Any, r: Any, now: float) -> bool:
     return r.state == INACTIVE and o.state == INACTIVE
 
 
-# The reassembler.
-
-
 @helper
 def stream_size(e: Any, p: Any) -> int:
     """Payload bytes by sequence numbers, Zeek's TCP_Endpoint::Size."""
@@ -508,35 +498,6 @@ def _gap(st: Any, c: Any, e: Any, p: Any, side: int, length: int) -> None:
 
 
 @helper
-def _drop_first(st: Any, e: Any) -> None:
-    b = e.blocks
-    e.blocks = st.blocks[b].next
-    e.held -= 1
-    e.held_bytes -= st.blocks[b].upper - st.blocks[b].seq
-    if e.finger == b:
-        e.finger = NONE
-    if e.blocks == NONE:
-        e.last_block = NONE
-    st.free_blocks[st.n[N_FREE_BLOCKS]] = b
-    st.n[N_FREE_BLOCKS] += 1
-
-
-@helper
-def drop_blocks(st: Any, e: Any) -> None:
-    """Gives all waiting blocks back."""
-    while e.blocks != NONE:
-        _drop_first(st, e)
-
-
-@helper
-def _deliver(st: Any, e: Any) -> None:
-    """Delivers the blocks that begin at or before `reassembled`."""
-    while e.blocks != NONE and st.blocks[e.blocks].seq <= e.reassembled:
-        e.reassembled = max(e.reassembled, st.blocks[e.blocks].upper)
-        _drop_first(st, e)
-
-
-@helper
 def _undelivered(st: Any, c: Any, e: Any, p: Any, side: int, up_to: int) -> None:
     if up_to <= 2 and c.is_partial:
         return
@@ -546,7 +507,7 @@ def _undelivered(st: Any, c: Any, e: Any, p: Any, side: int, up_to: int) -> None
             if seq > e.reassembled:
                 _gap(st, c, e, p, side, seq - e.reassembled)
                 e.reassembled = seq
-            _deliver(st, e)
+            deliver(st, e)
         if up_to > e.reassembled:
             _gap(st, c, e, p, side, up_to - e.reassembled)
     e.reassembled = max(e.reassembled, up_to)
@@ -557,9 +518,9 @@ def _trim(st: Any, c: Any, e: Any, p: Any, side: int, seq: int) -> None:
     if seq > e.reassembled:
         _undelivered(st, c, e, p, side, seq)
     while e.blocks != NONE and st.blocks[e.blocks].upper <= seq:
-        _drop_first(st, e)
+        drop_first(st, e)
     if e.blocks != NONE and st.blocks[e.blocks].seq == e.reassembled:
-        _deliver(st, e)
+        deliver(st, e)
     e.trimmed = seq
 
 
@@ -590,8 +551,8 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
             if seq == e.reassembled and e.blocks == NONE:
                 e.reassembled = upper
             else:
-                _insert_block(st, e, seq, upper)
-                _deliver(st, e)
+                insert_block(st, e, seq, upper)
+                deliver(st, e)
             if _no_data_acked(e) and stream_size(e, p) > _MAX_INITIAL_WINDOW and e.reassembled >= upper:
                 e.trimmed = max(e.trimmed, e.reassembled)
     held = e.held_bytes
@@ -605,45 +566,3 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
         st.counts[reasons.BLOCKS_FULL] += 1
         drop_blocks(st, e)
         e.skip = 1
-
-
-@helper
-def _insert_block(st: Any, e: Any, begin: int, end: int) -> None:
-    """Enters [begin, end) into the sorted list, joined with the blocks that it touches.
-
-    The place is looked for from the end or from the block entered last, where it lies behind one of them: blocks that
-    come in order cost the same however many wait.
-    """
-    seq, upper = begin, end
-    previous = i64(NONE)
-    b = i64(e.blocks)
-    for known in (i64(e.finger), i64(e.last_block)):
-        if known != NONE and st.blocks[known].upper < seq:
-            previous = known
-            b = i64(st.blocks[known].next)
-    while b != NONE and st.blocks[b].upper < seq:
-        previous = b
-        b = i64(st.blocks[b].next)
-    while b != NONE and st.blocks[b].seq <= upper:
-        seq = min(seq, st.blocks[b].seq)
-        upper = max(upper, st.blocks[b].upper)
-        following = i64(st.blocks[b].next)
-        st.free_blocks[st.n[N_FREE_BLOCKS]] = b
-        st.n[N_FREE_BLOCKS] += 1
-        e.held -= 1
-        e.held_bytes -= st.blocks[b].upper - st.blocks[b].seq
-        b = following
-    st.n[N_FREE_BLOCKS] -= 1
-    new = i64(st.free_blocks[st.n[N_FREE_BLOCKS]])
-    st.blocks[new].seq = seq
-    st.blocks[new].upper = upper
-    st.blocks[new].next = b
-    if previous == NONE:
-        e.blocks = new
-    else:
-        st.blocks[previous].next = new
-    if b == NONE:
-        e.last_block = new
-    e.finger = new
-    e.held += 1
-    e.held_bytes += upper - seq

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 from feature_extractors.compiled import borrowed, entry, helper, i64
 from feature_extractors.observations import MAX_PACKETS
 from feature_extractors.tracker import (
@@ -18,60 +16,40 @@ from feature_extractors.tracker import (
     reasons,
     state_type,  # noqa: F401 -- tells numba of State
 )
+from feature_extractors.tracker.begin import icmp_ports, is_reuse, new_connection
 from feature_extractors.tracker.decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP
 from feature_extractors.tracker.link import KNOWN_LINKS, WLAN_SUBFRAMES, be16, be32, link_layer
+from feature_extractors.tracker.rows import (
+    FRAME_CONNECTIONS,
+    FRAME_EXTRA,
+    FRAME_ROWS,
+    MAX_SUBFRAMES,
+    close,
+    emit,
+    emit_early,
+)
 from feature_extractors.tracker.state import (
-    FOREVER,
-    L_CONNECTIONS,
     L_CONTENT,
-    L_EARLY,
     N_DECODED,
     N_EXTRA,
     N_FREE,
     N_FREE_BLOCKS,
     N_FREE_KEPT,
-    N_HEAP,
     N_ROW_PACKETS,
     N_ROWS,
     N_SEGMENTS,
-    N_SERIAL,
     N_UNKNOWN_LINK,
     NONE,
 )
-from feature_extractors.tracker.table import find, hash_key, heap_move, heap_push, heap_remove, insert, remove
+from feature_extractors.tracker.table import find, hash_key, insert
 from feature_extractors.tracker.tcp import (
-    ACK,
-    CLOSED,
-    ESTABLISHED,
-    INACTIVE,
     OUTSIDE,
-    PARTIAL,
-    RESET,
-    SYN,
-    SYN_ACK_SENT,
-    SYN_SENT,
-    SYN_TIMEOUT,
     check_history,
-    drop_blocks,
-    expire_check,
     flip,
-    stream_size,
     tcp_segment,
 )
+from feature_extractors.tracker.timers import expire, reschedule
 
-MAX_SUBFRAMES: Final = 8  # of an 802.11 aggregate; the largest on the air hold six full packets
-
-# What one frame may need at most; the loop returns for more room before it begins a frame with less.
-FRAME_CONNECTIONS: Final = (MAX_TUNNELS + 2) * MAX_SUBFRAMES
-FRAME_ROWS: Final = 4 * FRAME_CONNECTIONS
-FRAME_EXTRA: Final = 65_536 * FRAME_CONNECTIONS
-
-_UDP_INACTIVITY: Final = 60.0  # also Zeek's first timeout of every TCP connection
-_DNS_TIMEOUT: Final = 10.0
-_EARLY_SECONDS: Final = 10.0
-_SESSION_TIMER: Final = 6.0
-_BROADCAST: Final = (0xFFFF << 32) | 0xFFFFFFFF
-_S0, _S1, _SF, _REJ, _S2, _S3, _RSTO, _RSTR, _RSTOS0, _RSTRH, _SH, _SHR, _OTH = range(13)  # CONN_STATES
 _UNKNOWN_X: Final = 0x400
 _MAX_TUNNEL_CHANGES: Final = 5
 _KNOWN: Final = tuple(sorted(KNOWN_LINKS))
@@ -107,82 +85,6 @@ def _room(st: Any) -> bool:
         and len(st.segments) - st.n[N_SEGMENTS] >= FRAME_CONNECTIONS
         and len(st.extra) - st.n[N_EXTRA] >= FRAME_EXTRA
     )
-
-
-# Timers.
-
-
-@helper
-def expire(st: Any, now: float) -> bool:
-    """Fires all timers due by `now`; False where the rows are full before all have fired."""
-    while st.n[N_HEAP]:
-        slot = i64(st.heap[0])
-        if st.heap_time[slot] > now:
-            return True
-        if len(st.rows) - st.n[N_ROWS] < FRAME_ROWS:
-            return False
-        if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:
-            return False
-        c = st.conns[slot]
-        if _is_over(st, slot, now):
-            close(st, slot, now)
-            continue
-        if c.t_early <= now:
-            _emit_early(st, slot, now)
-        heap_move(st, slot, _next_timer(c))
-    return True
-
-
-@helper
-def _next_timer(c: Any) -> float:
-    return min(c.t_inactive, c.t_expire, c.t_expire2, c.t_attempt, c.t_delete, c.t_dns, c.t_early)
-
-
-@helper
-def _is_over(st: Any, slot: int, now: float) -> bool:
-    """Whether a timer that is due by `now` removes the connection; the others are set anew."""
-    c = st.conns[slot]
-    if c.t_delete <= now:
-        return True
-    if c.proto == TCP:
-        o = st.ends[2 * slot + c.orig_side]
-        r = st.ends[2 * slot + 1 - c.orig_side]
-        if c.t_attempt <= now:
-            c.t_attempt = FOREVER
-            if c.is_active and o.state in (SYN_SENT, SYN_ACK_SENT) and r.state == INACTIVE:
-                return True
-        if c.t_expire <= now:
-            c.t_expire = FOREVER
-            if c.is_active:
-                if expire_check(c, o, r, now):
-                    return True
-                c.t_expire = now + _SESSION_TIMER
-        if c.t_expire2 <= now:
-            c.t_expire2 = FOREVER
-            if c.is_active:
-                if expire_check(c, o, r, now):
-                    return True
-                c.t_expire2 = now + _SESSION_TIMER
-    elif c.t_dns <= now:
-        if now - c.last >= _DNS_TIMEOUT - 1.0:
-            return True
-        c.t_dns = now + _DNS_TIMEOUT
-    if c.t_inactive <= now:
-        if c.last + c.inactivity <= now:
-            return True
-        c.t_inactive = c.last + c.inactivity
-    return False
-
-
-@helper
-def _reschedule(st: Any, slot: int) -> None:
-    """After timers were set: only an earlier one moves the slot in the heap, a later one is found in its time."""
-    time = _next_timer(st.conns[slot])
-    if time < st.heap_time[slot]:
-        heap_move(st, slot, time)
-
-
-# Frames.
 
 
 @helper
@@ -279,7 +181,7 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         packet.src_p = be16(data, at)
         packet.dst_p = be16(data, at + 2)
     elif proto in (ICMP, ICMP6):
-        _icmp_ports(data, at, packet)
+        icmp_ports(data, at, packet)
     else:
         packet.src_p = 0
         packet.dst_p = 0
@@ -287,11 +189,11 @@ def _transport(st: Any, data: Any, extra_base: int, packet: Any, ts: float) -> i
         st, packet.src_hi, packet.src_lo, packet.src_p, packet.dst_hi, packet.dst_lo, packet.dst_p, proto
     )
     slot = find(st, packet, key_hash)
-    if slot != NONE and proto == TCP and _is_reuse(st, slot, data, at):
+    if slot != NONE and proto == TCP and is_reuse(st, slot, data, at):
         close(st, slot, st.clock[0])
         slot = NONE
     if slot == NONE:
-        slot = _new_connection(st, data, at, packet, key_hash, ts)
+        slot = new_connection(st, data, at, packet, key_hash, ts)
     c = st.conns[slot]
     if c.encap != packet.encap:
         c.encap = packet.encap
@@ -406,161 +308,7 @@ def _count_packet(st: Any, slot: int, side: int, packet: Any) -> None:
     e.ip_bytes += packet.total_len
     c = st.conns[slot]
     if c.early_due and not c.early and c.kept == MAX_PACKETS:
-        _emit_early(st, slot, st.clock[0])
-
-
-@helper
-def _icmp_ports(data: Any, at: int, packet: Any) -> None:
-    """Zeek's convention: the message's type, and its answer's type or, where none is known, its code."""
-    kind = i64(data[at])
-    answer = -1
-    if packet.proto == ICMP:
-        if kind in (8, 0):
-            answer = 8 - kind
-        elif kind in (13, 14, 15, 16, 17, 18):
-            answer = kind + 1 if kind % 2 else kind - 1
-        elif kind in (9, 10):
-            answer = 19 - kind
-    elif kind in (128, 129):
-        answer = 257 - kind
-    elif kind in (133, 134):
-        answer = 267 - kind
-    elif kind in (135, 136):
-        answer = 271 - kind
-    elif kind in (130, 131):
-        answer = 261 - kind
-    elif kind in (139, 140):
-        answer = 279 - kind
-    elif kind in (144, 145):
-        answer = 289 - kind
-    packet.src_p = kind
-    if answer < 0:
-        packet.one_way = 1
-        packet.dst_p = i64(data[at + 1])
-    else:
-        packet.dst_p = answer
-
-
-@helper
-def _is_reuse(st: Any, slot: int, data: Any, at: int) -> bool:
-    """Whether a SYN begins a new connection on the same addresses and ports (TCPSessionAdapter::IsReuse)."""
-    flags = i64(data[at + 13])
-    if (i64(data[at + 12]) >> 4) < 5 or not flags & SYN:
-        return False
-    c = st.conns[slot]
-    o = st.ends[2 * slot + c.orig_side]
-    r = st.ends[2 * slot + 1 - c.orig_side]
-    started = o
-    if flags & ACK:
-        if o.state != INACTIVE:
-            return False
-        started = r
-    if not (o.did_close or r.did_close):
-        seq = be32(data, at + 4)
-        if seq == started.start_seq:
-            return False
-        if (
-            not flags & ACK
-            and started.state == SYN_ACK_SENT
-            and r.state == INACTIVE
-            and seq == r.start_seq & 0xFFFFFFFF
-        ):
-            return False
-    return True
-
-
-@helper
-def _new_connection(st: Any, data: Any, at: int, packet: Any, key_hash: int, ts: float) -> int:
-    if len(st.conns) - st.n[N_FREE] >= st.limits[L_CONNECTIONS]:
-        st.counts[reasons.CONNECTION_EVICTED] += 1
-        close(st, i64(st.heap[0]), st.clock[0])
-    st.n[N_FREE] -= 1
-    slot = i64(st.free[st.n[N_FREE]])
-    c = st.conns[slot]
-    proto = packet.proto
-    c.hi0, c.lo0, c.hi1, c.lo1 = packet.src_hi, packet.src_lo, packet.dst_hi, packet.dst_lo
-    c.p0, c.p1 = packet.src_p, packet.dst_p
-    c.key_hash = key_hash
-    c.serial = st.n[N_SERIAL]
-    st.n[N_SERIAL] += 1
-    c.start = ts
-    c.last = ts
-    c.missed = 0
-    c.wanted0 = 0
-    c.wanted1 = 0
-    c.seen = 0
-    c.kept_first = NONE
-    c.kept_last = NONE
-    c.vlan, c.inner_vlan = packet.vlan, packet.inner_vlan
-    c.kept = 0
-    c.proto = proto
-    c.orig_side = 0
-    c.one_way = packet.one_way
-    c.is_active = 1
-    c.is_partial = 0
-    c.first_seen = 0
-    c.close_deferred = 0
-    c.deferred_event = 0
-    c.tunneled = 1 if packet.depth else 0
-    c.early = 0
-    c.early_due = 1 if st.limits[L_EARLY] else 0
-    c.violated = 0
-    c.encap = packet.encap
-    c.tunnel_changes = 0
-    c.app = 0
-    c.history_len = 0
-    _clear_end(st.ends[2 * slot])
-    _clear_end(st.ends[2 * slot + 1])
-    now = st.clock[0]
-    c.inactivity = _UDP_INACTIVITY
-    c.t_inactive = ts + _UDP_INACTIVITY
-    c.t_expire = now + SYN_TIMEOUT if proto == TCP else FOREVER
-    c.t_expire2 = FOREVER
-    c.t_attempt = FOREVER
-    c.t_delete = FOREVER
-    c.t_dns = FOREVER
-    c.t_early = now + _EARLY_SECONDS if c.early_due else FOREVER
-    if _starts_flipped(st, data, at, packet) and packet.dst_lo != _BROADCAST:
-        flip(st, c)
-    resp_p = c.p1 if c.orig_side == 0 else c.p0
-    if proto == UDP and resp_p in (53, 137, 5353, 5355):
-        c.t_dns = now + _DNS_TIMEOUT
-    insert(st, slot)
-    heap_push(st, slot, _next_timer(c))
-    return slot
-
-
-@helper
-def _clear_end(e: Any) -> None:
-    e.start_seq = e.last_seq = e.ack_seq = e.seq_wraps = e.ack_wraps = 0
-    e.fin_seq = e.hist_syn = e.hist_fin = e.hist_rst = 0
-    e.size = -1
-    e.reassembled = e.trimmed = 1
-    e.pkts = e.ip_bytes = 0
-    e.fin_cnt = e.rxmt_cnt = e.win0_cnt = e.gap_cnt = 0
-    e.rxmt_next = e.win0_next = e.gap_next = 1
-    e.blocks = e.last_block = e.finger = NONE
-    e.held = 0
-    e.held_bytes = 0
-    e.state = e.prev_state = INACTIVE
-    e.did_close = e.did_eof = e.skip = 0
-
-
-@helper
-def _starts_flipped(st: Any, data: Any, at: int, packet: Any) -> bool:
-    """Whether the first packet comes from the likely server (WantConnection in TCP.cc and UDP.cc)."""
-    if packet.proto == UDP:
-        return st.server_ports[65536 + packet.src_p] and not st.server_ports[65536 + packet.dst_p]
-    if packet.proto != TCP:
-        return False
-    flags = i64(data[at + 13])
-    if flags & SYN and not flags & ACK:
-        return False
-    if not st.server_ports[packet.src_p]:
-        return False
-    if st.server_ports[packet.dst_p]:
-        return not flags & SYN and packet.src_p < packet.dst_p
-    return True
+        emit_early(st, slot, st.clock[0])
 
 
 @helper
@@ -593,11 +341,8 @@ def _tcp(
         length, present = length - skip, present - skip
         _hand_over(st, data, extra_base, slot, side, offset + skip, before, begin, length, present)
     _count_packet(st, slot, side, packet)
-    _reschedule(st, slot)
+    reschedule(st, slot)
     return -1
-
-
-# What is kept and handed on.
 
 
 @helper
@@ -657,138 +402,6 @@ def _hand_over(
         st.n[N_EXTRA] += size
 
 
-# The end of a connection.
-
-
-@helper
-def close(st: Any, slot: int, now: float) -> None:
-    """Writes the connection's final row and frees all that it held."""
-    c = st.conns[slot]
-    _emit(st, slot, now, 1)
-    row = i64(c.kept_first)
-    while row != NONE:
-        st.free_kept[st.n[N_FREE_KEPT]] = row
-        st.n[N_FREE_KEPT] += 1
-        row = i64(st.kept[row].next)
-    drop_blocks(st, st.ends[2 * slot])
-    drop_blocks(st, st.ends[2 * slot + 1])
-    heap_remove(st, slot)
-    remove(st, slot)
-    st.free[st.n[N_FREE]] = slot
-    st.n[N_FREE] += 1
-
-
-@helper
-def _emit_early(st: Any, slot: int, now: float) -> None:
-    c = st.conns[slot]
-    if not c.early:
-        c.early = 1
-        c.t_early = FOREVER
-        _emit(st, slot, now, 0)
-
-
-@helper
-def _emit(st: Any, slot: int, now: float, stage: int) -> None:
-    c = st.conns[slot]
-    row = st.rows[st.n[N_ROWS]]
-    st.n[N_ROWS] += 1
-    side = i64(c.orig_side)
-    o = st.ends[2 * slot + side]
-    r = st.ends[2 * slot + 1 - side]
-    row.serial = c.serial
-    row.stage = stage
-    row.ts = c.start
-    row.end = now
-    row.side0_hi, row.side0_lo = c.hi0, c.lo0
-    row.p0, row.p1 = c.p0, c.p1
-    if side == 0:
-        row.orig_hi, row.orig_lo, row.resp_hi, row.resp_lo = c.hi0, c.lo0, c.hi1, c.lo1
-        row.orig_p, row.resp_p = c.p0, c.p1
-    else:
-        row.orig_hi, row.orig_lo, row.resp_hi, row.resp_lo = c.hi1, c.lo1, c.hi0, c.lo0
-        row.orig_p, row.resp_p = c.p1, c.p0
-    row.proto = c.proto
-    row.tunneled = c.tunneled != 0
-    row.vlan, row.inner_vlan = c.vlan, c.inner_vlan
-    row.missed = c.missed
-    row.orig_pkts, row.orig_ip_bytes = o.pkts, o.ip_bytes
-    row.resp_pkts, row.resp_ip_bytes = r.pkts, r.ip_bytes
-    duration = c.last - c.start
-    if duration > 0:
-        row.duration = duration
-        if c.proto == TCP:
-            row.orig_bytes = stream_size(o, r)
-            row.resp_bytes = stream_size(r, o)
-        else:
-            row.orig_bytes = max(o.size, 0)
-            row.resp_bytes = max(r.size, 0)
-    else:
-        row.duration = np.nan
-        row.orig_bytes = -1
-        row.resp_bytes = -1
-    row.conn_state = _conn_state(c, o, r)
-    for i in range(len(row.history)):
-        row.history[i] = c.history[i] if i < c.history_len else 0
-    row.packets = c.kept
-    k = i64(c.kept_first)
-    while k != NONE:
-        source = st.kept[k]
-        target = st.row_packets[st.n[N_ROW_PACKETS]]
-        st.n[N_ROW_PACKETS] += 1
-        target.ts = source.ts
-        target.is_orig = source.side == side
-        target.ip_length = source.ip_length
-        target.payload = source.payload
-        k = i64(source.next)
-
-
-@helper
-def _conn_state(c: Any, o: Any, r: Any) -> int:
-    """Zeek's conn_state() in scripts/base/protocols/conn/main.zeek."""
-    if c.proto == UDP:
-        if o.size >= 0:
-            return _SF if r.size >= 0 else _S0
-        return _SHR if r.size >= 0 else _OTH
-    if c.proto != TCP:
-        return _OTH
-    os, rs = o.state, r.state
-    if rs == RESET:
-        if os in (SYN_SENT, SYN_ACK_SENT) or (
-            os == RESET and stream_size(o, r) == 0 and stream_size(r, o) == 0
-        ):
-            return _REJ
-        return _RSTRH if os in (INACTIVE, PARTIAL) else _RSTR
-    if os == RESET:
-        if rs not in (INACTIVE, PARTIAL):
-            return _RSTO
-        return _RSTOS0 if _aborted_attempt(c) else _OTH
-    if rs == CLOSED and os == CLOSED:
-        return _SF
-    if os == CLOSED:
-        return _SH if rs in (INACTIVE, PARTIAL) else _S2
-    if rs == CLOSED:
-        return _SHR if os in (INACTIVE, PARTIAL) else _S3
-    if os == SYN_SENT and rs == INACTIVE:
-        return _S0
-    return _S1 if os == ESTABLISHED and rs == ESTABLISHED else _OTH
-
-
-@helper
-def _aborted_attempt(c: Any) -> bool:
-    """Whether the history is `^?S[^HAFGIQ]*R.*`."""
-    at = 0
-    if c.history_len and c.history[0] == ord("^"):
-        at = 1
-    if at >= c.history_len or c.history[at] != ord("S"):
-        return False
-    for i in range(at + 1, c.history_len):
-        if c.history[i] == ord("R"):
-            return True
-        if c.history[i] in (ord("H"), ord("A"), ord("F"), ord("G"), ord("I"), ord("Q")):
-            return False
-    return False
-
-
 @entry
 def finish(st: Any, order: Any, first: int) -> int:
     """Ends the connections in the slots `order` from `first` on, until the rows are full; returns the next."""
@@ -827,7 +440,7 @@ def peek(st: Any, hosts: Any, ports: Any, protos: Any, first: int) -> int:
             packet.one_way = 1
             slot = find(st, packet, key_hash)
         if slot != NONE:
-            _emit(st, slot, st.clock[0], 0)
+            emit(st, slot, st.clock[0], 0)
         i += 1
     return i
 

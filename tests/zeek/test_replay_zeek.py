@@ -17,7 +17,7 @@ from attack import write
 from endpoint import StandIn, judge
 from rig import SCRIPTS
 
-from cmdana_plugin.cli.app import load_judge
+from cmdana_plugin.cli.judging import load_judge
 from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
 from cmdana_plugin.endpoint.live import ZeekError, replay_through_zeek
 from cmdana_plugin.endpoint.wire import BRIEF

@@ -12,7 +12,7 @@ from typing import Final
 from feature_extractors.content.analyzers.base import Analyzer, Fields, Session, text
 from feature_extractors.content.analyzers.files import TIMEOUT, begun, ended
 from feature_extractors.content.analyzers.lines import Lines
-from feature_extractors.content.analyzers.magic import SNIFF, mime_type
+from feature_extractors.content.analyzers.magic import SNIFF, SNIFF_QUICKLY, mime_type
 from feature_extractors.content.analyzers.mime import Holder, Mime
 
 MAX_FILES: Final = 15  # of one message that http.log names (HTTP::max_files_orig)
@@ -128,8 +128,9 @@ class Body:
             if self.file is None:
                 self._begin(ts, entry)
         if not self.sniffed:
-            self._first += data[: SNIFF - len(self._first)]
-            if len(self._first) >= SNIFF:
+            enough = SNIFF if session.logs else SNIFF_QUICKLY
+            self._first += data[: enough - len(self._first)]
+            if len(self._first) >= enough:
                 self._sniff(entry)
 
     def passed(self, ts: float, length: int) -> None:

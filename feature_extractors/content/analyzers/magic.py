@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 SNIFF: Final = 4096  # bytes that are looked at (default_file_bof_buffer_size)
+SNIFF_QUICKLY: Final = 1024  # bytes that are enough to tell nearly always
 
 _STARTS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"MZ", "application/x-dosexec"),

@@ -6,7 +6,7 @@ import pytest
 
 from cmdana_plugin import compile_cache as compiled
 from cmdana_plugin.analyst import terminal as show
-from cmdana_plugin.cli import app as cli
+from cmdana_plugin.cli import options
 
 
 def test_long_work_in_a_log_file_says_where_it_is_every_half_minute(
@@ -30,10 +30,10 @@ def test_a_first_run_says_that_it_compiles_and_a_later_one_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    cli._say_if_it_compiles("training")
+    options.say_if_it_compiles("training")
     assert "compiling for this processor, once" in capsys.readouterr().err
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "training._latest-557.py311.nbi").write_bytes(b"")
-    cli._say_if_it_compiles("training")
+    options.say_if_it_compiles("training")
     assert capsys.readouterr().err == ""
     assert (compiled.kept(), compiled.kept("tracker")) == (1, 0)

@@ -14,6 +14,8 @@ import typer
 
 from cmdana_plugin import files
 from cmdana_plugin.cli import app as cli
+from cmdana_plugin.cli.judging import Reload
+from cmdana_plugin.cli.options import configured
 
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 NAMES = sorted(COMMANDS)
@@ -211,7 +213,7 @@ def test_a_hangup_has_run_begin_anew_unless_the_new_configuration_is_wrong(tmp_p
     file = tmp_path / "mine.toml"
     file.write_text("[model]\nthreads = 1\n")
     told: list[str] = []
-    reload = cli.Reload(cli._configured(file, told.append).config, file, told.append)
+    reload = Reload(configured(file, told.append).config, file, told.append)
     before = signal.getsignal(signal.SIGHUP)
     with reload.on_sighup():
         assert not reload.wanted()

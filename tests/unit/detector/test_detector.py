@@ -22,7 +22,10 @@ from cmdana_plugin.detector.inputs import first_identical_row, prepare
 from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.reasons import evidence_of, explain_rows
 from cmdana_plugin.detector.scores import Scores
-from cmdana_plugin.training.fit import Recipe, Recording, components, gather, recalibrate, train
+from cmdana_plugin.training.calibrate import components, recalibrate
+from cmdana_plugin.training.fit import train
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors.errors import CmdanaError, SchemaError
 from feature_extractors.features.encoding import encode, encoded, take_features
 from feature_extractors.features.schema import load_schema

@@ -22,7 +22,9 @@ from cmdana_plugin.detector.cross_modal import CrossModal
 from cmdana_plugin.detector.scores import Detector, Scores, score_of
 from cmdana_plugin.detector.site_history import WithSiteHistory
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
-from cmdana_plugin.training.fit import Recipe, Recording, train
+from cmdana_plugin.training.fit import train
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording
 from feature_extractors.features.encoding import Block, encoded
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take

@@ -13,7 +13,10 @@ from cmdana_plugin.detector.checkpoint import Checkpoint
 from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from cmdana_plugin.evaluation import ablations
 from cmdana_plugin.evaluation.protocol import SHIPPED, VARIANTS, Store, judge_with
-from cmdana_plugin.training.fit import Corpus, Recipe, Recording, components, gather, train
+from cmdana_plugin.training.calibrate import components
+from cmdana_plugin.training.fit import train
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Corpus, Recording, gather
 from feature_extractors.features.schema import load_schema
 
 QUICK = Recipe(epochs=1, width=16, trees=False)

@@ -18,7 +18,7 @@ from cmdana_plugin.evaluation.operator_view import Counted, scores_of
 from cmdana_plugin.evaluation.page import MARK, words, write_page
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, Split, Truth, evaluate, section, without
 from cmdana_plugin.evaluation.protocol import Trial as Answer
-from cmdana_plugin.training.fit import Corpus, Recording, gather
+from cmdana_plugin.training.recording import Corpus, Recording, gather
 from feature_extractors.errors import CmdanaError
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import MAX_PACKETS

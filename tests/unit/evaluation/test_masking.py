@@ -9,7 +9,7 @@ from made_windows import office
 from cmdana_plugin.detector.inputs import Prepared, learn_preparation, prepare
 from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from cmdana_plugin.evaluation.masking import hide
-from cmdana_plugin.training.fit import Recording, gather
+from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors.features.schema import load_schema
 
 SCHEMA = load_schema()

@@ -11,7 +11,7 @@ from made_windows import is_scan, office
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.own_network import Part, after, cut, evaluate, read_plan
 from cmdana_plugin.evaluation.page import words
-from cmdana_plugin.training.fit import Recording
+from cmdana_plugin.training.recording import Recording
 from feature_extractors.errors import CmdanaError
 
 DEMO = Path(__file__).parents[2] / "traces" / "demo"

@@ -99,7 +99,7 @@ def test_a_network_s_own_normal_is_learned_as_the_page_shows(run: Any) -> None:
 
 
 def test_the_verdicts_are_those_of_replay(windows: Windows, folder: Path, tmp_path: Path) -> None:
-    from cmdana_plugin.cli.app import load_judge
+    from cmdana_plugin.cli.judging import load_judge
     from cmdana_plugin.config import Config
 
     judged = next(cmdana_plugin.judge([windows]))

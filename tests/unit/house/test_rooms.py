@@ -18,13 +18,8 @@ MOST_ENTRIES: Final = 16
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final = {
     "cmdana_plugin.analyst.report": "gathers, then renders: one page",
-    "cmdana_plugin.cli.app": "every command and its options, one after another",
     "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
-    "cmdana_plugin.training.fit": "recipe, loss and calibration, to be parted",
-    "feature_extractors.features.encoding": "every feature and its encoding",
     "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
-    "feature_extractors.tracker.tcp": "Zeek's state machine of TCP, compiled as a whole",
-    "feature_extractors.tracker.tracker": "the loop over frames, compiled as a whole",
 }
 # Rooms above `MOST_ENTRIES`.
 WIDE: Final = {"feature_extractors.content.analyzers": "a module for each protocol"}

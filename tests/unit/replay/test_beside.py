@@ -27,12 +27,12 @@ def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
 
     def work() -> Blocks:
         for i, block in enumerate(sent):
-            yield block, {"frames": i}
-        yield None, {"frames": 9, "undecoded x": 2}
+            yield block, {"frames": i}, []
+        yield None, {"frames": 9, "undecoded x": 2}, []
 
     *blocks, last = list(Beside(work))
     assert last == (None, {"frames": 9, "undecoded x": 2})
-    assert [numbers["frames"] for _, numbers in blocks][-1] == 3
+    assert [numbers["frames"] for _, numbers, _ in blocks][-1] == 3
     found, expected = concat_encoded([b for b, _ in blocks if b is not None]), concat_encoded(sent)
     assert found.schema == expected.schema == load_schema().digest
     assert list(found.connections.service) == list(expected.connections.service)
@@ -56,10 +56,10 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
 
     def work() -> Blocks:
         for i, n in enumerate(sizes):
-            yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}
+            yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}, []
 
     blocks = []
-    for windows, numbers in Beside(work):
+    for windows, numbers, _ in Beside(work):
         assert windows is not None
         blocks.append((len(windows), numbers["frames"]))
         time.sleep(0.3)  # a slow reader
@@ -71,10 +71,10 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
 
 def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         time.sleep(1.0)
         for _ in range(6):
-            yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}
+            yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}, []
 
     beside = Beside(work)
     blocks = iter(beside)
@@ -91,7 +91,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
 
 def test_what_the_work_refuses_is_said_here() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         raise CaptureError("x.pcap: is none")
 
     blocks = iter(Beside(work))
@@ -102,7 +102,7 @@ def test_what_the_work_refuses_is_said_here() -> None:
 
 def test_a_killed_process_is_no_end_of_the_capture() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         os.kill(os.getpid(), signal.SIGKILL)
 
     beside = Beside(work)
@@ -113,7 +113,7 @@ def test_a_killed_process_is_no_end_of_the_capture() -> None:
 
 def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         raise ZeroDivisionError
 
     with pytest.raises(RuntimeError):
@@ -123,12 +123,12 @@ def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_closing_ends_the_process_however_much_it_still_has() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"pid": os.getpid()}
+        yield made_up(1), {"pid": os.getpid()}, []
         while True:
-            yield made_up(500), {"pid": os.getpid()}
+            yield made_up(500), {"pid": os.getpid()}, []
 
     beside = Beside(work)
-    _, numbers = next(iter(beside))
+    _, numbers, _ = next(iter(beside))
     time.sleep(0.1)
     beside.close()
     beside.close()
@@ -138,11 +138,11 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
 
 def test_few_windows_are_handed_on_though_no_more_come() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"at": 1}
+        yield made_up(1), {"at": 1}, []
         time.sleep(60)
 
     beside = Beside(work)
-    windows, numbers = next(iter(beside))
+    windows, numbers, _ = next(iter(beside))
     beside.close()
     assert (len(windows or ()), numbers) == (1, {"at": 1})
 
@@ -150,7 +150,7 @@ def test_few_windows_are_handed_on_though_no_more_come() -> None:
 def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
     def work() -> Blocks:
         for k in range(40):
-            yield made_up(10), {"at": k}
+            yield made_up(10), {"at": k}, []
             time.sleep(0.005)
 
     beside = Beside(work)
@@ -161,7 +161,7 @@ def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
 
 def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"frames": 1}
+        yield made_up(1), {"frames": 1}, []
         while True:
             pass
 
@@ -175,6 +175,6 @@ def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
 def test_a_child_that_waits_is_let_be() -> None:
     def work() -> Blocks:
         time.sleep(1.0)
-        yield made_up(1), {"frames": 1}
+        yield made_up(1), {"frames": 1}, []
 
     assert len(list(Beside(work, stuck=0.1))) == 1

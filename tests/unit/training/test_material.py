@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_windows import office
 
-from cmdana_plugin.training.fit import Recording, gather
 from cmdana_plugin.training.material import Normal, Suspects
+from cmdana_plugin.training.recording import Recording, gather
 from cmdana_plugin.training.sources import Learned, _excluded, networks
 from feature_extractors.addresses import address_texts
 from feature_extractors.errors import CmdanaError

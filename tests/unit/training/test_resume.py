@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from cmdana_plugin.detector.checkpoint import Checkpoint
 from cmdana_plugin.training import resume
-from cmdana_plugin.training.fit import Recipe, Recording, _spread, train
+from cmdana_plugin.training.fit import _spread, train
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Recording
 
 RECIPE = Recipe(epochs=3, width=16, trees=False)
 

@@ -92,7 +92,7 @@ def test_what_follows_a_packed_body_is_not_kept() -> None:
     content.receive(
         segments(stream([(True, GET), (False, head + deflated(b"a") + b"b" * 300_000)], 80, 1000))
     )
-    decoder = http_of(content)._sides[0].decoder
+    decoder = http_of(content)._sides[0].body.decoder
     assert decoder is not None
     assert len(decoder.unused_data) <= 1000
 

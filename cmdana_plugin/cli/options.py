@@ -1,0 +1,97 @@
+"""What all commands share: the application they belong to, its options, the configuration, words to the operator.
+
+Nothing heavy is imported before a command needs it: torch comes in while a capture is already being read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmdana_plugin import config as configuration
+from cmdana_plugin import files
+from feature_extractors import CmdanaError
+
+held = ExitStack()  # until the command ends: what no other command may write in the meantime
+
+app = typer.Typer(
+    name="cmdana",
+    help="Says which connections and hosts behave unlike the network's own normal, why, and how sure it is.",
+    epilog="Exit status: 0 fine, 1 failed, 2 wrong usage. Start with `cmdana doctor` or `cmdana replay CAPTURE`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="plugin.toml to use; else the user's, /etc/cmdana's, harmless parts of ./'s.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Checkpoint to use instead of [model] path.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cmdana {importlib.metadata.version('cmdana')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Says which connections and hosts behave unlike the network's own normal, why, and how sure it is."""
+
+
+def configured(path: Path | None, said: Callable[[str], None] | None = None) -> configuration.Found:
+    """The configuration; where it is not the defaults, the operator is told which file it is from."""
+    found = configuration.find(path)
+    if words := found.words():
+        (said or tell)(words)
+    return found
+
+
+def say_if_it_compiles(module: str) -> None:
+    """Says why a first run seems to stand still; `module` is one that the command compiles functions of."""
+    from cmdana_plugin import compile_cache as compiled
+
+    if not compiled.kept(module):
+        tell("compiling for this processor, once, for a minute or two; later runs start at once")
+
+
+def tell(line: str) -> None:
+    print(f"cmdana: {line}", file=sys.stderr, flush=True)
+
+
+def tell_json(line: str) -> None:
+    print(
+        json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "said": line}), flush=True
+    )
+
+
+def refuse_to_overwrite(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise CmdanaError(f"{path}: is a folder; expected a file to write")
+    if path.exists() and not force:
+        raise CmdanaError(f"{path}: is there already; choose another --out, or --force to overwrite")
+    if not path.parent.is_dir():
+        raise CmdanaError(f"{path}: the folder {path.parent} does not exist")
+    held.enter_context(files.alone(path.parent, path.name))

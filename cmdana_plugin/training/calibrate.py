@@ -1,0 +1,138 @@
+"""P-values taken from benign events: a checkpoint and a sample in, the calibrated checkpoint out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cmdana_plugin.detector import (
+    ENOUGH_HISTORY,
+    Checkpoint,
+    CrossModal,
+    Floats32,
+    Remembered,
+    Strata,
+    component_p_values,
+    fit_strata,
+    fit_tail,
+    fuse,
+    history_of,
+    prepare,
+    remember_all,
+    whole_p_value,
+)
+from cmdana_plugin.training.recipe import Recipe
+from cmdana_plugin.training.recording import Corpus, Recording, gather, with_cold_starts
+from feature_extractors.features import (
+    Schema,
+    load_schema,
+)
+
+_APART: Final = 250  # connections of one from which on hosts little known are told apart where attacks weigh
+
+
+@dataclass(slots=True)
+class Sample:
+    """Benign events that p-values are taken from."""
+
+    raw: dict[str, NDArray[np.float64]]  # component -> [n]
+    stratum: NDArray[np.int64]
+    history: NDArray[np.int64]  # of `history_of`; all 0 where it is not to be told apart
+
+    def and_(self, more: Sample) -> Sample:
+        return Sample(
+            {k: np.concatenate([v, more.raw[k]]) for k, v in self.raw.items()},
+            np.concatenate([self.stratum, more.stratum]),
+            np.concatenate([self.history, more.history]),
+        )
+
+
+def _sample(
+    draft: Checkpoint, corpus: Corpus, benign: NDArray[np.bool_], recipe: Recipe, schema: Schema
+) -> Sample:
+    raw, stratum = components(draft, corpus, recipe, schema)
+    return Sample(
+        {k: v[benign] for k, v in raw.items()}, stratum[benign], history_of(corpus.state, schema)[benign]
+    )
+
+
+def calibrated_on(
+    draft: Checkpoint,
+    corpus: Corpus,
+    benign: NDArray[np.bool_],
+    cold_starts: Sequence[Recording],
+    recipe: Recipe,
+    schema: Schema,
+) -> Checkpoint:
+    """Calibrated on the benign rows of a corpus with the past they had, and on streams that begin with benign rows."""
+    sample = _sample(draft, corpus, benign, recipe, schema)
+    if cold_starts:
+        again = recipe.variant.material(gather(cold_starts, schema), schema, recipe.seed)
+        sample = sample.and_(_sample(draft, again, again.label == 0, recipe, schema))
+    if (
+        "attack" in recipe.components
+        and draft.trees is not None
+        and all(len(r.windows) < _APART for r in cold_starts)
+    ):
+        # Trees on few connections of many networks: told apart further they overfit.
+        sample.history[:] = 0
+    return calibrate(draft, sample, recipe)
+
+
+def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = None) -> Checkpoint:
+    """The same detector, its p-values taken from these benign events."""
+    recipe = recipe or Recipe()
+    strata: dict[str, Strata] = {}
+    for k in (k for k in benign.raw if k in recipe.components):
+        strata[k] = (
+            fit_strata(benign.raw[k], benign.history, enough=ENOUGH_HISTORY)
+            if k == "isolation"
+            else fit_strata(benign.raw[k], benign.stratum)
+        )
+    anomaly = [k for k in strata if k not in ("attack", "isolation")]
+    weights = {k: 1.0 / len(anomaly) for k in anomaly}
+    if "attack" in strata:
+        weights["attack"] = recipe.attack_weight
+    out = replace(checkpoint, strata=strata, weights=weights, whole=None)
+    p = component_p_values(out, benign.raw, benign.stratum, benign.history)
+    evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
+    out = replace(out, fused=fit_tail(evidence))
+    if not benign.history.any():
+        return out
+    whole = -np.log(whole_p_value(out, evidence, p, benign.history))
+    return replace(out, whole=fit_strata(whole, benign.history, enough=ENOUGH_HISTORY))
+
+
+def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:
+    """Calibrate an existing detector on later benign traffic of a site."""
+    schema = load_schema()
+    cold_starts: list[Recording] = []
+    corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema)
+    recipe = Recipe(components=tuple(checkpoint.strata))
+    return calibrated_on(checkpoint, corpus, corpus.label == 0, cold_starts, recipe, schema)
+
+
+def components(
+    checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Uncalibrated components of every event of a corpus, each recording from an empty state, and their strata.
+
+    The detector's own, as at run time, but that no table is ever full.
+    """
+    variant = recipe.variant
+    detector = CrossModal(
+        checkpoint, schema, hosts=64, threads=torch.get_num_threads(), network=variant.network
+    )
+    prepared = variant.prepared(prepare(corpus.features, corpus.state, checkpoint.preparation, schema))
+
+    def remember(write: Floats32, value: Floats32, recent: Floats32) -> Remembered:
+        past = remember_all(corpus.ts, corpus.early, corpus.ids, write, value, detector.rate(), recent)
+        return variant.remembered(past, recipe.seed)
+
+    outcome, seen = detector.components(prepared, corpus.state, remember)
+    return variant.scored(detector, prepared, outcome, seen), seen.stratum
