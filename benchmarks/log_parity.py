@@ -34,8 +34,13 @@ from feature_extractors.readers.native import NativeReader
 Record = dict[str, Any]
 Place = tuple[Any, ...]
 
-LOCAL = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "fc00::/7", "fe80::/10",
-         "::1/128", "169.254.0.0/16")  # fmt: skip
+# Site::private_address_space, which is local by default
+LOCAL = (
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+    "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+    "255.255.255.255/32", "::/128", "::1/128", "100::/64", "2001:2::/48", "2001:db8::/32", "fc00::/7", "fe80::/10",
+    "192.88.99.0/24",
+)  # fmt: skip
 LOGS = (
     "dns", "http", "ssl", "files", "x509", "ssh", "weird", "smtp", "ftp", "smb_files", "smb_mapping", "dce_rpc",
     "kerberos", "ntlm", "rdp", "dhcp", "ntp", "snmp", "modbus", "dnp3", "mysql", "sip", "irc", "radius", "rfb", "socks",

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from made_windows import office, without_logs
 
-from cmdana_plugin.replay.extraction_process import Beside
+from cmdana_plugin.logs.rows import Lines
+from cmdana_plugin.replay.extraction_process import Beside, Part
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import Encoded, concat_encoded, encoded, take_encoded
 from feature_extractors.features.schema import load_schema
 
-Blocks = Iterator[tuple[Encoded | None, dict[str, int]]]
+Blocks = Iterator[Part]
 
 
 def made_up(n: int) -> Encoded:
@@ -27,13 +28,15 @@ def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
 
     def work() -> Blocks:
         for i, block in enumerate(sent):
-            yield block, {"frames": i}, []
+            yield block, {"frames": i}, [Lines("dns", 1.0, 2.0, b"line %d\n" % i)]
         yield None, {"frames": 9, "undecoded x": 2}, []
 
     *blocks, last = list(Beside(work))
-    assert last == (None, {"frames": 9, "undecoded x": 2})
+    assert last == (None, {"frames": 9, "undecoded x": 2}, [])
+    lines = [line for _, _, some in blocks for line in some]
+    assert lines == [("dns", 1.0, 2.0, b"line %d\n" % i) for i in range(len(sent))]
     assert [numbers["frames"] for _, numbers, _ in blocks][-1] == 3
-    found, expected = concat_encoded([b for b, _ in blocks if b is not None]), concat_encoded(sent)
+    found, expected = concat_encoded([b for b, _, _ in blocks if b is not None]), concat_encoded(sent)
     assert found.schema == expected.schema == load_schema().digest
     assert list(found.connections.service) == list(expected.connections.service)
     np.testing.assert_array_equal(found.modalities, expected.modalities)
@@ -154,7 +157,7 @@ def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
             time.sleep(0.005)
 
     beside = Beside(work)
-    sizes = [len(windows) for windows, _ in beside if windows is not None]
+    sizes = [len(windows) for windows, _, _ in beside if windows is not None]
     assert sum(sizes) == 400
     assert len(sizes) < 20
 
