@@ -99,6 +99,7 @@ class Content:
         ports: list[int] = (segments.orig_p.astype(np.int64) << 16 | segments.resp_p).tolist()
         partials: list[bool] = segments.partial.tolist()
         whiches = messages.which
+        logs = self._run.logs
         for i, serial in enumerate(serials):  # columns, not rows: most segments need a few of them only
             connection = connections.get(serial)
             if connection is None:
@@ -121,6 +122,8 @@ class Content:
                 if root.over():
                     changed[serial] = None
                 continue
+            if logs and ends[i] - begins[i] < lengths[i] and session.first("truncated"):
+                session.weird(times[i], "truncated_tcp_payload", "TCP")
             if root.done:
                 changed[serial] = None
                 continue
