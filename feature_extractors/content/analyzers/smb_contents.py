@@ -10,7 +10,7 @@ from typing import Final
 from feature_extractors.content.analyzers.base import Session, text
 from feature_extractors.content.analyzers.files import Carried
 
-MAX_OPEN: Final = 1024  # files of one connection that are known at once
+MAX_OPEN: Final = 128  # files of one connection that are known at once
 
 
 class Contents:
