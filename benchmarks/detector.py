@@ -21,9 +21,8 @@ from cmdana_plugin.detector.history import Tables, make_keys
 from cmdana_plugin.training.fit import train
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
-from feature_extractors.features.encoding import encode
+from feature_extractors.features.encoding import encode, encoded, take_encoded
 from feature_extractors.features.schema import load_schema
-from feature_extractors.observations import take
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
 from made_windows import changed, office
@@ -45,7 +44,8 @@ def main() -> None:
     windows = office(given.connections, seed=1)
     n = len(windows)
     detector = CrossModal(shipped_checkpoint(), schema, device=given.device, threads=given.threads)
-    detector.receive(take(windows, np.arange(2000)))  # compile and warm up
+    block = encoded(windows, schema)
+    detector.receive(take_encoded(block, np.arange(2000)))  # compile and warm up
     detector.reset()
     features = encode(windows, schema)
     keys = make_keys(windows.connections, features, 1)
@@ -53,7 +53,7 @@ def main() -> None:
     stages = {
         "encode": lambda: encode(windows, schema),
         "counts": lambda: tables.counts(windows.connections, features, keys, schema.spans),
-        "detector, whole": lambda: detector.receive(windows),
+        "detector, whole": lambda: detector.receive(block),
         "training, per pass": lambda: train([Recording("made", windows)], recipe=Recipe(epochs=1)),
     }
     for name, run in stages.items():

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.seal import Seal, sealed_by_zeek
 from cmdana_plugin.endpoint.session import Identity, Session
@@ -55,7 +55,7 @@ _VALUE = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|fa
 
 def bases() -> list[str]:
     """Well-formed messages of each kind."""
-    sample = json.loads(wire.sample())
+    sample = json.loads(observed.sample())
     records = sample["r"]
     welcome = {"v": wire.WIRE_VERSION, "node": "z", "run": "r", "zeek": "8.2.2", "accepted": True, "why": "", "to": ME,
                "n": 1, "parted": False, "benign": True}  # fmt: skip

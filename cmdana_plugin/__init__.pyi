@@ -1,4 +1,5 @@
 from .notebook import calibrate as calibrate
+from .notebook import encode as encode
 from .notebook import extract as extract
 from .notebook import fit as fit
 from .notebook import judge as judge

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Reader, Windows, concat
-from feature_extractors.features import load_schema
+from feature_extractors.features import Encoded, encoded, load_schema
 from feature_extractors.readers import open_capture
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ def extract(
         counts.by_reason.update(extractor.counts.by_reason)
 
 
+def encode(windows: Windows) -> Encoded:
+    """The windows as numbers in schema order, beside their connections: what a detector receives.
+
+    Scales and codes are those of `features/schema.yaml`; unset is NaN in numbers, 0 in codes. A row hangs on its own
+    window alone. Raises `CmdanaError` where the schema that comes with the package cannot be read.
+    """
+    return encoded(windows, load_schema())
+
+
 def load_detector(
     model: Checkpoint | str | Path | None = None,
     config: Config | None = None,
@@ -61,8 +70,8 @@ def load_detector(
 ) -> Detector:
     """The detector that `cmdana replay` uses, with an empty state: of a checkpoint, its file, or the shipped one.
 
-    Its `receive(windows)` returns `Scores`: a score of 0..1, higher is odder, and a p-value for each window. Blocks
-    come in stream order, each once. Loads torch. Raises `CmdanaError` for a model that cannot be used.
+    Its `receive(encode(windows))` returns `Scores`: a score of 0..1, higher is odder, and a p-value for each window.
+    Blocks come in stream order, each once. Loads torch. Raises `CmdanaError` for a model that cannot be used.
     """
     from cmdana_plugin import detector as detectors
 
@@ -87,8 +96,7 @@ def judge(
 
     config = config or Config()
     judging = Judge(load_detector(config=config) if detector is None else detector, config)
-    for block in windows:
-        yield judging.receive(block)
+    yield from judging.judged(map(encode, windows))
 
 
 def fit(

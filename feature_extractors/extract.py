@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.addresses import address_texts
-from feature_extractors.compiled import new_key, uncollected
+from feature_extractors.compiled import new_key
 from feature_extractors.content import Content, ContentLimits, Row, Segments, Wanted
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
@@ -55,6 +55,7 @@ from feature_extractors.tracker import (
     State,
     TrackerLimits,
     likely_server_ports,
+    refusal,
     tracker,
     uids,
 )
@@ -98,6 +99,8 @@ class Extractor:
         self._state = _new_state(self._limits.tracker, early, content)
         self._links: set[int] = set()
         self._frames = 0
+        self._latest = -np.inf  # time of any frame so far
+        self._backwards = 0  # frames whose time lies before that of an earlier one
 
     @property
     def counts(self) -> Counts:
@@ -106,6 +109,7 @@ class Extractor:
         for name, n in zip(REASONS, self._state.counts.tolist(), strict=True):
             if not name.startswith("_"):
                 counts.add(name, n)
+        counts.add("time_goes_back", self._backwards)
         if self._content is not None:
             counts.by_reason.update(self._content.counts.by_reason)
         return counts
@@ -126,6 +130,7 @@ class Extractor:
             self._links.add(int(block.link[0]))
         else:
             self._links.update(np.unique(block.link).tolist())
+        self._watch(block.ts)
         data, start, captured = _readonly(block.data), _readonly(block.start), _readonly(block.captured)
         length, ts, link = _readonly(block.length), _readonly(block.ts), _readonly(block.link)
         at = 0
@@ -135,6 +140,15 @@ class Extractor:
             if at == len(block):
                 return
             self._grow()
+
+    def _watch(self, ts: NDArray[np.float64]) -> None:
+        """Counts frames that come late: as in Zeek, the clock stands still for them."""
+        if not len(ts):
+            return
+        latest = np.maximum.accumulate(ts)
+        if ts[0] < self._latest or latest[-1] > ts[-1] or not np.array_equal(latest, ts):
+            self._backwards += int((ts < np.maximum(latest, self._latest)).sum())
+        self._latest = max(self._latest, float(latest[-1]))
 
     def peek(self, connections: Connections) -> Windows:
         """Those of the given connections that are open, as they are now; they go on as if nobody had looked.
@@ -162,9 +176,7 @@ class Extractor:
         """
         n = self._state.n
         if self._frames and not n[N_DECODED] and n[N_UNKNOWN_LINK] == self._frames:
-            found = ", ".join(map(str, sorted(self._links - KNOWN_LINKS)))
-            expected = ", ".join(map(str, sorted(KNOWN_LINKS)))
-            raise CaptureError(f"link type: found {found}, expected one of {expected}")
+            raise CaptureError(refusal(self._links - KNOWN_LINKS or self._links))
         slots = np.flatnonzero(self._state.heap_at != NONE).astype(np.int32)
         order = slots[np.argsort(self._state.conns["serial"][slots])]
         at = 0
@@ -208,7 +220,6 @@ class Extractor:
             st = _replace(st, blocks=blocks, free_blocks=free)
         self._state = st
 
-    @uncollected
     def _drain(self, data: NDArray[np.uint8]) -> Windows:
         """Hands the segments to the analyzers, and makes windows of the rows."""
         st = self._state

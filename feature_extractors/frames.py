@@ -51,4 +51,8 @@ class Reader(Protocol):
 
     counts: Counts
 
+    @property
+    def once(self) -> bool:
+        """Whether it comes once only, as a pipe does."""
+
     def __iter__(self) -> Iterator[FrameBlock]: ...

@@ -70,7 +70,7 @@ function state_of(c: connection): string
 
 # In three parts: words with a space between, for each quote would be escaped on its way; counts; and the packets. cat
 # and to_json cost Zeek half of what fmt costs. -1 is unset. The other half is ConnectionRow in
-# cmdana_plugin/endpoint/wire.py.
+# cmdana_plugin/endpoint/observed.py.
 function tell_connection(c: connection, final: bool)
 	{
 	local id = c$id;

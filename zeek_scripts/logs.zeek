@@ -29,7 +29,7 @@ global brief_logs: set[string] = set();
 # In brief, because to_json of a whole record, and the way of its bytes to the detector, cost Zeek three times as much:
 # words that Zeek has chosen in one string with a space between, "-" for unset, then what the traffic can choose, which
 # must pass to_json. Of the answers only their number is told. The other half is BRIEF in
-# cmdana_plugin/endpoint/wire.py.
+# cmdana_plugin/endpoint/observed.py.
 global brief: table[Log::ID] of function(rec: any): string = table();
 
 @ifdef ( DNS::LOG )

@@ -103,6 +103,10 @@ event Pcap::file_done(path: string)
 	file_ended = T;
 	flush(T);
 
+	# For the summary; Zeek's standard output is read when it has ended.
+	local read = get_net_stats();
+	print fmt("cmdana: read %d frames of %d bytes", read$pkts_recvd, read$bytes_recvd);
+
 	# Nothing is left to read; without this Zeek would turn in circles until the last verdict is there.
 	suspend_processing();
 	}

@@ -153,6 +153,7 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
         f"{s.threshold:.3f}, {len(s.notices):,} notices"
         + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
         + (f", {s.allowed:,} on the allow-list" if s.allowed else "")
+        + (f", evidence against {s.forgotten:,} hosts let go" if s.forgotten else "")
     )
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())

@@ -10,10 +10,10 @@ import numpy as np
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.drift import DriftMonitor
-from cmdana_plugin.decision.verdict import Notice, Verdicts
+from cmdana_plugin.decision.verdict import Notice
 from cmdana_plugin.detector import Scores
 from feature_extractors import Modality, Stage
-from feature_extractors.features import Block
+from feature_extractors.features import Encoded
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -34,13 +34,12 @@ class Watch:
         self.score_sum = 0.0
         self.reliance = np.zeros(len(Modality))  # sums of shares
 
-    def receive(self, windows: Block, scores: Scores, verdicts: Verdicts) -> list[Notice]:
-        """Takes in a block; the notices that come of it, which are of drift."""
-        stages, verdict = verdicts.stage, verdicts.verdict
-        each = np.bincount(stages.code * len(verdict.words) + verdict.code)
-        for code in np.flatnonzero(each).tolist():
-            stage, which = divmod(code, len(verdict.words))
-            word, n = f"{stages.words[stage]} {verdict.words[which]}", int(each[code])
+    def receive(
+        self, windows: Encoded, scores: Scores, counts: Mapping[tuple[str, str], int]
+    ) -> list[Notice]:
+        """Takes in a block and its verdicts by stage and word; the notices that come of it, which are of drift."""
+        for (stage, verdict), n in counts.items():
+            word = f"{stage} {verdict}"
             if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
                 self.verdicts[word] += n
         rows = windows.connections.stage == Stage.FINAL

@@ -22,7 +22,7 @@ from cmdana_plugin.decision.verdict import TRAFFIC_DRIFT, Notice
 from cmdana_plugin.detector import Scores
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import entry, hashed, new_key
-from feature_extractors.features import Block
+from feature_extractors.features import Encoded
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
 _HIGH: Final = 1024  # the lowest port that is nobody's in particular
@@ -67,7 +67,7 @@ class DriftMonitor:
         self._streak: dict[int, int] = {}  # stratum -> windows in a row that have drifted
         self._raised: dict[int, float] = {}  # stratum -> network time of its last notice
 
-    def receive(self, windows: Block, scores: Scores) -> list[Notice]:
+    def receive(self, windows: Encoded, scores: Scores) -> list[Notice]:
         """Counts a block, in order of `end`; the notices of the windows that have ended with it."""
         c = windows.connections
         final = np.flatnonzero(c.stage == Stage.FINAL)

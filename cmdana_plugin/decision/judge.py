@@ -1,8 +1,10 @@
-"""The only loop that drives data: windows in, verdicts and notices out, offline and live alike."""
+"""The only loop that drives data: encoded windows in, verdicts and notices out, offline and live alike."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,8 +16,11 @@ from cmdana_plugin.decision.counters import Watch
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, NO_VERDICTS, Coded, Notice, Verdicts, coded
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
-from feature_extractors import PROTO_NAMES, Stage, Windows, address_texts, community_id_v1
-from feature_extractors.features import Block, modalities_of
+from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
+from feature_extractors.features import Encoded
+
+_EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
+_EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
 
 # What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
 WORDS: Final[Mapping[str, str]] = {
@@ -36,36 +41,45 @@ WORDS: Final[Mapping[str, str]] = {
 class Judged:
     """What a block of windows came to: a verdict for each window in its order, and the notices raised."""
 
+    windows: Encoded
     verdicts: Verdicts
     notices: Sequence[Notice]
+    counts: Mapping[tuple[str, str], int]  # verdicts by stage and word: ("final", "benign")
 
 
 class Judge:
     """Scores a block of windows, decides on each, and words the notices.
 
     A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
-    that a flood of odd connections costs little more than one of ordinary ones. Of a block, the `most_explained`
-    oddest are explained so, where others wait for their verdicts (None: all).
+    that a flood of odd connections costs little more than one of ordinary ones. So does a flood of notices: how many
+    are explained hangs on network time alone, and so is the same live and offline, however the stream is cut.
     """
-
-    most_explained: int | None = None
 
     def __init__(self, detector: Detector, config: Config) -> None:
         self.detector = detector
         self.decider = Decider(config.verdict, config.incident)
         self.watch = Watch(config, WORDS)
         self._max_reasons = config.verdict.max_reasons
+        self._left = float(_EXPLAINED)
+        self._now = -math.inf
 
-    def receive(self, windows: Windows) -> Judged:
-        """Judges `windows`, which must come in order of `end` from call to call."""
-        return self.conclude(windows, self.detector.receive(windows))
+    def judged(self, blocks: Iterable[Encoded], *, ahead: bool = False) -> Iterator[Judged]:
+        """What each block comes to, in turn; the blocks are one stream in order of `end`, some may be empty.
 
-    def conclude(self, windows: Block, scores: Scores) -> Judged:
-        """The second half of `receive`, block by block in the same order; the detector may be a block ahead."""
+        A block is asked for when what came of the one before has been taken. With `ahead` it is asked for and scored in
+        a thread, while the caller is at work on the one before.
+        """
+        scored = ((windows, self.detector.receive(windows)) for windows in blocks)
+        for windows, scores in _ahead(scored) if ahead else scored:
+            yield self.conclude(windows, scores)
+
+    def conclude(self, windows: Encoded, scores: Scores) -> Judged:
+        """The second half of judging, block by block in the same order; the detector may be a block ahead."""
         if not len(windows):
-            return Judged(NO_VERDICTS, ())
+            return Judged(windows, NO_VERDICTS, (), {})
         verdicts = self._verdicts(windows, scores)
-        notices: list[Notice] = self.watch.receive(windows, scores, verdicts)
+        counts = verdicts.counted()
+        notices: list[Notice] = self.watch.receive(windows, scores, counts)
         raised = self._decide(verdicts, windows.connections.end.tolist())
         for i, explained in self._explained(windows, scores, raised).items():
             verdicts.reasons[i] = explained
@@ -73,17 +87,26 @@ class Judge:
         for i in sorted(raised):
             notices += raised[i]
         self.watch.noticed(notices)
-        return Judged(verdicts, notices)
+        return Judged(windows, verdicts, notices, counts)
 
     def _explained(
-        self, windows: Block, scores: Scores, raised: Collection[int]
+        self, windows: Encoded, scores: Scores, raised: Collection[int]
     ) -> dict[int, tuple[str, ...]]:
-        """Why, by row, of the oddest of these rows; a row that cannot be explained is left out."""
-        rows = sorted(sorted(raised, key=lambda i: float(scores.p_value[i]))[: self.most_explained])
+        """Why, by row, of the first of these rows; a row that cannot be explained is left out."""
+        rows = [i for i in sorted(raised) if self._explains(float(windows.connections.end[i]))]
         if not rows:
             return {}
         reasons = self.detector.explain(windows, scores, np.array(rows))
         return {i: tuple(some[: self._max_reasons]) for i, some in zip(rows, reasons, strict=True) if some}
+
+    def _explains(self, now: float) -> bool:
+        """Whether one more is explained at network time `now`; a step back in time is another capture."""
+        self._left = min(self._left + abs(now - self._now) * _EXPLAINED_A_SECOND, _EXPLAINED)
+        self._now = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
 
     def _decide(self, verdicts: Verdicts, ends: Sequence[float]) -> dict[int, list[Notice]]:
         """The notices by row, of rows that raise any."""
@@ -104,7 +127,7 @@ class Judge:
                 raised[i] = some
         return raised
 
-    def _verdicts(self, windows: Block, scores: Scores) -> Verdicts:
+    def _verdicts(self, windows: Encoded, scores: Scores) -> Verdicts:
         decider, c = self.decider, windows.connections
         odd = scores.score >= decider.threshold
         words = {BENIGN: 0, ANOMALOUS: 1}
@@ -128,10 +151,22 @@ class Judge:
             threshold=round(decider.threshold, 6),
             verdict=Coded(code, list(words)),
             reliance=scores.reliance.round(4),
-            modalities=_modalities(windows),
+            modalities=Coded(windows.modalities @ np.array([1, 2, 4]), _NAMES),
             reasons=component_reasons(scores, odd, self._max_reasons),
             model=self.detector.name,
         )
+
+
+def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, Scores]]:
+    """The same; the next one is made in a thread while the caller is at work on one."""
+    beside = ThreadPoolExecutor(1, "score")
+    try:
+        coming = beside.submit(next, scored, None)
+        while (found := coming.result()) is not None:
+            coming = beside.submit(next, scored, None)
+            yield found
+    finally:  # who gives up does not wait for blocks that may never come
+        beside.shutdown(wait=False, cancel_futures=True)
 
 
 _STAGES = tuple(stage.name.lower() for stage in Stage)
@@ -183,7 +218,3 @@ _NAMES = tuple(
     tuple(name for bit, name in enumerate(("packet", "connection", "log")) if code >> bit & 1)
     for code in range(8)
 )
-
-
-def _modalities(windows: Block) -> Coded:
-    return Coded(modalities_of(windows) @ np.array([1, 2, 4]), _NAMES)

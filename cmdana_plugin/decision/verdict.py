@@ -129,6 +129,13 @@ class Verdicts(Sequence[Verdict]):
         columns |= dict(zip(_RELIANCE, reliance, strict=True))
         return map(Verdict, *[columns[name] for name in Verdict._fields])
 
+    def counted(self) -> dict[tuple[str, str], int]:
+        """How many there are by stage and word: ("final", "benign")."""
+        stages, words = self.stage.words, self.verdict.words
+        each = np.bincount(self.stage.code * len(words) + self.verdict.code).tolist()
+        pairs = [(stage, word) for stage in stages for word in words]
+        return {pair: n for pair, n in zip(pairs, each, strict=False) if n}
+
     def of(self, name: str, rows: Sequence[int]) -> list[Any]:
         """A column of these rows, in Python's own types."""
         column = getattr(self, name)

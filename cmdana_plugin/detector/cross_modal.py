@@ -46,14 +46,12 @@ from cmdana_plugin.detector.network import (
 from cmdana_plugin.detector.scores import Scores, score_of, significant
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import tabulate
-from feature_extractors import SchemaError, Stage, take
+from feature_extractors import SchemaError, Stage
 from feature_extractors.features import (
-    Block,
     Encoded,
     Features,
     Schema,
     concat_features,
-    encoded,
     load_schema,
     take_encoded,
     take_features,
@@ -139,24 +137,27 @@ class CrossModal:
         self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
         self.seen = None
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         if len(windows) == 0:
             return self._scores({}, np.zeros((0, 4), np.float32))
         raw, gate, _ = self.raw(windows)
         return self._scores(raw, gate)
 
     def raw(
-        self, windows: Block
+        self, windows: Encoded
     ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32], NDArray[np.int64]]:
         """Uncalibrated components [n], gate [n, 4] and stratum [n] of windows in stream order.
 
         Raises `SchemaError` for windows that were encoded by another schema.
         """
-        if isinstance(windows, Encoded) and windows.schema != self.schema_digest:
+        if windows.schema != self.schema_digest:
             raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
         for begin in range(0, len(windows), _ROWS):
-            outcome, looked = self._advance(self._cut(windows, begin, min(begin + _ROWS, len(windows))))
+            rows = np.arange(begin, min(begin + _ROWS, len(windows)))
+            outcome, looked = self._advance(
+                windows if len(rows) == len(windows) else take_encoded(windows, rows)
+            )
             parts.append(outcome)
             seen.append(looked)
         self.seen = seen[0] if len(seen) == 1 else _join(seen)
@@ -164,7 +165,7 @@ class CrossModal:
         gate = np.concatenate([p.gate for p in parts])
         return raw, gate, self.seen.stratum
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         from cmdana_plugin.detector.reasons import reasons
 
         assert isinstance(scores.seen, EventContext), "scores of another detector"
@@ -188,12 +189,6 @@ class CrossModal:
         """Score events from what was known before them; reads no table and changes none."""
         prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
         return self.judge(prepared, seen, self.latents(prepared), keep)
-
-    def _cut(self, windows: Block, begin: int, end: int) -> Encoded:
-        whole, rows = end - begin == len(windows), np.arange(begin, end)
-        if isinstance(windows, Encoded):
-            return windows if whole else take_encoded(windows, rows)
-        return encoded(windows if whole else take(windows, rows), self.schema)
 
     def _advance(self, block: Encoded) -> tuple[RawScores, EventContext]:
         features, c = block.features, block.connections

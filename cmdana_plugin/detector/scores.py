@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.features import Block
+from feature_extractors.features import Encoded
 
 BENIGN: Final = "benign"  # what is said of a connection, where it is not the name of an attack
 ANOMALOUS: Final = "anomalous"
@@ -39,9 +39,9 @@ class Detector(Protocol):
     name: str  # name and version for the `model` column
     schema_digest: str
 
-    def receive(self, windows: Block) -> Scores: ...
+    def receive(self, windows: Encoded) -> Scores: ...
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """Reasons in an analyst's words for the given rows of a block and its scores, most telling first.
 
         May be asked while a later block is scored.

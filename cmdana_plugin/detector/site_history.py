@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.detector.scores import Detector, Scores, score_of, significant
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import absorbed, begun, ended, entry, hashed, hashed_two, key_of
-from feature_extractors.features import Block, longest_name_of
+from feature_extractors.features import Encoded
 
 COMPONENT: Final = "site"
 
@@ -103,7 +103,7 @@ class WithSiteHistory:
         self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
         self._clock = np.zeros(2, np.int64)  # connections so far; services that had a place so far
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
         scores = self.inner.receive(windows)
         n = len(windows)
@@ -114,7 +114,7 @@ class WithSiteHistory:
         values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
         values[:, _RESP] = np.maximum(c.resp_bytes, 0)
         values[:, _TIME] = np.nan_to_num(c.duration)
-        values[:, _NAME] = longest_name_of(windows)
+        values[:, _NAME] = windows.longest_name
         p = np.ones((n, len(MEASURES)))
         usual = np.zeros((n, len(MEASURES)))
         kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
@@ -149,7 +149,7 @@ class WithSiteHistory:
             seen=_Seen(scores, p, values, usual),
         )
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """The site's reasons first where they weigh more than the model's, the model's after them."""
         seen = scores.seen
         assert isinstance(seen, _Seen), "scores of another detector"

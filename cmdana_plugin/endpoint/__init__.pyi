@@ -1,6 +1,6 @@
 from .broker import bindings as bindings
-from .live import replay_through_zeek as replay_through_zeek
 from .live import run as run
-from .live import scripts_folder as scripts_folder
-from .live import zeek_program as zeek_program
 from .websocket import WebSocketTransport as WebSocketTransport
+from .zeek_replay import replay_through_zeek as replay_through_zeek
+from .zeek_replay import scripts_folder as scripts_folder
+from .zeek_replay import zeek_program as zeek_program

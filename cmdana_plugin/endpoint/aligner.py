@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.endpoint.wire import Batch, ConnectionRow
+from cmdana_plugin.endpoint.observed import Batch, ConnectionRow
 from feature_extractors import (
     CONN_STATES,
     MAX_LOG_ENTRIES,

@@ -1,53 +1,41 @@
-"""The live endpoint: a Zeek's observations judged as they come, and captures replayed through a Zeek of our own."""
+"""The live endpoint: a Zeek's observations judged as they come."""
 
 from __future__ import annotations
 
 import gc
-import gzip
 import importlib.metadata
-import os
 import secrets
-import shutil
 import signal
-import socket
-import subprocess
 import sys
-import sysconfig
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.endpoint.aligner import Aligner
+from cmdana_plugin.endpoint.observed import BRIEF, decode_batch, sample
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
-from cmdana_plugin.endpoint.wire import BRIEF, Batch, Event, decode_batch, sample
+from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
-from feature_extractors import CaptureError, CmdanaError, Counts
-from feature_extractors.compiled import freeze
-from feature_extractors.confinement import programs
-from feature_extractors.features import load_schema
+from feature_extractors import CaptureError, CmdanaError, Counts, Windows
+from feature_extractors.features import Encoded, encoded, load_schema
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
     from cmdana_plugin.decision import Judge, Judged
     from cmdana_plugin.detector import Detector
     from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
-    from cmdana_plugin.replay import Summary
 
-_VERSION: Final = importlib.metadata.version("cmdana")
+VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
 _LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
 _UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
-_EXPLAINED: Final = 4  # notices of a block explained field by field, at some 10 ms each
 _COLLECT: Final = (20_000, 10, 10)  # thresholds of the garbage collector: little of what we make is garbage
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
@@ -63,15 +51,11 @@ _DROPPED: Final = frozenset(
 )
 
 
-class ZeekError(CmdanaError):
-    """The Zeek that a replay needs cannot be started, or stopped too early."""
-
-
 class Live:
-    """Session, aligner and judge around one transport; `step` moves on what has come.
+    """Session, aligner and judge around one transport; `judged` moves on what has come.
 
-    A thread drains the transport and keeps the heartbeat; everything else runs where `step` is called. `secret` is the
-    one shared with Zeek; without it everybody is believed.
+    A thread drains the transport and keeps the heartbeat; everything else runs where `judged` is asked. `secret` is the
+    one shared with Zeek; without it everybody is believed. `keep` is given all windows as they come.
     """
 
     def __init__(
@@ -83,6 +67,7 @@ class Live:
         *,
         sniffed: Sniffed | None = None,
         secret: bytes | None = None,
+        keep: Callable[[Windows], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -93,15 +78,16 @@ class Live:
         self._progress = clock()
         self._unanswered = 0
         self._leaving = False
+        self._silent = False  # nothing had come when it was last looked
         self.counts = Counts()
         self.odd = self.notices = 0  # verdicts that are not benign, and notices
         self.aligner = Aligner()
         self._sniffed = sniffed
+        self._keep = keep
+        self._schema = load_schema()
         self.inbox = Inbox(settings.queue_records, self.counts, settings.queue_bytes)
         digest = judge.detector.schema_digest
-        identity = Identity(
-            secrets.token_hex(8), _VERSION, judge.detector.name, digest, *_log_streams(digest)
-        )
+        identity = Identity(secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(digest))
         self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
         self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
@@ -113,24 +99,27 @@ class Live:
         """Begins to connect."""
         self.drain.start()
 
-    def step(self, timeout: float) -> Judged | None:
-        """Judges and answers one micro-batch; None where nothing came within `timeout` seconds."""
-        self._progress = self._clock()
-        received = self.inbox.take(
-            self._settings.batch_records, self._settings.batch_seconds, timeout, self._clock
-        )
-        if self.drain.crashed is not None:
-            raise self.drain.crashed
-        return self._move(received) if received else None
+    def judged(self, timeout: float, over: Callable[[], bool]) -> Iterator[Judged]:
+        """What each micro-batch came to, when it has been answered.
+
+        Ends when `over` says so, which is asked after each and whenever nothing has come for `timeout` seconds.
+        """
+        for judged in self._judge.judged(self._blocks(timeout, over)):
+            self._answer(judged)
+            yield judged
 
     def leave(self) -> None:
         """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
         self._leaving = True  # one more heartbeat, and Zeek would think us back
         self.drain.send(self.session.finish())
-        deadline = self._clock() + _LEAVE
-        while self.drain.connected and self._clock() < deadline:
-            if self.step(_QUIET) is None and not len(self.inbox) and self.session.parted:
-                break
+        self._silent, deadline = False, self._clock() + _LEAVE
+
+        def left() -> bool:
+            parted = self._silent and not len(self.inbox) and self.session.parted
+            return parted or not self.drain.connected or self._clock() >= deadline
+
+        for _ in self.judged(_QUIET, left):
+            pass
         self.drain.stop()
         self.inbox.forget()
         self.aligner.finish()
@@ -144,6 +133,8 @@ class Live:
             total.update(counts.by_reason)
         if self._sniffed is not None:
             total.update(self._sniffed.counts.by_reason)
+        if self._judge.decider.forgotten:
+            total["hosts_forgotten"] = self._judge.decider.forgotten
         return dict(total)
 
     def gauges(self) -> dict[str, float]:
@@ -165,12 +156,27 @@ class Live:
             f"{self.inbox.lag(self._clock()):.1f} s behind"
         )
 
-    def _move(self, received: Sequence[Received]) -> Judged:
-        batches: list[Batch] = self.session.receive(received)
-        windows = self.aligner.receive(batches)
+    def _blocks(self, timeout: float, over: Callable[[], bool]) -> Iterator[Encoded]:
+        """What has come, a micro-batch at a time; empty where no connection was in it."""
+        while not over():
+            self._progress = self._clock()
+            received = self.inbox.take(
+                self._settings.batch_records, self._settings.batch_seconds, timeout, self._clock
+            )
+            if self.drain.crashed is not None:
+                raise self.drain.crashed
+            self._silent = not received
+            if received:
+                yield self._encoded(received)
+
+    def _encoded(self, received: Sequence[Received]) -> Encoded:
+        windows = self.aligner.receive(self.session.receive(received))
         if self._sniffed is not None:
             windows = self._sniffed.complete(windows)
-        judged = self._judge.receive(windows)
+        self._keep(windows)
+        return encoded(windows, self._schema)
+
+    def _answer(self, judged: Judged) -> None:
         events = self.session.answer(judged)
         unsent = len(events) - self.drain.send(events)
         if unsent:
@@ -178,9 +184,8 @@ class Live:
         for line in self.session.news:
             self._tell(line)
         self.session.news.clear()
-        self.odd += sum(n for word, n in judged.verdicts.verdict.counted().items() if word != BENIGN)
+        self.odd += sum(n for (_, word), n in judged.counts.items() if word != BENIGN)
         self.notices += len(judged.notices)
-        return judged
 
     def _overhear(self, received: Sequence[Received]) -> list[Event]:
         return [] if self._leaving else self.session.overhear(received)
@@ -222,11 +227,12 @@ def run(
     gauges: Callable[[], Mapping[str, float]] = dict,
     tell: Callable[[str], None] | None = None,
     quiet: bool = False,
+    keep: Callable[[Windows], None] = lambda _: None,
 ) -> int:
-    """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked at each step; the exit status.
+    """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked after each block; the exit status.
 
     `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr, with
-    one of counts every `[endpoint] counts_seconds` unless `quiet`.
+    one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     an interface that cannot be listened on, a secret that is not there or that others can read.
@@ -240,18 +246,18 @@ def run(
             '[endpoint] authentication = "none": whoever reaches the port of Zeek or takes its place is believed, can '
             "forge verdicts and observations and take our place"
         )
-    transport = make_transport(settings.endpoint, _VERSION)
+    transport = make_transport(settings.endpoint, VERSION)
     _warm_up(load().detector, settings)
     judge = load()
-    judge.most_explained = _EXPLAINED
-    # What is loaded by now stays: walking it again and again would hold up verdicts for tenths of a second.
+    # What is loaded by now stays: to walk it once for cycles holds up verdicts for a fifth of a second.
     gc.collect()
-    freeze()
+    gc.freeze()
     gc.set_threshold(*_COLLECT)
     sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
     live = Live(
-        settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret
-    )
+        settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret,
+        keep=keep,
+    )  # fmt: skip
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -270,11 +276,16 @@ def run(
         live.start()
         every = 0.0 if quiet else settings.endpoint.counts_seconds
         due = time.monotonic() + every
-        while not stop.is_set() and not until():
-            live.step(0.2)
+
+        def over() -> bool:
+            nonlocal due
             if every and time.monotonic() >= due:
                 due = time.monotonic() + every
                 tell(live.words())
+            return stop.is_set() or until()
+
+        for _ in live.judged(0.2, over):
+            pass
         live.leave()
     finally:
         if sniffer is not None:
@@ -315,9 +326,9 @@ def _warm_up(detector: Detector, settings: Config) -> None:
     """
     from cmdana_plugin.decision import Judge
 
-    windows = Aligner().receive([decode_batch(sample())])
-    Judge(detector, settings).receive(windows)
-    detector.explain(windows, detector.receive(windows), np.arange(len(windows)))
+    windows = encoded(Aligner().receive([decode_batch(sample())]), load_schema())
+    for judged in Judge(detector, settings).judged([windows]):
+        detector.explain(windows, detector.receive(windows), np.arange(len(judged.verdicts)))
 
 
 def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:
@@ -329,189 +340,6 @@ def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:
     except CaptureError as error:
         raise CmdanaError(f"[endpoint] sniff: {error}") from None
     return Sniffer(reader, Sniffed(endpoint.sniff_connections, reader.counts), reader.stop, tell)
-
-
-def replay_through_zeek(
-    captures: Sequence[Path | str],
-    out: Path,
-    settings: Config,
-    load: Callable[[], Judge],
-    progress: Callable[[Summary], None] = lambda _: None,
-) -> Summary:
-    """Reads each capture with a Zeek that has CMDANA loaded; Zeek writes its own logs and notices to `out`.
-
-    Several captures are read one after another, each into a folder of its own below `out`, and the detector
-    remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing or Zeek fails.
-    """
-    from cmdana_plugin.replay import Summary, sources
-
-    found = sources([str(c) for c in captures])
-    zeek, scripts = zeek_program(settings), scripts_folder(settings)
-    judge = load()
-    summary = Summary([str(c) for c in found])
-    for capture in found:
-        folder = out if len(found) == 1 else out / Path(capture).name
-        folder.mkdir(parents=True, exist_ok=True)
-        with _readable(capture) as readable:
-            _replay_one(readable, folder, settings, judge, zeek, scripts, summary, progress)
-    summary.suppressed = judge.decider.suppressed
-    summary.allowed = judge.decider.allowed
-    summary.model = judge.detector.name
-    summary.threshold = judge.decider.threshold
-    return summary
-
-
-def zeek_program(settings: Config) -> str:
-    """The Zeek to run. Raises `ZeekError`."""
-    found = programs.find(settings.zeek.path)
-    if found is None:
-        raise ZeekError(
-            f"[zeek] path: found no program {settings.zeek.path!r}; expected Zeek 8.0 or later on the PATH, "
-            "or use the embedded engine, which needs none"
-        )
-    return found
-
-
-def scripts_folder(settings: Config) -> Path:
-    """The folder with CMDANA's Zeek scripts. Raises `ZeekError`."""
-    places = (
-        [Path(settings.zeek.scripts)]
-        if settings.zeek.scripts
-        else [
-            Path(__file__).parents[2] / "zeek_scripts",
-            Path(sysconfig.get_path("data")) / "share" / "cmdana" / "zeek_scripts",
-        ]
-    )
-    for place in places:
-        if (place / "replay.zeek").is_file():
-            return place.resolve()
-    raise ZeekError(
-        f"[zeek] scripts: found no replay.zeek in {' or '.join(map(str, places))}; "
-        "expected the folder of CMDANA's Zeek scripts"
-    )
-
-
-def _replay_one(
-    capture: Path,
-    folder: Path,
-    settings: Config,
-    judge: Judge,
-    zeek: str,
-    scripts: Path,
-    summary: Summary,
-    progress: Callable[[Summary], None],
-) -> None:
-    port = _free_port()
-    endpoint = settings.endpoint.model_copy(
-        update={
-            "transport": "websocket",
-            "url": f"ws://127.0.0.1:{port}/v1/messages/json",
-            "reconnect_min": 0.05,
-            "reconnect_max": 0.2,
-            "queue_records": 2**40,
-            "queue_bytes": 2**40,  # Zeek itself waits for us while it reads a capture
-            "batch_records": 4096,  # nobody waits for a single verdict
-            "batch_seconds": 0.25,
-        }
-    )
-    command = [
-        zeek, "-C", "-r", str(capture.resolve()), str(scripts), str(scripts / "replay.zeek"),
-        f"Log::default_logdir={folder.resolve()}",
-        f"CMDANA::websocket_port={port}/tcp", f"CMDANA::topic_observations={endpoint.topic_events}",
-        f"CMDANA::topic_verdicts={endpoint.topic_verdicts}",
-        f"CMDANA::early_verdicts={'T' if settings.verdict.early else 'F'}",
-        f"CMDANA::suppress_for={settings.verdict.suppress_for}sec",
-        f"LogAscii::use_json={'T' if settings.logs.format == 'json' else 'F'}",
-    ]  # fmt: skip
-    secret = secrets.token_bytes(32)  # of this one run; others cannot see the environment of our programs
-    # Zeek looks for scripts in its working folder before its own: that must hold none of the capture's owner's.
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory(prefix="cmdana-") as empty:
-        process = subprocess.Popen(
-            command, cwd=empty, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
-            env=os.environ | {"CMDANA_SECRET": secret.hex()},
-        )  # fmt: skip
-        live = Live(endpoint, judge, make_transport(endpoint, _VERSION), lambda _: None, secret=secret)
-        live.start()
-        try:
-            while process.poll() is None:
-                judged = live.step(0.1)
-                if judged is not None:
-                    _count(judged, summary)
-                    progress(summary)
-        finally:
-            live.drain.stop()
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(10.0)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-        said.seek(0)
-        words = said.read().decode("utf-8", "replace").strip().splitlines()
-    summary.undecoded.update({name: n for name, n in live.counters().items() if n and name in _WORTH_TELLING})
-    if not live.session.finished:
-        last = words[-1] if words else "it said nothing"
-        raise ZeekError(f"{capture}: Zeek stopped with status {process.returncode} before the end: {last}")
-
-
-_WORTH_TELLING: Final = frozenset(
-    (
-        "connections_lost",
-        "late_log",
-        "log_evicted",
-        "log_without_connection",
-        "message_refused",
-        "message_not_authentic",
-        "bad_record",
-        "session_restarted",
-        "verdict_events_unsent",
-    )
-)
-
-
-def _count(judged: Judged, summary: Summary) -> None:
-    for verdict in judged.verdicts:
-        if verdict.stage == "final":
-            summary.connections += 1
-            summary.verdicts[verdict.verdict] += 1
-            summary.first = min(summary.first or verdict.ts, verdict.ts)
-            summary.last = max(summary.last, verdict.ts)
-    summary.notices += judged.notices
-
-
-@contextmanager
-def _readable(capture: Path | str) -> Iterator[Path]:
-    """A capture as a plain file: Zeek reads neither gzip nor our standard input."""
-    if capture != "-" and not _is_gzip(Path(capture)):
-        yield Path(capture)
-        return
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as plain:
-        if capture == "-":
-            shutil.copyfileobj(sys.stdin.buffer, plain)
-        else:
-            try:
-                with gzip.open(capture) as packed:
-                    shutil.copyfileobj(packed, plain)
-            except (OSError, EOFError) as error:
-                raise ZeekError(f"{capture}: cannot be unpacked: {error}") from None
-        plain.flush()
-        yield Path(plain.name)
-
-
-def _is_gzip(capture: Path) -> bool:
-    try:
-        with capture.open("rb") as file:
-            return file.read(2) == b"\x1f\x8b"
-    except OSError as error:
-        raise ZeekError(f"{capture}: cannot be read: {error.strerror}") from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _printable(line: str) -> str:

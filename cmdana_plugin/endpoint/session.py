@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cmdana_plugin.endpoint import wire
-from cmdana_plugin.endpoint.wire import Alive, Batch, Event, PeerError, Welcome, WireError
+from cmdana_plugin.endpoint import observed, wire
+from cmdana_plugin.endpoint.observed import Batch
+from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, Welcome, WireError
 from feature_extractors import Counts, Stage
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judged
 
 T = TypeVar("T")
+_FINAL: Final = Stage.FINAL.name.lower()
 _MAX_RUNS: Final = 1024  # starts of Zeek nodes remembered; past it the one longest silent is forgotten
 _MAX_GAP: Final = 1_000_000  # batches of a run that can have been lost between two that came
 
@@ -28,7 +30,7 @@ class Identity:
     model: str
     schema: str  # digest of schema.yaml that the model was made with
     streams: tuple[str, ...] = ()  # paths of the logs that the model looks at; empty: all
-    brief: tuple[str, ...] = ()  # those of them of which the fields in `wire.BRIEF` are enough
+    brief: tuple[str, ...] = ()  # those of them of which the fields in `observed.BRIEF` are enough
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class Session:
                         "zeek_refused_a_message", f"Zeek could not take a message: {context} ({code})"
                     )
                 case Event(name=wire.OBSERVATIONS):
-                    batch = self._decoded(event, wire.decode_batch)
+                    batch = self._decoded(event, observed.decode_batch)
                     if batch is not None and self._account(batch):
                         batches.append(batch)
                 case Event(name=wire.WELCOME):
@@ -139,7 +141,7 @@ class Session:
 
     def answer(self, judged: Judged) -> list[Event]:
         """The verdicts and notices as events, and the end of a run where its last batch was among the judged."""
-        self.judged += judged.verdicts.stage.counted()[Stage.FINAL.name.lower()]
+        self.judged += sum(n for (stage, _), n in judged.counts.items() if stage == _FINAL)
         written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
         events = wire.encode_verdicts(
             self.topic_verdicts, judged.verdicts, judged.notices, benign=any(written) or not written
@@ -217,7 +219,7 @@ class Session:
             return decode(event.payload)
         except WireError as error:
             self._complain("message_refused", str(error))
-            self.counts.add("connections_refused", wire.head(event.payload)[0])
+            self.counts.add("connections_refused", observed.head(event.payload)[0])
             return None
 
     @property
@@ -262,7 +264,7 @@ def _impossible(batch: Batch, run: Run) -> str:
     gap = batch.seq - run.seq - 1
     if gap > _MAX_GAP:
         return f"batch {batch.seq} after {run.seq}"
-    most = run.expected + gap * wire.MAX_RECORDS
+    most = run.expected + gap * observed.MAX_RECORDS
     if not run.expected <= batch.before <= most:
         return f"{batch.before} connections before batch {batch.seq}, expected {run.expected} to {most}"
     return ""

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cmdana_plugin.endpoint.observed import head
 from cmdana_plugin.endpoint.seal import Seal
-from cmdana_plugin.endpoint.wire import Event, PeerError, head
+from cmdana_plugin.endpoint.wire import Event, PeerError
 from feature_extractors import CmdanaError, Counts
 
 if TYPE_CHECKING:

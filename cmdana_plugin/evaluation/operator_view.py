@@ -1,6 +1,6 @@
 """What an operator would have been told: notices counted against the truth, per family, per day and per connection.
 
-The decisions are the product's own (`decide.Decider` behind `pipeline.Judge`); only the scores may be anybody's.
+The decisions are the product's own (`decision.incidents.Decider` behind `Judge`); only the scores may be anybody's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decision import ANOMALOUS_HOST, Judge, Notice, threshold
 from cmdana_plugin.detector import Scores, score_of
 from cmdana_plugin.training import Recording
-from feature_extractors import Windows, address_texts, take
-from feature_extractors.features import Block
+from feature_extractors import address_texts
+from feature_extractors.features import Encoded, take_encoded
 
 _BLOCK: Final = 4096
 _GAP: Final = 600.0  # seconds: some captures are pieced together
@@ -35,12 +35,12 @@ class PrecomputedScores:
         self._scores = scores
         self._at = 0
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         rows = np.arange(self._at, self._at + len(windows))
         self._at += len(windows)
         return _taken(self._scores, rows)
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [[] for _ in rows]
 
 
@@ -76,20 +76,26 @@ class Counted:
     )  # connections, of those found
 
     def add(
-        self, recording: Recording, scores: Scores, config: Config, keep: NDArray[np.bool_] | None = None
+        self,
+        recording: Recording,
+        windows: Encoded,
+        scores: Scores,
+        config: Config,
+        keep: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Count one recording; `keep` [n] leaves out rows (a past that the detector only learned from).
+        """Count one recording by its windows and their scores; `keep` [n] leaves out rows (a past that only teaches).
 
         An incident is one family in one recording. Its delay runs from its first packet to the end of the connection
         at which the first notice that rests on it is raised, and counts its connections up to and with that one.
         """
-        rows = np.arange(len(recording.windows)) if keep is None else np.flatnonzero(keep)
-        windows, scores = take(recording.windows, rows), _taken(scores, rows)
+        rows = np.arange(len(windows)) if keep is None else np.flatnonzero(keep)
+        whole = len(windows)
+        windows, scores = take_encoded(windows, rows), _taken(scores, rows)
         n = len(windows)
         if n == 0:
             return
         label = np.zeros(n, np.int8) if recording.label is None else recording.label[rows]
-        family = np.array(recording.family or [""] * len(recording.windows), dtype=object)[rows]
+        family = np.array(recording.family or [""] * whole, dtype=object)[rows]
         c = windows.connections
         row_of = {uid.decode(): i for i, uid in enumerate(c.uid.tolist())}
         odd = scores.score >= threshold(config.verdict)
@@ -145,14 +151,12 @@ class Counted:
         }
 
 
-def notices_of(windows: Windows, scores: Scores, config: Config) -> list[Notice]:
+def notices_of(windows: Encoded, scores: Scores, config: Config) -> list[Notice]:
     """The notices that these scores give rise to, in stream order."""
     judge = Judge(PrecomputedScores(scores), config)
-    notices: list[Notice] = []
-    for begin in range(0, len(windows), _BLOCK):
-        block = take(windows, np.arange(begin, min(begin + _BLOCK, len(windows))))
-        notices += judge.receive(block).notices
-    return notices
+    rows = np.arange(len(windows))
+    blocks = (take_encoded(windows, rows[begin : begin + _BLOCK]) for begin in range(0, len(rows), _BLOCK))
+    return [notice for judged in judge.judged(blocks) for notice in judged.notices]
 
 
 def _basis(

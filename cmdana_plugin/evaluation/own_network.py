@@ -41,7 +41,7 @@ from cmdana_plugin.evaluation.protocol import (
 from cmdana_plugin.logs import LabelError, read_labels
 from cmdana_plugin.training import Learned, Recipe, Recording, gather, recalibrate, recordings, train
 from feature_extractors import CmdanaError, concat, take
-from feature_extractors.features import load_schema
+from feature_extractors.features import encoded, load_schema
 
 Progress = Callable[[str, float], None]
 
@@ -253,6 +253,7 @@ class _Site:
                 if network == owner and part != "calibrate":
                     self._judge(r, np.ones(len(r.windows), np.bool_), network, COLD)
         self.corpus = gather(self.judged.recordings, schema)
+        self.blocks = [encoded(r.windows, schema) for r in self.judged.recordings]
         self.learn = gather(self.normal, schema)
         if (self.learn.label == 0).sum() < _LEAST:
             raise CmdanaError(
@@ -367,14 +368,12 @@ class _Site:
     def _scores(self, p: Floats, share: float, network: str) -> dict[int, Scores]:
         """Of each recording of a network but those of calibration; ours with the site's own history, as it ships."""
         out = {}
-        for i, r in enumerate(self.judged.recordings):
+        for i, windows in enumerate(self.blocks):
             if self.judged.network[i] != network or self.judged.part[i] == "calibrate":
                 continue
             scores = scores_of(p[self.corpus.bounds[i] : self.corpus.bounds[i + 1]])
             out[i] = (
-                WithSiteHistory(PrecomputedScores(scores), share=share).receive(r.windows)
-                if share
-                else scores
+                WithSiteHistory(PrecomputedScores(scores), share=share).receive(windows) if share else scores
             )
         return out
 
@@ -399,7 +398,7 @@ class _Site:
         for i, s in scores.items():
             if self.judged.part[i] == COLD:
                 continue
-            counted.add(self.judged.recordings[i], s, self.config, self.judged.keep[i])
+            counted.add(self.judged.recordings[i], self.blocks[i], s, self.config, self.judged.keep[i])
         return counted.section()
 
 

@@ -50,7 +50,7 @@ from cmdana_plugin.training import Corpus, Recipe, Recording, balance, component
 from cmdana_plugin.training import fit as training
 from feature_extractors import CmdanaError
 from feature_extractors.compiled import code_digest
-from feature_extractors.features import load_schema
+from feature_extractors.features import Encoded, encoded, load_schema
 
 Progress = Callable[[str, float], None]
 Section = dict[str, Any]  # one part of the findings: plain numbers and words, as JSON holds them
@@ -312,8 +312,9 @@ def evaluate(
         progress("label budgets", 0.98)
         found["budgets"] = _by_budget(trials[SHIPPED], learn, judged, calm, tested, seeds[:2])
     progress("incidents", 0.99)
+    blocks = [encoded(r.windows, load_schema()) for r in split.test]
     found["incidents"] = {
-        name: [_told(t.rows(tested), bounds, split.test, config, name not in BASELINES)
+        name: [_told(t.rows(tested), bounds, split.test, blocks, config, name not in BASELINES)
                for t in (ts[:1] if name in BASELINES else ts)]
         for name, ts in trials.items() if name in BASELINES or name in (SHIPPED, UNLABELLED)
     }  # fmt: skip
@@ -332,16 +333,21 @@ def models_of(split: Split, cache: Path | None) -> Store:
 
 
 def _told(
-    trial: Trial, bounds: NDArray[np.int64], recordings: Sequence[Recording], config: Config, ours: bool
+    trial: Trial,
+    bounds: NDArray[np.int64],
+    recordings: Sequence[Recording],
+    blocks: Sequence[Encoded],
+    config: Config,
+    ours: bool,
 ) -> Section:
     """What an operator would have been told: each recording from its beginning; ours with the site's own history."""
     assert trial.p_value is not None
     counted = Counted()
-    for r, a, b in zip(recordings, bounds[:-1], bounds[1:], strict=True):
+    for r, windows, a, b in zip(recordings, blocks, bounds[:-1], bounds[1:], strict=True):
         scores = scores_of(trial.p_value[a:b])
-        counted.add(
-            r, WithSiteHistory(PrecomputedScores(scores)).receive(r.windows) if ours else scores, config
-        )
+        if ours:
+            scores = WithSiteHistory(PrecomputedScores(scores)).receive(windows)
+        counted.add(r, windows, scores, config)
     return counted.section()
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import CONN, Lines, LocalNets, conn_lines
-from cmdana_plugin.replay.embedded import Logs, Summary, application_lines, extract
+from cmdana_plugin.replay.embedded import Logs, application_lines, extract
+from cmdana_plugin.replay.summary import Summary
 from feature_extractors import Windows
-from feature_extractors.compiled import seldom_collected
 
 if TYPE_CHECKING:
     from cmdana_plugin.replay.extraction_process import Part
@@ -72,9 +72,8 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
         summary.connections += len(c)
         return Lines("conn", float(c.end[0]), float(c.end.max()), conn_lines(c, local, fmt))
 
-    with seldom_collected():
-        for windows in extract(captures, config, summary, ready, rows):
-            yield None, counts(), [connections(windows)]
-            while lines := next(made):
-                yield None, counts(), lines
+    for windows in extract(captures, config, summary, ready, rows):
+        yield None, counts(), [connections(windows)]
+        while lines := next(made):
+            yield None, counts(), lines
     yield None, {**counts(), **summary.undecoded}, []

@@ -1,12 +1,10 @@
-"""Captures in, Zeek's logs out, without Zeek: the embedded engine around the loop of `pipeline`."""
+"""Captures in, Zeek's logs out, without Zeek: the embedded engine around the loop of `decision.judge`."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,38 +28,17 @@ from cmdana_plugin.logs import (
     conn_columns,
     notice_row,
 )
+from cmdana_plugin.replay.summary import Summary
 from feature_extractors import CaptureError, Windows, take
-from feature_extractors.compiled import seldom_collected
-from feature_extractors.readers import find_captures, open_capture
+from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
-    from cmdana_plugin.decision import Judge, Notice
-    from cmdana_plugin.detector import Scores
+    from cmdana_plugin.decision import Judge, Judged
     from cmdana_plugin.replay.extraction_process import Beside, Part
     from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
 _WINDOWS = 8192  # windows scored at once
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a replay saw and did; every field a plain number so that it prints and travels as JSON."""
-
-    captures: list[str]
-    frames: int = 0
-    bytes: int = 0
-    connections: int = 0
-    first: float = 0.0  # network time of the first connection
-    last: float = 0.0
-    verdicts: Counter[str] = field(default_factory=Counter)
-    notices: list[Notice] = field(default_factory=list)
-    suppressed: int = 0
-    allowed: int = 0
-    undecoded: Counter[str] = field(default_factory=Counter)
-    model: str = ""
-    threshold: float = 0.0
-    logs: list[str] = field(default_factory=list)  # paths of those that were written
 
 
 def limits_of(config: Config) -> ExtractorLimits:
@@ -130,7 +107,7 @@ def extract(
     opened: Callable[[], object] = lambda: None,
     rows: Callable[[list[LogRow]], object] | None = None,
 ) -> Iterator[Windows]:
-    """The windows of the captures, read one after another as one stream in time order.
+    """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
     `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
     given, is handed the rows of application logs before the windows of the connections that they belong to.
@@ -138,17 +115,16 @@ def extract(
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
-    readers = [open_capture(capture, config.capture.reader) for capture in captures]
+    readers = open_captures(captures, config.capture.reader)
     extractor = Extractor(limits_of(config), logs=rows is not None)
     opened()
-    for reader in readers:
-        for block in reader:
-            summary.frames += len(block)
-            summary.bytes += int(block.captured.sum())
-            for windows in extractor.parts(block):
-                if rows is not None:
-                    rows(extractor.rows())
-                yield from _parts(windows)
+    for block in in_order(readers):
+        summary.frames += len(block)
+        summary.bytes += int(block.captured.sum())
+        for windows in extractor.parts(block):
+            if rows is not None:
+                rows(extractor.rows())
+            yield from _parts(windows)
     try:
         for windows in extractor.ending():
             if rows is not None:
@@ -204,19 +180,19 @@ def replay(
         blocks.close()
         raise
     try:
-        judge = load(blocks.ahead)
-        with seldom_collected():
-            _consume(judge, config, summary, blocks, logs, progress)
+        judge, local = load(blocks.ahead), LocalNets(config.logs.local_nets)
+        for judged in judge.judged(_counted(blocks, summary, logs), ahead=True):
+            if len(judged.windows):
+                _write(judged, logs, local)
+            summary.receive(judged)
+            progress(summary)
     except BaseException:
         logs.abandon()
         raise
     finally:
         blocks.close()
     summary.logs = logs.close()
-    summary.suppressed = judge.decider.suppressed
-    summary.allowed = judge.decider.allowed
-    summary.model = judge.detector.name
-    summary.threshold = judge.decider.threshold
+    summary.finish(judge)
     return summary
 
 
@@ -273,14 +249,13 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
         warm_up()
         lock_in()
 
-    with seldom_collected():
-        for windows in extract(captures, config, summary, ready, rows):
-            numbers = {"frames": summary.frames, "bytes": summary.bytes}
-            lines = next(made)
-            while more := next(made):
-                yield None, dict(numbers), lines
-                lines = more
-            yield encoded(windows, schema), numbers, lines
+    for windows in extract(captures, config, summary, ready, rows):
+        numbers = {"frames": summary.frames, "bytes": summary.bytes}
+        lines = next(made)
+        while more := next(made):
+            yield None, dict(numbers), lines
+            lines = more
+        yield encoded(windows, schema), numbers, lines
     numbers = {"frames": summary.frames, "bytes": summary.bytes}
     while lines := next(made):
         yield None, dict(numbers), lines
@@ -312,45 +287,23 @@ def _undecoded(summary: Summary) -> dict[str, int]:
     return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
-def _consume(
-    judge: Judge,
-    config: Config,
-    summary: Summary,
-    blocks: Beside,
-    logs: Logs,
-    progress: Callable[[Summary], None],
-) -> None:
-    """A block is decided on and written while the next one is scored."""
-    local = LocalNets(config.logs.local_nets)
+def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
+    """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too.
 
-    def conclude(windows: Encoded, scores: Scores, frames: int, size: int, lines: list[Lines]) -> None:
+    Lines of application logs are written as they come.
+    """
+    for windows, numbers, lines in blocks:
         logs.write(lines)
-        judged = judge.conclude(windows, scores)
-        c = windows.connections
-        now, first = float(c.end.max()), float(c.end[0])
-        verdicts = judged.verdicts
-        if "conn" in logs:
-            logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
-        logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
-        logs["notice"].write(map(notice_row, judged.notices), now, first)
-        summary.frames, summary.bytes = frames, size
-        summary.connections += len(c)
-        summary.first = min(summary.first or float(c.ts.min()), float(c.ts.min()))
-        summary.last = max(summary.last, now)
-        summary.verdicts.update(verdicts.verdict.counted())
-        summary.notices += judged.notices
-        progress(summary)
+        summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
+        summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})
+        if windows is not None:
+            yield windows
 
-    with ThreadPoolExecutor(1, "conclude") as beside:
-        before: Future[None] | None = None
-        for windows, numbers, lines in blocks:
-            frames, size = numbers.pop("frames"), numbers.pop("bytes")
-            scores = judge.detector.receive(windows) if windows is not None else None
-            if before is not None:
-                before.result()
-            if windows is not None and scores is not None:
-                before = beside.submit(conclude, windows, scores, frames, size, lines)
-                continue
-            logs.write(lines)
-            summary.frames, summary.bytes = frames, size
-            summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})
+
+def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
+    c, verdicts = judged.windows.connections, judged.verdicts
+    now, first = float(c.end.max()), float(c.end[0])
+    if "conn" in logs:
+        logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
+    logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
+    logs["notice"].write(map(notice_row, judged.notices), now, first)

@@ -7,6 +7,7 @@ travels is the columns' bytes, and the little else as `marshal` has it: both end
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import marshal
 import os
@@ -42,6 +43,7 @@ _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
 _LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
 _STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
+_COLLECT: Final = (200_000, 20, 50)  # thresholds of the cycle collector in the child
 _LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
@@ -57,7 +59,11 @@ _ours: Final[list[int]] = []  # in the child: its end of the pipe
 def lock_in() -> None:
     """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
     byte of traffic is looked at (`feature_extractors.confinement.confine.lock_in`).
+
+    From here on Python looks seldom for cycles, of which a stream of records makes none, and not among what is loaded.
     """
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     confine.lock_in(_ours[-1])
 
 
@@ -110,6 +116,8 @@ class Beside:
                 said["numbers"],
                 lines,
             )
+        if self._closed:
+            return
         self._closed = True
         _, status = os.waitpid(self._child, 0)
         if os.WIFSIGNALED(status):
@@ -128,16 +136,19 @@ class Beside:
         self._closed = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
-        os.waitpid(self._child, 0)
-        with self._moved:  # lets the thread come to the pipe's end
+        with contextlib.suppress(ChildProcessError):  # the reader, in another thread, was at its end just now
+            os.waitpid(self._child, 0)
+        with self._moved:  # lets the thread come to the pipe's end, and a reader in another thread go
             self._blocks.clear()
-            self._moved.notify()
+            self._moved.notify_all()
 
     def _take(self) -> list[_Block]:
-        """What waits, as much as makes one block; none at the pipe's end."""
+        """What waits, as much as makes one block; none at the pipe's end, or once closed."""
         with self._moved:
-            while not self._moved.wait_for(lambda: self._blocks, min(_LOOK, self._stuck)):
+            while not self._moved.wait_for(lambda: self._blocks or self._closed, min(_LOOK, self._stuck)):
                 self._look()
+            if self._closed:
+                return []
             self._moved.wait_for(self._worth_taking, _PATIENCE)
             taken: list[_Block] = []
             rows = 0

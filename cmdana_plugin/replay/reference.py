@@ -25,13 +25,15 @@ _MOST: Final = 10_000
 def scores(detector: CrossModal) -> list[float]:
     """The scores of the capture's connections in order, from an empty state; the detector is reset."""
     from cmdana_plugin.config import Config
-    from cmdana_plugin.replay.embedded import Summary, extract
+    from cmdana_plugin.replay.embedded import extract
+    from cmdana_plugin.replay.summary import Summary
+    from feature_extractors.features import encoded
 
     detector.reset()
     found: list[float] = []
     with resources.as_file(resources.files("cmdana_plugin") / "models" / _CAPTURE) as capture:
         for windows in extract([capture], Config(), Summary([])):
-            found += np.round(detector.receive(windows).score, 4).tolist()
+            found += np.round(detector.receive(encoded(windows, detector.schema)).score, 4).tolist()
     detector.reset()
     return found
 

@@ -15,10 +15,11 @@ from typing import Final
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import Judge, Judged
-from cmdana_plugin.detector import BENIGN, Detector
+from cmdana_plugin.detector import BENIGN, Detector, Scores
 from cmdana_plugin.endpoint import run
 from cmdana_plugin.training.spool import Spool
-from feature_extractors import CmdanaError, Windows
+from feature_extractors import CmdanaError
+from feature_extractors.features import Encoded
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TELL: Final = 600.0  # seconds between two lines about the progress
@@ -68,21 +69,19 @@ class Phase:
 
 
 class LearningJudge(Judge):
-    """A judge whose every verdict says that a model is being learned, and which keeps what it judges."""
+    """A judge whose every verdict says that a model is being learned, and which remembers whose are odd."""
 
     def __init__(self, detector: Detector, config: Config, phase: Phase) -> None:
         super().__init__(detector, config)
         self._phase = phase
         self._name = detector.name
 
-    def receive(self, windows: Windows) -> Judged:
+    def conclude(self, windows: Encoded, scores: Scores) -> Judged:
         self.detector.name = f"{self._name} (learning, {self._phase.share:.0%})"
-        judged = super().receive(windows)
-        if len(windows):
-            for verdict in judged.verdicts:
-                if verdict.verdict != BENIGN and verdict.stage == "final":
-                    self._phase.spool.suspect(verdict.orig_h)
-        self._phase.spool.add(windows)
+        judged = super().conclude(windows, scores)
+        for verdict in judged.verdicts:
+            if verdict.verdict != BENIGN and verdict.stage == "final":
+                self._phase.spool.suspect(verdict.orig_h)
         return judged
 
 
@@ -117,7 +116,7 @@ def learn(
     try:
         if not phase.over:
             tell(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
-            run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share})
+            run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share}, keep=spool.add)
             tell("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
     finally:
         spool.close()

@@ -1,8 +1,5 @@
 from . import caches as caches
 from . import mypyc_build as mypyc_build
-from .gc_pause import freeze as freeze
-from .gc_pause import seldom_collected as seldom_collected
-from .gc_pause import uncollected as uncollected
 from .jit import borrowed as borrowed
 from .jit import compiled_for as compiled_for
 from .jit import entry as entry

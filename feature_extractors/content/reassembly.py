@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.addresses import address_texts
-from feature_extractors.compiled import uncollected
 from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
@@ -79,7 +78,6 @@ class Content:
         self._pending_total = 0
         self._run = Run(self.limits, self.counts, create, logs=logs)
 
-    @uncollected
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
         connections = self._connections
@@ -164,7 +162,6 @@ class Content:
             self.counts.add("tcp_payload_not_captured", cut_short)
         return self._wanted(changed)
 
-    @uncollected
     def close(
         self,
         connections: NDArray[np.int64],

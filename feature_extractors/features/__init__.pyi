@@ -1,13 +1,10 @@
 from .encoding import FIRST_SIZES as FIRST_SIZES
-from .encoding import Block as Block
 from .encoding import Encoded as Encoded
 from .encoding import Features as Features
 from .encoding import concat_encoded as concat_encoded
 from .encoding import concat_features as concat_features
 from .encoding import encode as encode
 from .encoding import encoded as encoded
-from .encoding import longest_name_of as longest_name_of
-from .encoding import modalities_of as modalities_of
 from .encoding import take_encoded as take_encoded
 from .encoding import take_features as take_features
 from .schema import PACKET_FIELDS as PACKET_FIELDS

@@ -81,7 +81,7 @@ def concat_features(parts: Sequence[Features]) -> Features:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """`n` windows as numbers, and their connections; their packets and logs need not come along."""
+    """`n` windows as numbers, and their connections: what scoring, deciding, explaining and the logs need of them."""
 
     connections: Connections
     features: Features
@@ -93,17 +93,14 @@ class Encoded:
         return len(self.connections)
 
 
-Block = Windows | Encoded  # what is scored
-
-
 def encoded(windows: Windows, schema: Schema) -> Encoded:
-    """All that is asked of the windows later on."""
+    """The windows as all that comes after knows them."""
     return Encoded(
         connections=windows.connections,
         features=encode(windows, schema),
         schema=schema.digest,
-        modalities=modalities_of(windows),
-        longest_name=longest_name_of(windows),
+        modalities=_modalities_of(windows),
+        longest_name=_longest_name_of(windows),
     )
 
 
@@ -131,28 +128,24 @@ def concat_encoded(blocks: Sequence[Encoded]) -> Encoded:
     )
 
 
-def modalities_of(block: Block) -> NDArray[np.bool_]:
+def _modalities_of(windows: Windows) -> NDArray[np.bool_]:
     """Which modalities were seen of each window [n, 3], in the order of `Modality`; the connection always is."""
-    if isinstance(block, Encoded):
-        return block.modalities
-    packets, logs = np.diff(block.packet_start) > 0, np.diff(block.log_start) > 0
-    return np.stack([packets, np.ones(len(block), np.bool_), logs], axis=1)
+    packets, logs = np.diff(windows.packet_start) > 0, np.diff(windows.log_start) > 0
+    return np.stack([packets, np.ones(len(windows), np.bool_), logs], axis=1)
 
 
-def longest_name_of(block: Block) -> NDArray[np.int64]:
+def _longest_name_of(windows: Windows) -> NDArray[np.int64]:
     """Characters of the longest name that each window's logs ask for [n], 0 where there is none."""
-    if isinstance(block, Encoded):
-        return block.longest_name
     found = [
         (i, len(value))
-        for i, entry in enumerate(block.logs)
+        for i, entry in enumerate(windows.logs)
         for name in NAMES.get(entry.stream, ())
         if isinstance(value := entry.fields.get(name), str)
     ]
-    longest = np.zeros(len(block), np.int64)
+    longest = np.zeros(len(windows), np.int64)
     if found:
         at, length = np.array(found).T
-        np.maximum.at(longest, np.searchsorted(block.log_start, at, side="right") - 1, length)
+        np.maximum.at(longest, np.searchsorted(windows.log_start, at, side="right") - 1, length)
     return longest
 
 

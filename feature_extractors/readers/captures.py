@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,6 +12,10 @@ from feature_extractors.frames import Counts, Reader
 from feature_extractors.readers.source import STDIN, open_source, read_exactly
 
 ReaderName = Literal["auto", "native", "scapy", "pyshark"]
+
+_PIECE: Final = 4 * 1024 * 1024
+_PIECES: Final = 128 * 1024 * 1024  # of all captures that are open together
+_LEAST_PIECE: Final = 64 * 1024
 
 # Formats that tshark reads for us, by their first bytes.
 _FOREIGN: Final = (
@@ -28,8 +32,14 @@ _FOREIGN: Final = (
 )
 
 
-def open_capture(source: str | Path, reader: ReaderName = "auto") -> Reader:
-    """The capture as a reader; "-" is standard input.
+def open_captures(sources: Sequence[str | Path], reader: ReaderName = "auto") -> list[Reader]:
+    """As `open_capture`, of captures that are read at a time: what is held of them all is bounded."""
+    piece = max(_LEAST_PIECE, min(_PIECE, _PIECES // max(len(sources), 1)))
+    return [open_capture(source, reader, piece) for source in sources]
+
+
+def open_capture(source: str | Path, reader: ReaderName = "auto", piece: int = _PIECE) -> Reader:
+    """The capture as a reader, which asks for `piece` bytes at a time; "-" is standard input.
 
     `auto` is our own reader for pcap and pcapng (also in gzip, bzip2 or xz), and tshark, where it is installed, for
     whatever else tshark knows. Raises `CaptureError` in one line that names the file, what was found in it and what
@@ -46,7 +56,7 @@ def open_capture(source: str | Path, reader: ReaderName = "auto") -> Reader:
     from feature_extractors.readers.native import NativeReader, UnknownFormatError
 
     try:
-        return NativeReader(source)
+        return NativeReader(source, piece)
     except UnknownFormatError as error:
         if reader == "native" or str(source) == STDIN:
             raise

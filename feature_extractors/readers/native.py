@@ -39,7 +39,7 @@ MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
 _MAX_PCAPNG_BLOCK: Final = 16 * 1024 * 1024  # bytes of one pcapng block, as libpcap has it
 _MAX_INTERFACES: Final = 4096  # of one pcapng section
 _MAX_OPTIONS: Final = 1000  # of an interface description that are looked at; there are twenty kinds
-_READ: Final = 4 * 1024 * 1024  # bytes asked for at a time
+PIECE: Final = 4 * 1024 * 1024  # bytes asked for at a time
 
 _MICROSECONDS: Final = 0xA1B2C3D4
 _NANOSECONDS: Final = 0xA1B23C4D
@@ -264,19 +264,20 @@ class _Pcap(NamedTuple):
 class NativeReader:
     """The frames of one pcap or pcapng. A regular file can be read again; a pipe comes once only."""
 
-    def __init__(self, name: str | Path) -> None:
-        """Raises `CaptureError` where `name` is no such capture."""
+    def __init__(self, name: str | Path, piece: int = PIECE) -> None:
+        """`piece`: bytes asked for at a time. Raises `CaptureError` where `name` is no such capture."""
         self.counts = Counts()
         self._name = name
-        self._live = is_live(name)
+        self._piece = piece
+        self.once = is_live(name)
         opened = self._open()
         self._opened: tuple[Source, bytes] | None = opened
-        if not self._live:
+        if not self.once:
             opened[0].close()
             self._opened = None
 
     def __iter__(self) -> Iterator[FrameBlock]:
-        if self._live and self._opened is None:
+        if self.once and self._opened is None:
             raise RuntimeError(f"{label(self._name)} comes once only and was read already")
         self.counts.by_reason.clear()
         opened, self._opened = self._opened or self._open(), None
@@ -294,11 +295,11 @@ class NativeReader:
         is_pcapng = head.startswith(PCAPNG_MAGIC)
         walk = _PcapngWalk() if is_pcapng else _PcapWalk(_pcap(head))
         tally = np.zeros(len(_REASONS), np.int64)
-        rows = _Rows(_READ // 32)
+        rows = _Rows(self._piece // 32)
         rest: NDArray[np.uint8] = np.frombuffer(head if is_pcapng else b"", np.uint8)
         try:
             while True:
-                data = np.empty(len(rest) + _READ, np.uint8)
+                data = np.empty(len(rest) + self._piece, np.uint8)
                 data[: len(rest)] = rest
                 got = source.fill(data[len(rest) :].data)
                 if got == 0:
@@ -306,7 +307,7 @@ class NativeReader:
                         self.counts.add("capture_truncated")
                     return
                 end = len(rest) + got
-                if got < _READ // 2:
+                if got < self._piece // 2:
                     data = data[:end].copy()
                 pos, why = 0, _FULL
                 while why == _FULL:

@@ -51,6 +51,7 @@ class PysharkReader:
         if is_live(name):
             raise CaptureError(f"cannot read {label(name)} with pyshark: it is a pipe, expected a file")
         self.counts = Counts()
+        self.once = False
         self._parse = _parser()
         self._path = Path(name)
         if self._path.stat().st_size == 0:

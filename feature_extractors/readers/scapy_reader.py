@@ -45,15 +45,15 @@ class ScapyReader:
         _require_scapy()
         self.counts = Counts()
         self._name = name
-        self._live = is_live(name)
+        self.once = is_live(name)
         file = self._open()
         self._opened: _File | None = file
-        if not self._live:
+        if not self.once:
             file.close()
             self._opened = None
 
     def __iter__(self) -> Iterator[FrameBlock]:
-        if self._live and self._opened is None:
+        if self.once and self._opened is None:
             raise RuntimeError(f"{label(self._name)} comes once only and was read already")
         self.counts.by_reason.clear()
         file, self._opened = self._opened or self._open(), None
@@ -123,6 +123,7 @@ class ScapySniffer:
         from scapy.error import Scapy_Exception
 
         self.counts = Counts()
+        self.once = True
         self._stopped = False
         try:
             self._socket = conf.L2listen(iface=interface, filter=bpf or None)

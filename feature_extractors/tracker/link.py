@@ -1,4 +1,8 @@
-"""From a frame to the IP packet in it: link layers as Zeek's packet analyzers walk them (src/packet_analysis)."""
+"""From a frame to the IP packet in it: link layers as Zeek's packet analyzers walk them (src/packet_analysis).
+
+What Zeek passes over and tshark reads is read as well: PPP whose protocol field is one byte (RFC 1661, 6.5) or whose
+address and control are left out (6.6), Cisco's HDLC, PPI, PKTAP, AVS, and 802.11 frames with HT control.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ from typing import Any, Final
 from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
 
-# Link types that Zeek knows (scripts/base/packet-protocols); every other is tried as raw IP, as Zeek does.
+# Link types that are read (https://www.tcpdump.org/linktypes.html).
 NULL, ETHERNET, PPP, FDDI, RAW_OPENBSD, RAW, PPP_SERIAL, RAW_IP, WLAN, LOOP, LINUX_SLL, PRISM, WLAN_RADIO = (
     0, 1, 9, 10, 14, 12, 50, 101, 105, 108, 113, 119, 127,
 )  # fmt: skip
 IPV4, IPV6, NFLOG, LINUX_SLL2 = 228, 229, 239, 276
+CISCO_HDLC, WLAN_AVS, PPI, PKTAP = 104, 163, 192, 258
 WLAN_SUBFRAMES: Final = -1  # ours: what is left of an 802.11 aggregate
 KNOWN_LINKS: Final = frozenset(
     (NULL, ETHERNET, PPP, FDDI, RAW_OPENBSD, RAW, PPP_SERIAL, RAW_IP, WLAN, LOOP, LINUX_SLL, PRISM, WLAN_RADIO,
-     IPV4, IPV6, NFLOG, LINUX_SLL2)
+     IPV4, IPV6, NFLOG, LINUX_SLL2, CISCO_HDLC, WLAN_AVS, PPI, PKTAP)
 )  # fmt: skip
+_KNOWN: Final = tuple(sorted(KNOWN_LINKS))
 
 _MAX_LAYERS: Final = 32  # tags and labels in a row before we stop believing
 
@@ -34,12 +40,33 @@ def be32(data: Any, at: int) -> int:
 
 
 @helper
+def _le32(data: Any, at: int) -> int:
+    return i64(data[at]) | (i64(data[at + 1]) << 8) | (i64(data[at + 2]) << 16) | (i64(data[at + 3]) << 24)
+
+
+@helper
 def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
     """Walks from `begin` to the IP header; sets `ip_begin`, `ip_end` and the VLAN tags. Returns a reason, 0 if IP.
 
-    `end` is the end of the captured bytes.
+    `end` is the end of the captured bytes. A framing that is not known is none: nothing in it is guessed at.
     """
     at = begin
+    if link == ETHERNET:
+        return _ethernet(data, at, end, packet)
+    if link in (PPI, PKTAP):  # a header that names its length and the link layer that follows it
+        if end - at < (8 if link == PPI else 12):
+            return reasons.TRUNCATED_LINK
+        size = be16(data, at + 2) if link == PPI else _le32(data, at)
+        if link == PPI:
+            size = (size >> 8) | ((size & 0xFF) << 8)
+        link = _le32(data, at + (4 if link == PPI else 8))
+        if size < 8 or size >= end - at:
+            return reasons.TRUNCATED_LINK
+        at += size
+        if link in (PPI, PKTAP):
+            return reasons.UNKNOWN_LINK
+    if link not in _KNOWN and link != WLAN_SUBFRAMES:
+        return reasons.UNKNOWN_LINK
     if link == ETHERNET:
         return _ethernet(data, at, end, packet)
     if link == LINUX_SLL:
@@ -60,7 +87,11 @@ def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
             return _ip(at + 4, end, packet)
         return reasons.UNKNOWN_ETHERTYPE
     if link in (PPP, PPP_SERIAL):
-        return _ppp(data, at, end, link, packet)
+        return _ppp(data, at, end, packet)
+    if link == CISCO_HDLC:
+        if end - at <= 4:
+            return reasons.TRUNCATED_LINK
+        return _by_ethertype(data, at + 4, end, be16(data, at + 2), packet)
     if link == FDDI:
         if end - at <= 21:
             return reasons.TRUNCATED_LINK
@@ -78,6 +109,13 @@ def link_layer(data: Any, begin: int, end: int, link: int, packet: Any) -> int:
         if end - at <= 144:
             return reasons.TRUNCATED_LINK
         return _wlan(data, at + 144, end, packet)
+    if link == WLAN_AVS:
+        if end - at <= 8:
+            return reasons.TRUNCATED_LINK
+        header = be32(data, at + 4)
+        if header < 8 or header >= end - at:
+            return reasons.TRUNCATED_LINK
+        return _wlan(data, at + header, end, packet)
     if link == WLAN_SUBFRAMES:
         return _subframe(data, at, end, packet)
     if link == NFLOG:
@@ -180,23 +218,32 @@ def _mpls(data: Any, at: int, end: int, packet: Any) -> int:
 def _pppoe(data: Any, at: int, end: int, packet: Any) -> int:
     if end - at <= 8:
         return reasons.TRUNCATED_LINK
-    payload = max(be16(data, at + 4) - 2, 0)
-    if be16(data, at + 6) not in (0x0021, 0x0057):
-        return reasons.UNKNOWN_ETHERTYPE
-    return _ip(at + 8, min(end, at + 8 + payload), packet)
+    return _ppp_protocol(data, at + 6, min(end, at + 6 + be16(data, at + 4)), packet)
 
 
 @helper
-def _ppp(data: Any, at: int, end: int, link: int, packet: Any) -> int:
+def _ppp(data: Any, at: int, end: int, packet: Any) -> int:
+    """PPP with or without address and control (RFC 1662), or Cisco's HDLC, which PPP in HDLC may turn out to be."""
     if end - at <= 4:
         return reasons.TRUNCATED_LINK
-    if link == PPP_SERIAL or (data[at] == 0xFF and data[at + 1] == 0x03):
+    if data[at] in (0x0F, 0x8F) and data[at + 1] == 0:
+        return _by_ethertype(data, at + 4, end, be16(data, at + 2), packet)
+    if data[at] == 0xFF and data[at + 1] == 0x03:
         at += 2
-    kind = be16(data, at)
+    return _ppp_protocol(data, at, end, packet)
+
+
+@helper
+def _ppp_protocol(data: Any, at: int, end: int, packet: Any) -> int:
+    """What follows PPP's protocol field, which is one byte where that is odd and two otherwise."""
+    if end - at <= 2:
+        return reasons.TRUNCATED_LINK
+    size = 2 - (data[at] & 1)
+    kind = i64(data[at]) if size == 1 else be16(data, at)
     if kind in (0x0021, 0x0057):
-        return _ip(at + 2, end, packet)
+        return _ip(at + size, end, packet)
     if kind == 0x0281:
-        return _mpls(data, at + 2, end, packet)
+        return _mpls(data, at + size, end, packet)
     return reasons.UNKNOWN_ETHERTYPE
 
 
@@ -229,7 +276,7 @@ def _wlan(data: Any, begin: int, end: int, packet: Any) -> int:
         aggregated = data[at + header] & 0x80 != 0
         if data[at + 1] & 0x40:
             return reasons.WLAN_ENCRYPTED
-        header += 2
+        header += 6 if data[at + 1] & 0x80 else 2  # HT control comes after QoS control
     if end - at <= header:
         return reasons.TRUNCATED_LINK
     at += header

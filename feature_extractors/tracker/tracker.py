@@ -18,7 +18,7 @@ from feature_extractors.tracker import (
 )
 from feature_extractors.tracker.begin import icmp_ports, is_reuse, new_connection
 from feature_extractors.tracker.decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP
-from feature_extractors.tracker.link import KNOWN_LINKS, WLAN_SUBFRAMES, be16, be32, link_layer
+from feature_extractors.tracker.link import WLAN_SUBFRAMES, be16, be32, link_layer
 from feature_extractors.tracker.rows import (
     FRAME_CONNECTIONS,
     FRAME_EXTRA,
@@ -52,7 +52,6 @@ from feature_extractors.tracker.timers import expire, reschedule
 
 _UNKNOWN_X: Final = 0x400
 _MAX_TUNNEL_CHANGES: Final = 5
-_KNOWN: Final = tuple(sorted(KNOWN_LINKS))
 
 
 @entry
@@ -121,7 +120,6 @@ def _layers(st: Any, block: Any, packet: Any, ts: float) -> None:
     """Walks from a link layer down through all tunnels."""
     data = block
     whole = False
-    link = packet.link
     while True:
         reason = link_layer(data, packet.ip_begin, packet.ip_end, packet.link, packet)
         if whole:
@@ -129,9 +127,8 @@ def _layers(st: Any, block: Any, packet: Any, ts: float) -> None:
         if reason == 0:
             reason = decode.decode_ip(st, data, packet)
         if reason > 0:
-            if packet.depth == 0 and link not in _KNOWN and link != WLAN_SUBFRAMES:
+            if reason == reasons.UNKNOWN_LINK:
                 st.n[N_UNKNOWN_LINK] += 1
-                reason = reasons.UNKNOWN_LINK
             st.counts[reason] += 1
             return
         st.n[N_DECODED] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
+from cmdana_plugin.endpoint.live import Live
 from cmdana_plugin.endpoint.seal import DIGITS, opened_by_zeek, sealed_by_zeek
 from cmdana_plugin.endpoint.wire import (
     ALIVE,
@@ -44,6 +46,13 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) 
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
         time.sleep(0.01)
+
+
+def step(live: Live, timeout: float) -> None:
+    """One micro-batch judged and answered, where anything comes in time."""
+    asked = itertools.count()
+    for _ in live.judged(timeout, lambda: next(asked) > 0):
+        pass
 
 
 def instance_of(peer: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers import WebSocketPeer, instance_of, running, wait_for, welcome
+from peers import WebSocketPeer, instance_of, running, step, wait_for, welcome
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.endpoint import wire
@@ -49,7 +49,7 @@ class Beside:
 
     def until(self, condition: Any, what: str) -> None:
         def stepped() -> bool:
-            self.live.step(0.02)
+            step(self.live, 0.02)
             return bool(condition())
 
         wait_for(stepped, what)
@@ -139,6 +139,15 @@ def test_a_number_far_ahead_is_refused_in_words_and_what_follows_is_judged(besid
         beside.ordinary(uid)
     assert any("told what cannot be" in line for line in beside.told)
     assert beside.live.session.lost == 0
+
+
+def test_hosts_whose_evidence_was_let_go_are_among_the_counts(beside: Beside) -> None:
+    beside.ordinary("C0")
+    assert "hosts_forgotten" not in beside.live.counters()
+    decider = beside.live._judge.decider
+    for i in range(decider._incident.max_hosts + 3):
+        decider._evidence("originator", f"host {i}", 1.0, 1.0)
+    assert beside.live.counters()["hosts_forgotten"] >= 3
 
 
 def test_what_a_stranger_says_beside_zeek_is_passed_over(beside: Beside) -> None:

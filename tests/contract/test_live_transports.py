@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from peers import BrokerPeer, WebSocketPeer, free_port, instance_of, running, wait_for
+from peers import BrokerPeer, WebSocketPeer, free_port, instance_of, running, step, wait_for
 
 from cmdana_plugin.config import Config, Endpoint
 from cmdana_plugin.decision.judge import Judge
@@ -19,7 +19,7 @@ from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.live import Live, run
 from cmdana_plugin.endpoint.transport import TransportError, make_transport
 from cmdana_plugin.endpoint.wire import Event
-from feature_extractors.features.encoding import Block
+from feature_extractors.features.encoding import Encoded
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from endpoint import StandIn, judge
@@ -32,11 +32,11 @@ class Recorder(StandIn):
         super().__init__()
         self.received = self.explained = 0
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         self.received += len(windows)
         return super().receive(windows)
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         self.explained += len(rows)
         return super().explain(windows, scores, rows)
 
@@ -89,7 +89,7 @@ def test_observations_in_verdicts_out_and_the_end_is_answered(setting: tuple[Any
             peer.publish(observations(to, 3, ["C5"], 4, last=True))
 
             def finished() -> bool:
-                live.step(0.1)
+                step(live, 0.1)
                 return live.session.finished
 
             wait_for(finished, "the end to be reached")

@@ -114,7 +114,7 @@ BAD_INPUT = [
     ("text.pcap", b"hello, I am no capture\n" * 10, [], 1, "text.pcap"),
     ("head.pcap", b"\xd4\xc3\xb2\xa1\x02\x00", [], 1, "head.pcap"),
     ("link.pcap", b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00" + bytes(8) + b"\xff\xff\x00\x00" + b"\xf0\x00\x00\x00"
-     + bytes(8) + b"\x04\x00\x00\x00\x04\x00\x00\x00" + b"abcd", [], 1, "link.pcap: link type: found 240"),
+     + bytes(8) + b"\x04\x00\x00\x00\x04\x00\x00\x00" + b"abcd", [], 1, "link.pcap: found frames of Ethernet with H"),
     ("fine.pcap", TRUNCATED, ["--config", "nowhere.toml"], 1, "nowhere.toml"),
     ("fine.pcap", TRUNCATED, ["--model", "nowhere.safetensors"], 1, "nowhere.safetensors"),
     ("fine.pcap", TRUNCATED, ["--labels", "nowhere.csv"], 1, "nowhere.csv"),

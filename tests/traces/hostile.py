@@ -247,6 +247,14 @@ def smtp_empty_lines(size: int) -> list[Frame]:
     return _spoken(size, 25, b"220 a\r\n", b"\n")
 
 
+def smtp_short_lines(size: int) -> list[Frame]:
+    return _spoken(size, 25, b"220 a\r\n", b"a\n")
+
+
+def pop3_short_lines(size: int) -> list[Frame]:
+    return _spoken(size, 110, b"+OK a\r\n", b"a\n")
+
+
 def pop3_message(size: int) -> list[Frame]:
     talk = Talk(40000, 110)
     talk.send(False, b"+OK a\r\n")
@@ -314,6 +322,11 @@ def http_chunks(size: int) -> list[Frame]:
 def http_requests(size: int) -> list[Frame]:
     """Requests without headers, whose answers never come."""
     return _spoken(size, 80, b"", b"GET a HTTP/1.1\r\n\r\n")
+
+
+def http_answers(size: int) -> list[Frame]:
+    """Answers to nothing, without headers."""
+    return _spoken(size, 80, b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 204\r\n\r\n", by_orig=False)
 
 
 def http_connects(size: int) -> list[Frame]:
@@ -648,9 +661,11 @@ KINDS: Final[dict[str, Callable[[int], list[Frame]]]] = {
         irc_signature, irc_peers, pop3_trickle, smtp_trickle, ftp_trickle, rdp_trickle, signatures_at_random,
         http_lines, http_many_headers, http_heads_without_crlf, http_folded, http_escapes, mail_addresses,
         mail_quotes, mail_bodies,
-        smtp_empty_lines, pop3_message, irc_lines, ftp_digits, xmpp_tags, ssh_banners, sip_letters, http_bombs,
+        smtp_empty_lines, smtp_short_lines, pop3_short_lines,
+        pop3_message, irc_lines, ftp_digits, xmpp_tags, ssh_banners, sip_letters, http_bombs,
         http_bombs_apart, http_past_hole, http_after_gzip, tls_tiny_records, tls_certificates, tls_long_lists,
-        dtls_fragments, http_chunks, http_requests, http_connects, websocket_frames, websocket_bytes, mqtt_pings,
+        dtls_fragments, http_chunks, http_requests, http_answers,
+        http_connects, websocket_frames, websocket_bytes, mqtt_pings,
         xmpp_small_tags, dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges,
         irc_joins, snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order,
         backwards, waiting, syn_flood,

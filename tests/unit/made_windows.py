@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from feature_extractors.features.encoding import Encoded, encoded
+from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import CONN_STATES, Connections, LogEntry, Packets, Windows
 
 START = 1_763_769_600.0
@@ -151,6 +153,11 @@ def _windows(rows, packets, logs) -> Windows:  # type: ignore[no-untyped-def]
 def changed(windows: Windows, **columns: object) -> Windows:
     """The same windows with some columns of their connections replaced."""
     return replace(windows, connections=replace(windows.connections, **columns))  # type: ignore[arg-type]
+
+
+def block_of(windows: Windows) -> Encoded:
+    """The windows as a detector receives them."""
+    return encoded(windows, load_schema())
 
 
 def without_logs(windows: Windows) -> Windows:

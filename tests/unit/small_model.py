@@ -16,8 +16,9 @@ from cmdana_plugin.detector.mixture import Mixture
 from cmdana_plugin.detector.network import Network, Shape
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import Trees
-from feature_extractors.features.encoding import FIRST_SIZES, TOKEN_WIDTH
+from feature_extractors.features.encoding import FIRST_SIZES
 from feature_extractors.features.schema import PACKET_FIELDS, load_schema
+from feature_extractors.features.tokens import TOKEN_WIDTH
 
 CLASSES = ("flood", "guess", "scan")
 

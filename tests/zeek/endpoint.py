@@ -15,7 +15,7 @@ from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.live import run
 from feature_extractors.errors import CmdanaError
-from feature_extractors.features.encoding import Block
+from feature_extractors.features.encoding import Encoded
 from feature_extractors.features.schema import load_schema
 
 
@@ -28,14 +28,14 @@ class StandIn:
     def __init__(self, slow: float = 0.0) -> None:
         self._slow = slow
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         time.sleep(self._slow)
         n = len(windows)
         p = np.where(windows.connections.resp_bytes >= 5_000, 1e-6, 0.5)
         reliance = np.tile([0.0, 1.0, 0.0, 0.0], (n, 1))
         return Scores(score_of(p), p, {}, reliance, [""] * n)
 
-    def explain(self, windows: Block, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         return [["the responder sent much"] for _ in rows]
 
 

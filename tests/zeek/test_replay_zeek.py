@@ -8,22 +8,23 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from attack import write
-from endpoint import StandIn, judge
+from endpoint import judge
 from rig import SCRIPTS
 
 from cmdana_plugin.cli.judging import load_judge
 from cmdana_plugin.config import Config, Endpoint, Logs, Zeek
-from cmdana_plugin.endpoint.live import ZeekError, replay_through_zeek
-from cmdana_plugin.endpoint.wire import BRIEF
+from cmdana_plugin.endpoint import zeek_replay
+from cmdana_plugin.endpoint.observed import BRIEF
+from cmdana_plugin.endpoint.zeek_replay import ZeekError, replay_through_zeek
 from cmdana_plugin.replay import embedded
 from cmdana_plugin.replay.embedded import Summary
-from feature_extractors.features.encoding import Block
 from feature_extractors.observations import Windows, concat
 
 pytestmark = [
@@ -39,25 +40,13 @@ def rows(folder: Path, stream: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class Keeper(StandIn):
-    """Keeps the windows that it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[Windows] = []
-
-    def receive(self, windows: Block) -> Any:
-        self.kept.append(windows)
-        return super().receive(windows)
-
-
 def through_zeek(capture: Path, out: Path, config: Config = JSON) -> tuple[Windows, Summary]:
     out.mkdir(parents=True, exist_ok=True)
-    made = judge(config)
-    keeper = Keeper()
-    made.detector = keeper
-    summary = replay_through_zeek([capture], out, config, lambda: made)
-    return concat(keeper.kept), summary
+    kept: list[Windows] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zeek_replay, "Live", partial(zeek_replay.Live, keep=kept.append))
+        summary = replay_through_zeek([capture], out, config, lambda: judge(config))
+    return concat(kept), summary
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,10 @@ MAX_SEEN: Final = 65536  # things that are logged once a day
 RELOG_AFTER: Final = 86400.0  # seconds; X509::relog_known_certificates_after
 WEIRD_THRESHOLD: Final = 25  # rows of one name and connection
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
+FREE_ENTRIES: Final = (
+    256  # log entries of one connection that HTTP and IRC make of however few bytes; then one for each
+)
+ENTRY_BYTES: Final = 64  # bytes of both directions
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
@@ -306,7 +310,7 @@ class Session:
                 self.services.pop(analyzer.service, None)
 
     def drop(self, analyzer: Analyzer) -> None:
-        """Lets go of an analyzer that has looked at more of this connection than it may; what it found stands."""
+        """Lets go of an analyzer that this connection has given more to do than it may; what it found stands."""
         self.counts.add(f"{analyzer.service}_over_budget")
         analyzer.stop()
 
@@ -366,6 +370,11 @@ class Analyzer:
     def over(self) -> bool:
         """Whether nothing more is wanted, asked anew after content was handed in."""
         return self.done
+
+
+def crowded(entries: int, said: int) -> bool:
+    """Whether so many log entries are more than so many bytes of lines, of both directions, come to."""
+    return entries > FREE_ENTRIES + said // ENTRY_BYTES
 
 
 class Reader:
@@ -557,5 +566,5 @@ def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
 
 __all__ = [
     "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "ParseError", "Reader", "Run",
-    "Session", "number", "text",
+    "Session", "crowded", "number", "text",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers.base import Fields, ParseError, Session, text
+from feature_extractors.content.analyzers.base import Fields, ParseError, Session, crowded, text
 from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.mail import LineProtocol
 
@@ -35,12 +35,15 @@ class Irc(LineProtocol):
         self._user: str | None = None
         self._addl: str | None = None  # what was said last, which Zeek goes on saying
         self._confirmed = False
+        self._made = 0  # log entries
+        self._said = 0  # bytes of lines, of both sides
 
     def _pass(self, is_orig: bool, lines: Lines) -> bool:
         lines.past_empty()
         return True
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
+        self._said += len(line) + 2
         line = line.strip(b" ")
         if line[:1] == b"@":
             line = line.partition(b" ")[2].lstrip(b" ")
@@ -84,13 +87,19 @@ class Irc(LineProtocol):
             channels, _, keys = rest.lstrip(b" ").lstrip(b":").partition(b" ")
             passwords = keys.split(b",")
             for i, channel in enumerate(channels.split(b",")[:20]):
+                if self.done or self.session.full():
+                    continue
                 key = passwords[i] if i < len(passwords) else b""
                 self._entry(
                     ts, command, text(channel, 128), f" with channel key: '{text(key, 128)}'" if key else ""
                 )
 
     def _entry(self, ts: float, command: str, value: str, addl: str | None = None) -> None:
-        if self.session.full():
+        if self.done or self.session.full():
+            return
+        self._made += 1
+        if crowded(self._made, self._said):
+            self.session.drop(self)
             return
         fields: Fields = {"command": command, "value": value}
         if self._nick is not None:

@@ -19,6 +19,7 @@ from feature_extractors.content.analyzers.base import (
     Fields,
     ParseError,
     Session,
+    crowded,
     number,
     text,
 )
@@ -106,6 +107,7 @@ class Http(Analyzer):
         self._request = 0
         self._response = 0
         self._depth = 0
+        self._said = 0  # bytes of lines, of both sides
         self._connect = False
         self._code = 0
         self._inside: Analyzer | None = None
@@ -153,7 +155,9 @@ class Http(Analyzer):
                 side.chunks += few[1]
                 side.body.take(ts, few[0], side.entry)
                 continue
+            before = len(lines)
             if state == _HEADERS and (block := lines.block()) is not None:
+                self._said += before - len(lines)
                 self._header_block(is_orig, side, block)
             elif state in (_HEADERS, _TRAILER) and side.headers >= MAX_HEADERS:
                 self._header_whole(is_orig, side)
@@ -164,6 +168,7 @@ class Http(Analyzer):
                 line = lines.line()
                 if line is None:
                     return
+                self._said += before - len(lines)
                 self._line(is_orig, side, line)
             if self.done or self._hand_on(is_orig, ts, lines):
                 return
@@ -353,6 +358,9 @@ class Http(Analyzer):
         if entry is None:
             self._depth += 1
             entry = {"trans_depth": self._depth, "request_body_len": 0, "response_body_len": 0}
+            if crowded(self._depth, self._said):
+                self.session.drop(self)
+                return entry
             if self.session.logs:
                 entry["tags"] = []
             self.session.log("http", self._ts, entry)

@@ -10,6 +10,7 @@ _TINY: Final = 8  # bytes of chunks that are read many at once
 _HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
 _RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
 _EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
+_SHORT: Final = [re.compile(rb"(?:[^\r\n]{0,%d}+\r?\n)*+" % n) for n in range(4)]
 _DOT: Final = re.compile(rb"\n\.\r?\n")
 _BLANK: Final = re.compile(rb"\n\r?\n")
 
@@ -102,6 +103,12 @@ class Lines:
     def past_empty(self) -> None:
         """Passes over empty lines at once."""
         found = _EMPTY.match(self._buffer, self._pos)
+        if found is not None:
+            self._pos = found.end()
+
+    def past_short(self, most: int) -> None:
+        """Passes over whole lines of so many characters at most, 3 at the most, all at once."""
+        found = _SHORT[most].match(self._buffer, self._pos)
         if found is not None:
             self._pos = found.end()
 

@@ -221,7 +221,7 @@ class Smtp(LineProtocol):
         if self._state == "data":
             return self._in_header or self._mime is not None or lines.past_body()
         if self._state != "auth":
-            lines.past_empty()
+            lines.past_short(3)  # no command is as short
         return True
 
     def _wait(self, command: bytes) -> None:
@@ -404,7 +404,7 @@ class Pop3(LineProtocol):
 
     def _pass(self, is_orig: bool, lines: Lines) -> bool:
         if is_orig:
-            lines.past_empty()
+            lines.past_short(2)
         elif self._multiline:
             return lines.past_body()
         return True

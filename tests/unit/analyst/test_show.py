@@ -7,6 +7,7 @@ import pytest
 from cmdana_plugin import compile_cache as compiled
 from cmdana_plugin.analyst import terminal as show
 from cmdana_plugin.cli import options
+from cmdana_plugin.replay import Summary
 
 
 def test_long_work_in_a_log_file_says_where_it_is_every_half_minute(
@@ -37,3 +38,11 @@ def test_a_first_run_says_that_it_compiles_and_a_later_one_does_not(
     options.say_if_it_compiles("training")
     assert capsys.readouterr().err == ""
     assert (compiled.kept(), compiled.kept("tracker")) == (1, 0)
+
+
+def test_hosts_whose_evidence_was_let_go_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for forgotten, said in ((0, False), (899_995, True)):
+        made = Summary(["a.pcap"], forgotten=forgotten)
+        show.summary(made, tmp_path, None)
+        assert ("evidence against 899,995 hosts let go" in " ".join(capsys.readouterr().out.split())) is said
+        assert show.summary_object(made, tmp_path, None)["forgotten"] == forgotten

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_windows import changed, is_scan, office, without_logs
+from made_windows import block_of, changed, is_scan, office, without_logs
 
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector import history as state
@@ -27,7 +27,7 @@ from cmdana_plugin.training.fit import train
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors.errors import CmdanaError, SchemaError
-from feature_extractors.features.encoding import encode, encoded, take_features
+from feature_extractors.features.encoding import encode, take_features
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
 
@@ -50,7 +50,7 @@ def detector(checkpoint: Checkpoint, hosts: int = 512) -> CrossModal:
 def receive_in(checkpoint: Checkpoint, windows: Windows, size: int) -> list[Scores]:
     d = detector(checkpoint)
     return [
-        d.receive(take(windows, np.arange(i, min(i + size, len(windows)))))
+        d.receive(block_of(take(windows, np.arange(i, min(i + size, len(windows))))))
         for i in range(0, len(windows), size)
     ]
 
@@ -58,7 +58,7 @@ def receive_in(checkpoint: Checkpoint, windows: Windows, size: int) -> list[Scor
 @pytest.mark.parametrize("size", [1, 7, 255, 256, 257])
 def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoint, size: int) -> None:
     windows = office(300, seed=3, scan=30)
-    whole = detector(trained).receive(windows)
+    whole = detector(trained).receive(block_of(windows))
     parts = receive_in(trained, windows, size)
     assert np.array_equal(whole.score, np.concatenate([s.score for s in parts]))
     assert np.array_equal(whole.p_value, np.concatenate([s.p_value for s in parts]))
@@ -67,8 +67,8 @@ def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoi
 
 def test_threads_change_nothing(trained: Checkpoint) -> None:
     windows = office(1500, seed=3, scan=300)
-    one = CrossModal(trained, load_schema(), threads=1).receive(windows)
-    two = CrossModal(trained, load_schema(), threads=2).receive(windows)
+    one = CrossModal(trained, load_schema(), threads=1).receive(block_of(windows))
+    two = CrossModal(trained, load_schema(), threads=2).receive(block_of(windows))
     assert np.array_equal(one.p_value, two.p_value)
     assert np.array_equal(one.reliance, two.reliance)
 
@@ -83,7 +83,9 @@ def test_one_thread_works_where_no_cores_are_spared(trained: Checkpoint) -> None
 
     alone = CrossModal(trained, load_schema(), threads=2, spare=never)
     together = CrossModal(trained, load_schema(), threads=2)
-    assert np.array_equal(alone.receive(windows).p_value, together.receive(windows).p_value)
+    assert np.array_equal(
+        alone.receive(block_of(windows)).p_value, together.receive(block_of(windows)).p_value
+    )
     assert asked
     assert alone._pool is not None
     assert not alone._pool._threads  # none was started
@@ -111,13 +113,8 @@ def test_rows_that_look_the_same_are_found_and_encoded_once(trained: Checkpoint)
     assert np.array_equal(d.latents(often), d.latents(once)[rows])
 
 
-def test_windows_encoded_elsewhere_score_the_same_and_those_of_another_schema_are_refused(
-    trained: Checkpoint,
-) -> None:
-    windows = office(300, seed=3, scan=30)
-    block = encoded(windows, load_schema())
-    a, b = detector(trained).receive(windows), detector(trained).receive(block)
-    assert np.array_equal(a.p_value, b.p_value)
+def test_windows_encoded_by_another_schema_are_refused(trained: Checkpoint) -> None:
+    block = block_of(office(30, seed=3))
     with pytest.raises(SchemaError, match=r"windows encoded by schema other; expected"):
         detector(trained).receive(replace(block, schema="other"))
 
@@ -126,9 +123,9 @@ def test_only_what_is_asked_for_is_predicted_and_says_the_same(
     trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = office(1500, seed=3, scan=300)
-    some, gate, _ = detector(trained).raw(windows)
+    some, gate, _ = detector(trained).raw(block_of(windows))
     monkeypatch.setattr(batch, "_MANY", 1 << 30)
-    every, same_gate, _ = detector(trained).raw(windows)
+    every, same_gate, _ = detector(trained).raw(block_of(windows))
     assert np.array_equal(gate, same_gate)
     for name, raw in every.items():
         assert np.allclose(some[name], raw, atol=2e-5, equal_nan=True), name
@@ -160,8 +157,8 @@ def test_a_gpu_ranks_as_the_processor_does(trained: Checkpoint) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     windows = office(3000, seed=3, scan=300)
-    here = CrossModal(trained, load_schema()).receive(windows)
-    there = CrossModal(trained, load_schema(), device="cuda").receive(windows)
+    here = CrossModal(trained, load_schema()).receive(block_of(windows))
+    there = CrossModal(trained, load_schema(), device="cuda").receive(block_of(windows))
     assert np.allclose(here.score, there.score, atol=2e-3)
 
 
@@ -169,11 +166,11 @@ def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large
     trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = office(2000, seed=8, scan=400)
-    small = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    small = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     monkeypatch.setattr(state, "_AT_FIRST", 1 << 20)
-    large = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    large = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     monkeypatch.setattr(state, "_AT_FIRST", 16)
-    tiny = CrossModal(trained, load_schema(), hosts=1 << 13).receive(windows)
+    tiny = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     assert np.array_equal(small.p_value, large.p_value)
     assert np.array_equal(small.p_value, tiny.p_value)
 
@@ -181,7 +178,7 @@ def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large
 def test_a_score_does_not_know_what_comes_after(trained: Checkpoint) -> None:
     windows = office(200, seed=4)
     other = concat([take(windows, np.arange(100)), office(100, seed=9, scan=50)])
-    a, b = detector(trained).receive(windows), detector(trained).receive(other)
+    a, b = detector(trained).receive(block_of(windows)), detector(trained).receive(block_of(other))
     assert np.array_equal(a.score[:100], b.score[:100])
 
 
@@ -203,7 +200,7 @@ def test_scores_at_calibration_are_scores_at_run_time(
     corpus = gather([Recording(str(i), w) for i, w in enumerate(recordings)], load_schema())
     calibrated_on, stratum = components(made, corpus, Recipe(), load_schema())
     for windows, begin in zip(recordings, corpus.bounds, strict=False):
-        scored, _, own = detector(made, hosts=1 << 14).raw(windows)
+        scored, _, own = detector(made, hosts=1 << 14).raw(block_of(windows))
         rows = slice(begin, begin + len(windows))
         assert scored.keys() == calibrated_on.keys()
         for name, raw in scored.items():
@@ -216,7 +213,7 @@ def test_what_a_modality_holds_never_changes_what_is_expected_of_it(
     trained: Checkpoint, modality: int
 ) -> None:
     d = detector(trained)
-    d.receive(office(120, seed=3))
+    d.receive(block_of(office(120, seed=3)))
     assert d.seen is not None
     f = d.seen.features
     other = {
@@ -261,10 +258,10 @@ before = process()
 loaded = detector.load_detector(threads=2, hosts=1024)
 print("same" if process() == before else [a for a, b in zip(process(), before) if a != b])
 sys.path.insert(0, "tests/unit")
-from made_windows import office
+from made_windows import block_of, office
 sys.path.pop(0)
 loaded = detector.load_detector(threads=1, hosts=1024)
-loaded.receive(office(40))
+loaded.receive(block_of(office(40)))
 print("same" if process() == before else [(a, b) for a, b in zip(process(), before) if a != b])
 """
 
@@ -272,12 +269,14 @@ print("same" if process() == before else [(a, b) for a, b in zip(process(), befo
 def test_early_windows_leave_no_trace(trained: Checkpoint) -> None:
     windows = office(100, seed=5)
     d = detector(trained)
-    d.receive(changed(windows, stage=np.full(100, Stage.EARLY, np.int8)))
-    assert np.array_equal(d.receive(windows).score, detector(trained).receive(windows).score)
+    d.receive(block_of(changed(windows, stage=np.full(100, Stage.EARLY, np.int8))))
+    assert np.array_equal(
+        d.receive(block_of(windows)).score, detector(trained).receive(block_of(windows)).score
+    )
 
 
 def test_every_score_is_in_range_and_reliance_sums_to_one(trained: Checkpoint) -> None:
-    s = detector(trained).receive(office(200, seed=6, scan=20))
+    s = detector(trained).receive(block_of(office(200, seed=6, scan=20)))
     assert ((s.score >= 0) & (s.score <= 1)).all()
     assert ((s.p_value > 0) & (s.p_value <= 1)).all()
     assert np.allclose(s.reliance.sum(axis=1), 1.0)
@@ -285,20 +284,20 @@ def test_every_score_is_in_range_and_reliance_sums_to_one(trained: Checkpoint) -
 
 
 def test_a_missing_modality_gets_no_reliance(trained: Checkpoint) -> None:
-    s = detector(trained).receive(without_logs(office(60, seed=6)))
+    s = detector(trained).receive(block_of(without_logs(office(60, seed=6))))
     assert (s.reliance[:, 2] == 0).all()
     assert np.isnan(s.components["log"]).all()
 
 
 def test_no_windows_give_no_scores(trained: Checkpoint) -> None:
-    s = detector(trained).receive(take(office(3), np.arange(0)))
+    s = detector(trained).receive(block_of(take(office(3), np.arange(0))))
     assert len(s.score) == len(s.p_value) == len(s.attack) == 0
     assert s.reliance.shape == (0, 4)
 
 
 def test_later_calm_traffic_of_the_same_network_stays_near_the_nominal_rate(trained: Checkpoint) -> None:
     p = (
-        detector(trained).receive(office(6000, seed=7)).p_value[500:]
+        detector(trained).receive(block_of(office(6000, seed=7))).p_value[500:]
     )  # a host must be seen before it is known
     assert (p <= 0.01).mean() <= 0.03
 
@@ -313,7 +312,7 @@ def test_from_an_empty_state_too_the_rate_is_near_the_nominal_one(
     trained: Checkpoint, long_taught: Checkpoint, short: bool
 ) -> None:
     made = trained if short else long_taught
-    p = np.stack([detector(made).receive(office(1500, seed=s)).p_value for s in (7, 8, 9, 10)])
+    p = np.stack([detector(made).receive(block_of(office(1500, seed=s))).p_value for s in (7, 8, 9, 10)])
     assert 0.05 <= (p <= 0.1).mean() <= 0.15
     assert 0.004 <= (p <= 0.01).mean() <= 0.02
     first = p[:, :100]
@@ -328,19 +327,19 @@ def test_how_well_hosts_are_known_is_told_apart_and_survives_the_disk(
     assert set(long_taught.whole.each) == {0, 1, 2, 3}
     checkpoints.save(long_taught, tmp_path / "m.safetensors")
     again = checkpoints.load(tmp_path / "m.safetensors", load_schema())
-    one, two = (detector(m).receive(office(300, seed=9)).p_value for m in (long_taught, again))
+    one, two = (detector(m).receive(block_of(office(300, seed=9))).p_value for m in (long_taught, again))
     assert np.array_equal(one, two)
 
 
 def test_a_scan_after_a_start_stands_out(long_taught: Checkpoint) -> None:
     windows = office(600, seed=8, scan=200)
-    p, scan = detector(long_taught).receive(windows).p_value, is_scan(windows)
+    p, scan = detector(long_taught).receive(block_of(windows)).p_value, is_scan(windows)
     assert (p[scan] < np.quantile(p[~scan], 0.01)).mean() > 0.8
 
 
 def test_a_scan_in_a_known_office_stands_out_without_labels(trained: Checkpoint) -> None:
     windows = office(1500, seed=8, scan=200)
-    s, scan = detector(trained).receive(windows), None
+    s, scan = detector(trained).receive(block_of(windows)), None
     scan = is_scan(windows)
     limit = np.quantile(s.score[~scan], 0.99)
     assert (s.score[scan] > limit).mean() > 0.8
@@ -349,7 +348,7 @@ def test_a_scan_in_a_known_office_stands_out_without_labels(trained: Checkpoint)
 def test_calibrating_on_other_calm_traffic_restores_the_rate(trained: Checkpoint) -> None:
     busier = [Recording("c", office(2500, seed=10, gap=0.05, desks=3))]
     fitted = recalibrate(trained, busier)
-    p = detector(fitted).receive(office(2500, seed=11, gap=0.05, desks=3)).p_value
+    p = detector(fitted).receive(block_of(office(2500, seed=11, gap=0.05, desks=3))).p_value
     assert 0.002 <= (p <= 0.01).mean() <= 0.03
 
 
@@ -369,7 +368,7 @@ def test_labels_teach_known_attacks() -> None:
 
     made = train([recording(1), recording(2)], recipe=QUICK)
     windows = office(600, seed=3, scan=150)
-    s, scan = detector(made).receive(windows), is_scan(windows)
+    s, scan = detector(made).receive(block_of(windows)), is_scan(windows)
     assert (s.score[scan] > np.quantile(s.score[~scan], 0.99)).mean() > 0.9
 
 
@@ -391,7 +390,9 @@ def test_a_checkpoint_comes_back_as_it_was(trained: Checkpoint, tmp_path: Path) 
     checkpoints.save(trained, path)
     windows = office(150, seed=13, scan=20)
     loaded = load_detector(path, threads=1, salt=0, hosts=512)
-    assert np.array_equal(loaded.receive(windows).score, detector(trained).receive(windows).score)
+    assert np.array_equal(
+        loaded.receive(block_of(windows)).score, detector(trained).receive(block_of(windows)).score
+    )
     assert path.stat().st_size <= 20e6
     assert {"schema_digest", "data_digest", "seed", "code_digest", "recipe"} <= set(loaded.checkpoint.about)
 
@@ -413,14 +414,14 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
 
 
 def test_the_shipped_checkpoint_fits_this_schema() -> None:
-    s = load_detector(threads=1, hosts=1024).receive(office(50, scan=10))
+    s = load_detector(threads=1, hosts=1024).receive(block_of(office(50, scan=10)))
     assert np.isfinite(s.score).all()
 
 
 def test_resetting_the_named_fields_takes_most_of_the_evidence_away(trained: Checkpoint) -> None:
     d = detector(trained)
     windows = office(400, seed=14, scan=60)
-    s = d.receive(windows)
+    s = d.receive(block_of(windows))
     assert d.seen is not None
     usual = float(np.median(evidence_of(d, d.seen)))
     odd = np.argsort(-s.score)[:10]
@@ -434,8 +435,8 @@ def test_resetting_the_named_fields_takes_most_of_the_evidence_away(trained: Che
 def test_reasons_are_words_about_the_row_and_at_most_three(trained: Checkpoint) -> None:
     d = detector(trained)
     windows = office(200, seed=15, scan=40)
-    s = d.receive(windows)
-    told = d.explain(windows, s, np.flatnonzero(is_scan(windows))[-3:])
+    s = d.receive(block_of(windows))
+    told = d.explain(block_of(windows), s, np.flatnonzero(is_scan(windows))[-3:])
     assert all(0 < len(reasons) <= 3 for reasons in told)
     assert all(isinstance(r, str) and r and "nan" not in r for reasons in told for r in reasons)
 
@@ -450,11 +451,11 @@ def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
     windows = office(200, seed=16, scan=40)
     fused = {k: s for k, s in trained.strata.items() if k != "isolation"}
     plain = replace(trained, isolation=None, strata=fused, whole=None)
-    rows = np.argsort(-detector(plain).receive(windows).score)[:8]
+    rows = np.argsort(-detector(plain).receive(block_of(windows)).score)[:8]
     names = []
     for made in (plain, replace(plain, network=noise)):
         d = detector(made)
-        d.receive(windows)
+        d.receive(block_of(windows))
         assert d.seen is not None
         names.append([{f.name for f in told.fields} for told in explain_rows(d, d.seen, rows)])
     assert any(a != b for a, b in zip(*names, strict=True))

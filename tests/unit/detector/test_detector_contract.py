@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 import pytest
-from made_windows import changed, is_scan, office
+from made_windows import block_of, changed, is_scan, office
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector import checkpoint as checkpoints
@@ -25,7 +25,6 @@ from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
 from cmdana_plugin.training.fit import train
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
-from feature_extractors.features.encoding import Block, encoded
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
 
@@ -119,7 +118,7 @@ def test_it_has_a_name_and_says_what_it_was_made_with(made: Made, model: Checkpo
 
 
 def test_there_is_one_row_for_each_window(made: Made, model: Checkpoint) -> None:
-    s = made.make(model).receive(WINDOWS)
+    s = made.make(model).receive(block_of(WINDOWS))
     n = len(WINDOWS)
     assert s.score.shape == s.p_value.shape == (n,)
     assert s.reliance.shape == (n, 4)
@@ -128,7 +127,7 @@ def test_there_is_one_row_for_each_window(made: Made, model: Checkpoint) -> None
 
 
 def test_scores_and_p_values_are_in_range_and_go_opposite_ways(made: Made, model: Checkpoint) -> None:
-    s = made.make(model).receive(WINDOWS)
+    s = made.make(model).receive(block_of(WINDOWS))
     assert ((s.p_value > 0) & (s.p_value <= 1)).all()
     assert ((s.score >= 0) & (s.score < 1)).all()
     assert np.allclose(s.score, score_of(s.p_value), atol=2e-6)
@@ -141,7 +140,7 @@ def test_scores_and_p_values_are_in_range_and_go_opposite_ways(made: Made, model
 
 
 def test_reliance_is_shared_out_and_none_of_it_goes_to_what_is_missing(made: Made, model: Checkpoint) -> None:
-    s = made.make(model).receive(WINDOWS)
+    s = made.make(model).receive(block_of(WINDOWS))
     assert (s.reliance >= 0).all()
     assert np.allclose(s.reliance.sum(axis=1), 1.0)
     without = np.diff(WINDOWS.log_start) == 0
@@ -152,18 +151,18 @@ def test_reliance_is_shared_out_and_none_of_it_goes_to_what_is_missing(made: Mad
 def test_a_scan_is_odder_than_an_office(made: Made, model: Checkpoint) -> None:
     if not made.knows_windows:
         pytest.skip("its scores are not of the windows")
-    scan, s = is_scan(WINDOWS), made.make(model).receive(WINDOWS)
+    scan, s = is_scan(WINDOWS), made.make(model).receive(block_of(WINDOWS))
     assert np.median(s.score[scan]) > np.median(s.score[~scan])
     assert np.median(s.p_value[scan]) < np.median(s.p_value[~scan])
 
 
 def test_the_same_stream_gives_the_same_scores(made: Made, model: Checkpoint) -> None:
-    assert same(made.make(model).receive(WINDOWS), made.make(model).receive(WINDOWS))
+    assert same(made.make(model).receive(block_of(WINDOWS)), made.make(model).receive(block_of(WINDOWS)))
 
 
 def test_scores_are_of_the_past_only(made: Made, model: Checkpoint) -> None:
     other = concat([rows(0, 100), office(80, seed=9, scan=30)])
-    a, b = made.make(model).receive(WINDOWS), made.make(model).receive(other)
+    a, b = made.make(model).receive(block_of(WINDOWS)), made.make(model).receive(block_of(other))
     assert np.array_equal(a.p_value[:100], b.p_value[:100])
     assert np.array_equal(a.score[:100], b.score[:100])
 
@@ -174,8 +173,8 @@ def test_cut_into_chunks_the_stream_gets_the_same_scores_in_its_order(
 ) -> None:
     detector = made.make(model)
     ends = np.minimum(np.cumsum(cuts), len(WINDOWS)).tolist()
-    parts = [detector.receive(rows(a, b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    assert same(joined(parts), made.make(model).receive(WINDOWS))
+    parts = [detector.receive(block_of(rows(a, b))) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    assert same(joined(parts), made.make(model).receive(block_of(WINDOWS)))
 
 
 def test_rows_stand_in_the_order_of_their_windows(made: Made, model: Checkpoint) -> None:
@@ -183,10 +182,10 @@ def test_rows_stand_in_the_order_of_their_windows(made: Made, model: Checkpoint)
     if not made.knows_windows:
         pytest.skip("its scores are not of the windows")
     detector = made.make(model)
-    detector.receive(WINDOWS)
+    detector.receive(block_of(WINDOWS))
     asked = changed(rows(100, 200), stage=np.full(100, Stage.EARLY, np.int8))
     order = np.random.default_rng(2).permutation(100)
-    straight, shuffled = detector.receive(asked), detector.receive(take(asked, order))
+    straight, shuffled = detector.receive(block_of(asked)), detector.receive(block_of(take(asked, order)))
     assert len(np.unique(straight.p_value)) > 10
     assert np.array_equal(straight.p_value[order], shuffled.p_value)
 
@@ -195,35 +194,29 @@ def test_early_windows_leave_no_trace(made: Made, model: Checkpoint) -> None:
     if not made.knows_windows:
         pytest.skip("its scores are not of the windows")
     detector = made.make(model)
-    detector.receive(changed(WINDOWS, stage=np.full(len(WINDOWS), Stage.EARLY, np.int8)))
-    assert same(detector.receive(WINDOWS), made.make(model).receive(WINDOWS))
+    detector.receive(block_of(changed(WINDOWS, stage=np.full(len(WINDOWS), Stage.EARLY, np.int8))))
+    assert same(detector.receive(block_of(WINDOWS)), made.make(model).receive(block_of(WINDOWS)))
 
 
 def test_what_it_remembers_is_the_stream_and_not_the_process(made: Made, model: Checkpoint) -> None:
     if not made.remembers:
         pytest.skip("it has no state")
     one, other = made.make(model), made.make(model)
-    expected = [one.receive(rows(0, 150)), one.receive(rows(150, 300))]
-    other.receive(rows(0, 150))
-    made.make(model).receive(office(50, seed=8))  # another stream in between
-    assert same(other.receive(rows(150, 300)), expected[1])
+    expected = [one.receive(block_of(rows(0, 150))), one.receive(block_of(rows(150, 300)))]
+    other.receive(block_of(rows(0, 150)))
+    made.make(model).receive(block_of(office(50, seed=8)))  # another stream in between
+    assert same(other.receive(block_of(rows(150, 300))), expected[1])
 
 
 def test_an_empty_block_gives_no_scores_and_changes_nothing(made: Made, model: Checkpoint) -> None:
     detector = made.make(model)
-    for empty in (rows(0, 0), encoded(rows(0, 0), load_schema())):
-        s = detector.receive(empty)
-        assert len(s.score) == len(s.p_value) == len(s.attack) == 0
-        assert s.reliance.shape == (0, 4)
-        assert all(len(v) == 0 for v in s.components.values())
-    after = detector.receive(WINDOWS)
+    s = detector.receive(block_of(rows(0, 0)))
+    assert len(s.score) == len(s.p_value) == len(s.attack) == 0
+    assert s.reliance.shape == (0, 4)
+    assert all(len(v) == 0 for v in s.components.values())
+    after = detector.receive(block_of(WINDOWS))
     assert s.components.keys() == after.components.keys()
-    assert same(after, made.make(model).receive(WINDOWS))
-
-
-def test_windows_and_what_was_encoded_of_them_are_the_same(made: Made, model: Checkpoint) -> None:
-    block: Block = encoded(WINDOWS, load_schema())
-    assert same(made.make(model).receive(WINDOWS), made.make(model).receive(block))
+    assert same(after, made.make(model).receive(block_of(WINDOWS)))
 
 
 def test_saved_and_loaded_it_gives_the_same_scores(made: Made, model: Checkpoint, tmp_path: Path) -> None:
@@ -231,44 +224,44 @@ def test_saved_and_loaded_it_gives_the_same_scores(made: Made, model: Checkpoint
         pytest.skip("nothing of it is on disk")
     checkpoints.save(model, tmp_path / "m.safetensors")
     again = checkpoints.load(tmp_path / "m.safetensors", load_schema())
-    assert same(made.make(model).receive(WINDOWS), made.make(again).receive(WINDOWS))
+    assert same(made.make(model).receive(block_of(WINDOWS)), made.make(again).receive(block_of(WINDOWS)))
 
 
 def test_the_rows_asked_for_are_explained_in_their_order(made: Made, model: Checkpoint) -> None:
     detector = made.make(model)
-    s = detector.receive(WINDOWS)
+    s = detector.receive(block_of(WINDOWS))
     asked = np.argsort(s.p_value)[[0, 3, 1]]
-    found = detector.explain(WINDOWS, s, asked)
+    found = detector.explain(block_of(WINDOWS), s, asked)
     assert len(found) == 3
     assert all(isinstance(reason, str) and reason for some in found for reason in some)
     if made.knows_windows:
         assert all(found)
     for row, some in zip(asked, found, strict=True):
-        assert detector.explain(WINDOWS, s, np.array([row])) == [some]
-    assert detector.explain(WINDOWS, s, np.zeros(0, np.int64)) == []
+        assert detector.explain(block_of(WINDOWS), s, np.array([row])) == [some]
+    assert detector.explain(block_of(WINDOWS), s, np.zeros(0, np.int64)) == []
 
 
 def test_a_block_may_be_explained_when_later_ones_have_been_scored(made: Made, model: Checkpoint) -> None:
     detector = made.make(model)
-    block = rows(0, 200)
+    block = block_of(rows(0, 200))
     s = detector.receive(block)
     asked = np.argsort(s.p_value)[:2]
     before = detector.explain(block, s, asked)
-    detector.receive(rows(200, 300))
+    detector.receive(block_of(rows(200, 300)))
     assert detector.explain(block, s, asked) == before
 
 
 def test_explaining_changes_no_score(made: Made, model: Checkpoint) -> None:
     one, other = made.make(model), made.make(model)
-    s = one.receive(rows(0, 200))
-    one.explain(rows(0, 200), s, np.argsort(s.p_value)[:2])
-    other.receive(rows(0, 200))
-    assert same(one.receive(rows(200, 300)), other.receive(rows(200, 300)))
+    s = one.receive(block_of(rows(0, 200)))
+    one.explain(block_of(rows(0, 200)), s, np.argsort(s.p_value)[:2])
+    other.receive(block_of(rows(0, 200)))
+    assert same(one.receive(block_of(rows(200, 300))), other.receive(block_of(rows(200, 300))))
 
 
 def test_its_scores_are_its_own_to_keep(made: Made, model: Checkpoint) -> None:
     detector = made.make(model)
-    s = detector.receive(rows(0, 200))
+    s = detector.receive(block_of(rows(0, 200)))
     kept = replace(s, score=s.score.copy(), p_value=s.p_value.copy(), reliance=s.reliance.copy())
-    detector.receive(rows(200, 300))
+    detector.receive(block_of(rows(200, 300)))
     assert same(s, kept)

@@ -21,6 +21,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_mutated_model_is_refused_in_one_line_or_gives_scores(small: bytes) -> None:
     mutator, judge = Mutator(small), Judge(small)
     assert judge.judge(small) == "scored"
-    found = Counter(judge.judge(mutator.make(random.Random(f"test {k}"))) for k in range(300))
+    found = Counter(
+        judge.judge_mutant(mutator.make(random.Random(f"test {k}")), whole_way=True) for k in range(300)
+    )
     assert found["refused"] > 100
     assert found["scored"] > 10

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_windows import office
+from made_windows import block_of, office
 
 from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.detector.site_history import COMPONENT, WithSiteHistory
-from feature_extractors.features.encoding import Block
+from feature_extractors.features.encoding import Encoded
 from feature_extractors.observations import Stage, Windows, concat, take
 
 
@@ -18,11 +18,11 @@ class Undecided:
     name = "undecided"
     schema_digest = ""
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         n = len(windows)
         return Scores(np.zeros(n), np.ones(n), {}, np.full((n, 4), 0.25), [""] * n)
 
-    def explain(self, windows: Block, scores: Scores, rows: np.ndarray) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: np.ndarray) -> list[list[str]]:
         return [["the model's reason"] for _ in rows]
 
 
@@ -44,7 +44,7 @@ def last_dns(windows: Windows) -> int:
 
 
 def test_ordinary_traffic_is_rarely_odd() -> None:
-    scores = WithSiteHistory(Undecided()).receive(office(6000))
+    scores = WithSiteHistory(Undecided()).receive(block_of(office(6000)))
     for nominal in (0.05, 0.01, 0.001):
         assert (scores.p_value <= nominal).mean() <= nominal
 
@@ -54,9 +54,9 @@ def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
     row = last_dns(windows)
     site = WithSiteHistory(Undecided())
     odd = with_orig_bytes(windows, row, 80_000)
-    scores = site.receive(odd)
+    scores = site.receive(block_of(odd))
     assert scores.p_value[row] < 1e-3
-    (reasons,) = site.explain(odd, scores, np.array([row]))
+    (reasons,) = site.explain(block_of(odd), scores, np.array([row]))
     assert reasons[0].startswith("80 kB from the originator: 9 in 10 here are under")
     assert reasons[-1] == "the model's reason"
 
@@ -64,23 +64,25 @@ def test_an_upload_a_thousand_times_the_usual_is_odd_and_says_so() -> None:
 def test_a_name_far_longer_than_this_site_asks_for_is_odd() -> None:
     windows = office(3000)
     row = last_dns(windows)
-    scores = WithSiteHistory(Undecided()).receive(with_name(windows, row, "a" * 200 + ".example"))
+    scores = WithSiteHistory(Undecided()).receive(block_of(with_name(windows, row, "a" * 200 + ".example")))
     assert scores.p_value[row] < 1e-4
     assert scores.score[row] > 0.5
 
 
 def test_the_first_connections_of_a_service_are_never_odd() -> None:
     windows = office(60)
-    scores = WithSiteHistory(Undecided()).receive(with_orig_bytes(windows, last_dns(windows), 10**9))
+    scores = WithSiteHistory(Undecided()).receive(
+        block_of(with_orig_bytes(windows, last_dns(windows), 10**9))
+    )
     assert (scores.components[COMPONENT] == 1.0).all()
 
 
 def test_an_attack_repeated_a_hundred_times_stays_odd() -> None:
     site = WithSiteHistory(Undecided())
     windows = office(3000)
-    site.receive(windows)
+    site.receive(block_of(windows))
     tunnel = with_name(take(windows, np.array([last_dns(windows)])), 0, "a" * 200 + ".example")
-    found = [float(site.receive(tunnel).p_value[0]) for _ in range(100)]
+    found = [float(site.receive(block_of(tunnel)).p_value[0]) for _ in range(100)]
     assert max(found) < 1e-3
 
 
@@ -90,17 +92,17 @@ def test_early_windows_leave_no_trace() -> None:
         windows, connections=replace(windows.connections, stage=np.full(len(windows), Stage.EARLY, np.int8))
     )
     one, other = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
-    one.receive(early)
-    assert (one.receive(windows).p_value == other.receive(windows).p_value).all()
+    one.receive(block_of(early))
+    assert (one.receive(block_of(windows)).p_value == other.receive(block_of(windows)).p_value).all()
 
 
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_the_stream_may_be_cut_anywhere(size: int) -> None:
     windows = office(1500, scan=100)
-    whole = WithSiteHistory(Undecided()).receive(windows)
+    whole = WithSiteHistory(Undecided()).receive(block_of(windows))
     site = WithSiteHistory(Undecided())
     parts = [
-        site.receive(take(windows, np.arange(b, min(b + size, len(windows)))))
+        site.receive(block_of(take(windows, np.arange(b, min(b + size, len(windows))))))
         for b in range(0, len(windows), size)
     ]
     assert (np.concatenate([p.p_value for p in parts]) == whole.p_value).all()
@@ -108,13 +110,15 @@ def test_the_stream_may_be_cut_anywhere(size: int) -> None:
 
 def test_the_score_uses_only_the_past() -> None:
     windows = office(2000)
-    before = WithSiteHistory(Undecided()).receive(take(windows, np.arange(1000)))
-    whole = WithSiteHistory(Undecided()).receive(windows)
+    before = WithSiteHistory(Undecided()).receive(block_of(take(windows, np.arange(1000))))
+    whole = WithSiteHistory(Undecided()).receive(block_of(windows))
     assert (whole.p_value[:1000] == before.p_value).all()
 
 
 def test_an_empty_block_is_no_trouble() -> None:
-    assert len(WithSiteHistory(Undecided()).receive(take(office(5), np.zeros(0, np.int64))).score) == 0
+    assert (
+        len(WithSiteHistory(Undecided()).receive(block_of(take(office(5), np.zeros(0, np.int64)))).score) == 0
+    )
 
 
 def scan(windows: Windows, ports: int) -> Windows:
@@ -142,32 +146,32 @@ def scan(windows: Windows, ports: int) -> Windows:
 def test_closed_ports_that_were_scanned_blur_no_service(ports: int) -> None:
     windows = office(3000)
     alone, scanned = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
-    scanned.receive(scan(windows, ports))
-    assert (scanned.receive(windows).p_value == alone.receive(windows).p_value).all()
+    scanned.receive(block_of(scan(windows, ports)))
+    assert (scanned.receive(block_of(windows)).p_value == alone.receive(block_of(windows)).p_value).all()
 
 
 def test_a_service_keeps_its_history_through_a_scan() -> None:
     windows = office(4000)
     first, rest = take(windows, np.arange(2000)), take(windows, np.arange(2000, 4000))
     alone, scanned = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
-    alone.receive(first)
-    scanned.receive(first)
-    scanned.receive(scan(rest, 2000))
-    assert (scanned.receive(rest).p_value == alone.receive(rest).p_value).all()
+    alone.receive(block_of(first))
+    scanned.receive(block_of(first))
+    scanned.receive(block_of(scan(rest, 2000)))
+    assert (scanned.receive(block_of(rest)).p_value == alone.receive(block_of(rest)).p_value).all()
 
 
 def test_a_scan_may_be_cut_anywhere() -> None:
     windows = concat([scan(office(800), 900), office(800)])
     whole, cut = WithSiteHistory(Undecided()), WithSiteHistory(Undecided())
     parts = [
-        cut.receive(take(windows, np.arange(b, min(b + 64, len(windows)))))
+        cut.receive(block_of(take(windows, np.arange(b, min(b + 64, len(windows))))))
         for b in range(0, len(windows), 64)
     ]
-    assert (np.concatenate([p.p_value for p in parts]) == whole.receive(windows).p_value).all()
+    assert (np.concatenate([p.p_value for p in parts]) == whole.receive(block_of(windows)).p_value).all()
     assert whole._strata == cut._strata
 
 
 def test_the_key_changes_where_things_lie_and_nothing_else() -> None:
     windows = office(3000, scan=200)
-    one = WithSiteHistory(Undecided(), 1).receive(windows)
-    assert (WithSiteHistory(Undecided(), 2**127 + 5).receive(windows).p_value == one.p_value).all()
+    one = WithSiteHistory(Undecided(), 1).receive(block_of(windows))
+    assert (WithSiteHistory(Undecided(), 2**127 + 5).receive(block_of(windows)).p_value == one.p_value).all()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_windows import office
+from made_windows import block_of, office
 from safetensors.numpy import save_file
 from small_model import parts, small_checkpoint
 
@@ -281,7 +281,7 @@ def test_a_model_without_a_fault_is_loaded_as_it_was(small: Path, tmp_path: Path
     one, two = (checkpoints.load(p, load_schema()) for p in (small, again))
     assert one.about == two.about
     windows = office(60, seed=3, scan=10)
-    first, second = (CrossModal(c, load_schema(), hosts=64).receive(windows) for c in (one, two))
+    first, second = (CrossModal(c, load_schema(), hosts=64).receive(block_of(windows)) for c in (one, two))
     assert np.array_equal(first.score, second.score)
     assert np.isfinite(first.score).all()
 

@@ -5,7 +5,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from made_windows import office
+from made_windows import block_of, office
 from prometheus_client.parser import text_string_to_metric_families
 
 from cmdana_plugin.config import Config
@@ -14,7 +14,7 @@ from cmdana_plugin.decision.judge import Judge
 from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.endpoint.metrics import Numbers, serve
 from feature_extractors.errors import CmdanaError
-from feature_extractors.features.encoding import Block
+from feature_extractors.features.encoding import Encoded
 
 
 class Even:
@@ -23,13 +23,13 @@ class Even:
     name = "even"
     schema_digest = ""
 
-    def receive(self, windows: Block) -> Scores:
+    def receive(self, windows: Encoded) -> Scores:
         p = (np.arange(len(windows)) + 0.5) / max(len(windows), 1)
         return Scores(
             score_of(p), p, {}, np.tile([0.1, 0.6, 0.1, 0.2], (len(windows), 1)), [""] * len(windows)
         )
 
-    def explain(self, windows: Block, scores: Scores, rows: np.ndarray) -> list[list[str]]:
+    def explain(self, windows: Encoded, scores: Scores, rows: np.ndarray) -> list[list[str]]:
         return [["a reason"] for _ in rows]
 
 
@@ -52,7 +52,7 @@ def scraped(port: int) -> dict[tuple[str, str], float]:
 
 def test_what_was_judged_is_what_is_served() -> None:
     judge = Judge(Even(), Config())
-    judge.receive(office(2000))
+    list(judge.judged([block_of(office(2000))]))
     judge.watch.drift.lifts = {f"kind {i}": Lift(300, 5, float(i), 0, False) for i in range(30)}
     port = free_port()
     stop = serve(port, Numbers(lambda: {"disconnects": 3}, lambda: {"connected": 1.0}, judge.watch, 0.5))

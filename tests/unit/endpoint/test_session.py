@@ -6,15 +6,24 @@ import itertools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
+from made_windows import block_of, office
 from test_wire import ROW, block, payload, told, verdict
 
 from cmdana_plugin.decision.judge import Judged
+from cmdana_plugin.decision.verdict import Verdicts
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Inbox
 from cmdana_plugin.endpoint.wire import Event, PeerError
+from feature_extractors.features.encoding import take_encoded
 from feature_extractors.frames import Counts
+
+
+def judged(verdicts: Verdicts) -> Judged:
+    """What no windows at all came to, as far as the wire is concerned."""
+    return Judged(take_encoded(block_of(office(3)), np.zeros(0, np.int64)), verdicts, [], verdicts.counted())
 
 
 @pytest.fixture
@@ -71,7 +80,7 @@ def test_a_batch_that_is_refused_is_counted_as_lost_with_the_next_one(session: S
 
 
 def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
-    events = session.answer(Judged(block(verdict(), verdict(stage="early")), []))
+    events = session.answer(judged(block(verdict(), verdict(stage="early"))))
     assert [e.name for e in events] == [wire.VERDICTS]
     assert session.judged == 1
 
@@ -79,7 +88,7 @@ def test_the_answer_counts_final_verdicts_only(session: Session) -> None:
 def test_the_last_batch_of_a_run_is_answered_with_its_end(session: Session) -> None:
     session.receive([batch(1, 0, 1, last=True)])
     assert not session.finished
-    events = session.answer(Judged(block(verdict()), []))
+    events = session.answer(judged(block(verdict())))
     assert [e.name for e in events] == [wire.VERDICTS, wire.ALIVE]
     assert wire.decode_alive(events[-1].payload).finished == "r1"
     assert session.finished
@@ -116,7 +125,7 @@ def test_benign_verdicts_are_told_to_those_who_write_them_down(
     session: Session, nodes: dict[str, dict[str, bool]], told: int
 ) -> None:
     session.receive([welcome(True, node=node, **more) for node, more in nodes.items()])
-    (answer,) = session.answer(Judged(block(verdict(), verdict(verdict="benign", reasons=())), []))
+    (answer,) = session.answer(judged(block(verdict(), verdict(verdict="benign", reasons=()))))
     body = json.loads(answer.payload)
     assert (len(body["uid"]), body["finals"]) == (told, 2)
     assert session.judged == 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_wire import ROW, payload, told
 
-from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint import observed
 from cmdana_plugin.endpoint.aligner import Aligner
-from cmdana_plugin.endpoint.wire import Batch
+from cmdana_plugin.endpoint.observed import Batch
 from feature_extractors.observations import CONN_STATES, Stage
 
 
@@ -23,7 +23,7 @@ def log(uid: str, ts: float = 100.6, stream: str = "dns", **fields: Any) -> list
 
 
 def batch(*records: list[Any]) -> Batch:
-    return wire.decode_batch(payload(list(records)))
+    return observed.decode_batch(payload(list(records)))
 
 
 def logs_of(windows: Any, row: int) -> list[Any]:

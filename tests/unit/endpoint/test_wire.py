@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts, coded
-from cmdana_plugin.endpoint import wire
-from cmdana_plugin.endpoint.wire import Alive, ConnectionRow, Event, PeerError, WireError
+from cmdana_plugin.endpoint import observed, wire
+from cmdana_plugin.endpoint.observed import ConnectionRow
+from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, WireError
 from feature_extractors.observations import LogEntry
 
 ROW = ConnectionRow(
@@ -50,7 +51,7 @@ def payload(r: list[Any], /, **changes: Any) -> str:
 
 
 def test_a_batch_keeps_every_field_in_its_place() -> None:
-    batch = wire.decode_batch(payload([["dns", LOG], told(ROW)]))
+    batch = observed.decode_batch(payload([["dns", LOG], told(ROW)]))
     assert (batch.node, batch.run, batch.seq, batch.before, batch.finals, batch.last) == (
         "zeek",
         "zeek-1",
@@ -66,8 +67,8 @@ def test_a_batch_keeps_every_field_in_its_place() -> None:
 
 
 def test_the_head_is_read_without_decoding_and_only_from_our_own_form() -> None:
-    assert wire.head(payload([told(ROW)] * 3, finals=2)) == (2, 3)
-    assert wire.head("") == wire.head("{}") == wire.head('{"v":2,"node":"a\\"b"') == (0, 0)
+    assert observed.head(payload([told(ROW)] * 3, finals=2)) == (2, 3)
+    assert observed.head("") == observed.head("{}") == observed.head('{"v":2,"node":"a\\"b"') == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
     field: str, value: object, words: str
 ) -> None:
     row = ROW._replace(**{field: value})
-    batch = wire.decode_batch(payload([told(ROW), told(row), told(ROW)], finals=3))
+    batch = observed.decode_batch(payload([told(ROW), told(row), told(ROW)], finals=3))
     assert words in batch.why
     assert (batch.bad, batch.connections) == (1, [ROW, ROW])  # and the others are taken
 
@@ -126,7 +127,7 @@ def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
 )
 def test_a_message_of_the_wrong_form_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(WireError) as refusal:
-        wire.decode_batch(text)
+        observed.decode_batch(text)
     assert words in str(refusal.value)
 
 
@@ -154,7 +155,7 @@ def test_a_message_of_the_wrong_form_is_refused_in_words(text: str, words: str) 
 def test_a_record_that_cannot_be_is_counted_in_words_and_the_others_are_taken(
     record: Any, words: str
 ) -> None:
-    batch = wire.decode_batch(payload([["weird", {"ts": 1.0, "uid": "C1"}], record, told(ROW)], finals=1))
+    batch = observed.decode_batch(payload([["weird", {"ts": 1.0, "uid": "C1"}], record, told(ROW)], finals=1))
     assert words in batch.why
     assert (batch.bad, batch.connections, len(batch.logs)) == (1, [ROW], 1)
 
@@ -162,7 +163,7 @@ def test_a_record_that_cannot_be_is_counted_in_words_and_the_others_are_taken(
 @pytest.mark.parametrize("deep", ["[" * 950 + "]" * 950, '{"a":' * 950 + "1" + "}" * 950])
 def test_nesting_that_python_can_just_read_is_a_bad_record(deep: str) -> None:
     for record in ("7", '["weird",{"ts":1.0,"uid":"C1","n":7}]', '["weird",[7]]'):
-        batch = wire.decode_batch(payload([["@"]]).replace('["@"]', record.replace("7", deep)))
+        batch = observed.decode_batch(payload([["@"]]).replace('["@"]', record.replace("7", deep)))
         assert batch.bad == 1
 
 
@@ -172,13 +173,13 @@ def test_half_a_character_is_shown_as_a_question_mark_and_a_whole_one_stays() ->
         (r"\ud800", "?"), (r"\ud83d\udc3e", "\U0001f43e"), (r"\\ud800", r"\ud800"), ("\udcff", "?"),
         (r"\udfff\ud800x", "??x"),
     ):  # fmt: skip
-        (entry,) = wire.decode_batch(payload([told_in_full]).replace('"@"', f'"{said}"')).logs
+        (entry,) = observed.decode_batch(payload([told_in_full]).replace('"@"', f'"{said}"')).logs
         assert entry.fields == {"name": read}
 
 
 @given(st.text() | st.binary().map(repr))
 def test_no_text_at_all_breaks_the_decoder(text: str) -> None:
-    for decode in (wire.decode_batch, wire.decode_welcome):
+    for decode in (observed.decode_batch, wire.decode_welcome):
         with pytest.raises(WireError):
             decode(text)
 
@@ -215,7 +216,7 @@ def test_an_error_frame_is_the_peers_complaint() -> None:
     ],
 )
 def test_log_fields_are_flat_and_bear_zeeks_names(fields: Any, expected: Any) -> None:
-    entry = wire.log_entry("x", {"ts": 1.0, "uid": "C1"} | fields)
+    entry = observed.log_entry("x", {"ts": 1.0, "uid": "C1"} | fields)
     assert entry is not None
     assert entry.fields == expected
 
@@ -224,7 +225,7 @@ def test_log_fields_are_flat_and_bear_zeeks_names(fields: Any, expected: Any) ->
     "record", [{"ts": 1.0}, {"uid": "C1"}, {"ts": "1", "uid": "C1"}, {"ts": 1, "uid": "a b"}, {}]
 )
 def test_a_log_record_that_belongs_to_no_connection_is_none(record: Any) -> None:
-    assert wire.log_entry("weird", record) is None
+    assert observed.log_entry("weird", record) is None
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_a_log_record_that_belongs_to_no_connection_is_none(record: Any) -> None
 def test_a_log_told_in_brief_has_the_fields_and_the_types_of_one_told_in_full(
     brief: list[Any], expected: LogEntry
 ) -> None:
-    (entry,) = wire.decode_batch(payload([brief])).logs
+    (entry,) = observed.decode_batch(payload([brief])).logs
     assert entry == expected
     assert {name: type(v) for name, v in entry.fields.items()} == {
         name: type(v) for name, v in expected.fields.items()
@@ -265,7 +266,7 @@ def test_a_log_told_in_brief_has_the_fields_and_the_types_of_one_told_in_full(
 
 
 def test_a_certificate_needs_no_uid() -> None:
-    entry = wire.log_entry("x509", {"ts": 1.0, "fingerprint": "ab"})
+    entry = observed.log_entry("x509", {"ts": 1.0, "fingerprint": "ab"})
     assert entry == LogEntry("x509", 1.0, "", {"fingerprint": "ab"})
 
 
@@ -348,12 +349,12 @@ def test_no_verdicts_are_no_events() -> None:
 
 
 def test_the_sample_has_every_kind_of_thing_in_it() -> None:
-    batch = wire.decode_batch(wire.sample())
+    batch = observed.decode_batch(observed.sample())
     assert {row.stage for row in batch.connections} == {0, 1}
     assert {row.ip_proto for row in batch.connections} == {6, 17}
     assert {":" in row.orig_h for row in batch.connections} == {True, False}
     assert {bool(row.packets) for row in batch.connections} == {True, False}
-    assert {entry.stream for entry in batch.logs} == {*wire.BRIEF, "weird"}
+    assert {entry.stream for entry in batch.logs} == {*observed.BRIEF, "weird"}
 
 
 def test_the_heartbeat_comes_back_as_it_was() -> None:

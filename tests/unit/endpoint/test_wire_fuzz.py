@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from fuzz_wire import ATOMS, ME, SECRET, TOPIC, Fuzzer, bases, fuzz
 
-from cmdana_plugin.endpoint import wire
+from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.seal import sealed_by_zeek
 from cmdana_plugin.endpoint.wire import Event
 
@@ -68,7 +68,7 @@ def test_any_records_whatever_in_a_batch_are_counted_and_an_ordinary_one_beside_
     ordinary = json.loads(bases()[1])
     mixed = ordinary["r"] + records
     text = json.dumps(ordinary | {"r": mixed, "records": len(mixed), "to": ME}, separators=(",", ":"))
-    batch = wire.decode_batch(text)
+    batch = observed.decode_batch(text)
     assert [row.uid for row in batch.connections][:1] == ["C1"]
     assert batch.bad <= len(records)
     fuzzer.aligner.receive([batch])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_windows import is_scan, office
+from made_windows import block_of, is_scan, office
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.attacker import CHANGES, perturbed
@@ -146,16 +146,16 @@ def test_an_incident_is_found_when_a_notice_rests_on_it_and_calm_traffic_gives_f
     p = np.where(r.label == 1, 1e-6, 0.5)
     calm = np.flatnonzero(r.label == 0)
     quiet = Counted()
-    quiet.add(r, scores_of(p), Config())
+    quiet.add(r, block_of(r.windows), scores_of(p), Config())
     told = quiet.section()
     assert (told["incidents"], told["found"], told["false"]) == (1, 1, 0)
     assert told["families"]["scan"][3] <= 3
     p[calm[5]] = 1e-9
     noisy = Counted()
-    noisy.add(r, scores_of(p), Config())
+    noisy.add(r, block_of(r.windows), scores_of(p), Config())
     assert noisy.section()["false"] == 1
     blind = Counted()
-    blind.add(r, scores_of(np.full(len(p), 0.5)), Config())
+    blind.add(r, block_of(r.windows), scores_of(np.full(len(p), 0.5)), Config())
     assert (blind.section()["found"], blind.section()["delay"]) == (0, None)
 
 

@@ -20,7 +20,7 @@ from cmdana_plugin import notebook
 from cmdana_plugin.detector import checkpoint
 from feature_extractors import CaptureError, CmdanaError, Counts, Windows, concat, take
 
-OFFERED = ("calibrate", "extract", "fit", "judge", "load_detector", "read")
+OFFERED = ("calibrate", "encode", "extract", "fit", "judge", "load_detector", "read")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_the_package_offers_the_six_steps_and_nothing_else() -> None:
+def test_the_package_offers_the_seven_steps_and_nothing_else() -> None:
     assert dir(cmdana_plugin) == list(OFFERED)
     assert [getattr(cmdana_plugin, name) for name in OFFERED] == [getattr(notebook, name) for name in OFFERED]
 
@@ -103,7 +103,7 @@ def test_the_verdicts_are_those_of_replay(windows: Windows, folder: Path, tmp_pa
     from cmdana_plugin.config import Config
 
     judged = next(cmdana_plugin.judge([windows]))
-    replayed = load_judge(Config()).receive(windows)
+    (replayed,) = load_judge(Config()).judged([cmdana_plugin.encode(windows)])
     assert judged.verdicts.verdict.counted() == replayed.verdicts.verdict.counted()
     assert np.allclose(judged.verdicts.score, replayed.verdicts.score)
 

@@ -18,7 +18,6 @@ MOST_ENTRIES: Final = 16
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final = {
     "cmdana_plugin.analyst.report": "gathers, then renders: one page",
-    "cmdana_plugin.endpoint.wire": "Zeek's message format both ways, value by value",
     "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
 }
 # Rooms above `MOST_ENTRIES`.

@@ -54,6 +54,15 @@ def may_make_namespaces() -> bool:
     return made.returncode == 0
 
 
+@pytest.fixture(autouse=True)
+def free_laboratory() -> None:
+    """One recording at a time: two would starve each other."""
+    if not may_make_namespaces():
+        pytest.skip("no network namespaces may be made here")
+    if busy := net.living():
+        pytest.skip(f"a laboratory is recording already: {busy[0]}")
+
+
 def start(folder: Path, seconds: int) -> subprocess.Popen[str]:
     (folder / "tiny.yaml").write_text(SCENARIO, encoding="utf-8")
     argv = (sys.executable, "-m", "benchmarks.lab", "record", "--scenario", str(folder / "tiny.yaml"))
@@ -111,8 +120,6 @@ def wait_for_frames(process: subprocess.Popen[str], folder: Path) -> str:
 
 @pytest.mark.timeout(240)
 def test_a_recording_is_labelled_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    if not may_make_namespaces():
-        pytest.skip("no network namespaces may be made here")
     process = start(tmp_path, 12)
     ident = wait_for_frames(process, tmp_path)
     out, err = process.communicate(timeout=180)
@@ -132,8 +139,6 @@ def test_a_recording_is_labelled_whole_and_leaves_nothing_behind(tmp_path: Path)
 
 @pytest.mark.timeout(240)
 def test_stopped_early_it_still_writes_what_it_has_and_cleans_up(tmp_path: Path) -> None:
-    if not may_make_namespaces():
-        pytest.skip("no network namespaces may be made here")
     process = start(tmp_path, 600)
     ident = wait_for_frames(process, tmp_path)
     time.sleep(2)
@@ -148,8 +153,6 @@ def test_stopped_early_it_still_writes_what_it_has_and_cleans_up(tmp_path: Path)
 
 @pytest.mark.timeout(240)
 def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Path) -> None:
-    if not may_make_namespaces():
-        pytest.skip("no network namespaces may be made here")
     process = start(tmp_path, 600)
     ident = wait_for_frames(process, tmp_path)
     process.kill()
@@ -166,8 +169,6 @@ def test_after_a_crash_clean_removes_namespaces_processes_and_files(tmp_path: Pa
 
 @pytest.mark.timeout(240)
 def test_what_cannot_be_set_up_is_told_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
-    if not may_make_namespaces():
-        pytest.skip("no network namespaces may be made here")
     scenario = SCENARIO.replace("10.77.0.0/24", "10.77.0.0/24\ndomain: not-a-zone." + "x" * 70 + ".example")
     (tmp_path / "tiny.yaml").write_text(scenario, encoding="utf-8")
     argv = (sys.executable, "-m", "benchmarks.lab", "record", "--scenario", str(tmp_path / "tiny.yaml"))
@@ -184,8 +185,6 @@ def test_what_cannot_be_set_up_is_told_in_one_line_and_nothing_is_left(tmp_path:
 
 
 def test_a_server_started_apart_writes_nothing_into_the_machines_own_notes(tmp_path: Path) -> None:
-    if not may_make_namespaces():
-        pytest.skip("no network namespaces may be made here")
     (tmp_path / "log").mkdir()
     note, apart = tmp_path / "log" / "btmp", ROOT / "benchmarks" / "lab" / "programs" / "apart.py"
     note.write_text("kept")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields
@@ -137,6 +138,23 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
     beside.close()
     with pytest.raises(ProcessLookupError):
         os.kill(numbers["pid"], 0)
+
+
+def test_closing_lets_a_reader_in_another_thread_go() -> None:
+    def work() -> Blocks:
+        yield made_up(1), {}, []
+        time.sleep(600)
+
+    beside, read = Beside(work), []
+    reader = threading.Thread(target=lambda: read.extend(beside))
+    reader.start()
+    deadline = time.monotonic() + 60.0
+    while not read and time.monotonic() < deadline:
+        time.sleep(0.01)
+    beside.close()
+    reader.join(60.0)
+    assert not reader.is_alive()
+    assert len(read) == 1
 
 
 def test_few_windows_are_handed_on_though_no_more_come() -> None:

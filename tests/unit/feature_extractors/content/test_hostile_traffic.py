@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments, stream
 
-from feature_extractors.content.analyzers.base import MAX_NESTED
+from feature_extractors.content.analyzers.base import FREE_ENTRIES, MAX_NESTED
 from feature_extractors.content.analyzers.http import Http
 from feature_extractors.content.analyzers.http_body import EXPANSION, FREE_EXPANSION
 from feature_extractors.content.analyzers.mail import _address, _listed
@@ -103,6 +103,45 @@ def test_an_analyzer_that_has_looked_at_too_much_is_let_go_and_counted() -> None
     assert content.counts.by_reason["http_over_budget"] == 1
     assert service == "http", "what it found stands"
     assert 15 < len(entries) < 25
+
+
+@pytest.mark.parametrize("size", [1460, 64, 100_000])
+@pytest.mark.parametrize(
+    ("port", "by_orig", "said"),
+    [
+        (80, True, b"GET a HTTP/1.1\r\n\r\n"), (80, False, b"HTTP/1.1 204\r\n\r\n"),
+        (6667, True, b"JOIN " + b"a," * 20 + b"\r\n"),
+    ],
+)  # fmt: skip
+def test_more_log_entries_than_their_bytes_come_to_end_an_analyzer_that_is_counted(
+    port: int, by_orig: bool, said: bytes, size: int
+) -> None:
+    first = [(True, GET)] if not by_orig else []
+    service, entries, content = analysed(stream([*first, (by_orig, said * 2000)], port, size))
+    assert FREE_ENTRIES < len(entries) < 2 * FREE_ENTRIES
+    assert content.counts.by_reason[f"{service}_over_budget"] == 1
+    _, whole, _ = analysed(stream([*first, (by_orig, said * 2000)], port))
+    assert entries == whole, "however it is cut"
+
+
+def test_the_smallest_requests_that_are_answered_are_all_told() -> None:
+    request = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    _, entries, content = analysed(stream([(True, request), (False, answer)] * 3000, 80))
+    assert len(entries) == 3000
+    assert not content.counts.by_reason
+
+
+@pytest.mark.parametrize("line", [b"", b"a", b"ab", b"abc"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_lines_too_short_for_a_command_are_passed_over_however_they_come(line: bytes, end: bytes) -> None:
+    said = [
+        (False, b"220 a\r\n"), (True, (line + end) * 50 + b"MAIL FROM:<a@b>\r\n"), (False, b"250 ok\r\n"),
+        (True, (line + end) * 50 + b"RCPT TO:<c@d>\r\n" + line), (False, b"250 ok\r\n"),
+    ]  # fmt: skip
+    for size in (1, 3, 100_000):
+        _, entries, _ = analysed(stream(said, 25, size))
+        assert (entries[0].fields["mailfrom"], entries[0].fields["rcptto"]) == ("a@b", ["c@d"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 100_000])

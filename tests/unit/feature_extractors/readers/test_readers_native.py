@@ -187,7 +187,7 @@ def test_where_a_read_ends_changes_nothing(
         "pcapng": make.pcapng(made),
         "pcapng of two orders": make.pcapng(made[:30]) + make.pcapng(made[30:], order=">"),
     }[name]
-    monkeypatch.setattr(native, "_READ", size)
+    monkeypatch.setattr(native.NativeReader.__init__, "__defaults__", (size,))
     assert read(content, tmp_path) == (made, {})
 
 

@@ -1,0 +1,35 @@
+"""Python's cycle collector is left as it is, but in the process that extracts: there it looks seldom."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+from made_windows import block_of, office
+
+from cmdana_plugin.config import Config
+from cmdana_plugin.replay.embedded import Summary, extract
+from cmdana_plugin.replay.extraction_process import Beside, Part, lock_in
+
+REFERENCE = Path(__file__).parents[3] / "cmdana_plugin" / "models" / "reference.pcap.gz"
+
+
+def test_the_process_that_extracts_looks_seldom_and_never_at_what_was_loaded() -> None:
+    def work() -> Iterator[Part]:
+        block = block_of(office(3))
+        lock_in()
+        yield block, {"threshold": gc.get_threshold()[0], "frozen": gc.get_freeze_count()}, []
+
+    before = gc.get_threshold(), gc.get_freeze_count()
+    ((_, numbers, _),) = Beside(work)
+    assert numbers["threshold"] > before[0][0]
+    assert numbers["frozen"] > 10_000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+
+
+def test_extraction_in_a_process_of_somebody_else_changes_nothing_of_it() -> None:
+    before = gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()
+    blocks = list(extract([REFERENCE], Config(), Summary([])))
+    assert sum(map(len, blocks)) > 3
+    assert (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()) == before
