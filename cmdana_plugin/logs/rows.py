@@ -112,6 +112,9 @@ _SPECIAL: Final = re.compile(r"[\x00-\x1f\x7f]|\\(?!x[0-9a-f]{2})|[\ud800-\udfff
 _SPECIAL_IN_SET: Final = re.compile(r"[\x00-\x1f\x7f,]|\\(?!x[0-9a-f]{2})|[\ud800-\udfff]")
 
 
+_ODD: Final = frozenset(("", "-", "(empty)"))  # texts that read like none
+
+
 def _escape(match: re.Match[str]) -> str:
     char = match.group()
     return "\\\\" if char == "\\" else "".join(f"\\x{b:02x}" for b in char.encode("utf-8", "surrogatepass"))
@@ -119,11 +122,11 @@ def _escape(match: re.Match[str]) -> str:
 
 def _text(value: str, special: re.Pattern[str] = _SPECIAL) -> str:
     # Analyzers have put bytes that are no text as \xNN already (`content.analyzers.base.text`).
-    if value.isalnum():
-        return value
+    if value.isascii() and value.isprintable() and "\\" not in value and value not in _ODD:
+        return value if special is _SPECIAL else value.replace(",", "\\x2c")
     if not value:
         return "(empty)"
-    if value in ("-", "(empty)"):
+    if value in _ODD:
         return f"\\x{ord(value[0]):02x}{value[1:]}"
     return special.sub(_escape, value) if special.search(value) else value
 
