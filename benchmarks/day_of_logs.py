@@ -120,8 +120,9 @@ def verdicts(day: Path, seed: int = 1) -> None:
     from cmdana_plugin.decision.incidents import Decider
     from cmdana_plugin.decision.verdict import Verdict
     from cmdana_plugin.detector.scores import score_of
+    from cmdana_plugin.logs.notices import notice_row
     from cmdana_plugin.logs.reader import find_logs, number, read_rows, text
-    from cmdana_plugin.logs.streams import CMDANA, NOTICE, LogWriter, notice_row
+    from cmdana_plugin.logs.streams import CMDANA, NOTICE, LogWriter
 
     rng = random.Random(seed)
     decider = Decider(Budget(connections_per_day=1_000_000), Incident())
@@ -140,13 +141,13 @@ def verdicts(day: Path, seed: int = 1) -> None:
                 community_id=text(row, "community_id"), stage="final", score=score, p_value=p,
                 threshold=decider.threshold, verdict="anomalous" if odd else "benign", packet_reliance=0.0,
                 connection_reliance=0.5, log_reliance=0.2, state_reliance=0.3, modalities=("connection",),
-                reasons=("far from all connections seen in training (p=0.0001)",) if odd else (), model="made-up 1",
+                reasons=("unlike any traffic seen in training (p=0.0001)",) if odd else (), model="made-up 1",
             )  # fmt: skip
             rows.append(verdict)
             if len(rows) == 8192:
                 cmdana.write(rows, end)
                 rows.clear()
-            notice.write([notice_row(n) for n in decider.receive(verdict, end)], end)
+            notice.write([notice_row(n) for n in decider.receive(verdict, end, "density")], end)
     cmdana.write(rows, end)
     cmdana.close()
     notice.close()

@@ -66,7 +66,10 @@ STREAMS: Final[Streams] = {
         *_ID, ("note", "enum", "CMDANA::Anomalous_Host"), ("msg", "string", "10.0.0.1 is behind 3 odd connections"),
         ("sub", "string", "evidence 12 decades"), ("src", "addr", "10.0.0.1"), ("dst", "addr", "-"),
         ("p", "port", "53"), ("n", "count", "3"), ("actions", "set[enum]", "Notice::ACTION_LOG"),
-        ("suppress_for", "interval", "3600.0"),
+        ("suppress_for", "interval", "3600.0"), ("cmdana.role", "string", "originator"),
+        ("cmdana.host", "addr", "10.0.0.1"), ("cmdana.score", "double", "0.9"), ("cmdana.evidence", "double", "12.5"),
+        ("cmdana.services", "vector[string]", "dns,22/tcp"), ("cmdana.reasons", "vector[string]", "many bytes"),
+        ("cmdana.latest_reasons", "vector[string]", "-"),
     ),
 }  # fmt: skip
 ODD: Final = (

@@ -140,7 +140,7 @@ class Analyzers:
 
         made_segments.segments = listening
         try:
-            folder = ROOT / "tests" / "unit"
+            folder = ROOT / "tests" / "unit" / "feature_extractors" / "content"
             some = [folder / "test_content.py", *sorted((folder / "analyzers").glob("test_[!f]*.py"))]
             with redirect_stdout(StringIO()):
                 pytest.main([*map(str, some), "-q", "-p", "no:cacheprovider"])

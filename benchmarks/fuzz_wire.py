@@ -136,7 +136,7 @@ class Fuzzer:
         if kind < 0.88:
             return text[:at]
         if kind < 0.93:  # a name said twice
-            return text.replace("{", '{"seq":7,"r":[],"v":5,', 1)
+            return text.replace("{", f'{{"seq":7,"r":[],"v":{wire.WIRE_VERSION},', 1)
         try:
             tree = json.loads(text)
         except (ValueError, RecursionError):

@@ -279,7 +279,7 @@ _PATHS: Final = (
     ("endpoint", "key_file"),
     ("zeek", "scripts"),
 )
-_MOST: Final = 1024 * 1024  # bytes of a file
+_MAX_BYTES: Final = 1024 * 1024  # bytes of a file
 _MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
 _DOTS_HERE: Final = 2000
 
@@ -331,9 +331,9 @@ def _read(path: Path, *, follow: bool = True) -> tuple[bytes, str]:
         os.close(file)
         raise ConfigError(f"{path}: cannot be read: it is no regular file")
     with open(file, "rb") as opened:
-        text = opened.read(_MOST + 1)
-    if len(text) > _MOST:
-        raise ConfigError(f"{path}: is too long; expected at most {_MOST:,} bytes")
+        text = opened.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise ConfigError(f"{path}: is too long; expected at most {_MAX_BYTES:,} bytes")
     return text, writable_by_others(found) or _replaceable(path)
 
 

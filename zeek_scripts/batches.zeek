@@ -49,7 +49,7 @@ export {
 	global instance = "";
 
 	## Adds one record, rendered as a JSON array, to the batch.
-	global tell: function(rendered: string);
+	global enqueue_record: function(rendered: string);
 
 	## Publishes the batch.
 	##
@@ -57,10 +57,10 @@ export {
 	global flush: function(last: bool &default=F);
 
 	## Forgets the batch, for there is nobody to read it.
-	global forget: function();
+	global discard_batch: function();
 
 	## This start of this node, unlike any other.
-	global run = "" &redef;
+	global run_id = "" &redef;
 }
 
 global records: vector of string = vector();
@@ -79,7 +79,7 @@ event flush_due() &is_used
 	flush();
 	}
 
-function tell(rendered: string)
+function enqueue_record(rendered: string)
 	{
 	records += rendered;
 	record_bytes += |rendered|;
@@ -100,7 +100,7 @@ function begin_batch()
 	finals = 0;
 	}
 
-function forget()
+function discard_batch()
 	{
 	tally$sent -= finals;
 	tally$unsent += finals;
@@ -114,7 +114,7 @@ function flush(last: bool)
 
 	++batches_sent;
 	local head = fmt("{\"v\":%d,\"node\":\"%s\",\"run\":\"%s\",\"to\":\"%s\",\"seq\":%d,\"before\":%d,\"finals\":%d,\"records\":%d,\"now\":%.6f,\"last\":%s,\"r\":[",
-	    wire_version, peer_description, run, instance, batches_sent, finals_sent, finals, |records|,
+	    wire_version, peer_description, run_id, instance, batches_sent, finals_sent, finals, |records|,
 	    network_time(), last ? "true" : "false");
 	Cluster::publish(topic_observations, observations,
 	    sealed("CMDANA::observations", head + join_string_vec(records, ",") + "]}"));
@@ -124,8 +124,8 @@ function flush(last: bool)
 
 event zeek_init() &priority=50
 	{
-	if ( run == "" )
-		run = fmt("%s-%d-%.6f", peer_description, getpid(), current_time());
+	if ( run_id == "" )
+		run_id = fmt("%s-%d-%.6f", peer_description, getpid(), current_time());
 	}
 
 global counters_cf = Telemetry::register_counter_family(Telemetry::MetricOpts(

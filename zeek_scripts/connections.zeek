@@ -92,7 +92,7 @@ function tell_connection(c: connection, final: bool)
 			counts += int_to_count(c$inner_vlan);
 		}
 
-	tell(cat("[\"", c$uid, " ", id$orig_h, " ", id$resp_h, " ", state, " ", c$history, " ", service, " ", c$start_time,
+	enqueue_record(cat("[\"", c$uid, " ", id$orig_h, " ", id$resp_h, " ", state, " ", c$history, " ", service, " ", c$start_time,
 	    " ", network_time(), " ", c$duration / 1sec, "\",", to_json(counts), ",",
 	    c?$cmdana ? to_json(c$cmdana$seen) : "[]", "]"));
 	}

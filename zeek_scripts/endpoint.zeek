@@ -46,9 +46,9 @@ global replays = 0;
 
 function answer_detector(to: string, accepted: bool, why: string, parted: bool &default=F)
 	{
-	local w = Welcome($v=wire_version, $node=peer_description, $run=run, $zeek=zeek_version(),
+	local w = Welcome($v=wire_version, $node=peer_description, $run=run_id, $zeek=zeek_version(),
 	    $accepted=accepted, $why=why, $to=to, $n=++welcomes, $parted=parted);
-	if ( judges() )
+	if ( is_judging_node() )
 		w$benign = log_benign;
 	Cluster::publish(topic_observations, welcome, sealed("CMDANA::welcome", to_json(w)));
 	}
@@ -68,7 +68,7 @@ function objection(who: Alive): string
 # One identifier for each, and never suppressed: a loss is a loss, however soon it follows another.
 function tell_of_detector(note: Notice::Type, msg: string, sub: string, n: count)
 	{
-	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=unforeseen(fmt("%s %d", run, losses)), $suppress_for=0sec,
+	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=unforeseen(fmt("%s %d", run_id, losses)), $suppress_for=0sec,
 	    $msg=msg, $sub=sub, $n=n));
 	}
 
@@ -83,11 +83,11 @@ function lose_detector(why: string)
 	lost_since = last_alive;
 	unsent_before = tally$unsent;
 	++losses;
-	forget();
+	discard_batch();
 
 	# In a cluster the workers know what they sent, and the manager what came back.
 	local unanswered = tally$sent > tally$judged ? tally$sent - tally$judged : 0;
-	if ( judges() )
+	if ( is_judging_node() )
 		tell_of_detector(Detector_Lost, "The CMDANA detector is gone; connections are not judged until it is back",
 		    Cluster::is_enabled() ? fmt("%s; last heard of at %.6f", why, lost_since) :
 		        fmt("%s; last heard of at %.6f; %d connections that it was told of are not answered", why,
@@ -103,7 +103,7 @@ function find_detector(who: Alive)
 	    was_lost ? "is back" : "found", who$cmdana, who$model, who$schema, missed, was_lost ? lost_since : began));
 
 	# Each node knows of its own connections alone.
-	if ( (was_lost || never_told) && (judges() || missed > 0) )
+	if ( (was_lost || never_told) && (is_judging_node() || missed > 0) )
 		tell_of_detector(Detector_Back, "The CMDANA detector is back; connections are judged again",
 		    fmt("%d connections of %s ended unjudged since %.6f", missed, peer_description, was_lost ? lost_since : began),
 		    missed);
@@ -146,7 +146,7 @@ event CMDANA::alive(words: string)
 	local named = F;
 	for ( _, r in who$runs )
 		{
-		if ( r == run )
+		if ( r == run_id )
 			named = T;
 		}
 	if ( ! named )
@@ -201,7 +201,7 @@ event check_detector() &is_used
 	if ( ! detector_ready && ! was_lost && ! never_told && current_time() - began > never_after )
 		{
 		never_told = T;
-		if ( judges() )
+		if ( is_judging_node() )
 			tell_of_detector(Detector_Lost, "No CMDANA detector has come since Zeek started; connections are not judged",
 			    fmt("%s; %d connections of %s ended unjudged since %.6f",
 			        can_trust() ? "does cmdana run?" : "this Zeek has no secret, so none is believed", tally$unsent,

@@ -30,7 +30,7 @@ global brief_logs: set[string] = set();
 # words that Zeek has chosen in one string with a space between, "-" for unset, then what the traffic can choose, which
 # must pass to_json. Of the answers only their number is told. The other half is BRIEF in
 # cmdana_plugin/endpoint/observed.py.
-global brief: table[Log::ID] of function(rec: any): string = table();
+global compact_renderers: table[Log::ID] of function(rec: any): string = table();
 
 @ifdef ( DNS::LOG )
 function brief_dns(rec: any): string
@@ -44,7 +44,7 @@ function brief_dns(rec: any): string
 
 event zeek_init()
 	{
-	brief[DNS::LOG] = brief_dns;
+	compact_renderers[DNS::LOG] = brief_dns;
 	}
 @endif
 
@@ -62,7 +62,7 @@ function brief_http(rec: any): string
 
 event zeek_init()
 	{
-	brief[HTTP::LOG] = brief_http;
+	compact_renderers[HTTP::LOG] = brief_http;
 	}
 @endif
 
@@ -77,7 +77,7 @@ function brief_ssl(rec: any): string
 
 event zeek_init()
 	{
-	brief[SSL::LOG] = brief_ssl;
+	compact_renderers[SSL::LOG] = brief_ssl;
 	}
 @endif
 
@@ -123,8 +123,8 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 
 	# An attacker's bytes leave Zeek in no other way than through to_json, which escapes what is not UTF-8.
 	local rendered: string;
-	if ( path in brief_logs && id in brief )
-		rendered = brief[id](rec);
+	if ( path in brief_logs && id in compact_renderers )
+		rendered = compact_renderers[id](rec);
 	else
 		rendered = "[\"" + path + "\"," + to_json(rec, T, /^_/, T) + "]";
 
@@ -135,5 +135,5 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 		}
 
 	++tally$logs;
-	tell(rendered);
+	enqueue_record(rendered);
 	}

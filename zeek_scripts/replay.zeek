@@ -113,6 +113,6 @@ event Pcap::file_done(path: string)
 
 event CMDANA::detector_alive(who: Alive)
 	{
-	if ( file_ended && who$finished == run && ! is_remote_event() )
+	if ( file_ended && who$finished == run_id && ! is_remote_event() )
 		terminate();
 	}

@@ -5,7 +5,7 @@ module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 5;
+	const wire_version = 6;
 
 	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;
@@ -47,7 +47,7 @@ export {
 		finished: string &default="";
 		## Paths of the logs that the model looks at; empty: all.
 		streams: vector of string &default=vector();
-		## Those of them of which the fields in CMDANA::brief are enough.
+		## Those of them of which the fields in CMDANA::compact_renderers are enough.
 		brief: vector of string &default=vector();
 		## The detector stops now, of its own will.
 		leaving: bool &default=F;
@@ -109,20 +109,58 @@ export {
 	};
 
 	## What a verdict other than a plain benign one says besides.
-	type Oddity: record {
+	type NonBenign: record {
 		## Which verdict of the answer, from 0 on.
 		i: count;
 		verdict: string;
 		reasons: vector of string;
 	};
 
+	## What a notice rests on, as data: columns of notice.log, ``cmdana.`` before each name. Which there are depends on
+	## the notice.
+	type NoticeFields: record {
+		## On the connection that it was raised by: "anomalous", or the name of a known attack.
+		verdict: string &log &optional;
+		score: double &log &optional;
+		p_value: double &log &optional;
+		threshold: double &log &optional;
+		## Of the host that an incident is about, in all its connections: "originator" or "responder".
+		role: string &log &optional;
+		host: addr &log &optional;
+		## Hosts at the other end; 256 are 256 or more.
+		peers: count &log &optional;
+		## Services, or ports such as 22/tcp, the most frequent first, at most three.
+		services: vector of string &log &optional;
+		## How many there are; 256 are 256 or more.
+		service_count: count &log &optional;
+		## Against the host, in powers of ten.
+		evidence: double &log &optional;
+		## In words, most telling first; of an incident, what its connections most often have in common.
+		reasons: vector of string &log &optional;
+		## Of the connection that an incident was noticed by.
+		latest_reasons: vector of string &log &optional;
+		## The kind of traffic that has drifted: a service or a port.
+		traffic: string &log &optional;
+		## The p-value at or below which too many of its connections are.
+		tail: double &log &optional;
+		## Their share; ``tail`` was promised.
+		share: double &log &optional;
+		## That opened them.
+		hosts: count &log &optional;
+		## In how long a time each.
+		window: interval &log &optional;
+		## For how many of these times in a row.
+		windows: count &log &optional;
+	};
+
 	## One notice, worded by the detector, raised by Zeek.
-	type NoticeWords: record {
+	type RaisedNotice: record {
 		ts: time;
 		note: string;
 		msg: string;
 		sub: string;
 		identifier: string;
+		fields: NoticeFields;
 		uid: string &optional;
 		orig_h: addr &optional;
 		orig_p: port &optional;
@@ -169,7 +207,7 @@ export {
 		## Sum of 1 packet, 2 connection, 4 log.
 		modalities: vector of count;
 		## The verdicts that are not benign.
-		odd: vector of Oddity;
-		notices: vector of NoticeWords;
+		odd: vector of NonBenign;
+		notices: vector of RaisedNotice;
 	};
 }

@@ -27,6 +27,11 @@ export {
 		Detector_Back,
 	};
 
+	redef record Notice::Info += {
+		## What a notice of CMDANA rests on, so that no policy and no reader of notice.log has to read its words.
+		cmdana: NoticeFields &log &optional;
+	};
+
 	## For how long a notice of the same identifier is not repeated.
 	option suppress_for = 1hr;
 
@@ -43,7 +48,7 @@ export {
 	global is_news: function(who: string, n: count): bool;
 
 	## Whether this node logs verdicts and raises notices: the manager, or a Zeek on its own.
-	global judges: function(): bool;
+	global is_judging_node: function(): bool;
 }
 
 global unreadable = 0;
@@ -92,13 +97,13 @@ function is_news(who: string, n: count): bool
 	return who == instance && is_newer(who, n);
 	}
 
-function judges(): bool
+function is_judging_node(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
 	}
 
 # The connection is often gone by now, so the notice is filled from the wire and not from a connection record.
-function raise_notice(w: NoticeWords)
+function raise_notice(w: RaisedNotice)
 	{
 	if ( w$note !in notice_types )
 		{
@@ -107,7 +112,7 @@ function raise_notice(w: NoticeWords)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for);
+	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for, $cmdana=w$fields);
 
 	if ( w?$uid )
 		n$uid = w$uid;
@@ -155,7 +160,7 @@ function well_formed(a: Answer): bool
 
 event CMDANA::verdicts(answer: string)
 	{
-	if ( ! judges() )
+	if ( ! is_judging_node() )
 		return;
 
 	local message = opened("CMDANA::verdicts", answer);
@@ -188,13 +193,13 @@ event CMDANA::verdicts(answer: string)
 	tally$judged += a$finals;
 	tally$judged_early += a$earlies;
 
-	local oddities: table[count] of Oddity = table();
+	local odd_ones: table[count] of NonBenign = table();
 	for ( _, o in a$odd )
-		oddities[o$i] = o;
+		odd_ones[o$i] = o;
 
 	for ( i, uid in a$uid )
 		{
-		local odd = i in oddities;
+		local odd = i in odd_ones;
 		if ( ! odd && ! log_benign )
 			next;
 
@@ -203,10 +208,10 @@ event CMDANA::verdicts(answer: string)
 		    $id=conn_id($orig_h=a$orig_h[i], $orig_p=count_to_port(a$orig_p[i], proto),
 		        $resp_h=a$resp_h[i], $resp_p=count_to_port(a$resp_p[i], proto)),
 		    $proto=proto, $community_id=a$community_id[i], $stage=stages[a$stage[i]], $score=a$score[i],
-		    $p_value=a$p_value[i], $threshold=a$threshold, $verdict=odd ? oddities[i]$verdict : "benign",
+		    $p_value=a$p_value[i], $threshold=a$threshold, $verdict=odd ? odd_ones[i]$verdict : "benign",
 		    $packet_reliance=a$packet_reliance[i], $connection_reliance=a$connection_reliance[i],
 		    $log_reliance=a$log_reliance[i], $state_reliance=a$state_reliance[i],
-		    $modalities=modality_sets[a$modalities[i]], $reasons=odd ? oddities[i]$reasons : nothing,
+		    $modalities=modality_sets[a$modalities[i]], $reasons=odd ? odd_ones[i]$reasons : nothing,
 		    $model=a$model);
 		if ( a$service[i] != "" )
 			row$service = a$service[i];
@@ -220,7 +225,7 @@ event zeek_init() &priority=5
 	{
 	Log::create_stream(LOG, Log::Stream($columns=Info, $ev=log_cmdana, $path="cmdana", $policy=log_policy));
 
-	if ( judges() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
+	if ( is_judging_node() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
 		Cluster::subscribe(topic_verdicts);
 	}
 

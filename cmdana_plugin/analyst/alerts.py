@@ -25,18 +25,19 @@ from cmdana_plugin.logs import (
     Held,
     Skipped,
     bounded_lines,
+    completed,
     find_logs,
+    is_notice,
     moments,
     number,
     parse_rows,
-    read_rows,
+    read_notices,
 )
 from feature_extractors import CmdanaError, RecordError
 
-_POLL: Final = 0.5  # seconds between looks at a growing log
-_SCORE: Final = "(score "
-_CHUNK: Final = 1024 * 1024  # characters of a growing log that are looked at together
-_HEADER: Final = 64  # lines of a header that are kept; Zeek writes eight
+_POLL_SECONDS: Final = 0.5  # seconds between looks at a growing log
+_CHUNK_CHARACTERS: Final = 1024 * 1024  # characters of a growing log that are looked at together
+_HEADER_LINES: Final = 64  # lines of a header that are kept; Zeek writes eight
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,13 @@ class Filter:
         return cls(network, note, _time("--since", since), _time("--until", until), min_score)
 
     def __contains__(self, row: Mapping[str, Field]) -> bool:
-        if not str(row.get("note", "")).startswith("CMDANA::"):
-            return False
+        """Whether a notice, with the columns of the present version, is one of them."""
         if self.note is not None and row["note"] != self.note:
             return False
         ts = number(row, "ts")
         if (self.since is not None and ts < self.since) or (self.until is not None and ts >= self.until):
             return False
-        if self.min_score and row["note"] != ANOMALOUS_HOST and _score(row) < self.min_score:
+        if self.min_score and row["note"] != ANOMALOUS_HOST and number(row, "cmdana.score") < self.min_score:
             return False
         if self.network is None:
             return True
@@ -100,7 +100,7 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     skipped: Skipped = Counter()
     held = Held(skipped)
     for file in files:
-        for row in read_rows(file, skipped=skipped):
+        for row in read_notices(file, skipped):
             if row in wanted:
                 held.add(row)
     rows = sorted(held.rows, key=lambda r: number(r, "ts"))
@@ -111,7 +111,7 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
         return
     try:
         _print(rows, as_json, none)
-        for row in tail(growing):
+        for row in map(completed, filter(is_notice, tail(growing))):
             if row in wanted:
                 _print([row], as_json)
     except KeyboardInterrupt:  # the way to end it
@@ -138,11 +138,11 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
     if path.exists():
         file = path.open(encoding="utf-8", errors="backslashreplace")
         header = [line for line in bounded_lines(file, str(path), Counter()) if line.startswith("#")][
-            -_HEADER:
+            -_HEADER_LINES:
         ]
     rest, ended, too_long = "", False, False
     while True:
-        chunk = file.read(_CHUNK) if file else ""
+        chunk = file.read(_CHUNK_CHARACTERS) if file else ""
         if chunk:
             skipped: Skipped = Counter()
             *lines, rest = (rest + chunk).split("\n")
@@ -152,7 +152,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
             if len(rest) > MAX_LINE:
                 skipped["line too long"] += not too_long
                 rest, too_long = "", True
-            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER:]
+            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER_LINES:]
             rows = (line + "\n" for line in lines if line[:1] != "#")
             yield from parse_rows(chain(header, rows), str(path), skipped=skipped)
             sys.stdout.flush()
@@ -170,7 +170,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
         except FileNotFoundError:
             ended = True
         if not ended or not path.exists():
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
 
 
 def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -> None:
@@ -196,15 +196,6 @@ def _within(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network
         return ipaddress.ip_address(address) in network
     except ValueError:
         return False
-
-
-def _score(row: Mapping[str, Field]) -> float:
-    text = str(row.get("msg", ""))
-    at = text.rfind(_SCORE)
-    try:
-        return float(text[at + len(_SCORE) :].split(",", maxsplit=1)[0]) if at >= 0 else 0.0
-    except ValueError:
-        return 0.0
 
 
 def _time(option: str, text: str | None) -> float | None:

@@ -49,6 +49,7 @@ _KEPT: Final = frozenset(
         "direction", "cipher_alg", "mac_alg", "compression_alg", "kex_alg", "host_key_alg", "request_type", "operation",
         "func", "exception", "fc_request", "fc_reply", "security_protocol", "encryption_level", "encryption_method",
         "tunnel_type", "action", "certificate.key_alg", "certificate.sig_alg", "certificate.key_type",
+        "cmdana.verdict", "cmdana.role", "cmdana.services", "cmdana.traffic",
     )
 )  # fmt: skip
 _KNOWN_LOGS: Final = frozenset(
@@ -61,7 +62,18 @@ _KNOWN_LOGS: Final = frozenset(
 # Words of Zeek in these logs only: elsewhere `name` is a file's or a person's, and Kerberos names a host in `service`.
 _NARROW: Final = {"name": ("weird",), "service": ("conn", "cmdana")}
 _LEFT_OUT: Final = frozenset(
-    ("msg", "sub", "reasons", "community_id", "addl", "email_dest", "peer_descr", "peer")
+    (
+        "msg",
+        "sub",
+        "reasons",
+        "cmdana.reasons",
+        "cmdana.latest_reasons",
+        "community_id",
+        "addl",
+        "email_dest",
+        "peer_descr",
+        "peer",
+    )
 )
 _TIME: Final = re.compile(r"[-+:.TZ\d]{1,40}", re.ASCII)
 _LABELS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")

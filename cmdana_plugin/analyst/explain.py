@@ -16,17 +16,18 @@ from rich.padding import Padding
 from rich.table import Table
 
 from cmdana_plugin.analyst.charts import one_in
-from cmdana_plugin.analyst.report import RELIANCES, facts, plural
+from cmdana_plugin.analyst.report import RELIANCES, facts
 from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.analyst.units import plural, when
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
     Held,
     Skipped,
     find_logs,
-    moments,
     number,
     passed_over,
+    read_notices,
     read_rows,
     text,
     texts,
@@ -36,7 +37,7 @@ from feature_extractors.readers import files_below
 
 Rows = Sequence[Mapping[str, Field]]
 
-_AROUND: Final = 6  # verdicts of the host shown before and after
+_VERDICTS_AROUND: Final = 6  # verdicts of the host shown before and after
 _MOST_RELATED: Final = 50  # rows of other logs
 _MOST_NOTICES: Final = 20
 _BAR: Final = 30  # characters of a full bar
@@ -85,10 +86,10 @@ def explain(uid: str, folder: Path) -> Explanation:
     before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)
     conn = next((r for r in _lines(find_logs([folder], "conn"), uid, skipped) if text(r, "uid") == uid), None)
     held = Held(skipped)
-    for row in _notices(folder, skipped):
-        about = {text(row, "src"), text(row, "dst")} & {orig, resp}
-        if text(row, "uid") == uid or (text(row, "note").endswith("Anomalous_Host") and about):
-            held.add(row)
+    for file in find_logs([folder], "notice"):
+        for row in read_notices(file, skipped):
+            if text(row, "uid") == uid or text(row, "cmdana.host") in (orig, resp):
+                held.add(row)
     notices = held.rows
     notices.sort(key=lambda r: (text(r, "uid") != uid, _ts(r)))
     related: list[tuple[str, Mapping[str, Field]]] = []
@@ -125,7 +126,7 @@ def show(found: Explanation, logs: Path) -> None:
     v = found.verdict
     _say(console, f"[bold]{escape(_name(v))}[/bold]")
     stage = "" if text(v, "stage") == "final" else ", an early verdict: the connection was still open"
-    _say(console, f"{_when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
+    _say(console, f"{when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
     if found.conn:
         _say(console, escape(printable(facts(found.conn))))
     score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), number(v, "p_value", 1.0)
@@ -160,7 +161,7 @@ def show(found: Explanation, logs: Path) -> None:
         _say(console, "\n[bold]Notices about it, or about its hosts[/bold]")
         for row in found.notices:
             kind = escape(printable(text(row, "note").removeprefix("CMDANA::")))
-            _say(console, f"  {_when(_ts(row))}  {kind}: {_safe(row, 'msg')}")
+            _say(console, f"  {when(_ts(row))}  {kind}: {_safe(row, 'msg')}")
             if text(row, "sub"):
                 _say(console, f"  [dim]{_safe(row, 'sub')}[/dim]")
     if found.related:
@@ -202,16 +203,9 @@ def _history(
         ts = _ts(row)
         near, drop = (before, 0) if ts <= at else (after, -1)
         bisect.insort(near, (ts, i, row))
-        if len(near) > _AROUND:
+        if len(near) > _VERDICTS_AROUND:
             del near[drop]
     return [r for _, _, r in before], [r for _, _, r in after], count, odd
-
-
-def _notices(folder: Path, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
-    for file in find_logs([folder], "notice"):
-        for row in read_rows(file, containing="CMDANA::", skipped=skipped):
-            if text(row, "note").startswith("CMDANA::"):
-                yield row
 
 
 def _streams(folder: Path) -> dict[str, list[Path]]:
@@ -247,7 +241,7 @@ def _timeline(found: Explanation) -> Table:
         gap = _ts(row) - at
         table.add_row(
             ">" if this else "",
-            _when(_ts(row)) if this else f"{'+' if gap >= 0 else '-'}{_gap(abs(gap))}",
+            when(_ts(row)) if this else f"{'+' if gap >= 0 else '-'}{_gap(abs(gap))}",
             escape(printable(f"{text(row, 'id.resp_h')} {service}", 60)),
             f"{score:.3f}",
             f"[red]{escape(printable(text(row, 'verdict'), 40))}[/red]" if odd else "",
@@ -295,7 +289,3 @@ def _gap(seconds: float) -> str:
 
 def _ts(row: Mapping[str, Field]) -> float:
     return number(row, "ts")
-
-
-def _when(ts: float) -> str:
-    return moments.shown(ts)

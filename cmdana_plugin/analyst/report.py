@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,23 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cmdana_plugin import files
-from cmdana_plugin.analyst import charts
+from cmdana_plugin.analyst import charts, units
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.decision import ANOMALOUS_HOST, DETECTOR_BACK, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
 from cmdana_plugin.detector import BENIGN
-from cmdana_plugin.logs import Field, LogError, Skipped, find_logs, moments, number, read_rows, text, texts
+from cmdana_plugin.logs import (
+    Field,
+    LogError,
+    Skipped,
+    completed,
+    find_logs,
+    moments,
+    number,
+    read_rows,
+    text,
+    texts,
+    title,
+)
 from feature_extractors import RecordError
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
@@ -37,13 +48,13 @@ _MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
 _MOST_INCIDENTS: Final = 5_000  # incidents held
 _MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
 _LONGEST: Final = 1_000  # characters of anything held
+_MOST_REASONS: Final = 8  # held of one connection or notice
 _SHOWN_INCIDENTS: Final = 50
 _OPEN_INCIDENTS: Final = 2  # unfolded at once; the others are a line each
 _SHOWN_ODD: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
-_SCORE: Final = re.compile(r" \(score [\d.]+, threshold [\d.]+\)$")
 
 _CMDANA_FIELDS: Final = frozenset(
     (
@@ -116,24 +127,19 @@ class Row:
     facts: str = ""  # from conn.log, in words
 
 
-@dataclass(frozen=True, slots=True)
-class Why:
-    """What a notice says of its reasons."""
-
-    whole: Sequence[str]
-    latest: Sequence[str]  # of the latest connection of an incident
-    evidence: str  # "43 decades", of an incident
-
-
 @dataclass(slots=True)
 class Incident:
-    """The notices of one type about one host, or about one originator, responder and port."""
+    """The notices of one type about one host, or about one originator, responder and port; words of the latest."""
 
     note: str  # without CMDANA::
     first: float
     last: float
     msg: str
     sub: str
+    title: str  # `msg` without the score, which the page gives beside it
+    reasons: Sequence[str]
+    latest: Sequence[str]  # reasons of the latest connection of a host's incident
+    evidence: float | None  # decades, of a host's incident
     uid: str  # of the connection that the latest notice was raised by
     n: int  # odd connections behind it
     notices: int = 1
@@ -142,27 +148,6 @@ class Incident:
     @property
     def merged(self) -> bool:
         return self.note == "Anomalous_Host"
-
-    @property
-    def title(self) -> str:
-        """The sentence without the score, which the page gives beside it."""
-        return _SCORE.sub("", self.msg) if self.trigger else self.msg
-
-    @property
-    def why(self) -> Why:
-        """The reasons in `sub`; those of an incident come before those of its latest connection."""
-        whole: list[str] = []
-        latest: list[str] = []
-        evidence = ""
-        into = whole
-        for reason in self.sub.split("; ")[:10]:
-            if self.merged and reason.startswith("evidence "):
-                evidence = reason.removeprefix("evidence ")
-                continue
-            if self.merged and reason.startswith("latest: "):
-                into = latest
-            into.append(reason.removeprefix("latest: ") if into is latest else reason)
-        return Why([w for w in whole if w], latest, evidence)
 
 
 @dataclass(slots=True)
@@ -234,9 +219,10 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
     templates = resources.files("cmdana_plugin.analyst") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     environment.filters |= {
-        "when": _when, "between": _between, "count": _count, "size": _size, "span": _span, "shown": printable,
-        "one_in": charts.one_in, "plural": plural, "percent": _percent, "word": shlex.quote,
-    }  # fmt: skip
+        name: getattr(units, name)
+        for name in ("when", "between", "count", "size", "span", "plural", "percent")
+    }
+    environment.filters |= {"shown": printable, "one_in": charts.one_in, "word": shlex.quote}
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return template.render(
@@ -245,13 +231,13 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         folder=printable(str(folder)),
         seen=seen,
         budget=alerts_per_day,
-        made=_when(datetime.now(UTC).timestamp()),
+        made=units.when(datetime.now(UTC).timestamp()),
         most_hosts=_MOST_HOSTS,
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
         opened=_OPEN_INCIDENTS,
         extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
         meter=lambda n: charts.meter(f"{n:,} of a budget of {alerts_per_day:g}", n, alerts_per_day),
-        lasted=_span(seen.last - seen.first) if seen.connections else "",
+        lasted=units.span(seen.last - seen.first) if seen.connections else "",
         oddest=_oddest(seen),
         services=_services(seen),
         tails=[(p, n) for p, n in zip(_TAILS, seen.tails, strict=True)],
@@ -330,7 +316,7 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     note = text(row, "note")
     if note not in NOTICE_TYPES:
         return
-    ts = number(row, "ts")
+    row, ts = completed(row), number(row, "ts")
     msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
     if note in (TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK):
         if len(seen.health) < 50:
@@ -341,34 +327,32 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     if day in seen.days or len(seen.days) < _MOST_DAYS:
         seen.days[day] += 1
     src, dst = text(row, "src")[:64], text(row, "dst")[:64]
-    # Zeek fills in both sides of a notice that names a connection, so the sentence tells whom an incident is about.
-    receives = note == ANOMALOUS_HOST and bool(dst) and (not src or msg.startswith(f"{dst} receives "))
-    role, host = ("responder", dst) if receives else ("originator", src)
-    who = f"{role}|{host}"
+    host = text(row, "cmdana.host")[:64]
+    who = f"{text(row, 'cmdana.role')}|{host}"[:80] if host else f"originator|{src}"
     times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MOST_INCIDENTS else []
     if len(times) < 200:
         times.append(ts)
     about = who if note == ANOMALOUS_HOST else f"{src}|{dst}|{text(row, 'p')}/{text(row, 'proto')}"
     known = seen.incidents.get((note, about))
-    if known is None:
-        if len(seen.incidents) >= _MOST_INCIDENTS:
-            seen.dropped_incidents += 1
-            return
-        seen.incidents[note, about] = Incident(
-            note.removeprefix("CMDANA::"),
-            ts,
-            ts,
-            msg,
-            sub,
-            text(row, "uid")[:_LONGEST],
-            max(int(number(row, "n")), 1),
-        )
+    if known is None and len(seen.incidents) >= _MOST_INCIDENTS:
+        seen.dropped_incidents += 1
         return
-    known.notices += 1
-    known.first = min(known.first, ts)
-    known.n = max(known.n, int(number(row, "n")))
-    if ts >= known.last:
-        known.last, known.msg, known.sub, known.uid = ts, msg, sub, text(row, "uid")[:_LONGEST]
+    latest = Incident(
+        note.removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_LONGEST],
+        _cut(row, "cmdana.reasons"), _cut(row, "cmdana.latest_reasons"),
+        number(row, "cmdana.evidence") if "cmdana.evidence" in row else None,
+        text(row, "uid")[:_LONGEST], max(int(number(row, "n")), 1),
+    )  # fmt: skip
+    if known is not None:
+        latest, older = (latest, known) if ts >= known.last else (known, latest)
+        latest.first, latest.n = min(latest.first, older.first), max(latest.n, older.n)
+        latest.notices = known.notices + 1
+    seen.incidents[note, about] = latest
+
+
+def _cut(row: Mapping[str, Field], field: str) -> list[str]:
+    """A vector of texts, short enough to be held."""
+    return [reason[:_LONGEST] for reason in texts(row, field)[:_MOST_REASONS]]
 
 
 def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
@@ -442,9 +426,11 @@ def facts(row: Mapping[str, Field]) -> str:
     """A row of conn.log in words."""
     parts = []
     if row.get("duration") is not None:
-        parts.append(f"lasted {_span(number(row, 'duration'))}")
+        parts.append(f"lasted {units.span(number(row, 'duration'))}")
     if row.get("orig_bytes") is not None or row.get("resp_bytes") is not None:
-        parts.append(f"sent {_size(number(row, 'orig_bytes'))}, got {_size(number(row, 'resp_bytes'))}")
+        parts.append(
+            f"sent {units.size(number(row, 'orig_bytes'))}, got {units.size(number(row, 'resp_bytes'))}"
+        )
     if row.get("conn_state"):
         parts.append(f"state {text(row, 'conn_state')}")
     if row.get("history"):
@@ -457,7 +443,7 @@ def _row(
 ) -> Row:
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
     name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_LONGEST]
-    reasons = [reason[:_LONGEST] for reason in texts(row, "reasons")[:8]]
+    reasons = _cut(row, "reasons")
     return Row(ts, text(row, "uid")[:_LONGEST], name, score, p_value, verdict[:_LONGEST], reasons, reliance)
 
 
@@ -571,45 +557,3 @@ def _tally(counter: Counter[str], name: str) -> None:
 
 def _date(ts: float) -> str:
     return moments.shown(ts, "%Y-%m-%d")
-
-
-def _when(ts: float) -> str:
-    return moments.shown(ts)
-
-
-def _between(first: float, last: float) -> str:
-    one, other = _when(first), _when(last)
-    if one == other:
-        return one
-    return f"{one} to {other[11:] if one[:10] == other[:10] else other}"
-
-
-def _count(n: float) -> str:
-    return f"{n:,.0f}"
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:,.3g} TB"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f}\u00a0%" if share == 0 or share >= 0.1 else f"{share * 100:.2g}\u00a0%"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:.3g} h" if seconds < 172800 else f"{seconds / 86400:.3g} days"
-
-
-def plural(n: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: "1 notice", "2,000 notices"."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cmdana_plugin.logs import moments
+from cmdana_plugin.logs import message, moments, notice_columns, sub_message
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from cmdana_plugin.logs import Found
     from cmdana_plugin.replay import Summary
 
-_WIDTH = 140  # columns where the output is no terminal
-_NARROW = 120  # columns below which a notice is a block of lines and not a row
-_SILENCE = 30.0  # seconds between lines about one step where the output is no terminal
+_FILE_COLUMNS = 140  # columns where the output is no terminal
+_NARROW_COLUMNS = 120  # columns below which a notice is a block of lines and not a row
+_SILENCE_SECONDS = 30.0  # seconds between lines about one step where the output is no terminal
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
 
 # Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
@@ -77,7 +77,7 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
             now = time.monotonic()
             if what not in said:
                 console.print(escape(what))
-            elif now - said[what] >= _SILENCE:
+            elif now - said[what] >= _SILENCE_SECONDS:
                 console.print(f"{escape(what)} {share:.0%}")
             else:
                 return
@@ -107,14 +107,16 @@ def notices(rows: list[Notice], width: int) -> Table:
     table = notice_table(width)
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
         time = moments.shown(n.ts, "%m-%d %H:%M:%S")
-        add_notice(table, time, n.note, n.msg, n.sub)
+        add_notice(table, time, n.note, message(n), sub_message(n))
     return table
 
 
 def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Table:
     """A table for `add_notice`: columns where there is room for them, else a block for each notice."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header and width >= _NARROW)
-    if width < _NARROW:
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", show_header=header and width >= _NARROW_COLUMNS
+    )
+    if width < _NARROW_COLUMNS:
         table.add_column("notice", overflow="fold")
         return table
     table.add_column("time (UTC)", no_wrap=True)
@@ -140,7 +142,7 @@ def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str 
 
 def summary(s: Summary, out: Path, found: Found | None) -> None:
     """Prints the notices and the sums."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     if s.notices:
         console.print(notices(s.notices, console.width))
         if len(s.notices) > _TABLE_ROWS:
@@ -169,7 +171,7 @@ _LOGS: Final = ("conn.log", "cmdana.log", "notice.log")  # of an engine that doe
 
 def converted(s: Summary) -> None:
     """Prints what was written of captures that nobody judged."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(f"{s.connections:,} connections in {s.frames:,} frames")
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
@@ -207,8 +209,9 @@ def labelled(console: Console, found: Found) -> None:
 def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
     """The same as an object for `--json`."""
     # asdict would rebuild a Counter from its pairs and count those.
-    plain = {**asdict(replace(s, verdicts=Counter(), undecoded=Counter())), "verdicts": dict(s.verdicts)}
-    plain["undecoded"] = dict(s.undecoded)
+    plain = asdict(replace(s, verdicts=Counter(), undecoded=Counter(), notices=[]))
+    plain |= {"verdicts": dict(s.verdicts), "undecoded": dict(s.undecoded)}
+    plain["notices"] = [notice_columns(n) for n in s.notices]
     whole = {
         **plain,
         "logs": s.logs or [str(out / name) for name in _LOGS],

@@ -112,7 +112,7 @@ def train(
 )
 def calibrate(
     sources: Annotated[
-        list[str], typer.Argument(help="Captures or folders of Zeek logs of later, calm traffic.")
+        list[str], typer.Argument(help="Captures or folders of Zeek logs of later, benign traffic.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write (.safetensors).")],
     alerts_per_day: Annotated[

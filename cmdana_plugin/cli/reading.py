@@ -77,6 +77,7 @@ def report(
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import report as pages
     from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.analyst import units
 
     with show.steps(quiet=as_json) as progress:
         seen = pages.gather(logs, progress)
@@ -86,7 +87,7 @@ def report(
         print(json.dumps({**pages.summary_object(seen, out, budget), "configuration": used.object()}))
     else:
         print(
-            f"{out}: {pages.plural(seen.connections, 'connection')}, {pages.plural(seen.notices, 'notice')}"
+            f"{out}: {units.plural(seen.connections, 'connection')}, {units.plural(seen.notices, 'notice')}"
         )
 
 

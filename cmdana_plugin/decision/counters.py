@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.drift import DriftMonitor
-from cmdana_plugin.decision.verdict import Notice
+from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.detector import Scores
 from feature_extractors import Modality, Stage
 from feature_extractors.features import Encoded
@@ -23,9 +23,9 @@ _MOST_WORDS: Final = 200  # verdicts and kinds of notices told apart
 class Watch:
     """Counts over final verdicts since the start, and the drift. Read from another thread: numbers only ever grow."""
 
-    def __init__(self, config: Config, words: Mapping[str, str]) -> None:
-        """`words` says what each component of a score means when it is the odd one."""
-        self.drift = DriftMonitor(config.drift, words)
+    def __init__(self, config: Config, components: Collection[str]) -> None:
+        """`components` are those of a score that can be named as what has moved."""
+        self.drift = DriftMonitor(config.drift, components)
         self.verdicts: Counter[str] = Counter()  # by stage and word: "final benign"
         self.notices: Counter[str] = Counter()
         self.scores = np.zeros(

@@ -1,6 +1,6 @@
 """Whether the traffic has moved away from what the model learned: p-values that no longer mean what they say.
 
-On calm traffic like that of the calibration at most one connection in ten has a p-value of 0.1 or less, one in a
+On benign traffic like that of the calibration at most one connection in ten has a p-value of 0.1 or less, one in a
 hundred of 0.01 (ties make it fewer, never more). Where that fails for hours, over many hosts, for one kind of
 traffic, it is not one host that misbehaves but the model that no longer describes the network, and the alert budget
 no longer holds. Time is network time, memory is fixed, every host counts for a bounded share of a window, and the
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from cmdana_plugin.config import Drift
-from cmdana_plugin.decision.verdict import TRAFFIC_DRIFT, Notice
+from cmdana_plugin.decision.notice import TRAFFIC_DRIFT, Notice, TrafficDrift
 from cmdana_plugin.detector import Scores
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import entry, hashed, new_key
@@ -29,7 +29,9 @@ _HIGH: Final = 1024  # the lowest port that is nobody's in particular
 _STRATA: Final = 512  # services and well-known ports of a window; the rest share one
 _SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; one that finds no slot does not count
 _PROBES: Final = 16  # slots that an originator may take
-_SURE: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
+_MIN_SIGMAS: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
+_NAMED_COMPONENTS: Final = 2  # at most, of a notice
+_NAMED_SHARE: Final = 0.2  # of the connections above which a component's being odd is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,11 @@ class Lift:
 class DriftMonitor:
     """P-values in, `CMDANA::Traffic_Drift` notices out; one set of counts for each kind of traffic and window."""
 
-    def __init__(self, settings: Drift, words: Mapping[str, str]) -> None:
-        """`words` says what each component of a score means when it is the odd one."""
+    def __init__(self, settings: Drift, components: Collection[str]) -> None:
+        """`components` are those of a score that can be named as what has moved."""
         self.lifts: Mapping[str, Lift] = {}  # by kind of traffic, of the last whole window
         self._settings = settings
-        self._words = words
+        self._named = components
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
         self._window = -(2**62)  # number of the window that is being counted
@@ -74,7 +76,7 @@ class DriftMonitor:
         if not len(final):
             return []
         if not self._components:
-            self._components = tuple(name for name in scores.components if name in self._words)
+            self._components = tuple(name for name in scores.components if name in self._named)
             self._odd = np.zeros((_STRATA, len(self._components)), np.int64)
         kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
         kinds = [kinds[i] for i in final.tolist()]
@@ -171,37 +173,31 @@ class DriftMonitor:
             kept = slots[np.argsort(-odd, kind="stable")][s.hosts - 1 :]
             n, k = int(self._used[kept].sum()), int(self._used_tails[kept, tail].sum())
             tolerated = s.lift * n * nominal
-            moved = k > tolerated + _SURE * math.sqrt(tolerated)
+            moved = k > tolerated + _MIN_SIGMAS * math.sqrt(tolerated)
             lift = Lift(best.connections, best.hosts, k / (n * nominal) if n else 0.0, tail, moved)
             best = max(best, lift, key=lambda found: (found.moved, found.lift))
         return best
 
     def _notice(self, code: int, name: str, lift: Lift, now: float) -> Notice:
-        n, hosts, nominal = lift.connections, lift.hosts, TAILS[lift.tail]
-        share = self._tails[code, lift.tail] / n
-        span = _span(self._settings.window)
-        streak = self._streak[code]
+        n = lift.connections
         odd = sorted(zip(self._odd[code].tolist(), self._components, strict=True), reverse=True)
-        leading = [f"{self._words[c]} in {k / n:.0%}" for k, c in odd[:2] if k > 0.2 * n]
+        drift = TrafficDrift(
+            traffic=name,
+            tail=TAILS[lift.tail],
+            share=float(self._tails[code, lift.tail] / n),
+            connections=n,
+            hosts=lift.hosts,
+            window=self._settings.window,
+            windows=self._streak[code],
+            components=tuple((c, k / n) for k, c in odd[:_NAMED_COMPONENTS] if k > _NAMED_SHARE * n),
+        )
         return Notice(
             ts=now,
             note=TRAFFIC_DRIFT,
-            msg=f"{name} is no longer as the model learned it: {share:.0%} of {n:,} connections of {hosts:,} hosts in "
-            f"{span} have a p-value of {nominal:g} or less, where {nominal:.0%} were promised; so for {streak} times "
-            "in a row",
-            sub="; ".join([*leading, "calibrate or train again if this is the new normal"]),
             identifier=f"drift|{name}",
-            n=n,
+            drift=drift,
             suppress_for=self._settings.suppress_for,
         )
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
-        if seconds >= size and seconds % size == 0:
-            count = int(seconds // size)
-            return f"one {unit}" if count == 1 else f"{count} {unit}s"
-    return f"{seconds:g} seconds"
 
 
 def strongest(lifts: Mapping[str, Lift], most: int) -> Sequence[tuple[str, Lift]]:

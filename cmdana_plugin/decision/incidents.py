@@ -13,12 +13,22 @@ import numpy as np
 
 from cmdana_plugin.config import ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice, Verdict
+from cmdana_plugin.decision.notice import (
+    ANOMALOUS_CONNECTION,
+    ANOMALOUS_HOST,
+    KNOWN_ATTACK,
+    MAX_COUNTED,
+    HostIncident,
+    Notice,
+    Role,
+)
+from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 
 _EVIDENCE_HALF_LIFE: Final = 3600.0  # seconds; evidence of an hour ago counts half
 _MOST_EVIDENCE: Final = 12.0  # decades that one connection may bring: no single p-value is sure of more
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
+_NAMED_SERVICES: Final = 3  # of an incident
 
 
 def threshold(budget: Budget) -> float:
@@ -88,9 +98,9 @@ class _Evidence:
     last: float = -math.inf  # network time of the last connection that counted
     odd: int = 0  # connections at or above the threshold since evidence began
     next_notice: int = 0  # the size at which an open incident is noticed again; 0 while none is open
-    others: set[str] = field(default_factory=set)  # counterparts, 256 at most
-    ports: Counter[str] = field(default_factory=Counter)  # services or ports, 256 at most
-    reasons: Counter[str] = field(default_factory=Counter)  # top reasons, 64 at most
+    peers: set[str] = field(default_factory=set)  # `MAX_COUNTED` at most, as are services
+    services: Counter[str] = field(default_factory=Counter)  # or ports
+    components: Counter[str] = field(default_factory=Counter)  # the oddest of each connection
 
 
 class Decider:
@@ -110,7 +120,7 @@ class Decider:
         self._incident = incident
         self._counts = 10.0**-incident.allowance * (1.0 + 1e-9)  # p-values above it bring no evidence
         self._allow = AllowList(budget.allow)
-        self._hosts: dict[str, OrderedDict[str, _Evidence]] = {
+        self._hosts: dict[Role, OrderedDict[str, _Evidence]] = {
             "originator": OrderedDict(),
             "responder": OrderedDict(),
         }  # by role and address, the one longest untouched first; together `max_hosts` at most
@@ -126,8 +136,8 @@ class Decider:
         if evidence is None or evidence.next_notice == 0:
             self._evidence("responder", resp_h, decades, now)
 
-    def receive(self, verdict: Verdict, now: float) -> list[Notice]:
-        """The notices that this verdict gives rise to at network time `now`."""
+    def receive(self, verdict: Verdict, now: float, component: str | None = None) -> list[Notice]:
+        """The notices that this verdict gives rise to at network time `now`; `component` is its score's oddest."""
         if verdict.verdict == BENIGN:
             if verdict.stage != "early":
                 self.benign(verdict.p_value, verdict.orig_h, verdict.resp_h, now)
@@ -139,15 +149,16 @@ class Decider:
             return self._connection_notice(verdict, now) if not self._in_incident(verdict, now) else []
         decades = self._decades(verdict.p_value)
         notices: list[Notice] = []
-        for role, host, other in (
+        sides: tuple[tuple[Role, str, str], ...] = (
             ("originator", verdict.orig_h, verdict.resp_h),
             ("responder", verdict.resp_h, verdict.orig_h),
-        ):
+        )
+        for role, host, peer in sides:
             evidence = self._evidence(role, host, decades, now)
             if evidence is None:
                 continue
-            _remember(evidence, verdict, other)
-            notice = self._incident_notice(evidence, role, host, verdict, now)
+            _remember(evidence, verdict, peer, component)
+            notice = self._incident_notice(evidence, role, host, verdict)
             if notice:
                 notices.append(notice)
             if evidence.next_notice:
@@ -164,7 +175,7 @@ class Decider:
             for e in (hosts.get(host) for hosts, host in sides)
         )
 
-    def _evidence(self, role: str, host: str, decades: float, now: float) -> _Evidence | None:
+    def _evidence(self, role: Role, host: str, decades: float, now: float) -> _Evidence | None:
         hosts = self._hosts[role]
         evidence = hosts.get(host)
         if evidence is None:
@@ -188,9 +199,7 @@ class Decider:
             return None
         return evidence
 
-    def _incident_notice(
-        self, evidence: _Evidence, role: str, host: str, verdict: Verdict, now: float
-    ) -> Notice | None:
+    def _incident_notice(self, evidence: _Evidence, role: Role, host: str, verdict: Verdict) -> Notice | None:
         if evidence.next_notice == 0:
             if evidence.sum < self._incident.evidence or evidence.odd < 2:
                 return None
@@ -199,29 +208,22 @@ class Decider:
             evidence.next_notice *= _GROWTH
         else:
             return None
-        many = "256 or more" if len(evidence.others) >= 256 else str(len(evidence.others))
-        does, toward = ("is behind", "to") if role == "originator" else ("receives", "from")
-        hosts = "host" if len(evidence.others) == 1 else "hosts"
-        services = ", ".join(name for name, _ in evidence.ports.most_common(3))
-        more = len(evidence.ports) - 3
-        rest = f" and {more} more" if more > 0 else ""
-        reasons = "; ".join(reason for reason, _ in evidence.reasons.most_common(self._budget.max_reasons))
+        incident = HostIncident(
+            role=role,
+            host=host,
+            odd=evidence.odd,
+            peers=len(evidence.peers),
+            services=_most_common(evidence.services, _NAMED_SERVICES),
+            service_count=len(evidence.services),
+            evidence=evidence.sum,
+            components=_most_common(evidence.components, self._budget.max_reasons),
+        )
         return Notice(
             ts=verdict.ts,
             note=ANOMALOUS_HOST,
-            msg=f"{host} {does} {evidence.odd} odd connections {toward} {many} {hosts} ({services}{rest})",
-            sub=f"{reasons}; evidence {evidence.sum:.0f} decades",
             identifier=f"{role}|{host}|{evidence.odd}",
-            uid=verdict.uid,
-            orig_h=verdict.orig_h,
-            orig_p=verdict.orig_p,
-            resp_h=verdict.resp_h,
-            resp_p=verdict.resp_p,
-            proto=verdict.proto,
-            src=host if role == "originator" else None,
-            dst=host if role == "responder" else None,
-            n=evidence.odd,
-            community_id=verdict.community_id,
+            verdict=verdict,
+            incident=incident,
             suppress_for=self._budget.suppress_for,
         )
 
@@ -239,41 +241,30 @@ class Decider:
         self._raised.move_to_end((note, identifier))
         while len(self._raised) > self._incident.max_hosts:
             self._raised.popitem(last=False)
-        service = verdict.service or f"{verdict.resp_p}/{verdict.proto}"
-        what = f"looks like {verdict.verdict}" if known else "is unlike this network's normal"
         return [
             Notice(
                 ts=verdict.ts,
                 note=note,
-                msg=f"{verdict.orig_h} -> {verdict.resp_h} {service} {what}"
-                f" (score {verdict.score:.3f}, threshold {verdict.threshold:.3f})",
-                sub="; ".join(verdict.reasons),
                 identifier=identifier,
-                uid=verdict.uid,
-                orig_h=verdict.orig_h,
-                orig_p=verdict.orig_p,
-                resp_h=verdict.resp_h,
-                resp_p=verdict.resp_p,
-                proto=verdict.proto,
-                src=verdict.orig_h,
-                dst=verdict.resp_h,
-                p=verdict.resp_p,
-                community_id=verdict.community_id,
+                verdict=verdict,
                 suppress_for=self._budget.suppress_for,
             )
         ]
 
 
-def _remember(evidence: _Evidence, verdict: Verdict, other: str) -> None:
+def _remember(evidence: _Evidence, verdict: Verdict, peer: str, component: str | None) -> None:
     evidence.odd += 1
-    if len(evidence.others) < 256:
-        evidence.others.add(other)
-    _tally(evidence.ports, verdict.service or f"{verdict.resp_p}/{verdict.proto}", 256)
-    if verdict.reasons:
-        _tally(evidence.reasons, verdict.reasons[0].partition(" (p=")[0], 64)
+    if len(evidence.peers) < MAX_COUNTED:
+        evidence.peers.add(peer)
+    _tally(evidence.services, verdict.service_or_port)
+    if component is not None:
+        _tally(evidence.components, component)
 
 
-def _tally(counts: Counter[str], word: str, most: int) -> None:
-    known = counts.get(word, 0)
-    if known or len(counts) < most:
-        counts[word] = known + 1
+def _tally(counts: Counter[str], word: str) -> None:
+    if word in counts or len(counts) < MAX_COUNTED:
+        counts[word] += 1
+
+
+def _most_common(counts: Counter[str], most: int) -> tuple[str, ...]:
+    return tuple(word for word, _ in counts.most_common(most))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.counters import Watch
 from cmdana_plugin.decision.incidents import Decider
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, NO_VERDICTS, Coded, Notice, Verdicts, coded
+from cmdana_plugin.decision.notice import Notice
+from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdicts, coded
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
@@ -22,18 +23,18 @@ from feature_extractors.features import Encoded
 _EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
 _EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
 
-# What each component of a score says when it is the odd one, for verdicts that raise no notice of their own.
-WORDS: Final[Mapping[str, str]] = {
-    "packets": "packets unlike what its connection, logs and history foretell",
-    "connection": "connection record unlike what its packets, logs and history foretell",
-    "log": "log entries unlike what its packets, connection and history foretell",
-    "residual": "the modalities do not belong together",
-    "next": "not what this host's history foretells",
-    "density": "far from all connections seen in training",
-    "isolation": "an unusual combination of plain numbers",
-    "novelty": "new to this host, service or pair",
+# What it means when a component of a score is the odd one, as an analyst reads it.
+COMPONENT_WORDS: Final[Mapping[str, str]] = {
+    "packets": "first packets do not fit the connection record, logs and history",
+    "connection": "connection record does not fit the packets, logs and history",
+    "log": "log entries do not fit the packets, connection record and history",
+    "residual": "packets, connection record and logs do not fit together",
+    "next": "unusual after this host's recent connections",
+    "density": "unlike any traffic seen in training",
+    "isolation": "unusual combination of sizes, times and recent activity",
+    "novelty": "first-seen peer, port or name",
     "attack": "resembles attacks seen in training",
-    "site": "far from what this service has shown here so far",
+    "site": "unusual for this service at this site",
 }
 
 
@@ -48,7 +49,7 @@ class Judged:
 
 
 class Judge:
-    """Scores a block of windows, decides on each, and words the notices.
+    """Scores a block of windows, decides on each, and raises the notices.
 
     A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
     that a flood of odd connections costs little more than one of ordinary ones. So does a flood of notices: how many
@@ -58,7 +59,7 @@ class Judge:
     def __init__(self, detector: Detector, config: Config) -> None:
         self.detector = detector
         self.decider = Decider(config.verdict, config.incident)
-        self.watch = Watch(config, WORDS)
+        self.watch = Watch(config, COMPONENT_WORDS)
         self._max_reasons = config.verdict.max_reasons
         self._left = float(_EXPLAINED)
         self._now = -math.inf
@@ -80,10 +81,10 @@ class Judge:
         verdicts = self._verdicts(windows, scores)
         counts = verdicts.counted()
         notices: list[Notice] = self.watch.receive(windows, scores, counts)
-        raised = self._decide(verdicts, windows.connections.end.tolist())
+        raised = self._decide(verdicts, scores, windows.connections.end.tolist())
         for i, explained in self._explained(windows, scores, raised).items():
             verdicts.reasons[i] = explained
-            raised[i] = [_explained(n, explained) for n in raised[i]]
+            raised[i] = [n.with_reasons(explained) for n in raised[i]]
         for i in sorted(raised):
             notices += raised[i]
         self.watch.noticed(notices)
@@ -108,11 +109,12 @@ class Judge:
         self._left -= 1.0
         return True
 
-    def _decide(self, verdicts: Verdicts, ends: Sequence[float]) -> dict[int, list[Notice]]:
+    def _decide(self, verdicts: Verdicts, scores: Scores, ends: Sequence[float]) -> dict[int, list[Notice]]:
         """The notices by row, of rows that raise any."""
         decider = self.decider
         raised: dict[int, list[Notice]] = {}
-        odd = verdicts.rows(np.flatnonzero(verdicts.verdict.code).tolist())
+        rows = np.flatnonzero(verdicts.verdict.code)
+        odd = zip(verdicts.rows(rows.tolist()), oddest_components(scores, rows), strict=True)
         columns = zip(
             verdicts.verdict.code.tolist(), verdicts.stage.code.tolist(), verdicts.p_value.tolist(),
             verdicts.orig_h, verdicts.resp_h, ends, strict=True,
@@ -122,7 +124,8 @@ class Judge:
                 if stage:
                     decider.benign(p, orig, resp, end)
                 continue
-            some = decider.receive(next(odd), end)
+            verdict, component = next(odd)
+            some = decider.receive(verdict, end, component)
             if some:
                 raised[i] = some
         return raised
@@ -181,7 +184,7 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     """
     reasons: list[tuple[str, ...]] = [()] * len(odd)
     rows = np.flatnonzero(odd)
-    names = sorted(name for name in scores.components if name in WORDS)
+    names = _components(scores)
     if not len(rows) or not names:
         return reasons
     table = np.stack([scores.components[name][rows] for name in names], axis=1)
@@ -202,16 +205,27 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     return reasons
 
 
+def oddest_components(scores: Scores, rows: NDArray[np.int64]) -> list[str | None]:
+    """Of each of these rows the component with the smallest p-value; None where none applies."""
+    names = _components(scores)
+    if not len(rows) or not names:
+        return [None] * len(rows)
+    table = np.nan_to_num(np.stack([scores.components[name][rows] for name in names], axis=1), nan=np.inf)
+    least = table.argmin(axis=1)
+    return [
+        names[k] if p < np.inf else None
+        for k, p in zip(least.tolist(), table.min(axis=1).tolist(), strict=True)
+    ]
+
+
+def _components(scores: Scores) -> list[str]:
+    """The components that can be named, in order of their names."""
+    return sorted(name for name in scores.components if name in COMPONENT_WORDS)
+
+
 def _component(told: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
-    words = told[which, p] = f"{WORDS[names[which]]} (p={p:.1g})"
+    words = told[which, p] = f"{COMPONENT_WORDS[names[which]]} (p={p:.1g})"
     return words
-
-
-def _explained(notice: Notice, reasons: Sequence[str]) -> Notice:
-    words = "; ".join(reasons)
-    if notice.note == ANOMALOUS_HOST:
-        return replace(notice, sub=f"{notice.sub}; latest: {words}")
-    return replace(notice, sub=words)
 
 
 _NAMES = tuple(

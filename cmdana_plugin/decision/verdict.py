@@ -81,6 +81,11 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...]  # in words, most telling first; empty for benign
     model: str
 
+    @property
+    def service_or_port(self) -> str:
+        """The service, or the responder's port such as 22/tcp."""
+        return self.service or f"{self.resp_p}/{self.proto}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdicts(Sequence[Verdict]):
@@ -158,38 +163,4 @@ NO_VERDICTS: Final = Verdicts(
     np.zeros(0), np.zeros(0, "S1"), (), np.zeros(0, np.uint16), (), np.zeros(0, np.uint16), _NONE, _NONE,
     np.zeros(0, "S1"), _NONE, np.zeros(0), np.zeros(0), threshold=0.0, verdict=_NONE, reliance=np.zeros((0, 4)),
     modalities=_NONE, reasons=[], model="",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """One row of notice.log as this project raises it (base/frameworks/notice/main.zeek, Notice::Info)."""
-
-    ts: float
-    note: str  # CMDANA::Anomalous_Connection and its kin, see NOTICE_TYPES
-    msg: str
-    sub: str
-    identifier: str
-    uid: str | None = None
-    orig_h: str | None = None
-    orig_p: int | None = None
-    resp_h: str | None = None
-    resp_p: int | None = None
-    proto: str | None = None
-    src: str | None = None
-    dst: str | None = None
-    p: int | None = None
-    n: int | None = None
-    community_id: str | None = None
-    suppress_for: float = 3600.0  # seconds
-
-
-ANOMALOUS_CONNECTION: Final = "CMDANA::Anomalous_Connection"
-ANOMALOUS_HOST: Final = "CMDANA::Anomalous_Host"
-KNOWN_ATTACK: Final = "CMDANA::Known_Attack"
-TRAFFIC_DRIFT: Final = "CMDANA::Traffic_Drift"
-DETECTOR_LOST: Final = "CMDANA::Detector_Lost"
-DETECTOR_BACK: Final = "CMDANA::Detector_Back"
-NOTICE_TYPES: Final = (
-    ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK,
 )  # fmt: skip

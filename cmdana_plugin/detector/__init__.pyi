@@ -20,10 +20,10 @@ from .cross_modal import density_input as density_input
 from .cross_modal import history_of as history_of
 from .cross_modal import isolation_input as isolation_input
 from .cross_modal import load_detector as load_detector
+from .cross_modal import overall_p_value as overall_p_value
 from .cross_modal import share_cores as share_cores
 from .cross_modal import shipped_checkpoint as shipped_checkpoint
 from .cross_modal import stratum_of as stratum_of
-from .cross_modal import whole_p_value as whole_p_value
 from .history import KINDS as KINDS
 from .history import MEMORY as MEMORY
 from .history import RING as RING

@@ -17,8 +17,8 @@ ENOUGH: Final = 2000  # benign rows from which on a kind of traffic stands on it
 ENOUGH_HISTORY: Final = 500  # and those of hosts of which so much is known
 _TAIL: Final = 0.05  # share of the sample that the tail is fitted to
 _SINGLE: Final = 256  # of these, greatest values kept one by one
-_FEW: Final = 10  # greatest values that the fit replaces
-_LEAST: Final = 1e-30
+_TAIL_VALUES: Final = 10  # greatest values that the fit replaces
+_MIN_P_VALUE: Final = 1e-30
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _one(x, t, first, order, above, size, start, shape, scale):  # type: ignore[
     if m == 0:
         return 1.0
     n = size[t]
-    last = begin + max(m - _FEW, 0)
+    last = begin + max(m - _TAIL_VALUES, 0)
     if x > order[last]:
         # From the last few values on the sample says too little: the fit goes on from there.
         further = _log_tail(x, start[t], shape[t], scale[t]) - _log_tail(
@@ -109,7 +109,7 @@ def _one(x, t, first, order, above, size, start, shape, scale):  # type: ignore[
     else:
         found = begin + min(np.searchsorted(order[begin : begin + m], x), m - 1)
         p = (above[found] * n + 1.0) / (n + 1.0)
-    return min(max(p, _LEAST), 1.0)
+    return min(max(p, _MIN_P_VALUE), 1.0)
 
 
 @entry
@@ -183,6 +183,6 @@ def weighted_bonferroni(fused: NDArray[np.float64], alone: NDArray[np.float64]) 
 
 def fuse(p_values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fisher's weighted sum of evidence [n] from p-values [n, C]; one that does not apply counts as expected."""
-    evidence = np.where(np.isnan(p_values), 1.0, -np.log(np.clip(p_values, _LEAST, 1.0)))
+    evidence = np.where(np.isnan(p_values), 1.0, -np.log(np.clip(p_values, _MIN_P_VALUE, 1.0)))
     total: NDArray[np.float64] = evidence @ weights
     return total

@@ -33,7 +33,7 @@ from feature_extractors.features import Schema
 
 SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
-_MOST: Final = 256 * 1024 * 1024  # bytes of a file
+_MAX_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
 _TYPES: Final = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_}  # of safetensors
 
 
@@ -46,15 +46,14 @@ class Checkpoint:
     preparation: Preparation
     mixture: Mixture
     trees: Trees | None  # malicious or not
-    namer: Trees | None  # which of `classes`
-    isolation: Trees | None  # how soon an event is parted from calm traffic; only where no attack weighs
+    attack_classifier: Trees | None  # which of `classes`
+    isolation: Trees | None  # how soon an event is parted from benign traffic; only where no attack weighs
     classes: tuple[str, ...]  # names that the supervised head may give, empty without labels
     strata: Mapping[str, Strata]  # calibration of each component
     weights: Mapping[str, float]  # of each component in the fusion
     fused: Tail  # calibration of the fused evidence
-    whole: (
-        Strata | None
-    )  # of the whole, -log p, by how well the originator is known; where calm traffic was plenty
+    # Of the overall p-value, -log p, by how well the originator is known; where benign traffic was plenty.
+    overall_calibration: Strata | None
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
 
 
@@ -87,8 +86,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     tensors |= _arrays("mixture", checkpoint.mixture)
     if checkpoint.trees is not None:
         tensors |= _arrays("trees", checkpoint.trees)
-    if checkpoint.namer is not None:
-        tensors |= _arrays("namer", checkpoint.namer)
+    if checkpoint.attack_classifier is not None:
+        tensors |= _arrays("namer", checkpoint.attack_classifier)
     if checkpoint.isolation is not None:
         tensors |= _arrays("isolation", checkpoint.isolation)
     tails: dict[str, list[float]] = {}
@@ -102,9 +101,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "weights": json.dumps(dict(checkpoint.weights)),
         "tails": json.dumps(tails),
     }
-    whole = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
     # With the mode that any new file has here: a service's user reads what root trained.
-    files.replace(path, serialised(whole, dict(checkpoint.about) | meta))
+    files.replace(path, serialised(contiguous, dict(checkpoint.about) | meta))
 
 
 def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:
@@ -194,13 +193,13 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
         ),
         mixture=Mixture(**_named("mixture", tensors, Mixture)),
         trees=forests["trees"],
-        namer=forests["namer"],
+        attack_classifier=forests["namer"],
         isolation=forests["isolation"],
         classes=classes,
         strata={k: s for k, s in strata.items() if k != "whole"},
         weights=weights,
         fused=tails["fused"],
-        whole=strata.get("whole"),
+        overall_calibration=strata.get("whole"),
         about=about,
     )
 
@@ -213,9 +212,9 @@ def _content(path: Path) -> bytes:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise CmdanaError(f"{path}: found no regular file, expected a model")
-            if about.st_size > _MOST:
+            if about.st_size > _MAX_BYTES:
                 raise CmdanaError(
-                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MOST:,} at most"
+                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MAX_BYTES:,} at most"
                 )
             return file.read(about.st_size)
     except OSError as error:
@@ -243,8 +242,8 @@ def renamed(checkpoint: Checkpoint, **about: str) -> Checkpoint:
 
 def _tails(checkpoint: Checkpoint) -> list[tuple[str, Tail]]:
     out = [("fused", checkpoint.fused)]
-    whole = {} if checkpoint.whole is None else {"whole": checkpoint.whole}
-    for name, strata in (*checkpoint.strata.items(), *whole.items()):
+    overall = {} if checkpoint.overall_calibration is None else {"whole": checkpoint.overall_calibration}
+    for name, strata in (*checkpoint.strata.items(), *overall.items()):
         out.append((f"{name}.all", strata.everything))
         out += [(f"{name}.{code}", tail) for code, tail in strata.each.items()]
     return out

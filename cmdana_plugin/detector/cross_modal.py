@@ -60,8 +60,8 @@ from feature_extractors.features import (
 _BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
-_SURE: Final = 0.7  # probability from which on the supervised head names a class
-_ODD: Final = 1e-2  # p-value below which it does so at all
+_NAMED_PROBABILITY: Final = 0.7  # probability from which on the supervised head names a class
+_NAMED_P_VALUE: Final = 1e-2  # p-value below which it does so at all
 _SWITCH_INTERVAL: Final = 5e-4  # seconds that a thread may keep the interpreter
 _EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
 _HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
@@ -373,7 +373,7 @@ class CrossModal:
         assert self.seen is not None
         components = self.p_values(raw, self.seen)
         history = history_of(self.seen.state, self.schema)
-        p = whole_p_value(self.checkpoint, self.evidence(components), components, history)
+        p = overall_p_value(self.checkpoint, self.evidence(components), components, history)
         score = np.round(score_of(p), 6)
         p = significant(p)
         reliance = np.round(gate.astype(np.float64), 6)
@@ -388,16 +388,16 @@ class CrossModal:
 
     def _attack(self, raw: Mapping[str, NDArray[np.float64]], p: NDArray[np.float64]) -> list[str]:
         """The kind of known attack, named only where the head is sure and the event is odd at all."""
-        names, namer = [""] * len(p), self.checkpoint.namer
-        if namer is None or "attack" not in raw or self.seen is None:
+        names, classifier = [""] * len(p), self.checkpoint.attack_classifier
+        if classifier is None or "attack" not in raw or self.seen is None:
             return names
-        rows = np.flatnonzero((raw["attack"] > 0.0) & (p < _ODD))
+        rows = np.flatnonzero((raw["attack"] > 0.0) & (p < _NAMED_P_VALUE))
         if len(rows):
-            odds = namer.scores(tabulate(take_features(self.seen.features, rows), self.seen.state[rows]))
+            odds = classifier.scores(tabulate(take_features(self.seen.features, rows), self.seen.state[rows]))
             chance = np.exp(odds - odds.max(axis=1, keepdims=True))
             chance /= chance.sum(axis=1, keepdims=True)
             for row, best, sure in zip(rows, chance.argmax(axis=1), chance.max(axis=1), strict=True):
-                if sure >= _SURE:
+                if sure >= _NAMED_PROBABILITY:
                     names[row] = self.checkpoint.classes[best]
         return names
 
@@ -453,7 +453,7 @@ def component_p_values(
     }
 
 
-def whole_p_value(
+def overall_p_value(
     checkpoint: Checkpoint,
     evidence: NDArray[np.float64],
     components: Mapping[str, NDArray[np.float64]],
@@ -463,7 +463,11 @@ def whole_p_value(
     p = checkpoint.fused.p_value(evidence)
     if "isolation" in components:
         p = weighted_bonferroni(p, components["isolation"])
-    return p if checkpoint.whole is None else checkpoint.whole.p_value(-np.log(p), history)
+    return (
+        p
+        if checkpoint.overall_calibration is None
+        else checkpoint.overall_calibration.p_value(-np.log(p), history)
+    )
 
 
 def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:

@@ -23,7 +23,8 @@ RING_WIDTH: Final = 16
 KINDS: Final = 3  # originating host, (responder, port), (originator, responder, port)
 WAYS: Final = 8
 _AT_FIRST: Final = 4096  # slots of a table at the beginning
-_ENOUGH: Final = 50.0  # a count so far tells new from known; beyond this it would only tell the stream's age
+# A count so far tells new from known; beyond this it would only tell the stream's age.
+_MAX_COUNT: Final = 50.0
 
 # Offsets in a host's row: four counts each, then single values.
 _CONNS, _FAILED, _PEERS, _PORTS, _IN, _IN_PEERS = 0, 4, 8, 12, 16, 20
@@ -387,20 +388,20 @@ def _count(  # type: ignore[no-untyped-def]
         f[28] = ho[_ALL_FAILED] / seen if seen > 0 else np.nan
         f[29] = ho[_ALL_PEERS] / seen if seen > 0 else np.nan
         f[30] = ho[_ALL_PORTS] / seen if seen > 0 else np.nan
-        f[31] = np.log1p(min(seen, _ENOUGH))
-        f[32] = np.log1p(min(hp[_P_SEEN], _ENOUGH))
-        f[33] = np.log1p(min(services[v, 0], _ENOUGH)) if v >= 0 else 0.0
-        f[34] = np.log1p(min(hs[_S_SEEN], _ENOUGH))
+        f[31] = np.log1p(min(seen, _MAX_COUNT))
+        f[32] = np.log1p(min(hp[_P_SEEN], _MAX_COUNT))
+        f[33] = np.log1p(min(services[v, 0], _MAX_COUNT)) if v >= 0 else 0.0
+        f[34] = np.log1p(min(hs[_S_SEEN], _MAX_COUNT))
         if name[i] != 0:
             m = _find(mark_keys, name[i])
-            f[35] = np.log1p(min(marks[m, 0], _ENOUGH)) if m >= 0 else 0.0
+            f[35] = np.log1p(min(marks[m, 0], _MAX_COUNT)) if m >= 0 else 0.0
             m = _find(mark_keys, orig_name[i])
-            f[36] = np.log1p(min(marks[m, 0], _ENOUGH)) if m >= 0 else 0.0
+            f[36] = np.log1p(min(marks[m, 0], _MAX_COUNT)) if m >= 0 else 0.0
         else:
             f[35] = np.nan
             f[36] = np.nan
-        f[37] = np.log1p(min(marks[known_port, 0], _ENOUGH)) if known_port >= 0 else 0.0
-        f[38] = np.log1p(min(hr[_ANSWERED], _ENOUGH))
+        f[37] = np.log1p(min(marks[known_port, 0], _MAX_COUNT)) if known_port >= 0 else 0.0
+        f[38] = np.log1p(min(hr[_ANSWERED], _MAX_COUNT))
         f[39] = np.log1p(dt * 1e3) if seen > 0 else np.nan
         gap = np.log1p(dt_pair * 1e3)
         f[40] = gap if hp[_P_SEEN] > 0 else np.nan

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.detector.inputs import block_size
 
 _TOGETHER: Final = 256  # rows of one product at most
-_ENOUGH: Final = 50_000  # rows to learn from
+_MAX_ROWS: Final = 50_000  # rows to learn from
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ def fit_mixture(
 ) -> Mixture:
     """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
 
-    Of more than `_ENOUGH` rows that many are drawn: more would sharpen nothing but take their time.
+    Of more than `_MAX_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
     """
     rng = np.random.default_rng(seed)
-    if len(x) > _ENOUGH:
-        x = x[rng.choice(len(x), _ENOUGH, replace=False)]
+    if len(x) > _MAX_ROWS:
+        x = x[rng.choice(len(x), _MAX_ROWS, replace=False)]
     n, width = x.shape
     components = max(1, min(components, n // (2 * width) or 1))
     mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)

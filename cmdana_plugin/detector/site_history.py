@@ -55,10 +55,10 @@ _WAYS: Final = 8  # places that a host or pair may take; a new one takes that of
 _FADE: Final = 1 << 17  # connections after which a host's or pair's past use counts half
 _FADE_STRATUM: Final = 1 << 20  # likewise a service's
 _UNANSWERED: Final = 0.01  # what a connection without content from the responder counts of a service's use
-_LEAST: Final = 40  # connections of a service before its tail is believed
+_MIN_CONNECTIONS: Final = 40  # connections of a service before its tail is believed
 _TAIL: Final = 0.1  # share of the past that makes the tail
-_MOST: Final = 20_000.0  # connections of a service after which the past counts half
-_ODD: Final = 0.002  # below this p a connection enters the history with
+_HALF_LIFE_CONNECTIONS: Final = 20_000.0  # connections of a service after which the past counts half
+_ODD_P_VALUE: Final = 0.002  # below this p a connection enters the history with
 _LITTLE: Final = 0.01  # this weight
 _INTERVALS: Final = 8  # intervals of a pair before they are called regular
 _KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
@@ -291,13 +291,13 @@ def _walk(  # type: ignore[no-untyped-def]
             least = min(least, p[i, m])
         if not final[i]:
             continue
-        weight = 1.0 if least >= _ODD else _LITTLE
+        weight = 1.0 if least >= _ODD_P_VALUE else _LITTLE
         for m in range(values.shape[1]):
             b = _bin(values[i, m])
             past[s, m, b] += weight
             top[s, m] = max(top[s, m], b)
             total[s, m] += weight
-            if total[s, m] > _MOST:
+            if total[s, m] > _HALF_LIFE_CONNECTIONS:
                 past[s, m] *= 0.5
                 total[s, m] = past[s, m].sum()  # nothing that rounding leaves adds up
         clock[0] += 1
@@ -333,7 +333,7 @@ def _tail(past, total, top, x, spread):  # type: ignore[no-untyped-def]
 
     (1, 0) while the histogram is thin.
     """
-    if total < _LEAST:
+    if total < _MIN_CONNECTIONS:
         return 1.0, 0.0
     above, u = 0.0, top
     while u > 0 and above + past[u] <= _TAIL * total:

@@ -99,7 +99,7 @@ MAX_RECORDS: Final = 65_536  # in a batch
 _LEAST_RECORD: Final = 4  # characters of a record at least
 _MAX_NESTED: Final = 16  # levels of a log field that are looked into
 _COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
-# The logs that Zeek can tell in brief (`CMDANA::brief` in logs.zeek): the words in one string, and what follows them.
+# The logs that Zeek can tell in brief (`CMDANA::compact_renderers`): the words in one string, and what follows them.
 # Of `answers` only their number is told.
 BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "dns": (("uid", "ts", "qtype_name", "rcode_name", "rtt", "answers"), ("query", "TTLs")),

@@ -16,10 +16,11 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from cmdana_plugin.decision import Notice, Verdicts
 from cmdana_plugin.detector import BENIGN
+from cmdana_plugin.logs import notice_columns, notice_fields
 from feature_extractors import CmdanaError, Stage
 
 T = TypeVar("T")
-WIRE_VERSION: Final = 5
+WIRE_VERSION: Final = 6
 MAX_PAYLOAD: Final = (
     16 * 1024 * 1024
 )  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
@@ -260,18 +261,20 @@ def _columns(v: Verdicts, rows: Sequence[int]) -> dict[str, Any]:
 
 
 def _notice(n: Notice) -> dict[str, object]:
-    proto = n.proto or "unknown_transport"
-    return {
-        "ts": n.ts, "note": n.note, "msg": n.msg, "sub": n.sub, "identifier": n.identifier, "uid": n.uid,
-        "orig_h": n.orig_h, "orig_p": _port(n.orig_p, proto), "resp_h": n.resp_h,
-        "resp_p": _port(n.resp_p, proto), "src": n.src, "dst": n.dst, "p": _port(n.p, proto), "n": n.n,
-        "community_id": n.community_id,
-    }  # fmt: skip
+    """As `CMDANA::RaisedNotice` has it."""
+    v, columns = n.verdict, notice_columns(n)
+    raised: dict[str, object] = {
+        name: columns.get(name) for name in ("ts", "note", "msg", "sub", "uid", "src", "dst", "n")
+    }
+    raised |= {"identifier": n.identifier, "fields": notice_fields(n)}
+    if v:
+        orig_p, resp_p = _port(v.orig_p, v.proto), _port(v.resp_p, v.proto)
+        raised |= {"orig_h": v.orig_h, "orig_p": orig_p, "resp_h": v.resp_h, "resp_p": resp_p}
+        raised |= {"p": None if n.incident else resp_p, "community_id": v.community_id}
+    return raised
 
 
-def _port(number: int | None, proto: str) -> str | None:
-    if number is None:
-        return None
+def _port(number: int, proto: str) -> str:
     return f"{number}/{proto if proto in ('tcp', 'udp', 'icmp') else 'unknown'}"
 
 

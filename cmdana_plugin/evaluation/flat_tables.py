@@ -54,10 +54,10 @@ Progress = Callable[[str, float], None]
 _EPOCHS: Final = 4
 _SMOOTH: Final = 0.02  # of the targets: what no training row has shown is unlikely, not impossible
 _WIDTH: Final = 48
-_MOST: Final = CLASSES - 1  # values of a category that have a code of their own; 0 is any other
-_CALM: Final = 20_000  # benign rows that kNN, mixture and isolation forest learn from, alike
+_MAX_CODES: Final = CLASSES - 1  # values of a category that have a code of their own; 0 is any other
+_BENIGN_ROWS: Final = 20_000  # benign rows that kNN, mixture and isolation forest learn from, alike
 _RULES: Final = 1  # raised where a baseline is treated otherwise, so that no older trial is taken for it
-_HELD: Final = 1e-2  # share of held-back benign rows above the threshold of train folds
+_FLAGGED_SHARE: Final = 1e-2  # share of held-back benign rows above the threshold of train folds
 
 _NSL_WORDS: Final = (
     "duration protocol_type service flag src_bytes dst_bytes land wrong_fragment urgent hot num_failed_logins "
@@ -262,9 +262,9 @@ POOLED: Final = ("fpr", "recall", "accuracy", "f1", "auroc", "tpr@0.05", "tpr@0.
 
 def _pooled(both: Floats, task: Task, held: NDArray[np.int64]) -> list[float]:
     """POOLED of scores of held-back rows, then test rows: at the threshold of train folds, then as a ranking."""
-    calm = both[: len(held)][task.learn.label[held] == 0]
+    benign = both[: len(held)][task.learn.label[held] == 0]
     score, bad = both[len(held) :], task.test.label == 1
-    said = score > np.quantile(calm, 1.0 - _HELD)
+    said = score > np.quantile(benign, 1.0 - _FLAGGED_SHARE)
     ranked = [float((score[bad] > np.quantile(score[~bad], 1.0 - r)).mean()) for r in (0.05, 0.01, 0.001)]
     return [
         float(said[~bad].mean()),
@@ -290,7 +290,7 @@ def _trial(task: Task, name: str, seed: int) -> Trial:
     rows = np.arange(len(x))
     if not with_labels:
         rows = np.flatnonzero(learn.label == 0)
-        rows = rng.permutation(rows)[:_CALM] if name != "autoencoder" else rows
+        rows = rng.permutation(rows)[:_BENIGN_ROWS] if name != "autoencoder" else rows
     score = fit(standardise(x[rows], scale), learn.label[rows] == 1, seed)
     both = np.concatenate([score(standardise(t.flat(), scale)) for t in (held, task.test)])
     return Trial(both, chance=both if with_labels else None)
@@ -304,7 +304,7 @@ def _ours(learn: Table, held: Table, test: Table, seed: int) -> Trial:
     network = Groups(benign)
     _fit(network, *_inputs(benign, bins.codes(benign.numeric), scale), seed)
     flat = benign.flat()
-    mixed = np.random.default_rng(seed).permutation(len(flat))[:_CALM]
+    mixed = np.random.default_rng(seed).permutation(len(flat))[:_BENIGN_ROWS]
     flat_scale = _scale(flat)
     mixture = fit_mixture(standardise(flat[mixed], flat_scale), 16, seed)
     trees = fit_trees(learn.flat(), learn.label == 1, np.ones(len(learn)), seed * 1000, repeats=1)
@@ -315,16 +315,16 @@ def _ours(learn: Table, held: Table, test: Table, seed: int) -> Trial:
             raw.setdefault(f"group {g + 1}", []).append(surprise[:, g])
         raw.setdefault("density", []).append(mixture.score(standardise(t.flat(), flat_scale)))
         raw.setdefault("attack", []).append(trees.score(t.flat()))
-    calm = held.label == 0
+    benign_held = held.label == 0
     stratum = np.concatenate([held.stratum, test.stratum])
     parts = {
-        k: fit_strata(v[0][calm], held.stratum[calm]).p_value(np.concatenate(v), stratum)
+        k: fit_strata(v[0][benign_held], held.stratum[benign_held]).p_value(np.concatenate(v), stratum)
         for k, v in raw.items()
     }
     anomaly = [k for k in parts if k != "attack"]
     weights = {k: 1.0 / len(anomaly) for k in anomaly} | {"attack": Recipe().attack_weight}
     evidence = weighted(parts, weights)
-    p = fit_tail(evidence[: len(held)][calm]).p_value(evidence)
+    p = fit_tail(evidence[: len(held)][benign_held]).p_value(evidence)
     chance = 1.0 / (1.0 + np.exp(-np.concatenate(raw["attack"])))
     return Trial(evidence, p, parts, weights, chance)
 
@@ -425,7 +425,7 @@ def _table(
     numeric[:, wide] = np.sign(numeric[:, wide]) * np.log1p(np.abs(numeric[:, wide]))
     codes, sizes = [], []
     for f in categories:
-        common = [v for v, _ in Counter(columns[f][i] for i in learn).most_common(_MOST)]
+        common = [v for v, _ in Counter(columns[f][i] for i in learn).most_common(_MAX_CODES)]
         code = {v: k + 1 for k, v in enumerate(common)}
         codes.append([code.get(v, 0) for v in columns[f]])
         sizes.append(len(common) + 1)
@@ -464,7 +464,7 @@ def _f1(said: NDArray[np.bool_], truth: NDArray[Any]) -> float:
 
 
 def _auroc(score: Floats, bad: NDArray[Any]) -> float:
-    calm = np.sort(score[~bad])
-    below = np.searchsorted(calm, score[bad], side="left")
-    ties = np.searchsorted(calm, score[bad], side="right") - below
-    return float((below + 0.5 * ties).mean() / len(calm))
+    benign = np.sort(score[~bad])
+    below = np.searchsorted(benign, score[bad], side="left")
+    ties = np.searchsorted(benign, score[bad], side="right") - below
+    return float((below + 0.5 * ties).mean() / len(benign))

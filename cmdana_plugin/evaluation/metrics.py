@@ -41,16 +41,16 @@ class Judged:
 
 def judge(score: Floats, label: NDArray[np.int8], family: Sequence[str]) -> tuple[dict[str, Judged], Judged]:
     """Per family and macro. Raises `CmdanaError` where one of the classes is missing."""
-    calm = np.sort(score[label == 0])
+    benign = np.sort(score[label == 0])
     names = np.array(family, dtype=object)
     bad = label == 1
     kinds = {str(f): score[bad & (names == f)] for f in sorted(set(names[bad]))}
     kinds = {f: s for f, s in kinds.items() if len(s) >= LEAST}
-    if not len(calm) or not kinds:
+    if not len(benign) or not kinds:
         raise CmdanaError(
-            f"evaluation: found {len(calm)} benign rows and {len(kinds)} families of {LEAST} or more; expected both"
+            f"evaluation: found {len(benign)} benign rows and {len(kinds)} families of {LEAST} or more; expected both"
         )
-    families = {f: _judged(calm, s) for f, s in kinds.items()}
+    families = {f: _judged(benign, s) for f, s in kinds.items()}
     return families, mean(list(families.values()), int(bad.sum()))
 
 
@@ -61,22 +61,22 @@ def mean(judged: Sequence[Judged], count: int) -> Judged:
     return Judged(count, tuple(row[:k]), row[k], row[k + 1], tuple(row[k + 2 :]))
 
 
-def _judged(calm: Floats, s: Floats) -> Judged:
+def _judged(benign: Floats, s: Floats) -> Judged:
     tpr = tuple(
-        float((s > np.quantile(calm, 1.0 - r)).mean()) if len(calm) * r >= 5.0 else float("nan")
+        float((s > np.quantile(benign, 1.0 - r)).mean()) if len(benign) * r >= 5.0 else float("nan")
         for r in RATES
     )
-    below = np.searchsorted(calm, s, side="left")
-    ties = np.searchsorted(calm, s, side="right") - below
-    auroc = float((below + 0.5 * ties).mean() / len(calm))
-    rare = tuple(_precision(calm, s, p / (1.0 - p) * len(calm) / len(s)) for p in PREVALENCES)
-    return Judged(len(s), tpr, auroc, _precision(calm, s, 1.0), rare)
+    below = np.searchsorted(benign, s, side="left")
+    ties = np.searchsorted(benign, s, side="right") - below
+    auroc = float((below + 0.5 * ties).mean() / len(benign))
+    rare = tuple(_precision(benign, s, p / (1.0 - p) * len(benign) / len(s)) for p in PREVALENCES)
+    return Judged(len(s), tpr, auroc, _precision(benign, s, 1.0), rare)
 
 
-def _precision(calm: Floats, s: Floats, weight: float) -> float:
+def _precision(benign: Floats, s: Floats, weight: float) -> float:
     """Average precision, a benign row of equal score counted first."""
     order = np.sort(s)[::-1]
-    false = len(calm) - np.searchsorted(calm, order, side="left")
+    false = len(benign) - np.searchsorted(benign, order, side="left")
     true = weight * np.arange(1, len(order) + 1)
     return float((true / (true + false)).mean())
 
@@ -92,7 +92,7 @@ class Resampled:
     """
 
     weight: NDArray[np.float32]  # [rounds, blocks] how often a draw holds each block
-    calm: NDArray[np.int64]  # rows that are benign
+    benign: NDArray[np.int64]  # rows that are benign
     bad: NDArray[np.int64]  # rows that are malicious and of a family large enough
     block: NDArray[np.int64]  # [n] block of each row
     member: NDArray[np.float32]  # [bad, families] 1 where it belongs
@@ -100,12 +100,12 @@ class Resampled:
     def macro(self, score: Floats, rate: float = 1e-3) -> Floats:
         """Macro TPR at `rate` of each draw [rounds]; a family that a draw misses is left out of its mean."""
         out = np.empty(len(self.weight))
-        calm = self.calm[np.argsort(score[self.calm], kind="stable")]
-        rising = score[calm]
+        benign = self.benign[np.argsort(score[self.benign], kind="stable")]
+        rising = score[benign]
         s = score[self.bad]
         for begin in range(0, len(out), 64):
             w = self.weight[begin : begin + 64]
-            many = np.cumsum(w[:, self.block[calm]], axis=1)
+            many = np.cumsum(w[:, self.block[benign]], axis=1)
             limit = _weighted_quantile(rising, many, 1.0 - rate)
             mine = w[:, self.block[self.bad]]
             found = ((s[None] > limit[:, None]) * mine) @ self.member

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import ANOMALOUS_HOST, Judge, Notice, threshold
+from cmdana_plugin.decision import HostIncident, Judge, Notice, threshold
 from cmdana_plugin.detector import Scores, score_of
 from cmdana_plugin.training import Recording
 from feature_extractors import address_texts
 from feature_extractors.features import Encoded, take_encoded
 
 _BLOCK: Final = 4096
-_GAP: Final = 600.0  # seconds: some captures are pieced together
-_MEMORY: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
+_MAX_SILENCE_SECONDS: Final = 600.0  # seconds: some captures are pieced together
+_EVIDENCE_SECONDS: Final = 3600.0  # seconds that a host's notice may rest on: the half-life of evidence
 
 
 class PrecomputedScores:
@@ -66,7 +66,7 @@ class Counted:
     unlabelled: int = 0  # rest on nothing known to be malicious, and on something unknown
     benign: int = 0  # connections
     flagged: int = 0  # of these, odd by verdict
-    seconds: float = 0.0  # recorded; a longer silence than _GAP counts as that
+    seconds: float = 0.0  # recorded; a longer silence than _MAX_SILENCE_SECONDS counts as that
     incidents: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))  # family -> found?
     delay: dict[str, list[float]] = field(
         default_factory=lambda: defaultdict(list)
@@ -102,9 +102,10 @@ class Counted:
         orig, resp = np.array(address_texts(c.orig_h)), np.array(address_texts(c.resp_h))
         first_notice: dict[str, int] = {}
         for notice in notices_of(windows, scores, config):
-            assert notice.uid is not None
-            row = row_of[notice.uid]
-            basis = _basis(notice, row, odd, orig, resp, c.end)
+            if notice.verdict is None:  # drift: about no connection in particular
+                continue
+            row = row_of[notice.verdict.uid]
+            basis = _basis(notice.incident, row, odd, orig, resp, c.end)
             self.notices += 1
             truth = set(label[basis].tolist())
             if 1 in truth:
@@ -114,11 +115,11 @@ class Counted:
                 self.false += 1
             else:
                 self.unlabelled += 1
-        calm = label == 0
-        self.benign += int(calm.sum())
-        self.flagged += int((odd & calm).sum())
+        benign = label == 0
+        self.benign += int(benign.sum())
+        self.flagged += int((odd & benign).sum())
         times = np.sort(np.concatenate([c.ts, c.end]))
-        self.seconds += float(np.minimum(np.diff(times), _GAP).sum())
+        self.seconds += float(np.minimum(np.diff(times), _MAX_SILENCE_SECONDS).sum())
         for f in set(family[label == 1]):
             mine = np.flatnonzero((label == 1) & (family == f))
             found = first_notice.get(str(f))
@@ -160,18 +161,18 @@ def notices_of(windows: Encoded, scores: Scores, config: Config) -> list[Notice]
 
 
 def _basis(
-    notice: Notice,
+    incident: HostIncident | None,
     row: int,
     odd: NDArray[np.bool_],
     orig: NDArray[np.str_],
     resp: NDArray[np.str_],
     end: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """The rows that a notice rests on: its connection, or the host's odd ones of the last hour."""
-    if notice.note != ANOMALOUS_HOST:
+    """The rows that a notice rests on: its connection, or of an incident the host's odd ones of the last hour."""
+    if incident is None:
         return np.array([row])
-    same = orig[: row + 1] == notice.src if notice.src else resp[: row + 1] == notice.dst
-    return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _MEMORY))
+    same = (orig if incident.role == "originator" else resp)[: row + 1] == incident.host
+    return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _EVIDENCE_SECONDS))
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -54,7 +54,7 @@ SITE_MODEL: Final = "cmdana, learned here only, no site history"
 _PAST: Final = 20_000  # connections of earlier normal that a detector has seen when a part begins
 _FIRST: Final = 1000  # connections after a start that are told apart
 _BLOCK: Final = 60.0  # seconds drawn together by the bootstrap: recordings compress their day
-_LEAST: Final = 200  # benign connections to train on
+_MIN_CONNECTIONS: Final = 200  # benign connections to train on
 _CAPTURES: Final = ("*.pcap", "*.pcap.gz", "*.pcapng", "*.pcapng.gz")
 
 
@@ -255,13 +255,13 @@ class _Site:
         self.corpus = gather(self.judged.recordings, schema)
         self.blocks = [encoded(r.windows, schema) for r in self.judged.recordings]
         self.learn = gather(self.normal, schema)
-        if (self.learn.label == 0).sum() < _LEAST:
+        if (self.learn.label == 0).sum() < _MIN_CONNECTIONS:
             raise CmdanaError(
                 f"{owner}: found {int((self.learn.label == 0).sum())} benign connections to train on, "
-                f"expected at least {_LEAST}"
+                f"expected at least {_MIN_CONNECTIONS}"
             )
         self.mixed = None if foreign is None else gather([*foreign.train, *self.normal], schema)
-        self.calm = self.judged.rows(owner, "calibrate") & (self.corpus.label == 0)
+        self.benign = self.judged.rows(owner, "calibrate") & (self.corpus.label == 0)
         self.store = Store(
             cache,
             schema.digest,
@@ -302,7 +302,7 @@ class _Site:
         return judge_with(made, self.corpus, recipe)
 
     def section(self, network: str, trials: Mapping[str, Sequence[Trial]]) -> Section:
-        """Everyone calibrated on the same calm rows of the owner, judged on one network."""
+        """Everyone calibrated on the same benign rows of the owner, judged on one network."""
         c = self.corpus
         rows = self.judged.rows(network, "later", "test")
         later = rows & (c.label == 0)
@@ -314,7 +314,7 @@ class _Site:
         for name, ts in trials.items():
             for t in ts:
                 for called, score in _ways(name, t, self.abroad is not None):
-                    p = fit_tail(score[self.calm]).p_value(score)
+                    p = fit_tail(score[self.benign]).p_value(score)
                     scores = self._scores(p, _share(called, t), network)
                     p = p.copy()
                     for i, s in scores.items():
@@ -333,7 +333,7 @@ class _Site:
         out: Section = {
             "own": network == self.owner,
             "trained": int((self.learn.label == 0).sum()),
-            "calibrated": int(self.calm.sum()),
+            "calibrated": int(self.benign.sum()),
             "later": int(later.sum()),
             "realised": realised,
             "cold": begun,
@@ -380,13 +380,13 @@ class _Site:
     def _begun(self, p: Floats, rows: NDArray[np.bool_]) -> Section:
         """What the rows judged from an empty state give: realised rates, of all and of the first; detections."""
         c = self.corpus
-        calm = rows & (c.label == 0)
+        benign = rows & (c.label == 0)
         since = np.arange(len(c)) - np.repeat(c.bounds[:-1], np.diff(c.bounds))
-        first = calm & (since < _FIRST)
+        first = benign & (since < _FIRST)
         found: Section = {
-            "realised": [float((p[calm] <= r).mean()) for r in RATES[:2]],
+            "realised": [float((p[benign] <= r).mean()) for r in RATES[:2]],
             "first": [float((p[first] <= r).mean()) for r in RATES[:2]],
-            "benign": int(calm.sum()),
+            "benign": int(benign.sum()),
         }
         if (c.label[rows] == 1).any():
             _, macro = judge(-np.log(p[rows]), c.label[rows], [c.family[i] for i in np.flatnonzero(rows)])

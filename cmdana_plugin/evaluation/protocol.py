@@ -27,9 +27,9 @@ from cmdana_plugin.detector import (
     fit_trees,
     fuse,
     history_of,
+    overall_p_value,
     stratum_of,
     tabulate,
-    whole_p_value,
 )
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.evaluation import ablations
@@ -222,7 +222,7 @@ def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
     parts, weights, raw = _parts(made, judged, recipe)
     evidence = weighted(parts, weights)
     chance = 1.0 / (1.0 + np.exp(-raw["attack"])) if "attack" in raw else None
-    p = whole_p_value(made, evidence, parts, history_of(judged.state, load_schema()))
+    p = overall_p_value(made, evidence, parts, history_of(judged.state, load_schema()))
     return Trial(-np.log(p), p, parts, weights, chance)
 
 
@@ -237,9 +237,9 @@ def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:
     return Trial(score, chance=chance)
 
 
-def calibrated(trial: Trial, calm: NDArray[np.bool_]) -> Trial:
-    """With p-values from the calm rows, by one rule for every detector."""
-    return replace(trial, p_value=fit_tail(trial.score[calm]).p_value(trial.score))
+def calibrated(trial: Trial, benign: NDArray[np.bool_]) -> Trial:
+    """With p-values from the benign rows, by one rule for every detector."""
+    return replace(trial, p_value=fit_tail(trial.score[benign]).p_value(trial.score))
 
 
 # What the tables need
@@ -262,7 +262,7 @@ def evaluate(
     learn = gather(split.train, schema)
     judged = gather([*split.calibrate, *split.test], schema)
     begin = int(judged.bounds[len(split.calibrate)])
-    calm = (np.arange(len(judged)) < begin) & (judged.label == 0)
+    benign = (np.arange(len(judged)) < begin) & (judged.label == 0)
     tested = slice(begin, len(judged))
     store = Store(cache, schema.digest, *map(corpus_digest, (learn, judged)), code=__name__)
     models = models_of(split, cache)
@@ -291,7 +291,7 @@ def evaluate(
         found = section(shown, truth, sampled)
         found["about"] |= {
             "train": len(learn),
-            "calibrate": int(calm.sum()),
+            "calibrate": int(benign.sum()),
             "captures": len(split.test),
             "data": f"train {learn.digest[:16]}, calibrate and test {judged.digest[:16]}",
         }
@@ -300,9 +300,9 @@ def evaluate(
     for i, (name, seed) in enumerate(plan):
         progress(f"{name}, seed {seed}", i / len(plan))
         made = store.trial(name, seed, lambda n=name, s=seed: make(n, s))  # type: ignore[misc]
-        trials.setdefault(name, []).append(calibrated(made, calm))
+        trials.setdefault(name, []).append(calibrated(made, benign))
         if name == SHIPPED and all("attack" in t.parts for t in trials[name]):
-            trials.setdefault(UNLABELLED, []).append(calibrated(without(made, ("attack",)), calm))
+            trials.setdefault(UNLABELLED, []).append(calibrated(without(made, ("attack",)), benign))
         if i % 8 == 7:
             partial(found_so_far())
     found = found_so_far()
@@ -310,7 +310,7 @@ def evaluate(
         shown = [t.rows(tested) for t in trials[SHIPPED]]
         found["components"] = _by_component(shown, truth)
         progress("label budgets", 0.98)
-        found["budgets"] = _by_budget(trials[SHIPPED], learn, judged, calm, tested, seeds[:2])
+        found["budgets"] = _by_budget(trials[SHIPPED], learn, judged, benign, tested, seeds[:2])
     progress("incidents", 0.99)
     blocks = [encoded(r.windows, load_schema()) for r in split.test]
     found["incidents"] = {
@@ -377,7 +377,7 @@ def section(
 ) -> Section:
     """Tables of all detectors over a test set, as plain numbers."""
     taught = test.taught
-    calm = test.label == 0
+    benign = test.label == 0
     if sampled is None:
         sampled = test.sampled()
     macros = {n: np.mean([sampled.macro(t.score) for t in ts], axis=0) for n, ts in trials.items()}
@@ -391,16 +391,16 @@ def section(
             "unseen": [mean(u, 0).row() for u in unseen] if taught and all(unseen) else [],
             "families": {f: [families[f].row() for families, _ in judged] for f in judged[0][0]},
             "interval": interval(macros[name]),
-            "realised": [[float((t.p_value[calm] <= r).mean()) for r in RATES[:2]]
+            "realised": [[float((t.p_value[benign] <= r).mean()) for r in RATES[:2]]
                          for t in ts if t.p_value is not None],
             "supervised": [asdict(quality(t.chance[test.label >= 0], (test.label == 1)[test.label >= 0]))
                            for t in ts if t.chance is not None],
         }  # fmt: skip
-    families, _ = judge(np.zeros(len(calm)), test.label, test.family)
+    families, _ = judge(np.zeros(len(benign)), test.label, test.family)
     found: Section = {
         "about": {
-            "connections": len(calm),
-            "benign": int(calm.sum()),
+            "connections": len(benign),
+            "benign": int(benign.sum()),
             "malicious": int((test.label == 1).sum()),
             "blocks": len(np.unique(test.block)),
         },
@@ -458,7 +458,7 @@ def _by_budget(
     trials: Sequence[Trial],
     learn: Corpus,
     judged: Corpus,
-    calm: NDArray[np.bool_],
+    benign: NDArray[np.bool_],
     tested: slice,
     seeds: Sequence[int],
 ) -> Section:
@@ -480,7 +480,7 @@ def _by_budget(
             weight = balance(learn, keep)[keep]
             trees = fit_trees(lessons[keep], learn.label[keep] == 1, weight, seed, repeats=1)
             odds = trees.score(table)
-            p = fit_strata(odds[calm], stratum[calm]).p_value(odds, stratum)
+            p = fit_strata(odds[benign], stratum[benign]).p_value(odds, stratum)
             score = weighted({**trial.parts, "attack": p}, trial.weights)
             rows["fused"].append(judge(score[tested], label, family)[1].row())
             rows["trees"].append(judge(odds[tested], label, family)[1].row())

@@ -5,6 +5,15 @@ from .labels import Labels as Labels
 from .labels import labels_by_capture as labels_by_capture
 from .labels import read_labels as read_labels
 from .labels import rows as rows
+from .notices import completed as completed
+from .notices import is_notice as is_notice
+from .notices import message as message
+from .notices import notice_columns as notice_columns
+from .notices import notice_fields as notice_fields
+from .notices import notice_row as notice_row
+from .notices import read_notices as read_notices
+from .notices import sub_message as sub_message
+from .notices import title as title
 from .reader import MAX_LINE as MAX_LINE
 from .reader import Field as Field
 from .reader import Held as Held
@@ -31,5 +40,4 @@ from .streams import Stream as Stream
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
 from .streams import conn_lines as conn_lines
-from .streams import notice_row as notice_row
 from .tables import APPLICATION as APPLICATION

@@ -20,7 +20,7 @@ TEXT: Final = 4  # where a text of fixed width begins that zero bytes may end, e
 IPV4: Final = 5  # an address, unless it is negative: then -1 less the index of a word
 
 _WIDEST: Final = np.array([0, 20, 26, 26, 0, 15])  # bytes of a cell of each kind at most; 0: by its text
-_WHOLE: Final = 9e12  # seconds that six decimals are told of, in 64 bits
+_MAX_SECONDS: Final = 9e12  # seconds that six decimals are told of, in 64 bits
 _LOWEST: Final = 323  # the powers of ten begin at its negative
 _POWERS: Final = np.array([float(f"1e{k}") for k in range(-_LOWEST, 309)])
 
@@ -55,7 +55,7 @@ def counted(column: NDArray[np.integer]) -> Cells:
 def measured(column: NDArray[np.float64], kind: int) -> Cells | None:
     """Doubles [n] of kind SECONDS or DOUBLE, NaN unset; none where one is beyond what is put so."""
     size = np.abs(column)
-    if (size > (_WHOLE if kind == SECONDS else 1e300)).any():
+    if (size > (_MAX_SECONDS if kind == SECONDS else 1e300)).any():
         return None
     if kind == DOUBLE and ((size > 0) & (size < 1e-300)).any():
         return None

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import IO, Final
 
 from cmdana_plugin.detector import BENIGN
+from cmdana_plugin.logs.notices import read_notices
 from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
 from feature_extractors import CmdanaError
 
 _COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
-_SLACK: Final = 0.1  # seconds between a label's start and a connection's
+_SLACK_SECONDS: Final = 0.1  # seconds between a label's start and a connection's
 
 Key = tuple[str, frozenset[tuple[str, int]]]
 
@@ -64,7 +65,11 @@ class Labels:
 
     def find(self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float) -> Label | None:
         """The label of the connection that started at `ts`, within a tenth of a second."""
-        near = [e for e in self.by_key.get((proto, frozenset((orig, resp))), ()) if abs(e.ts - ts) <= _SLACK]
+        near = [
+            e
+            for e in self.by_key.get((proto, frozenset((orig, resp))), ())
+            if abs(e.ts - ts) <= _SLACK_SECONDS
+        ]
         return min(near, key=lambda e: abs(e.ts - ts), default=None)
 
     def count(self, folder: Path) -> Found:
@@ -91,15 +96,14 @@ class Labels:
             if (text(row, "verdict") or BENIGN) != BENIGN:
                 found.flagged[label.label] += 1
                 flagged_of[label.family] += 1
-                odd_by_host["src", orig[0]].append(label)
-                odd_by_host["dst", resp[0]].append(label)
+                odd_by_host["originator", orig[0]].append(label)
+                odd_by_host["responder", resp[0]].append(label)
         noticed: set[str] = set()
-        for row in read_rows(folder / "notice.log", skipped=found.skipped):
-            # Zeek fills in both src and dst from the connection: the sentence says whose incident it is.
-            name, _, rest = str(row.get("msg", "")).partition(" ")
-            host = ("dst" if rest.startswith("receives") else "src", name)
-            merged = text(row, "note").endswith("Anomalous_Host")
-            basis = odd_by_host[host] if merged else [e for e in [truth.get(str(row.get("uid")))] if e]
+        for row in read_notices(folder / "notice.log", found.skipped):
+            if role := text(row, "cmdana.role"):
+                basis = odd_by_host[role, text(row, "cmdana.host")]
+            else:
+                basis = [e for e in [truth.get(text(row, "uid"))] if e]
             words = {e.label for e in basis}
             if "malicious" in words:
                 found.true_notices += 1

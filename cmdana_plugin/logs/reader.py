@@ -24,8 +24,8 @@ MOST_HELD: Final = 128 * 1024 * 1024  # bytes of rows that a command holds at on
 MAX_LINE: Final = 4 * 1024 * 1024  # characters
 _MAX_FIELDS: Final = 10_000  # of a header
 _MAX_DEPTH: Final = 8  # of a JSON value
-_MOST: Final = 2**64  # the largest magnitude of an integer; Zeek's have 64 bits
-_MANY_DIGITS: Final = 20
+_MAX_MAGNITUDE: Final = 2**64  # the largest magnitude of an integer; Zeek's have 64 bits
+_MAX_DIGITS: Final = 20
 
 _OUT_OF_RANGE: Final = "a number out of range"
 _NO_TIME: Final = "no time, or one out of range"
@@ -238,7 +238,7 @@ def checked(value: Any, depth: int = 0) -> Any:
         if not math.isfinite(value):
             raise _BadRow(_OUT_OF_RANGE)
     elif isinstance(value, int):
-        if not -_MOST <= value <= _MOST:
+        if not -_MAX_MAGNITUDE <= value <= _MAX_MAGNITUDE:
             raise _BadRow(_OUT_OF_RANGE)
     elif isinstance(value, list | dict):
         if depth == _MAX_DEPTH:
@@ -265,7 +265,7 @@ def _double(cell: str) -> float:
 
 
 def _whole(cell: str) -> int:
-    if len(cell) > _MANY_DIGITS or not -_MOST <= (value := int(cell)) <= _MOST:
+    if len(cell) > _MAX_DIGITS or not -_MAX_MAGNITUDE <= (value := int(cell)) <= _MAX_MAGNITUDE:
         raise _BadRow(_OUT_OF_RANGE)
     return value
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision import Coded, Notice, Verdicts, coded
+from cmdana_plugin.decision import Coded, Verdicts, coded
 from cmdana_plugin.files import Replacement
 from cmdana_plugin.logs.moments import shown
 from feature_extractors import (
@@ -78,6 +78,14 @@ CMDANA: Final = Stream(
     ),
 )  # fmt: skip
 
+# What a notice rests on, beside the words: CMDANA::NoticeFields of zeek_scripts/types.zeek, `cmdana.` before each name.
+NOTICE_FIELDS: Final[Mapping[str, str]] = {
+    "verdict": "string", "score": "double", "p_value": "double", "threshold": "double", "role": "string",
+    "host": "addr", "peers": "count", "services": "vector[string]", "service_count": "count", "evidence": "double",
+    "reasons": "vector[string]", "latest_reasons": "vector[string]", "traffic": "string", "tail": "double",
+    "share": "double", "hosts": "count", "window": "interval", "windows": "count",
+}  # fmt: skip
+
 NOTICE: Final = Stream(
     "notice",
     (
@@ -87,7 +95,7 @@ NOTICE: Final = Stream(
         ("proto", "enum"), ("note", "enum"), ("msg", "string"), ("sub", "string"),
         ("src", "addr"), ("dst", "addr"), ("p", "port"), ("n", "count"), ("peer_descr", "string"),
         ("actions", "set[enum]"), ("email_dest", "set[string]"), ("suppress_for", "interval"),
-        ("community_id", "string"),
+        ("community_id", "string"), *((f"cmdana.{name}", kind) for name, kind in NOTICE_FIELDS.items()),
     ),
 )  # fmt: skip
 
@@ -143,14 +151,6 @@ def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]
         v.score, v.p_value, Coded(same, (v.threshold,)), v.verdict, *v.reliance.T, v.modalities, v.reasons,
         Coded(same, (v.model,)),
     ]  # fmt: skip
-
-
-def notice_row(n: Notice) -> tuple[Value, ...]:
-    """One row of notice.log, in the order of `NOTICE.fields`."""
-    return (
-        n.ts, n.uid, n.orig_h, n.orig_p, n.resp_h, n.resp_p, None, None, None, n.proto, n.note, n.msg, n.sub,
-        n.src, n.dst, n.p, n.n, None, ("Notice::ACTION_LOG",), (), n.suppress_for, n.community_id,
-    )  # fmt: skip
 
 
 class LocalNets:
@@ -259,7 +259,7 @@ def _header(stream: Stream, now: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _RowFormat:
     """How one format puts a value of each of Zeek's types into words, and a line together."""
 
     word: Mapping[str, Callable[[Any], str]]
@@ -359,7 +359,7 @@ def _tsv_seconds(value: float) -> str:
     return f"{value:.6f}"
 
 
-_TSV: Final = _Form(
+_TSV: Final = _RowFormat(
     word={
         "time": _tsv_seconds,
         "interval": _tsv_seconds,
@@ -404,7 +404,7 @@ def _plain(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if not value.isascii() else value
 
 
-_JSON: Final = _Form(
+_JSON: Final = _RowFormat(
     word={kind: _json_seconds if kind in ("time", "interval") else _json_value for kind in _TSV.word},
     between=b",",
     begin=b"{",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ENTRY: Final = "reference"  # of a checkpoint's metadata
 _CAPTURE: Final = "reference.pcap.gz"
 _HOSTS: Final = 1024
-_APART: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
-_MOST: Final = 10_000
+_SCORE_TOLERANCE: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
+_MAX_VERDICTS: Final = 10_000
 
 
 def scores(detector: CrossModal) -> list[float]:
@@ -53,11 +53,11 @@ def differs(found: list[float], expected: str) -> str:
         told = json.loads(expected)
     except (ValueError, RecursionError):
         told = None
-    if not isinstance(told, list) or len(told) > _MOST or not all(map(_is_score, told)):
+    if not isinstance(told, list) or len(told) > _MAX_VERDICTS or not all(map(_is_score, told)):
         return f"metadata {ENTRY}: found {expected[:40]!r}, expected a list of scores of 0..1"
     if len(told) != len(found):
         return f"found {len(found)} connections in the built-in capture, expected {len(told)} as where it was made"
-    apart = [i for i, (a, b) in enumerate(zip(found, told, strict=True)) if abs(a - b) > _APART]
+    apart = [i for i, (a, b) in enumerate(zip(found, told, strict=True)) if abs(a - b) > _SCORE_TOLERANCE]
     if not apart:
         return ""
     worst = max(apart, key=lambda i: abs(found[i] - told[i]))

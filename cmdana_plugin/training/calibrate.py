@@ -22,9 +22,9 @@ from cmdana_plugin.detector import (
     fit_tail,
     fuse,
     history_of,
+    overall_p_value,
     prepare,
     remember_all,
-    whole_p_value,
 )
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Corpus, Recording, gather, with_cold_starts
@@ -33,7 +33,8 @@ from feature_extractors.features import (
     load_schema,
 )
 
-_APART: Final = 250  # connections of one from which on hosts little known are told apart where attacks weigh
+# Connections of one from which on hosts little known are told apart where attacks weigh.
+_MIN_CONNECTIONS_PER_STRATUM: Final = 250
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ def calibrated_on(
     if (
         "attack" in recipe.components
         and draft.trees is not None
-        and all(len(r.windows) < _APART for r in cold_starts)
+        and all(len(r.windows) < _MIN_CONNECTIONS_PER_STRATUM for r in cold_starts)
     ):
         # Trees on few connections of many networks: told apart further they overfit.
         sample.history[:] = 0
@@ -98,14 +99,14 @@ def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = No
     weights = {k: 1.0 / len(anomaly) for k in anomaly}
     if "attack" in strata:
         weights["attack"] = recipe.attack_weight
-    out = replace(checkpoint, strata=strata, weights=weights, whole=None)
+    out = replace(checkpoint, strata=strata, weights=weights, overall_calibration=None)
     p = component_p_values(out, benign.raw, benign.stratum, benign.history)
     evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
     out = replace(out, fused=fit_tail(evidence))
     if not benign.history.any():
         return out
-    whole = -np.log(whole_p_value(out, evidence, p, benign.history))
-    return replace(out, whole=fit_strata(whole, benign.history, enough=ENOUGH_HISTORY))
+    whole = -np.log(overall_p_value(out, evidence, p, benign.history))
+    return replace(out, overall_calibration=fit_strata(whole, benign.history, enough=ENOUGH_HISTORY))
 
 
 def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:

@@ -58,7 +58,8 @@ _EVENTS: Final = 300_000  # events that the network learns from, repeats include
 _LARGE: Final = 150_000  # events of a large recording that the network learns from: a day in minutes
 _RUN: Final = 16  # steps that follow each other where not all of a large recording is learned from
 _MOST_EPOCHS: Final = 40
-_HELD: Final = 0.2  # share of each recording, its last, that p-values are taken from if nothing else is given
+# Share of each recording, its last, that p-values are taken from if nothing else is given.
+_CALIBRATION_FRACTION: Final = 0.2
 _LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
 
 
@@ -86,14 +87,15 @@ def train(
     torch.manual_seed(recipe.seed)
     cold_starts: list[Recording] = []
     corpus = gather(
-        with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else _HELD), schema
+        with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else _CALIBRATION_FRACTION),
+        schema,
     )
     inspect(corpus)
     learn = np.ones(len(corpus), np.bool_)
     held = None if calibration is None else gather(with_cold_starts(calibration, cold_starts, 1.0), schema)
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
-            learn[b - int((b - a) * _HELD) : b] = False
+            learn[b - int((b - a) * _CALIBRATION_FRACTION) : b] = False
     benign = learn & ((corpus.label == 0) | (corpus.label == PRESUMED))
     if benign.sum() < LEAST_ROWS:
         raise CmdanaError(
@@ -119,24 +121,26 @@ def train(
         torch.set_num_threads(threads)
     mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
     labelled = recipe.trees and bool((corpus.label[learn] == 1).any())
-    trees, namer, classes = (init.trees, init.namer, init.classes) if init is not None else (None, None, ())
+    trees, attack_classifier, classes = (
+        (init.trees, init.attack_classifier, init.classes) if init is not None else (None, None, ())
+    )
     if labelled:
         progress("trees", 0.0)
         trees = _fit_trees(corpus, learn, recipe)
-        namer, classes = _fit_classes(corpus, learn, recipe)
+        attack_classifier, classes = _fit_classes(corpus, learn, recipe)
     draft = Checkpoint(
         shape=network.shape,
         network={k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
         preparation=how,
         mixture=mixture,
         trees=trees,
-        namer=namer,
+        attack_classifier=attack_classifier,
         classes=classes,
         isolation=None if labelled else fit_isolation(isolation_input(prepared, schema)[benign], recipe.seed),
         strata={},
         weights={},
         fused=fit_tail(np.zeros(0)),
-        whole=None,
+        overall_calibration=None,
         about={
             "schema_digest": schema.digest,
             "data_digest": corpus.digest,

@@ -24,7 +24,7 @@ _MANY: Final = 100  # failed targets, or names, from which on a host is told
 _LONG: Final = 60  # characters of a name that is long
 _TOLD: Final = 5  # hosts named for each reason
 _ALIKE: Final = 1e-3  # p-value of the supervised head from which on a connection is like a known attack
-_ALIKE_LEAST: Final = 20  # such connections of a host
+_MIN_ALIKE: Final = 20  # such connections of a host
 _ALIKE_SHARE: Final = 0.1  # and their share of its connections
 _ROWS: Final = 65_536  # connections looked at together
 
@@ -155,7 +155,7 @@ class Suspects:
         self._names(windows, rows)
 
     def resembling(self, corpus: Corpus, init: Checkpoint | None = None) -> None:
-        """Names the hosts whose connections are, far more often than calm ones, like attacks that a model knows.
+        """Names the hosts whose connections are, far more often than benign ones, like attacks that a model knows.
 
         `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
         """
@@ -169,15 +169,15 @@ class Suspects:
             return
         schema = load_schema()
         p = np.ones(len(corpus))
-        calm = np.flatnonzero(corpus.label == 0)
-        for rows in np.array_split(calm, len(calm) // _ROWS + 1):
+        benign = np.flatnonzero(corpus.label == 0)
+        for rows in np.array_split(benign, len(benign) // _ROWS + 1):
             features = take_features(corpus.features, rows)
             score = known.trees.score(tabulate(features, corpus.state[rows]))
             p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, schema))
         hosts, at = np.unique(np.ascontiguousarray(orig).view("V16").ravel(), return_inverse=True)
-        all_of = np.bincount(at[calm], minlength=len(hosts))
-        alike = np.bincount(at[calm], p[calm] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
-        for host in np.flatnonzero((alike >= _ALIKE_LEAST) & (alike > _ALIKE_SHARE * all_of)):
+        all_of = np.bincount(at[benign], minlength=len(hosts))
+        alike = np.bincount(at[benign], p[benign] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
+        for host in np.flatnonzero((alike >= _MIN_ALIKE) & (alike > _ALIKE_SHARE * all_of)):
             self.attacks[address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
                 alike[host]
             )

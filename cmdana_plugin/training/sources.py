@@ -30,7 +30,7 @@ from feature_extractors.readers import ZeekLogs, files_below, find_captures
 Progress = Callable[[str, float], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_FEW: Final = 1000  # connections under which what is learned is thin
+_FEW_CONNECTIONS: Final = 1000  # connections under which what is learned is thin
 _RARE: Final = 40  # connections of a service under which its normal is not known
 _CUT: Final = frozenset(
     (
@@ -64,7 +64,7 @@ class Learned:
     def warnings(self) -> list[str]:
         """What in the material makes a poor teacher."""
         found = []
-        if self.connections < _FEW:
+        if self.connections < _FEW_CONNECTIONS:
             found.append(
                 f"only {self.connections:,} connections: a day of traffic or more teaches far better"
             )
@@ -74,7 +74,7 @@ class Learned:
         if rare:
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
             found.append(f"seen too rarely to know what is normal: {', '.join(rare[:6])}{more}")
-        if self.busiest > 0.5 and self.connections >= _FEW:
+        if self.busiest > 0.5 and self.connections >= _FEW_CONNECTIONS:
             found.append(
                 f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
                 "that becomes normal"
@@ -169,7 +169,7 @@ def calibrate(
     exclude: Sequence[str] = (),
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
-    """Takes the p-values of a model from later calm traffic, and writes the checkpoint to `out`."""
+    """Takes the p-values of a model from later benign traffic, and writes the checkpoint to `out`."""
     from cmdana_plugin.detector import shipped_checkpoint
 
     report = Learned(str(out))

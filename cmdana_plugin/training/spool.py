@@ -38,9 +38,8 @@ FORMAT: Final = 1
 _ABOUT: Final = "about.json"
 _BLOCK: Final = 4096  # connections that are written together
 _WAIT: Final = 30.0  # seconds that fewer wait for more
-_GAP: Final = (
-    600.0  # seconds without a connection that count as observed: a longer silence may be a dead Zeek
-)
+# Seconds without a connection that count as observed: a longer silence may be a dead Zeek.
+_MAX_SILENCE_SECONDS: Final = 600.0
 _MOST_HOSTS: Final = 10_000  # hosts whose odd connections are counted
 _TOLD_HOSTS: Final = 20  # of these, kept on disk
 _MOST_BYTES: Final = 1 << 30  # of a block, unpacked
@@ -106,7 +105,7 @@ class Spool:
             steps = np.diff(
                 np.sort(kept.connections.end[kept.connections.end > self._last]), prepend=self._last
             )
-            self.seen += float(np.minimum(steps, _GAP).sum())
+            self.seen += float(np.minimum(steps, _MAX_SILENCE_SECONDS).sum())
             self._last = max(self._last, now)
             if not self._waiting:
                 self._since = self._clock()

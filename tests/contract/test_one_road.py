@@ -15,11 +15,13 @@ import pytest
 import cmdana_plugin
 from cmdana_plugin.cli.judging import load_judge
 from cmdana_plugin.config import Config, Endpoint
-from cmdana_plugin.decision.verdict import Notice, Verdict
+from cmdana_plugin.decision.notice import Notice
+from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.live import Live
 from cmdana_plugin.endpoint.transport import Received
 from cmdana_plugin.endpoint.wire import Event
+from cmdana_plugin.logs.notices import sub_message
 from feature_extractors.addresses import address_texts
 from feature_extractors.observations import CONN_STATES, Stage, Windows, concat, take
 
@@ -134,4 +136,4 @@ def test_verdicts_reasons_and_notices_are_the_same_live_and_offline(windows: Win
     assert len(notices) > 3
     said = {a["uid"][o["i"]]: tuple(o["reasons"]) for a in answers for o in a["odd"]}
     assert said == odd
-    assert [n["sub"] for a in answers for n in a["notices"]] == [n.sub for n in expected.notices]
+    assert [n["sub"] for a in answers for n in a["notices"]] == [sub_message(n) for n in expected.notices]

@@ -177,7 +177,7 @@ def test_close_may_come_at_any_time_and_twice(pair: Pair) -> None:
 def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pair: Pair) -> None:
     counts, told = Counts(), []
     inbox = Inbox(1000, counts)
-    hello = Event("verdicts/alive", "CMDANA::alive", '{"v":5}')
+    hello = Event("verdicts/alive", "CMDANA::alive", '{"v":6}')
     # Not sooner back than the peer can see that it was gone.
     seal = Seal(None, "me")
     drain = Drain(
@@ -193,7 +193,7 @@ def test_the_drain_says_hello_on_every_connection_and_loses_nothing_that_came(pa
     drain.start()
     try:
         wait_for(lambda: len(pair.peer.received) == 1, "the first hello")
-        assert pair.peer.received == [Event(hello.topic, hello.name, '{"v":5,"instance":"me","n":1}')]
+        assert pair.peer.received == [Event(hello.topic, hello.name, '{"v":6,"instance":"me","n":1}')]
         pair.peer.publish(Event("observations", "CMDANA::observations", "{1}"))
         wait_for(lambda: len(inbox) == 1, "the first event")
         pair.peer.drop()

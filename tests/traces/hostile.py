@@ -117,6 +117,13 @@ def _spoken(
     return talk.frames
 
 
+def _short(n: int, port: int, said: bytes) -> list[Frame]:
+    """The n-th connection, which says this and no more."""
+    talk = Talk(20000 + n % 40000, port, START + n)
+    talk.send(True, said, JUMBO)
+    return talk.frames
+
+
 def _trickle(size: int, port: int, first: bytes, head: bytes) -> list[Frame]:
     """Connections whose first kilobyte comes byte by byte at its end, where signatures are still looked for."""
 
@@ -324,6 +331,11 @@ def http_requests(size: int) -> list[Frame]:
     return _spoken(size, 80, b"", b"GET a HTTP/1.1\r\n\r\n")
 
 
+def http_requests_apart(size: int) -> list[Frame]:
+    """As many of them on each connection as are read: none is cut short."""
+    return _until(size, lambda n: _short(n, 80, b"GET a HTTP/1.1\r\n\r\n" * 360))
+
+
 def http_answers(size: int) -> list[Frame]:
     """Answers to nothing, without headers."""
     return _spoken(size, 80, b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 204\r\n\r\n", by_orig=False)
@@ -397,6 +409,11 @@ def ssh_key_exchanges(size: int) -> list[Frame]:
 
 def irc_joins(size: int) -> list[Frame]:
     return _spoken(size, 6667, b"", b"JOIN " + b"a," * 20 + b"\n")
+
+
+def irc_joins_apart(size: int) -> list[Frame]:
+    """As many of them on each connection as are read."""
+    return _until(size, lambda n: _short(n, 6667, (b"JOIN " + b"a," * 20 + b"\n") * 13))
 
 
 def snmp_bindings(size: int) -> list[Frame]:
@@ -664,10 +681,11 @@ KINDS: Final[dict[str, Callable[[int], list[Frame]]]] = {
         smtp_empty_lines, smtp_short_lines, pop3_short_lines,
         pop3_message, irc_lines, ftp_digits, xmpp_tags, ssh_banners, sip_letters, http_bombs,
         http_bombs_apart, http_past_hole, http_after_gzip, tls_tiny_records, tls_certificates, tls_long_lists,
-        dtls_fragments, http_chunks, http_requests, http_answers,
+        dtls_fragments, http_chunks, http_requests, http_requests_apart, http_answers,
         http_connects, websocket_frames, websocket_bytes, mqtt_pings,
         xmpp_small_tags, dns_empty_messages, smb_keepalives, modbus_requests, tls_empty_records, ssh_key_exchanges,
-        irc_joins, snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order,
+        irc_joins, irc_joins_apart,
+        snmp_bindings, dns_pointers, fragments, tunnels, mpls_labels, ip6_extensions, out_of_order,
         backwards, waiting, syn_flood,
     )
 }  # fmt: skip

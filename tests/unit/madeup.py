@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.incidents import Decider
-from cmdana_plugin.decision.verdict import Notice, Verdict
+from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, HostIncident, Notice, Role
+from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector.scores import score_of
-from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, Format, LogWriter, notice_row
+from cmdana_plugin.logs.notices import notice_columns
+from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, Format, LogWriter, Value
 
 START = 1_763_769_600.0  # 2025-11-22 00:00:00 UTC
 SERVICES = ("dns", "ssl", "http", None, "ntp", "ssh", "dns,quic")
@@ -84,16 +86,33 @@ def verdict(
     )  # fmt: skip
 
 
+def notice(v: Verdict) -> Notice:
+    """A notice about one connection."""
+    return Notice(v.ts, ANOMALOUS_CONNECTION, f"{v.orig_h}|{v.resp_h}", v)
+
+
+def incident(v: Verdict, role: Role = "originator", host: str = "", odd: int = 2) -> Notice:
+    """A notice about a host with `odd` odd connections to or from one other, dns and 445/tcp, noticed by `v`."""
+    host = host or (v.orig_h if role == "originator" else v.resp_h)
+    of_host = HostIncident(role, host, odd, 1, ("dns", "445/tcp"), 2, 8.4, ("attack", "site"))
+    return Notice(v.ts, ANOMALOUS_HOST, f"{role}|{host}|{odd}", v, explained=True, incident=of_host)
+
+
+def row(columns: Mapping[str, Value]) -> tuple[Value, ...]:
+    """A row of notice.log with these columns and no others."""
+    return tuple(columns.get(name) for name, _ in NOTICE.fields)
+
+
 def write_logs(
-    folder: Path, rows: Sequence[Verdict], fmt: Format = "tsv", extra: Sequence[Notice] = ()
+    folder: Path, rows: Sequence[Verdict], fmt: Format = "tsv", extra: Sequence[Mapping[str, Value]] = ()
 ) -> None:
-    """cmdana.log, notice.log (as the decider raises them, and `extra`) and conn.log of the verdicts."""
+    """cmdana.log, notice.log (as the decider raises them, and rows with the columns `extra`) and conn.log."""
     folder.mkdir(parents=True, exist_ok=True)
     decider = Decider(Budget(), Incident())
-    cmdana, notice, conn = (LogWriter(folder, stream, fmt) for stream in (CMDANA, NOTICE, CONN))
+    cmdana, raised, conn = (LogWriter(folder, stream, fmt) for stream in (CMDANA, NOTICE, CONN))
     for v in rows:
         cmdana.write([v], v.ts)
-        notice.write([notice_row(n) for n in decider.receive(v, v.ts)], v.ts)
+        raised.write([row(notice_columns(n)) for n in decider.receive(v, v.ts, "site")], v.ts)
         conn.write(
             [(
                 v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, 1.5, 500, 90_000, "SF", True,
@@ -101,6 +120,6 @@ def write_logs(
             )],
             v.ts,
         )  # fmt: skip
-    notice.write(map(notice_row, extra), rows[-1].ts if rows else START)
-    for log in (cmdana, notice, conn):
+    raised.write(map(row, extra), rows[-1].ts if rows else START)
+    for log in (cmdana, raised, conn):
         log.close()

@@ -58,13 +58,13 @@ def small_checkpoint(seed: int = 0) -> Checkpoint:
             np.log(np.full(2, 0.5)), rng.normal(size=(2, width)), np.stack([np.eye(width)] * 2), np.zeros(2)
         ),
         trees=_trees(rng, 3, 1, flat),
-        namer=_trees(rng, 3, len(CLASSES), flat),
+        attack_classifier=_trees(rng, 3, len(CLASSES), flat),
         isolation=_trees(rng, 3, 1, numeric + len(isolation_columns(schema))),
         classes=CLASSES,
         strata=strata,
         weights={name: 1.0 for name in COMPONENTS if name != "isolation"},
         fused=tails["fused"],
-        whole=Strata(tails["whole"], {3: tails["whole"]}, 500),
+        overall_calibration=Strata(tails["whole"], {3: tails["whole"]}, 500),
         about={"schema_digest": schema.digest, "data_digest": "made up", "name": "small", "recipe": "none"},
     )
 

@@ -8,7 +8,7 @@ module CMDANA;
 
 redef expected_schema = "s";
 redef authentication = "none";
-redef run = "run-1";
+redef run_id = "run-1";
 
 function say(v: count, instance: string, schema: string, leaving: string, runs: string &default="\"run-0\",\"run-1\"")
 	{
@@ -21,15 +21,15 @@ event detector_lost(why: string) { print "lost", why; }
 event zeek_init() &priority=-20
 	{
 	say(9, "future", "s", "false");
-	say(5, "other-model", "t", "false");
+	say(6, "other-model", "t", "false");
 	event CMDANA::alive("{nonsense");
 	event CMDANA::alive("sealed");
-	say(5, "a", "s", "false", "");
-	say(5, "a", "s", "false", "\"run-0\"");
-	say(5, "a", "s", "false");
-	say(5, "b", "s", "false");
-	say(5, "a", "s", "false");
-	say(5, "a", "s", "true");
-	say(5, "b", "s", "true");
-	say(5, "c", "s", "false");
+	say(6, "a", "s", "false", "");
+	say(6, "a", "s", "false", "\"run-0\"");
+	say(6, "a", "s", "false");
+	say(6, "b", "s", "false");
+	say(6, "a", "s", "false");
+	say(6, "a", "s", "true");
+	say(6, "b", "s", "true");
+	say(6, "c", "s", "false");
 	}

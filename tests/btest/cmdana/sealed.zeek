@@ -5,16 +5,16 @@
 
 module CMDANA;
 
-redef run = "run-1";
+redef run_id = "run-1";
 
 event detector_found(who: Alive) { print "found", who$instance; }
 
 event zeek_init() &priority=-20
 	{
-	print sealed("CMDANA::welcome", "{\"v\":5}");
+	print sealed("CMDANA::welcome", "{\"v\":6}");
 	print opened("CMDANA::welcome", sealed("CMDANA::welcome", "{}")) == "";
-	local said_words = "{\"v\":5,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
-	local said = "54e9960e13e523eace8542b6fdaf98f91e6228f317f3827c7834d84cf14adb8b" + said_words;
+	local said_words = "{\"v\":6,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
+	local said = "9ca6ae9b60480f424ca7597e46dbd92f353b2d50257e54073a6e1808f598683d" + said_words;
 	print opened("CMDANA::alive", said) == said_words;
 	print opened("CMDANA::verdicts", said) == "";
 	print opened("CMDANA::alive", said_words) == "";

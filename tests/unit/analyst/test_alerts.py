@@ -14,24 +14,25 @@ from rich.console import Console
 from cmdana_plugin.analyst import alerts
 from cmdana_plugin.analyst.alerts import Filter, notice_logs, show_alerts, tail
 from cmdana_plugin.analyst.terminal import add_notice, notice_table
-from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, Notice
+from cmdana_plugin.decision.notice import ANOMALOUS_HOST
+from cmdana_plugin.logs.notices import notice_columns
 from cmdana_plugin.logs.reader import Field
-from cmdana_plugin.logs.streams import NOTICE, LogWriter, notice_row
+from cmdana_plugin.logs.streams import NOTICE, LogWriter, Value
 from feature_extractors.errors import CmdanaError, RecordError
 
-ONE = Notice(
-    ts=madeup.START, note=ANOMALOUS_CONNECTION, msg="10.0.0.5 -> 192.0.2.1 ssl is unlike (score 0.600, threshold 0.5)",
-    sub="why", identifier="i", uid="C1", orig_h="10.0.0.5", resp_h="192.0.2.1", src="10.0.0.5", dst="192.0.2.1",
-)  # fmt: skip
-HOST = Notice(
-    ts=madeup.START + 60, note=ANOMALOUS_HOST, msg="2001:db8::5 is behind 3 odd connections", sub="", identifier="i",
-    uid="C2", src="2001:db8::5", n=3,
-)  # fmt: skip
+ONE = notice_columns(
+    madeup.notice(
+        madeup.verdict(madeup.START, 1, "10.0.0.5", "192.0.2.1", 443, "ssl", 1e-4)._replace(uid="C1")
+    )
+)
+ONE |= {"cmdana.score": 0.6}
+SCANNING = madeup.verdict(madeup.START + 60, 2, "2001:db8::5", "2001:db8::6", 445, None, 1e-9)
+HOST = notice_columns(madeup.incident(SCANNING._replace(uid="C2"), odd=3))
 
 
-def write(path: Path, *notices: Notice, fmt: str = "tsv") -> Path:
+def write(path: Path, *notices: Mapping[str, Value], fmt: str = "tsv") -> Path:
     log = LogWriter(path.parent, replace(NOTICE, path=path.name.removesuffix(".log")), fmt)  # type: ignore[arg-type]
-    log.write(map(notice_row, notices), madeup.START)
+    log.write(map(madeup.row, notices), madeup.START)
     log.close()
     return path
 
@@ -83,8 +84,8 @@ def test_other_notices_broken_lines_and_names_of_attackers_do_no_harm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(
-        tmp_path / "notice.log", replace(ONE, note="SSH::Password_Guessing"), replace(ONE, sub=madeup.HOSTILE),
-        replace(ONE, msg="(score x", src="no address", dst=None),
+        tmp_path / "notice.log", ONE | {"note": "SSH::Password_Guessing"}, ONE | {"sub": madeup.HOSTILE},
+        ONE | {"cmdana.score": None, "src": "no address", "dst": None},
     )  # fmt: skip
     with path.open("a") as log:
         log.write("broken\n")
@@ -109,7 +110,7 @@ def test_rotated_notices_come_first_and_a_folder_without_any_is_named(tmp_path: 
 def test_following_gives_what_is_written_later_through_rotation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    monkeypatch.setattr(alerts, "_POLL", 0.01)
+    monkeypatch.setattr(alerts, "_POLL_SECONDS", 0.01)
     path = tmp_path / "notice.log"
     if there:
         write(path, ONE, fmt="json")
@@ -137,6 +138,22 @@ def test_following_gives_what_is_written_later_through_rotation(
     assert done.wait(60)
     assert came[0]["uid"] == "C8"
     assert came[1]["uid"] in ("C8", "C9")
+
+
+@pytest.mark.parametrize(("least", "uids"), [(0.6, ["C1"]), (0.62, [])])
+def test_a_notice_of_an_older_version_is_shown_with_the_columns_of_the_present_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], least: float, uids: list[str]
+) -> None:
+    words = {
+        "msg": "10.0.0.5 -> 192.0.2.1 ssl looks like scan (score 0.610, threshold 0.500)",
+        "sub": "one; two",
+    }
+    old = {name: value for name, value in ONE.items() if not name.startswith("cmdana.")}
+    write(tmp_path / "notice.log", old | words | {"note": "CMDANA::Known_Attack"}, fmt="json")
+    show_alerts([tmp_path], wanted(min_score=least), follow=False, as_json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["uid"] for row in rows] == uids
+    assert [row["cmdana.verdict"] for row in rows] == ["scan"] * len(uids)
 
 
 @pytest.mark.parametrize("width", [60, 80, 119, 120, 160])

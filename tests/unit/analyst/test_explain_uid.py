@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import madeup
@@ -11,7 +10,8 @@ from rich.console import Console
 
 from cmdana_plugin.analyst import explain as explain_uid
 from cmdana_plugin.analyst.explain import explain, explanation_object
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, Notice
+from cmdana_plugin.decision.notice import ANOMALOUS_HOST
+from cmdana_plugin.logs.notices import notice_columns
 from feature_extractors.errors import RecordError
 
 
@@ -35,11 +35,8 @@ def test_it_finds_the_row_its_hosts_history_its_notices_and_other_logs(
         rows[10].ts, 10, "10.0.0.5", "203.0.113.9", 443, "ssl", 2.5e-5, ("expected 80-400 B, saw 9 MB",)
     )
     rows[10] = odd
-    about_host = Notice(
-        ts=rows[3].ts, note=ANOMALOUS_HOST, msg="10.0.0.5 is behind 2 odd connections", sub="s", identifier="i",
-        uid=rows[3].uid, src="10.0.0.5", n=2,
-    )  # fmt: skip
-    others = replace(about_host, src="10.9.9.9", msg="another host", uid=rows[4].uid)
+    about_host = notice_columns(madeup.incident(rows[3]))
+    others = notice_columns(madeup.incident(rows[4], host="10.9.9.9"))
     madeup.write_logs(tmp_path, rows, fmt, extra=[about_host, others])  # type: ignore[arg-type]
     (tmp_path / "ssl.log").write_text(
         json.dumps({"ts": odd.ts, "uid": odd.uid, "server_name": "example.com\x1b[31m"})

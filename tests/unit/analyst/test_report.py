@@ -5,8 +5,8 @@ import gzip
 import hashlib
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -14,8 +14,10 @@ import madeup
 import pytest
 
 from cmdana_plugin.analyst import charts, report
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, DETECTOR_LOST, Notice, Verdict
-from cmdana_plugin.logs.streams import LogError
+from cmdana_plugin.decision.notice import DETECTOR_LOST
+from cmdana_plugin.decision.verdict import Verdict
+from cmdana_plugin.logs.notices import notice_columns, read_notices
+from cmdana_plugin.logs.streams import NOTICE, LogError, LogWriter
 from feature_extractors.errors import RecordError
 
 
@@ -73,31 +75,72 @@ def test_every_form_of_the_logs_gives_the_same_report(tmp_path: Path) -> None:
         assert other.odd == tsv.odd > 0
         assert other.scores == tsv.scores
         assert other.services == tsv.services
-        assert other.incidents == tsv.incidents
+        assert other.incidents.keys() == tsv.incidents.keys()
+        for one, same in zip(other.incidents.values(), tsv.incidents.values(), strict=True):
+            one.evidence, same.evidence = (i.evidence and float(f"{i.evidence:.6g}") for i in (one, same))
+            assert one == same
         assert other.time.cells == tsv.time.cells
 
 
 def test_notices_of_one_host_are_one_incident_whether_zeek_or_we_wrote_them(tmp_path: Path) -> None:
-    ours = Notice(
-        ts=madeup.START, note=ANOMALOUS_HOST, msg="10.0.0.9 receives 2 odd connections from 1 host (445/tcp)",
-        sub="a reason; evidence 8 decades", identifier="i", uid=f"C{2:017d}", dst="10.0.0.9", n=2,
-    )  # fmt: skip
-    # Zeek fills in the other side of a notice about a connection.
-    zeeks = replace(ours, ts=madeup.START + 60, msg=ours.msg.replace(" 2 ", " 20 "), src="10.0.0.66", n=20)
-    madeup.write_logs(tmp_path, [usual(madeup.START, 2)], extra=[ours, zeeks])
+    v = odd(madeup.START, 2)._replace(resp_h="10.0.0.9", verdict="benign")
+    ours = notice_columns(madeup.incident(v, "responder"))
+    zeeks = notice_columns(madeup.incident(v._replace(ts=madeup.START + 60), "responder", odd=20))
+    zeeks |= {"src": "10.0.0.66"}  # Zeek fills in the other side of a notice about a connection
+    madeup.write_logs(tmp_path, [v], extra=[ours, zeeks])
     (incident,) = report.gather(tmp_path).incidents.values()
-    assert (incident.notices, incident.n, incident.msg) == (2, 20, zeeks.msg)
+    assert (incident.notices, incident.n, incident.msg) == (2, 20, zeeks["msg"])
+    assert (incident.first, incident.last) == (madeup.START, madeup.START + 60)
     assert incident.trigger is not None
 
 
-def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connection() -> None:
-    sub = "resembles attacks seen in training; evidence 43 decades; latest: one thing; another"
-    incident = report.Incident("Anomalous_Host", 0.0, 1.0, "10.0.0.9 is behind ...", sub, "C1", 20)
-    assert incident.why == report.Why(
-        ["resembles attacks seen in training"], ["one thing", "another"], "43 decades"
+def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connection(tmp_path: Path) -> None:
+    v = odd(madeup.START, 1, reasons=("one thing", "another; and more"))._replace(verdict="benign")
+    madeup.write_logs(tmp_path, [v], extra=[notice_columns(madeup.incident(v))])
+    (incident,) = report.gather(tmp_path).incidents.values()
+    assert incident.reasons == ["resembles attacks seen in training", "unusual for this service at this site"]
+    assert incident.latest == ["one thing", "another; and more"]
+    assert incident.evidence == 8.4
+    page = page_of(tmp_path)
+    assert "<li>another; and more</li>" in page
+    assert "Evidence in all: 8 decades." in page
+
+
+def test_the_page_gives_the_score_of_a_connection_beside_its_title_and_not_in_it(tmp_path: Path) -> None:
+    madeup.write_logs(tmp_path, [odd(madeup.START, 1, reasons=("evidence 1 decades; latest: x",))])
+    (incident,) = report.gather(tmp_path).incidents.values()
+    assert (
+        incident.msg
+        == "10.0.0.66 -> 192.0.2.1 445/tcp is unlike this network's normal (score 0.625, threshold 0.500)"
     )
-    alone = report.Incident("Anomalous_Connection", 0.0, 1.0, "a -> b", "evidence 1; latest: x", "C1", 1)
-    assert alone.why == report.Why(["evidence 1", "latest: x"], [], "")
+    assert incident.title == "10.0.0.66 -> 192.0.2.1 445/tcp is unlike this network's normal"
+    assert (incident.reasons, incident.latest, incident.evidence) == (
+        ["evidence 1 decades; latest: x"],
+        [],
+        None,
+    )
+
+
+def test_a_notice_log_of_an_older_version_gives_the_same_incidents(tmp_path: Path) -> None:
+    rows = [odd(madeup.START + i, i, reasons=("one thing", "another")) for i in range(30)]
+    scan = notice_columns(madeup.incident(rows[29]))
+    madeup.write_logs(tmp_path / "new", rows, extra=[scan])
+    notices = list(read_notices(tmp_path / "new" / "notice.log", Counter()))
+    lists = ("actions", "email_dest")
+    old = [
+        {name: tuple(v) if name in lists else v for name, v in n.items() if not name.startswith("cmdana.")}  # type: ignore[arg-type]
+        for n in notices
+    ]
+    madeup.write_logs(tmp_path / "old", rows)
+    log = LogWriter(tmp_path / "old", NOTICE, "json")
+    log.write(map(madeup.row, old), madeup.START)
+    log.close()
+    new, read = (report.gather(tmp_path / name) for name in ("new", "old"))
+    for incident in new.incidents.values():
+        incident.evidence = incident.evidence and round(incident.evidence)  # the words say no more
+    assert len(new.incidents) == 2
+    assert read.incidents == new.incidents
+    assert read.noticed == new.noticed
 
 
 def test_a_scan_takes_one_line_of_the_oddest_and_says_how_many_there_were(tmp_path: Path) -> None:
@@ -128,7 +171,7 @@ def test_every_link_of_the_page_leads_to_a_section_of_it(tmp_path: Path) -> None
 def test_whatever_traffic_is_called_the_page_holds_no_markup_or_control_of_its_own(tmp_path: Path) -> None:
     name = madeup.HOSTILE
     rows = [odd(madeup.START, 1, reasons=(name,))._replace(service=name, model=name, verdict=name, uid=name)]
-    lost = Notice(ts=1.0, note=DETECTOR_LOST, msg=name, sub=name, identifier="i")
+    lost = {"ts": 1.0, "note": DETECTOR_LOST, "msg": name, "sub": name}
     madeup.write_logs(tmp_path, rows, extra=[lost])
     page = page_of(tmp_path)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;\\x00\\x1b[31m\\u202e{{ 7*7 }}" in page

@@ -5,7 +5,8 @@ import pytest
 from cmdana_plugin.config import ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.incidents import AllowList, Decider, threshold
-from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice, Verdict
+from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice
+from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector.scores import p_value_of
 
 
@@ -33,8 +34,8 @@ def test_the_threshold_is_the_share_of_connections_that_the_budget_allows() -> N
 def test_one_odd_connection_is_one_notice_with_its_reasons() -> None:
     (notice,) = Decider(Budget(), Incident()).receive(verdict(1e-4), now=200.0)
     assert notice.note == ANOMALOUS_CONNECTION
-    assert notice.sub == "expected 1 port, saw 40"
-    assert (notice.ts, notice.uid, notice.identifier) == (100.0, "C80", "10.0.0.5|10.0.0.9|80/tcp")
+    assert notice.verdict == verdict(1e-4)
+    assert (notice.ts, notice.identifier) == (100.0, "10.0.0.5|10.0.0.9|80/tcp")
 
 
 def test_a_scan_of_a_thousand_ports_is_a_handful_of_notices_and_not_a_thousand() -> None:
@@ -42,13 +43,21 @@ def test_a_scan_of_a_thousand_ports_is_a_handful_of_notices_and_not_a_thousand()
     raised = [
         n
         for port in range(1, 1001)
-        for n in decider.receive(verdict(1e-3, port=port), now=200.0 + port / 100)
+        for n in decider.receive(
+            verdict(1e-3, port=port), 200.0 + port / 100, "site" if port % 3 else "attack"
+        )
     ]
     assert len(raised) <= 12
     assert notes(raised).count(ANOMALOUS_HOST) >= 2  # it opens, and is noticed again as it grows
     first = next(n for n in raised if n.note == ANOMALOUS_HOST)
-    assert "10.0.0.5 is behind" in first.msg
-    assert first.src == "10.0.0.5"
+    assert first.incident is not None
+    assert (first.incident.role, first.incident.host, first.incident.peers) == ("originator", "10.0.0.5", 1)
+    latest = [n.incident for n in raised if n.incident][-1]
+    assert latest.odd == 500
+    assert latest.services == ("1/tcp", "2/tcp", "3/tcp")
+    assert latest.service_count == 256  # or more
+    assert latest.evidence > first.incident.evidence > Incident().evidence
+    assert latest.components == ("site", "attack")
 
 
 def test_a_flood_from_many_sources_is_an_incident_of_the_responder() -> None:
@@ -58,7 +67,9 @@ def test_a_flood_from_many_sources_is_an_incident_of_the_responder() -> None:
         for i in range(500)
         for n in decider.receive(verdict(1e-3, orig=f"198.51.{i // 250}.{i % 250}"), now=200.0 + i / 100)
     ]
-    assert any(n.note == ANOMALOUS_HOST and n.dst == "10.0.0.9" for n in raised)
+    about = [n.incident for n in raised if n.incident]
+    assert about[0].role == "responder"
+    assert about[0].host == "10.0.0.9"
     assert len(raised) <= 12
 
 
@@ -95,7 +106,8 @@ def test_an_early_notice_is_not_raised_again_at_the_end_of_the_connection() -> N
 def test_a_known_attack_is_named() -> None:
     (notice,) = Decider(Budget(), Incident()).receive(verdict(1e-4, word="ssh-bruteforce"), now=0.0)
     assert notice.note == KNOWN_ATTACK
-    assert "looks like ssh-bruteforce" in notice.msg
+    assert notice.verdict is not None
+    assert notice.verdict.verdict == "ssh-bruteforce"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from made_windows import START, office
 
 from cmdana_plugin.config import Drift
 from cmdana_plugin.decision.drift import DriftMonitor
-from cmdana_plugin.decision.judge import WORDS
-from cmdana_plugin.decision.verdict import TRAFFIC_DRIFT, Notice
+from cmdana_plugin.decision.judge import COMPONENT_WORDS
+from cmdana_plugin.decision.notice import TRAFFIC_DRIFT, Notice
 from cmdana_plugin.detector.scores import Scores, score_of
 from feature_extractors.observations import Stage, Windows, take
 
@@ -35,7 +35,7 @@ def hours(windows: Windows, n: float) -> Windows:
 def watch(
     windows: Windows, p: np.ndarray, settings: Drift | None = None, cuts: Sequence[int] = ()
 ) -> tuple[DriftMonitor, list[Notice]]:
-    monitor = DriftMonitor(settings or Drift(), WORDS)
+    monitor = DriftMonitor(settings or Drift(), COMPONENT_WORDS)
     notices = []
     for rows in np.split(np.arange(len(windows)), list(cuts)):
         notices += monitor.receive(take(windows, rows), scored(p[rows]))
@@ -63,10 +63,13 @@ def test_a_service_that_has_moved_on_all_hosts_is_one_notice_that_says_how_far()
     monitor, (notice,) = watch(windows, p)
     assert notice.note == TRAFFIC_DRIFT
     assert notice.identifier == "drift|dns"
-    assert notice.msg.startswith("dns is no longer as the model learned it: ")
-    assert "where 1% were promised; so for 3 times in a row" in notice.msg
-    assert notice.sub.startswith(WORDS["connection"])
-    assert (notice.uid, notice.orig_h) == (None, None)
+    assert notice.verdict is None
+    drift = notice.drift
+    assert drift is not None
+    assert (drift.traffic, drift.tail, drift.window, drift.windows) == ("dns", 0.01, HOUR, 3)
+    assert drift.share > 0.2
+    assert drift.connections > drift.hosts > 1
+    assert [name for name, share in drift.components if share > 0.5] == ["connection"]
     assert monitor.lifts["dns"].moved
     assert not monitor.lifts["ssl"].moved
 
@@ -136,7 +139,7 @@ def test_more_kinds_of_traffic_than_there_is_room_for_share_one(n: int) -> None:
 
 def test_a_scan_of_many_ports_takes_no_service_its_name() -> None:
     windows = hours(office(20_000), 10.5)
-    monitor = DriftMonitor(Drift(), WORDS)
+    monitor = DriftMonitor(Drift(), COMPONENT_WORDS)
     c = windows.connections
     first = take(windows, np.zeros(600, np.int64))
     scanned = replace(

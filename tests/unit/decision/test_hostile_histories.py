@@ -23,10 +23,12 @@ from cmdana_plugin.detector.cross_modal import CrossModal, load_detector
 from cmdana_plugin.detector.site_history import COMPONENT, WithSiteHistory, share_of
 from feature_extractors.addresses import address_texts
 from feature_extractors.extract import Extractor
+from feature_extractors.features import encoded, load_schema
 from feature_extractors.observations import PROTO_NAMES, Windows, concat, take
 from feature_extractors.readers.captures import open_capture
 
 DEMO = Path(__file__).resolve().parents[2] / "traces" / "demo"
+SCHEMA = load_schema()
 PLACES = 1024  # for hosts; 131,072 as it ships
 SOURCES = 4000
 INCIDENTS = 500
@@ -91,7 +93,7 @@ class Course:
 def judged(judge: Judge, windows: Windows) -> Course:
     odd, site, notices = [], [], []
     for begin in range(0, len(windows), 4096):
-        part = take(windows, np.arange(begin, min(begin + 4096, len(windows))))
+        part = encoded(take(windows, np.arange(begin, min(begin + 4096, len(windows)))), SCHEMA)
         scores = judge.detector.receive(part)
         came_to = judge.conclude(part, scores)
         odd.append(came_to.verdicts.verdict.code != 0)

@@ -13,7 +13,7 @@ from madeup import VERDICT
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision.judge import Judge, Judged, component_reasons
+from cmdana_plugin.decision.judge import Judge, Judged, component_reasons, oddest_components
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
 from cmdana_plugin.detector.scores import Scores, score_of
 from feature_extractors.errors import CaptureError
@@ -34,14 +34,17 @@ def test_the_oddest_component_comes_first_whatever_does_not_apply() -> None:
         density=[0.02, 0.2],
         next=[0.3, 0.9],
     )
+    assert oddest_components(some, np.array([1, 0])) == ["density", "attack"]
     first, second = component_reasons(some, np.array([True, True]), 3)
     assert [words.partition(" (p=")[2] for words in first] == ["0.0002)", "0.02)"]
-    assert second == ("far from all connections seen in training (p=0.2)",)
+    assert second == ("unlike any traffic seen in training (p=0.2)",)
 
 
 def test_a_benign_row_has_no_reasons_and_a_detector_without_components_gives_none() -> None:
     assert component_reasons(scores(density=[0.001]), np.array([False]), 3) == [()]
     assert component_reasons(scores(unheard_of=[0.001]), np.array([True]), 3) == [()]
+    assert oddest_components(scores(unheard_of=[0.001]), np.array([0])) == [None]
+    assert oddest_components(scores(log=[math.nan]), np.array([0])) == [None]
 
 
 def test_verdicts_in_columns_are_the_verdicts() -> None:
@@ -91,7 +94,8 @@ def explained(judged: list[Judged]) -> list[bool]:
 def test_a_notice_is_explained_and_its_verdict_says_the_same() -> None:
     judged = list(Judge(Odd(), Config()).judged([apart(12, 1e-3)]))
     assert explained(judged) == [True] * 12
-    assert [n.sub.endswith("explained") for n in judged[0].notices] == [True] * 12
+    assert [n.explained for n in judged[0].notices] == [True] * 12
+    assert all(n.verdict and n.verdict.reasons == ("explained",) for n in judged[0].notices)
 
 
 def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> None:
@@ -100,6 +104,7 @@ def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> 
                                                resp_h=flood.connections.resp_h ^ np.uint8(1)))  # fmt: skip
     one, two = (list(Judge(Odd(), Config()).judged([part])) for part in (flood, later))
     assert explained(one) == [True] * 16 + [False] * 184
+    assert [n.explained for j in one for n in j.notices] == explained(one)
     assert explained(one) == explained(two)
     both = list(Judge(Odd(), Config()).judged([flood, later]))
     assert sum(explained(both)[200:]) == 16  # eight a second

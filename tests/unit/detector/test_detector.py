@@ -323,8 +323,8 @@ def test_from_an_empty_state_too_the_rate_is_near_the_nominal_one(
 def test_how_well_hosts_are_known_is_told_apart_and_survives_the_disk(
     long_taught: Checkpoint, tmp_path: Path
 ) -> None:
-    assert long_taught.whole is not None
-    assert set(long_taught.whole.each) == {0, 1, 2, 3}
+    assert long_taught.overall_calibration is not None
+    assert set(long_taught.overall_calibration.each) == {0, 1, 2, 3}
     checkpoints.save(long_taught, tmp_path / "m.safetensors")
     again = checkpoints.load(tmp_path / "m.safetensors", load_schema())
     one, two = (detector(m).receive(block_of(office(300, seed=9))).p_value for m in (long_taught, again))
@@ -450,7 +450,7 @@ def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
     noise = {k: (v + rng.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in trained.network.items()}
     windows = office(200, seed=16, scan=40)
     fused = {k: s for k, s in trained.strata.items() if k != "isolation"}
-    plain = replace(trained, isolation=None, strata=fused, whole=None)
+    plain = replace(trained, isolation=None, strata=fused, overall_calibration=None)
     rows = np.argsort(-detector(plain).receive(block_of(windows)).score)[:8]
     names = []
     for made in (plain, replace(plain, network=noise)):

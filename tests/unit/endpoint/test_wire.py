@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, NO_VERDICTS, Notice, Verdict, Verdicts, coded
+from cmdana_plugin.decision.notice import (
+    ANOMALOUS_CONNECTION,
+    ANOMALOUS_HOST,
+    TRAFFIC_DRIFT,
+    HostIncident,
+    Notice,
+    TrafficDrift,
+)
+from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdict, Verdicts, coded
 from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.observed import ConnectionRow
 from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, WireError
+from cmdana_plugin.logs.streams import NOTICE_FIELDS
 from feature_extractors.observations import LogEntry
+
+ROOT = Path(__file__).parents[3]
 
 ROW = ConnectionRow(
     uid="CHhAvVGS1DHFjwGM9", orig_h="10.0.0.1", resp_h="2001:db8::1", conn_state="SF", history="ShADadFf",
@@ -109,7 +122,7 @@ def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([told(ROW)], v=1), "found wire version 1; expected 5: install the same version"),
+        (payload([told(ROW)], v=1), "found wire version 1; expected 6: install the same version"),
         (payload([], seq=-1), "seq: found '-1'"),
         (payload([], now=True), "now: found 'True'"),
         (payload([]).replace("102.0", "NaN"), "found NaN"),
@@ -301,7 +314,7 @@ def block(*verdicts: Verdict) -> Verdicts:
 
 
 def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
-    notice = Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", "id", proto="tcp", orig_p=None, p=80)
+    notice = Notice(1.0, ANOMALOUS_CONNECTION, "id", verdict())
     events = wire.encode_verdicts("t", block(*[verdict()] * 600), [notice])
     bodies = [json.loads(e.payload) for e in events]
     assert [len(b["uid"]) for b in bodies] == [256, 256, 88]
@@ -318,7 +331,7 @@ def test_verdicts_cross_as_zeek_types_in_events_of_bounded_size() -> None:
     assert (columns["stage"], columns["score"], columns["p_value"]) == (1, 0.5, 0.001)
     assert (first["model"], first["threshold"]) == ("m-1", 0.4)
     assert columns["odd"] == {"i": 0, "verdict": "anomalous", "reasons": ['a "b" \\ \n']}
-    assert (bodies[2]["notices"][0]["p"], bodies[2]["notices"][0]["orig_p"]) == ("80/tcp", None)
+    assert (bodies[2]["notices"][0]["p"], bodies[2]["notices"][0]["orig_p"]) == ("53/udp", "1024/udp")
 
 
 @pytest.mark.parametrize(
@@ -339,9 +352,37 @@ def test_benign_verdicts_that_nobody_writes_down_are_counted_only(
 
 
 def test_notices_cross_without_verdicts() -> None:
-    notices = [Notice(1.0, ANOMALOUS_CONNECTION, "odd", "why", str(k)) for k in range(300)]
+    notices = [Notice(1.0, ANOMALOUS_CONNECTION, str(k), verdict()) for k in range(300)]
     bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", NO_VERDICTS, notices)]
     assert [(len(b["uid"]), len(b["notices"])) for b in bodies] == [(0, 256), (0, 44)]
+
+
+def test_a_notice_crosses_in_words_and_as_the_fields_that_zeek_knows() -> None:
+    types = (ROOT / "zeek_scripts" / "types.zeek").read_text()
+    raised, fields = (re.findall(r"^\t\t(\w+): ", types.split(f"type {name}: record {{")[1].split("};")[0], re.M)
+                      for name in ("RaisedNotice", "NoticeFields"))  # fmt: skip
+    assert fields == list(NOTICE_FIELDS)
+    incident = HostIncident("responder", "10.0.0.2", 20, 256, ("dns", "22/tcp"), 9, 12.5, ("site",))
+    drift = TrafficDrift("dns", 0.01, 0.25, 2000, 8, 3600.0, 3, (("connection", 0.5),))
+    alone, of_host, of_traffic = (
+        wire._notice(n)
+        for n in (
+            Notice(1.0, ANOMALOUS_CONNECTION, "id", verdict()),
+            Notice(1.0, ANOMALOUS_HOST, "id", verdict(), explained=True, incident=incident),
+            Notice(1.0, TRAFFIC_DRIFT, "id", drift=drift),
+        )
+    )
+    for body in (alone, of_host, of_traffic):
+        assert body.keys() <= set(raised)
+        assert body["fields"].keys() <= set(fields)
+        json.dumps(body, allow_nan=False)
+    assert alone["fields"] == {
+        "verdict": "anomalous", "score": 0.5, "p_value": 0.001, "threshold": 0.4, "services": ("53/udp",),
+        "service_count": 1, "reasons": ('a "b" \\ \n',),
+    }  # fmt: skip
+    assert (of_host["src"], of_host["dst"], of_host["p"], of_host["n"]) == (None, "10.0.0.2", None, 20)
+    assert of_host["fields"]["latest_reasons"] == ('a "b" \\ \n',)
+    assert (of_traffic["uid"], of_traffic["n"], of_traffic["fields"]["windows"]) == (None, 2000, 3)
 
 
 def test_no_verdicts_are_no_events() -> None:

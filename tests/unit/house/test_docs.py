@@ -17,8 +17,8 @@ from cmdana_plugin.analyst import label as feedback
 from cmdana_plugin.cli import app as cli
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import judge as pipeline
-from cmdana_plugin.decision.verdict import NOTICE_TYPES
-from cmdana_plugin.logs.streams import CMDANA, NOTICE
+from cmdana_plugin.decision.notice import NOTICE_TYPES
+from cmdana_plugin.logs.streams import CMDANA, NOTICE, NOTICE_FIELDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,6 +77,8 @@ def test_the_fields_of_the_logs_are_documented_with_their_types(stream) -> None:
         assert fields == list(stream.fields)
     else:  # Zeek's columns: those that we fill
         assert set(fields) <= set(stream.fields)
+        ours = [(name, kind) for name, kind in fields if name.startswith("cmdana.")]
+        assert ours == [(f"cmdana.{name}", kind) for name, kind in NOTICE_FIELDS.items()]
 
 
 def test_every_notice_type_is_documented() -> None:
@@ -87,7 +89,7 @@ def test_every_notice_type_is_documented() -> None:
 
 def test_every_reason_that_is_a_component_is_documented() -> None:
     page = (ROOT / "docs" / "analyst.md").read_text()
-    assert [words for words in pipeline.WORDS.values() if f"| `{words}` |" not in page] == []
+    assert [words for words in pipeline.COMPONENT_WORDS.values() if f"| `{words}` |" not in page] == []
 
 
 def sources() -> str:
@@ -141,7 +143,7 @@ def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint
     from cmdana_plugin.decision.drift import Lift
     from cmdana_plugin.endpoint.metrics import _GAUGES, Numbers
 
-    watch = Watch(Config(), pipeline.WORDS)
+    watch = Watch(Config(), pipeline.COMPONENT_WORDS)
     watch.verdicts["final benign"] = 1
     watch.notices["Anomalous_Host"] = 1
     watch.drift.lifts = {"dns": Lift(300, 5, 1.5, 0, False)}

@@ -17,7 +17,6 @@ MOST_ENTRIES: Final = 16
 
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final = {
-    "cmdana_plugin.analyst.report": "gathers, then renders: one page",
     "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
 }
 # Rooms above `MOST_ENTRIES`.

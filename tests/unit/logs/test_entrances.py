@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from benchmarks import fuzz_logs
 from cmdana_plugin.analyst.alerts import Filter, show_alerts
-from cmdana_plugin.decision.verdict import ANOMALOUS_HOST, Notice
+from cmdana_plugin.decision.notice import ANOMALOUS_HOST
 from cmdana_plugin.logs.labels import LabelError, read_labels
 from cmdana_plugin.logs.moments import shown
 from cmdana_plugin.logs.reader import Held, number, read_rows
-from cmdana_plugin.logs.streams import NOTICE, LogWriter, notice_row
+from cmdana_plugin.logs.streams import NOTICE, LogWriter
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.extract import Extractor
 from feature_extractors.frames import MAX_SECONDS
@@ -351,7 +351,7 @@ def test_notices_of_any_time_are_written_and_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ts: float, fmt: Any
 ) -> None:
     log = LogWriter(tmp_path, NOTICE, fmt)
-    log.write([notice_row(Notice(ts, ANOMALOUS_HOST, "10.0.0.1 is behind it", "", "i"))], ts)
+    log.write([madeup.row({"ts": ts, "note": ANOMALOUS_HOST, "msg": "10.0.0.1 is behind it"})], ts)
     log.close()
     (row,) = read_rows(tmp_path / "notice.log")
     assert number(row, "ts") == ts

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import madeup
 import pytest
 from madeup import VERDICT
 from parsezeeklogs import ParseZeekLogs
 
-from cmdana_plugin.decision.verdict import ANOMALOUS_CONNECTION, Notice
+from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION
 from cmdana_plugin.logs.reader import read_rows
-from cmdana_plugin.logs.streams import CMDANA, NOTICE, LocalNets, LogError, LogWriter, notice_row
+from cmdana_plugin.logs.streams import CMDANA, NOTICE, LocalNets, LogError, LogWriter
 
 
 def written(tmp_path: Path, fmt: str, stream=CMDANA, rows=None) -> Path:  # type: ignore[no-untyped-def]
@@ -56,19 +57,16 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, fmt: str) -> None:
 
 
 def test_values_that_read_like_unset_or_empty_are_told_apart(tmp_path: Path) -> None:
-    notices = [
-        Notice(ts=1.0, note=ANOMALOUS_CONNECTION, msg=m, sub="", identifier="i")
-        for m in ("-", "(empty)", "é")
-    ]
-    path = written(tmp_path, "tsv", NOTICE, [notice_row(n) for n in notices])
+    notices = [{"ts": 1.0, "note": ANOMALOUS_CONNECTION, "msg": m, "sub": ""} for m in ("-", "(empty)", "é")]
+    path = written(tmp_path, "tsv", NOTICE, map(madeup.row, notices))
     assert [r["msg"] for r in read_rows(path)] == ["-", "(empty)", "é"]
     assert [r["sub"] for r in read_rows(path)] == ["", "", ""]
 
 
 def test_bytes_that_are_no_text_are_written_as_zeek_writes_them(tmp_path: Path) -> None:
-    odd = Notice(ts=1.0, note=ANOMALOUS_CONNECTION, msg="name \udcff\x00", sub="", identifier="i")
+    odd = {"ts": 1.0, "note": ANOMALOUS_CONNECTION, "msg": "name \udcff\x00"}
     for fmt in ("tsv", "json"):
-        text = written(tmp_path, fmt, NOTICE, [notice_row(odd)]).read_bytes()
+        text = written(tmp_path, fmt, NOTICE, [madeup.row(odd)]).read_bytes()
         text.decode("utf-8")
         assert b"\\x" in text or b"\\u" in text
 

@@ -1,0 +1,171 @@
+"""Notices as rows of notice.log: the only place that words them, in `msg` and `sub`, and the fields beside the words.
+
+Every field is a column of its own, so that nobody has to read the words; `old_notices` does for logs that lack them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from cmdana_plugin.decision import COMPONENT_WORDS, MAX_COUNTED, HostIncident, Notice, TrafficDrift
+from cmdana_plugin.detector import ANOMALOUS
+from cmdana_plugin.logs.old_notices import old_notice
+from cmdana_plugin.logs.reader import Field, Skipped, read_rows, text, texts
+from cmdana_plugin.logs.streams import NOTICE, NOTICE_FIELDS, Value
+
+_LOGGED: Final = ("Notice::ACTION_LOG",)  # what Zeek does with a notice on which no policy says more
+
+
+def message(n: Notice) -> str:
+    """The sentence to show: who did what. "" for a notice of neither a connection nor a drift."""
+    if n.drift:
+        return _drift_message(n.drift)
+    if n.incident:
+        return _incident_message(n.incident)
+    if not n.verdict:
+        return ""
+    v = n.verdict
+    return (
+        f"{connection_title(v.orig_h, v.resp_h, v.service_or_port, v.verdict)} "
+        f"(score {v.score:.3f}, threshold {v.threshold:.3f})"
+    )
+
+
+def connection_title(orig_h: str, resp_h: str, service: str, verdict: str) -> str:
+    """What is said of one connection, without its score; `verdict` is anomalous or the name of a known attack."""
+    claim = "is unlike this network's normal" if verdict == ANOMALOUS else f"looks like {verdict}"
+    return f"{orig_h} -> {resp_h} {service} {claim}"
+
+
+def sub_message(n: Notice) -> str:
+    """The reasons, separated by `; `."""
+    parts = list(_reasons(n))
+    if n.incident:
+        parts.append(f"evidence {n.incident.evidence:.0f} decades")
+        if latest := _latest_reasons(n):
+            parts.append(f"latest: {latest[0]}")
+            parts += latest[1:]
+    if n.drift:
+        parts.append("calibrate or train again if this is the new normal")
+    return "; ".join(parts)
+
+
+def notice_fields(n: Notice) -> dict[str, Value]:
+    """The fields of `NOTICE_FIELDS` that a notice has, by their names there."""
+    fields: dict[str, Value] = {"reasons": _reasons(n)}
+    if v := n.verdict:
+        fields |= {
+            "verdict": v.verdict, "score": v.score, "p_value": v.p_value, "threshold": v.threshold,
+            "services": (v.service_or_port,), "service_count": 1,
+        }  # fmt: skip
+    if i := n.incident:
+        fields |= {
+            "role": i.role, "host": i.host, "peers": i.peers, "services": i.services,
+            "service_count": i.service_count, "evidence": i.evidence, "latest_reasons": _latest_reasons(n),
+        }  # fmt: skip
+    if d := n.drift:
+        fields |= {
+            "traffic": d.traffic, "tail": d.tail, "share": d.share, "hosts": d.hosts, "window": d.window,
+            "windows": d.windows,
+        }  # fmt: skip
+    return {name: value for name, value in fields.items() if value != ()}
+
+
+def notice_columns(n: Notice) -> dict[str, Value]:
+    """The columns of notice.log that a notice fills, by name."""
+    columns: dict[str, Value] = {
+        "ts": n.ts, "note": n.note, "msg": message(n), "sub": sub_message(n), "actions": _LOGGED, "email_dest": (),
+        "suppress_for": n.suppress_for,
+    }  # fmt: skip
+    if v := n.verdict:
+        columns |= {
+            "uid": v.uid, "id.orig_h": v.orig_h, "id.orig_p": v.orig_p, "id.resp_h": v.resp_h, "id.resp_p": v.resp_p,
+            "proto": v.proto, "community_id": v.community_id,
+        }  # fmt: skip
+        if not n.incident:
+            columns |= {"src": v.orig_h, "dst": v.resp_h, "p": v.resp_p}
+    if i := n.incident:
+        columns |= {"src" if i.role == "originator" else "dst": i.host, "n": i.odd}
+    if n.drift:
+        columns["n"] = n.drift.connections
+    return columns | {f"cmdana.{name}": value for name, value in notice_fields(n).items()}
+
+
+def notice_row(n: Notice) -> tuple[Value, ...]:
+    """One row of notice.log, in the order of `NOTICE.fields`."""
+    columns = notice_columns(n)
+    return tuple(columns.get(name) for name, _ in NOTICE.fields)
+
+
+def read_notices(path: Path, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
+    """The notices of cmdana in one notice.log, with the columns of the present version whichever version wrote it.
+
+    Lines that are no record are counted in `skipped`. Raises `RecordError` for a file that is no Zeek log.
+    """
+    for row in read_rows(path, skipped=skipped):
+        if is_notice(row):
+            yield completed(row)
+
+
+def is_notice(row: Mapping[str, Field]) -> bool:
+    """Whether a row of notice.log is a notice of cmdana."""
+    return text(row, "note").startswith("CMDANA::")
+
+
+def completed(row: Mapping[str, Field]) -> Mapping[str, Field]:
+    """A notice of cmdana with the columns of the present version; those of an older one are read from its words."""
+    if any(f"cmdana.{name}" in row for name in NOTICE_FIELDS):
+        return row
+    return {**row, **{f"cmdana.{name}": value for name, value in old_notice(row).items()}}
+
+
+def title(row: Mapping[str, Field]) -> str:
+    """`msg` of a completed row, without the score where it is about one connection."""
+    services = texts(row, "cmdana.services")
+    if "cmdana.score" not in row or "cmdana.role" in row or not services:
+        return text(row, "msg")
+    return connection_title(
+        text(row, "id.orig_h"), text(row, "id.resp_h"), services[0], text(row, "cmdana.verdict")
+    )
+
+
+def _incident_message(i: HostIncident) -> str:
+    does, toward = ("is behind", "to") if i.role == "originator" else ("receives", "from")
+    peers = f"{i.peers} host" if i.peers == 1 else f"{i.peers} hosts"
+    if i.peers >= MAX_COUNTED:
+        peers = f"{MAX_COUNTED} or more hosts"
+    more = i.service_count - len(i.services)
+    services = ", ".join(i.services) + (f" and {more} more" if more > 0 else "")
+    return f"{i.host} {does} {i.odd} odd connections {toward} {peers} ({services})"
+
+
+def _drift_message(d: TrafficDrift) -> str:
+    return (
+        f"{d.traffic} is no longer as the model learned it: {d.share:.0%} of {d.connections:,} connections of "
+        f"{d.hosts:,} hosts in {_span(d.window)} have a p-value of {d.tail:g} or less, where {d.tail:.0%} were "
+        f"promised; so for {d.windows} times in a row"
+    )
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= size and seconds % size == 0:
+            count = int(seconds // size)
+            return f"one {unit}" if count == 1 else f"{count} {unit}s"
+    return f"{seconds:g} seconds"
+
+
+def _reasons(n: Notice) -> tuple[str, ...]:
+    """Why it was raised: of an incident, what its connections most often had in common."""
+    if n.drift:
+        return tuple(f"{COMPONENT_WORDS[name]} in {share:.0%}" for name, share in n.drift.components)
+    if n.incident:
+        return tuple(COMPONENT_WORDS[name] for name in n.incident.components)
+    return n.verdict.reasons if n.verdict else ()
+
+
+def _latest_reasons(n: Notice) -> tuple[str, ...]:
+    """Of the connection that an incident was noticed by, where they were looked for field by field."""
+    return n.verdict.reasons if n.verdict and n.explained else ()

@@ -1,0 +1,99 @@
+"""Fields of notices in logs of versions that wrote words only, read from those words; nothing else parses them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from cmdana_plugin.decision import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, TRAFFIC_DRIFT
+from cmdana_plugin.detector import ANOMALOUS
+from cmdana_plugin.logs.reader import Field, text
+
+_LONGEST: Final = 4_000  # characters of a sentence that are looked at
+_CONNECTION: Final = re.compile(
+    r"\S+ -> \S+ (?P<service>\S+) (?:is unlike this network's normal|looks like (?P<attack>.*)) "
+    r"\(score (?P<score>\d\.\d+), threshold (?P<threshold>\d\.\d+)\)"
+)
+_HOST: Final = re.compile(
+    r"(?P<host>[0-9a-fA-F.:]+) (?P<does>is behind|receives) \d+ odd connections (?:to|from) "
+    r"(?P<peers>\d{1,3})(?: or more)? hosts? \((?P<services>[^ ]+(?:, [^ ]+)*?)(?: and (?P<more>\d{1,3}) more)?\)"
+)
+_EVIDENCE: Final = re.compile(r"evidence (\d{1,9}) decades")
+_DRIFT: Final = re.compile(
+    r"(?P<traffic>.{1,80}) is no longer as the model learned it: (?P<share>\d{1,3})% of [\d,]{1,20} connections of "
+    r"(?P<hosts>\d[\d,]{0,19}) hosts in (?P<count>one|\d{1,9}(?:\.\d{1,6})?) (?P<unit>second|minute|hour|day)s? "
+    r"have a p-value of (?P<tail>0\.\d{1,6}) or less, where \d+% were promised; "
+    r"so for (?P<windows>\d{1,9}) times in a row"
+)
+_UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_LATEST: Final = "latest: "
+
+
+def _connection(message: str, reasons: list[str]) -> dict[str, Field]:
+    said = _CONNECTION.fullmatch(message)
+    if said is None:
+        return {}
+    return {
+        "verdict": said["attack"] or ANOMALOUS,
+        "score": float(said["score"]),
+        "threshold": float(said["threshold"]),
+        "services": [said["service"]],
+        "service_count": 1,
+        "reasons": reasons,
+    }
+
+
+def _host(message: str, parts: list[str]) -> dict[str, Field]:
+    said = _HOST.fullmatch(message)
+    if said is None:
+        return {}
+    services = said["services"].split(", ")
+    fields: dict[str, Field] = {
+        "role": "originator" if said["does"] == "is behind" else "responder",
+        "host": said["host"],
+        "peers": int(said["peers"]),
+        "services": services,
+        "service_count": len(services) + int(said["more"] or 0),
+    }
+    at = next((i for i, part in enumerate(parts) if _EVIDENCE.fullmatch(part)), len(parts))
+    fields["reasons"], latest = parts[:at], parts[at + 1 :]
+    if at < len(parts):
+        fields["evidence"] = float(parts[at].split(" ")[1])
+    if latest:
+        fields["latest_reasons"] = [latest[0].removeprefix(_LATEST), *latest[1:]]
+    return fields
+
+
+def _drift(message: str, reasons: list[str]) -> dict[str, Field]:
+    said = _DRIFT.fullmatch(message)
+    if said is None:
+        return {}
+    count = 1.0 if said["count"] == "one" else float(said["count"])
+    return {
+        "traffic": said["traffic"],
+        "share": int(said["share"]) / 100.0,
+        "tail": float(said["tail"]),
+        "hosts": int(said["hosts"].replace(",", "")),
+        "window": count * _UNITS[said["unit"]],
+        "windows": int(said["windows"]),
+        "reasons": reasons[:-1],  # the last is advice
+    }
+
+
+_PARSERS: Final[Mapping[str, Callable[[str, list[str]], dict[str, Field]]]] = {
+    ANOMALOUS_CONNECTION: _connection,
+    KNOWN_ATTACK: _connection,
+    ANOMALOUS_HOST: _host,
+    TRAFFIC_DRIFT: _drift,
+}
+
+
+def old_notice(row: Mapping[str, Field]) -> dict[str, Field]:
+    """The fields of `NOTICE_FIELDS` that `msg` and `sub` of a row state, by name; of other words, `sub` as a reason."""
+    parse = _PARSERS.get(text(row, "note"))
+    if parse is None:
+        return {}
+    reasons = text(row, "sub")[:_LONGEST].split("; ")
+    fields = parse(text(row, "msg")[:_LONGEST], reasons) or {"reasons": ["; ".join(reasons)]}
+    return {name: value for name, value in fields.items() if value not in ([], [""])}
