@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmdana_plugin.logs.rows import RowWriter
+from cmdana_plugin.logs.row_lines import RowWriter
 from cmdana_plugin.logs.streams import LocalNets
 from cmdana_plugin.logs.tables import APPLICATION
 from feature_extractors.errors import CaptureError

@@ -27,8 +27,8 @@ from .reader import passed_over as passed_over
 from .reader import read_rows as read_rows
 from .reader import text as text
 from .reader import texts as texts
-from .rows import Lines as Lines
-from .rows import RowWriter as RowWriter
+from .row_lines import Lines as Lines
+from .row_lines import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA
 from .streams import CONN as CONN
 from .streams import NOTICE as NOTICE

@@ -11,7 +11,7 @@ import pytest
 import spoken
 from parsezeeklogs import ParseZeekLogs
 
-from cmdana_plugin.logs.rows import RowWriter
+from cmdana_plugin.logs.row_lines import RowWriter
 from cmdana_plugin.logs.streams import Format, LocalNets, LogWriter
 from cmdana_plugin.logs.tables import APPLICATION
 from feature_extractors.extract import Extractor

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from made_windows import office, without_logs
 
-from cmdana_plugin.logs.rows import Lines
+from cmdana_plugin.logs.row_lines import Lines
 from cmdana_plugin.replay.extraction_process import Beside, Part
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import Encoded, concat_encoded, encoded, take_encoded

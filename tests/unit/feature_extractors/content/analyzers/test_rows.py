@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
+import fuzzed
 import numpy as np
 import pytest
 from made_segments import Piece, segments
@@ -12,7 +14,9 @@ from spoken import TALKS, Talk
 
 from feature_extractors.content.analyzers.base import ContentLimits
 from feature_extractors.content.reassembly import Content
+from feature_extractors.observations import LogRow
 
+TRACES = Path(__file__).parents[4] / "traces"
 HOSTS = np.array([[[*[0] * 10, 255, 255, 10, 0, 0, n] for n in (1, 2)]], np.uint8)
 
 
@@ -102,3 +106,28 @@ def test_rows_are_bounded_and_what_is_left_out_is_counted() -> None:
 def test_a_weird_is_told_of_25_times_a_connection() -> None:
     talk = Talk(6, 80, [(True, b"FETCH / HTTP/1.1\r\n\r\n")] * 40, {})
     assert len(rows_of(talk)["weird"]) == 25
+
+
+def test_whatever_the_bytes_rows_can_be_written_and_features_see_the_same() -> None:
+    from cmdana_plugin.logs.row_lines import RowWriter
+    from cmdana_plugin.logs.streams import LocalNets
+
+    writers = [RowWriter(fmt, LocalNets([])) for fmt in ("tsv", "json")]
+    for line in (TRACES / "fuzzed.txt").read_text().split():
+        pieces = fuzzed.pieces(bytes.fromhex(line))
+        if not pieces:
+            continue
+        told = []
+        for logs in (False, True):
+            content = Content(fuzzed.LIMITS, logs)
+            content.receive(segments(pieces))
+            services, entries, _ = content.close(np.array([0]), np.array([b"C0"], "S20"), None, HOSTS)
+            told.append((services, [(e.stream, e.ts) for e in entries]))
+        assert told[0] == told[1], line
+        rows = [
+            LogRow(written, stream, ts, "C0", "10.0.0.1", 1, "10.0.0.2", 2, fields)
+            for _, written, stream, ts, fields in content.rows
+        ]
+        for writer in writers:
+            for some in writer.lines(rows):
+                assert all(data.endswith(b"\n") and data.decode() for _, _, _, data in some)
