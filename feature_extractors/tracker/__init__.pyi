@@ -2,8 +2,8 @@ from . import tracker as tracker
 from .link import KNOWN_LINKS as KNOWN_LINKS
 from .link_names import refusal as refusal
 from .reasons import REASONS as REASONS
-from .row_lines import FRAME_CONNECTIONS as FRAME_CONNECTIONS
-from .row_lines import FRAME_EXTRA as FRAME_EXTRA
+from .rows import FRAME_CONNECTIONS as FRAME_CONNECTIONS
+from .rows import FRAME_EXTRA as FRAME_EXTRA
 from .state import BLOCK as BLOCK
 from .state import CONNECTION as CONNECTION
 from .state import ENDPOINT as ENDPOINT
