@@ -149,6 +149,7 @@ class Logs(_Table):
     """The logs that the embedded engine writes."""
 
     format: Literal["tsv", "json"] = "tsv"
+    streams: Literal["none", "conn", "all"] = "conn"
     local_nets: tuple[str, ...] = (
         "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
         "::1/128", "fc00::/7", "fe80::/10",
@@ -267,6 +268,7 @@ _ANYWHERE: Final[Mapping[tuple[str, str], Callable[[Any], bool]]] = {
     ("verdict", "suppress_for"): lambda seconds: seconds <= Verdict().suppress_for,
     ("verdict", "max_reasons"): lambda _: True,
     ("logs", "format"): lambda _: True,
+    ("logs", "streams"): lambda streams: streams != "none",
     ("logs", "local_nets"): lambda _: True,
 }
 _PATHS: Final = (

@@ -16,6 +16,7 @@ from .observations import MAX_PACKETS as MAX_PACKETS
 from .observations import PROTO_NAMES as PROTO_NAMES
 from .observations import Connections as Connections
 from .observations import LogEntry as LogEntry
+from .observations import LogRow as LogRow
 from .observations import LogValue as LogValue
 from .observations import Modality as Modality
 from .observations import Packets as Packets

@@ -9,11 +9,20 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_extractors.addresses import address_texts
 from feature_extractors.compiled import new_key
-from feature_extractors.content import Content, ContentLimits, Segments, Wanted
+from feature_extractors.content import Content, ContentLimits, Row, Segments, Wanted
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
-from feature_extractors.observations import MAX_PACKETS, Connections, LogEntry, Packets, Stage, Windows
+from feature_extractors.observations import (
+    MAX_PACKETS,
+    Connections,
+    LogEntry,
+    LogRow,
+    Packets,
+    Stage,
+    Windows,
+)
 from feature_extractors.observations import concat as concat_windows
 from feature_extractors.tracker import (
     BLOCK,
@@ -53,6 +62,9 @@ from feature_extractors.tracker import (
 
 G = TypeVar("G", bound=np.generic)
 
+# Streams whose rows Zeek writes at the time that they carry; others at the connection's end, unless an analyzer said.
+AT_ONCE: Final = frozenset(("modbus", "ntp", "weird", "x509", "irc"))
+
 _ROWS: Final = 16_384  # ended connections between two looks at them
 _SEGMENTS: Final = 4096
 
@@ -69,14 +81,21 @@ class Extractor:
     """Frames in, windows out, in order of `end`; the same windows however the capture is cut into blocks.
 
     `early`: connections that live on after 32 packets or 10 s give an early window too, without log entries.
-    `content`: payload is analysed for log entries and `service`.
+    `content`: payload is analysed for log entries and `service`. `logs`: also for the rows of Zeek's logs, which
+    `rows` hands out.
     """
 
     def __init__(
-        self, limits: ExtractorLimits | None = None, early: bool = False, content: bool = True
+        self,
+        limits: ExtractorLimits | None = None,
+        early: bool = False,
+        content: bool = True,
+        logs: bool = False,
     ) -> None:
         self._limits = limits or ExtractorLimits()
-        self._content = Content(self._limits.content) if content else None
+        self._content = Content(self._limits.content, logs) if content else None
+        self._logs = logs
+        self._rows: list[LogRow] = []
         self._state = _new_state(self._limits.tracker, early, content)
         self._links: set[int] = set()
         self._frames = 0
@@ -94,6 +113,11 @@ class Extractor:
         if self._content is not None:
             counts.by_reason.update(self._content.counts.by_reason)
         return counts
+
+    def rows(self) -> list[LogRow]:
+        """The rows of the connections that ended since the last call, of each connection in the order it has them."""
+        rows, self._rows = self._rows, []
+        return rows
 
     def receive(self, block: FrameBlock) -> Windows:
         """The windows that end by the last frame of the block."""
@@ -225,11 +249,14 @@ class Extractor:
         if self._content is not None and len(rows):
             final = np.flatnonzero(rows["stage"] == Stage.FINAL)
             ends = np.stack([rows["orig_bytes"][final], rows["resp_bytes"][final]], axis=1)
-            services, logs, starts = self._content.close(rows["serial"][final], names[final], ends)
+            hosts = _hosts(rows, final) if self._logs else None
+            services, logs, starts = self._content.close(rows["serial"][final], names[final], ends, hosts)
             for i, name in zip(final.tolist(), services, strict=True):
                 service[i] = name
             log_start[final + 1] = np.diff(starts)
             log_start = np.cumsum(log_start)
+            if self._content.rows:
+                self._rows += _log_rows(self._content.rows, rows, names, final)
         packet_start = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(rows["packets"], out=packet_start[1:])
         return Windows(
@@ -351,6 +378,31 @@ def _connections(rows: NDArray[np.void], names: NDArray[np.bytes_], service: lis
         history=rows["history"].copy().view("S64").reshape(-1),
         **columns,
     )
+
+
+def _hosts(rows: NDArray[np.void], which: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Addresses of originator and responder [n, 2, 16] of these rows."""
+    sides = [_address(rows[f"{side}_hi"][which], rows[f"{side}_lo"][which]) for side in ("orig", "resp")]
+    return np.stack(sides, axis=1)
+
+
+def _log_rows(
+    found: list[Row], rows: NDArray[np.void], names: NDArray[np.bytes_], final: NDArray[np.int64]
+) -> list[LogRow]:
+    """The rows with the connections that they belong to: the index of each is one of `final`."""
+    which = final[sorted({index for index, *_ in found})]
+    ends = rows["end"][which].tolist()
+    orig_h = address_texts(_address(rows["orig_hi"][which], rows["orig_lo"][which]))
+    resp_h = address_texts(_address(rows["resp_hi"][which], rows["resp_lo"][which]))
+    orig_p, resp_p = rows["orig_p"][which].tolist(), rows["resp_p"][which].tolist()
+    uid = [name.decode("ascii") for name in names[which].tolist()]
+    at = {index: i for i, index in enumerate(sorted({index for index, *_ in found}))}
+    out = []
+    for index, written, stream, ts, entry in found:
+        i = at[index]
+        said = written or (ts if stream in AT_ONCE else ends[i])
+        out.append(LogRow(said, stream, ts, uid[i], orig_h[i], orig_p[i], resp_h[i], resp_p[i], entry))
+    return out
 
 
 def _joined(parts: list[Windows]) -> Windows:

@@ -62,6 +62,20 @@ class LogEntry(NamedTuple):  # made in a third of a dataclass' time, and there a
     fields: Mapping[str, LogValue]
 
 
+class LogRow(NamedTuple):
+    """One row of one Zeek log stream as it is written: with what `LogEntry` leaves out."""
+
+    written: float  # network time at which Zeek writes it, seconds since the epoch
+    stream: str
+    ts: float
+    uid: str
+    orig_h: str
+    orig_p: int
+    resp_h: str
+    resp_p: int
+    fields: Mapping[str, LogValue]
+
+
 @dataclass(frozen=True, slots=True)
 class Packets:
     """The first `MAX_PACKETS` packets of each connection, in order of arrival, all connections joined end to end.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -163,8 +163,29 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
         console.print(f"passed over or cut: {reasons}")
     if found is not None:
         labelled(console, found)
-    logs = f"{out / 'conn.log'}, {out / 'cmdana.log'}, {out / 'notice.log'}"
-    console.print(escape(printable(f"logs: {logs} (model {s.model})", 2000)))
+    logs = ", ".join(s.logs or [str(out / name) for name in _LOGS])
+    console.print(escape(printable(f"logs: {logs} (model {s.model})", 4000)))
+
+
+_LOGS: Final = ("conn.log", "cmdana.log", "notice.log")  # of an engine that does not say
+
+
+def converted(s: Summary) -> None:
+    """Prints what was written of captures that nobody judged."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+    console.print(f"{s.connections:,} connections in {s.frames:,} frames")
+    if s.undecoded:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
+        console.print(f"passed over or cut: {reasons}")
+    console.print(escape(printable(f"logs: {', '.join(s.logs)}", 4000)))
+
+
+def converted_object(s: Summary) -> Mapping[str, object]:
+    """The same as an object for `--json`."""
+    return {
+        "captures": s.captures, "frames": s.frames, "bytes": s.bytes, "connections": s.connections,
+        "undecoded": dict(s.undecoded), "logs": s.logs,
+    }  # fmt: skip
 
 
 def labelled(console: Console, found: Found) -> None:
@@ -194,7 +215,7 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
     plain["notices"] = [notice_columns(n) for n in s.notices]
     whole = {
         **plain,
-        "logs": [str(out / name) for name in ("conn.log", "cmdana.log", "notice.log")],
+        "logs": s.logs or [str(out / name) for name in _LOGS],
     }
     if found is not None:
         counted = asdict(replace(found, connections=Counter(), flagged=Counter(), passed=PassedOver()))

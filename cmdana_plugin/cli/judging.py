@@ -108,6 +108,10 @@ def replay(
         Literal["auto", "embedded", "zeek"] | None,
         typer.Option(help="What analyses the capture; auto is embedded."),
     ] = None,
+    logs: Annotated[
+        Literal["none", "conn", "all"] | None,
+        typer.Option(help="Zeek's logs beside cmdana.log and notice.log; conn is conn.log alone."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
     labels: Annotated[
         Path | None,
@@ -117,9 +121,11 @@ def replay(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Analyse captures: write conn.log, cmdana.log and notice.log, and print the notices."""
+    """Analyse captures: write cmdana.log, notice.log and Zeek's logs, and print the notices."""
     used = configured(config)
     settings = used.config
+    if logs is not None:
+        settings = settings.model_copy(update={"logs": settings.logs.model_copy(update={"streams": logs})})
     chosen = engine or settings.capture.engine
     say_if_it_compiles("tracker")
     from cmdana_plugin.analyst import terminal as show
@@ -149,6 +155,38 @@ def replay(
         print(json.dumps({**show.summary_object(summary, out, found), "configuration": used.object()}))
     else:
         show.summary(summary, out, found)
+
+
+@app.command(
+    short_help="Write the Zeek logs of captures, without judging them.",
+    epilog="Example: cmdana convert incident.pcap --to json --out logs/",
+)
+def convert(
+    captures: Annotated[
+        list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
+    ],
+    to: Annotated[Literal["tsv", "json"], typer.Option("--to", help="Format of the logs.")] = "tsv",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the logs.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write conn.log and every application's log of captures, as Zeek does; nothing is judged."""
+    settings = configured(config).config
+    settings = settings.model_copy(
+        update={"logs": settings.logs.model_copy(update={"format": to, "streams": "all"})}
+    )
+    say_if_it_compiles("tracker")
+    from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import convert as write_logs
+    from cmdana_plugin.replay import embedded as offline
+
+    with offline.prepared(out, force), show.progress(quiet=as_json) as progress:
+        summary = write_logs(offline.sources(captures), out, settings, progress)
+    if as_json:
+        print(json.dumps(show.converted_object(summary)))
+    else:
+        show.converted(summary)
 
 
 @app.command(

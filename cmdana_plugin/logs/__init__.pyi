@@ -24,11 +24,17 @@ from .reader import read_rows as read_rows
 from .reader import tell as tell
 from .reader import text as text
 from .reader import texts as texts
+from .row_lines import Lines as Lines
+from .row_lines import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA
 from .streams import CONN as CONN
 from .streams import NOTICE as NOTICE
+from .streams import Format as Format
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError
 from .streams import LogWriter as LogWriter
+from .streams import Stream as Stream
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
+from .streams import conn_lines as conn_lines
+from .tables import APPLICATION as APPLICATION

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from cmdana_plugin.decision import Coded, Verdicts, coded
 from cmdana_plugin.files import Replacement
 from cmdana_plugin.logs.moments import shown
-from feature_extractors import CONN_STATES, CmdanaError, Connections, address_texts, is_ipv4
+from feature_extractors import (
+    CONN_STATES,
+    PROTO_NAMES,
+    CmdanaError,
+    Connections,
+    address_texts,
+    community_id_v1,
+    is_ipv4,
+)
 
 if TYPE_CHECKING:
     from cmdana_plugin.logs.digits import Cells
@@ -92,7 +100,37 @@ NOTICE: Final = Stream(
 )  # fmt: skip
 
 
-def conn_columns(connections: Connections, verdicts: Verdicts, local: LocalNets) -> list[Column]:
+class Words(NamedTuple):
+    """What of `n` connections is put into words for a log; verdicts have them too, under the same names."""
+
+    orig_h: Sequence[str]
+    resp_h: Sequence[str]
+    proto: Coded
+    service: Coded
+    community_id: NDArray[np.bytes_]
+
+
+def words_of(c: Connections) -> Words:
+    """The words of connections that nobody judges."""
+    return Words(
+        orig_h=address_texts(c.orig_h),
+        resp_h=address_texts(c.resp_h),
+        proto=Coded(c.ip_proto.astype(np.int64), _PROTOS),
+        service=coded(service or None for service in c.service),
+        community_id=community_id_v1(c.orig_h, c.resp_h, c.orig_p, c.resp_p, c.ip_proto),
+    )
+
+
+_PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
+
+
+def conn_lines(connections: Connections, local: LocalNets, fmt: Format) -> bytes:
+    """The lines of conn.log of connections that nobody judges."""
+    form = _TSV if fmt == "tsv" else _JSON
+    return form.lines(CONN, conn_columns(connections, words_of(connections), local))
+
+
+def conn_columns(connections: Connections, verdicts: Verdicts | Words, local: LocalNets) -> list[Column]:
     """Columns of conn.log, in the order of `CONN.fields`; what the verdicts have in words already is theirs."""
     c, v = connections, verdicts
     none = Coded(np.full(len(c), -1), ())
@@ -175,6 +213,15 @@ class LogWriter:
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
+    def write_lines(self, data: bytes, first: float, last: float) -> None:
+        """Whole lines, the first and the last of which are of these network times."""
+        try:
+            self._open(first)
+            self._now = last
+            self._file.write(data)
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+
     def close(self) -> None:
         """Ends the log and gives it its name."""
         try:
@@ -238,7 +285,7 @@ class _RowFormat:
     def _around(self, name: str, quote: str) -> tuple[bytes, bytes, bytes | None]:
         if not self.quoted:
             return b"", b"", b"-"
-        return f"{_dumps(name)}:{quote}".encode(), quote.encode(), None
+        return f"{dumps(name)}:{quote}".encode(), quote.encode(), None
 
     def _cells(self, kind: str, column: Column) -> Cells:
         from cmdana_plugin.logs import digits as to
@@ -337,7 +384,7 @@ _TSV: Final = _RowFormat(
 
 # --- JSON ---
 
-_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def _json_seconds(value: float) -> str:
@@ -346,10 +393,10 @@ def _json_seconds(value: float) -> str:
 
 def _json_value(value: Value) -> str:
     if isinstance(value, str):
-        return _dumps(_plain(value))
+        return dumps(_plain(value))
     if isinstance(value, list | tuple):
-        return _dumps([_plain(v) for v in value])
-    return _dumps(value)
+        return dumps([_plain(v) for v in value])
+    return dumps(value)
 
 
 def _plain(value: str) -> str:

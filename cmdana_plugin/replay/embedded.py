@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ import numpy as np
 from cmdana_plugin import files
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import (
+    APPLICATION,
     CMDANA,
     CONN,
     NOTICE,
+    Format,
+    Lines,
     LocalNets,
     LogError,
     LogWriter,
+    Stream,
     cmdana_columns,
     conn_columns,
     notice_row,
@@ -29,8 +34,8 @@ from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judge, Judged
-    from cmdana_plugin.replay.extraction_process import Beside
-    from feature_extractors import Counts, ExtractorLimits
+    from cmdana_plugin.replay.extraction_process import Beside, Part
+    from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
 _WINDOWS = 8192  # windows scored at once
@@ -73,7 +78,11 @@ def prepared(folder: Path, force: bool) -> Iterator[None]:
 
 
 def _refuse_logs(folder: Path, force: bool) -> None:
-    there = [name for s in (CONN, CMDANA, NOTICE) if (folder / (name := f"{s.path}.log")).exists()]
+    there = [
+        name
+        for s in (CONN, CMDANA, NOTICE, *APPLICATION.values())
+        if (folder / (name := f"{s.path}.log")).exists()
+    ]
     if there and not force:
         raise LogError(
             f"{folder}: already holds {', '.join(there)}; choose another --out, or --force to overwrite"
@@ -96,24 +105,30 @@ def extract(
     config: Config,
     summary: Summary,
     opened: Callable[[], object] = lambda: None,
+    rows: Callable[[list[LogRow]], object] | None = None,
 ) -> Iterator[Windows]:
     """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
-    `opened` is called when all of them are open and nothing of their traffic has been looked at.
+    `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
+    given, is handed the rows of application logs before the windows of the connections that they belong to.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = open_captures(captures, config.capture.reader)
-    extractor = Extractor(limits_of(config))
+    extractor = Extractor(limits_of(config), logs=rows is not None)
     opened()
     for block in in_order(readers):
         summary.frames += len(block)
         summary.bytes += int(block.captured.sum())
         for windows in extractor.parts(block):
+            if rows is not None:
+                rows(extractor.rows())
             yield from _parts(windows)
     try:
         for windows in extractor.ending():
+            if rows is not None:
+                rows(extractor.rows())
             yield from _parts(windows)
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
@@ -143,7 +158,7 @@ def replay(
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Writes conn.log, cmdana.log and notice.log of the captures to `out`, and says what it saw.
+    """Writes the logs of the captures to `out` that `config.logs.streams` asks for, and says what it saw.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
     `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
@@ -155,64 +170,140 @@ def replay(
     )
 
     blocks = Beside(lambda: _extracted(captures, config))
-    writers: list[LogWriter] = []
     try:
-        for stream in (CONN, CMDANA, NOTICE):
-            writers.append(LogWriter(out, stream, config.logs.format))
+        logs = Logs(
+            out,
+            config.logs.format,
+            (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
+        )
+    except LogError:
+        blocks.close()
+        raise
+    try:
         judge, local = load(blocks.ahead), LocalNets(config.logs.local_nets)
-        for judged in judge.judged(_counted(blocks, summary), ahead=True):
+        for judged in judge.judged(_counted(blocks, summary, logs), ahead=True):
             if len(judged.windows):
-                _write(judged, writers, local)
+                _write(judged, logs, local)
             summary.receive(judged)
             progress(summary)
     except BaseException:
-        for writer in writers:
-            writer.abandon()
+        logs.abandon()
         raise
     finally:
         blocks.close()
-    for writer in writers:
-        writer.close()
+    summary.logs = logs.close()
     summary.finish(judge)
     return summary
 
 
-def _extracted(
-    captures: Sequence[Path | str], config: Config
-) -> Iterator[tuple[Encoded | None, dict[str, int]]]:
+class Logs:
+    """The logs of one run: those of every run from its beginning, an application's with its first line.
+
+    All methods raise `LogError` where one cannot be written.
+    """
+
+    def __init__(self, folder: Path, fmt: Format, streams: Sequence[Stream]) -> None:
+        self._folder = folder
+        self._format = fmt
+        self._writers: dict[str, LogWriter] = {}
+        try:
+            for stream in streams:
+                self._writers[stream.path] = LogWriter(folder, stream, fmt)
+        except LogError:
+            self.abandon()
+            raise
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._writers
+
+    def __getitem__(self, path: str) -> LogWriter:
+        return self._writers[path]
+
+    def write(self, lines: Iterable[Lines]) -> None:
+        for stream, first, last, data in lines:
+            if stream not in self._writers:
+                self._writers[stream] = LogWriter(self._folder, APPLICATION[stream], self._format)
+            self._writers[stream].write_lines(data, first, last)
+
+    def abandon(self) -> None:
+        for writer in self._writers.values():
+            writer.abandon()
+
+    def close(self) -> list[str]:
+        """Ends them all, and says which they are."""
+        for writer in self._writers.values():
+            writer.close()
+        return [str(writer.path) for writer in self._writers.values()]
+
+
+def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
     """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
     from cmdana_plugin.replay.extraction_process import lock_in
     from feature_extractors import warm_up
     from feature_extractors.features import encoded, load_schema
 
     summary, schema = Summary([]), load_schema()
+    made, rows = (repeat([]), None) if config.logs.streams != "all" else application_lines(config)
 
     def ready() -> None:
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready):
-        yield encoded(windows, schema), {"frames": summary.frames, "bytes": summary.bytes}
-    yield None, {"frames": summary.frames, "bytes": summary.bytes, **_undecoded(summary)}
+    for windows in extract(captures, config, summary, ready, rows):
+        numbers = {"frames": summary.frames, "bytes": summary.bytes}
+        lines = next(made)
+        while more := next(made):
+            yield None, dict(numbers), lines
+            lines = more
+        yield encoded(windows, schema), numbers, lines
+    numbers = {"frames": summary.frames, "bytes": summary.bytes}
+    while lines := next(made):
+        yield None, dict(numbers), lines
+    yield None, {**numbers, **_undecoded(summary)}, []
+
+
+def application_lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None]]:
+    """What gives lines, none where none are ready, and what takes the rows that they are made of."""
+    from cmdana_plugin.logs import RowWriter
+
+    waiting: deque[list[LogRow]] = deque()
+    writer = RowWriter(config.logs.format, LocalNets(config.logs.local_nets))
+
+    def made() -> Iterator[list[Lines]]:
+        while True:
+            if waiting:
+                yield from writer.lines(waiting.popleft())
+            else:
+                yield []
+
+    def take_rows(rows: list[LogRow]) -> None:
+        if rows:
+            waiting.append(rows)
+
+    return made(), take_rows
 
 
 def _undecoded(summary: Summary) -> dict[str, int]:
     return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
-def _counted(blocks: Beside, summary: Summary) -> Iterator[Encoded]:
-    """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too."""
-    for windows, numbers in blocks:
+def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
+    """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too.
+
+    Lines of application logs are written as they come.
+    """
+    for windows, numbers, lines in blocks:
+        logs.write(lines)
         summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
         summary.undecoded.update({reason.removeprefix("undecoded "): n for reason, n in numbers.items()})
         if windows is not None:
             yield windows
 
 
-def _write(judged: Judged, writers: Sequence[LogWriter], local: LocalNets) -> None:
-    conn, cmdana, notice = writers
+def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
     c, verdicts = judged.windows.connections, judged.verdicts
     now, first = float(c.end.max()), float(c.end[0])
-    conn.write_columns(conn_columns(c, verdicts, local), now, first)
-    cmdana.write_columns(cmdana_columns(c, verdicts), now, first)
-    notice.write(map(notice_row, judged.notices), now, first)
+    if "conn" in logs:
+        logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
+    logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
+    logs["notice"].write(map(notice_row, judged.notices), now, first)

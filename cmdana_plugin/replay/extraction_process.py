@@ -23,16 +23,21 @@ from typing import Any, Final
 
 import numpy as np
 
+from cmdana_plugin.logs import Lines
 from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
 from feature_extractors.features import Encoded, Features, concat_encoded
 
 Numbers = dict[str, int]
+Part = tuple[
+    Encoded | None, Numbers, list[Lines]
+]  # a block, counts as of then, and lines of logs that go with it
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
 _ALIGN: Final = 64  # columns begin at multiples of it
 _ROWS: Final = 8192  # windows that are handed on at once
 _MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
+_MOST_LINES: Final = 64 * 1024 * 1024  # bytes of lines that wait at most, beside those that come
 _AHEAD: Final = 16384  # that wait where the child is ahead
 _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
@@ -63,7 +68,7 @@ def lock_in() -> None:
 
 
 class Beside:
-    """Blocks that `work` makes in a child process, in its order; `work` yields them, each with counts as of then.
+    """Blocks that `work` makes in a child process, in its order; `work` yields them as parts.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
@@ -71,9 +76,7 @@ class Beside:
     `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
     """
 
-    def __init__(
-        self, work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], stuck: float = _STUCK
-    ) -> None:
+    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -89,6 +92,7 @@ class Beside:
         self._pipe = open(reading, "rb", buffering=0)
         self._blocks: deque[_Block | None] = deque()
         self._rows = 0  # of the blocks that wait
+        self._bytes = 0  # of lines that wait
         self._moved = threading.Condition()
         self._closed = False
         self._ended = False
@@ -97,7 +101,7 @@ class Beside:
         self._looked = -1, 0.0  # blocks, and the child's processor time, when nothing came for the first time
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def __iter__(self) -> Iterator[tuple[Encoded | None, Numbers]]:
+    def __iter__(self) -> Iterator[Part]:
         while blocks := self._take():
             kind, said, _ = blocks[-1]
             if kind == "failed":
@@ -106,7 +110,12 @@ class Beside:
                 self.close()
                 return
             parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
-            yield concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None, said["numbers"]
+            lines = [Lines(*line) for _, s, _ in blocks for line in s["lines"]]
+            yield (
+                concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None,
+                said["numbers"],
+                lines,
+            )
         if self._closed:
             return
         self._closed = True
@@ -153,6 +162,7 @@ class Beside:
                 if not mergeable:
                     break
             self._rows -= rows
+            self._bytes -= sum(map(_bytes_of, taken))
             self._moved.notify()
             return taken
 
@@ -189,11 +199,12 @@ class Beside:
 
     def _put(self, block: _Block | None) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: self._closed or self._rows < _MOST)
+            self._moved.wait_for(lambda: self._closed or (self._rows < _MOST and self._bytes < _MOST_LINES))
             if not self._closed:
                 self._blocks.append(block)
                 self._received += 1
                 self._rows += 0 if block is None else _rows_of(block)
+                self._bytes += 0 if block is None else _bytes_of(block)
                 self._ended |= block is None or block[0] == "end"
             self._moved.notify()
 
@@ -217,7 +228,13 @@ def _rows_of(block: _Block) -> int:
     return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
 
 
-def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: int) -> None:
+def _bytes_of(block: _Block) -> int:
+    """The bytes of lines that come with a block; none in what is not one."""
+    kind, said, _ = block
+    return sum(len(data) for *_, data in said["lines"]) if kind == "block" else 0
+
+
+def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
     """The child, from its first breath to its last: it must not go on in its parent's code."""
     status = 1
     try:
@@ -227,8 +244,8 @@ def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: 
         _ours.append(writing)
         with open(writing, "wb", buffering=0) as pipe:
             try:
-                for block, numbers in work():
-                    _send(pipe, "block", *_packed(block, numbers))
+                for part in work():
+                    _send(pipe, "block", *_packed(*part))
                 _send(pipe, "end", None, [])
                 status = 0
             except CmdanaError as error:
@@ -243,10 +260,13 @@ def _run(work: Callable[[], Iterator[tuple[Encoded | None, Numbers]]], writing: 
         os._exit(status)
 
 
-def _packed(block: Encoded | None, numbers: Numbers) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+def _packed(
+    block: Encoded | None, numbers: Numbers, lines: list[Lines]
+) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     """What is marshalled of a block, and its columns padded to `_ALIGN`."""
+    told = [tuple(line) for line in lines]
     if block is None:
-        return {"numbers": numbers, "columns": None}, []
+        return {"numbers": numbers, "columns": None, "lines": told}, []
     arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
     arrays += [block.modalities, block.longest_name]
     data: list[bytes | memoryview] = []
@@ -254,6 +274,7 @@ def _packed(block: Encoded | None, numbers: Numbers) -> tuple[dict[str, Any], li
         data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
     said = {
         "numbers": numbers,
+        "lines": told,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(block.connections.service),
         "schema": block.schema,

@@ -32,6 +32,7 @@ class Summary:
     undecoded: Counter[str] = field(default_factory=Counter)
     model: str = ""
     threshold: float = 0.0
+    logs: list[str] = field(default_factory=list)  # paths of those that the embedded engine has written
 
     def receive(self, judged: Judged) -> None:
         """Counts a block: the connections that have ended, and all notices."""

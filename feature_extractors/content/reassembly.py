@@ -11,7 +11,8 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.content.analyzers.base import ContentLimits, Run, Session
+from feature_extractors.addresses import address_texts
+from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
 from feature_extractors.content.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
@@ -25,7 +26,13 @@ __all__ = ["Content", "ContentLimits"]
 _DNS_PORTS = np.array(
     [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
 )
+NO_HOST = ("0.0.0.0", "255.255.255.255")  # noqa: S104  # addresses of nobody, which DHCP's messages come from
+NOT_SAID = 0.0  # no analyzer said when an entry is written
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
+
+
+# Which of the connections it belongs to, when Zeek writes it (0: nobody said), stream, time, fields
+Row = tuple[int, float, str, float, Fields]
 
 
 class _Stream:
@@ -46,7 +53,7 @@ _NO_STREAMS = (_Stream(), _Stream())  # of every connection without any
 
 
 class _Connection:
-    __slots__ = ("dns", "root", "session", "streams", "told")
+    __slots__ = ("dns", "root", "session", "streams", "told", "waited")
 
     def __init__(self, session: Session, root: Detector) -> None:
         self.session = session
@@ -57,17 +64,19 @@ class _Connection:
             (_Stream(), _Stream()) if session.ip_proto == 6 else _NO_STREAMS
         )  # responder's, originator's
         self.told = (0, 0)
+        self.waited = 0.0  # when the last segment came that had to wait
 
 
 class Content:
     """All connections whose content is being analysed. State lives from a connection's first payload to `close`."""
 
-    def __init__(self, limits: ContentLimits | None = None) -> None:
+    def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
         self.limits = limits or ContentLimits()
         self.counts = Counts()
+        self.rows: list[Row] = []  # where `logs`, of the connections that the last `close` ended
         self._connections: dict[int, _Connection] = {}
         self._pending_total = 0
-        self._run = Run(self.limits, self.counts, create)
+        self._run = Run(self.limits, self.counts, create, logs=logs)
 
     def receive(self, segments: Segments) -> Wanted:
         """Analyses a block of segments. The answer names every connection that wants less than before."""
@@ -88,6 +97,7 @@ class Content:
         ports: list[int] = (segments.orig_p.astype(np.int64) << 16 | segments.resp_p).tolist()
         partials: list[bool] = segments.partial.tolist()
         whiches = messages.which
+        logs = self._run.logs
         for i, serial in enumerate(serials):  # columns, not rows: most segments need a few of them only
             connection = connections.get(serial)
             if connection is None:
@@ -110,6 +120,8 @@ class Content:
                 if root.over():
                     changed[serial] = None
                 continue
+            if logs and ends[i] - begins[i] < lengths[i] and session.first("truncated"):
+                session.weird(times[i], "truncated_tcp_payload", "TCP")
             if root.done:
                 changed[serial] = None
                 continue
@@ -155,16 +167,19 @@ class Content:
         connections: NDArray[np.int64],
         uids: NDArray[np.bytes_],
         ends: NDArray[np.int64] | None = None,
+        hosts: NDArray[np.uint8] | None = None,
     ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
         """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1].
 
         `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
-        content that was not wanted.
+        content that was not wanted. `hosts` [n, 2, 16]: addresses of originator and responder.
         """
         services: list[str] = []
         entries: list[LogEntry] = []
         log_start = [0]
         reached: list[list[int]] = ends.tolist() if ends is not None else [[-1, -1]] * len(connections)
+        logs = self._run.logs
+        self.rows = []
         for serial, uid, ended in zip(connections.tolist(), uids.tolist(), reached, strict=True):
             connection = self._connections.pop(serial, None)
             if connection is None:
@@ -176,6 +191,8 @@ class Content:
                 self._end_streams(connection, *ended)
             connection.root.end()
             services.append(",".join(sorted(session.services)))
+            if logs and (session.entries or session.rows or session.shared):
+                self._keep_rows(len(services) - 1, session, uid.decode("ascii"), hosts)
             if session.entries:
                 name = uid.decode("ascii")
                 entries += [
@@ -186,12 +203,35 @@ class Content:
             log_start.append(len(entries))
         return services, entries, np.array(log_start, np.int64)
 
+    def _keep_rows(self, which: int, session: Session, uid: str, hosts: NDArray[np.uint8] | None) -> None:
+        """Hands out the rows of a connection that has ended, and those that it was the last to make."""
+        written = session.written
+        for stream, ts, fields in [*session.entries, *session.rows]:
+            if (at := written.get(id(fields), NOT_SAID)) >= NOT_SAID:
+                self.rows.append((which, at, stream, ts, fields))
+        for shared in session.shared:
+            shared.uids.append(uid)
+            shared.open -= 1
+            for i, (_, claimant, is_orig) in enumerate(shared.claims):
+                if claimant is session and hosts is not None:
+                    host = address_texts(hosts[which, 0 if is_orig else 1][None])[0]
+                    if host not in NO_HOST:
+                        shared.told[i] = host
+            if not shared.open:
+                del self._run.sharing[id(shared.fields)]
+                row: Fields = {**shared.fields, "uids": shared.uids}
+                for i, host in sorted(shared.told.items()):
+                    row[shared.claims[i][0]] = host
+                self.rows.append((which, NOT_SAID, shared.stream, shared.ts, row))
+        if not session.entries:
+            session.take()
+
     def _end_streams(self, connection: _Connection, orig_end: int, resp_end: int) -> None:
         """Hands on what waits in both directions, and tells how much came that was not wanted."""
         for is_orig, end in ((True, orig_end), (False, resp_end)):
             stream = connection.streams[is_orig]
             if stream.pending:
-                self._give_up(connection, stream, is_orig, 0.0)
+                self._give_up(connection, stream, is_orig, connection.waited)
             upto = min(end, stream.free)
             if upto > stream.next and not connection.root.done:
                 connection.root.gap(is_orig, upto - stream.next)
@@ -221,7 +261,7 @@ class Content:
             name = TCP_PORTS.get(resp_p)
             names = (name,) if name else TCP_TWO.get(resp_p, ())
             if self._run.expected and (announced := self._run.expected.pop(resp_p, None)) is not None:
-                service, since = announced
+                service, since, session.announcer = announced
                 if 0 <= ts - since <= EXPECT_SECONDS:
                     names = (*names, service)
         return _Connection(session, Detector(session, names))
@@ -286,6 +326,7 @@ class Content:
             self._forget(stream, offset)
         else:
             heappush(stream.order, offset)
+        connection.waited = ts
         stream.pending[offset] = data, length
         stream.pending_bytes += len(data)
         self._pending_total += len(data)

@@ -147,7 +147,7 @@ def test_every_key_but_a_few_is_an_operators_alone() -> None:
     # A key that is added to the configuration is an operator's until somebody thinks about it.
     free = {
         "capture reader", "model device", "model threads", "verdict alerts_per_day", "verdict connections_per_day",
-        "verdict suppress_for", "verdict max_reasons", "logs format", "logs local_nets",
+        "verdict suppress_for", "verdict max_reasons", "logs format", "logs local_nets", "logs streams",
     }  # fmt: skip
     assert {" ".join(key) for key in configuration._ANYWHERE} == free
 

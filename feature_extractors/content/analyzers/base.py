@@ -7,6 +7,7 @@ when the bytes are not its protocol (Zeek's AnalyzerViolation); whoever feeds it
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections import OrderedDict
@@ -23,6 +24,9 @@ MAX_ITEMS: Final = 100  # elements of one logged vector or set (Log::default_max
 
 MAX_NESTED: Final = 8  # connections inside one another: HTTP's CONNECT, SOCKS, WebSocket
 MAX_EXPECTED: Final = 1024  # announced connections that are awaited at once
+MAX_SEEN: Final = 65536  # things that are logged once a day
+RELOG_AFTER: Final = 86400.0  # seconds; X509::relog_known_certificates_after
+WEIRD_THRESHOLD: Final = 25  # rows of one name and connection
 MAX_CERTIFICATES: Final = 512  # whose fields are remembered: servers show the same ones again and again
 FREE_ENTRIES: Final = (
     256  # log entries of one connection that HTTP and IRC make of however few bytes; then one for each
@@ -31,6 +35,7 @@ ENTRY_BYTES: Final = 64  # bytes of both directions
 IGNORE_VIOLATIONS_AFTER: Final = 10 * 1024  # bytes of a connection; DPD::ignore_violations_after
 
 Fields = dict[str, LogValue]
+_BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class ParseError(Exception):
@@ -54,6 +59,31 @@ class ContentLimits:
     transactions: int = 100  # requests, queries or commands of a connection that wait for their answer
 
 
+class Shared:
+    """A row that several connections make together, which is written when the last of them has ended."""
+
+    __slots__ = ("claims", "fields", "open", "stream", "told", "ts", "uids")
+
+    def __init__(self, stream: str, ts: float, fields: Fields) -> None:
+        self.stream = stream
+        self.ts = ts
+        self.fields = fields
+        self.open = 0  # connections
+        self.told: dict[int, str] = {}  # the addresses of claims whose connections have ended
+        self.claims: list[
+            tuple[str, Session, bool]
+        ] = []  # which field is which one's originator or responder
+        self.uids: list[LogValue] = []  # of those that have ended
+
+
+class Announcer:
+    """What announces a connection, and is told of the file that this brings."""
+
+    def brought(self, fuid: str, kind: str) -> None:
+        """The file of this id has begun, or is of this kind, where that is not empty."""
+        raise NotImplementedError
+
+
 @dataclass(slots=True)
 class Run:
     """What the connections of one run share: bounds, counts, and what one connection tells of another."""
@@ -63,15 +93,47 @@ class Run:
     create: Callable[[str, Session], Analyzer | None] | None = None  # makes the analyzer of a name
     entries_open: int = 0  # log entries of connections that are still open
     bytes_open: int = 0  # about, that these take
-    expected: OrderedDict[int, tuple[str, float]] = field(default_factory=OrderedDict)  # by responder port
+    expected: OrderedDict[int, tuple[str, float, Announcer | None]] = field(
+        default_factory=OrderedDict
+    )  # by responder port
     transactions: OrderedDict[int, tuple[Fields, float, float]] = field(
         default_factory=OrderedDict
     )  # DHCP's, by xid
     certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
+    logs: bool = False  # rows of Zeek's logs are asked for, with what no feature reads
+    files: int = 0  # that were given an id
+    sharing: dict[int, Shared] = field(
+        default_factory=dict
+    )  # rows that several connections make, by identity
+    seen: OrderedDict[str, float] = field(
+        default_factory=OrderedDict
+    )  # what is logged once a day, and when it was
 
-    def expect(self, port: int, service: str, ts: float) -> None:
+    def fuid(self, ts: float) -> str:
+        """An id for a file that begins now, the same in every run over the same traffic."""
+        self.files += 1
+        number = int.from_bytes(
+            hashlib.blake2b(f"{self.files} {ts}".encode(), digest_size=12).digest(), "big"
+        )
+        out = "F"
+        for _ in range(16):
+            number, digit = divmod(number, 62)
+            out += _BASE62[digit]
+        return out
+
+    def is_new(self, what: str, ts: float) -> bool:
+        """Whether `what` was not logged within a day before; of so many such things as are remembered."""
+        then = self.seen.get(what)
+        if then is not None and ts - then < RELOG_AFTER:
+            return False
+        self.seen[what] = ts
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+        return True
+
+    def expect(self, port: int, service: str, ts: float, announcer: Announcer | None = None) -> None:
         """A connection to this responder port is announced, as FTP and IRC do for their data."""
-        self.expected[port] = service, ts
+        self.expected[port] = service, ts, announcer
         if len(self.expected) > MAX_EXPECTED:
             self.expected.popitem(last=False)
 
@@ -80,8 +142,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "nested", "orig_p",
-        "partial", "resp_p", "run", "services", "size",
+        "announcer", "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested",
+        "orig_p", "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -95,6 +157,14 @@ class Session:
         self.entries: list[tuple[str, float, Fields]] = []
         self.log_bytes = 0  # about, that the entries take
         self.last_bytes = 0  # of these the last entry's, when it was new
+        self.logs = run.logs
+        self.rows: list[tuple[str, float, Fields]] = []  # of logs that no feature reads
+        self.written: dict[
+            int, float
+        ] = {}  # when Zeek writes an entry, by its identity; negative: it does not
+        self.shared: list[Shared] = []
+        self.announcer: Announcer | None = None  # of this connection
+        self.weirds: dict[str, int] = {}  # how often each was met
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
@@ -107,7 +177,10 @@ class Session:
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
         """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
         run, limits = self.run, self.limits
-        if len(self.entries) >= limits.log_entries or run.entries_open >= limits.log_entries_total:
+        if (
+            len(self.entries) + len(self.rows) >= limits.log_entries
+            or run.entries_open >= limits.log_entries_total
+        ):
             self.counts.add("log_entries_over_limit")
             return fields
         if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
@@ -122,6 +195,78 @@ class Session:
         run.entries_open += 1
         self.entries.append((stream, ts, fields))
         return fields
+
+    def add(self, stream: str, ts: float, fields: Fields, written: float = -1.0) -> Fields:
+        """As `log` where rows of logs are asked for, of a log that no feature reads; else it does nothing.
+
+        `written` is when Zeek writes the row, negative: see `at`.
+        """
+        run, limits = self.run, self.limits
+        if not self.logs:
+            return fields
+        if (
+            len(self.entries) + len(self.rows) >= limits.log_entries
+            or run.entries_open >= limits.log_entries_total
+        ):
+            self.counts.add("log_entries_over_limit")
+            return fields
+        if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
+            self.counts.add("log_bytes_over_limit")
+            return fields
+        size = about_bytes(fields)
+        self.log_bytes += size
+        run.bytes_open += size
+        run.entries_open += 1
+        self.rows.append((stream, ts, fields))
+        if written >= 0:
+            self.written[id(fields)] = written
+        return fields
+
+    def at(self, fields: Fields, ts: float) -> None:
+        """Zeek writes this entry at `ts`, or not at all where that is negative."""
+        if self.logs:
+            self.written[id(fields)] = ts
+
+    def share(self, stream: str, ts: float, fields: Fields) -> None:
+        """This connection, too, makes the row of these fields, an entry of some connection, which began at `ts`."""
+        if not self.logs:
+            return
+        sharing = self.run.sharing
+        shared = sharing.get(id(fields))
+        if shared is None:
+            shared = sharing[id(fields)] = Shared(stream, ts, fields)
+            self.at(fields, -1.0)
+        if shared not in self.shared:
+            shared.open += 1
+            self.shared.append(shared)
+
+    def claim(self, fields: Fields, name: str, is_orig: bool) -> None:
+        """A field of a row that this connection shares is its originator's address, or its responder's."""
+        shared = self.run.sharing.get(id(fields)) if self.logs else None
+        if shared is not None and len(shared.claims) < MAX_ITEMS:
+            shared.claims.append((name, self, is_orig))
+
+    def first(self, what: str) -> bool:
+        """Whether this is asked of `what` for the first time on this connection."""
+        met = self.weirds[f" {what}"] = self.weirds.get(f" {what}", 0) + 1
+        return met == 1
+
+    def weird(self, ts: float, name: str, source: str = "", addl: str = "") -> None:
+        """Something odd that Zeek tells of in weird.log, each name 25 times a connection (sampling_threshold).
+
+        `addl` says more of it, in Zeek's words.
+        """
+        if not self.logs:
+            return
+        met = self.weirds[name] = self.weirds.get(name, 0) + 1
+        if met > WEIRD_THRESHOLD:
+            return
+        said: Fields = {"name": name, "notice": False, "peer": "zeek"}
+        if addl:
+            said["addl"] = addl
+        if source:
+            said["source"] = source
+        self.add("weird", ts, said, ts)
 
     def full(self) -> bool:
         """Whether one more log entry would be one too many; then it is counted as such."""
@@ -170,8 +315,9 @@ class Session:
         analyzer.stop()
 
     def take(self) -> list[tuple[str, float, Fields]]:
+        """The entries, which are no longer this session's, nor are the rows that no feature reads."""
         entries, self.entries = self.entries, []
-        self.run.entries_open -= len(entries)
+        self.run.entries_open -= len(entries) + len(self.rows)
         self.run.bytes_open -= self.log_bytes
         self.log_bytes = self.last_bytes = 0
         return entries
@@ -378,167 +524,6 @@ class Framed:
         return out
 
 
-_CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
-_TINY: Final = 8  # bytes of chunks that are read many at once
-_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
-_RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
-_EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
-_SHORT: Final = [re.compile(rb"(?:[^\r\n]{0,%d}+\r?\n)*+" % n) for n in range(4)]
-_DOT: Final = re.compile(rb"\n\.\r?\n")
-_BLANK: Final = re.compile(rb"\n\r?\n")
-
-
-class Lines:
-    """Cuts one direction's bytes into lines ended by LF or CRLF; a line longer than `limit` is cut there.
-
-    A lone CR stays in the line, as in Zeek's ContentLine with its default of CR and LF both ending lines off. Whatever
-    the bytes, and however they come, each is looked at a fixed number of times.
-    """
-
-    __slots__ = ("_blank_from", "_buffer", "_from", "_no_block", "_pos", "_within", "limit")
-
-    def __init__(self, limit: int = 16 * 1024) -> None:
-        self._buffer = bytearray()
-        self._pos = 0  # what lies before it was handed out
-        self._from = 0  # no line end lies between `_pos` and this offset
-        self._blank_from = 0  # no CRLF CRLF begins between `_pos` and this offset
-        self._no_block = 0  # what begins before this offset is no block
-        self._within = False  # `past_blank` or `past_body` has begun and not ended
-        self.limit = limit
-
-    def __len__(self) -> int:
-        return len(self._buffer) - self._pos
-
-    def feed(self, data: bytes) -> None:
-        pos = self._pos
-        if pos:
-            del self._buffer[:pos]
-            self._pos = 0
-            self._from = max(self._from - pos, 0)
-            self._blank_from = max(self._blank_from - pos, 0)
-            self._no_block = max(self._no_block - pos, 0)
-        self._buffer += data
-
-    def line(self) -> bytes | None:
-        """The next whole line without its end, or None. Call until None before feeding more."""
-        buffer, pos = self._buffer, self._pos
-        end = buffer.find(b"\n", max(self._from, pos), pos + self.limit + 1)
-        if end < 0:
-            if len(buffer) - pos > self.limit:
-                self._pos = pos + self.limit
-                return bytes(buffer[pos : self._pos])
-            self._from = len(buffer)
-            return None
-        self._pos = end + 1
-        if end > pos and buffer[end - 1] == 13:
-            end -= 1
-        return bytes(buffer[pos:end])
-
-    def block(self) -> list[bytes] | None:
-        """The lines up to the next empty one, which is passed over; None unless all are there, unfolded, with CRLF."""
-        buffer, pos = self._buffer, self._pos
-        if pos < self._no_block or buffer.startswith((b"\r\n", b"\n"), pos):
-            return None
-        end = buffer.find(b"\r\n\r\n", max(self._blank_from, pos), pos + self.limit + 4)
-        if end < 0:
-            self._blank_from = max(min(len(buffer), pos + self.limit + 4) - 3, pos)
-            if len(buffer) - pos >= self.limit + 4:
-                self._no_block = pos + self.limit
-            return None
-        self._blank_from = end
-        out = bytes(buffer[pos:end])
-        lines = out.split(b"\r\n")
-        if out.count(b"\n") != len(lines) - 1 or out.find(b"\n ") >= 0 or out.find(b"\n\t") >= 0:
-            self._no_block = end + 4
-            return None
-        self._pos = end + 4
-        return lines
-
-    def past_blank(self) -> bool:
-        """Passes over whole lines up to and including the next empty one; False while that has not come."""
-        buffer, pos = self._buffer, self._pos
-        if not self._within:
-            if buffer.startswith(b"\n", pos) or buffer.startswith(b"\r\n", pos):
-                self._pos = pos + (1 if buffer.startswith(b"\n", pos) else 2)
-                return True
-            if len(buffer) - pos < 2:
-                return False
-            self._within = True
-        found = _BLANK.search(buffer, pos)
-        if found is not None:
-            self._pos = found.end()
-            self._within = False
-            return True
-        keep = 2 if buffer.endswith(b"\n\r") else 1 if buffer.endswith(b"\n") else 0
-        self._pos = max(len(buffer) - keep, pos)
-        return False
-
-    def past_empty(self) -> None:
-        """Passes over empty lines at once."""
-        found = _EMPTY.match(self._buffer, self._pos)
-        if found is not None:
-            self._pos = found.end()
-
-    def past_short(self, most: int) -> None:
-        """Passes over whole lines of so many characters at most, 3 at the most, all at once."""
-        found = _SHORT[most].match(self._buffer, self._pos)
-        if found is not None:
-            self._pos = found.end()
-
-    def past_body(self) -> bool:
-        """Passes over whole lines up to the one that is a dot alone, which stays; False while that has not come."""
-        buffer, pos = self._buffer, self._pos
-        if not self._within and buffer.startswith((b".\n", b".\r\n"), pos):
-            return True
-        found = _DOT.search(buffer, pos)
-        if found is not None:
-            self._pos = found.start() + 1
-            self._within = False
-            return True
-        if len(buffer) - pos < 4:
-            return False
-        self._within = True
-        last = buffer.rfind(b"\n", max(len(buffer) - 3, pos))
-        self._pos = last if last >= 0 else len(buffer)
-        return False
-
-    def chunks(self, most: int) -> tuple[bytes, int]:
-        """What the whole small chunks at the front hold (RFC 9112, 7.1), and how many they are, at most `most`.
-
-        Stops before whatever is not that: a chunk of no or many bytes, an extension, one that is not all there.
-        """
-        buffer, pos, out, n = self._buffer, self._pos, bytearray(), 0
-        while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
-            begin = head.end()
-            size = int(head[1], 16)
-            if 0 < size <= _TINY:
-                run = _RUNS[size].match(buffer, pos)
-                held = _HELD[size].findall(buffer, pos, run.end()) if run is not None else []
-                if run is not None and 1 < len(held) <= most - n:
-                    out += b"".join(held)
-                    pos = run.end()
-                    n += len(held)
-                    continue
-            end = begin + size
-            after = end + 2 if buffer.startswith(b"\r\n", end) else end + 1
-            if end == begin or after > len(buffer) or buffer[after - 1] != 10:
-                break
-            out += buffer[begin:end]
-            pos = after
-            n += 1
-        self._pos = pos
-        return bytes(out), n
-
-    def take(self, n: int) -> bytes:
-        """Up to n bytes as they are, line ends included."""
-        begin = self._pos
-        self._pos = min(begin + n, len(self._buffer))
-        return bytes(self._buffer[begin : self._pos])
-
-    def rest(self) -> bytes:
-        return self.take(len(self))
-
-
 _BAD_ASCII: Final = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\uffff]")
 _ESCAPED: Final = tuple(
     chr(b) if 32 <= b < 127 or b in (8, 9, 10, 12, 13) else f"\\x{b:02x}" for b in range(256)
@@ -580,6 +565,6 @@ def number(raw: bytes, base: int = 10, digits: int = 18) -> int | None:
 
 
 __all__ = [
-    "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "Lines", "ParseError", "Reader",
-    "Run", "Session", "crowded", "number", "text",
+    "MAX_ITEMS", "MAX_TEXT", "NEVER", "Analyzer", "ContentLimits", "Fields", "Framed", "ParseError", "Reader", "Run",
+    "Session", "crowded", "number", "text",
 ]  # fmt: skip

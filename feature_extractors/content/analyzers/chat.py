@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers.base import Fields, Lines, ParseError, Session, crowded, text
+from feature_extractors.content.analyzers.base import Fields, ParseError, Session, crowded, text
+from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.mail import LineProtocol
 
 _COMMANDS: Final = frozenset((
@@ -32,6 +33,7 @@ class Irc(LineProtocol):
         self._lines = (Lines(_MAX_LINE * 16), Lines(_MAX_LINE * 16))
         self._nick: str | None = None
         self._user: str | None = None
+        self._addl: str | None = None  # what was said last, which Zeek goes on saying
         self._confirmed = False
         self._made = 0  # log entries
         self._said = 0  # bytes of lines, of both sides
@@ -73,15 +75,16 @@ class Irc(LineProtocol):
             self._entry(ts, command, nick)
             self._nick = nick
         elif command == "USER":
-            parts = rest.split(b" ", 3)
-            real = parts[3] if len(parts) > 3 else b""
-            user = text(parts[0], 128)
+            parts = [part for part in rest.split(b" ", 64) if part]
+            real = parts[3].removeprefix(b":") if len(parts) > 3 else b""
+            real += b"".join([part + b" " for part in parts[4:]])  # as Zeek puts it together
+            user = text(parts[0], 128) if parts else ""
             host = text(parts[1], 128) if len(parts) > 1 else ""
             server = text(parts[2], 128) if len(parts) > 2 else ""
-            self._entry(ts, command, user, f"{host} {server} {text(real.removeprefix(b':'), 256)}")
+            self._entry(ts, command, user, f"{host} {server} {text(real, 256)}")
             self._user = user
         elif command == "JOIN":
-            channels, _, keys = rest.lstrip(b":").partition(b" ")
+            channels, _, keys = rest.lstrip(b" ").lstrip(b":").partition(b" ")
             passwords = keys.split(b",")
             for i, channel in enumerate(channels.split(b",")[:20]):
                 if self.done or self.session.full():
@@ -104,7 +107,9 @@ class Irc(LineProtocol):
         if self._user is not None:
             fields["user"] = self._user
         if addl is not None:
-            fields["addl"] = addl
+            self._addl = addl
+        if self._addl is not None:
+            fields["addl"] = self._addl
         self.session.log("irc", ts, fields)
 
     def _dcc(self, ts: float, rest: bytes) -> None:

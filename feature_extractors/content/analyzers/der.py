@@ -13,6 +13,8 @@ from typing import Final
 from feature_extractors.content.analyzers.base import MAX_ITEMS, Fields, ParseError, text
 from feature_extractors.content.analyzers.ip import address
 
+MAX_NAMES: Final = 500  # of a certificate (X509::default_max_field_container_elements)
+
 Item = tuple[int, bytes, int, int]  # tag, the bytes it lies in, where its content starts and ends
 
 
@@ -62,6 +64,7 @@ _ATTRIBUTES: Final = {
     "55040f": "businessCategory", "550411": "postalCode", "2b0601040182373c020103": "jurisdictionC",
     "2b0601040182373c020102": "jurisdictionST", "2b0601040182373c020101": "jurisdictionL", "55042b": "initials",
     "2a864886f70d010908": "unstructuredAddress", "2a864886f70d010902": "unstructuredName", "55042e": "dnQualifier",
+    "550429": "name",
 }  # fmt: skip
 _ALGORITHMS: Final = {
     "2a864886f70d010101": "rsaEncryption", "2a864886f70d010102": "md2WithRSAEncryption",
@@ -180,7 +183,7 @@ def _extension(extension: Item, fields: Fields) -> None:
             raw = value(alternative)
             said = address(raw) if key == "san.ip" and len(raw) in (4, 16) else text(raw, 512)
             found = fields.setdefault(key, [])
-            if isinstance(found, list) and len(found) < MAX_ITEMS:
+            if isinstance(found, list) and len(found) < MAX_NAMES:
                 found.append(said)
     elif oid == "551d13":
         constraints = list(items(item(content, 0, len(content))))
@@ -247,3 +250,25 @@ def moment(one: Item) -> float:
     if not (1 <= month <= 12 and 1 <= day <= 31 and year >= 1):
         raise ParseError("bad_time")
     return float(timegm((year, month, 1, hour, minute, second)) + 86400 * (day - 1))
+
+
+def matches(server_name: str, leaf: Fields) -> bool:
+    """Whether a certificate is for this host, by its alternative names or else its common name (RFC 6125)."""
+    names = leaf.get("san.dns")
+    addresses = leaf.get("san.ip")
+    if not isinstance(names, list):
+        subject = leaf.get("certificate.subject")
+        names = [part[3:] for part in str(subject).split(",") if part.startswith("CN=")]
+    candidates = [*names, *(addresses if isinstance(addresses, list) else [])]
+    wanted = server_name.lower()
+    for candidate in candidates:
+        if not isinstance(candidate, str):
+            continue
+        pattern = candidate.lower()
+        if pattern == wanted:
+            return True
+        if pattern.startswith("*."):
+            label, dot, rest = wanted.partition(".")
+            if label and dot and rest == pattern[2:] and "." in rest:
+                return True
+    return False

@@ -49,8 +49,11 @@ class Dhcp(Analyzer):
         mac = ":".join(f"{b:02x}" for b in chaddr[:6])
         if op == 1 and is_orig and (self.session.orig_p == 68 or self.session.resp_p == 67):
             self._client(entry, options, client, mac)
+            self.session.claim(entry, "client_addr", True)
         else:
             self._server(entry, options, your, mac)
+            if your != b"\0\0\0\0":
+                self.session.claim(entry, "server_addr", is_orig)
 
     def _transaction(self, xid: int, ts: float) -> Fields:
         """The entry of this transaction. A connection that closed has handed out its entry: a late message is lost."""
@@ -67,11 +70,13 @@ class Dhcp(Analyzer):
             self.session.log("dhcp", ts, fields)
             transactions.pop(xid, None)
             transactions[xid] = fields, ts, ts
+            self.session.share("dhcp", ts, fields)
             if len(transactions) > _MAX_TRANSACTIONS:
                 transactions.popitem(last=False)
             return fields
         fields, began, _ = found
         transactions[xid] = fields, began, ts
+        self.session.share("dhcp", began, fields)
         fields["duration"] = ts - began
         return fields
 

@@ -62,7 +62,7 @@ class _Malformed(Exception):
 class _Message:
     """One message under the cursor: names with their compression, and how many more may be read."""
 
-    __slots__ = ("data", "end", "names", "netbios", "pos", "room", "seen")
+    __slots__ = ("data", "end", "names", "netbios", "odd", "pos", "room", "seen")
 
     def __init__(self, data: bytes, netbios: bool) -> None:
         self.data = data
@@ -71,6 +71,7 @@ class _Message:
         self.netbios = netbios
         self.names = MAX_NAMES
         self.room = MAX_EXPANDED + 4 * len(data)  # bytes that names may still become
+        self.odd: list[str] = []  # what weird.log tells of it
         self.seen: dict[int, bytes] = {}  # names by the offset that a pointer to them gives
 
     def name(self) -> bytes:
@@ -120,18 +121,25 @@ class _Message:
                             if self.names < 0:
                                 raise _Malformed
                             known = self._labels(target, pos, depth + 1)[0]
+                        else:
+                            self.odd.append("DNS_max_compression_chain_depth_exceeded")
                         self.seen[target] = known
                     if known:
                         labels.append(known)
+                else:
+                    self.odd.append("DNS_label_forward_compress_offset")
                 pos += 2
                 break
             pos += 1
             if n > end - pos:
+                self.odd.append("DNS_label_len_gt_pkt")
                 pos = end
                 break
             if n > 63 and not self.netbios:
+                self.odd.append("DNS_label_too_long")
                 break
             if size + n >= MAX_NAME:
+                self.odd.append("DNS_label_len_gt_name_len")
                 break
             size += n + 1
             labels.append(data[pos : pos + n])
@@ -171,13 +179,16 @@ class Dns(Analyzer):
 
     def _message(self, ts: float, data: bytes) -> None:
         if len(data) < 12:
+            self.session.weird(ts, "DNS_truncated_len_lt_hdr_len", "DNS")
             return
         trans_id, flags, queries, answers, authorities, additional = _HEADER.unpack_from(data)
         opcode = flags >> 11 & 15
         if opcode not in (0, 4, 5) and not self._netbios:
+            self.session.weird(ts, "DNS_unknown_opcode", "DNS", str(opcode))
             return
         entry, began = self._pair(ts, trans_id, flags, opcode, queries, answers + authorities + additional)
         if queries > MAX_QUERIES:
+            self.session.weird(ts, "DNS_Conn_count_too_large", "DNS")
             raise ParseError("dns_count_too_large")
         message = _Message(data, self._long_labels)
         try:
@@ -188,10 +199,14 @@ class Dns(Analyzer):
                     self._question(message, flags, opcode, entry, bool(answers + authorities + additional))
                 for _ in range(answers):
                     self._answer(message, flags, ts, entry, began)
+            if flags >= 0x8000:
+                self.session.at(entry, ts)
             self.session.confirm(self.service)
         except _Malformed:
             if message.names < 0 or message.room < 0:
                 self.session.counts.add("dns_too_many_names")
+        for odd in message.odd:
+            self.session.weird(ts, odd, "DNS")
 
     def plain(self, ts: float, messages: Messages, which: int) -> None:
         """Takes a datagram that was read with its block, as `data` takes any other. Not for NetBIOS."""
@@ -231,6 +246,8 @@ class Dns(Analyzer):
                 if end > begin:
                     said = words[begin:end] if plain else text(messages.text[begin:end])
                     self._say(entry, said, float(ttl))
+        if flags >= 0x8000:
+            self.session.at(entry, ts)
         self.session.confirm(self.service)
 
     def _pair(
@@ -309,6 +326,7 @@ class Dns(Analyzer):
         raw = message.name()
         pos = message.pos
         if pos + 4 > message.end:
+            message.odd.append("DNS_truncated_quest_too_short")
             raise _Malformed
         qtype, qclass = _TWO.unpack_from(message.data, pos)
         message.pos = pos + 4
@@ -334,11 +352,15 @@ class Dns(Analyzer):
         pos = message.pos
         data = message.data
         if pos + 10 > message.end:
+            message.odd.append("DNS_truncated_ans_too_short")
             raise _Malformed
         rtype, rclass, ttl, length = _RR.unpack_from(data, pos)
         pos += 10
         end = pos + length
         if end > message.end or (length == 0 and pos < message.end):
+            message.odd.append(
+                "DNS_truncated_RR_rdlength_lt_len" if end > message.end else "DNS_zero_rdlength"
+            )
             raise _Malformed
         message.pos = pos
         if rtype == 1:

@@ -1,8 +1,7 @@
-"""HTTP/1: requests and responses with their headers; bodies are measured, never kept.
+"""HTTP/1: requests and responses with their headers, paired; what bodies hold is `http_body`'s.
 
 Mirrors src/analyzer/protocol/http/HTTP.cc and scripts/base/protocols/http/main.zeek of Zeek 8.2.2. Bodies of known
-length are passed over without being looked at beyond their first bytes, but for compressed ones, which are
-decompressed only to be measured, up to `decoded_bytes`.
+length are passed over without being looked at beyond their first bytes, but for compressed ones.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import zlib
 from collections import deque
 from typing import ClassVar, Final
 
@@ -19,30 +17,33 @@ from feature_extractors.content.analyzers.base import (
     NEVER,
     Analyzer,
     Fields,
-    Lines,
     ParseError,
     Session,
     crowded,
     number,
     text,
 )
-from feature_extractors.content.analyzers.magic import SNIFF, mime_type
+from feature_extractors.content.analyzers.http_body import Body, Budget
+from feature_extractors.content.analyzers.lines import Lines
+from feature_extractors.content.analyzers.mime import filename
 
 MAX_HEADERS: Final = 512  # header lines of one message; what follows is not looked at
 MAX_CHUNKS: Final = 100_000  # chunks of one body
-EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
-FREE_EXPANSION: Final = 256 * 1024  # bytes besides
-_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
 _ESCAPE: Final = re.compile(rb"%(%*)(u[0-9a-fA-F]{4}|[0-9a-fA-F]{2})?")
-_FILENAME: Final = re.compile(rb"(?:file)?name[ \t]*\*?=[ \t]*(?:\"([^\"]*)\"?|([^;]*))", re.I)
+_RANGE: Final = re.compile(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/\s*([0-9]{1,15}|\*)?")
 _PROXY_HEADERS: Final = frozenset((
     b"FORWARDED", b"X-FORWARDED-FOR", b"X-FORWARDED-FROM", b"CLIENT-IP", b"VIA", b"XROXY-CONNECTION",
     b"PROXY-CONNECTION",
 ))  # fmt: skip
 
+# Methods that Zeek knows (HTTP::http_methods)
+_METHODS: Final = frozenset((
+    b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"CONNECT", b"PROPFIND", b"PROPPATCH", b"MKCOL",
+    b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"POLL", b"REPORT", b"SUBSCRIBE", b"BMOVE", b"SEARCH",
+))  # fmt: skip
 _READ: Final = _PROXY_HEADERS | {
     b"CONTENT-LENGTH", b"TRANSFER-ENCODING", b"CONTENT-ENCODING", b"CONTENT-TYPE", b"CONTENT-DISPOSITION",
     b"CONTENT-RANGE", b"HOST", b"USER-AGENT", b"REFERER", b"ORIGIN", b"AUTHORIZATION", b"PROXY-AUTHORIZATION",
@@ -51,6 +52,9 @@ _READ: Final = _PROXY_HEADERS | {
 
 # What a direction waits for
 _LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
+_WORTH_PASSING: Final = (
+    1024 * 1024
+)  # bytes of a body that are not looked at, though what is missing is to be logged
 _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 
 
@@ -58,13 +62,13 @@ class _Side:
     """One direction: where its parser stands, and the message under way."""
 
     __slots__ = (
-        "body_length", "chunks", "close", "content_length", "content_type", "deaf", "decoder", "entry", "expects_body",
-        "filename", "first", "folded", "headers", "holed", "left", "lines", "name", "ongoing", "sniffed", "state",
-        "upgrade", "upgrade_to", "value", "value_size", "version",
+        "body", "chunks", "close", "content_length", "content_type", "entry", "expects_body", "folded", "headers",
+        "left", "lines", "name", "ongoing", "state", "upgrade", "upgrade_to", "value", "value_size", "version",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, body: Body) -> None:
         self.lines = Lines()
+        self.body = body
         self.state = _LINE
         self.entry: Fields = {}
         self.ongoing = False
@@ -73,10 +77,10 @@ class _Side:
         self.reset(True)
 
     def reset(self, expects_body: bool | None) -> None:
+        self.body.reset()
         self.expects_body = expects_body  # None: maybe
         self.content_length = -1
         self.content_type = b""
-        self.body_length = 0
         self.left = 0
         self.chunks = -1  # -1: not chunked
         self.headers = 0
@@ -84,12 +88,6 @@ class _Side:
         self.value = b""
         self.folded: list[bytes] = []  # what further lines add to the value
         self.value_size = 0
-        self.decoder: zlib._Decompress | None = None
-        self.holed = False  # a compressed body that lacks a piece
-        self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
-        self.first = b""
-        self.sniffed = False
-        self.filename = b""
         self.upgrade = False
         self.upgrade_to = b""
 
@@ -102,7 +100,8 @@ class Http(Analyzer):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._sides = (_Side(), _Side())  # responder's, originator's
+        budget = Budget(self)
+        self._sides = (_Side(Body(budget, False)), _Side(Body(budget, True)))  # responder's, originator's
         self._methods: deque[bytes] = deque()  # of requests without a response
         self._pending: dict[int, Fields] = {}  # entries by number of the transaction
         self._request = 0
@@ -112,14 +111,13 @@ class Http(Analyzer):
         self._connect = False
         self._code = 0
         self._inside: Analyzer | None = None
-        self._unpackable = FREE_EXPANSION  # bytes that this connection's compressed bodies may still become
         self._ts = 0.0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._inside is not None:
             self.session.feed(self._inside, is_orig, ts, data)
             return
-        self._ts = ts
+        self._ts = ts = max(ts, self._ts)
         side = self._sides[is_orig]
         lines = side.lines
         if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
@@ -140,7 +138,7 @@ class Http(Analyzer):
                     data = b""
                 else:
                     return
-                self._body(side, body)
+                side.body.take(ts, body, side.entry)
                 if state == _TO_END:
                     continue
                 side.left -= len(body)
@@ -155,7 +153,7 @@ class Http(Analyzer):
                 return
             if state == _CHUNK_SIZE and (few := lines.chunks(MAX_CHUNKS - 1 - side.chunks))[1]:
                 side.chunks += few[1]
-                self._body(side, few[0])
+                side.body.take(ts, few[0], side.entry)
                 continue
             before = len(lines)
             if state == _HEADERS and (block := lines.block()) is not None:
@@ -190,8 +188,7 @@ class Http(Analyzer):
         side = self._sides[is_orig]
         if side.state in (_BODY, _CHUNK) and length <= side.left and not len(side.lines):
             side.left -= length
-            side.body_length += length
-            side.holed = True
+            side.body.passed(self._ts, length)
             if side.left == 0:
                 if side.state == _BODY:
                     self._done(is_orig)
@@ -214,11 +211,22 @@ class Http(Analyzer):
         side = self._sides[is_orig]
         if self.done or side.state == _NOTHING:
             return NEVER
-        if side.decoder is not None or side.deaf or not side.sniffed:
+        body = side.body
+        if (
+            body.parts is not None
+            or body.decoder is not None
+            or body.deaf
+            or not body.sniffed
+            or side.state not in (_BODY, _CHUNK)
+        ):
             return 0
-        if side.state in (_BODY, _CHUNK):
+        if not self.session.logs:
             return side.left
-        return 0
+        # The last byte is wanted, for the time at which the file ends; all are where some were missing before.
+        if self.session.had_gap or side.left < _WORTH_PASSING or body.parts is not None:
+            return 0
+        body.offered = True
+        return side.left - 1
 
     def end(self) -> None:
         if self._inside is not None:
@@ -253,6 +261,7 @@ class Http(Analyzer):
         if token is None or not (rest := line[token.end() :]).startswith((b" ", b"\t")):
             if not line:
                 return
+            self._bad_request(line, token is None)
             raise ParseError("not_a_request_line")
         rest = rest.lstrip(b" \t")
         upper = rest.upper()
@@ -268,6 +277,7 @@ class Http(Analyzer):
             uri = rest[:-1] if b" " in rest else rest  # Zeek, too, loses the last character here
         method = token.group()
         if version == b"0.9" and (len(method) < 3 or not uri):
+            self._bad_request(line, False)
             raise ParseError("not_a_request_line")
         if not _VERSION.match(version):
             version = b"0.0"
@@ -284,15 +294,25 @@ class Http(Analyzer):
         self._request += 1
         entry = self._open(self._request)
         entry["method"] = text(method)
+        if method not in _METHODS:
+            self.session.weird(self._ts, "unknown_HTTP_method", "", text(method))
         entry["uri"] = text(unescape(uri))
         side.entry = entry
         side.reset(None)
         side.ongoing = True
         side.state = _HEADERS
         if version == b"0.9":
+            if method != b"GET":
+                self.session.weird(self._ts, "invalid_http_09_request_method", "HTTP", text(method))
             reply = self._sides[0]
             if reply.state == _LINE:
                 reply.state = _OLD_REPLY
+
+    def _bad_request(self, line: bytes, no_method: bool) -> None:
+        with_version = no_method and line[-9:-3].upper() == b" HTTP/"
+        self.session.weird(
+            self._ts, "bad_HTTP_request_with_version" if with_version else "bad_HTTP_request", "HTTP"
+        )
 
     def _status_line(self, side: _Side, line: bytes) -> None:
         if line[:5].upper() != b"HTTP/":
@@ -341,6 +361,8 @@ class Http(Analyzer):
             if crowded(self._depth, self._said):
                 self.session.drop(self)
                 return entry
+            if self.session.logs:
+                entry["tags"] = []
             self.session.log("http", self._ts, entry)
             self._pending[transaction] = entry
         return entry
@@ -401,21 +423,20 @@ class Http(Analyzer):
             if value[:7].lower() == b"chunked" and other.version == b"1.1":
                 side.chunks = 0
         elif name == b"CONTENT-ENCODING":
-            kind = value.split(b";")[0].strip().lower()
-            if kind in (b"gzip", b"x-gzip"):
-                side.decoder = zlib.decompressobj(31)
-            elif kind == b"deflate":
-                side.decoder = zlib.decompressobj(-15)
+            side.body.unpack(value.split(b";")[0].strip().lower())
         elif name == b"CONTENT-TYPE":
             side.content_type = value.split(b";")[0].strip().lower()
+            if side.content_type.startswith(b"multipart/"):
+                side.body.multipart = value[:1024]
             if b"name" in value.lower():
-                side.filename = filename(value) or side.filename
-        elif name == b"CONTENT-DISPOSITION":
-            side.filename = filename(value) or side.filename
+                side.body.filename = filename(value) or side.body.filename
+        elif name == b"CONTENT-DISPOSITION" and b"filename" in value.lower():
+            side.body.filename = filename(value) or side.body.filename
         elif name == b"CONTENT-RANGE" and not is_orig and self._code == 206:
-            span = re.match(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/", value)
+            span = _RANGE.match(value)
             if span and int(span[2]) >= int(span[1]):
                 side.content_length = max(side.content_length, int(span[2]) - int(span[1]) + 1)
+                side.body.total = int(span[3]) if span[3] and span[3].isdigit() else 0
         elif is_orig:
             if name == b"HOST":
                 entry["host"] = text(value)
@@ -454,112 +475,16 @@ class Http(Analyzer):
         elif side.chunks >= 0:
             side.state = _CHUNK_SIZE
         elif side.content_length > 0:
+            if side.body.total < 0 and side.body.decoder is None:
+                side.body.total = side.content_length
             side.left = side.content_length
             side.state = _BODY
         elif side.content_length == 0:
             self._done(is_orig)
-        elif self._sides[0].close or side.decoder is not None or side.expects_body:
+        elif self._sides[0].close or side.body.decoder is not None or side.expects_body:
             side.state = _TO_END
         else:
             self._done(is_orig)
-
-    def _body(self, side: _Side, data: bytes) -> None:
-        if side.deaf:
-            return
-        if side.decoder is not None:
-            data = self._decoded(side, data) if not side.holed else self._decoded_past_hole(side, data)
-        side.body_length += len(data)
-        if not side.sniffed:
-            side.first += data[: SNIFF - len(side.first)]
-            if len(side.first) >= SNIFF:
-                self._sniff(side)
-
-    def _decoded(self, side: _Side, data: bytes) -> bytes:
-        """The first bytes of the body as it was before compression; the rest only adds to its length.
-
-        Past the limit or where it is broken, nothing more is unpacked. One connection may unpack so many times what it
-        sent: beyond that lies a bomb.
-        """
-        decoder = side.decoder
-        assert decoder is not None
-        if decoder.eof:
-            return b""  # it would keep what follows, and copy it with each call
-        room = self.session.limits.decoded_bytes - side.body_length
-        self._unpackable += EXPANSION * len(data)
-        first, rest, more = b"", data, 0
-        while True:
-            try:
-                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
-            except zlib.error:
-                side.decoder = None
-                self.session.counts.add("http_body_not_decoded")
-                side.deaf = side.body_length > 0
-                return b"" if side.deaf else data
-            rest = decoder.unconsumed_tail
-            room -= len(out)
-            self._unpackable -= len(out)
-            self.examined += len(out)
-            if first:
-                more += len(out)
-            else:
-                first = out
-            if room <= 0 or self._unpackable <= 0:
-                side.decoder = None
-                self.session.counts.add("http_body_over_limit")
-                break
-            if not rest and len(out) < _PIECE:
-                break
-        side.body_length += more
-        return first
-
-    def _decoded_past_hole(self, side: _Side, data: bytes) -> bytes:
-        """What Zeek still makes of a compressed body behind a hole: 4 KiB at a time, and one fresh start.
-
-        Mirrors src/analyzer/protocol/zip/ZIP.cc, since the length that is logged depends on it. Returns the first
-        bytes, and adds the rest to the length.
-        """
-        first, decoder, rest, restarts = b"", side.decoder, data, True
-        assert decoder is not None
-        self._unpackable += EXPANSION * len(data)
-        limit = self.session.limits.decoded_bytes
-        if decoder.eof:
-            rest = b""
-        while rest and side.body_length + len(first) < limit:
-            if self._unpackable <= 0:
-                side.decoder, side.deaf = None, True
-                self.session.counts.add("http_body_over_limit")
-                break
-            try:
-                out = decoder.decompress(rest, 4096)
-            except zlib.error:
-                if not restarts:
-                    side.decoder, side.deaf = None, True
-                    self.session.counts.add("http_body_not_decoded")
-                    break
-                decoder = side.decoder = zlib.decompressobj(-15)
-            else:
-                rest = decoder.unconsumed_tail
-                self._unpackable -= len(out)
-                self.examined += len(out)
-                if first:
-                    side.body_length += len(out)
-                else:
-                    first = out
-            restarts = False
-        return first
-
-    def _sniff(self, side: _Side) -> None:
-        """Names the kind of body by its first bytes, which are then forgotten."""
-        side.sniffed = True
-        if not side.body_length:
-            return
-        direction = "orig" if side is self._sides[1] else "resp"
-        kind = mime_type(side.first)
-        side.first = b""
-        if kind:
-            side.entry[f"{direction}_mime_types"] = [kind]
-        if side.filename:
-            side.entry[f"{direction}_filenames"] = [text(side.filename)]
 
     def _finish(self, is_orig: bool) -> None:
         """The message under way has ended here: its lengths are known."""
@@ -567,15 +492,14 @@ class Http(Analyzer):
         if not side.ongoing:
             return
         side.ongoing = False
-        if not side.sniffed:
-            self._sniff(side)
-        side.entry["request_body_len" if is_orig else "response_body_len"] = side.body_length
-        side.decoder = None
+        side.body.finish(self._ts, side.entry)
+        side.entry["request_body_len" if is_orig else "response_body_len"] = side.body.length
         if is_orig:
             return
         status = side.entry.get("status_code")
         if isinstance(status, int) and 100 <= status <= 199:
             return
+        self.session.at(side.entry, self._ts)
         self._pending.pop(self._response, None)
         if self._methods:
             self._methods.popleft()
@@ -611,12 +535,6 @@ def unescape(uri: bytes) -> bytes:
         return bytes.fromhex(escape.decode("ascii"))
 
     return _ESCAPE.sub(one, uri)
-
-
-def filename(value: bytes) -> bytes:
-    """The file name of a Content-Disposition or Content-Type header, empty where it has none."""
-    found = _FILENAME.search(value)
-    return (found.group(1) or found.group(2) or b"").strip()[:512] if found else b""
 
 
 def _username(value: bytes) -> str:

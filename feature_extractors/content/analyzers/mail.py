@@ -14,11 +14,12 @@ from feature_extractors.content.analyzers.base import (
     MAX_ITEMS,
     Analyzer,
     Fields,
-    Lines,
     ParseError,
     Session,
     text,
 )
+from feature_extractors.content.analyzers.lines import Lines
+from feature_extractors.content.analyzers.mime import Holder, Mime
 
 _MAIL: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]++)(?:@([A-Za-z0-9.\[\]:-]{1,255}+))?")
 _IP: Final = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
@@ -88,6 +89,21 @@ class LineProtocol(Analyzer):
             self.stop()
 
 
+class _Files(Holder):
+    """The files of mails, which smtp.log names."""
+
+    def __init__(self) -> None:
+        self.row: Fields = {}
+
+    def begins(self, fuid: str, name: bytes) -> None:
+        named = self.row.get("fuids")
+        if isinstance(named, list) and len(named) < MAX_ITEMS:
+            named.append(fuid)
+
+    def is_kind(self, kind: str) -> None:
+        """smtp.log does not say."""
+
+
 class Smtp(LineProtocol):
     """Mail transactions."""
 
@@ -108,35 +124,90 @@ class Smtp(LineProtocol):
         self._name = b""
         self._value = b""
         self._chunk = 0
+        self._last = False  # the chunk under way is the last of its mail
+        self._in_mail = False  # of chunks
+        self._mail = Lines()  # what chunks hold
+        self._files = _Files()
+        self._mime: Mime | None = None
+        self._depth = 0  # parts of mails so far
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if is_orig and self._chunk and self._tls is None:
             n = min(self._chunk, len(data))
-            self._chunk -= n
+            self._chunked(ts, data[:n])
             data = data[n:]
             if not data:
                 return
         super().data(is_orig, ts, data)
+
+    def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
+        if is_orig and self._chunk and self._tls is None and len(lines):
+            self._chunked(ts, lines.take(self._chunk))
+        return super()._hand_on(is_orig, ts, lines)
+
+    def _chunked(self, ts: float, data: bytes) -> None:
+        """What is in a chunk (RFC 3030), whole lines of which are looked at."""
+        self._chunk -= len(data)
+        if not self.session.logs:
+            return
+        self._mail.feed(data)
+        while (line := self._mail.line()) is not None:
+            self._mail_line(ts, line)
+        if not self._chunk and self._last:
+            self._chunks_end(ts)
+
+    def _chunks_end(self, ts: float) -> None:
+        if len(self._mail):
+            self._mail_line(ts, self._mail.rest())
+        self._mail_ends(ts)
+        self._in_mail = False
+
+    def _mail_begins(self, entry: Fields) -> None:
+        self._in_header, self._headers = True, 0
+        if self.session.logs:
+            self._files.row = entry
+            self._depth += 1
+            self._mime = Mime(self.session, "SMTP", True, self._files, self._depth)
+
+    def _mail_ends(self, ts: float) -> None:
+        self._header()
+        if self._mime is not None:
+            self._mime.finish(ts)
+            self._depth = self._mime.depth
+            self._mime = None
 
     def _log(self, ts: float) -> Fields:
         if self._entry is None:
             self._entry = {"trans_depth": self._sent + 1, "tls": False}
             if self._helo is not None:
                 self._entry["helo"] = text(self._helo, 512)
+            if self.session.logs:
+                self._entry["fuids"] = []
             self.session.log("smtp", ts, self._entry)
         return self._entry
 
     def end(self) -> None:
         super().end()
+        if self._mime is not None:
+            self._mail_ends(self._ts)
+        if self._entry is not None and not self._active and not self._entry.get("tls"):
+            self.session.at(self._entry, -1.0)
         if self._entry is not None and not self._active and self._sent:
             self._entry.clear()
+            self.session.at(self._entry, -1.0)
 
     def _line(self, is_orig: bool, ts: float, line: bytes) -> None:
         line = line.rstrip(b"\r")
+        self._ts = ts
         if not is_orig:
             self._reply(ts, line)
         elif self._state == "data":
-            self._mail_line(line)
+            if line == b".":
+                self._mail_ends(ts)
+                self._state = "command"
+                self._wait(b".")
+                return
+            self._mail_line(ts, line[1:] if line.startswith(b".") else line)
         elif self._state == "auth":
             self._state = "command"
             self._wait(b"***")
@@ -148,7 +219,7 @@ class Smtp(LineProtocol):
         if not is_orig:
             return True
         if self._state == "data":
-            return self._in_header or lines.past_body()
+            return self._in_header or self._mime is not None or lines.past_body()
         if self._state != "auth":
             lines.past_short(3)  # no command is as short
         return True
@@ -193,13 +264,18 @@ class Smtp(LineProtocol):
         elif word == b"BDAT":
             size = argument.split(b" ")[0]
             self._chunk = int(size) if size.isdigit() and len(size) < 12 else 0
+            self._last = argument.upper().endswith(b" LAST")
+            if not self._in_mail and self.session.logs:
+                self._in_mail = True
+                self._mail_begins(entry)
+            if self._last and not self._chunk and self.session.logs:
+                self._chunks_end(ts)
 
-    def _mail_line(self, line: bytes) -> None:
-        if line == b".":
-            self._header()
-            self._state = "command"
-            self._wait(b".")
-            return
+    _ts: float = 0.0
+
+    def _mail_line(self, ts: float, line: bytes) -> None:
+        if self._mime is not None:
+            self._mime.line(ts, line)
         if not self._in_header:
             return
         if line[:1] in (b" ", b"\t") and self._name:
@@ -215,7 +291,7 @@ class Smtp(LineProtocol):
         name, colon, value = line.partition(b":")
         self._headers += 1
         if colon and self._headers <= _MAX_HEADERS:
-            self._name, self._value = name.strip().upper(), value.strip()
+            self._name, self._value = name.strip().upper(), value.lstrip()
 
     def _header(self) -> None:
         name, value, self._name = self._name, self._value, b""
@@ -228,6 +304,8 @@ class Smtp(LineProtocol):
             if "first_received" in entry:
                 entry["second_received"] = entry["first_received"]
             entry["first_received"] = text(value)
+            if self.session.logs:
+                _add_host(entry, value)
         elif name in (b"TO", b"CC"):
             found: list[str] = []
             for part in _listed(value[:2048]):
@@ -256,7 +334,8 @@ class Smtp(LineProtocol):
             entry["tls"] = True
             self._start_tls()
         elif code == 354 and self._state == "data?":
-            self._state, self._in_header, self._headers = "data", True, 0
+            self._state = "data"
+            self._mail_begins(entry)
         elif self._state == "data?" and code >= 400:
             self._state = "command"
         elif code == 334:
@@ -265,10 +344,27 @@ class Smtp(LineProtocol):
             self._sent += 1
             self._replied = b">"
             self._next(ts)
+        elif self._replied == b"BDAT" and not self._continued and self._last and self.session.logs:
+            self._sent += 1
+            self._last = False
+            self._next(ts)
 
     def _next(self, ts: float) -> None:
+        if self._entry is not None:
+            self.session.at(self._entry, ts)
         self._entry = None
         self._active = False
+
+
+def _add_host(entry: Fields, received: bytes) -> None:
+    """The host that a mail was received from, to those before it: the second address named, or the only one."""
+    found = _IP.findall(received[:2048])
+    if not found:
+        return
+    host = found[1 if len(found) > 1 else 0].decode("ascii")
+    path = entry.setdefault("path", [])
+    if isinstance(path, list) and path[-1:] != [host] and len(path) < MAX_ITEMS:
+        path.append(host)
 
 
 def _address(argument: bytes) -> str:

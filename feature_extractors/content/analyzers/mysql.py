@@ -45,6 +45,7 @@ class Mysql(Analyzer):
         self._columns = 0
         self._version = 10
         self._eof_deprecated = False
+        self._attributes = False  # queries begin with attributes
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._tls is not None:
@@ -100,8 +101,9 @@ class Mysql(Analyzer):
         name = _COMMANDS[command] if command < len(_COMMANDS) else f"unknown-{command}"
         self._entry = self.session.log("mysql", ts, {"cmd": name})
         argument = packet[1:].removesuffix(b"\0")
-        if argument or command in (2, 3, 14):
-            self._entry["arg"] = text(argument)
+        if command == 3 and self._attributes and argument.startswith(b"\0"):
+            argument = argument[2:]  # no attributes, and how many sets of them
+        self._entry["arg"] = text(argument)
         if command == 17:
             self._entry["arg"] = text(argument.split(b"\0")[0], 512)
         self._state = "result"
@@ -117,6 +119,7 @@ class Mysql(Analyzer):
         if flags & 0x0200:  # protocol 4.1
             extended = int.from_bytes(packet[:4], "little")
             self._eof_deprecated = bool(extended & 0x01000000)
+            self._attributes = bool(extended & 0x08000000)
             if flags & _SSL:
                 self._tls = self.session.child("ssl")
                 if self._tls is None:

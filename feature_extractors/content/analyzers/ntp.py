@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from feature_extractors.content.analyzers.base import Analyzer, Fields, ParseError, text
 from feature_extractors.content.analyzers.ip import address
 
-_MESSAGE: Final = struct.Struct(">BBbbhHhH4s8I")
+_MESSAGE: Final = struct.Struct(">BBbbhhhh4s8I")  # parts of a second are signed, as Zeek reads them
 _EPOCH: Final = 2208988800  # seconds from 1900 to 1970
 
 

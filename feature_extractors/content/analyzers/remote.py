@@ -5,6 +5,7 @@ Mirrors src/analyzer/protocol/{rdp,rfb,socks} and scripts/base/protocols/{rdp,rf
 
 from __future__ import annotations
 
+import struct
 from typing import ClassVar, Final
 
 from feature_extractors.content.analyzers.base import (
@@ -32,6 +33,39 @@ _SOCKS5: Final = {
     4: "Host unreachable", 5: "Connection refused", 6: "TTL expired", 7: "Command not supported",
     8: "Address type not supported",
 }  # fmt: skip
+
+
+_RDP_BUILDS: Final = {
+    419: "RDP 4.0", 2195: "RDP 5.0", 2221: "RDP 5.0", 2600: "RDP 5.1", 3790: "RDP 5.2", 6000: "RDP 6.0",
+    6001: "RDP 6.1", 6002: "RDP 6.2", 7600: "RDP 7.0", 7601: "RDP 7.1", 9200: "RDP 8.0", 9600: "RDP 8.1",
+    25189: "RDP 8.0 (Mac)", 25282: "RDP 8.0 (Mac)",
+}  # fmt: skip
+_RDP_DEPTHS: Final = {4: "4bit", 8: "8bit", 15: "15bit", 16: "16bit", 24: "24bit"}
+_RDP_METHODS: Final = {0: "None", 1: "40bit", 2: "128bit", 8: "56bit", 10: "FIPS"}
+_RDP_LEVELS: Final = {0: "None", 1: "Low", 2: "Client compatible", 3: "High", 4: "FIPS"}
+
+
+def _core_data(entry: Fields, raw: bytes) -> None:
+    """What the client says of itself, beyond its name and the size of its desktop."""
+    build = int.from_bytes(raw[16:20], "little")
+    entry["client_build"] = _RDP_BUILDS.get(build) or f"client_build-{build}"
+    if len(raw) < 142:
+        return
+    depth, flags = raw[136] | raw[137] << 8, raw[140] | raw[141] << 8
+    entry["requested_color_depth"] = (
+        "32bit" if flags & 2 else _RDP_DEPTHS.get(depth) or f"high_color_depth-{depth}"
+    )
+    product = raw[142:206].decode("utf-16-le", "replace").split("\0")[0]
+    entry["client_dig_product_id"] = text(product.encode("utf-8"))
+
+
+def _server_certificate(entry: Fields, data: bytes, at: int) -> None:
+    if at + 8 > len(data):
+        return
+    kind, count = struct.unpack_from("<II", data, at)
+    entry["cert_type"] = {1: "RSA", 2: "X.509"}.get(kind & 0x7FFFFFFF) or f"cert_type-{kind & 0x7FFFFFFF}"
+    entry["cert_permanent"] = kind & 0x80000000 == 0
+    entry["cert_count"] = 1 if kind & 0x7FFFFFFF == 1 else min(count, 16)
 
 
 class Rdp(Analyzer):
@@ -120,6 +154,8 @@ class Rdp(Analyzer):
                 entry["desktop_height"] = raw[6] | raw[7] << 8
                 name = raw[20:52].decode("utf-16-le", "replace").split("\0")[0]
                 entry["client_name"] = text(name.encode("utf-8"))
+                if self.session.logs:
+                    _core_data(entry, raw)
             elif kind == 0xC003 and block.left >= 4:
                 count = min(block.u32le(), 31)
                 channels = []
@@ -130,7 +166,16 @@ class Rdp(Analyzer):
 
     def _server_data(self, ts: float, data: bytes) -> None:
         self.session.confirm(self.service)
-        self._log(ts).setdefault("result", "Success")
+        entry = self._log(ts)
+        entry.setdefault("result", "Success")
+        at = data.find(b"\x02\x0c")
+        if self.session.logs and at >= 0 and len(data) >= at + 12:
+            method, level = struct.unpack_from("<II", data, at + 4)
+            entry["encryption_method"] = _RDP_METHODS.get(method) or f"encryption_method-{method}"
+            entry["encryption_level"] = _RDP_LEVELS.get(level) or f"encryption_level-{level}"
+            entry.setdefault("security_protocol", "RDP")
+            if len(data) >= at + 20:
+                _server_certificate(entry, data, at + 20 + int.from_bytes(data[at + 12 : at + 16], "little"))
 
 
 class RdpUdp(Analyzer):

@@ -39,6 +39,7 @@ class Sip(Analyzer):
         self._pending: dict[int, Fields] = {}
         self._request = 0
         self._response = 0
+        self._began: dict[int, float] = {}
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if b"\n" not in data or data == b"\r\n":
@@ -80,22 +81,37 @@ class Sip(Analyzer):
                 entry = self._entry(ts, self._response)
                 _reply_header(entry, name, header[2])
         if not is_orig:
-            self._replied(entry)
+            self._replied(ts, entry)
 
     def _entry(self, ts: float, n: int) -> Fields:
         entry = self._pending.get(n)
         if entry is None:
             if len(self._pending) >= self.session.limits.transactions:
                 self._pending.clear()
+                self._began.clear()
+            self._began[n] = ts
             entry = self._pending[n] = self.session.log("sip", ts, {
                 "trans_depth": self._request, "request_path": [], "response_path": [],
             })  # fmt: skip
         return entry
 
-    def _replied(self, entry: Fields) -> None:
+    def _replied(self, ts: float, entry: Fields) -> None:
+        """A reply is whole: Zeek writes what is known, and after a provisional one goes on with the same row."""
+        if self.session.logs:
+            known: Fields = {name: list(v) if isinstance(v, list) else v for name, v in entry.items()}
+            self.session.add("sip", self._began.get(self._response, ts), known, ts)
         code = entry.get("status_code")
-        if isinstance(code, int) and not 100 <= code < 200:
+        is_final = isinstance(code, int) and not 100 <= code < 200
+        if is_final:
             self._pending.pop(self._response, None)
+            self.session.at(entry, -1.0)
+        ends = entry.get("method") == "BYE" and isinstance(code, int) and 200 <= code < 300
+        if "method" not in entry or ends:
+            if 0 in self._pending:
+                self.session.at(self._pending[0], -1.0)
+            self._pending.clear()
+            self._began.clear()
+            self._request = self._response = 0
 
 
 def _request_header(entry: Fields, name: bytes, value: bytes) -> None:

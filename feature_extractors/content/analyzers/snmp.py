@@ -63,7 +63,7 @@ class Snmp(Analyzer):
                 "duration": 0.0, "version": name, "get_requests": 0, "get_bulk_requests": 0, "get_responses": 0,
                 "set_requests": 0,
             })  # fmt: skip
-        if "community" not in entry and (community or version < 3):
+        if "community" not in entry and (version < 3 or (community and pdu[0] != 4)):  # 4: encrypted
             entry["community"] = text(community, 255)
         entry["duration"] = ts - self._began
         counter = _COUNTED.get(pdu[0])

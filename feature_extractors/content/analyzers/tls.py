@@ -1,17 +1,14 @@
-"""TLS, SSL and DTLS handshakes: hellos, certificates, how far they got, and fingerprints of both sides.
+"""TLS, SSL and DTLS handshakes: hellos, certificates, and how far they got.
 
 Mirrors src/analyzer/protocol/ssl/*.pac and scripts/base/protocols/ssl/main.zeek of Zeek 8.2.2 (ssl.log, x509.log).
-Beside Zeek's fields an entry has `ja3` and `ja3s` (Althouse, Atkinson, Atkins 2017, BSD-3-Clause) and `ja4`
-(FoxIO's JA4 for TLS clients, the part under BSD-3-Clause). Nothing is read once the handshake is over.
+Beside Zeek's fields an entry has the fingerprints of `tls_fingerprints`. Nothing is read once the handshake is over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import ClassVar, Final, ParamSpec
+from typing import ClassVar, Final
 
 from feature_extractors.content.analyzers.base import (
     MAX_CERTIFICATES,
@@ -23,20 +20,18 @@ from feature_extractors.content.analyzers.base import (
     Session,
     text,
 )
-from feature_extractors.content.analyzers.der import certificate
+from feature_extractors.content.analyzers.der import certificate, matches
+from feature_extractors.content.analyzers.files import Carried
+from feature_extractors.content.analyzers.tls_fingerprints import ja3, ja3s, ja4_of_hello
 from feature_extractors.content.analyzers.tls_names import ALERTS, CIPHERS, GROUPS
 
 MAX_HISTORY: Final = 100  # SSL::max_ssl_history_length
 MAX_CHAIN: Final = 20
 MAX_HANDSHAKE: Final = 128 * 1024
-MAX_REMEMBERED: Final = 1024  # bytes of a hello's lists; the digests of longer ones are made anew
-
 MAX_LISTED: Final = 8192  # bytes of a hello's lists; one that lists more gets no fingerprint
 
 _TWO: Final = struct.Struct(">HH")
 _READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))  # extensions of a client hello that are looked into
-
-P = ParamSpec("P")
 
 _VERSIONS: Final = {
     0x0002: "SSLv2", 0x0300: "SSLv3", 0x0301: "TLSv10", 0x0302: "TLSv11", 0x0303: "TLSv12", 0x0304: "TLSv13",
@@ -56,10 +51,6 @@ def version_name(version: int) -> str:
     if version // 0xFF == 0x7F:
         return f"TLSv13-draft{version % 0x7F}"
     return f"unknown-{version}"
-
-
-def _is_grease(code: int) -> bool:
-    return code & 0x0F0F == 0x0A0A and code >> 8 == code & 0xFF
 
 
 class Tls(Analyzer):
@@ -204,7 +195,9 @@ class Tls(Analyzer):
 
     def _encrypted_record(self, is_orig: bool, kind: int) -> None:
         if self._encrypted[0] and self._encrypted[1]:
-            self._log()["established"] = True
+            entry = self._log()
+            entry["established"] = True
+            self.session.at(entry, self._ts)
             self.stop()
 
     def _is_tls13(self) -> bool:
@@ -280,6 +273,8 @@ class Tls(Analyzer):
             self._key_exchange(body)
         elif kind == 16:
             self._saw_key_exchange = True
+        elif kind == 22 and self.session.logs:
+            self._status(is_orig, body)
         elif kind == 3 and self.datagrams:
             pass
         elif kind not in _HISTORY:
@@ -338,8 +333,8 @@ class Tls(Analyzer):
         if listed > MAX_LISTED:
             self.session.counts.add("tls_hello_without_fingerprint")
             return
-        entry["ja3"] = _ja3(version, suites, bytes(extensions), groups, formats)
-        entry["ja4"] = _ja4(
+        entry["ja3"] = ja3(version, suites, bytes(extensions), groups, formats)
+        entry["ja4"] = ja4_of_hello(
             self.datagrams, version, versions, bool(name), suites, bytes(extensions), signatures,
             protocols[0] if protocols else b"",
         )  # fmt: skip
@@ -381,10 +376,21 @@ class Tls(Analyzer):
         if session_id and session_id == self._session_id and not self._is_tls13():
             entry["resumed"] = True
         if len(extensions) <= MAX_LISTED:
-            entry["ja3s"] = _ja3s(version, cipher, bytes(extensions))
+            entry["ja3s"] = ja3s(version, cipher, bytes(extensions))
         else:
             self.session.counts.add("tls_hello_without_fingerprint")
         return retry
+
+    def _status(self, is_orig: bool, body: Reader) -> None:
+        """A certificate's status that the server has at hand: a file, as Zeek sees it (RFC 6066, 8)."""
+        if body.left < 4 or body.u8() != 1:
+            return
+        response = body.take(min(body.u24(), body.left))
+        if response:
+            file = Carried(self.session, "SSL", self._ts, is_orig)
+            file.take(self._ts, response)
+            file.row["mime_type"] = "application/ocsp-response"
+            file.finish(self._ts)
 
     def _key_exchange(self, body: Reader) -> None:
         cipher = self._log().get("cipher")
@@ -415,11 +421,15 @@ class Tls(Analyzer):
                     known.popitem(last=False)
             fields = dict(known[fingerprint])
             is_server = chain is self._chains[0]
-            fields["host_cert"] = is_server and len(chain) == 1
-            fields["client_cert"] = not is_server and len(chain) == 1
+            fields["host_cert"] = len(chain) == 1
+            fields["client_cert"] = not is_server
             if is_server and len(chain) == 1:
                 self._leaf = fields
             self.session.log("x509", self._ts, fields)
+            if self.session.logs:
+                key = f"{fingerprint} {fields['host_cert']} {fields['client_cert']}"
+                if not self.session.run.is_new(key, self._ts):
+                    self.session.at(fields, -1.0)
 
 
 class Dtls(Tls):
@@ -490,55 +500,6 @@ class Dtls(Tls):
             self._message(is_orig, known, Reader(bytes(whole)))
 
 
-def _numbers(raw: bytes) -> list[int]:
-    return [raw[i] << 8 | raw[i + 1] for i in range(0, len(raw) - 1, 2)]
-
-
-def _remembered(function: Callable[P, str]) -> Callable[P, str]:
-    """The same, remembered for the last 1,024 hellos: a network has few clients, and each says the same every time."""
-    cached = lru_cache(1024)(function)
-
-    @wraps(function)
-    def remembering(*args: P.args, **kwargs: P.kwargs) -> str:
-        if sum([len(arg) for arg in args if isinstance(arg, bytes)]) > MAX_REMEMBERED:
-            return function(*args, **kwargs)
-        return cached(*args, **kwargs)  # type: ignore[arg-type]  # numbers and bytes, all of them hashable
-
-    return remembering
-
-
-@_remembered
-def _ja3(version: int, suites: bytes, extensions: bytes, groups: bytes, formats: bytes) -> str:
-    """Digest of the numbers that a client hello lists, without GREASE."""
-    lists = (_numbers(suites), _numbers(extensions), _numbers(groups), list(formats))
-    said = [str(version), *("-".join([str(n) for n in numbers if not _is_grease(n)]) for numbers in lists)]
-    return hashlib.md5(",".join(said).encode(), usedforsecurity=False).hexdigest()
-
-
-@_remembered
-def _ja4(
-    datagrams: bool,
-    version: int,
-    versions: bytes,
-    has_name: bool,
-    suites: bytes,
-    extensions: bytes,
-    signatures: bytes,
-    protocol: bytes,
-) -> str:
-    highest = max((v for v in _numbers(versions) if not _is_grease(v)), default=version)
-    return ja4(
-        "d" if datagrams else "t", highest, has_name, _numbers(suites), _numbers(extensions), _numbers(signatures),
-        [protocol],
-    )  # fmt: skip
-
-
-@_remembered
-def _ja3s(version: int, cipher: int, extensions: bytes) -> str:
-    said = f"{version},{cipher},{'-'.join(map(str, _numbers(extensions)))}"
-    return hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
-
-
 def _protocols(extension: Reader) -> list[bytes]:
     inside = extension.sub(min(extension.u16(), extension.left))
     out = []
@@ -548,61 +509,3 @@ def _protocols(extension: Reader) -> list[bytes]:
             break
         out.append(inside.take(n))
     return out
-
-
-def ja4(
-    transport: str,
-    version: int,
-    has_name: bool,
-    suites: list[int],
-    extensions: list[int],
-    signatures: list[int],
-    protocols: list[bytes],
-) -> str:
-    """FoxIO's JA4 of a TLS client (github.com/FoxIO-LLC/ja4, technical details of JA4; BSD-3-Clause)."""
-    names = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2",
-             0xFEFF: "d1", 0xFEFD: "d2", 0xFEFC: "d3"}  # fmt: skip
-    suites = [n for n in suites if not _is_grease(n)]
-    extensions = [n for n in extensions if not _is_grease(n)]
-    first = protocols[0] if protocols else b""
-    if not first:
-        alpn = "00"
-    elif first[:1].isalnum() and first[-1:].isalnum():
-        alpn = chr(first[0]) + chr(first[-1])
-    else:
-        alpn = first.hex()[0] + first.hex()[-1]
-    head = (
-        f"{'q' if transport == 'q' else transport}{names.get(version, '00')}{'d' if has_name else 'i'}"
-        f"{min(len(suites), 99):02d}{min(len(extensions), 99):02d}{alpn}"
-    )
-    ciphers = ",".join(f"{n:04x}" for n in sorted(suites))
-    others = ",".join(f"{n:04x}" for n in sorted(n for n in extensions if n not in (0, 16)))
-    if signatures:
-        others += "_" + ",".join(f"{n:04x}" for n in signatures)
-    return f"{head}_{_short(ciphers)}_{_short(others)}"
-
-
-def _short(said: str) -> str:
-    return hashlib.sha256(said.encode()).hexdigest()[:12] if said else "0" * 12
-
-
-def matches(server_name: str, leaf: Fields) -> bool:
-    """Whether a certificate is for this host, by its alternative names or else its common name (RFC 6125)."""
-    names = leaf.get("san.dns")
-    addresses = leaf.get("san.ip")
-    if not isinstance(names, list):
-        subject = leaf.get("certificate.subject")
-        names = [part[3:] for part in str(subject).split(",") if part.startswith("CN=")]
-    candidates = [*names, *(addresses if isinstance(addresses, list) else [])]
-    wanted = server_name.lower()
-    for candidate in candidates:
-        if not isinstance(candidate, str):
-            continue
-        pattern = candidate.lower()
-        if pattern == wanted:
-            return True
-        if pattern.startswith("*."):
-            label, dot, rest = wanted.partition(".")
-            if label and dot and rest == pattern[2:] and "." in rest:
-                return True
-    return False

@@ -94,6 +94,8 @@ class Kerberos(Analyzer):
     def _log(self, ts: float) -> Fields:
         if self._entry is None:
             self._entry = self.session.log("kerberos", ts, {})
+            if not self.session.first("kerberos"):
+                self.session.at(self._entry, -1.0)
         return self._entry
 
     def _request(self, entry: Fields, kind: int, parts: dict[int, Item]) -> None:
@@ -144,6 +146,7 @@ class Kerberos(Analyzer):
         if said in _IGNORED:
             if self._entry is not None:
                 self._entry.clear()
+                self.session.at(self._entry, -1.0)
                 self._entry = None
             return
         entry = self._log(ts)
@@ -273,6 +276,8 @@ class Ntlm(Analyzer):
         kind = reader.u32le()
         if self._entry is None and kind in (1, 2, 3):
             self._entry = self.session.log("ntlm", ts, {})
+            if not self.session.first("ntlm"):
+                self.session.at(self._entry, -1.0)
         if kind == 2:
             self._challenge(reader, data)
         elif kind == 3:

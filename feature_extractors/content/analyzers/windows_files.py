@@ -21,6 +21,7 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 from feature_extractors.content.analyzers.dce_rpc_names import ENDPOINTS, OPERATIONS
+from feature_extractors.content.analyzers.smb_contents import Contents
 from feature_extractors.content.analyzers.windows_auth import Gssapi, Ntlm
 
 MAX_MESSAGE: Final = 256 * 1024  # of one SMB message that is looked at whole; of a longer one, the head
@@ -42,6 +43,7 @@ _PIPE_NAMES: Final = frozenset((
     "spoolss", "winreg", "samr", "srvsvc", "netdfs", "lsarpc", "wkssvc", "MsFteWds",
 ))  # fmt: skip
 _SHARES2: Final = {1: "DISK", 2: "PIPE", 3: "PRINT"}
+_DELETE_ON_CLOSE: Final = 0x1000
 _EPOCH_1601: Final = 11644473600
 
 
@@ -58,9 +60,9 @@ class DceRpc(Analyzer):
         self._contexts: dict[int, str] = {}
         self._uuid: str | None = None
         self._pipe: str | None = None
-        self._calls: dict[int, tuple[int, int, float]] = {}  # context, operation, when asked, by call id
+        self._calls: dict[int, tuple[int, int]] = {}  # context and operation, by call id
         self._operations: dict[int, int] = {}  # the last operation asked for, by context
-        self._asked = 0.0
+        self._asked = 0.0  # when the last call was made: Zeek takes it for the time of every answer after it
         self._ntlm: Ntlm | None = None
         self._gssapi: Gssapi | None = None
 
@@ -134,7 +136,7 @@ class DceRpc(Analyzer):
                 self._operations[context] = operation
             if len(self._calls) >= self.session.limits.transactions:
                 self._calls.clear()
-            self._calls[call] = context, operation, ts
+            self._calls[call] = context, operation
         elif kind == 2:
             body.skip(4)
             self._response(ts, call, number(2))
@@ -142,7 +144,7 @@ class DceRpc(Analyzer):
     def _response(self, ts: float, call: int, context: int) -> None:
         asked = self._calls.pop(call, None)
         operation = self._operations.get(context, 0)
-        began = asked[2] if asked else ts
+        began = self._asked or ts
         if self._uuid is None and self._pipe is not None:
             name = self._pipe.lower().rsplit("\\pipe\\", 1)[-1]
             self._uuid = _PIPES.get(name)
@@ -161,6 +163,7 @@ class DceRpc(Analyzer):
         if self._pipe is not None:
             fields["named_pipe"] = self._pipe
         self.session.log("dce_rpc", began, fields)
+        self.session.at(fields, ts)
 
     def _authenticate(self, ts: float, kind: int, blob: bytes) -> None:
         if kind == 9:
@@ -191,9 +194,11 @@ class Smb(Analyzer):
         self._trees: dict[int, str] = {}
         self._shares: dict[int, str] = {}
         self._asked: dict[
-            tuple[int, int], tuple[str, int]
-        ] = {}  # by command and message: a name, or a file id
+            tuple[int, int], tuple[str, int, float]
+        ] = {}  # by command and message: a name or file, when
         self._seen: set[tuple[object, ...]] = set()
+        self._contents = Contents(session)
+        self._ts = 0.0
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._lost:
@@ -210,7 +215,11 @@ class Smb(Analyzer):
             self._skip = [0, 0]
             self._streams = (Framed(MAX_MESSAGE), Framed(MAX_MESSAGE))
 
+    def end(self) -> None:
+        self._contents.end(self._ts)
+
     def _deliver(self, is_orig: bool, ts: float, data: bytes) -> None:
+        self._ts = ts
         skipped = min(self._skip[is_orig], len(data))
         self._skip[is_orig] -= skipped
         stream = self._streams[is_orig]
@@ -255,10 +264,10 @@ class Smb(Analyzer):
         elif message[:4] != b"\xfdSMB":
             raise ParseError("not_smb")
 
-    def _remember(self, command: int, message: int, name: str, number: int = 0) -> None:
+    def _remember(self, ts: float, command: int, message: int, name: str, number: int = 0) -> None:
         if len(self._asked) >= self.session.limits.transactions:
             self._asked.clear()
-        self._asked[command, message] = name, number
+        self._asked[command, message] = name, number, ts
 
     def _pipe(self, fid: int, is_orig: bool, ts: float, data: bytes) -> None:
         """Hands what passes through a pipe to its own DCE-RPC analyzer."""
@@ -298,7 +307,9 @@ class Smb(Analyzer):
             fields["native_file_system"] = system
         self.session.log("smb_mapping", ts, fields)
 
-    def _opened(self, ts: float, tree: int, name: str, size: int, times: list[float] | None) -> None:
+    def _opened(
+        self, ts: float, tree: int, name: str, size: int, times: list[float] | None, deletes: bool = False
+    ) -> None:
         path = self._trees.get(tree)
         fields: Fields = {
             "action": "SMB::PRINT_OPEN" if self._shares.get(tree) == "PRINT" else "SMB::FILE_OPEN", "name": name,
@@ -320,6 +331,8 @@ class Smb(Analyzer):
             fields["times.created"] = created
             fields["times.changed"] = changed
         self.session.log("smb_files", ts, fields)
+        if deletes:
+            self.session.add("smb_files", ts, {**fields, "action": "SMB::FILE_DELETE"})
 
     def _smb2(self, is_orig: bool, ts: float, message: bytes) -> None:
         """One message or a chain of related ones; at most 64 of a chain are read."""
@@ -370,9 +383,9 @@ class Smb(Analyzer):
         elif command == 3:
             if not answer and size == 9:
                 offset, length = Reader(message, 68).u16le(), Reader(message, 70).u16le()
-                self._remember(3, identifier, _utf16(message[offset : offset + length]))
+                self._remember(ts, 3, identifier, _utf16(message[offset : offset + length]))
             elif answer and size == 16 and (asked := self._asked.pop((3, identifier), None)):
-                self._mapped(ts, tree, asked[0], _SHARES2.get(message[66], "UNKNOWN"), None, None)
+                self._mapped(asked[2], tree, asked[0], _SHARES2.get(message[66], "UNKNOWN"), None, None)
         elif command == 4 and not answer:
             self._pipe_trees.discard(tree)
         elif command == 5:
@@ -389,12 +402,15 @@ class Smb(Analyzer):
             if name in _PIPE_NAMES and tree not in self._pipe_trees and len(self._pipe_trees) < 1024:
                 self._pipe_trees.add(tree)
                 self._shares[tree] = "PIPE"
-            self._remember(5, identifier, name)
+            self._remember(ts, 5, identifier, name, Reader(message, 64 + 40).u32le() & _DELETE_ON_CLOSE)
         elif answer and (asked := self._asked.pop((5, identifier), None)) and size == 89:
             body = Reader(message, 64 + 8)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(8)
-            self._opened(ts, tree, asked[0] or "<share_root>", body.u64le(), times)
+            size = body.u64le()
+            self._opened(asked[2], tree, asked[0] or "<share_root>", size, times, bool(asked[1]))
+            if tree not in self._pipe_trees and len(message) >= 144:
+                self._contents.opened(_file_id(message, 128), asked[0] or "<share_root>", size)
 
     def _io2(
         self, ts: float, command: int, answer: bool, size: int, identifier: int, tree: int, message: bytes
@@ -402,22 +418,28 @@ class Smb(Analyzer):
         """Reads, writes, pipe calls and closes, as far as they concern pipes."""
         if command == 6:
             if not answer and size == 24:
-                self._pipes.pop(_file_id(message, 64 + 8), None)
+                fid = _file_id(message, 64 + 8)
+                self._pipes.pop(fid, None)
+                self._contents.closed(ts, fid)
         elif command == 8:
             if not answer and size == 49:
-                self._remember(8, identifier, "", _file_id(message, 64 + 16))
-            elif (
-                answer
-                and size == 17
-                and (asked := self._asked.pop((8, identifier), None))
-                and tree in self._pipe_trees
-            ):
+                begins = str(Reader(message, 72).u64le())
+                self._remember(ts, 8, identifier, begins, _file_id(message, 64 + 16))
+            elif answer and size == 17 and (asked := self._asked.pop((8, identifier), None)):
                 length = Reader(message, 68).u32le()
-                self._pipe(asked[1], False, ts, message[message[66] : message[66] + length])
+                data = message[message[66] : message[66] + length]
+                if tree in self._pipe_trees:
+                    self._pipe(asked[1], False, ts, data)
+                else:
+                    self._contents.piece(ts, False, asked[1], int(asked[0]), data, length)
         elif command == 9:
-            if not answer and size == 49 and tree in self._pipe_trees:
+            if not answer and size == 49:
                 offset, length = Reader(message, 66).u16le(), Reader(message, 68).u32le()
-                self._pipe(_file_id(message, 64 + 16), True, ts, message[offset : offset + length])
+                fid, data = _file_id(message, 64 + 16), message[offset : offset + length]
+                if tree in self._pipe_trees:
+                    self._pipe(fid, True, ts, data)
+                else:
+                    self._contents.piece(ts, True, fid, Reader(message, 72).u64le(), data, length)
         elif Reader(message, 68).u32le() == 0x0011C017:
             where = 64 + (24 if not answer else 32)
             offset, length = Reader(message, where).u32le(), Reader(message, where + 4).u32le()
@@ -467,12 +489,12 @@ class Smb(Analyzer):
         if not answer and count == 4:
             password = parameters[6] | parameters[7] << 8
             path, _ = _string1(content, password, unicode, start)
-            self._remember(0x75, identifier, path)
+            self._remember(ts, 0x75, identifier, path)
         elif answer and count >= 2 and (asked := self._asked.pop((0x75, identifier), None)):
             service = content.split(b"\0")[0]
             system = _string1(content, len(service) + 1, unicode, start)[0]
             kind = "PIPE" if service == b"IPC" else "PRINT" if service == b"LPT1:" else "DISK"
-            self._mapped(ts, tree, asked[0], kind, text(service, 64), system or None)
+            self._mapped(asked[2], tree, asked[0], kind, text(service, 64), system or None)
 
     def _create1(
         self, ts: float, answer: bool, count: int, tree: int, identifier: int, unicode: bool, parameters: bytes,
@@ -482,16 +504,18 @@ class Smb(Analyzer):
             name = _string1(content, 0, unicode, start)[0]
             if name.lstrip("\\") in _PIPE_NAMES and len(self._pipe_trees) < 1024:
                 self._pipe_trees.add(tree)
-            self._remember(0xA2, identifier, name)
+            self._remember(ts, 0xA2, identifier, name)
         elif answer and (asked := self._asked.pop((0xA2, identifier), None)) and count >= 34:
             body = Reader(parameters, 11)
             times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
             body.skip(12)
             size = body.u64le()
             if tree in self._pipe_trees:
-                self.session.log("smb_files", ts, {"action": "SMB::FILE_OPEN", "name": asked[0], "size": 0})
+                self.session.log(
+                    "smb_files", asked[2], {"action": "SMB::FILE_OPEN", "name": asked[0], "size": 0}
+                )
             else:
-                self._opened(ts, tree, asked[0], size, times)
+                self._opened(asked[2], tree, asked[0], size, times)
 
     def _transaction1(
         self, ts: float, answer: bool, unicode: bool, parameters: bytes, content: bytes, message: bytes

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from made_windows import office, without_logs
 
-from cmdana_plugin.replay.extraction_process import Beside
+from cmdana_plugin.logs.row_lines import Lines
+from cmdana_plugin.replay.extraction_process import Beside, Part
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import Encoded, concat_encoded, encoded, take_encoded
 from feature_extractors.features.schema import load_schema
 
-Blocks = Iterator[tuple[Encoded | None, dict[str, int]]]
+Blocks = Iterator[Part]
 
 
 def made_up(n: int) -> Encoded:
@@ -28,13 +29,15 @@ def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
 
     def work() -> Blocks:
         for i, block in enumerate(sent):
-            yield block, {"frames": i}
-        yield None, {"frames": 9, "undecoded x": 2}
+            yield block, {"frames": i}, [Lines("dns", 1.0, 2.0, b"line %d\n" % i)]
+        yield None, {"frames": 9, "undecoded x": 2}, []
 
     *blocks, last = list(Beside(work))
-    assert last == (None, {"frames": 9, "undecoded x": 2})
-    assert [numbers["frames"] for _, numbers in blocks][-1] == 3
-    found, expected = concat_encoded([b for b, _ in blocks if b is not None]), concat_encoded(sent)
+    assert last == (None, {"frames": 9, "undecoded x": 2}, [])
+    lines = [line for _, _, some in blocks for line in some]
+    assert lines == [("dns", 1.0, 2.0, b"line %d\n" % i) for i in range(len(sent))]
+    assert [numbers["frames"] for _, numbers, _ in blocks][-1] == 3
+    found, expected = concat_encoded([b for b, _, _ in blocks if b is not None]), concat_encoded(sent)
     assert found.schema == expected.schema == load_schema().digest
     assert list(found.connections.service) == list(expected.connections.service)
     np.testing.assert_array_equal(found.modalities, expected.modalities)
@@ -57,10 +60,10 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
 
     def work() -> Blocks:
         for i, n in enumerate(sizes):
-            yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}
+            yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}, []
 
     blocks = []
-    for windows, numbers in Beside(work):
+    for windows, numbers, _ in Beside(work):
         assert windows is not None
         blocks.append((len(windows), numbers["frames"]))
         time.sleep(0.3)  # a slow reader
@@ -72,10 +75,10 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
 
 def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         time.sleep(1.0)
         for _ in range(6):
-            yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}
+            yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}, []
 
     beside = Beside(work)
     blocks = iter(beside)
@@ -92,7 +95,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
 
 def test_what_the_work_refuses_is_said_here() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         raise CaptureError("x.pcap: is none")
 
     blocks = iter(Beside(work))
@@ -103,7 +106,7 @@ def test_what_the_work_refuses_is_said_here() -> None:
 
 def test_a_killed_process_is_no_end_of_the_capture() -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         os.kill(os.getpid(), signal.SIGKILL)
 
     beside = Beside(work)
@@ -114,7 +117,7 @@ def test_a_killed_process_is_no_end_of_the_capture() -> None:
 
 def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
     def work() -> Blocks:
-        yield made_up(2), {}
+        yield made_up(2), {}, []
         raise ZeroDivisionError
 
     with pytest.raises(RuntimeError):
@@ -124,12 +127,12 @@ def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_closing_ends_the_process_however_much_it_still_has() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"pid": os.getpid()}
+        yield made_up(1), {"pid": os.getpid()}, []
         while True:
-            yield made_up(500), {"pid": os.getpid()}
+            yield made_up(500), {"pid": os.getpid()}, []
 
     beside = Beside(work)
-    _, numbers = next(iter(beside))
+    _, numbers, _ = next(iter(beside))
     time.sleep(0.1)
     beside.close()
     beside.close()
@@ -139,7 +142,7 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
 
 def test_closing_lets_a_reader_in_another_thread_go() -> None:
     def work() -> Blocks:
-        yield made_up(1), {}
+        yield made_up(1), {}, []
         time.sleep(600)
 
     beside, read = Beside(work), []
@@ -156,11 +159,11 @@ def test_closing_lets_a_reader_in_another_thread_go() -> None:
 
 def test_few_windows_are_handed_on_though_no_more_come() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"at": 1}
+        yield made_up(1), {"at": 1}, []
         time.sleep(60)
 
     beside = Beside(work)
-    windows, numbers = next(iter(beside))
+    windows, numbers, _ = next(iter(beside))
     beside.close()
     assert (len(windows or ()), numbers) == (1, {"at": 1})
 
@@ -168,18 +171,18 @@ def test_few_windows_are_handed_on_though_no_more_come() -> None:
 def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
     def work() -> Blocks:
         for k in range(40):
-            yield made_up(10), {"at": k}
+            yield made_up(10), {"at": k}, []
             time.sleep(0.005)
 
     beside = Beside(work)
-    sizes = [len(windows) for windows, _ in beside if windows is not None]
+    sizes = [len(windows) for windows, _, _ in beside if windows is not None]
     assert sum(sizes) == 400
     assert len(sizes) < 20
 
 
 def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
     def work() -> Blocks:
-        yield made_up(1), {"frames": 1}
+        yield made_up(1), {"frames": 1}, []
         while True:
             pass
 
@@ -193,6 +196,6 @@ def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
 def test_a_child_that_waits_is_let_be() -> None:
     def work() -> Blocks:
         time.sleep(1.0)
-        yield made_up(1), {"frames": 1}
+        yield made_up(1), {"frames": 1}, []
 
     assert len(list(Beside(work, stuck=0.1))) == 1

@@ -10,20 +10,19 @@ from made_windows import block_of, office
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.replay.embedded import Summary, extract
-from cmdana_plugin.replay.extraction_process import Beside, lock_in
-from feature_extractors.features.encoding import Encoded
+from cmdana_plugin.replay.extraction_process import Beside, Part, lock_in
 
 REFERENCE = Path(__file__).parents[3] / "cmdana_plugin" / "models" / "reference.pcap.gz"
 
 
 def test_the_process_that_extracts_looks_seldom_and_never_at_what_was_loaded() -> None:
-    def work() -> Iterator[tuple[Encoded | None, dict[str, int]]]:
+    def work() -> Iterator[Part]:
         block = block_of(office(3))
         lock_in()
-        yield block, {"threshold": gc.get_threshold()[0], "frozen": gc.get_freeze_count()}
+        yield block, {"threshold": gc.get_threshold()[0], "frozen": gc.get_freeze_count()}, []
 
     before = gc.get_threshold(), gc.get_freeze_count()
-    ((_, numbers),) = Beside(work)
+    ((_, numbers, _),) = Beside(work)
     assert numbers["threshold"] > before[0][0]
     assert numbers["frozen"] > 10_000
     assert (gc.get_threshold(), gc.get_freeze_count()) == before

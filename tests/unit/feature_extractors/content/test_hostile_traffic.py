@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from made_segments import Piece, analysed, segments, stream
 
 from feature_extractors.content.analyzers.base import FREE_ENTRIES, MAX_NESTED
-from feature_extractors.content.analyzers.http import EXPANSION, FREE_EXPANSION, Http
+from feature_extractors.content.analyzers.http import Http
+from feature_extractors.content.analyzers.http_body import EXPANSION, FREE_EXPANSION
 from feature_extractors.content.analyzers.mail import _address, _listed
 from feature_extractors.content.reassembly import Content, ContentLimits
 from feature_extractors.extract import Extractor
@@ -91,7 +92,7 @@ def test_what_follows_a_packed_body_is_not_kept() -> None:
     content.receive(
         segments(stream([(True, GET), (False, head + deflated(b"a") + b"b" * 300_000)], 80, 1000))
     )
-    decoder = http_of(content)._sides[0].decoder
+    decoder = http_of(content)._sides[0].body.decoder
     assert decoder is not None
     assert len(decoder.unused_data) <= 1000
 

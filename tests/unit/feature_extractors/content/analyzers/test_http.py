@@ -7,8 +7,9 @@ import zlib
 import pytest
 from made_segments import Piece, Said, analysed, stream
 
-from feature_extractors.content.analyzers.http import filename, unescape
+from feature_extractors.content.analyzers.http import unescape
 from feature_extractors.content.analyzers.magic import mime_type
+from feature_extractors.content.analyzers.mime import filename
 from feature_extractors.content.reassembly import ContentLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -47,13 +48,14 @@ def test_a_body_is_measured(what: str, answer: bytes, length: int, size: int) ->
 def test_a_transaction_says_what_zeek_says() -> None:
     request = (
         b"POST /a%20b?q=1 HTTP/1.1\r\nHost: example.com:8080\r\nUser-Agent: curl/8\r\nReferer: http://r/\r\n"
-        b"Origin: http://o\r\nVia: 1.1 proxy\r\nAuthorization: Basic dXNlcjpzZWNyZXQ=\r\nContent-Length: 4\r\n\r\nabcd"
+        b"Origin: http://o\r\nVia: 1.1 proxy\r\nAuthorization: Basic dXNlcjpzZWNyZXQ=\r\n"
+        b"Content-Length: 11\r\n\r\nabcd=efghij"
     )
-    (entry,) = entries([(True, request), (False, reply(b"Content-Length: 2", b"ok"))])
+    (entry,) = entries([(True, request), (False, reply(b"Content-Length: 10", b"ok, thanks"))])
     assert entry == {
         "trans_depth": 1, "method": "POST", "uri": "/a b?q=1", "host": "example.com:8080", "user_agent": "curl/8",
         "referrer": "http://r/", "origin": "http://o", "proxied": ["VIA -> 1.1 proxy"], "username": "user",
-        "request_body_len": 4, "response_body_len": 2, "status_code": 200, "status_msg": "OK", "version": "1.1",
+        "request_body_len": 11, "response_body_len": 10, "status_code": 200, "status_msg": "OK", "version": "1.1",
         "orig_mime_types": ["text/plain"], "resp_mime_types": ["text/plain"],
     }  # fmt: skip
     assert "secret" not in str(entry)

@@ -8,8 +8,8 @@ import pytest
 from made_segments import Said, analysed, datagrams, stream
 
 from feature_extractors.content.analyzers.base import ParseError
-from feature_extractors.content.analyzers.der import certificate
-from feature_extractors.content.analyzers.tls import ja4, matches
+from feature_extractors.content.analyzers.der import certificate, matches
+from feature_extractors.content.analyzers.tls_fingerprints import ja4
 
 
 def vector(width: int, data: bytes) -> bytes:

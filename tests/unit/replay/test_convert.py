@@ -1,0 +1,65 @@
+"""A capture in, Zeek's logs out, without a model: through the process that extraction has to itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hostile
+import pytest
+import spoken
+
+from cmdana_plugin.config import Config, Logs
+from cmdana_plugin.logs.reader import read_rows
+from cmdana_plugin.logs.streams import LogError
+from cmdana_plugin.replay.convert import convert
+from cmdana_plugin.replay.embedded import prepared
+from feature_extractors.errors import CaptureError
+
+LOGS = {"conn", *(log for talk in spoken.TALKS.values() for log in talk.rows)}
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "spoken.pcap"
+    hostile.write(path, [(frame.ts, frame.data) for frame in spoken.frames()])
+    return path
+
+
+@pytest.mark.parametrize("fmt", ["tsv", "json"])
+def test_every_log_is_written_and_its_uids_are_conn_logs(tmp_path: Path, capture: Path, fmt: str) -> None:
+    summary = convert([capture], tmp_path, Config(logs=Logs(format=fmt, streams="all")))
+    assert {path.stem for path in tmp_path.iterdir()} == LOGS
+    assert sorted(summary.logs) == sorted(str(tmp_path / f"{log}.log") for log in LOGS)
+    assert summary.connections == len(spoken.TALKS)
+    uids = {row["uid"] for row in read_rows(tmp_path / "conn.log")}
+    assert len(uids) == len(spoken.TALKS)
+    for log in LOGS - {"conn"}:
+        for row in read_rows(tmp_path / f"{log}.log"):
+            assert uids.issuperset(row["uids"] if log == "dhcp" else [row["uid"]])
+
+
+def test_the_same_capture_has_the_same_logs(tmp_path: Path, capture: Path) -> None:
+    config = Config(logs=Logs(format="json", streams="all"))
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        convert([capture], tmp_path / name, config)
+    for log in LOGS:
+        one, other = ((tmp_path / name / f"{log}.log").read_bytes() for name in ("one", "other"))
+        assert one == other
+        assert all(json.loads(line) for line in one.splitlines())
+
+
+def test_what_is_no_capture_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x.pcap").write_bytes(b"no capture at all")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(CaptureError):
+        convert([tmp_path / "x.pcap"], out, Config(logs=Logs(streams="all")))
+    assert list(out.iterdir()) == []
+
+
+def test_a_folder_that_holds_an_applications_log_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "http.log").write_text("mine")
+    with pytest.raises(LogError, match=r"already holds http\.log"), prepared(tmp_path, force=False):
+        pass
