@@ -27,23 +27,28 @@ MAX_FIELDS: Final = 10_000  # of a record
 _TYPES: Final = {
     "time": "ts",
     "string": "uid service community_id fuid history conn_state",
-    "addr": "id.orig_h id.resp_h src dst assigned_addr requested_addr",
+    "addr": "id.orig_h id.resp_h src dst cmdana.host assigned_addr requested_addr",
     "port": "id.orig_p id.resp_p p host_p",
     "enum": "proto note",
-    "interval": "duration rtt suppress_for lease_time",
+    "interval": "duration rtt cmdana.window suppress_for lease_time",
     "count": (
         "orig_bytes resp_bytes missed_bytes orig_pkts orig_ip_bytes resp_pkts resp_ip_bytes ip_proto trans_id qclass "
         "qtype rcode Z n trans_depth request_body_len response_body_len status_code info_code auth_attempts "
+        "cmdana.peers cmdana.service_count cmdana.hosts cmdana.windows "
         "seen_bytes total_bytes missing_bytes overflow_bytes depth file_size reply_code"
     ),
     "int": "vlan inner_vlan",
     "bool": "local_orig local_resp AA TC RD RA rejected resumed established is_orig auth_success timedout tls",
     "double": (
-        "score p_value threshold packet_reliance connection_reliance log_reliance state_reliance"
+        "score p_value threshold packet_reliance connection_reliance log_reliance state_reliance cmdana.score "
+        "cmdana.p_value cmdana.threshold cmdana.evidence cmdana.tail cmdana.share"
     ),
     "set[string]": "tunnel_parents modalities tags analyzers conn_uids",
     "set[enum]": "actions",
-    "vector[string]": "reasons answers cert_chain_fps client_cert_chain_fps cert_chain_fuids orig_fuids resp_fuids",
+    "vector[string]": (
+        "reasons cmdana.reasons cmdana.latest_reasons cmdana.services answers cert_chain_fps client_cert_chain_fps "
+        "cert_chain_fuids orig_fuids resp_fuids"
+    ),
     "vector[interval]": "TTLs",
 }  # fmt: skip
 TYPES: Final = {name: kind for kind, names in _TYPES.items() for name in names.split()}
@@ -152,13 +157,15 @@ def squeezed(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9@]+", "_", name)
 
 
+_OURS: Final = re.compile(r"cmdana[^A-Za-z0-9]+(.+)", re.ASCII)  # a record of notice.log
 _BY_SQUEEZED: Final = {squeezed(name): name for name in (*CONN_ID, *_DOTTED)}
 
 
 @lru_cache(maxsize=65_536)
 def zeek_name(name: str) -> str:
     """The name that Zeek gives the field by default: `id.orig_h` for `id_orig_h`, `id:orig_h` or `id$orig_h`."""
-    return _BY_SQUEEZED.get(squeezed(name), name)
+    ours = _OURS.fullmatch(name)
+    return f"cmdana.{ours[1]}" if ours else _BY_SQUEEZED.get(squeezed(name), name)
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
@@ -404,7 +411,7 @@ def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             if not isinstance(inner, dict):
                 break
             told, record = name, inner
-    if any(isinstance(record.get(name), dict) for name in ("id", *_OF_SHIPPERS, "@meta")):
+    if any(isinstance(record.get(name), dict) for name in ("id", "cmdana", *_OF_SHIPPERS, "@meta")):
         record = flattened(record)
     return told, record
 

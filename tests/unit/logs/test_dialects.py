@@ -27,6 +27,7 @@ from cmdana_plugin.analyst.alerts import Filter, show_alerts
 from cmdana_plugin.analyst.anonymise import anonymise
 from cmdana_plugin.config import Config
 from cmdana_plugin.logs import labels_by_capture
+from cmdana_plugin.logs.reader import read_rows
 from cmdana_plugin.training.sources import Learned, joining, recordings
 from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.observations import Connections, concat
@@ -294,6 +295,18 @@ def test_an_array_of_records_one_a_line_is_read(tmp_path: Path) -> None:
         text = ",\n".join(map(json.dumps, plain(name)))
         (tmp_path / f"{name}.json").write_text(f"[\n{text}\n]\n" if name == "conn" else f"[{text}]")
     assert same_traffic(tmp_path, PLAIN)
+
+
+@pytest.mark.parametrize("row", [
+    {"cmdana.score": 0.9, "cmdana.p_value": 0.5}, {"cmdana_score": 0.9, "cmdana_p_value": 0.5},
+    {"cmdana": {"score": 0.9, "p_value": 0.5}}, {"cmdana_score": "0.9", "cmdana_p_value": "0.5"},
+])  # fmt: skip
+def test_what_a_notice_says_in_fields_has_any_scope_separator(row: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "notice.log").write_text(
+        json.dumps({"ts": 1.0, "note": "CMDANA::Anomalous_Host"} | row) + "\n"
+    )
+    (read,) = read_rows(tmp_path / "notice.log", "notice")
+    assert (read["cmdana.score"], read["cmdana.p_value"]) == (0.9, 0.5)
 
 
 ECS = {
