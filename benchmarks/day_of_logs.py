@@ -129,7 +129,7 @@ def verdicts(day: Path, seed: int = 1) -> None:
     cmdana, notice = LogWriter(day, CMDANA, "tsv"), LogWriter(day, NOTICE, "tsv")
     rows: list[Verdict] = []
     for file in find_logs([day], "conn"):
-        for row in read_rows(file):
+        for row in read_rows(file, "conn"):
             p = float(f"{max(rng.random(), 1e-7):.6g}")
             score = round(float(score_of(p)), 6)  # type: ignore[arg-type]  # a scalar is an array of one
             odd = score >= decider.threshold

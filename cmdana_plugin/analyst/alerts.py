@@ -7,11 +7,9 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,24 +18,22 @@ from rich.console import Console
 from cmdana_plugin.analyst.terminal import add_notice, notice_table
 from cmdana_plugin.decision import ANOMALOUS_HOST, NOTICE_TYPES
 from cmdana_plugin.logs import (
-    MAX_LINE,
     Field,
     Held,
-    Skipped,
-    bounded_lines,
     completed,
     find_logs,
     is_notice,
     moments,
+    nothing_read,
     number,
-    parse_rows,
     read_notices,
+    tell,
 )
 from feature_extractors import CmdanaError, RecordError
+from feature_extractors.readers import MAX_LINE, TOO_LONG, LogLines, PassedOver
 
 _POLL_SECONDS: Final = 0.5  # seconds between looks at a growing log
-_CHUNK_CHARACTERS: Final = 1024 * 1024  # characters of a growing log that are looked at together
-_HEADER_LINES: Final = 64  # lines of a header that are kept; Zeek writes eight
+_CHUNK_BYTES: Final = 1024 * 1024  # bytes of a growing log that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +93,16 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     # Zeek makes notice.log with its first notice: who follows may come before it.
     growing = [p / "notice.log" if p.is_dir() else p for p in paths][-1]
     files = find_logs(paths, "notice") if follow else notice_logs(paths)
-    skipped: Skipped = Counter()
-    held = Held(skipped)
+    passed = PassedOver()
+    held = Held(passed)
     for file in files:
-        for row in read_notices(file, skipped):
+        for row in read_notices(file, passed):
             if row in wanted:
-                held.add(row)
+                held.add(row, str(file))
     rows = sorted(held.rows, key=lambda r: number(r, "ts"))
-    _tell(skipped)
+    if not follow:
+        nothing_read(passed, files)
+    tell(passed)
     none = "no notices" + (" that match" if wanted != Filter() else "")
     if not follow:
         _print(rows, as_json, none)
@@ -118,11 +116,6 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
         return
 
 
-def _tell(skipped: Skipped) -> None:
-    for reason, n in skipped.items():
-        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
-
-
 def notice_logs(paths: Iterable[Path]) -> list[Path]:
     """The notice logs named or found in the folders named, rotated ones first. Raises `RecordError` for none."""
     files = find_logs(paths, "notice")
@@ -133,37 +126,38 @@ def notice_logs(paths: Iterable[Path]) -> list[Path]:
 
 def tail(path: Path) -> Iterator[Mapping[str, Field]]:
     """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
-    file: IO[str] | None = None
-    header: list[str] = []
+    file: IO[bytes] | None = None
+    passed = PassedOver()
+    lines = LogLines(str(path), "notice", passed, as_bytes=True)
     if path.exists():
-        file = path.open(encoding="utf-8", errors="backslashreplace")
-        header = [line for line in bounded_lines(file, str(path), Counter()) if line.startswith("#")][
-            -_HEADER_LINES:
-        ]
-    rest, ended, too_long = "", False, False
+        file = path.open("rb")
+        _header(file, lines)
+    rest, ended, too_long = b"", False, False
     while True:
-        chunk = file.read(_CHUNK_CHARACTERS) if file else ""
+        chunk = file.read(_CHUNK_BYTES) if file else b""
         if chunk:
-            skipped: Skipped = Counter()
-            *lines, rest = (rest + chunk).split("\n")
-            if lines and too_long:  # its end
+            *whole, rest = (rest + chunk).split(b"\n")
+            if whole and too_long:  # its end
                 too_long = False
-                del lines[0]
+                del whole[0]
             if len(rest) > MAX_LINE:
-                skipped["line too long"] += not too_long
-                rest, too_long = "", True
-            header = [*header, *(line + "\n" for line in lines if line.startswith("#"))][-_HEADER_LINES:]
-            rows = (line + "\n" for line in lines if line[:1] != "#")
-            yield from parse_rows(chain(header, rows), str(path), skipped=skipped)
+                passed.add(str(path), TOO_LONG, not too_long)
+                rest, too_long = b"", True
+            for line in whole:
+                found = lines.receive(line)
+                if found is not None and found[0] == "notice":
+                    yield found[1]
             sys.stdout.flush()
-            _tell(skipped)
+            tell(passed)
+            passed.by_file.clear()
             continue
         try:
             if file is None or ended:
-                following = path.open(encoding="utf-8", errors="backslashreplace")
+                following = path.open("rb")
                 if file:
                     file.close()
-                file, rest, header, ended, too_long = following, "", [], False, False
+                file, rest, ended, too_long = following, b"", False, False
+                lines = LogLines(str(path), "notice", passed, as_bytes=True)
                 continue
             # What was written just before the file was moved away is read before the next one.
             ended = path.stat().st_ino != os.fstat(file.fileno()).st_ino
@@ -171,6 +165,15 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
             ended = True
         if not ended or not path.exists():
             time.sleep(_POLL_SECONDS)
+
+
+def _header(file: IO[bytes], lines: LogLines) -> None:
+    """Reads to the end of the file for what it says of how it is written."""
+    begun = True  # at the beginning of a line
+    while line := file.readline(MAX_LINE):
+        if begun and (line.startswith(b"#") or not lines.told):
+            lines.receive(line.rstrip(b"\n"))
+        begun = line.endswith(b"\n")
 
 
 def _print(rows: Sequence[Mapping[str, Field]], as_json: bool, none: str = "") -> None:

@@ -7,6 +7,7 @@ that names of one domain still share their ending. Sentences are left out: they 
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import hashlib
@@ -14,23 +15,33 @@ import hmac
 import io
 import ipaddress
 import json
+import lzma
 import re
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from yacryptopan import CryptoPAn
 
 from cmdana_plugin import files
-from cmdana_plugin.logs import Skipped, bounded_lines, checked
+from cmdana_plugin.logs import bounded_lines
 from feature_extractors import CmdanaError, RecordError
-from feature_extractors.readers import files_below
+from feature_extractors.readers import (
+    NO_FIT,
+    Layout,
+    LogLines,
+    PassedOver,
+    chunks,
+    files_below,
+    is_parquet,
+    may_be_log,
+    named_stream,
+    records,
+)
 
 _HASH_CHARACTERS: Final = 12  # of each label of a name: 48 bits
 
@@ -75,7 +86,17 @@ _LEFT_OUT: Final = frozenset(
         "peer",
     )
 )
-_TIME: Final = re.compile(r"[-+:.TZ\d]{1,40}", re.ASCII)
+_HEADER: Final = re.compile(
+    r"#(separator|set_separator|empty_field|unset_field|path|open|close|fields|types)(?!\w)", re.ASCII
+)
+_PACKERS: Final[dict[str, Callable[[IO[bytes]], IO[bytes]]]] = {
+    ".gz": lambda raw: cast("IO[bytes]", gzip.open(raw, "wb")),
+    ".bz2": lambda raw: cast("IO[bytes]", bz2.open(raw, "wb")),
+    ".xz": lambda raw: cast("IO[bytes]", lzma.open(raw, "wb")),
+}
+# Types whose values are numbers and words of Zeek's, as the header says; what it says wrongly, a line's parsing finds.
+_NO_TEXT: Final = frozenset(("time", "interval", "double", "count", "int", "port", "bool", "enum"))
+_WORD: Final = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 _LABELS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
 
 
@@ -85,7 +106,7 @@ class Done:
 
     files: dict[str, int] = field(default_factory=dict)
     not_logs: list[str] = field(default_factory=list)  # files of other kinds, which were not copied
-    skipped: dict[str, Skipped] = field(default_factory=dict)
+    passed: PassedOver = field(default_factory=PassedOver)
 
 
 class Anonymiser:
@@ -133,9 +154,10 @@ def anonymise(
     key: bytes,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Done:
-    """Writes every Zeek log (TSV, JSON, gz) and label file of `folder` to the same place under `out`.
+    """Writes every Zeek log and label file of `folder` to the same place under `out`, packed as its name says.
 
-    Nothing else is copied. Raises `CmdanaError` where `out` is not empty or cannot be written.
+    A log in TSV keeps its columns; one in JSON has Zeek's names and times in seconds. Nothing else is copied.
+    Raises `CmdanaError` where `out` is not empty or cannot be written.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: is no folder; expected one that holds Zeek logs")
@@ -173,12 +195,13 @@ def _anonymised(
     found = sorted(f for f in files_below(folder) if not f.name.startswith(".") and out not in f.parents)
     for k, file in enumerate(found):
         name = str(file.relative_to(folder))
-        skipped: Skipped = Counter()
+        passed = PassedOver()
         try:
-            if file.suffix == ".csv":
-                lines = _labels(file, anonymiser, skipped)
-            elif file.suffixes[-1:] == [".log"] or file.suffixes[-2:] == [".log", ".gz"]:
-                lines = _log(file, anonymiser, skipped)
+            if file.suffix == ".csv" and named_stream(file.name) in ("", "labels"):
+                lines = _labels(file, anonymiser, passed)
+            elif may_be_log(file):
+                lines = _log(file, anonymiser, passed)
+                name += ".json" if is_parquet(file) else ""
             else:
                 done.not_logs.append(name)
                 continue
@@ -187,16 +210,20 @@ def _anonymised(
             done.not_logs.append(name)
             continue
         try:
-            done.files[name] = _write(out / name, first, lines)
+            rows = _write(out / name, first, lines)
+            done.files[name] = passed.read if may_be_log(file) else rows
         except RecordError:  # a header, and then no rows of a log
             (out / name).unlink(missing_ok=True)
             done.not_logs.append(name)
             continue
-        if skipped:
-            done.skipped[name] = skipped
+        for reasons in passed.by_file.values():
+            for reason, n in reasons.items():
+                done.passed.add(name, reason, n)
         progress("anonymising", (k + 1) / len(found))
     if not done.files:
         raise RecordError(f"{folder}: holds no Zeek log and no label file")
+    if done.passed.by_file and not any(done.files.values()):
+        raise RecordError(f"{folder}: no record could be read{done.passed.words()}")
     return done
 
 
@@ -217,7 +244,8 @@ def _write(path: Path, first: str | None, lines: Iterator[str]) -> int:
 def _words(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
     """The file to write text to, packed where its name will say so; `raw` stays open."""
     with ExitStack() as more:
-        packed = more.enter_context(gzip.open(raw, "wb")) if path.suffix == ".gz" else raw
+        pack = _zstd if path.suffix == ".zst" else _PACKERS.get(path.suffix)
+        packed = raw if pack is None else more.enter_context(pack(raw))
         text = io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="\n")
         try:
             yield text
@@ -226,62 +254,51 @@ def _words(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
             text.detach()
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="backslashreplace", newline="\n")
-    return open(path, encoding="utf-8", errors="backslashreplace", newline="\n")
+def _zstd(raw: IO[bytes]) -> IO[bytes]:
+    import zstandard
+
+    return cast("IO[bytes]", zstandard.ZstdCompressor().stream_writer(raw, closefd=False))
 
 
-def _log(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
-    """The log line by line in its own format. Raises `RecordError` at the first line if it is no Zeek log."""
-    log = path.name.split(".")[0]
-    names: list[str] = []
-    types: list[str] = []
-    known = False  # as a Zeek log, by a record or by a line under a header
-    with _open(path) as file:
-        try:
-            for line in bounded_lines(file, str(path), skipped):
-                if not line.endswith("\n"):
-                    skipped["half-written last line"] += 1
-                elif line.startswith("#"):
-                    if line.startswith("#fields\t"):
-                        names = line.rstrip("\r\n").split("\t")[1:]
-                    elif line.startswith("#types\t"):
-                        types = line.rstrip("\r\n").split("\t")[1:]
-                    yield line
-                elif line.startswith("{"):
-                    known = True
-                    yield from _json(line, anonymiser, log, skipped)
-                elif names and len(types) == len(names):
-                    known = True
-                    cells = line.rstrip("\r\n").split("\t")
-                    fields = zip(names, types, cells, strict=True)
-                    try:
-                        yield "\t".join(_cell(n, t, c, anonymiser, log) for n, t, c in fields) + "\n"
-                    except ValueError:  # too many fields, too few, or no address where one is due
-                        skipped["fields do not match the header"] += 1
-                elif not known:
-                    raise RecordError(f"{path}: no Zeek log")
-                elif line != "\n":
-                    skipped["no JSON record"] += 1
-        except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
-            raise RecordError(f"{path}: cannot be read: {error}") from None
-
-
-def _json(line: str, anonymiser: Anonymiser, log: str, skipped: Skipped) -> Iterator[str]:
-    try:
-        row = json.loads(line)
-        checked(row)
-    except (ValueError, RecursionError):
-        skipped["no JSON record"] += 1
+def _log(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str]:
+    """The log line by line, TSV as TSV and JSON as JSON. Raises `RecordError` where it is no Zeek log."""
+    if is_parquet(path):
+        for stream, record in records(path, passed):
+            passed.read += 1
+            yield _json(record, anonymiser, stream, "")
         return
-    kept = {k: _value(k, v, anonymiser, log) for k, v in row.items() if k not in _LEFT_OUT}
-    yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+    lines = LogLines(str(path), named_stream(path.name), passed)
+    for chunk, whole in chunks(path, passed):
+        for line in chunk.split(b"\n"):
+            if not line:
+                continue
+            before = lines.layout
+            found = lines.receive(line, whole=whole)
+            passed.read += found is not None
+            text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+            if found is not None and lines.layout is not None and not line.lstrip().startswith((b"{", b"[")):
+                cells = lines.cells(text)
+                fields = zip(lines.layout.names, lines.layout.types, cells, strict=True)
+                try:
+                    new = [_cell(n, t, c, anonymiser, found[0], lines.layout) for n, t, c in fields]
+                    yield lines.joined(new) + "\n"
+                except ValueError:  # no address where one is due
+                    passed.add(str(path), NO_FIT)
+            elif found is not None:
+                yield _json(found[1], anonymiser, found[0], lines.stream)
+            elif _HEADER.match(text) or (lines.layout is not before and not text.startswith("#")):
+                yield text + "\n"
+
+
+def _json(record: Mapping[str, object], anonymiser: Anonymiser, log: str, known: str) -> str:
+    kept = {k: _value(k, v, anonymiser, log) for k, v in record.items() if k not in _LEFT_OUT}
+    told = {} if log == known else {"_path": log if _WORD.fullmatch(log) else anonymiser.name(log)}
+    return json.dumps(told | kept, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _value(name: str, value: object, anonymiser: Anonymiser, log: str) -> object:
     if isinstance(value, str):
-        return value if name == "ts" and _TIME.fullmatch(value) else anonymiser.string(name, value, log)
+        return anonymiser.string(name, value, log)
     if isinstance(value, list):
         return [_value(name, v, anonymiser, log) for v in value]
     if isinstance(value, dict):
@@ -290,33 +307,33 @@ def _value(name: str, value: object, anonymiser: Anonymiser, log: str) -> object
     return value
 
 
-def _cell(name: str, kind: str, cell: str, anonymiser: Anonymiser, log: str) -> str:
-    if cell in ("-", "(empty)"):
+def _cell(name: str, kind: str, cell: str, anonymiser: Anonymiser, log: str, layout: Layout) -> str:
+    if cell in (layout.unset, layout.empty) or name == "ts":
         return cell
     if name in _LEFT_OUT:
-        return "-"
+        return layout.unset
     inner = kind.removeprefix("set[").removeprefix("vector[").removesuffix("]")
-    if inner in ("string", "addr", "subnet"):
-        parts = cell.split(",") if inner != kind else [cell]
-        return ",".join(_part(name, inner, part, anonymiser, log) for part in parts)
+    if inner not in _NO_TEXT:
+        parts = cell.split(layout.within) if inner != kind else [cell]
+        return layout.within.join(_part(name, inner, part, anonymiser, log, layout) for part in parts)
     return cell
 
 
-def _part(name: str, kind: str, text: str, anonymiser: Anonymiser, log: str) -> str:
+def _part(name: str, kind: str, text: str, anonymiser: Anonymiser, log: str, layout: Layout) -> str:
     if kind == "subnet":
         address, _, bits = text.partition("/")
         return f"{anonymiser.address(address)}/{bits}"
-    if text in ("-", "(empty)"):
+    if text in (layout.unset, layout.empty):
         return text
     if kind == "addr":
         return anonymiser.address(text)
     return anonymiser.string(name, text, log)
 
 
-def _labels(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[str]:
+def _labels(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str]:
     """A label file. Raises `RecordError` at the first line for a file of another kind."""
     with open(path, encoding="utf-8", errors="backslashreplace", newline="") as file:
-        reader = csv.DictReader(bounded_lines(file, str(path), skipped))
+        reader = csv.DictReader(bounded_lines(file, str(path), passed))
         try:
             columns = list(reader.fieldnames or ())
         except csv.Error:
@@ -330,7 +347,7 @@ def _labels(path: Path, anonymiser: Anonymiser, skipped: Skipped) -> Iterator[st
             except StopIteration:
                 return
             except csv.Error:
-                skipped["no CSV record"] += 1
+                passed.add(str(path), "no CSV record")
                 continue
             yield _csv_line([_label(c, row.get(c) or "", anonymiser) for c in columns])
 
@@ -355,5 +372,5 @@ def done_object(done: Done, out: Path) -> Mapping[str, object]:
         "out": str(out),
         "files": done.files,
         "not_copied": done.not_logs,
-        "passed_over": {name: dict(reasons) for name, reasons in done.skipped.items()},
+        "passed_over": done.passed.object(),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +22,15 @@ from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
     Held,
-    Skipped,
     find_logs,
     number,
-    passed_over,
     read_notices,
     read_rows,
     text,
     texts,
 )
 from feature_extractors import RecordError
-from feature_extractors.readers import files_below
+from feature_extractors.readers import NO_LOG, SUMMARY, PassedOver, is_summary, log_files, probe, records
 
 Rows = Sequence[Mapping[str, Field]]
 
@@ -57,7 +54,7 @@ class Explanation:
     host_odd: int
     notices: Rows  # that name the uid, or the originator or responder as an odd host
     related: Sequence[tuple[str, Mapping[str, Field]]]  # log stream, row
-    skipped: Skipped
+    passed: PassedOver
 
     @property
     def verdict(self) -> Mapping[str, Field]:
@@ -71,34 +68,34 @@ def explain(uid: str, folder: Path) -> Explanation:
         raise RecordError(
             f"{folder}: no cmdana.log there; `cmdana replay --out DIR CAPTURE` or Zeek writes one"
         )
-    skipped: Skipped = Counter()
-    held = Held(skipped)
-    for row in _lines(scored, uid, skipped):
+    passed = PassedOver()
+    held = Held(passed)
+    for row in _rows(scored, "cmdana", uid, passed):
         if text(row, "uid") == uid:
             held.add(row)
     verdicts = sorted(held.rows, key=_ts)
     if not verdicts:
         raise RecordError(
-            f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there{passed_over(skipped)}"
+            f"{folder}: no verdict on uid {printable(uid, 60)} in the cmdana.log there{passed.words()}"
         )
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
-    before, after, count, odd = _history(scored, orig, uid, _ts(chosen), skipped)
-    conn = next((r for r in _lines(find_logs([folder], "conn"), uid, skipped) if text(r, "uid") == uid), None)
-    held = Held(skipped)
+    before, after, count, odd = _history(scored, orig, uid, _ts(chosen))
+    conns = _rows(find_logs([folder], "conn"), "conn", uid, passed)
+    conn = next((r for r in conns if text(r, "uid") == uid), None)
+    held = Held(passed)
     for file in find_logs([folder], "notice"):
-        for row in read_notices(file, skipped):
+        for row in read_notices(file, passed):
             if text(row, "uid") == uid or text(row, "cmdana.host") in (orig, resp):
-                held.add(row)
+                held.add(row, str(file))
     notices = held.rows
     notices.sort(key=lambda r: (text(r, "uid") != uid, _ts(r)))
     related: list[tuple[str, Mapping[str, Field]]] = []
-    for stream, files in _streams(folder).items():
-        for row in _lines(files, uid, skipped):
-            named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
-            if named and len(related) < _MOST_RELATED:
-                related.append((stream, row))
-    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, skipped)
+    for stream, row in _others(folder, uid, passed):
+        named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
+        if named and len(related) < _MOST_RELATED:
+            related.append((stream, row))
+    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, passed)
 
 
 def explanation_object(found: Explanation) -> Mapping[str, object]:
@@ -116,7 +113,7 @@ def explanation_object(found: Explanation) -> Mapping[str, object]:
         },
         "notices": list(found.notices),
         "related": [{"log": stream, "record": row} for stream, row in found.related],
-        "passed_over": dict(found.skipped),
+        "passed_over": found.passed.object(),
     }
 
 
@@ -177,23 +174,23 @@ def show(found: Explanation, logs: Path) -> None:
         where = "" if logs == Path() else f" --logs {escape(printable(shlex.quote(str(logs))))}"
         hint = f"cmdana label {_safe(v, 'uid')} benign{where}"
         _say(console, f"\nIf it is fine: [bold]{hint}[/bold]; --allow says it for all like it")
-    for reason, n in found.skipped.items():
-        _say(console, f"[dim]passed over {n:,} lines: {escape(reason)}[/dim]")
+    for line in found.passed.lines():
+        _say(console, f"[dim]{escape(printable(line))}[/dim]")
 
 
-def _lines(files: Sequence[Path], containing: str, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
+def _rows(
+    files: Sequence[Path], stream: str, containing: str, passed: PassedOver
+) -> Iterator[Mapping[str, Field]]:
     for file in files:
-        yield from read_rows(file, containing=containing, skipped=skipped)
+        yield from read_rows(file, stream, passed, containing=containing)
 
 
-def _history(
-    files: Sequence[Path], orig: str, uid: str, at: float, skipped: Skipped
-) -> tuple[Rows, Rows, int, int]:
+def _history(files: Sequence[Path], orig: str, uid: str, at: float) -> tuple[Rows, Rows, int, int]:
     """The final verdicts on `orig` nearest in time before and after `at`, how many there are, and how many odd."""
     before: list[tuple[float, int, Mapping[str, Field]]] = []
     after: list[tuple[float, int, Mapping[str, Field]]] = []
     count = odd = 0
-    for i, row in enumerate(_lines(files, orig, skipped)):
+    for i, row in enumerate(_rows(files, "cmdana", orig, PassedOver())):  # counted before
         if text(row, "id.orig_h") != orig or row.get("stage") == "early":
             continue
         count += 1
@@ -208,22 +205,19 @@ def _history(
     return [r for _, _, r in before], [r for _, _, r in after], count, odd
 
 
-def _streams(folder: Path) -> dict[str, list[Path]]:
-    """The other logs of the folder by stream, in order of name."""
-    names = {
-        f.name.split(".")[0] for f in files_below(folder) if ".log" in f.name and not f.name.startswith(".")
-    }
-    streams = {name: find_logs([folder], name) for name in sorted(names - set(_NOT_RELATED))}
-    return {name: files for name, files in streams.items() if all(map(_is_zeek_log, files))}
-
-
-def _is_zeek_log(path: Path) -> bool:
-    """Whether the file begins as a Zeek log does: other programs' logs may lie beside them."""
-    try:
-        next(iter(read_rows(path)), None)
-    except RecordError:
-        return False
-    return True
+def _others(folder: Path, uid: str, passed: PassedOver) -> Iterator[tuple[str, Mapping[str, Field]]]:
+    """Stream and record of the other logs of the folder on lines with the uid, in the order of the files' names."""
+    for file in log_files(folder):
+        about = probe(file)
+        if about.refused:
+            passed.add(str(file), NO_LOG)
+        elif is_summary(about.stream):
+            passed.add(str(file), SUMMARY)
+        elif about.others or about.stream not in _NOT_RELATED:
+            counts = passed if about.stream not in _NOT_RELATED else PassedOver()
+            for stream, row in records(file, counts, containing=uid, as_bytes=True):
+                if stream not in _NOT_RELATED:
+                    yield stream, row
 
 
 def _timeline(found: Explanation) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -20,15 +19,14 @@ from cmdana_plugin.logs import (
     Field,
     Held,
     LabelError,
-    Skipped,
     find_logs,
     number,
-    passed_over,
     read_rows,
     text,
 )
 from cmdana_plugin.logs import rows as label_rows
 from feature_extractors import RecordError
+from feature_extractors.readers import PassedOver
 
 Word = Literal["benign", "malicious", "unknown"]
 
@@ -37,23 +35,23 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def find(uid: str, folder: Path, skipped: Skipped | None = None) -> Mapping[str, Field]:
-    """The latest verdict on `uid` in the logs of `folder`; lines passed over are counted in `skipped`.
+def find(uid: str, folder: Path, passed: PassedOver | None = None) -> Mapping[str, Field]:
+    """The latest verdict on `uid` in the logs of `folder`; lines passed over are counted in `passed`.
 
     Raises `RecordError` where there is none, or where several connections bear that uid.
     """
     files = find_logs([folder], "cmdana")
     if not files:
         raise RecordError(f"{folder}: no cmdana.log there")
-    skipped = Counter() if skipped is None else skipped
-    held = Held(skipped)
+    passed = PassedOver() if passed is None else passed
+    held = Held(passed)
     for file in files:
-        for row in read_rows(file, containing=uid, skipped=skipped):
+        for row in read_rows(file, "cmdana", passed, containing=uid):
             if text(row, "uid") == uid:
-                held.add(row)
+                held.add(row, str(file))
     found = held.rows
     if not found:
-        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}{passed_over(skipped)}")
+        raise RecordError(f"{folder}: no verdict on uid {printable(uid, 60)}{passed.words()}")
     if len({_key(_label_row(row, "unknown", "", "")) for row in found}) > 1:
         raise RecordError(
             f"{folder}: several connections bear the uid {printable(uid, 60)}; name the folder of one run with --logs"

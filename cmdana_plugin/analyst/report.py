@@ -25,7 +25,6 @@ from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
     LogError,
-    Skipped,
     completed,
     find_logs,
     moments,
@@ -36,6 +35,7 @@ from cmdana_plugin.logs import (
     title,
 )
 from feature_extractors import RecordError
+from feature_extractors.readers import PassedOver
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
 BINS: Final = 50  # of the score histogram, over 0..1
@@ -187,7 +187,7 @@ class Seen:
     days: Counter[str] = field(default_factory=Counter)  # date -> notices that count against the budget
     health: list[tuple[float, str, str]] = field(default_factory=list)  # drift and lost detectors, 50 at most
     files: list[tuple[str, int]] = field(default_factory=list)  # log file, rows
-    skipped: dict[str, Skipped] = field(default_factory=dict)  # log file -> lines passed over by reason
+    passed: PassedOver = field(default_factory=PassedOver)
 
 
 def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, _share: None) -> Seen:
@@ -201,13 +201,16 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
             f"{folder}: no cmdana.log there; `cmdana replay --out DIR CAPTURE` or Zeek writes one"
         )
     seen = Seen()
-    _each(seen, find_logs([folder], "notice"), None, lambda row: _notice(seen, row), progress)
+    _each(seen, find_logs([folder], "notice"), "notice", None, lambda row: _notice(seen, row), progress)
     triggers: dict[str, list[Incident]] = {}
     for incident in seen.incidents.values():
         triggers.setdefault(incident.uid or "-", []).append(incident)
-    _each(seen, scored, _CMDANA_FIELDS, lambda row: _verdict(seen, row, triggers), progress)
+    _each(seen, scored, "cmdana", _CMDANA_FIELDS, lambda row: _verdict(seen, row, triggers), progress)
+    if not seen.connections and not seen.early and any(str(file) in seen.passed.by_file for file in scored):
+        raise RecordError(f"{folder}: no verdict could be read{seen.passed.words()}")
     shown = {i.trigger.uid: i.trigger for i in seen.incidents.values() if i.trigger}
-    _each(seen, find_logs([folder], "conn"), _CONN_FIELDS, lambda row: _conn(seen, row, shown), progress)
+    conns = find_logs([folder], "conn")
+    _each(seen, conns, "conn", _CONN_FIELDS, lambda row: _conn(seen, row, shown), progress)
     return seen
 
 
@@ -285,31 +288,29 @@ def summary_object(seen: Seen, path: Path, alerts_per_day: float) -> Mapping[str
             for i in _ranked(seen)[:_SHOWN_INCIDENTS]
         ],
         "files": [{"path": name, "rows": rows} for name, rows in seen.files],
-        "passed_over": {name: dict(reasons) for name, reasons in seen.skipped.items()},
+        "passed_over": seen.passed.object(),
     }
 
 
 def _each(
     seen: Seen,
     files: Sequence[Path],
+    stream: str,
     only: frozenset[str] | None,
     take: Callable[[Mapping[str, Field]], None],
     progress: Callable[[str, float], None],
 ) -> None:
     for k, file in enumerate(files):
-        skipped: Skipped = Counter()
         rows = 0
-        for row in read_rows(file, only=only, skipped=skipped):
+        for row in read_rows(file, stream, seen.passed, only):
             # Times from a log are the traffic's: a row without a time that a calendar knows cannot be placed.
             if not 0 <= number(row, "ts", -1.0) <= moments.LATEST:
-                skipped["no time, or one out of range"] += 1
+                seen.passed.add(str(file), "no time, or one out of range")
                 continue
             take(row)
             rows += 1
         seen.files.append((str(file), rows))
-        if skipped:
-            seen.skipped[str(file)] = skipped
-        progress(f"reading {file.name.split('.')[0]}.log", (k + 1) / len(files))
+        progress(f"reading {stream}.log", (k + 1) / len(files))
 
 
 def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
@@ -359,7 +360,7 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
     ts = number(row, "ts")
     score, p_value = number(row, "score", math.nan), number(row, "p_value", math.nan)
     if not (0 <= score <= 1 and 0 <= p_value <= 1):
-        seen.skipped.setdefault("cmdana.log", Counter())["score or p_value missing or out of range"] += 1
+        seen.passed.add("cmdana.log", "score or p_value missing or out of range")
         return
     verdict = text(row, "verdict") or BENIGN
     odd = verdict != BENIGN

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from cmdana_plugin.logs import message, moments, notice_columns, sub_message
+from feature_extractors.readers import PassedOver
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
@@ -202,8 +203,8 @@ def labelled(console: Console, found: Found) -> None:
     )
     if found.unlabelled or found.unscored:
         console.print(f"  without a label: {found.unlabelled:,}; labelled but not scored: {found.unscored:,}")
-    for reason, n in found.skipped.items():
-        console.print(f"  passed over {n:,} lines: {reason}")
+    for line in found.passed.lines():
+        console.print(f"  {escape(printable(line))}")
 
 
 def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, object]:
@@ -217,9 +218,10 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
         "logs": s.logs or [str(out / name) for name in _LOGS],
     }
     if found is not None:
-        counted = asdict(replace(found, connections=Counter(), flagged=Counter(), skipped=Counter()))
-        counters = ("connections", "flagged", "skipped")
-        whole["labels"] = {**counted, **{name: dict(getattr(found, name)) for name in counters}}
+        counted = asdict(replace(found, connections=Counter(), flagged=Counter(), passed=PassedOver()))
+        counters = {name: dict(getattr(found, name)) for name in ("connections", "flagged")}
+        del counted["passed"]
+        whole["labels"] = {**counted, **counters, "skipped": found.passed.object()}
     return whole
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,9 +76,11 @@ def report(
     from cmdana_plugin.analyst import report as pages
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.analyst import units
+    from cmdana_plugin.logs import tell
 
     with show.steps(quiet=as_json) as progress:
         seen = pages.gather(logs, progress)
+    tell(seen.passed)
     budget = settings.verdict.alerts_per_day
     pages.write(pages.render(seen, logs, budget), out)
     if as_json:
@@ -137,11 +137,12 @@ def label(
     used = configured(config) if allow else None
     settings_file = config or configuration.to_write(used)
     from cmdana_plugin.analyst import label as feedback
+    from cmdana_plugin.logs import tell
+    from feature_extractors.readers import PassedOver
 
-    skipped: Counter[str] = Counter()
-    row = feedback.find(uid, logs, skipped)
-    for reason, n in skipped.items():
-        print(f"cmdana: passed over {n:,} lines: {reason}", file=sys.stderr)
+    passed = PassedOver()
+    row = feedback.find(uid, logs, passed)
+    tell(passed)
     before = feedback.store(row, word, store, family=family)
     entry = feedback.allow_entry(row)
     if allow:
@@ -196,8 +197,8 @@ def anonymise(
         return
     for name, rows in done.files.items():
         print(f"{out / name}: {rows:,} rows")
-    for name, reasons in done.skipped.items():
-        print(f"{name}: passed over " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.items()))
+    for line in done.passed.lines():
+        print(line)
     if done.not_logs:
         print(
             f"not copied, no Zeek log: {', '.join(done.not_logs[:20])}{' ...' if len(done.not_logs) > 20 else ''}"

@@ -16,7 +16,7 @@ from cmdana_plugin.evaluation.baselines import BASELINES
 from cmdana_plugin.evaluation.cache import key_of, recall
 from cmdana_plugin.evaluation.protocol import VARIANTS, Section, Split, evaluate, read_split, split_rows
 from cmdana_plugin.logs import labels_by_capture
-from cmdana_plugin.training import Learned, Recording, recordings
+from cmdana_plugin.training import Learned, Recording, joining, recordings
 from feature_extractors import CmdanaError
 from feature_extractors.compiled import code_digest
 
@@ -64,12 +64,13 @@ def captures_split(
     def everything() -> list[Recording]:
         nonlocal truth
         truth = labels_by_capture(truth_file)
+        seen = Learned("")
 
         def record(path: Path, name: str) -> Iterator[Recording]:
-            yield from recordings([str(path)], config, {name: truth[name]}, Learned(""))
+            yield from recordings([str(path)], config, {name: truth[name]}, seen)
 
         split = read_split(folder, record, progress)
-        return [*split.train, *split.calibrate, *split.test]
+        return list(joining([*split.train, *split.calibrate, *split.test], seen, truth_file))
 
     key = key_of([*sources, truth_file, folder / "captures.csv"])
     found = recall(cache, key, everything)

@@ -39,7 +39,7 @@ from cmdana_plugin.evaluation.protocol import (
     weighted,
 )
 from cmdana_plugin.logs import LabelError, read_labels
-from cmdana_plugin.training import Learned, Recipe, Recording, gather, recalibrate, recordings, train
+from cmdana_plugin.training import Learned, Recipe, Recording, gather, joining, recalibrate, recordings, train
 from feature_extractors import CmdanaError, concat, take
 from feature_extractors.features import encoded, load_schema
 
@@ -115,7 +115,8 @@ def read_recording(folder: Path, config: Config, cache: Path | None) -> Recordin
 
     def read() -> list[Recording]:
         labels = {captures[0].name: read_labels(truth)}
-        return list(recordings([str(captures[0])], config, labels, Learned("")))
+        seen = Learned("")
+        return list(joining(recordings([str(captures[0])], config, labels, seen), seen, truth))
 
     found = recall(cache, key_of([captures[0], truth]), read)
     if not found:

@@ -2,6 +2,7 @@ from . import moments as moments
 from .labels import Found as Found
 from .labels import LabelError as LabelError
 from .labels import Labels as Labels
+from .labels import bounded_lines as bounded_lines
 from .labels import labels_by_capture as labels_by_capture
 from .labels import read_labels as read_labels
 from .labels import rows as rows
@@ -14,17 +15,13 @@ from .notices import notice_row as notice_row
 from .notices import read_notices as read_notices
 from .notices import sub_message as sub_message
 from .notices import title as title
-from .reader import MAX_LINE as MAX_LINE
 from .reader import Field as Field
 from .reader import Held as Held
-from .reader import Skipped as Skipped
-from .reader import bounded_lines as bounded_lines
-from .reader import checked as checked
 from .reader import find_logs as find_logs
+from .reader import nothing_read as nothing_read
 from .reader import number as number
-from .reader import parse_rows as parse_rows
-from .reader import passed_over as passed_over
 from .reader import read_rows as read_rows
+from .reader import tell as tell
 from .reader import text as text
 from .reader import texts as texts
 from .row_lines import Lines as Lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import lzma
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from typing import IO, Final
 
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs.notices import read_notices
-from cmdana_plugin.logs.reader import Skipped, bounded_lines, number, read_rows, text
-from feature_extractors import CmdanaError
+from cmdana_plugin.logs.reader import number, read_rows, text
+from feature_extractors import CmdanaError, RecordError
+from feature_extractors.readers import MAX_LINE, TOO_LONG, PassedOver, seconds
 
 _COLUMNS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label")
 _SLACK_SECONDS: Final = 0.1  # seconds between a label's start and a connection's
@@ -33,6 +33,7 @@ class Label:
     ts: float  # start, seconds since the epoch
     label: str  # benign, malicious, unknown
     family: str  # kind of attack, "" for benign
+    uid: str = ""  # of the connection, where it is known
 
 
 @dataclass(slots=True)
@@ -51,11 +52,11 @@ class Found:
     unlabelled_notices: int = 0  # the rest
     unlabelled: int = 0  # scored connections without a label
     unscored: int = 0  # labelled connections without a score
-    skipped: Skipped = field(default_factory=Counter)  # lines of the logs that were passed over
+    passed: PassedOver = field(default_factory=PassedOver)  # lines of the logs that were not read
 
 
 class Labels:
-    """Labels by 5-tuple (either direction) and start time."""
+    """Labels by 5-tuple (either direction) and start time, or uid."""
 
     def __init__(self, by_key: Mapping[Key, list[Label]]) -> None:
         self.by_key = by_key
@@ -63,14 +64,15 @@ class Labels:
     def __len__(self) -> int:
         return sum(map(len, self.by_key.values()))
 
-    def find(self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float) -> Label | None:
-        """The label of the connection that started at `ts`, within a tenth of a second."""
-        near = [
-            e
-            for e in self.by_key.get((proto, frozenset((orig, resp))), ())
-            if abs(e.ts - ts) <= _SLACK_SECONDS
-        ]
-        return min(near, key=lambda e: abs(e.ts - ts), default=None)
+    def find(
+        self, proto: str, orig: tuple[str, int], resp: tuple[str, int], ts: float, uid: str = ""
+    ) -> Label | None:
+        """The label of the connection that started at `ts`, within a tenth of a second, or else that bears the uid."""
+        entries = self.by_key.get((proto, frozenset((orig, resp))), ())
+        near = [e for e in entries if abs(e.ts - ts) <= _SLACK_SECONDS]
+        if near:
+            return min(near, key=lambda e: abs(e.ts - ts))
+        return next((e for e in entries if uid and e.uid == uid), None)
 
     def count(self, folder: Path) -> Found:
         """Counts the verdicts and notices in `folder`'s logs against these labels."""
@@ -80,12 +82,12 @@ class Labels:
         flagged_of: Counter[str] = Counter()
         truth: dict[str, Label] = {}
         odd_by_host: dict[tuple[str, str], list[Label]] = defaultdict(list)
-        for row in read_rows(folder / "cmdana.log", skipped=found.skipped):
+        for row in read_rows(folder / "cmdana.log", "cmdana", found.passed):
             if row.get("stage") != "final":
                 continue
             orig = (text(row, "id.orig_h"), int(number(row, "id.orig_p", -1.0)))
             resp = (text(row, "id.resp_h"), int(number(row, "id.resp_p", -1.0)))
-            label = self.find(text(row, "proto"), orig, resp, number(row, "ts"))
+            label = self.find(text(row, "proto"), orig, resp, number(row, "ts"), text(row, "uid"))
             if label is None:
                 found.unlabelled += 1
                 continue
@@ -99,7 +101,7 @@ class Labels:
                 odd_by_host["originator", orig[0]].append(label)
                 odd_by_host["responder", resp[0]].append(label)
         noticed: set[str] = set()
-        for row in read_notices(folder / "notice.log", found.skipped):
+        for row in read_notices(folder / "notice.log", found.passed):
             if role := text(row, "cmdana.role"):
                 basis = odd_by_host[role, text(row, "cmdana.host")]
             else:
@@ -136,9 +138,10 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
         try:
             orig = (row["orig_h"], int(float(row["orig_p"])))
             resp = (row["resp_h"], int(float(row["resp_p"])))
-            label = Label(float(row["ts"]), row["label"], row.get("family") or "")
-            if not math.isfinite(label.ts):
-                raise ValueError(f"ts: found {row['ts']!r}; expected seconds since the epoch")
+            ts = seconds(row["ts"])
+            if ts is None:
+                raise ValueError(f"ts: found {str(row['ts'])[:60]!r}; expected seconds since the epoch")
+            label = Label(ts, row["label"], row.get("family") or "", row.get("uid") or "")
         except (TypeError, ValueError, OverflowError) as error:
             raise LabelError(f"{path}:{at}: {error}") from None
         if label.label not in ("benign", "malicious", "unknown"):
@@ -149,6 +152,22 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
     if not by_capture:
         raise LabelError(f"{path}: holds no label")
     return {capture: Labels(by_key) for capture, by_key in by_capture.items()}
+
+
+def bounded_lines(file: IO[str], name: str, passed: PassedOver | None) -> Iterator[str]:
+    """The lines, each with its end; one that is too long is passed over piece by piece and counted.
+
+    Raises `RecordError` for it without `passed`.
+    """
+    while line := file.readline(MAX_LINE):
+        if len(line) < MAX_LINE or line.endswith("\n"):
+            yield line
+            continue
+        while (line := file.readline(MAX_LINE)) and not line.endswith("\n"):
+            pass
+        if passed is None:
+            raise RecordError(f"{name}: found a line of more than {MAX_LINE:,} characters")
+        passed.add(name, TOO_LONG)
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

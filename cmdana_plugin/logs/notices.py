@@ -12,8 +12,9 @@ from typing import Final
 from cmdana_plugin.decision import COMPONENT_WORDS, MAX_COUNTED, HostIncident, Notice, TrafficDrift
 from cmdana_plugin.detector import ANOMALOUS
 from cmdana_plugin.logs.old_notices import old_notice
-from cmdana_plugin.logs.reader import Field, Skipped, read_rows, text, texts
+from cmdana_plugin.logs.reader import Field, read_rows, text, texts
 from cmdana_plugin.logs.streams import NOTICE, NOTICE_FIELDS, Value
+from feature_extractors.readers import PassedOver
 
 _LOGGED: Final = ("Notice::ACTION_LOG",)  # what Zeek does with a notice on which no policy says more
 
@@ -99,12 +100,12 @@ def notice_row(n: Notice) -> tuple[Value, ...]:
     return tuple(columns.get(name) for name, _ in NOTICE.fields)
 
 
-def read_notices(path: Path, skipped: Skipped) -> Iterator[Mapping[str, Field]]:
+def read_notices(path: Path, passed: PassedOver) -> Iterator[Mapping[str, Field]]:
     """The notices of cmdana in one notice.log, with the columns of the present version whichever version wrote it.
 
-    Lines that are no record are counted in `skipped`. Raises `RecordError` for a file that is no Zeek log.
+    Lines that are no record are counted in `passed`. Raises `RecordError` for a file that is no Zeek log.
     """
-    for row in read_rows(path, skipped=skipped):
+    for row in read_rows(path, "notice", passed):
         if is_notice(row):
             yield completed(row)
 

@@ -9,6 +9,7 @@ from typing import Final
 from cmdana_plugin.decision import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, TRAFFIC_DRIFT
 from cmdana_plugin.detector import ANOMALOUS
 from cmdana_plugin.logs.reader import Field, text
+from feature_extractors import LogValue
 
 _LONGEST: Final = 4_000  # characters of a sentence that are looked at
 _CONNECTION: Final = re.compile(
@@ -30,7 +31,7 @@ _UNITS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _LATEST: Final = "latest: "
 
 
-def _connection(message: str, reasons: list[str]) -> dict[str, Field]:
+def _connection(message: str, reasons: list[LogValue]) -> dict[str, Field]:
     said = _CONNECTION.fullmatch(message)
     if said is None:
         return {}
@@ -38,17 +39,17 @@ def _connection(message: str, reasons: list[str]) -> dict[str, Field]:
         "verdict": said["attack"] or ANOMALOUS,
         "score": float(said["score"]),
         "threshold": float(said["threshold"]),
-        "services": [said["service"]],
+        "services": [str(said["service"])],
         "service_count": 1,
         "reasons": reasons,
     }
 
 
-def _host(message: str, parts: list[str]) -> dict[str, Field]:
+def _host(message: str, parts: list[LogValue]) -> dict[str, Field]:
     said = _HOST.fullmatch(message)
     if said is None:
         return {}
-    services = said["services"].split(", ")
+    services: list[LogValue] = [*said["services"].split(", ")]
     fields: dict[str, Field] = {
         "role": "originator" if said["does"] == "is behind" else "responder",
         "host": said["host"],
@@ -56,16 +57,16 @@ def _host(message: str, parts: list[str]) -> dict[str, Field]:
         "services": services,
         "service_count": len(services) + int(said["more"] or 0),
     }
-    at = next((i for i, part in enumerate(parts) if _EVIDENCE.fullmatch(part)), len(parts))
+    at = next((i for i, part in enumerate(parts) if _EVIDENCE.fullmatch(str(part))), len(parts))
     fields["reasons"], latest = parts[:at], parts[at + 1 :]
     if at < len(parts):
-        fields["evidence"] = float(parts[at].split(" ")[1])
+        fields["evidence"] = float(str(parts[at]).split(" ")[1])
     if latest:
-        fields["latest_reasons"] = [latest[0].removeprefix(_LATEST), *latest[1:]]
+        fields["latest_reasons"] = [str(latest[0]).removeprefix(_LATEST), *latest[1:]]
     return fields
 
 
-def _drift(message: str, reasons: list[str]) -> dict[str, Field]:
+def _drift(message: str, reasons: list[LogValue]) -> dict[str, Field]:
     said = _DRIFT.fullmatch(message)
     if said is None:
         return {}
@@ -81,7 +82,7 @@ def _drift(message: str, reasons: list[str]) -> dict[str, Field]:
     }
 
 
-_PARSERS: Final[Mapping[str, Callable[[str, list[str]], dict[str, Field]]]] = {
+_PARSERS: Final[Mapping[str, Callable[[str, list[LogValue]], dict[str, Field]]]] = {
     ANOMALOUS_CONNECTION: _connection,
     KNOWN_ATTACK: _connection,
     ANOMALOUS_HOST: _host,
@@ -94,6 +95,7 @@ def old_notice(row: Mapping[str, Field]) -> dict[str, Field]:
     parse = _PARSERS.get(text(row, "note"))
     if parse is None:
         return {}
-    reasons = text(row, "sub")[:_LONGEST].split("; ")
-    fields = parse(text(row, "msg")[:_LONGEST], reasons) or {"reasons": ["; ".join(reasons)]}
+    sub = text(row, "sub")[:_LONGEST]
+    reasons: list[LogValue] = [*sub.split("; ")]
+    fields = parse(text(row, "msg")[:_LONGEST], reasons) or {"reasons": [sub]}
     return {name: value for name, value in fields.items() if value not in ([], [""])}

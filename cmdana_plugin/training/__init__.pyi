@@ -12,5 +12,6 @@ from .recording import Recording as Recording
 from .recording import balance as balance
 from .recording import gather as gather
 from .sources import Learned as Learned
+from .sources import joining as joining
 from .sources import recordings as recordings
 from .spool import Spool as Spool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ from cmdana_plugin.training.recording import Recording
 from cmdana_plugin.training.spool import Spool, is_spool
 from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
-from feature_extractors.readers import ZeekLogs, files_below, find_captures
+from feature_extractors.readers import PassedOver, ZeekLogs, find_captures, log_files, may_be_log, probe
 
 Progress = Callable[[str, float], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -60,6 +60,9 @@ class Learned:
     data_digest: str = ""
     normal: Normal = field(default_factory=Normal)
     suspects: Suspects = field(default_factory=Suspects)
+    logs: PassedOver = field(default_factory=PassedOver)  # lines of Zeek logs that were not read
+    labels: int = 0  # of the label file, for what was given
+    joined: int = 0  # of these, labels of a connection that was there
 
     def warnings(self) -> list[str]:
         """What in the material makes a poor teacher."""
@@ -80,8 +83,11 @@ class Learned:
                 "that becomes normal"
             )
         found += self.suspects.words()
+        if self.joined < self.labels:
+            found.append(f"{self.labels - self.joined:,} of {_some(self.labels, 'label')} join no connection")
         if passed := self.passed_over():
             found.append(f"some input was cut off or damaged: {passed}")
+        found += self.logs.lines()
         return found
 
     def passed_over(self) -> str:
@@ -90,8 +96,13 @@ class Learned:
 
     def object(self) -> dict[str, object]:
         """For `--json`."""
-        plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects")}
-        return {**plain, "normal": self.normal.object(), "warnings": self.warnings()}
+        plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects", "logs")}
+        more = {
+            "normal": self.normal.object(),
+            "passed_over": self.logs.object(),
+            "warnings": self.warnings(),
+        }
+        return {**plain, **more}
 
     def text(self) -> str:
         """For a person."""
@@ -139,7 +150,7 @@ def train(
     kept = out.with_name(f"{out.name}.training")
     try:
         made = fit.train(
-            recordings(sources, config, truth, report, progress, networks(exclude)),
+            joining(recordings(sources, config, truth, report, progress, networks(exclude)), report, labels),
             recipe=recipe,
             init=init,
             name=out.stem,
@@ -148,9 +159,8 @@ def train(
             keep=kept,
         )
     except CmdanaError as error:
-        raise (
-            type(error)(f"{error}; passed over: {passed}") if (passed := report.passed_over()) else error
-        ) from None
+        passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
+        raise (type(error)(f"{error}{passed}") if passed else error) from None
     made = with_reference(made)
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
@@ -175,7 +185,11 @@ def calibrate(
     report = Learned(str(out))
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
-    made = recalibrate(before, recordings(sources, config, truth, report, progress, networks(exclude)))
+    found = recordings(sources, config, truth, report, progress, networks(exclude))
+    try:
+        made = recalibrate(before, joining(found, report, labels))
+    except CmdanaError as error:
+        raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
     checkpoints.save(with_reference(made), out)
     report.model = made.about.get("name", out.stem)
     return report
@@ -225,7 +239,7 @@ def recordings(
             continue
         windows = concat(blocks)
         del blocks
-        recording = _excluded(_labelled(source, windows, truth), exclude)
+        recording = _excluded(_labelled(source, windows, truth, report), exclude)
         c = windows.connections
         report.recordings += 1
         report.hours += float(c.end.max() - c.ts.min()) / 3600
@@ -252,13 +266,13 @@ def _expand(sources: Sequence[str]) -> Iterator[Path]:
 
 
 def _holds_logs(path: Path) -> bool:
+    """Whether a file is a log of Zeek's, or a folder holds connections in one."""
     if path.is_dir():
-        return any(_is_conn_log(file) for file in files_below(path))
-    return _is_conn_log(path)
-
-
-def _is_conn_log(path: Path) -> bool:
-    return path.name.startswith("conn") and ".log" in path.suffixes
+        return any(
+            about.stream == "conn" or about.named == "conn" or about.others
+            for about in map(probe, log_files(path))
+        )
+    return path.is_file() and may_be_log(path) and (not probe(path).refused or ".log" in path.suffixes)
 
 
 def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]:
@@ -271,10 +285,12 @@ def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]
             spool.close()
         merge_counts(report.undecoded, [spool.counts])
         return
-    if source.is_dir() or ".log" in source.suffixes:
+    if _holds_logs(source):
         logs = ZeekLogs([source])
         yield from logs
         merge_counts(report.undecoded, [logs.counts])
+        for file, reasons in logs.passed.by_file.items():
+            report.logs.by_file.setdefault(file, Counter()).update(reasons)
         return
     summary = Summary([str(source)])
     yield from extract([source], config, summary)
@@ -305,7 +321,17 @@ def _within(text: str, network: Network) -> bool:
     return address.version == network.version and address in network
 
 
-def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recording:
+def joining(found: Iterable[Recording], report: Learned, labels: Path | None) -> Iterator[Recording]:
+    """The recordings; raises `CmdanaError` at their end where there are labels for them and none joins a connection."""
+    yield from found
+    if report.labels and not report.joined:
+        raise CmdanaError(
+            f"{labels}: none of {_some(report.labels, 'label')} joins a connection of what was given; expected the "
+            "start (ts, seconds since the epoch, UTC), proto, addresses and ports of conn.log, or its uid beside them"
+        )
+
+
+def _labelled(source: Path, windows: Windows, truth: dict[str, Labels], report: Learned) -> Recording:
     if not truth:
         return Recording(str(source), windows)
     place = source.as_posix()
@@ -316,14 +342,19 @@ def _labelled(source: Path, windows: Windows, truth: dict[str, Labels]) -> Recor
     label, family = np.full(n, 0 if name == "" else -1, np.int8), [""] * n
     if name is not None:
         labels = truth[name]
+        seen: set[int] = set()
         c = windows.connections
         columns = zip(
             c.ip_proto.tolist(), address_texts(c.orig_h), c.orig_p.tolist(), address_texts(c.resp_h), c.resp_p.tolist(),
-            c.ts.tolist(), strict=True,
+            c.ts.tolist(), c.uid.tolist(), strict=True,
         )  # fmt: skip
-        for i, (proto, orig, op, resp, rp, ts) in enumerate(columns):
-            known = labels.find(PROTO_NAMES.get(proto, "unknown_transport"), (orig, op), (resp, rp), ts)
+        for i, (proto, orig, op, resp, rp, ts, uid) in enumerate(columns):
+            name_of = PROTO_NAMES.get(proto, "unknown_transport")
+            known = labels.find(name_of, (orig, op), (resp, rp), ts, uid.decode("ascii"))
             if known is not None:
+                seen.add(id(known))
                 label[i] = {"benign": 0, "malicious": 1}.get(known.label, -1)
                 family[i] = known.family
+        report.joined += len(seen)
+        report.labels += len(labels)
     return Recording(str(source), windows, label, family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import importlib.util
 import lzma
 import os
 import select
@@ -20,6 +21,9 @@ from feature_extractors.frames import Counts
 STDIN: Final = "-"
 _HOLD: Final = 0.5  # seconds for which bytes of a live pipe wait for more to come
 _INPUT: Final = 64 * 1024  # compressed bytes read at a time
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_WINDOW: Final = 128 * 1024 * 1024  # bytes of its window; `zstd --long` needs as many
+_ZSTD_PIECE: Final = 1024  # compressed bytes that are unpacked at a time: 32 MiB at most come of them
 _XZ_MEMORY: Final = 128 * 1024 * 1024  # bytes an xz dictionary may take; `xz -9` needs 65 MiB
 
 
@@ -96,16 +100,51 @@ class _Gzip:
         return out
 
 
+class _Zstd:
+    """zstandard's decompressor behind the same interface; so little goes in at once that what comes out is bounded."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        made = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._zstd = made.decompressobj()
+        self._error: type[Exception] = zstandard.ZstdError
+        self._input = b""
+        self._output = b""
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._input and not self._output
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._zstd.eof) and not self._output
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._zstd.unused_data) + self._input
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        self._input += data
+        while self._input and not self._output and not self._zstd.eof:
+            piece, self._input = self._input[:_ZSTD_PIECE], self._input[_ZSTD_PIECE:]
+            try:
+                self._output = self._zstd.decompress(piece)
+            except self._error as error:
+                raise OSError(str(error)) from None
+        out, self._output = self._output[:max_length], self._output[max_length:]
+        return out
+
+
 _COMPRESSIONS: Final[tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = (
     (b"\x1f\x8b\x08", _Gzip),
     (b"BZh", bz2.BZ2Decompressor),
     (b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)),
 )
-ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
 class DecompressedSource:
-    """What a gzip, bzip2 or xz stream holds; members joined end to end. Bad bytes end it and are counted."""
+    """What a gzip, bzip2, xz or zstd stream holds; members joined end to end. Bad bytes end it and are counted."""
 
     def __init__(self, source: PeekedSource, new: Callable[[], _Decompressor], counts: Counts) -> None:
         self._source = source
@@ -192,8 +231,10 @@ def is_live(name: str | Path) -> bool:
     return str(name) == STDIN or not stat.S_ISREG(_stat(name).st_mode)
 
 
-def open_source(name: str | Path, counts: Counts) -> Source:
+def open_source(name: str | Path, counts: Counts, *, zstd: bool = False) -> Source:
     """The stream of a file, decompressed where its first bytes say so; "-" is standard input.
+
+    What zstd has packed is unpacked where it is asked for and zstandard is installed.
 
     Raises `CaptureError` where there is nothing to read.
     """
@@ -216,6 +257,8 @@ def open_source(name: str | Path, counts: Counts) -> Source:
     for magic, new in _COMPRESSIONS:
         if source.head.startswith(magic):
             return DecompressedSource(source, new, counts)
+    if zstd and source.head.startswith(ZSTD_MAGIC) and importlib.util.find_spec("zstandard") is not None:
+        return DecompressedSource(source, _Zstd, counts)
     return source
 
 

@@ -94,7 +94,7 @@ def test_other_notices_broken_lines_and_names_of_attackers_do_no_harm(
     assert "\x1b" not in said.out
     assert "\u202e" not in said.out
     assert "Password_Guessing" not in said.out
-    assert "passed over 1 lines: fields do not match the header" in said.err
+    assert "passed over 1 line: fields do not match the header" in said.err
 
 
 def test_rotated_notices_come_first_and_a_folder_without_any_is_named(tmp_path: Path) -> None:

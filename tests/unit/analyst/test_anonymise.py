@@ -121,7 +121,7 @@ def test_rotated_gzip_logs_keep_their_place_and_broken_lines_are_counted(tmp_pat
     done = anonymise(tmp_path / "in", tmp_path / "out", KEY)
     name = "2026-11-22/conn.00:00:00-01:00:00.log.gz"
     assert done.files[name] == 2
-    assert done.skipped[name] == {"fields do not match the header": 1, "half-written last line": 1}
+    assert done.passed.by_file[name] == {"fields do not match the header": 1, "half-written last line": 1}
     assert len(list(read_rows(tmp_path / "out" / name))) == 2
 
 

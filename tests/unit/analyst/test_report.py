@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import re
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.logs.notices import notice_columns, read_notices
 from cmdana_plugin.logs.streams import NOTICE, LogError, LogWriter
 from feature_extractors.errors import RecordError
+from feature_extractors.readers import PassedOver
 
 
 def odd(ts: float, i: int, orig: str = "10.0.0.66", reasons: Sequence[str] = ("a reason",)) -> Verdict:
@@ -125,7 +125,7 @@ def test_a_notice_log_of_an_older_version_gives_the_same_incidents(tmp_path: Pat
     rows = [odd(madeup.START + i, i, reasons=("one thing", "another")) for i in range(30)]
     scan = notice_columns(madeup.incident(rows[29]))
     madeup.write_logs(tmp_path / "new", rows, extra=[scan])
-    notices = list(read_notices(tmp_path / "new" / "notice.log", Counter()))
+    notices = list(read_notices(tmp_path / "new" / "notice.log", PassedOver()))
     lists = ("actions", "email_dest")
     old = [
         {name: tuple(v) if name in lists else v for name, v in n.items() if not name.startswith("cmdana.")}  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 
 from cmdana_plugin.cli import app as cli
 from cmdana_plugin.logs.reader import read_rows
-from feature_extractors.readers import zeek_logs
+from feature_extractors.readers.dialects import names
 
 Run = Callable[..., tuple[int, str, str]]
 CONN = madeup.verdicts(200, attack=False)
@@ -98,15 +98,18 @@ def test_a_conn_log_without_what_makes_a_connection_is_refused_by_column(cmdana:
 def test_a_log_that_is_rotated_away_between_listing_and_reading_is_named(
     cmdana: Run, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = zeek_logs.files_below
+    whole = names.files_below
 
     def listed_earlier(folder: Path) -> Iterator[Path]:
         yield from whole(folder)
         yield folder / "conn.09:00:00-10:00:00.log"
 
-    monkeypatch.setattr(zeek_logs, "files_below", listed_earlier)
+    monkeypatch.setattr(names, "files_below", listed_earlier)
     line = refused(cmdana, "train", "--out", "m.safetensors", "--force", "logs")
-    assert "conn.09:00:00-10:00:00.log: it is gone, rotated away? try again" in line
+    assert (
+        "conn.09:00:00-10:00:00.log: cannot be read: No such file or directory: it is gone, rotated away? try again"
+        in line
+    )
 
 
 @pytest.mark.parametrize(

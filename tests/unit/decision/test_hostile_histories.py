@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config, Incident
 from cmdana_plugin.decision.judge import Judge
-from cmdana_plugin.decision.verdict import Notice
+from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.detector import site_history
 from cmdana_plugin.detector.cross_modal import CrossModal, load_detector
 from cmdana_plugin.detector.site_history import COMPONENT, WithSiteHistory, share_of
@@ -87,7 +87,12 @@ class Course:
 
     def told(self, hosts: set[str]) -> set[tuple[str, str]]:
         """The kinds of notices about these hosts."""
-        return {(n.note, h) for n in self.notices for h in (n.src, n.dst) if h in hosts}
+        about = [
+            (n.note, [n.incident.host] if n.incident else [n.verdict.orig_h, n.verdict.resp_h])
+            for n in self.notices
+            if n.verdict
+        ]
+        return {(note, h) for note, some in about for h in some if h in hosts}
 
 
 def judged(judge: Judge, windows: Windows) -> Course:

@@ -38,7 +38,7 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
     used = {d.lower().replace("_", "-") for name in imported() for d in of.get(name, [name])[:1]}
     needed = distributions(PROJECT["dependencies"])
     optional = distributions(
-        [r for part in ("pyshark", "evaluate") for r in PROJECT["optional-dependencies"][part]]
+        [r for part in ("pyshark", "evaluate", "parquet") for r in PROJECT["optional-dependencies"][part]]
     )
     assert needed <= used
     assert used <= needed | optional

@@ -16,9 +16,7 @@ MOST_LINES: Final = 600
 MOST_ENTRIES: Final = 16
 
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
-LONG: Final = {
-    "feature_extractors.readers.zeek_logs": "every stream of Zeek's logs back to windows",
-}
+LONG: Final[dict[str, str]] = {}
 # Rooms above `MOST_ENTRIES`.
 WIDE: Final = {"feature_extractors.content.analyzers": "a module for each protocol"}
 UNSEEN: Final = (".so", ".typed")  # what compiling leaves, and the mark that annotations are to be read

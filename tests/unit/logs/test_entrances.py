@@ -31,6 +31,7 @@ from feature_extractors.errors import CmdanaError, RecordError
 from feature_extractors.extract import Extractor
 from feature_extractors.frames import MAX_SECONDS
 from feature_extractors.observations import Windows
+from feature_extractors.readers.dialects.lines import PassedOver
 from feature_extractors.readers.native import NativeReader
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
@@ -174,7 +175,7 @@ def sound(value: object) -> bool:
 def rows_of(path: Path) -> list[Any]:
     """What `read_rows` and `ZeekLogs` make of a log."""
     try:
-        rows = list(read_rows(path, skipped=Counter()))
+        rows = list(read_rows(path, passed=PassedOver()))
     except RecordError:
         rows = []
     blocks: list[Windows] = []
@@ -258,9 +259,9 @@ def test_a_json_row_that_zeek_cannot_have_written_is_counted_by_reason(
 ) -> None:
     path = tmp_path / "notice.log"
     path.write_text('{"ts":1.0}\n' + line + '\n{"ts":2.0}\n', encoding="utf-8")
-    skipped: Counter[str] = Counter()
-    assert [number(row, "ts") for row in read_rows(path, skipped=skipped)] == [1.0, 2.0]
-    assert skipped == {reason: 1}
+    skipped = PassedOver()
+    assert [number(row, "ts") for row in read_rows(path, passed=skipped)] == [1.0, 2.0]
+    assert skipped.by_file == {str(path): {reason: 1}}
 
 
 @pytest.mark.parametrize(
@@ -280,9 +281,9 @@ def test_a_tsv_row_that_zeek_cannot_have_written_is_counted_by_reason(
 ) -> None:
     path = tmp_path / "conn.log"
     path.write_text(f"#fields\tts\tx\n#types\ttime\t{kind}\n1.0\t-\n2.0\t{cell}\n3.0\t-\n", encoding="utf-8")
-    skipped: Counter[str] = Counter()
-    assert [number(row, "ts") for row in read_rows(path, skipped=skipped)] == [1.0, 3.0]
-    assert skipped == {reason: 1}
+    skipped = PassedOver()
+    assert [number(row, "ts") for row in read_rows(path, passed=skipped)] == [1.0, 3.0]
+    assert skipped.by_file == {str(path): {reason: 1}}
 
 
 def test_a_time_in_words_past_the_last_year_is_carried_as_a_number(tmp_path: Path) -> None:
@@ -321,11 +322,11 @@ def test_types_nested_three_thousand_deep_and_an_empty_separator_are_read(tmp_pa
 
 
 def test_rows_are_held_up_to_a_number_of_bytes_and_the_others_counted() -> None:
-    skipped: Counter[str] = Counter()
+    skipped = PassedOver()
     held = Held(skipped)
     kept = sum(held.add({"msg": "m" * 1_000_000}) for _ in range(200))
     assert kept == len(held.rows) < 135
-    assert skipped == {"more than 128 MiB of rows at once": 200 - kept}
+    assert skipped.by_file == {"all": {"more than 128 MiB of rows at once": 200 - kept}}
 
 
 # Times in words

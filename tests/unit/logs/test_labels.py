@@ -78,7 +78,7 @@ def test_labels_keep_their_captures_apart(tmp_path: Path) -> None:
         (HEADER.encode(), "holds no label"),
         (
             HEADER.encode() + b",C,soon,tcp,1.1.1.1,1,2.2.2.2,2,benign,,,\n",
-            ":2: could not convert string to float: 'soon'",
+            ":2: ts: found 'soon'; expected seconds since the epoch",
         ),
         (
             HEADER.encode() + b",C,1,tcp,1.1.1.1,1,2.2.2.2,2,bad,,,\n",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from cmdana_plugin.logs.notices import (
 from cmdana_plugin.logs.old_notices import old_notice
 from cmdana_plugin.logs.reader import read_rows
 from cmdana_plugin.logs.streams import NOTICE, NOTICE_FIELDS, LogWriter
+from feature_extractors.readers import PassedOver
 
 V = madeup.verdict(
     madeup.START, 1, "10.0.0.5", "192.0.2.1", 443, "ssl", 1e-4, ("one thing", "another, and more")
@@ -156,7 +156,7 @@ history foretells in 53%; calibrate or train again if this is the new normal\t-\
 
 def test_a_log_that_holds_words_only_is_read_with_the_fields_of_today(tmp_path: Path) -> None:
     (tmp_path / "notice.log").write_text(OLD)
-    rows = list(read_notices(tmp_path / "notice.log", Counter()))
+    rows = list(read_notices(tmp_path / "notice.log", PassedOver()))
     fields = [
         {name.removeprefix("cmdana."): v for name, v in row.items() if name.startswith("cmdana.")}
         for row in rows

@@ -2,17 +2,16 @@
 
 import contextlib
 import gzip
-import io
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmdana_plugin.logs.reader import find_logs, number, parse_rows, read_rows, text, texts
+from cmdana_plugin.logs.reader import find_logs, number, read_rows, text, texts
 from feature_extractors.errors import RecordError
+from feature_extractors.readers.dialects.lines import LogLines, PassedOver
 
 HEADER = (
     "#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n#path\tx\n"
@@ -93,13 +92,10 @@ def test_escapes_are_undone_and_bytes_that_are_no_text_stay_visible(
 
 BROKEN = [
     (HEADER + "1.0\tC1\n", "a line of 2 fields; the header names 6", "fields do not match the header"),
-    (
-        HEADER + ROW.replace("1.5", "soon"),
-        "could not convert string to float",
-        "fields do not match the header",
-    ),
+    (HEADER + ROW.replace("1.5", "soon"), "no time, or one out of range", "no time, or one out of range"),
+    (HEADER + ROW.replace("7", "many"), "invalid literal", "fields do not match the header"),
     ('{"ts": }\n', "no record", "no JSON record"),
-    ('{"ts": "soon"}\n', "soon", "no JSON record"),
+    ('{"ts": "soon"}\n', "no time", "no time, or one out of range"),
     ("{" * 100_000 + "\n", "no record", "no JSON record"),
 ]
 
@@ -112,26 +108,26 @@ def test_a_line_that_is_no_record_is_named_or_counted(
     with pytest.raises(RecordError, match=r"x\.log: found a line that is no record") as error:
         list(read_rows(path))
     assert message in str(error.value)
-    skipped: Counter[str] = Counter()
-    assert list(read_rows(path, skipped=skipped)) == []
-    assert skipped == {reason: 1}
+    skipped = PassedOver()
+    assert list(read_rows(path, passed=skipped)) == []
+    assert skipped.by_file == {str(path): {reason: 1}}
 
 
-@pytest.mark.parametrize("skipped", [None, Counter()])
+@pytest.mark.parametrize("skipped", [None, PassedOver()])
 def test_a_file_of_another_kind_is_refused_even_where_broken_lines_are_counted(
-    tmp_path: Path, skipped: Counter[str] | None
+    tmp_path: Path, skipped: PassedOver | None
 ) -> None:
     for name, content, message in [
         ("x.log", b"Nov 22 00:00:00 host syslog: hello\n", "no Zeek log"),
-        ("y.log.gz", b"plain\n", "no gzip file"),
-        ("z.log", b"#fields\ta\tb\n#types\tcount\n1\t2\n", "found 1 types for 2 fields"),
+        ("y.log.gz", b"plain\n", "no Zeek log"),
+        ("z.log", b"#fields\ta\tb\n#types\tcount\n1\t2\n", "found 1 #types, expected 2"),
     ]:
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(RecordError, match=message):
-            list(read_rows(path, skipped=skipped))
+            list(read_rows(path, passed=skipped))
     with pytest.raises(RecordError, match="cannot be read: No such file"):
-        list(read_rows(tmp_path / "gone.log", skipped=skipped))
+        list(read_rows(tmp_path / "gone.log", passed=skipped))
 
 
 def test_a_gzip_file_that_ends_early_gives_what_came_before(tmp_path: Path) -> None:
@@ -142,9 +138,9 @@ def test_a_gzip_file_that_ends_early_gives_what_came_before(tmp_path: Path) -> N
     whole = gzip.compress((HEADER + rows).encode())
     path = tmp_path / "x.log.gz"
     path.write_bytes(whole[: len(whole) // 2])
-    skipped: Counter[str] = Counter()
-    assert 0 < len(list(read_rows(path, skipped=skipped))) < 20_000
-    assert skipped == {"gzip file ends early": 1}
+    skipped = PassedOver()
+    assert 0 < len(list(read_rows(path, passed=skipped))) < 20_000
+    assert skipped.by_file == {str(path): {"compressed file ends early": 1, "half-written last line": 1}}
     with pytest.raises(RecordError, match="ends early"):
         list(read_rows(path))
 
@@ -184,7 +180,12 @@ def test_whatever_the_lines_are_only_record_errors_are_raised(lines: list[str], 
     start = '{"ts": 1.0}\n' if json_rows else HEADER + ROW
     found = []
     with contextlib.suppress(RecordError):
-        for row in parse_rows(io.StringIO(start + text_of), "x", skipped=Counter()):
+        lines = LogLines("x", "x", PassedOver())
+        for line in (start + text_of).encode().split(b"\n"):
+            told = lines.receive(line)
+            if told is None:
+                continue
+            row = told[1]
             found.append(row)
             number(row, "ts")
             texts(row, "tags")

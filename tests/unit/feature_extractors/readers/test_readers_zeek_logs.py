@@ -23,7 +23,7 @@ from feature_extractors.observations import (
     Windows,
     concat,
 )
-from feature_extractors.readers import zeek_logs
+from feature_extractors.readers.dialects import entries
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
 CONN_TYPES = {
@@ -308,7 +308,7 @@ def test_at_most_so_many_entries_of_a_connection_are_kept(tmp_path: Path) -> Non
 def test_entries_that_wait_in_vain_are_bounded_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zeek_logs, "_MAX_PENDING", 2)
+    monkeypatch.setattr(entries, "_MAX_PENDING", 2)
     (tmp_path / "conn.log").write_text(as_json(conn("C9")))
     (tmp_path / "dns.log").write_text(as_json(*(conn(f"C{i}", query="x") for i in range(5))))
     windows, counts = read(tmp_path)
@@ -318,7 +318,7 @@ def test_entries_that_wait_in_vain_are_bounded_and_counted(
 def test_entries_that_wait_are_bounded_in_bytes_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zeek_logs, "_MAX_WAITING", 250_000)
+    monkeypatch.setattr(entries, "_MAX_WAITING", 250_000)
     (tmp_path / "conn.log").write_text(as_json(*(conn(f"C{i}") for i in range(5))))
     (tmp_path / "dns.log").write_text(as_json(*(conn(f"C{i}", query="x" * 100_000) for i in range(5))))
     windows, counts = read(tmp_path)
