@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cmdana_plugin.config import Config, Logs
-from cmdana_plugin.replay.convert import convert
+from cmdana_plugin.replay.conversion import convert
 
 DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
 OWN = {"uid", "uids", "fuid", "fuids", "orig_fuids", "resp_fuids"}  # ids are each one's own

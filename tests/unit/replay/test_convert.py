@@ -12,7 +12,7 @@ import spoken
 from cmdana_plugin.config import Config, Logs
 from cmdana_plugin.logs.reader import read_rows
 from cmdana_plugin.logs.streams import LogError
-from cmdana_plugin.replay.convert import convert
+from cmdana_plugin.replay.conversion import convert
 from cmdana_plugin.replay.embedded import prepared
 from feature_extractors.errors import CaptureError
 
