@@ -134,8 +134,6 @@ class Endpoint(_Table):
     reconnect_max: Seconds = 30.0
     counts_seconds: Annotated[float, Field(ge=0)] = 60.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    sniff: str = ""
-    sniff_connections: Annotated[int, Field(ge=1, le=10_000_000)] = 65_536
 
 
 class Zeek(_Table):

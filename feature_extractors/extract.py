@@ -150,21 +150,6 @@ class Extractor:
             self._backwards += int((ts < np.maximum(latest, self._latest)).sum())
         self._latest = max(self._latest, float(latest[-1]))
 
-    def peek(self, connections: Connections) -> Windows:
-        """Those of the given connections that are open, as they are now; they go on as if nobody had looked.
-
-        A connection is known by its addresses, ports and protocol, so that an earlier or later one may be found.
-        """
-        hosts = np.concatenate([connections.orig_h, connections.resp_h], axis=1).view(">i8").astype(np.int64)
-        ports = np.stack([connections.orig_p, connections.resp_p], axis=1).astype(np.int64)
-        protos = connections.ip_proto.astype(np.int64)
-        at, parts = 0, []
-        while True:
-            at = tracker.peek(self._state, hosts, ports, protos, at)
-            parts.append(self._drain(np.zeros(0, np.uint8)))
-            if at == len(protos):
-                return _joined(parts)
-
     def finish(self) -> Windows:
         """All connections still open end now, as they do in Zeek when it stops. Raises as `ending` does."""
         return _joined(list(self.ending()))

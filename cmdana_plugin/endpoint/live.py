@@ -23,14 +23,13 @@ from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
-from feature_extractors import CaptureError, CmdanaError, Counts, Windows
+from feature_extractors import CmdanaError, Counts, Windows
 from feature_extractors.features import Encoded, encoded, load_schema
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
     from cmdana_plugin.decision import Judge, Judged
     from cmdana_plugin.detector import Detector
-    from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
 
 VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
@@ -65,7 +64,6 @@ class Live:
         transport: Transport,
         tell: Callable[[str], None],
         *,
-        sniffed: Sniffed | None = None,
         secret: bytes | None = None,
         keep: Callable[[Windows], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +80,6 @@ class Live:
         self.counts = Counts()
         self.odd = self.notices = 0  # verdicts that are not benign, and notices
         self.aligner = Aligner()
-        self._sniffed = sniffed
         self._keep = keep
         self._schema = load_schema()
         self.inbox = Inbox(settings.queue_records, self.counts, settings.queue_bytes)
@@ -131,8 +128,6 @@ class Live:
             self.counts, self.session.counts, self.aligner.counts, self.drain.counts, self._seal.counts,
         ):  # fmt: skip
             total.update(counts.by_reason)
-        if self._sniffed is not None:
-            total.update(self._sniffed.counts.by_reason)
         if self._judge.decider.forgotten:
             total["hosts_forgotten"] = self._judge.decider.forgotten
         return dict(total)
@@ -171,8 +166,6 @@ class Live:
 
     def _encoded(self, received: Sequence[Received]) -> Encoded:
         windows = self.aligner.receive(self.session.receive(received))
-        if self._sniffed is not None:
-            windows = self._sniffed.complete(windows)
         self._keep(windows)
         return encoded(windows, self._schema)
 
@@ -235,7 +228,7 @@ def run(
     one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
-    an interface that cannot be listened on, a secret that is not there or that others can read.
+    a secret that is not there or that others can read.
     """
     from cmdana_plugin.endpoint.metrics import Numbers, serve
 
@@ -253,11 +246,7 @@ def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT)
-    sniffer = _sniffer(settings.endpoint, tell) if settings.endpoint.sniff else None
-    live = Live(
-        settings.endpoint, judge, transport, tell, sniffed=sniffer.sniffed if sniffer else None, secret=secret,
-        keep=keep,
-    )  # fmt: skip
+    live = Live(settings.endpoint, judge, transport, tell, secret=secret, keep=keep)
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -271,8 +260,6 @@ def run(
     stop = threading.Event()
     before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        if sniffer is not None:
-            sniffer.start()
         live.start()
         every = 0.0 if quiet else settings.endpoint.counts_seconds
         due = time.monotonic() + every
@@ -288,8 +275,6 @@ def run(
             pass
         live.leave()
     finally:
-        if sniffer is not None:
-            sniffer.stop()
         for which, handler in before.items():
             signal.signal(which, handler)
         if stop_metrics is not None:
@@ -329,17 +314,6 @@ def _warm_up(detector: Detector, settings: Config) -> None:
     windows = encoded(Aligner().receive([decode_batch(sample())]), load_schema())
     for judged in Judge(detector, settings).judged([windows]):
         detector.explain(windows, detector.receive(windows), np.arange(len(judged.verdicts)))
-
-
-def _sniffer(endpoint: Endpoint, tell: Callable[[str], None]) -> Sniffer:
-    from cmdana_plugin.endpoint.sniffed import Sniffed, Sniffer
-    from feature_extractors.readers import ScapySniffer
-
-    try:
-        reader = ScapySniffer(endpoint.sniff)
-    except CaptureError as error:
-        raise CmdanaError(f"[endpoint] sniff: {error}") from None
-    return Sniffer(reader, Sniffed(endpoint.sniff_connections, reader.counts), reader.stop, tell)
 
 
 def _printable(line: str) -> str:

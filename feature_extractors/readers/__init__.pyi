@@ -23,5 +23,4 @@ from .dialects.parquet import is_parquet as is_parquet
 from .folders import files_below as files_below
 from .in_order import first_frame as first_frame
 from .in_order import in_order as in_order
-from .scapy_reader import ScapySniffer as ScapySniffer
 from .zeek_logs import ZeekLogs as ZeekLogs

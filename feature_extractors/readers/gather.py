@@ -20,22 +20,21 @@ class RawFrame(NamedTuple):
     link: int  # LINKTYPE number
 
 
-def gather(frames: Iterable[RawFrame | None], counts: Counts) -> Iterator[FrameBlock]:
-    """The frames in blocks of bounded size; `None` among them says that none may come for a while."""
+def gather(frames: Iterable[RawFrame], counts: Counts) -> Iterator[FrameBlock]:
+    """The frames in blocks of bounded size."""
     held: list[RawFrame] = []
     size = 0
     for frame in frames:
-        if frame is not None:
-            if not frame.data or frame.length == 0:
-                counts.add("empty_frame")
-                continue
-            if not abs(frame.ts) <= MAX_SECONDS:
-                counts.add("time_out_of_range")
-                continue
-            counts.add("captured_over_length", len(frame.data) > frame.length)
-            held.append(frame)
-            size += len(frame.data)
-        if held and (frame is None or size >= _BLOCK_BYTES or len(held) == _BLOCK_FRAMES):
+        if not frame.data or frame.length == 0:
+            counts.add("empty_frame")
+            continue
+        if not abs(frame.ts) <= MAX_SECONDS:
+            counts.add("time_out_of_range")
+            continue
+        counts.add("captured_over_length", len(frame.data) > frame.length)
+        held.append(frame)
+        size += len(frame.data)
+        if size >= _BLOCK_BYTES or len(held) == _BLOCK_FRAMES:
             yield _block(held)
             held = []
             size = 0

@@ -1,4 +1,4 @@
-"""scapy's raw readers and its sniffing socket as readers of frames; scapy dissects nothing here.
+"""scapy's raw readers as readers of frames; scapy dissects nothing here.
 
 scapy knows less of pcapng than our own reader: it ignores if_tsoffset and the byte order and interfaces of further
 sections, and it knows neither Kuznetzov's pcap nor pcap before version 2.4.
@@ -6,12 +6,8 @@ sections, and it knows neither Kuznetzov's pcap nor pcap before version 2.4.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
-import socket
-import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -24,17 +20,6 @@ from feature_extractors.readers.source import Source, is_live, label, open_sourc
 
 _BUFFER: Final = 256 * 1024
 _MAX_READ: Final = 16 * 1024 * 1024  # bytes that no record reaches
-_WAIT: Final = 0.5  # seconds for which live frames wait for more to come
-_RECEIVE_BUFFER: Final = 16 * 1024 * 1024  # bytes of frames that the kernel holds for us
-# Linux: asm-generic/socket.h and linux/if_packet.h
-_SO_RCVBUFFORCE, _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 33, 263, 6, 23
-_LINKS: Final = {
-    "Ether": 1,
-    "IP": 101,
-    "IPv6": 101,
-    "CookedLinux": 113,
-    "Loopback": 0,
-}  # scapy's layer, LINKTYPE
 
 
 class ScapyReader:
@@ -109,62 +94,6 @@ class ScapyReader:
         whole, fraction = divmod(ticks, meta.tsresol)
         ts = seconds(whole, fraction, meta.tsresol)
         yield RawFrame(data, meta.wirelen, ts, meta.linktype)
-
-
-class ScapySniffer:
-    """Frames of a live interface in blocks, at most half a second old, until `stop`."""
-
-    def __init__(self, interface: str, bpf: str = "") -> None:
-        """Raises `CaptureError` where the interface cannot be listened on: no such one, or no permission."""
-        _require_scapy()
-        import scapy.arch  # sets conf.L2listen for this system
-        import scapy.layers.inet6  # noqa: F401  # names the link layers of interfaces
-        from scapy.config import conf
-        from scapy.error import Scapy_Exception
-
-        self.counts = Counts()
-        self.once = True
-        self._stopped = False
-        try:
-            self._socket = conf.L2listen(iface=interface, filter=bpf or None)
-        except (OSError, ValueError, Scapy_Exception) as error:
-            raise CaptureError(f"cannot listen on interface {interface}: {error}") from error
-        with contextlib.suppress(OSError):  # scapy's own 64 KiB is a burst of forty frames
-            self._socket.ins.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        if interface == conf.loopback_name:  # whose every frame goes out and comes in
-            self._socket.ins.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-
-    def __iter__(self) -> Iterator[FrameBlock]:
-        return gather(self._frames(), self.counts)
-
-    def stop(self) -> None:
-        """Ends the iteration within half a second; may be called from a signal handler or another thread."""
-        self._stopped = True
-
-    def _frames(self) -> Iterator[RawFrame | None]:
-        flush = time.monotonic() + _WAIT
-        try:
-            while not self._stopped:
-                for ready in self._socket.select([self._socket], max(0.0, flush - time.monotonic())):
-                    layer, data, ts = ready.recv_raw(MAX_FRAME)
-                    if not data:
-                        continue
-                    link = _LINKS.get(layer.__name__)
-                    if link is None:
-                        self.counts.add("unknown_link_type")
-                        continue
-                    yield RawFrame(data, len(data), time.time() if ts is None else float(ts), link)
-                if time.monotonic() >= flush:
-                    yield None
-                    self._count_drops()
-                    flush = time.monotonic() + _WAIT
-        finally:
-            self._socket.close()
-
-    def _count_drops(self) -> None:
-        with contextlib.suppress(OSError):
-            said = self._socket.ins.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-            self.counts.add("frames_dropped_by_kernel", struct.unpack("=II", said)[1])
 
 
 def _require_scapy() -> None:

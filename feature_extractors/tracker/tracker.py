@@ -25,7 +25,6 @@ from feature_extractors.tracker.rows import (
     FRAME_ROWS,
     MAX_SUBFRAMES,
     close,
-    emit,
     emit_early,
 )
 from feature_extractors.tracker.state import (
@@ -407,37 +406,6 @@ def finish(st: Any, order: Any, first: int) -> int:
         if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:
             break
         close(st, i64(order[i]), st.clock[0])
-        i += 1
-    return i
-
-
-@entry
-def peek(st: Any, hosts: Any, ports: Any, protos: Any, first: int) -> int:
-    """Writes a row, as it is now, for each of the given connections that is open; stops where the rows are full.
-
-    `hosts` [n, 4] and `ports` [n, 2]: the halves of both addresses, and both ports, the originator's first. Returns
-    the next connection to look for.
-    """
-    packet = st.packet[0]
-    i = first
-    while i < len(protos) and len(st.rows) - st.n[N_ROWS] >= FRAME_ROWS:
-        if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:
-            break
-        packet.src_hi, packet.src_lo = hosts[i, 0], hosts[i, 1]
-        packet.dst_hi, packet.dst_lo = hosts[i, 2], hosts[i, 3]
-        packet.src_p, packet.dst_p = ports[i, 0], ports[i, 1]
-        packet.proto = protos[i]
-        packet.one_way = 0
-        key_hash = hash_key(
-            st, packet.src_hi, packet.src_lo, packet.src_p, packet.dst_hi, packet.dst_lo, packet.dst_p,
-            packet.proto,
-        )  # fmt: skip
-        slot = find(st, packet, key_hash)
-        if slot == NONE and packet.proto in (ICMP, ICMP6):
-            packet.one_way = 1
-            slot = find(st, packet, key_hash)
-        if slot != NONE:
-            emit(st, slot, st.clock[0], 0)
         i += 1
     return i
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import SCRIPTS, WATCHED, Endpoint, Zeek, can_make_namespaces, inside, namespace, send, wait_for
+from rig import Endpoint, Zeek, can_make_namespaces, inside, namespace, send, wait_for
 
 from cmdana_plugin.endpoint.broker import bindings
 from cmdana_plugin.endpoint.transport import TransportError
@@ -152,24 +152,6 @@ def test_brokers_bindings_carry_the_same(ns: str, tmp_path: Path) -> None:
         zeek.stop(signal.SIGKILL)
     assert account(zeek, n, tally) == 0
     assert [r["sub"].split(";")[0] for r in lost_notices(zeek)] == ["it was stopped"]
-
-
-def test_packets_that_zeek_leaves_to_the_endpoint_are_sniffed_there(ns: str, tmp_path: Path) -> None:
-    zeek = Zeek(ns, tmp_path / "zeek", SCRIPTS / "sniffed-packets.zeek")
-    try:
-        endpoint = Endpoint(ns, tmp_path / "endpoint", config=f'[endpoint]\nsniff = "{WATCHED}"\n')
-        welcomed(endpoint)
-        sender = traffic(ns)
-        more_verdicts(zeek, "the first verdicts")
-        n = end(sender)
-        tally = settle(zeek, n)
-        assert endpoint.stop() == 0
-    finally:
-        zeek.stop(signal.SIGKILL)
-    assert account(zeek, n, tally) == 0
-    counted = {what: int(k) for k, what in re.findall(r"(\d+) (packets_\w+)", endpoint.said())}
-    assert counted == {"packets_sniffed": n}
-    assert all("packet" in row["modalities"] for row in zeek.rows("cmdana"))
 
 
 def test_a_killed_endpoint_is_noticed_and_its_successor_goes_on(

@@ -159,14 +159,6 @@ def test_another_topic_than_zeeks_is_named(ns: str, tmp_path: Path, side: str) -
     tried(ns, tmp_path, {}, f'topic_{side} = "another"\n', "connected, but no Zeek node answers")
 
 
-def test_an_interface_that_is_not_there_stops_the_endpoint(ns: str, tmp_path: Path) -> None:
-    endpoint = Endpoint(ns, tmp_path, config='[endpoint]\nsniff = "absent0"\n')
-    assert endpoint.process.wait(60) != 0
-    assert "[endpoint] sniff: " in endpoint.said()
-    assert "absent0" in endpoint.said()
-    assert "Traceback" not in endpoint.said()
-
-
 @pytest.mark.parametrize("listen", ["listen-websocket", "listen-broker"])
 def test_a_second_zeek_on_the_same_port_stops_with_the_name_of_the_option(
     ns: str, tmp_path: Path, listen: str

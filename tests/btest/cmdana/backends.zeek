@@ -6,6 +6,5 @@
 # @TEST-EXEC: zeek -a frameworks/cluster/backend/zeromq $CMDANA $CMDANA/listen-websocket.zeek >>out 2>&1
 # @TEST-EXEC: zeek -a $CMDANA $CMDANA/listen-broker.zeek >>out 2>&1
 # @TEST-EXEC: zeek -a $CMDANA/replay.zeek >>out 2>&1
-# @TEST-EXEC: zeek -a $CMDANA $CMDANA/sniffed-packets.zeek >>out 2>&1
 # @TEST-EXEC: zeek -a local $CMDANA >>out 2>&1
 # @TEST-EXEC: TEST_DIFF_CANONIFIER=$TEST_BASE/Scripts/canon btest-diff out

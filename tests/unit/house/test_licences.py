@@ -1,4 +1,4 @@
-"""scapy has a licence other than ours: its reader and sniffer alone import it, when used; all else goes without."""
+"""scapy has a licence other than ours: its reader alone imports it, when used; all else goes without."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def imported(node: ast.AST) -> set[str]:
     return found
 
 
-def test_the_reader_and_sniffer_alone_import_scapy() -> None:
+def test_the_reader_alone_imports_scapy() -> None:
     assert [p for p in SOURCES if "scapy" in imported(ast.parse(p.read_text()))] == [READER]
 
 
@@ -37,16 +37,14 @@ def test_it_is_imported_only_when_it_is_used() -> None:
     assert not any("scapy" in imported(n) for n in outside)
 
 
-def test_where_it_was_left_out_its_reader_and_sniffer_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from feature_extractors.readers.scapy_reader import ScapyReader, ScapySniffer
+def test_where_it_was_left_out_its_reader_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from feature_extractors.readers.scapy_reader import ScapyReader
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "scapy"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(CaptureError, match="scapy is not installed"):
         ScapyReader(ROOT / "tests/traces/demo/demo.pcap.gz")
-    with pytest.raises(CaptureError, match="scapy is not installed"):
-        ScapySniffer("lo")
 
 
 def test_every_dependency_but_torch_has_its_hashes_and_the_version_of_the_constraints() -> None:
