@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TOOLS := .tools
 
-.PHONY: demo test lint lab lock sbom audit clean
+.PHONY: demo test test-slow test-all lint lab lock sbom audit clean
 
 # Every file is known by its hash but torch's, which is another one for each platform and processor; what torch asks
 # for is among the hashed ones. Nothing else is fetched while cmdana itself is built.
@@ -21,7 +21,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 demo: $(VENV)/.installed
 	$(BIN)/cmdana replay --force --out demo-out --labels tests/traces/demo/labels.csv tests/traces/demo/demo.pcap.gz
 
+# What takes long is marked `slow`: `make test` leaves it out, `make test-all` runs everything.
 test: $(VENV)/.installed
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/pytest -m slow
+
+test-all: $(VENV)/.installed
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed

@@ -13,6 +13,8 @@ import pytest
 
 from feature_extractors.confinement import confine
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TRACES = ROOT / "tests/traces"
 DEMO = TRACES / "demo/demo.pcap.gz"

@@ -16,6 +16,8 @@ from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.training.spool import Spool
 
+pytestmark = pytest.mark.slow
+
 START = 1_763_769_600.0
 STEP = 5.0  # seconds of network time from connection to connection
 

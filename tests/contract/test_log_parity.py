@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from shared_data import FOLDER, members
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SERVICE = 0.99  # share of connections with Zeek's service
 EQUAL = 0.97  # share of equal values in all fields of a log

@@ -25,6 +25,8 @@ from cmdana_plugin.logs.notices import sub_message
 from feature_extractors.addresses import address_texts
 from feature_extractors.observations import CONN_STATES, Stage, Windows, concat, take
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
 CONNECTIONS = 1200  # a scan is among them
 BATCH = 100

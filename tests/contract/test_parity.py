@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 from shared_data import FOLDER, members
 
+pytestmark = pytest.mark.slow
+
 MATCHED = 0.995  # share of Zeek's connections that we have too
 EQUAL = 0.99  # share of these that have the same value in each field
 TRACKED = (

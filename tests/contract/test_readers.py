@@ -140,6 +140,7 @@ def test_scapy_and_our_own_reader_agree_on_real_captures(tmp_path: Path) -> None
     assert compared > 60
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not HAS_TSHARK, reason="needs tshark")
 def test_tshark_and_our_own_reader_agree_on_real_captures(tmp_path: Path) -> None:

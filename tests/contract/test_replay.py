@@ -71,6 +71,7 @@ def test_reasons_are_given_for_every_verdict_that_is_not_benign(
         assert sum(shares) == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_same_capture_gives_the_same_logs_byte_for_byte(
     replayed: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ BAD_INPUT = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "content", "arguments", "status", "says"), BAD_INPUT)
 def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
     name: str, content: bytes | None, arguments: list[str], status: int, says: str, tmp_path: Path

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "zeek"))
 from attack import write
 from endpoint import judge
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 STAND_IN = """#!{python}
 import os, sys

@@ -27,6 +27,8 @@ from feature_extractors.features import encoded, load_schema
 from feature_extractors.observations import PROTO_NAMES, Windows, concat, take
 from feature_extractors.readers.captures import open_capture
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).resolve().parents[2] / "traces" / "demo"
 SCHEMA = load_schema()
 PLACES = 1024  # for hosts; 131,072 as it ships

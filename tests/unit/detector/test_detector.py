@@ -55,6 +55,7 @@ def receive_in(checkpoint: Checkpoint, windows: Windows, size: int) -> list[Scor
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 255, 256, 257])
 def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoint, size: int) -> None:
     windows = office(300, seed=3, scan=30)
@@ -307,6 +308,7 @@ def long_taught() -> Checkpoint:
     return train([Recording("a", office(5200, seed=1)), Recording("b", office(5200, seed=2))], recipe=QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short", [True, False])
 def test_from_an_empty_state_too_the_rate_is_near_the_nominal_one(
     trained: Checkpoint, long_taught: Checkpoint, short: bool
@@ -352,6 +354,7 @@ def test_calibrating_on_other_calm_traffic_restores_the_rate(trained: Checkpoint
     assert 0.002 <= (p <= 0.01).mean() <= 0.03
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(trained: Checkpoint) -> None:
     again = quick()
     assert all(np.array_equal(v, trained.network[k]) for k, v in again.network.items())

@@ -10,6 +10,8 @@ from small_model import small_checkpoint
 from benchmarks.fuzz_models import Judge, Mutator
 from cmdana_plugin.detector import checkpoint as checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:

@@ -17,6 +17,8 @@ from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.seal import sealed_by_zeek
 from cmdana_plugin.endpoint.wire import Event
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("trusting", [True, False])
 def test_a_hostile_value_in_any_place_of_any_message_is_borne(trusting: bool) -> None:

@@ -216,6 +216,7 @@ def test_what_was_found_makes_a_page_that_says_who_wins(tmp_path: Path) -> None:
         write_page({}, page)
 
 
+@pytest.mark.slow
 def test_a_split_is_measured_from_training_to_incidents_and_kept(tmp_path: Path) -> None:
     pytest.importorskip("lightgbm")
     split = Split([recording(1)], [recording(5)], [recording(2), recording(6)])

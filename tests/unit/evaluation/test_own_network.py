@@ -68,6 +68,7 @@ def test_the_past_moves_the_state_and_counts_for_nothing() -> None:
     assert len(whole.windows) == 1200 + 20
 
 
+@pytest.mark.slow
 def test_a_recording_is_learned_and_judged_from_a_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.csv").write_text(PLAN)
     (tmp_path / "demo").symlink_to(DEMO)

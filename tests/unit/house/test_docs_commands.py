@@ -148,6 +148,7 @@ def material(folder: Path, capture: Path, rows: list[dict[str, str]]) -> None:
         labelled(folder / name / "labels.csv", rows, [""])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_the_commands_of_the_page_do_what_it_says(
     page: str,

@@ -11,6 +11,8 @@ import pytest
 from benchmarks.lab import check
 from benchmarks.lab.scenario import LabError
 
+pytestmark = pytest.mark.slow
+
 HOSTS = 20
 PER_HOST = 40  # connections, every fourth an attack
 DEMO = Path(__file__).parents[2] / "traces" / "demo"

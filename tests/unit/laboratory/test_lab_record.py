@@ -21,6 +21,7 @@ MISSING = [tool for tool in NEEDED if shutil.which(tool, path=net.search_path())
 ROOT = Path(__file__).parents[3]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory makes network namespaces: needs root"),
     pytest.mark.skipif(bool(MISSING), reason=f"the laboratory's programs are missing: {', '.join(MISSING)}"),

@@ -46,6 +46,7 @@ def weights(checkpoint: Checkpoint) -> np.ndarray:
     return np.concatenate([w.ravel() for w in checkpoint.network.values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_at", [0.2, 0.5, 0.9])
 def test_an_interrupted_training_goes_on_and_comes_to_nearly_the_same(tmp_path: Path, cut_at: float) -> None:
     keep = tmp_path / "m.training"

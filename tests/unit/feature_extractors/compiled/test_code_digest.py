@@ -208,6 +208,7 @@ print(len(extract([udp(ts=n / 100) for n in range(40)], content=False)[0].packet
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # the tracker is compiled again, and first where no earlier test has needed it
 def test_the_tracker_keeps_fewer_packets_once_it_is_told_so(copied: Path) -> None:
     """The smallest case: 32 made 8 in another module than the tracker's, beside a cache that holds the code for 32."""

@@ -78,6 +78,7 @@ def odd_cell(rng: random.Random, name: str) -> str:
     return rng.choice(NUMBERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("as_json", [False, True])
 def test_odd_cells_mean_the_same_in_columns(

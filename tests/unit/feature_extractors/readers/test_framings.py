@@ -19,7 +19,7 @@ def test_what_tshark_reads_is_read(name: str) -> None:
     for block in open_capture(FRAMINGS / f"{name}.pcap"):
         ends.append(extractor.receive(block).connections)
     ends.append(extractor.finish().connections)
-    services = sorted(service for c in ends for service in c.service.tolist())
+    services = sorted(service for c in ends for service in c.service)
     ports = sorted(int(port) for c in ends for port in c.resp_p)
     assert (services, ports) == (["dns", "http"], [53, 80])
     assert not extractor.counts.by_reason

@@ -221,6 +221,7 @@ def test_a_compressed_capture_is_read_as_it_is(packed: str, tmp_path: Path) -> N
     assert read(PACKED[packed](make.pcap(make.frames(50))), tmp_path) == (make.frames(50), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", ["gzip", "bzip2", "xz"])
 def test_a_compressed_capture_cut_short_or_damaged_yields_what_came_before(
     packed: str, tmp_path: Path

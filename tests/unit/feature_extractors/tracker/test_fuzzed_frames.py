@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import fuzzed_frames
+import pytest
+
+pytestmark = pytest.mark.slow
 
 TRACES = Path(fuzzed_frames.__file__).parent
 KEPT = (TRACES / "fuzzed_frames.txt").read_text()

@@ -181,6 +181,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ATTACKS)
 @pytest.mark.parametrize("port", [21, 22, 25, 80, 110, 139, 143, 443, 1080, 3306, 5222, 6667, 9999])
 def test_floods_on_any_port_end(what: str, port: int) -> None:
