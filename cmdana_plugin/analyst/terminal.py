@@ -23,7 +23,7 @@ from feature_extractors.readers import PassedOver
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
     from cmdana_plugin.doctor import Finding
-    from cmdana_plugin.logs import Found
+    from cmdana_plugin.logs import Found, Rewritten
     from cmdana_plugin.replay import Summary
 
 _FILE_COLUMNS = 140  # columns where the output is no terminal
@@ -185,6 +185,22 @@ def converted_object(s: Summary) -> Mapping[str, object]:
     return {
         "captures": s.captures, "frames": s.frames, "bytes": s.bytes, "connections": s.connections,
         "undecoded": dict(s.undecoded), "logs": s.logs,
+    }  # fmt: skip
+
+
+def rewritten(done: Rewritten) -> None:
+    """Prints what was written of logs."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+    rows = ", ".join(f"{stream} {n:,}" for stream, n in done.rows.items())
+    console.print(escape(printable(f"rows: {rows}", 4000)))
+    console.print(escape(printable(f"logs: {', '.join(done.logs)}", 4000)))
+
+
+def rewritten_object(done: Rewritten) -> Mapping[str, object]:
+    """The same as an object for `--json`, with what was passed over."""
+    return {
+        "files": done.files, "rows": done.rows, "logs": done.logs, "refused": done.refused,
+        "passed_over": done.passed.object(),
     }  # fmt: skip
 
 

@@ -158,31 +158,50 @@ def replay(
 
 
 @app.command(
-    short_help="Write the Zeek logs of captures, without judging them.",
+    short_help="Write Zeek logs of captures, or of other logs, without judging.",
     epilog="Example: cmdana convert incident.pcap --to json --out logs/",
 )
 def convert(
-    captures: Annotated[
-        list[str], typer.Argument(help="Captures (pcap, pcapng, gz), folders, or - for stdin.")
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CAPTURES_OR_LOGS",
+            help="Captures (pcap, pcapng, gz), Zeek logs, folders, or - for stdin.",
+        ),
     ],
-    to: Annotated[Literal["tsv", "json"], typer.Option("--to", help="Format of the logs.")] = "tsv",
+    to: Annotated[
+        Literal["tsv", "json", "parquet"], typer.Option("--to", help="Format of the logs.")
+    ] = "tsv",
     out: Annotated[Path, typer.Option("--out", help="Folder for the logs.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite logs that are already there.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write conn.log and every application's log of captures, as Zeek does; nothing is judged."""
+    """Write conn.log and every application's log of captures, as Zeek does; or write logs anew, one for each stream."""
     settings = configured(config).config
-    settings = settings.model_copy(
-        update={"logs": settings.logs.model_copy(update={"format": to, "streams": "all"})}
-    )
-    say_if_it_compiles("tracker")
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import convert as write_logs
     from cmdana_plugin.replay import embedded as offline
+    from cmdana_plugin.replay import told_apart
 
+    captures, logs = told_apart(what)
+    if logs:
+        from cmdana_plugin.logs import rewrite
+        from cmdana_plugin.logs import tell as tell_passed
+
+        with offline.prepared(out, force), show.steps(quiet=as_json) as steps:
+            done = rewrite(logs, out, to, steps, over=force)
+        for line in done.refused:
+            tell(line)
+        tell_passed(done.passed)
+        if as_json:
+            print(json.dumps(show.rewritten_object(done)))
+        else:
+            show.rewritten(done)
+        return
+    say_if_it_compiles("tracker")
     with offline.prepared(out, force), show.progress(quiet=as_json) as progress:
-        summary = write_logs(offline.sources(captures), out, settings, progress)
+        summary = write_logs(captures, out, settings, progress, to=to)
     if as_json:
         print(json.dumps(show.converted_object(summary)))
     else:

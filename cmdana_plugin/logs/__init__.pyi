@@ -24,6 +24,10 @@ from .reader import read_rows as read_rows
 from .reader import tell as tell
 from .reader import text as text
 from .reader import texts as texts
+from .rewriting import Rewritten as Rewritten
+from .rewriting import To as To
+from .rewriting import Written as Written
+from .rewriting import rewrite as rewrite
 from .row_lines import Lines as Lines
 from .row_lines import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA

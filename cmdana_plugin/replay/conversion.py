@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.logs import CONN, Lines, LocalNets, conn_lines
-from cmdana_plugin.replay.embedded import Logs, application_lines, extract
+from cmdana_plugin.logs import APPLICATION, CONN, Format, Lines, LocalNets, To, Written, conn_lines
+from cmdana_plugin.replay.embedded import application_lines, extract, sources
 from cmdana_plugin.replay.summary import Summary
-from feature_extractors import Windows
+from feature_extractors import CaptureError, RecordError, Windows
+from feature_extractors.readers import (
+    PassedOver,
+    begins_as_capture,
+    is_parquet,
+    log_files,
+    may_be_log,
+    named_stream,
+    records,
+)
 
 if TYPE_CHECKING:
     from cmdana_plugin.replay.extraction_process import Part
@@ -21,20 +31,28 @@ def convert(
     out: Path,
     config: Config,
     progress: Callable[[Summary], None] = lambda _: None,
+    *,
+    to: To | None = None,
 ) -> Summary:
-    """Writes conn.log and every application's log of the captures to `out`, in the format of `config.logs`.
+    """Writes conn.log and every application's log of the captures to `out`, in the format of `config.logs` or `to`.
 
     Raises `CaptureError` or `LogError`; then nothing is left in `out`.
     """
     from cmdana_plugin.replay.extraction_process import Beside  # and numba, for which a process is forked
 
     summary = Summary([str(c) for c in captures])
+    to = config.logs.format if to is None else to
+    crossing: Format = "json" if to == "parquet" else to  # how lines come from the other process
+    logs_of = config.logs.model_copy(update={"format": crossing})
+    config = config.model_copy(update={"logs": logs_of})
+    logs = Written(out, to)
     blocks = Beside(lambda: _extracted(captures, config))
     try:
-        logs = Logs(out, config.logs.format, (CONN,))
         try:
+            logs.log(CONN)
             for _, numbers, lines in blocks:
-                logs.write(lines)
+                for stream, first, last, data in lines:
+                    logs.log(CONN if stream == "conn" else APPLICATION[stream]).write_lines(data, first, last)
                 summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
                 summary.connections = numbers.pop("connections")
                 summary.undecoded.update(numbers)
@@ -45,7 +63,49 @@ def convert(
     finally:
         blocks.close()
     summary.logs = logs.close()
+    if unfit := sum(logs.unfit().values()):
+        summary.undecoded["values_unset"] = unfit
     return summary
+
+
+def told_apart(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
+    """The captures among the files and folders named, or their Zeek logs: what is no log is taken to be a capture.
+
+    Raises `CaptureError` where there are both, and as `find_captures`.
+    """
+    captures: list[Path | str] = []
+    logs: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if name != "-" and path.is_dir():
+            found = [file for file in log_files(path) if not begins_as_capture(file)]
+            with suppress(CaptureError):
+                captures += sources([name])
+            if any(_is_log(file) for file in found):
+                logs.append(path)
+            elif not captures:
+                raise CaptureError(f"{name}: holds no capture and no Zeek log")
+        elif name != "-" and path.is_file() and not begins_as_capture(path) and _may_be_log(path):
+            logs.append(path)
+        else:
+            captures += sources([name])
+    if captures and logs:
+        raise CaptureError(
+            f"found captures ({captures[0]}) and logs ({logs[0]}); convert one kind at a time, by its files' names"
+        )
+    return captures, logs
+
+
+def _may_be_log(path: Path) -> bool:
+    return (may_be_log(path) and bool(named_stream(path.name))) or _is_log(path)
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a record can be read from it."""
+    try:
+        return next(records(path, PassedOver()), None) is not None
+    except RecordError:
+        return is_parquet(path)  # and no pyarrow, as reading it will say
 
 
 def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:

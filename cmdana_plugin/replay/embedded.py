@@ -81,7 +81,8 @@ def _refuse_logs(folder: Path, force: bool) -> None:
     there = [
         name
         for s in (CONN, CMDANA, NOTICE, *APPLICATION.values())
-        if (folder / (name := f"{s.path}.log")).exists()
+        for kind in ("log", "parquet")
+        if (folder / (name := f"{s.path}.{kind}")).exists()
     ]
     if there and not force:
         raise LogError(

@@ -1,7 +1,10 @@
+from .captures import begins_as_capture as begins_as_capture
 from .captures import find_captures as find_captures
 from .captures import open_capture as open_capture
 from .captures import open_captures as open_captures
 from .dialects.fields import NO_FIT as NO_FIT
+from .dialects.fields import TYPES as TYPES
+from .dialects.fields import flattened as flattened
 from .dialects.fields import seconds as seconds
 from .dialects.files import NO_LOG as NO_LOG
 from .dialects.files import SUMMARY as SUMMARY
@@ -15,6 +18,7 @@ from .dialects.lines import TOO_LONG as TOO_LONG
 from .dialects.lines import Layout as Layout
 from .dialects.lines import LogLines as LogLines
 from .dialects.lines import PassedOver as PassedOver
+from .dialects.lines import unescaped as unescaped
 from .dialects.names import is_summary as is_summary
 from .dialects.names import log_files as log_files
 from .dialects.names import may_be_log as may_be_log

@@ -84,7 +84,7 @@ def find_captures(paths: Iterable[str | Path]) -> list[Path]:
                 raise CaptureError(f"cannot read capture {name}: no such file or directory")
             found.append(path)
             continue
-        below = [file for file in _walk(path) if _begins_as_capture(file)]
+        below = [file for file in _walk(path) if begins_as_capture(file)]
         if not below:
             raise CaptureError(
                 f"no capture below the directory {name}: no file in it begins as pcap or pcapng does"
@@ -101,7 +101,8 @@ def _walk(directory: Path) -> list[Path]:
     return sorted(files)
 
 
-def _begins_as_capture(file: Path) -> bool:
+def begins_as_capture(file: Path) -> bool:
+    """Whether it is a file whose first bytes are those of a capture, packed or not."""
     from feature_extractors.readers.native import is_capture
 
     if not file.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ NO_LOG: Final = "no Zeek log"
 SUMMARY: Final = "a summary of connections, no log of an application"
 
 _READ: Final = 1024 * 1024
+_MAX_DECLARED: Final = 1024  # streams
 _PEEK: Final = 64 * 1024
 _WORDS: Final = {"compressed_stream_truncated": CUT_SHORT, "compressed_stream_damaged": DAMAGED}
 _UTF8: Final = codecs.BOM_UTF8
@@ -38,19 +39,22 @@ def records(
     strict: bool = False,
     otherwise: str = "",
     as_bytes: bool = False,
+    declared: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[tuple[str, Record]]:
     """Stream and record of each line of a log, fields set and typed as Zeek has them.
 
     `only` names the fields wanted, `containing` a text that a line must hold to be looked at (before unescaping).
     `otherwise` is the stream where neither the log nor its name tells one, `as_bytes` as in `LogLines`. What is passed
     over is counted, but a line that is no record raises `RecordError` where `strict`, as does a file that is no log.
+    `declared` takes the columns of each stream that headers name, with the types that they declare ("" none).
     """
     if parquet.is_parquet(path):
-        yield from _counted(parquet.records(path, passed, only), passed)
+        yield from _counted(parquet.records(path, passed, only, declared), passed)
         return
     named = named_stream(path.name)
     stream = otherwise if otherwise and not is_known(named) and not probe(path).others else named
     lines = LogLines(str(path), stream, passed, only, strict=strict, as_bytes=as_bytes)
+    columns: Mapping[str, str] = {}
     holding = None if containing is None else _as_written(containing)
     for chunk, whole in chunks(path, passed):
         for line in chunk.split(b"\n"):
@@ -59,9 +63,15 @@ def records(
             ):
                 continue
             found = lines.receive(line, whole=whole)
-            if found is not None:
-                passed.read += 1
-                yield found
+            if found is None:
+                continue
+            passed.read += 1
+            if declared is not None and lines.declared is not columns:
+                columns = lines.declared
+                if columns and (found[0] in declared or len(declared) < _MAX_DECLARED):
+                    of = declared.setdefault(found[0], {})
+                    of.update({name: kind or of.get(name, "") for name, kind in columns.items()})
+            yield found
     if strict and (cut := {CUT_SHORT, DAMAGED} & passed.by_file.get(str(path), {}).keys()):
         raise RecordError(f"{path}: {cut.pop()}")
 

@@ -124,6 +124,9 @@ class LogLines:
         self.name = name
         self.stream = stream
         self.layout: Layout | None = None
+        self.declared: Mapping[
+            str, str
+        ] = {}  # the columns that the header names, and their types, "" where it has none
         self.is_json = False
         self.json_names: Sequence[str] = ()  # of the latest JSON record that stands in no other
         self._passed = passed
@@ -206,6 +209,7 @@ class LogLines:
         header = self._header
         plan = renamed(names)
         zeek = [plan[name] for name in names]
+        self.declared = dict(zip(zeek, types or [""] * len(zeek), strict=True))
         self.layout = Layout(
             zeek,
             types or [TYPES.get(name, "string") for name in zeek],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_extractors.errors import RecordError
 from feature_extractors.readers.dialects.lines import LogLines, PassedOver, Record
-from feature_extractors.readers.dialects.names import named_stream
+from feature_extractors.readers.dialects.names import named_stream, told_stream
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -39,9 +39,15 @@ def named(path: Path) -> str:
 
 
 def records(
-    path: Path, passed: PassedOver, only: Collection[str] | None = None
+    path: Path,
+    passed: PassedOver,
+    only: Collection[str] | None = None,
+    declared: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[tuple[str, Record]]:
-    """Stream and record of each row. Raises `RecordError` for a damaged file, and where pyarrow is absent."""
+    """Stream and record of each row; `declared` as in `files.records`.
+
+    Raises `RecordError` for a damaged file, and where pyarrow is absent.
+    """
     if importlib.util.find_spec("pyarrow") is None:
         raise RecordError(
             f"{path}: is a Parquet file, and pyarrow is not installed: pip install 'cmdana[parquet]'"
@@ -50,16 +56,24 @@ def records(
 
     lines = LogLines(str(path), named(path), passed, only)
     try:
-        yield from _rows(path, lines)
+        yield from _rows(path, lines, {} if declared is None else declared)
     except (ArrowException, OSError) as error:
         raise RecordError(f"{path}: is no whole Parquet file: {str(error)[:200]}") from None
 
 
-def _rows(path: Path, lines: LogLines) -> Iterator[tuple[str, Record]]:
+def _rows(path: Path, lines: LogLines, declared: dict[str, dict[str, str]]) -> Iterator[tuple[str, Record]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path, memory_map=False) as file:
         _bounded(path, file)
+        schema = file.schema_arrow
+        told = (schema.metadata or {}).get(b"zeek.path", b"").decode("utf-8", "backslashreplace")
+        if 0 < len(told) <= 64:  # as our own writer says it
+            lines.stream = told_stream(told)
+            kinds = {
+                f.name: (f.metadata or {}).get(b"zeek.type", b"").decode("ascii", "replace") for f in schema
+            }
+            declared.setdefault(lines.stream, {}).update(kinds)
         for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
             for row in batch.to_pylist():
                 found = lines.receive_row(_plain(row))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import hostile
@@ -48,6 +51,34 @@ def test_the_same_capture_has_the_same_logs(tmp_path: Path, capture: Path) -> No
         one, other = ((tmp_path / name / f"{log}.log").read_bytes() for name in ("one", "other"))
         assert one == other
         assert all(json.loads(line) for line in one.splitlines())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_parquet_has_the_rows_of_json(tmp_path: Path, capture: Path) -> None:
+    for to in ("json", "parquet"):
+        (tmp_path / to).mkdir()
+        convert([capture], tmp_path / to, Config(), to=to)  # type: ignore[arg-type]
+    for log in LOGS:
+        rows = list(read_rows(tmp_path / "json" / f"{log}.log"))
+        found = list(read_rows(tmp_path / "parquet" / f"{log}.parquet"))
+        assert [json.dumps(row, sort_keys=True) for row in found] == [
+            json.dumps(row, sort_keys=True) for row in rows
+        ]
+
+
+def test_without_pyarrow_parquet_is_refused_in_words(tmp_path: Path, capture: Path) -> None:
+    words = ["cmdana_plugin.cli", "convert", str(capture), "--to", "parquet", "--out", str(tmp_path / "out")]
+    hidden = f"import sys, runpy; sys.modules['pyarrow'] = None; sys.argv = {words!r}; "
+    run = subprocess.run(
+        [sys.executable, "-c", hidden + "runpy.run_module(sys.argv[0], run_name='__main__')"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "pip install 'cmdana[parquet]'" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_capture_leaves_nothing_behind(tmp_path: Path) -> None:

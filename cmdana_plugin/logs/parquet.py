@@ -1,0 +1,140 @@
+"""One of Zeek's logs as a Parquet file, where pyarrow is installed: `pip install 'cmdana[parquet]'`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cmdana_plugin.files import Replacement
+from cmdana_plugin.logs.streams import LogError, Stream, dumps
+
+_CONTAINER: Final = re.compile(r"(?:set|vector)\[(.*)\]")
+
+
+def need_pyarrow() -> None:
+    """Raises `LogError` where pyarrow is not installed."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise LogError("writing Parquet needs pyarrow, which is not installed: pip install 'cmdana[parquet]'")
+
+
+class ParquetLog:
+    """One log that gets its name in `close`, with Zeek's path and types beside those of Parquet.
+
+    Times are timestamps of microseconds in UTC, intervals seconds. Each write is a group of rows. A value that its
+    column cannot hold is unset, and counted in `unfit`. Raises `LogError` when it cannot be written.
+    """
+
+    def __init__(self, folder: Path, stream: Stream) -> None:
+        need_pyarrow()
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+
+        self.path = folder / f"{stream.path}.parquet"
+        self.unfit = 0
+        self._stream = stream
+        fields = [
+            pyarrow.field(name, _arrow(kind), metadata={"zeek.type": kind}) for name, kind in stream.fields
+        ]
+        self._schema = pyarrow.schema(fields, metadata={"zeek.path": stream.path})
+        try:
+            self._replacement = Replacement(self.path)
+            self._writer = ParquetWriter(self._replacement.file, self._schema)
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def write_lines(self, data: bytes, first: float, last: float) -> None:
+        """Whole lines of JSON, as `LogWriter` takes them."""
+        if rows := [json.loads(line) for line in data.split(b"\n") if line]:
+            self.write_rows(rows)
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A group of rows; what is not set in one is left out of it."""
+        import pyarrow
+
+        columns = [
+            self._column([row.get(name) for row in rows], kind, field.type)
+            for (name, kind), field in zip(self._stream.fields, self._schema, strict=True)
+        ]
+        try:
+            self._writer.write_table(pyarrow.Table.from_arrays(columns, schema=self._schema))
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error}") from None
+
+    def close(self) -> None:
+        """Ends the log and gives it its name."""
+        try:
+            self._writer.close()
+            self._replacement.commit()
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error}") from None
+
+    def abandon(self) -> None:
+        """Leaves nothing behind."""
+        self._replacement.abandon()
+
+    def _column(self, values: Sequence[Any], kind: str, of: Any) -> Any:
+        import pyarrow
+
+        to = _held(kind)
+        try:
+            return pyarrow.array([None if v is None else to(v) for v in values], of)
+        except _NO_FIT:
+            pass
+        held = []
+        for value in values:
+            try:
+                held.append(pyarrow.array([None if value is None else to(value)], of)[0].as_py())
+            except _NO_FIT:
+                held.append(None)
+                self.unfit += 1
+        return pyarrow.array(held, of)
+
+
+_NO_FIT: Final = (TypeError, ValueError, OverflowError)  # pyarrow's own are among them
+_FIRST: Final = -62_135_596_800  # seconds: the years 1 to 9999, which readers know
+_LAST: Final = 253_402_300_799
+
+
+def _arrow(kind: str) -> Any:
+    import pyarrow
+
+    if container := _CONTAINER.fullmatch(kind):
+        return pyarrow.list_(_arrow(container[1]))
+    if kind == "time":
+        return pyarrow.timestamp("us", tz="UTC")
+    if kind in ("interval", "double"):
+        return pyarrow.float64()
+    if kind in ("count", "port"):
+        return pyarrow.uint64()
+    return {"int": pyarrow.int64(), "bool": pyarrow.bool_()}.get(kind, pyarrow.string())
+
+
+def _held(kind: str) -> Callable[[Any], Any]:
+    """What makes a value one that Arrow takes for the type."""
+    if container := _CONTAINER.fullmatch(kind):
+        element = _held(container[1])
+        return lambda values: [None if v is None else element(v) for v in values]
+    if kind in ("count", "port", "int", "bool"):
+        return _same
+    if kind == "time":
+        return _micros
+    return float if kind in ("interval", "double") else worded
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _micros(value: float) -> int:
+    if not _FIRST <= value <= _LAST:
+        raise ValueError("a year that no calendar has")
+    return round(value * 1e6)
+
+
+def worded(value: Any) -> str:
+    """The value as a text: itself, or as JSON has it."""
+    return value if isinstance(value, str) else dumps(value)
