@@ -209,6 +209,7 @@ def test_every_command_prints_json_that_parses_and_nothing_else(
     said: dict[str, list[object]] = {}
     for command in (
         f"replay {capture} --out replayed",
+        "convert logs --to json --out converted",
         "train --out m.safetensors --epochs 1 logs",
         "calibrate --out c.safetensors --model m.safetensors logs",
         "alerts logs",
