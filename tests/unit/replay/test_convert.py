@@ -11,6 +11,7 @@ from pathlib import Path
 import hostile
 import pytest
 import spoken
+from parsezeeklogs import ParseZeekLogs
 
 from cmdana_plugin.config import Config, Logs
 from cmdana_plugin.logs.reader import read_rows
@@ -19,6 +20,7 @@ from cmdana_plugin.replay.conversion import convert
 from cmdana_plugin.replay.embedded import prepared
 from feature_extractors.errors import CaptureError
 
+DEMO = Path(__file__).parents[2] / "traces" / "demo" / "demo.pcap.gz"
 LOGS = {"conn", *(log for talk in spoken.TALKS.values() for log in talk.rows)}
 
 
@@ -54,6 +56,18 @@ def test_the_same_capture_has_the_same_logs(tmp_path: Path, capture: Path) -> No
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_an_independent_reader_reads_every_log_of_the_demonstration(tmp_path: Path) -> None:
+    convert([DEMO], tmp_path, Config(logs=Logs(format="tsv", streams="all")))
+    logs = sorted(tmp_path.glob("*.log"))
+    assert {"conn", "dns", "files", "http", "ssh", "ssl", "syslog", "x509"} < {log.stem for log in logs}
+    for log in logs:
+        theirs = [
+            json.loads(row) for row in ParseZeekLogs(log, output_format="json", safe_headers=False) if row
+        ]
+        ours = list(read_rows(log))
+        assert [row["ts"] for row in theirs] == pytest.approx([row["ts"] for row in ours])
+
+
 def test_parquet_has_the_rows_of_json(tmp_path: Path, capture: Path) -> None:
     for to in ("json", "parquet"):
         (tmp_path / to).mkdir()
