@@ -158,8 +158,8 @@ class Recorder:
     times: list[float]
     enough = NEVER
 
-    def __init__(self, limits: ContentLimits | None = None) -> None:
-        self._content = Content(limits)
+    def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
+        self._content = Content(limits, logs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)

@@ -217,6 +217,8 @@ def test_without_root_one_clear_line(
     "arguments", [["clean"], ["record", "--scenario", "demo", "--out", "/nonexistent/out"]]
 )
 def test_without_root_and_with_a_bare_path_one_clear_line(arguments: list[str]) -> None:
+    if os.geteuid() == 0 and not all(folder.stat().st_mode & 0o001 for folder in ROOT.parents):
+        pytest.skip("nobody but root may read this checkout")
     code = (
         "import os, sys; from benchmarks.lab.__main__ import main; "
         "os.geteuid() or (os.setgid(65534), os.setuid(65534)); sys.exit(main(sys.argv[1:]))"
