@@ -16,6 +16,8 @@ from shared_data import members
 from feature_extractors.frames import Reader
 from feature_extractors.readers.captures import ReaderName, open_capture
 
+pytestmark = pytest.mark.slow
+
 HAS_TSHARK = shutil.which("tshark") is not None
 READERS = [
     "native",
@@ -140,7 +142,6 @@ def test_scapy_and_our_own_reader_agree_on_real_captures(tmp_path: Path) -> None
     assert compared > 60
 
 
-@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not HAS_TSHARK, reason="needs tshark")
 def test_tshark_and_our_own_reader_agree_on_real_captures(tmp_path: Path) -> None:

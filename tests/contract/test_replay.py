@@ -96,6 +96,7 @@ def test_a_pipe_is_read_as_a_file_is(replayed: tuple[Path, dict[str, object]], t
     assert digests(tmp_path / "piped") == digests(out)
 
 
+@pytest.mark.slow
 def test_json_logs_hold_the_same_records(replayed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     out, _ = replayed
     (tmp_path / "plugin.toml").write_text('[logs]\nformat = "json"\n')
@@ -149,6 +150,7 @@ def test_a_failed_run_leaves_a_folder_that_was_there(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_capture_is_judged_as_far_as_it_goes_and_the_cut_is_counted(tmp_path: Path) -> None:
     (tmp_path / "cut.pcap").write_bytes(TRUNCATED)
     done = cmdana("replay", "--out", "out", "--json", "cut.pcap", cwd=tmp_path)
@@ -158,6 +160,7 @@ def test_a_truncated_capture_is_judged_as_far_as_it_goes_and_the_cut_is_counted(
     assert said["undecoded"]["capture_truncated"] == 1
 
 
+@pytest.mark.slow
 def test_logs_that_are_there_are_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "cut.pcap").write_bytes(TRUNCATED)
     (tmp_path / "conn.log").write_text("precious\n")

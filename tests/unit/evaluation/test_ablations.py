@@ -19,6 +19,8 @@ from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Corpus, Recording, gather
 from feature_extractors.features.schema import load_schema
 
+pytestmark = pytest.mark.slow
+
 QUICK = Recipe(epochs=1, width=16, trees=False)
 SCHEMA = load_schema()
 

@@ -17,6 +17,8 @@ from benchmarks.lab.__main__ import main
 from benchmarks.lab.net import Run
 from benchmarks.lab.world import Actor, Step, World
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 OFFICE = ["record", "--scenario", "office", "--seconds", "60", "--out"]
 SMALL: dict[str, Any] = {

@@ -17,6 +17,8 @@ from feature_extractors.content.analyzers.registry import ANALYZERS, create
 from feature_extractors.content.reassembly import Content
 from feature_extractors.frames import Counts
 
+pytestmark = pytest.mark.slow
+
 # One plausible beginning per protocol and side, from which random changes go deeper than random bytes would.
 SEEDS: dict[str, list[tuple[bool, bytes]]] = {
     "ayiya": [(True, b"\x41\x52\x11\x29" + bytes(60))],
@@ -181,7 +183,6 @@ ATTACKS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ATTACKS)
 @pytest.mark.parametrize("port", [21, 22, 25, 80, 110, 139, 143, 443, 1080, 3306, 5222, 6667, 9999])
 def test_floods_on_any_port_end(what: str, port: int) -> None:
