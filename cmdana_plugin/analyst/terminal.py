@@ -160,7 +160,7 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
     )
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
-        console.print(f"passed over or cut: {reasons}")
+        console.print(f"passed over, cut or late: {reasons}")
     if found is not None:
         labelled(console, found)
     logs = ", ".join(s.logs or [str(out / name) for name in _LOGS])
@@ -176,7 +176,7 @@ def converted(s: Summary) -> None:
     console.print(f"{s.connections:,} connections in {s.frames:,} frames")
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
-        console.print(f"passed over or cut: {reasons}")
+        console.print(f"passed over, cut or late: {reasons}")
     console.print(escape(printable(f"logs: {', '.join(s.logs)}", 4000)))
 
 
