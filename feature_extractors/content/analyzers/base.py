@@ -174,17 +174,24 @@ class Session:
         """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
         self.services[service] = None
 
-    def log(self, stream: str, ts: float, fields: Fields) -> Fields:
-        """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
+    def _full(self) -> bool:
+        """Whether no more may be held of this connection or of all, which is counted."""
         run, limits = self.run, self.limits
         if (
             len(self.entries) + len(self.rows) >= limits.log_entries
             or run.entries_open >= limits.log_entries_total
         ):
             self.counts.add("log_entries_over_limit")
-            return fields
+            return True
         if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
             self.counts.add("log_bytes_over_limit")
+            return True
+        return False
+
+    def log(self, stream: str, ts: float, fields: Fields) -> Fields:
+        """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
+        run = self.run
+        if self._full():
             return fields
         size = about_bytes(fields)
         # What was filled in of the entry before is known now.
@@ -201,18 +208,9 @@ class Session:
 
         `written` is when Zeek writes the row, negative: see `at`.
         """
-        run, limits = self.run, self.limits
-        if not self.logs:
+        if not self.logs or self._full():
             return fields
-        if (
-            len(self.entries) + len(self.rows) >= limits.log_entries
-            or run.entries_open >= limits.log_entries_total
-        ):
-            self.counts.add("log_entries_over_limit")
-            return fields
-        if self.log_bytes >= limits.log_bytes or run.bytes_open >= limits.log_bytes_total:
-            self.counts.add("log_bytes_over_limit")
-            return fields
+        run = self.run
         size = about_bytes(fields)
         self.log_bytes += size
         run.bytes_open += size
