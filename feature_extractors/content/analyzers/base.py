@@ -174,7 +174,7 @@ class Session:
         """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
         self.services[service] = None
 
-    def _full(self) -> bool:
+    def _over_limit(self) -> bool:
         """Whether no more may be held of this connection or of all, which is counted."""
         run, limits = self.run, self.limits
         if (
@@ -191,7 +191,7 @@ class Session:
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
         """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
         run = self.run
-        if self._full():
+        if self._over_limit():
             return fields
         size = about_bytes(fields)
         # What was filled in of the entry before is known now.
@@ -208,7 +208,7 @@ class Session:
 
         `written` is when Zeek writes the row, negative: see `at`.
         """
-        if not self.logs or self._full():
+        if not self.logs or self._over_limit():
             return fields
         run = self.run
         size = about_bytes(fields)
