@@ -134,8 +134,10 @@ def read_story(folder: Path) -> Story:
         roles = {
             str(h["address"]): _role(h["name"], h.get("inside", True), groups) for h in told.get("hosts", ())
         }
+        begin = float(told.get("begin", 0.0))
         stretches = tuple(
-            Stretch(str(e["name"]), float(e["begin"]), float(e["end"])) for e in told.get("events", ())
+            Stretch(str(e["kind"]), begin + float(e["at"]), begin + float(e["until"]))
+            for e in told.get("events", ())
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CmdanaError(f"{path}: no story of a recording: {error}") from None
@@ -246,5 +248,5 @@ def in_turn(
     for i, planned in enumerate(plan):
         progress(f"reading {planned.folder.name}", i / len(plan))
         day = read_day(planned, config, cache, before)
-        before = float(day.truth.end.max())
+        before = float(day.truth.ts.max())  # what began last; what lasts longer reaches into the next day
         yield day

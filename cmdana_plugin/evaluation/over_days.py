@@ -23,6 +23,7 @@ from cmdana_plugin.evaluation.alarms import BUDGETS, Tally, most_found, within_b
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.days import Day, Planned, in_turn, networks_of
 from cmdana_plugin.evaluation.metrics import LEAST, RATES, judge
+from cmdana_plugin.evaluation.own_network import after
 from cmdana_plugin.evaluation.peers import PEERS, programs_of
 from cmdana_plugin.evaluation.told import OURS, Elsewhere, Judged, Lesson, Listed, Teller, Told, baseline
 from cmdana_plugin.training import Recording
@@ -172,11 +173,9 @@ def _network(
 ) -> Section:
     network = plan[0].network
     learned = list(in_turn([p for p in plan if p.part in ("train", "calibrate")], config, cache, progress))
-    lesson = Lesson(
-        [d.recording() for d in learned if d.part == "train"],
-        [d.recording() for d in learned if d.part == "calibrate"],
-        list(foreign),
-    )
+    normal = [d.recording() for d in learned if d.part == "train"]
+    held = [after(normal, d.recording())[0] for d in learned if d.part == "calibrate"]
+    lesson = Lesson(normal, held, list(foreign))
     names = [n for n in (*OURS, *BASELINES) if (n in only if only else n not in WITH_LABELS or foreign)]
     runs: dict[str, list[_Run]] = {}
     for k, name in enumerate(names):
@@ -204,8 +203,8 @@ def _network(
         for some in runs.values():
             for run in some:
                 run.take(day)
-    before = max(float(d.truth.end.max()) for d in learned)
-    del learned, lesson, calm, past
+    before = max(float(d.truth.ts.max()) for d in learned)
+    del learned, lesson, normal, held, calm, past
     rest = [p for p in plan if p.part in ("later", "test")]
     for i, day in enumerate(in_turn(rest, config, cache, lambda _what, _share: None, before)):
         progress(f"{network}: judging {day.name}", i / len(rest))

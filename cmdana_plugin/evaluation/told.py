@@ -72,7 +72,7 @@ class Lesson:
     """What a network teaches: normal days, and later ones that thresholds are taken from."""
 
     train: list[Recording]
-    held: list[Recording]
+    held: list[Recording]  # each with the last of the normal days before it, as a past that only moves the state
     foreign: list[Recording]  # labelled captures of other networks, for what learns from labels; may be none
 
 
