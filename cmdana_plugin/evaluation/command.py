@@ -10,12 +10,13 @@ from cmdana_plugin import files
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation import attacker as perturb
 from cmdana_plugin.evaluation import flat_tables as tabular
-from cmdana_plugin.evaluation import over_days, own_network
+from cmdana_plugin.evaluation import own_network
 from cmdana_plugin.evaluation import page as results
 from cmdana_plugin.evaluation.baselines import BASELINES
 from cmdana_plugin.evaluation.cache import key_of, recall
-from cmdana_plugin.evaluation.days import read_days
 from cmdana_plugin.evaluation.protocol import VARIANTS, Section, Split, evaluate, read_split, split_rows
+from cmdana_plugin.evaluation.whole_days import measure as whole_days
+from cmdana_plugin.evaluation.whole_days.plan import read_days
 from cmdana_plugin.logs import labels_by_capture
 from cmdana_plugin.training import Learned, Recording, joining, recordings
 from feature_extractors import CmdanaError
@@ -101,7 +102,7 @@ def measure(
     Without anything to measure the page is written again from `out`. Raises `CmdanaError` for a folder, a name or a
     page that cannot be used, before anything is measured.
     """
-    known = list(over_days.NAMES) if days is not None else [*VARIANTS, *BASELINES]
+    known = list(whole_days.NAMES) if days is not None else [*VARIANTS, *BASELINES]
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise CmdanaError(f"--only: found {', '.join(unknown)}; expected names among {', '.join(known)}")
@@ -145,7 +146,7 @@ def measure(
                                          progress=progress,
                                          partial=lambda s: keep("own", s)))  # fmt: skip
     if days is not None:
-        keep("days", over_days.evaluate(read_days(days), config, split.train if split else (), seeds=several,
+        keep("days", whole_days.evaluate(read_days(days), config, split.train if split else (), seeds=several,
                                         only=only, cache=cache, progress=progress,
                                         partial=lambda s: keep("days", s)))  # fmt: skip
     if attacker and split is not None:

@@ -10,10 +10,10 @@ import numpy as np
 
 from cmdana_plugin import files
 from cmdana_plugin.evaluation import own_network
-from cmdana_plugin.evaluation import page_of_days as of_days
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import COLUMNS, Floats
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, VARIANTS, Section
+from cmdana_plugin.evaluation.whole_days import page as of_days
 from feature_extractors import CmdanaError
 
 MARK: Final = "<!-- measured -->"  # stands before and after the measured part of a page

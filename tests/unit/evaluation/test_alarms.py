@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cmdana_plugin.evaluation.alarms import (
+from cmdana_plugin.evaluation.whole_days.alarms import (
     Alarm,
     Stretch,
     Tally,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_windows import START, office
 
-from cmdana_plugin.evaluation.alarms import Truth, at_level
-from cmdana_plugin.evaluation.peers import (
+from cmdana_plugin.evaluation.whole_days.alarms import Truth, at_level
+from cmdana_plugin.evaluation.whole_days.peers import (
     HIGH,
     PEERS,
     beacon_score,

@@ -27,11 +27,11 @@ from cmdana_plugin.detector import (
     share_of,
     shipped_checkpoint,
 )
-from cmdana_plugin.evaluation.alarms import Alarm, at_level
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS, Baseline
-from cmdana_plugin.evaluation.days import Day
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
-from cmdana_plugin.evaluation.peers import Peer, said_elsewhere
+from cmdana_plugin.evaluation.whole_days.alarms import Alarm, at_level
+from cmdana_plugin.evaluation.whole_days.peers import Peer, said_elsewhere
+from cmdana_plugin.evaluation.whole_days.plan import Day
 from cmdana_plugin.training import Corpus, Recipe, Recording, entities_of, gather, recalibrate, train
 from feature_extractors import CmdanaError, Stage
 from feature_extractors.features import Encoded, load_schema, take_encoded
@@ -72,7 +72,9 @@ class Lesson:
     """What a network teaches: normal days, and later ones that thresholds are taken from."""
 
     train: list[Recording]
-    held: list[Recording]  # each with the last of the normal days before it, as a past that only moves the state
+    held: list[
+        Recording
+    ]  # each with the last of the normal days before it, as a past that only moves the state
     foreign: list[Recording]  # labelled captures of other networks, for what learns from labels; may be none
 
 
@@ -231,13 +233,18 @@ def alarms_of(
 
 
 def _revised(p: Floats, alarms: Sequence[Alarm], day: Day) -> Floats:
-    """Each connection with the evidence of the incident that it turned out to be of: those of the host in that role
-    in the hour before a notice, whatever they looked like themselves."""
+    """Each connection with the evidence of the alarm that it turned out to belong to.
+
+    Those are what an alarm rests on and, of the hour before it, what the host did in the same role to (as a responder:
+    got at) the same ports, whatever it looked like by itself.
+    """
     out = p.copy()
-    truth = day.truth
+    truth, c = day.truth, day.encoded.connections
+    port = c.resp_p.astype(np.int64) << 8 | c.ip_proto
     for alarm in alarms:
         side = truth.orig if alarm.role == "originator" else truth.resp
         mine = (side == alarm.host) & (truth.end <= alarm.ts + 1e-6) & (truth.end >= alarm.ts - _SPAN)
+        mine &= np.isin(port, port[alarm.rows])
         mine[alarm.rows] = True
         out[mine] = np.minimum(out[mine], 10.0 ** -min(alarm.score, 300.0))
     return out

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cmdana_plugin.evaluation.alarms import BUDGETS
-from cmdana_plugin.evaluation.told import CHIEF, OURS
+from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS
+from cmdana_plugin.evaluation.whole_days.told import CHIEF, OURS
 
 Section = Mapping[str, Any]
 
@@ -147,7 +147,9 @@ def _curve(detectors: Mapping[str, Any]) -> str:
     for n in _shown(detectors):
         points = detectors[n]["runs"][0]["curve"]
         kept = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
-        rows.append([n, "; ".join(f"{found:.0f} at {day:,.1f}" for day, _, found in kept[:16] if day is not None)])
+        rows.append(
+            [n, "; ".join(f"{found:.0f} at {day:,.1f}" for day, _, found in kept[:16] if day is not None)]
+        )
     return "Found at false incidents a day, from strict to lax (FROC):\n\n" + table(
         ["detector", "curve"], rows
     )

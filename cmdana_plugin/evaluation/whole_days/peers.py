@@ -28,7 +28,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.evaluation.alarms import Alarm, Truth
+from cmdana_plugin.evaluation.whole_days.alarms import Alarm, Truth
 from cmdana_plugin.logs import LocalNets
 from feature_extractors import CONN_STATES, CmdanaError, Windows
 

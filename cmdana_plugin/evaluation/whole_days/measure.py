@@ -19,13 +19,22 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import Detector
-from cmdana_plugin.evaluation.alarms import BUDGETS, Tally, most_found, within_budget
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
-from cmdana_plugin.evaluation.days import Day, Planned, in_turn, networks_of
 from cmdana_plugin.evaluation.metrics import LEAST, RATES, judge
 from cmdana_plugin.evaluation.own_network import after
-from cmdana_plugin.evaluation.peers import PEERS, programs_of
-from cmdana_plugin.evaluation.told import OURS, Elsewhere, Judged, Lesson, Listed, Teller, Told, baseline
+from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, most_found, within_budget
+from cmdana_plugin.evaluation.whole_days.peers import PEERS, programs_of
+from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, in_turn, networks_of
+from cmdana_plugin.evaluation.whole_days.told import (
+    OURS,
+    Elsewhere,
+    Judged,
+    Lesson,
+    Listed,
+    Teller,
+    Told,
+    baseline,
+)
 from cmdana_plugin.training import Recording
 
 Section = dict[str, Any]

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.evaluation.alarms import Stretch, Truth, attacks_of
 from cmdana_plugin.evaluation.cache import key_of, recall
+from cmdana_plugin.evaluation.whole_days.alarms import Stretch, Truth, attacks_of
 from cmdana_plugin.logs import LabelError, read_labels
 from cmdana_plugin.training import Learned, Recording, joining, recordings
 from feature_extractors import CmdanaError, Stage, Windows, address_texts, take
