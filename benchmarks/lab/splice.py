@@ -439,7 +439,12 @@ def _tell(
     ]
     there = {m.address for m in machines}
     hosts += [
-        {"name": h["name"], "address": h["address"], "inside": h["inside"], "services": h["services"]}
+        {
+            "name": h["name"],
+            "address": day.moved.get(h["address"], h["address"]),
+            "inside": h["inside"],
+            "services": h["services"],
+        }
         for h in story["hosts"]
         if h["address"] not in there
     ]
