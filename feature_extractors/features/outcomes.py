@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.features.schema import Outcome, Values
-from feature_extractors.observations import LogValue, Windows
+from feature_extractors.observations import MAX_LOG_ENTRIES, LogValue, Windows
 
 _MOST_ATTEMPTS: Final = 1_000_000  # that one entry may count
 _REPLY: Final = re.compile(r"(\d{3})(?:[ -]|$)", re.ASCII)
@@ -40,7 +40,7 @@ def ends_of(windows: Windows, outcomes: tuple[Outcome, ...]) -> Ends:
     """What the windows' log entries tell of one kind each: that with most refusals, else most acceptances.
 
     So the numbers and the kind's words belong together. The kind that the schema names first wins where several tell
-    as much. No entry counts for more than one kind.
+    as much. No entry counts for more than one kind, and of a connection its first `MAX_LOG_ENTRIES` count.
     """
     streams = _by_stream(outcomes)
     found: list[tuple[int, int, int, int]] = []  # entry, kind, accepted, refused
@@ -93,6 +93,8 @@ def _summed(found: list[tuple[int, int, int, int]], start: NDArray[np.int64], ki
         return ends
     entry, kind, accepted, refused = np.array(found, np.int64).T
     row = np.searchsorted(start, entry, side="right") - 1
+    kept = entry - start[row] < MAX_LOG_ENTRIES
+    kind, row, accepted, refused = kind[kept], row[kept], accepted[kept], refused[kept]
     told, which = np.unique(row * kinds + kind, return_inverse=True)
     sums = np.stack([np.bincount(which, accepted), np.bincount(which, refused)]).astype(np.int64)
     rows, kind = np.divmod(told, kinds)
