@@ -46,29 +46,32 @@ def domains_of(windows: Windows) -> Domains:
     n = len(windows)
     domains, bits = [""] * n, np.zeros(n, np.float32)
     entries: list[int] = []
-    names: list[tuple[str, str]] = []
+    names: list[str] = []
     for i, entry in enumerate(windows.logs):
         field = _NAMES.get(entry.stream)
         if field is not None and type(name := entry.fields.get(field)) is str and name:
             entries.append(i)
-            names.append((entry.stream, name))
+            names.append(name)
     at = np.array(entries, np.int64)
     rows = np.searchsorted(windows.log_start, at, side="right") - 1
     counted = at - windows.log_start[rows] < MAX_LOG_ENTRIES
-    of_row: dict[int, list[tuple[str, str]]] = {}
-    for row, one, counts in zip(rows.tolist(), names, counted.tolist(), strict=True):
-        if counts:
-            of_row.setdefault(row, []).append(one)
+    alone = np.bincount(rows, minlength=n)[rows] == 1
+    of_row: dict[int, list[tuple[str, str]]] = {}  # where there are several
+    for row, i, name, counts, single in zip(
+        rows.tolist(), entries, names, counted.tolist(), alone.tolist(), strict=True
+    ):
+        if single and counts:
+            domains[row], said = registered(name)
+            if said and windows.logs[i].stream == "dns":
+                bits[row] = said
+        elif counts:
+            of_row.setdefault(row, []).append((windows.logs[i].stream, name))
     for row, told in of_row.items():
         domains[row], bits[row] = _told(told)
     return Domains(domains, bits)
 
 
 def _told(names: list[tuple[str, str]]) -> tuple[str, float]:
-    if len(names) == 1:
-        stream, name = names[0]
-        domain, said = registered(name)
-        return domain, said if stream == "dns" else 0.0
     asked: dict[str, float] = {}
     for name in dict.fromkeys(name.lower() for stream, name in names if stream == "dns"):
         domain, said = registered(name)
