@@ -55,6 +55,15 @@ class LogField:
 
 
 @dataclass(frozen=True, slots=True)
+class BehaviourField:
+    """One column of what runs of connections look like (`cmdana_plugin.behaviour`)."""
+
+    name: str
+    words: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
     """Everything that fixes the meaning of a feature array. Two schemas with one digest are the same."""
 
@@ -72,6 +81,8 @@ class Schema:
     spans: tuple[float, ...]  # seconds
     state: tuple[str, ...]  # names of the state columns
     state_words: tuple[str, ...]
+    behaviour: tuple[BehaviourField, ...]
+    behaviour_digest: str
 
 
 @functools.cache
@@ -117,6 +128,7 @@ def _schema(table: Any) -> Schema:
             state += [(f"{entry['name']}_{s:g}s", f"{entry['words']} in {s:g} s") for s in spans]
         else:
             state.append((entry["name"], entry["words"]))
+    behaviour = table.pop("behaviour", [])
     return Schema(
         digest=hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest(),
         first_packets=int(table["packets"]["first"]),
@@ -139,4 +151,16 @@ def _schema(table: Any) -> Schema:
         spans=spans,
         state=tuple(s[0] for s in state),
         state_words=tuple(s[1] for s in state),
+        behaviour=_behaviour(behaviour),
+        behaviour_digest=hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def _behaviour(lines: Any) -> tuple[BehaviourField, ...]:
+    fields = tuple(BehaviourField(**line) for line in lines)
+    for i, field in enumerate(fields):
+        if any(type(word) is not str for word in (field.name, field.words, field.unit)) or not field.words:
+            raise ValueError(f"behaviour.{i}: found {field}, expected a name, words and a unit")
+    if len({field.name for field in fields}) < len(fields):
+        raise ValueError("behaviour: found a name twice")
+    return fields
