@@ -138,7 +138,8 @@ def lasts(raw: Raw) -> Floats:
 
 
 def tcp(raw: Raw) -> Floats:
-    return (raw.flows.proto == 6).astype(np.float32)
+    is_tcp: Floats = (raw.flows.proto == 6).astype(np.float32)
+    return is_tcp
 
 
 _MADE: Final[dict[str, Callable[[Raw], Floats]]] = {

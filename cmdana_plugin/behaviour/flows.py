@@ -80,12 +80,7 @@ def flows_of(windows: Encoded, salt: int) -> Flows:
     def amount(column: NDArray[Any]) -> NDArray[np.float64]:
         return np.clip(np.nan_to_num(column[rows].astype(np.float64)), 0.0, MOST)
 
-    def outcome(name: str, kind: type) -> NDArray[Any]:
-        column = getattr(windows, name, None)
-        return np.zeros(len(rows), kind) if column is None else np.asarray(column)[rows].astype(kind)
-
-    names: Sequence[str] = getattr(windows, "domain", [""] * len(windows))
-    domains = [names[row] for row in rows.tolist()]
+    domains = [windows.domain[row] for row in rows.tolist()]
     known = {name: _domain_hash(name, salt) for name in dict.fromkeys(domains)}
     return Flows(
         ts=c.ts[rows],
@@ -103,11 +98,11 @@ def flows_of(windows: Encoded, salt: int) -> Flows:
         resp_bytes=amount(c.resp_bytes),
         orig_pkts=amount(c.orig_pkts),
         resp_pkts=amount(c.resp_pkts),
-        accepted=outcome("accepted", np.int32),
-        refused=outcome("refused", np.int32),
-        told_by=outcome("told_by", np.int8),
+        accepted=windows.accepted[rows],
+        refused=windows.refused[rows],
+        told_by=windows.told_by[rows],
         domain=np.array([known[name] for name in domains], np.uint64),
-        bits=outcome("subdomain_bits", np.float32),
+        bits=windows.subdomain_bits[rows],
     )
 
 
