@@ -36,6 +36,7 @@ from cmdana_plugin.evaluation.whole_days.told import (
     baseline,
 )
 from cmdana_plugin.training import Recording
+from feature_extractors.features import Encoded, take_encoded
 
 Section = dict[str, Any]
 Progress = Callable[[str, float], None]
@@ -121,8 +122,8 @@ class _Run:
         self.calm = [Tally() for _ in self.teller.levels]
         self.judged = [Tally() for _ in self.teller.levels]
 
-    def take(self, day: Day) -> None:
-        told = self.teller.take(day)
+    def take(self, day: Day, past: Encoded) -> None:
+        told = self.teller.take(day, past)
         for tally, alarms in zip(
             self.calm if day.part == "calibrate" else self.judged, told.alarms, strict=True
         ):
@@ -131,7 +132,7 @@ class _Run:
             return
         self.rates.add(told, day)
         if self.fresh is not None:
-            begun = self.fresh().take(day)
+            begun = self.fresh().take(day, past)
             self.cold.add(begun.alarms[0], day.truth)
             self.cold_rates.add(begun, day)
 
@@ -193,34 +194,34 @@ def _network(
             progress(f"{network}: {name}, seed {seed}", k / len(names))
             begin = OURS[name].learn(lesson, seed) if name in OURS else baseline(name, lesson, seed)
             again = _again(begin, config) if name in OURS and seed == seeds[0] else None
-            runs.setdefault(name, []).append(_Run(Judged(begin(), config), again))
+            runs.setdefault(name, []).append(_Run(Judged(begin, config), again))
     for name, peer in PEERS.items():
         if not only or name in only:
             runs[name] = [_Run(Listed(peer), None)]
     for name, levels in programs_of(dict.fromkeys(p.folder for p in plan)).items():
         runs[name] = [_Run(Elsewhere(name, levels), None)]
-    calm = [d for d in learned if d.part == "calibrate"]
-    past = [d for d in learned if d.part == "train"][-1]
     about = _About()
     for day in learned:
         about.learned(day)
-    for some in runs.values():
-        for run in some:
-            if isinstance(run.teller, Judged):
-                run.teller.warm(past, WARM)
-    for day in calm:
-        for some in runs.values():
-            for run in some:
-                run.take(day)
+    past = _last([d for d in learned if d.part == "train"][-1])
+    every = [run for some in runs.values() for run in some]
+    for run in every:
+        if isinstance(run.teller, Judged):
+            run.teller.warm(past)
+    for day in learned:
+        if day.part == "calibrate":
+            for run in every:
+                run.take(day, past)
+            past = _last(day)
     before = max(float(d.truth.ts.max()) for d in learned)
-    del learned, lesson, normal, held, calm, past
+    del learned, lesson, normal, held
     rest = [p for p in plan if p.part in ("later", "test")]
     for i, day in enumerate(in_turn(rest, config, cache, lambda _what, _share: None, before)):
         progress(f"{network}: judging {day.name}", i / len(rest))
         about.judged(day)
-        for some in runs.values():
-            for run in some:
-                run.take(day)
+        for run in every:
+            run.take(day, past)
+        past = _last(day)
     return {
         "use": plan[0].use,
         "about": about.section(),
@@ -230,8 +231,13 @@ def _network(
     }
 
 
+def _last(day: Day) -> Encoded:
+    n = len(day.encoded)
+    return take_encoded(day.encoded, np.arange(max(n - WARM, 0), n))
+
+
 def _again(begin: Callable[[], Detector], config: Config) -> Callable[[], Teller]:
-    return lambda: Judged(begin(), config, (1.0,))
+    return lambda: Judged(begin, config, (1.0,))
 
 
 def _known(name: str) -> Section:

@@ -232,9 +232,13 @@ def moved(windows: Windows, seconds: float) -> Windows:
 
 
 def networks_of(plan: Sequence[Planned]) -> dict[str, list[Planned]]:
-    """The days of each network, parts in the order of `PARTS`."""
+    """The days of each network: what teaches, what calibrates, and what is judged in the order of the plan."""
+    judged = PARTS.index("later")
     names = dict.fromkeys(p.network for p in plan)
-    return {n: sorted((p for p in plan if p.network == n), key=lambda p: PARTS.index(p.part)) for n in names}
+    return {
+        n: sorted((p for p in plan if p.network == n), key=lambda p: min(PARTS.index(p.part), judged))
+        for n in names
+    }
 
 
 def in_turn(

@@ -64,7 +64,9 @@ class Teller(Protocol):
         """Index of the level that it ships with."""
         ...
 
-    def take(self, day: Day) -> Told: ...
+    def take(self, day: Day, past: Encoded) -> Told:
+        """`past`: the last connections before the day."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,7 @@ class Lesson:
     """What a network teaches: normal days, and later ones that thresholds are taken from."""
 
     train: list[Recording]
-    held: list[
-        Recording
-    ]  # each with the last of the normal days before it, as a past that only moves the state
+    held: list[Recording]  # each after the last of the normal days, as a past that only moves the state
     foreign: list[Recording]  # labelled captures of other networks, for what learns from labels; may be none
 
 
@@ -118,7 +118,11 @@ CHIEF: Final = "cmdana"  # the one that speaks for the product
 
 
 class Streamed:
-    """A baseline as a `Detector`: counts of the past kept from block to block, p-values from the site's calm rows."""
+    """A baseline as a `Detector`: counts of the past kept from block to block, p-values from the site's calm rows.
+
+    It begins anew each day with the last connections before it, the past that its calm rows have too: its counts have
+    no end, and grow out of all that it learned in a week.
+    """
 
     schema_digest = load_schema().digest
 
@@ -128,11 +132,15 @@ class Streamed:
         self._tail = fit_tail(calm)
         self._tables = Tables()
 
+    def remember(self, windows: Encoded) -> None:
+        c, f = windows.connections, windows.features
+        self._tables.counts(c, f, make_keys(c, f, 0), load_schema().spans)
+
     def receive(self, windows: Encoded) -> Scores:
-        n, schema = len(windows), load_schema()
+        n = len(windows)
         c, f = windows.connections, windows.features
         keys = make_keys(c, f, 0)
-        state, _ = self._tables.counts(c, f, keys, schema.spans)
+        state, _ = self._tables.counts(c, f, keys, load_schema().spans)
         label = np.zeros(n, np.int8)
         corpus = Corpus(
             f, state, entities_of(keys), c.ts, c.stage == Stage.EARLY, label, [""] * n, np.array([0, n]), "", [""]
@@ -164,31 +172,34 @@ def baseline(name: str, lesson: Lesson, seed: int) -> Callable[[], Detector]:
 class Judged:
     """A detector behind the product's decisions, at several budgets at once."""
 
-    def __init__(self, detector: Detector, config: Config, multiples: Sequence[float] = MULTIPLES) -> None:
-        self.levels = tuple(
-            -m * config.verdict.alerts_per_day for m in multiples
-        )  # a smaller budget is stricter
+    def __init__(
+        self, begin: Callable[[], Detector], config: Config, multiples: Sequence[float] = MULTIPLES
+    ) -> None:
+        self.levels = tuple(-m * config.verdict.alerts_per_day for m in multiples)  # a small budget is strict
         self.shipped = multiples.index(1.0)
-        self._detector = detector
+        self._begin = begin
+        self._detector = begin()
         configs = [_with_budget(config, -level) for level in self.levels]
         self._judges = [Judge(PrecomputedScores(scores_of(np.zeros(0))), c) for c in configs]
         self._thresholds = [threshold(c.verdict) for c in configs]
 
-    def warm(self, day: Day, most: int) -> None:
-        """Shows the last connections of a day that is not counted."""
-        n = len(day.encoded)
-        for begin in range(max(n - most, 0), n, _BLOCK):
-            block = take_encoded(day.encoded, np.arange(begin, min(begin + _BLOCK, n)))
+    def warm(self, past: Encoded) -> None:
+        """Shows connections that are not counted."""
+        for rows in _blocks(len(past)):
+            block = take_encoded(past, rows)
             scores = self._detector.receive(block)
             for judge in self._judges:
                 judge.conclude(block, scores)
 
-    def take(self, day: Day) -> Told:
+    def take(self, day: Day, past: Encoded) -> Told:
+        if isinstance(self._detector, Streamed):
+            self._detector = again = self._begin()
+            assert isinstance(again, Streamed)
+            again.remember(past)
         n = len(day.encoded)
         p, score = np.ones(n), np.zeros(n)
         notices: list[list[Notice]] = [[] for _ in self.levels]
-        for begin in range(0, n, _BLOCK):
-            rows = np.arange(begin, min(begin + _BLOCK, n))
+        for rows in _blocks(n):
             block = take_encoded(day.encoded, rows)
             scores = self._detector.receive(block)
             p[rows], score[rows] = scores.p_value, scores.score
@@ -201,6 +212,10 @@ class Judged:
             for told, limit in zip(notices, self._thresholds, strict=True)
         ]
         return Told(alarms, p, _revised(p, alarms[self.shipped], day))
+
+
+def _blocks(n: int) -> list[NDArray[np.int64]]:
+    return [np.arange(begin, min(begin + _BLOCK, n)) for begin in range(0, n, _BLOCK)]
 
 
 def _with_budget(config: Config, alerts: float) -> Config:
@@ -258,7 +273,7 @@ class Listed:
         self.levels = tuple(sorted({*peer.levels, peer.default}, reverse=True))
         self.shipped = self.levels.index(peer.default)
 
-    def take(self, day: Day) -> Told:
+    def take(self, day: Day, past: Encoded) -> Told:
         alarms = self._peer.alarms(day.windows, day.truth)
         return Told([at_level(alarms, level) for level in self.levels])
 
@@ -271,7 +286,7 @@ class Elsewhere:
         self.levels = tuple(levels)
         self.shipped = len(self.levels) - 1
 
-    def take(self, day: Day) -> Told:
+    def take(self, day: Day, past: Encoded) -> Told:
         uid = day.encoded.connections.uid
         said = said_elsewhere(day.folder, day.truth, uid, day.shift).get(self._name, [])
         return Told([at_level(said, level) for level in self.levels])

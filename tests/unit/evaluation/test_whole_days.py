@@ -122,10 +122,11 @@ def test_a_plan_that_cannot_be_followed_is_refused_in_one_line(tmp_path: Path, p
     assert "\n" not in str(caught.value)
 
 
-def test_networks_come_with_their_parts_in_order(tmp_path: Path) -> None:
-    (tmp_path / "plan.csv").write_text(PLAN)
+def test_what_teaches_comes_first_and_what_is_judged_stays_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    head, *lines = PLAN.splitlines()
+    (tmp_path / "plan.csv").write_text("\n".join([head, *lines[1:], lines[0]]))
     (days,) = networks_of(read_days(tmp_path / "plan.csv")).values()
-    assert [d.part for d in days] == ["train", "calibrate", "later", "test"]
+    assert [d.part for d in days] == ["train", "calibrate", "test", "later"]
 
 
 def test_a_story_tells_attackers_roles_and_events(tmp_path: Path) -> None:
