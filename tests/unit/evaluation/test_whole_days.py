@@ -85,7 +85,7 @@ def test_days_are_measured_from_a_plan(found: dict[str, Any], tmp_path: Path) ->
     assert 0.0 <= mixture["rates"]["realised"][0] < 0.1
     assert [p[2] for p in mixture["curve"]] == sorted(p[2] for p in mixture["curve"])
     text = words({"days": found})
-    assert text.startswith("## In short: whole days")
+    assert text.startswith("## Whole days")
     assert "### office: unseen until now, looked at once" in text
     save_findings({"days": found}, tmp_path / "f.json")
     assert words(load_findings(tmp_path / "f.json")) == text
