@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
@@ -157,6 +158,7 @@ def train(
             progress=progress,
             inspect=lambda corpus: report.suspects.resembling(corpus, init),
             keep=kept,
+            salt=state_salt(config.model.state_key),
         )
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
@@ -187,7 +189,7 @@ def calibrate(
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
-        made = recalibrate(before, joining(found, report, labels))
+        made = recalibrate(before, joining(found, report, labels), state_salt(config.model.state_key))
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
     checkpoints.save(with_reference(made), out)

@@ -1,0 +1,129 @@
+"""A detector beside another: what runs of connections look like, joined with what each connection looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.behaviour.fields import names
+from cmdana_plugin.behaviour.flows import flow_rows, flows_of
+from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
+from cmdana_plugin.behaviour.streams import Bounds, Streams
+from cmdana_plugin.detector import Checkpoint, Detector, Scores, score_of, significant
+from feature_extractors.features import Encoded
+
+COMPONENT: Final = "behaviour"
+_SEEN: Final = "host_seen"
+_REASONS: Final = 3  # fields that are named
+_TELLING: Final = 0.3  # log odds that a field must account for to be named
+_MIN_P_VALUE: Final = 1e-30
+_FEW: Final = float(np.log1p(200.0))  # connections of an originator from which on it has a past
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One block beside its past: the inner detector's scores, and what behaviour saw of its final connections."""
+
+    inner: Scores
+    rows: NDArray[np.int64]  # [k] which rows of the block
+    table: NDArray[np.float32]  # [k, B]
+    weight: NDArray[np.float64]  # [n] evidence of behaviour less that of the inner detector
+
+
+class WithBehaviour:
+    """A detector whose evidence is summed with that of behaviour (Fisher's), calibrated on later normal traffic.
+
+    Only connections that have ended have a behaviour; of the others the inner detector's word stands.
+    """
+
+    def __init__(
+        self, inner: Detector, behaviour: Behaviour, salt: int = 0, bounds: Bounds | None = None
+    ) -> None:
+        """`salt`, 128 secret bits, keys the hashes of hosts; a past that was learned under another is left out."""
+        self.inner = inner
+        self.name = inner.name
+        self.schema_digest = inner.schema_digest
+        self._behaviour = behaviour
+        self._salt = salt
+        self._streams = Streams(bounds or Bounds())
+        if behaviour.past and behaviour.site == mark_of(salt):
+            self._streams.restore(behaviour.past)
+
+    def receive(self, windows: Encoded) -> Scores:
+        """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
+        scores = self.inner.receive(windows)
+        n = len(windows)
+        component = np.full(n, np.nan)
+        rows = flow_rows(windows)
+        if not n:
+            return replace(scores, components={**scores.components, COMPONENT: component})
+        table = self._streams.receive(flows_of(windows, self._salt)).astype(np.float32)
+        p = p_values(self._behaviour, table)
+        component[rows] = p
+        joined = scores.p_value.copy()
+        joined[rows] = self._behaviour.joined.p_value(evidence(scores.p_value[rows], p))
+        joined = significant(np.clip(joined, _MIN_P_VALUE, 1.0))
+        weight = np.full(n, -np.inf)
+        weight[rows] = np.log(scores.p_value[rows]) - np.log(p)
+        return replace(
+            scores,
+            p_value=joined,
+            score=np.round(score_of(joined), 6),
+            components={**scores.components, COMPONENT: np.round(component, 12)},
+            seen=_Seen(scores, rows, table, weight),
+        )
+
+    def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
+        """The reasons of whichever has the more evidence first."""
+        seen = scores.seen
+        assert isinstance(seen, _Seen), "scores of another detector"
+        of_inner = self.inner.explain(windows, seen.inner, rows)
+        at = np.full(len(windows), -1)
+        at[seen.rows] = np.arange(len(seen.rows))
+        out = []
+        for row, others in zip(rows.tolist(), of_inner, strict=True):
+            own = self._words(seen.table[at[row]]) if at[row] >= 0 else []
+            out.append(own + others if seen.weight[row] > 0.0 else others + own)
+        return out
+
+    def _words(self, seen: NDArray[np.float32]) -> list[str]:
+        """The fields without which the row would be least like an intrusion: what was seen against the usual."""
+        usual = self._behaviour.usual
+        width = len(usual)
+        # The row, and the row with one field after another as it usually is.
+        table = np.tile(seen, (width + 1, 1))
+        table[np.arange(1, width + 1), np.arange(width)] = usual
+        odds = self._behaviour.trees.score(table)
+        more = odds[0] - odds[1:]
+        told = [f for f in np.argsort(-more, kind="stable").tolist() if more[f] > _TELLING][:_REASONS]
+        return [told_field(f, float(seen[f]), float(usual[f])) for f in told]
+
+
+def with_behaviour_beside(inner: Detector, checkpoint: Checkpoint, salt: int = 0) -> Detector:
+    """The detector with what its checkpoint says of behaviour; as it is where that is nothing.
+
+    Raises `CmdanaError` where it cannot be used.
+    """
+    behaviour = behaviour_of(checkpoint)
+    return inner if behaviour is None else WithBehaviour(inner, behaviour, salt)
+
+
+def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the originator has a past [n]."""
+    return table[:, names().index(_SEEN)] >= _FEW
+
+
+def p_values(behaviour: Behaviour, table: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of rows of fields [n, B]: how likely normal traffic is to look as much like an intrusion."""
+    odds = np.round(behaviour.trees.score(table), 5)
+    known = is_known(table)
+    return np.where(known, behaviour.known.p_value(odds), behaviour.unknown.p_value(odds))
+
+
+def evidence(inner: NDArray[np.float64], behaviour: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fisher's sum of two p-values [n], of whom neither need be independent: the sum is calibrated as it comes."""
+    total: NDArray[np.float64] = -np.log(np.clip(inner, _MIN_P_VALUE, 1.0)) - np.log(behaviour)
+    return total
