@@ -8,18 +8,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour.fields import names
-from cmdana_plugin.behaviour.flows import flow_rows, flows_of
+from cmdana_plugin.behaviour.fields import names, told
+from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_of
 from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
+from cmdana_plugin.behaviour.past import ending_before
 from cmdana_plugin.behaviour.streams import Bounds, Streams
 from cmdana_plugin.detector import Checkpoint, Detector, Scores, score_of, significant
-from feature_extractors.features import Encoded
+from feature_extractors import CONN_STATES
+from feature_extractors.features import Encoded, load_schema
 
 COMPONENT: Final = "behaviour"
 _SEEN: Final = "host_seen"
 _REASONS: Final = 3  # fields that are named
 _TELLING: Final = 0.3  # log odds that a field must account for to be named
 _MIN_P_VALUE: Final = 1e-30
+_INNER: Final = 0.5  # weight of the inner detector's evidence, whose single connections are many; behaviour's is 1
+_OTH: Final = CONN_STATES.index("OTH")
+_TCP: Final = 6
 _FEW: Final = float(np.log1p(200.0))  # connections of an originator from which on it has a past
 
 
@@ -49,8 +54,7 @@ class WithBehaviour:
         self._behaviour = behaviour
         self._salt = salt
         self._streams = Streams(bounds or Bounds())
-        if behaviour.past and behaviour.site == mark_of(salt):
-            self._streams.restore(behaviour.past)
+        self._past = behaviour.past if behaviour.site == mark_of(salt) else {}
 
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
@@ -60,20 +64,25 @@ class WithBehaviour:
         rows = flow_rows(windows)
         if not n:
             return replace(scores, components={**scores.components, COMPONENT: component})
-        table = self._streams.receive(flows_of(windows, self._salt)).astype(np.float32)
-        p = p_values(self._behaviour, table)
+        flows = flows_of(windows, self._salt)
+        if self._past and len(flows):
+            self._streams.restore(ending_before(self._past, float(flows.end[0])))
+            self._past = {}
+        table = self._streams.receive(flows).astype(np.float32)
+        p = p_values(self._behaviour, table, flows)
         component[rows] = p
         joined = scores.p_value.copy()
+        rows, p = rows[np.isfinite(p)], p[np.isfinite(p)]
         joined[rows] = self._behaviour.joined.p_value(evidence(scores.p_value[rows], p))
         joined = significant(np.clip(joined, _MIN_P_VALUE, 1.0))
         weight = np.full(n, -np.inf)
-        weight[rows] = np.log(scores.p_value[rows]) - np.log(p)
+        weight[rows] = _INNER * np.log(scores.p_value[rows]) - np.log(p)
         return replace(
             scores,
             p_value=joined,
             score=np.round(score_of(joined), 6),
             components={**scores.components, COMPONENT: np.round(component, 12)},
-            seen=_Seen(scores, rows, table, weight),
+            seen=_Seen(scores, flow_rows(windows), table, weight),
         )
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
@@ -98,8 +107,8 @@ class WithBehaviour:
         table[np.arange(1, width + 1), np.arange(width)] = usual
         odds = self._behaviour.trees.score(table)
         more = odds[0] - odds[1:]
-        told = [f for f in np.argsort(-more, kind="stable").tolist() if more[f] > _TELLING][:_REASONS]
-        return [told_field(f, float(seen[f]), float(usual[f])) for f in told]
+        most = np.argsort(-more, kind="stable")[:_REASONS].tolist()
+        return [told(f, float(seen[f]), float(usual[f])) for f in most if more[f] > _TELLING]
 
 
 def with_behaviour_beside(inner: Detector, checkpoint: Checkpoint, salt: int = 0) -> Detector:
@@ -116,14 +125,23 @@ def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
     return table[:, names().index(_SEEN)] >= _FEW
 
 
-def p_values(behaviour: Behaviour, table: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of rows of fields [n, B]: how likely normal traffic is to look as much like an intrusion."""
+def has_direction(flows: Flows) -> NDArray[np.bool_]:
+    """Whether it is known who asked whom [n]: of TCP without a beginning and without content it is not."""
+    nothing = (flows.orig_bytes == 0) & (flows.resp_bytes == 0)
+    return ~((flows.state == _OTH) & (flows.proto == _TCP) & nothing)
+
+
+def p_values(behaviour: Behaviour, table: NDArray[np.float32], flows: Flows) -> NDArray[np.float64]:
+    """Of connections and their fields [n, B]: how likely normal ones are to look as much like an intrusion.
+
+    NaN where it is not known who asked whom.
+    """
     odds = np.round(behaviour.trees.score(table), 5)
-    known = is_known(table)
-    return np.where(known, behaviour.known.p_value(odds), behaviour.unknown.p_value(odds))
+    p = np.where(is_known(table), behaviour.known.p_value(odds), behaviour.unknown.p_value(odds))
+    return np.where(has_direction(flows), p, np.nan)
 
 
 def evidence(inner: NDArray[np.float64], behaviour: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fisher's sum of two p-values [n], of whom neither need be independent: the sum is calibrated as it comes."""
-    total: NDArray[np.float64] = -np.log(np.clip(inner, _MIN_P_VALUE, 1.0)) - np.log(behaviour)
+    """Fisher's weighted sum of two p-values [n], which need not be independent: the sum is calibrated as it comes."""
+    total: NDArray[np.float64] = -_INNER * np.log(np.clip(inner, _MIN_P_VALUE, 1.0)) - np.log(behaviour)
     return total

@@ -1,4 +1,4 @@
-"""What was learned of behaviour: trees over the fields, their calibration, the fields' usual values and a site's past."""
+"""What was learned of behaviour: trees over the fields, their calibration, what is usual, and a site's past."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour.past import packed, unpacked
 from cmdana_plugin.detector import Checkpoint, Tail, Trees, Unsound, check_tail, check_trees
 from feature_extractors import CmdanaError, SchemaError
 from feature_extractors.compiled import hashed, key_of
@@ -54,7 +55,8 @@ def with_behaviour(checkpoint: Checkpoint, behaviour: Behaviour | None) -> Check
         arrays[f"{name}.fit"] = np.array([float(tail.size), tail.start, tail.shape, tail.scale])
     arrays["usual"] = behaviour.usual
     arrays["site"] = np.array([behaviour.site], np.uint64)
-    arrays |= {f"{_PAST}{name}": array for name, array in behaviour.past.items()}
+    if behaviour.past:
+        arrays |= {f"{_PAST}{name}": array for name, array in packed(behaviour.past).items()}
     return replace(checkpoint, about=about | {DIGEST: load_schema().behaviour_digest}, behaviour=arrays)
 
 
@@ -68,9 +70,8 @@ def behaviour_of(checkpoint: Checkpoint) -> Behaviour | None:
         return None
     digest = checkpoint.about.get(DIGEST, "")
     if digest != load_schema().behaviour_digest:
-        raise SchemaError(
-            f"model: behaviour learned with fields {digest[:12]!r}, expected {load_schema().behaviour_digest[:12]}: train again"
-        )
+        expected = load_schema().behaviour_digest[:12]
+        raise SchemaError(f"model: behaviour learned with fields {digest[:12]!r}, expected {expected}: train again")
     try:
         return _checked(arrays)
     except Unsound as fault:
@@ -97,7 +98,7 @@ def _checked(arrays: Mapping[str, NDArray[Any]]) -> Behaviour:
         trees=Trees(**{f.name: arrays[f"{_TREES}.{f.name}"] for f in fields(Trees)}),
         usual=usual,
         site=int(site[0]),
-        past={k.removeprefix(_PAST): v for k, v in arrays.items() if k.startswith(_PAST)},
+        past=unpacked({k.removeprefix(_PAST): v for k, v in arrays.items() if k.startswith(_PAST)}),
         **tails,
     )
 

@@ -15,7 +15,9 @@ from cmdana_plugin.behaviour import (
     Flows,
     Streams,
     concat_flows,
+    ending_before,
     evidence,
+    has_direction,
     is_known,
     mark_of,
     p_values,
@@ -35,6 +37,8 @@ _REHEARSALS: Final = (2, 20)  # of a lesson in one recording, least and most
 _NORMAL_ROWS: Final = 120_000  # of all lessons together
 _DRAFT_TREES: Final = 40  # what a lesson is judged by before the next is made
 _TREES: Final = 250
+_LEAVES: Final = 8
+_LEAST_ROWS: Final = 200  # of a leaf: a normal connection comes back in several lessons
 _FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
 _FIRST_WEIGHT: Final = 0.2
 _LEAST_NORMAL: Final = 500  # connections, under which nothing is learned
@@ -182,7 +186,9 @@ def _fit(lessons: Sequence[Lesson], seed: int, rounds: int) -> Trees:
     rows = kind == 0
     weight[rows] *= 1.0 / weight[rows].sum()
     weight *= len(weight) / weight.sum()
-    return fit_trees(table, kind > 0, weight, seed * 1000, rounds, repeats=1)
+    return fit_trees(
+        table, kind > 0, weight, seed * 1000, rounds, repeats=1, leaves=_LEAVES, least=_LEAST_ROWS
+    )
 
 
 def recall(trees: Trees, lesson: Lesson, rate: float = 0.01) -> Mapping[str, float]:
@@ -227,22 +233,28 @@ def recalibrated(
     """
     bounds = bounds or Bounds()
     ours = salt is not None and behaviour.site == mark_of(salt)
-    tables, inner = [], []
+    tables, flows, inner = [], [], []
     streams = Streams(bounds)
+
+    def add(rows: NDArray[np.int64], table: NDArray[np.float32], r: Normal) -> None:
+        tables.append(table.astype(np.float32))
+        flows.append(take_flows(r.flows, rows))
+        inner.append(r.p_value[rows])
+
     for i, r in enumerate(recordings):
         streams = Streams(bounds)
         if ours and behaviour.past and i == 0:
-            streams.restore(behaviour.past)
-        later = np.arange(len(r)) >= r.learned
-        tables.append(streams.receive(r.flows)[later & r.normal])
-        inner.append(r.p_value[later & r.normal])
+            streams.restore(ending_before(behaviour.past, float(r.flows.end[0])))
+        table = streams.receive(r.flows)
+        direction = has_direction(r.flows)
+        later = np.flatnonzero((np.arange(len(r)) >= r.learned) & r.normal & direction)
+        add(later, table[later], r)
         if len(r) >= _LONG:
-            for piece in np.array_split(np.flatnonzero(later), _COLD_STARTS):
+            for piece in np.array_split(np.arange(r.learned, len(r)), _COLD_STARTS):
                 table = Streams(bounds).receive(take_flows(r.flows, piece))
-                strange = r.normal[piece] & ~is_known(table)
-                tables.append(table[strange])
-                inner.append(r.p_value[piece][strange])
-    table = np.concatenate(tables).astype(np.float32)
+                strange = np.flatnonzero(r.normal[piece] & direction[piece] & ~is_known(table))
+                add(piece[strange], table[strange], r)
+    table, there = np.concatenate(tables), concat_flows(flows)
     odds = np.round(behaviour.trees.score(table), 5)
     known = is_known(table)
     everything = fit_tail(odds)
@@ -252,7 +264,7 @@ def recalibrated(
         unknown=fit_tail(odds[~known]) if (~known).sum() >= _ENOUGH else everything,
         past=streams.state() if ours else behaviour.past,
     )
-    return replace(draft, joined=fit_tail(evidence(np.concatenate(inner), p_values(draft, table))))
+    return replace(draft, joined=fit_tail(evidence(np.concatenate(inner), p_values(draft, table, there))))
 
 
 _ENOUGH: Final = 200  # normal connections from which on a kind of them has a tail of its own

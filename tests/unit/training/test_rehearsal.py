@@ -7,7 +7,8 @@ import pytest
 from made_windows import block_of, office
 
 from cmdana_plugin.behaviour import Flows, flows_of, take_flows
-from cmdana_plugin.training.rehearsal import KINDS, MOST_ROWS, Curriculum, Rehearsed, rehearsed
+from cmdana_plugin.training.moves import MOST_ROWS
+from cmdana_plugin.training.rehearsal import KINDS, Curriculum, Rehearsed, rehearsed
 
 DNS = 2  # the schema's code
 
@@ -77,7 +78,9 @@ def test_the_site_s_own_connections_stay_as_they_are_and_in_order() -> None:
 
 @pytest.mark.parametrize("kind", ["guess", "console", "lateral", "twin"])
 def test_services_and_ports_are_ones_that_the_site_has(kind: str) -> None:
-    had = set(zip(SITE.service.tolist(), SITE.port.tolist(), strict=True)) | {(0, p) for p in SITE.port.tolist()}
+    had = set(zip(SITE.service.tolist(), SITE.port.tolist(), strict=True)) | {
+        (0, p) for p in SITE.port.tolist()
+    }
     for seed in range(8):
         flows = only(drawn(kind, seed))
         assert set(zip(flows.service.tolist(), flows.port.tolist(), strict=True)) <= had
@@ -146,8 +149,13 @@ def test_a_tunnel_asks_one_domain_for_names_that_carry_much() -> None:
 def test_a_twin_does_what_its_host_never_does() -> None:
     flows = only(drawn("twin", 4))
     if len(flows):
-        asked = {(o, r, p) for o, r, p in zip(SITE.orig.tolist(), SITE.resp.tolist(), SITE.port.tolist(), strict=True)}
-        assert not asked & set(zip(flows.orig.tolist(), flows.resp.tolist(), flows.port.tolist(), strict=True))
+        asked = {
+            (o, r, p)
+            for o, r, p in zip(SITE.orig.tolist(), SITE.resp.tolist(), SITE.port.tolist(), strict=True)
+        }
+        assert not asked & set(
+            zip(flows.orig.tolist(), flows.resp.tolist(), flows.port.tolist(), strict=True)
+        )
 
 
 def test_a_site_of_next_to_nothing_is_left_alone() -> None:
