@@ -14,15 +14,17 @@ from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
 from cmdana_plugin.behaviour.past import ending_before
 from cmdana_plugin.behaviour.streams import Bounds, Streams
 from cmdana_plugin.detector import Checkpoint, Detector, Scores, score_of, significant
-from feature_extractors import CONN_STATES
-from feature_extractors.features import Encoded, load_schema
+from feature_extractors import CONN_STATES, CmdanaError
+from feature_extractors.features import Encoded
 
 COMPONENT: Final = "behaviour"
 _SEEN: Final = "host_seen"
 _REASONS: Final = 3  # fields that are named
 _TELLING: Final = 0.3  # log odds that a field must account for to be named
 _MIN_P_VALUE: Final = 1e-30
-_INNER: Final = 0.5  # weight of the inner detector's evidence, whose single connections are many; behaviour's is 1
+_INNER: Final = (
+    0.5  # weight of the inner detector's evidence, whose single connections are many; behaviour's is 1
+)
 _OTH: Final = CONN_STATES.index("OTH")
 _TCP: Final = 6
 _FEW: Final = float(np.log1p(200.0))  # connections of an originator from which on it has a past
@@ -47,7 +49,10 @@ class WithBehaviour:
     def __init__(
         self, inner: Detector, behaviour: Behaviour, salt: int = 0, bounds: Bounds | None = None
     ) -> None:
-        """`salt`, 128 secret bits, keys the hashes of hosts; a past that was learned under another is left out."""
+        """`salt`, 128 secret bits, keys the hashes of hosts; a past that was learned under another is left out.
+
+        Raises `CmdanaError` where the past is none, or more than the bounds allow.
+        """
         self.inner = inner
         self.name = inner.name
         self.schema_digest = inner.schema_digest
@@ -55,6 +60,11 @@ class WithBehaviour:
         self._salt = salt
         self._streams = Streams(bounds or Bounds())
         self._past = behaviour.past if behaviour.site == mark_of(salt) else {}
+        if self._past:
+            try:
+                self._streams.restore(self._past)
+            except ValueError as error:
+                raise CmdanaError(f"model: behaviour: {error}; see [behaviour] max_hosts") from None
 
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
@@ -66,7 +76,8 @@ class WithBehaviour:
             return replace(scores, components={**scores.components, COMPONENT: component})
         flows = flows_of(windows, self._salt)
         if self._past and len(flows):
-            self._streams.restore(ending_before(self._past, float(flows.end[0])))
+            if float(flows.end[0]) < float(self._past["clock"][0]):
+                self._streams.restore(ending_before(self._past, float(flows.end[0])))
             self._past = {}
         table = self._streams.receive(flows).astype(np.float32)
         p = p_values(self._behaviour, table, flows)
@@ -111,18 +122,21 @@ class WithBehaviour:
         return [told(f, float(seen[f]), float(usual[f])) for f in most if more[f] > _TELLING]
 
 
-def with_behaviour_beside(inner: Detector, checkpoint: Checkpoint, salt: int = 0) -> Detector:
+def with_behaviour_beside(
+    inner: Detector, checkpoint: Checkpoint, salt: int = 0, bounds: Bounds | None = None
+) -> Detector:
     """The detector with what its checkpoint says of behaviour; as it is where that is nothing.
 
     Raises `CmdanaError` where it cannot be used.
     """
     behaviour = behaviour_of(checkpoint)
-    return inner if behaviour is None else WithBehaviour(inner, behaviour, salt)
+    return inner if behaviour is None else WithBehaviour(inner, behaviour, salt, bounds)
 
 
 def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether the originator has a past [n]."""
-    return table[:, names().index(_SEEN)] >= _FEW
+    known: NDArray[np.bool_] = table[:, names().index(_SEEN)] >= _FEW
+    return known
 
 
 def has_direction(flows: Flows) -> NDArray[np.bool_]:

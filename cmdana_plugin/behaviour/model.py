@@ -71,7 +71,9 @@ def behaviour_of(checkpoint: Checkpoint) -> Behaviour | None:
     digest = checkpoint.about.get(DIGEST, "")
     if digest != load_schema().behaviour_digest:
         expected = load_schema().behaviour_digest[:12]
-        raise SchemaError(f"model: behaviour learned with fields {digest[:12]!r}, expected {expected}: train again")
+        raise SchemaError(
+            f"model: behaviour learned with fields {digest[:12]!r}, expected {expected}: train again"
+        )
     try:
         return _checked(arrays)
     except Unsound as fault:

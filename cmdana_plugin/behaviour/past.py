@@ -66,7 +66,7 @@ def unpacked(past: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def ending_before(state: Arrays, begin: float) -> dict[str, NDArray[Any]]:
-    """The state as if what it knows had ended by network time `begin`: who judges older traffic knows it all the same."""
+    """The state as if it had ended by network time `begin`: older traffic is judged by what is known all the same."""
     days = max(np.ceil((float(state[_CLOCK][0]) - begin) / _DAY), 0.0)
     if days == 0.0:
         return dict(state)

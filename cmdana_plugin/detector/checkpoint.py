@@ -59,7 +59,9 @@ class Checkpoint:
     # Of the overall p-value, -log p, by how well the originator is known; where benign traffic was plenty.
     overall_calibration: Strata | None
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
-    behaviour: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # of the room of that name, which checks them
+    behaviour: Mapping[str, NDArray[Any]] = field(
+        default_factory=dict
+    )  # of the room of that name, which checks them
 
 
 @dataclass(frozen=True, slots=True)

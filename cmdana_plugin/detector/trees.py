@@ -123,10 +123,15 @@ def fit_trees(
     leaves: int = 15,
     least: int = 10,
 ) -> Trees:
-    """Average of `repeats` forests of boosted trees, of `leaves` of `least` rows or more. Raises `CmdanaError` where LightGBM is not installed."""
+    """Average of `repeats` forests of boosted trees, each tree with `leaves` leaves of `least` rows or more.
+
+    Raises `CmdanaError` where LightGBM is not installed.
+    """
     models = []
     for k in range(repeats):
-        model = _classifier(n_estimators=rounds, random_state=seed + k, num_leaves=leaves, min_child_samples=least)
+        model = _classifier(
+            n_estimators=rounds, random_state=seed + k, num_leaves=leaves, min_child_samples=least
+        )
         model.fit(table, malicious, sample_weight=weight)
         models.append(model.booster_.dump_model())
     return _flatten(models, 1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour import behaviour_of, with_behaviour
+from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour
 from cmdana_plugin.detector import (
     RING_WIDTH,
     Checkpoint,
@@ -76,15 +76,16 @@ def train(
     inspect: Callable[[Corpus], None] = lambda _corpus: None,
     keep: Path | None = None,
     salt: int | None = None,
+    hosts: int | None = None,
 ) -> Checkpoint:
     """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
 
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
     earlier model and keeps its trees where there are no labels: to name kinds of attack, not to be weighed. `inspect`
     is shown the corpus before anything is learned from it. `keep` names a file in which an interrupted training is
-    kept and from which it goes on. `salt` keys the hashes of the hosts of one site, whose past then goes along; without
-    it recordings are of networks that have nothing to do with each other. The same recordings, recipe and machine give the same checkpoint, unless the
-    training was interrupted.
+    kept and from which it goes on. `salt` keys the hashes of the hosts of one site, whose past then goes along, of so
+    many `hosts` at most; without it recordings are of networks that have nothing to do with each other. The same
+    recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
     """
     recipe = recipe or Recipe()
     schema = load_schema()
@@ -173,7 +174,7 @@ def train(
         if held_out.sum() < LEAST_ROWS:
             held_out = corpus.label == 0
         made = calibrated_on(draft, corpus, held_out, cold_starts, recipe, schema)
-    return _with_behaviour(made, corpus, held, recipe, schema, salt, init, progress)
+    return _with_behaviour(made, corpus, held, recipe, schema, salt, hosts, init, progress)
 
 
 def _with_behaviour(
@@ -183,6 +184,7 @@ def _with_behaviour(
     recipe: Recipe,
     schema: Schema,
     salt: int | None,
+    hosts: int | None,
     init: Checkpoint | None,
     progress: Progress,
 ) -> Checkpoint:
@@ -191,7 +193,8 @@ def _with_behaviour(
     if recipe.behaviour:
         parts = [(c, overall_p_values(made, c, recipe, schema)) for c in (corpus, held) if c is not None]
         normal = normal_of(parts, 1.0 if held is not None else 1.0 - _CALIBRATION_FRACTION, salt is not None)
-        learned = fit_behaviour(normal, seed=recipe.seed, salt=salt, progress=progress)
+        bounds = Bounds() if hosts is None else Bounds(hosts)
+        learned = fit_behaviour(normal, seed=recipe.seed, salt=salt, bounds=bounds, progress=progress)
     if learned is None and init is not None:
         learned = behaviour_of(init)
     return with_behaviour(made, learned)

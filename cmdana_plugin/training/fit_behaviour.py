@@ -125,7 +125,8 @@ def fit_behaviour(
     if sum(int(r.normal[: r.learned].sum()) for r in recordings) < _LEAST_NORMAL:
         return None
     rng = np.random.default_rng(seed)
-    curriculum, lessons = Curriculum.begin(), []
+    curriculum = Curriculum.begin()
+    lessons: list[Lesson] = []
     for turn in range(rounds):
         progress("behaviour", turn / (rounds + 2))
         lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds)

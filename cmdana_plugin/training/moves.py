@@ -1,7 +1,7 @@
 """The moves an attacker has, made of a site's own connections: each kind of rehearsal is one function.
 
-Every value of a rehearsed connection is one of the site's own, scaled where the kind is about volume or padding, or that
-of an attempt that nobody answered.
+Every value of a rehearsed connection is one of the site's own, scaled where the kind is about volume or padding, or
+that of an attempt that nobody answered.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class Site:
     def server(self, rows: Rows, at: int) -> Rows:
         """Those of the rows that have the same server as one."""
         f = self.flows
-        return rows[(f.resp[rows] == f.resp[at]) & (f.port[rows] == f.port[at])]
+        own: Rows = rows[(f.resp[rows] == f.resp[at]) & (f.port[rows] == f.port[at])]
+        return own
 
 
 def _made(
@@ -193,7 +194,8 @@ def _pace(rng: Rng, hard: float, fast: float, slow: float) -> float:
 def _times(rng: Rng, start: float, pace: float, n: int, jitter: float | None = None) -> NDArray[np.float64]:
     """Starts of `n` connections: evenly with so much jitter (0..1), or without one at random (Poisson)."""
     gaps = pace * (rng.exponential(1.0, n) if jitter is None else rng.uniform(1.0 - jitter, 1.0 + jitter, n))
-    return start + np.cumsum(gaps) - gaps[0]
+    ts: NDArray[np.float64] = start + np.cumsum(gaps) - gaps[0]
+    return ts
 
 
 def _number(rng: Rng, hard: float, least: int, most: int) -> int:

@@ -159,6 +159,7 @@ def train(
             inspect=lambda corpus: report.suspects.resembling(corpus, init),
             keep=kept,
             salt=state_salt(config.model.state_key),
+            hosts=config.behaviour.max_hosts,
         )
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
