@@ -135,8 +135,7 @@ def with_behaviour_beside(
 
 def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether the originator has a past [n]."""
-    known: NDArray[np.bool_] = table[:, names().index(_SEEN)] >= _FEW
-    return known
+    return np.asarray(table[:, names().index(_SEEN)] >= _FEW, np.bool_)
 
 
 def has_direction(flows: Flows) -> NDArray[np.bool_]:

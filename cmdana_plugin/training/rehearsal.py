@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour import Flows, concat_flows, take_flows
-from cmdana_plugin.training.moves import MAKERS, MOST_ROWS, Rng, Site
+from cmdana_plugin.training.moves import MAKERS, MOST_ROWS
+from cmdana_plugin.training.templates import Rng, Site
 
 KINDS: Final = tuple(MAKERS)
 _LONGEST: Final = 12 * 3600.0  # seconds from the first connection of a rehearsal to its last

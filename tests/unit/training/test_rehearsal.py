@@ -16,6 +16,7 @@ DNS = 2  # the schema's code
 def site(n: int = 4000) -> Flows:
     """A made-up office whose look-ups have domains and outcomes, and whose desks also look after machines."""
     flows = flows_of(block_of(office(n)), 1)
+    flows = take_flows(flows, np.argsort(flows.end, kind="stable"))
     lookup = flows.service == DNS
     rng = np.random.default_rng(0)
     refused = lookup & (rng.random(n) < 0.05)
