@@ -1,11 +1,8 @@
-from .detector import COMPONENT as COMPONENT
-from .detector import WithBehaviour as WithBehaviour
 from .detector import evidence as evidence
 from .detector import has_direction as has_direction
 from .detector import is_known as is_known
 from .detector import p_values as p_values
 from .detector import with_behaviour_beside as with_behaviour_beside
-from .fields import names as names
 from .flows import Flows as Flows
 from .flows import concat_flows as concat_flows
 from .flows import flow_rows as flow_rows

@@ -141,7 +141,8 @@ def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
 def has_direction(flows: Flows) -> NDArray[np.bool_]:
     """Whether it is known who asked whom [n]: of TCP without a beginning and without content it is not."""
     nothing = (flows.orig_bytes == 0) & (flows.resp_bytes == 0)
-    return ~((flows.state == _OTH) & (flows.proto == _TCP) & nothing)
+    direction: NDArray[np.bool_] = ~((flows.state == _OTH) & (flows.proto == _TCP) & nothing)
+    return direction
 
 
 def p_values(behaviour: Behaviour, table: NDArray[np.float32], flows: Flows) -> NDArray[np.float64]:

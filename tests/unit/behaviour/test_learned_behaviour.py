@@ -18,7 +18,6 @@ from cmdana_plugin.behaviour import (
     Bounds,
     Flows,
     Streams,
-    WithBehaviour,
     behaviour_of,
     concat_flows,
     ending_before,
@@ -28,6 +27,7 @@ from cmdana_plugin.behaviour import (
     with_behaviour,
     with_behaviour_beside,
 )
+from cmdana_plugin.behaviour.detector import WithBehaviour
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.training.fit_behaviour import Normal, fit_behaviour, lesson_of, recall

@@ -16,7 +16,8 @@ import pytest
 from made_windows import block_of, changed, is_scan, office
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour import WithBehaviour, flows_of, with_behaviour, with_behaviour_beside
+from cmdana_plugin.behaviour import flows_of, with_behaviour, with_behaviour_beside
+from cmdana_plugin.behaviour.detector import WithBehaviour
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.checkpoint import Checkpoint
 from cmdana_plugin.detector.cross_modal import CrossModal
