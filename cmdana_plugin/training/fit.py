@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -190,7 +191,7 @@ def _with_behaviour(
 ) -> Checkpoint:
     """With what was learned of behaviour, or where that is nothing, with what `init` knew."""
     learned = None
-    if recipe.behaviour:
+    if recipe.behaviour and find_spec("lightgbm") is not None:
         parts = [(c, overall_p_values(made, c, recipe, schema)) for c in (corpus, held) if c is not None]
         normal = normal_of(parts, 1.0 if held is not None else 1.0 - _CALIBRATION_FRACTION, salt is not None)
         bounds = Bounds() if hosts is None else Bounds(hosts)

@@ -59,6 +59,7 @@ class Learned:
     busiest_host: str = ""
     model: str = ""
     data_digest: str = ""
+    behaviour: bool = True  # whether the runs of connections were learned
     normal: Normal = field(default_factory=Normal)
     suspects: Suspects = field(default_factory=Suspects)
     logs: PassedOver = field(default_factory=PassedOver)  # lines of Zeek logs that were not read
@@ -82,6 +83,11 @@ class Learned:
             found.append(
                 f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
                 "that becomes normal"
+            )
+        if not self.behaviour:
+            found.append(
+                "runs of connections were not learned: that takes 500 normal connections and LightGBM (pip install "
+                "'cmdana[evaluate]')"
             )
         found += self.suspects.words()
         if self.joined < self.labels:
@@ -168,6 +174,7 @@ def train(
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
+    report.behaviour = bool(made.behaviour)
     report.data_digest = made.about.get("data_digest", "")
     return report
 
