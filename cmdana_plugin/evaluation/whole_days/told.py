@@ -7,12 +7,13 @@ score for peers. One of them is how it ships.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import with_behaviour_beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import Judge, Notice, threshold
 from cmdana_plugin.detector import (
@@ -82,8 +83,13 @@ class Lesson:
 
 
 def _begun(made: Checkpoint) -> Callable[[], Detector]:
-    share = share_of(made.weights)
-    return lambda: WithSiteHistory(CrossModal(made, load_schema(), threads=1), share=share)
+    """As the product judges with a checkpoint: what is learned of behaviour and the site's history beside."""
+
+    def begin() -> Detector:
+        inner = with_behaviour_beside(CrossModal(made, load_schema(), threads=1), made)
+        return WithSiteHistory(inner, share=share_of(made.weights))
+
+    return begin
 
 
 def _as_shipped(lesson: Lesson, seed: int) -> Callable[[], Detector]:
@@ -94,8 +100,14 @@ def _calibrated(lesson: Lesson, seed: int) -> Callable[[], Detector]:
     return _begun(recalibrate(shipped_checkpoint(), lesson.held))
 
 
-def _learned(lesson: Lesson, seed: int) -> Callable[[], Detector]:
-    return _begun(train(lesson.train, lesson.held, recipe=replace(Recipe(seed=seed), trees=False)))
+def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Callable[[], Detector]:
+    return _begun(
+        train(lesson.train, lesson.held, recipe=Recipe(seed=seed, trees=False, behaviour=behaviour))
+    )
+
+
+def _without(lesson: Lesson, seed: int) -> Callable[[], Detector]:
+    return _learned(lesson, seed, behaviour=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ OURS: Final[Mapping[str, Kind]] = {
         "the shipped model with thresholds from the site (`cmdana calibrate`)", _calibrated, seeded=False
     ),
     "cmdana": Kind("learned on the site's normal days (`cmdana train`)", _learned),
+    "cmdana without behaviour": Kind("the same without what is learned of behaviour", _without),
 }
 CHIEF: Final = "cmdana"  # the one that speaks for the product
 
