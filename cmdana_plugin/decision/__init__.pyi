@@ -1,7 +1,7 @@
+from .allow import AllowList as AllowList
 from .counters import SCORE_BOUNDS as SCORE_BOUNDS
 from .counters import Watch as Watch
 from .drift import strongest as strongest
-from .allow import AllowList as AllowList
 from .incidents import REVISED as REVISED
 from .incidents import threshold as threshold
 from .judge import Judge as Judge
@@ -9,6 +9,7 @@ from .judge import Judged as Judged
 from .kinds import COMPONENT_WORDS as COMPONENT_WORDS
 from .kinds import KINDS as KINDS
 from .kinds import quoted as quoted
+from .kinds import span as span
 from .notice import ANOMALOUS_CONNECTION as ANOMALOUS_CONNECTION
 from .notice import ANOMALOUS_HOST as ANOMALOUS_HOST
 from .notice import DETECTOR_BACK as DETECTOR_BACK
@@ -24,6 +25,7 @@ from .tails import ENOUGH_BLOCKS as ENOUGH_BLOCKS
 from .tails import UNLEARNED as UNLEARNED
 from .tails import Tails as Tails
 from .tails import tails_of as tails_of
+from .verdict import NO_VERDICTS as NO_VERDICTS
 from .verdict import Coded as Coded
 from .verdict import Verdict as Verdict
 from .verdict import Verdicts as Verdicts

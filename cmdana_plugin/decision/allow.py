@@ -49,10 +49,7 @@ class AllowList:
         if any(_within(a, n) for n in self._either for a in (orig, resp)):
             return True
         return any(
-            _within(orig, o)
-            and _within(resp, r)
-            and port in (None, resp_p)
-            and proto in (None, transport)
+            _within(orig, o) and _within(resp, r) and port in (None, resp_p) and proto in (None, transport)
             for o, r, port, proto in self._pairs
         )
 

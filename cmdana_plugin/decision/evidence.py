@@ -8,12 +8,21 @@ a host with an open incident. The walk stops at a connection that makes a host a
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.tails import ENOUGH_BLOCKS, HORIZONS, KEPT, ROLES, SIZES, STATISTICS, Tails, robust_tails
+from cmdana_plugin.decision.tails import (
+    ENOUGH_BLOCKS,
+    HORIZONS,
+    KEPT,
+    ROLES,
+    SIZES,
+    STATISTICS,
+    Tails,
+    robust_tails,
+)
 from feature_extractors.compiled import entry, hashed, helper, new_key
 
 LEAST: Final = 0.5  # -log10 p below which a connection is no evidence
@@ -75,11 +84,11 @@ class Evidence:
         self, begin: int, orig: NDArray[np.uint64], resp: NDArray[np.uint64], end: Floats, e: Floats,
         tried: NDArray[np.bool_], early: NDArray[np.bool_], owner: Ints, told: Floats,
     ) -> tuple[int, int]:  # fmt: skip
-        """The first connection from `begin` on that makes a host an incident, and the host's place; none: their number, -1.
+        """The first connection from `begin` on that makes a host an incident, and the host's place.
 
-        `e` [n] is -log10 p, 0 of what is not to count; `tried` what was never answered. Written are `owner` [n], the
-        place of the host whose open incident a connection belongs to, -1 none, and `told` [n], what the evidence
-        against the host of the row has come to.
+        Where there is none, how many connections there are, and -1. `e` [n] is -log10 p, 0 of what is not to count;
+        `tried` what was never answered. Written are `owner` [n], the place of the host whose open incident a connection
+        belongs to, -1 none, and `told` [n], what the evidence against the host of the row has come to.
         """
         row, slot, forgotten = _weigh(
             begin, orig, resp, end, e, tried, early, owner, told, self._tails, self._site, _SIZES, _HORIZON_OF,
@@ -136,7 +145,7 @@ class Evidence:
 
 
 @helper
-def _find(keys, key):  # type: ignore[no-untyped-def]
+def _find(keys: Any, key: Any) -> Any:
     n = np.uint64(len(keys))
     for probe in range(_PROBES):
         slot = (key % n + np.uint64(probe)) % n
@@ -146,7 +155,7 @@ def _find(keys, key):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _surprise(tail, value):  # type: ignore[no-untyped-def]
+def _surprise(tail: Any, value: Any) -> Any:
     level, scale, shape = tail[0], tail[1], tail[2]
     if value <= level:
         return value / max(level, 1e-9)
@@ -156,14 +165,14 @@ def _surprise(tail, value):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _rarity(learned, site, by_learned, by_site):  # type: ignore[no-untyped-def]
+def _rarity(learned: Any, site: Any, by_learned: Any, by_site: Any) -> Any:
     """How rare it is that the rarest statistic is as rare as this, by either of the tails."""
     last = len(learned) - 1
     return min(_surprise(learned[last], by_learned), _surprise(site[last], by_site))
 
 
 @helper
-def _put(values, when, e, now, horizon):  # type: ignore[no-untyped-def]
+def _put(values: Any, when: Any, e: Any, now: Any, horizon: Any) -> Any:
     """Keeps the oddest that have not gone by; whether it is among them."""
     least, lowest = -1, e
     for i in range(len(values)):
@@ -180,7 +189,20 @@ def _put(values, when, e, now, horizon):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _compare(values, when, now, horizon, sizes, which, h, role, learned, site, peak, ordered):  # type: ignore[no-untyped-def]
+def _compare(
+    values: Any,
+    when: Any,
+    now: Any,
+    horizon: Any,
+    sizes: Any,
+    which: Any,
+    h: Any,
+    role: Any,
+    learned: Any,
+    site: Any,
+    peak: Any,
+    ordered: Any,
+) -> Any:
     """How rare a horizon's rarest statistic is; `peak` takes the most that each has come to."""
     n = 0
     for i in range(len(values)):
@@ -209,10 +231,9 @@ def _compare(values, when, now, horizon, sizes, which, h, role, learned, site, p
 
 
 @entry
-def _weigh(  # type: ignore[no-untyped-def]
-    begin, orig, resp, end, e, tried, early, owner, told, learned, site, sizes, which, horizons, limit, quiet, keys,
-    values, when, last, peak, active, roles, other, several, last_open,
-):  # fmt: skip
+def _weigh(
+    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned: Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when: Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any, last_open: Any,
+) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
     n_hosts = np.uint64(len(keys))

@@ -6,12 +6,13 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from cmdana_plugin.decision.seen import Seen
 
+W = TypeVar("W")
 TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
 MOST: Final = 4096  # ports, and targets, told apart in a strand
 _STRANDS: Final = 32
@@ -92,7 +93,9 @@ class Facts:
 
     strands: dict[str, Strand] = field(default_factory=dict)
     pairs: set[tuple[str, str]] = field(default_factory=set)  # strand and target of what was evidence
-    components: Counter[str] = field(default_factory=Counter)  # of the score, the oddest of each evident connection
+    components: Counter[str] = field(
+        default_factory=Counter
+    )  # of the score, the oddest of each evident connection
     strongest: list[tuple[float, str]] = field(default_factory=list)  # evidence and uid of a few
     connections: int = 0
     evident: int = 0
@@ -147,7 +150,7 @@ class Facts:
             if strand.name != TRIES:
                 total[strand.name] += strand.connections
             else:
-                total.update({port: 1 for port in sorted(strand.ports)[:MOST]})
+                total.update(dict.fromkeys(sorted(strand.ports)[:MOST], 1))
         return total
 
 
@@ -155,7 +158,7 @@ def strand_of(s: Seen) -> str:
     return TRIES if s.tried else s.service
 
 
-def tally(counts: Counter[object] | Counter[str] | Counter[tuple[str, str, str]], word: object, n: int = 1, most: int = MOST) -> None:  # fmt: skip
+def tally(counts: Counter[W], word: W, n: int = 1, most: int = MOST) -> None:
     """Counts `word`, unless it is one too many to be told apart."""
     if n and (word in counts or len(counts) < most):
-        counts[word] += n  # type: ignore[index]
+        counts[word] += n

@@ -1,4 +1,4 @@
-"""Evidence against hosts to incidents: they open, grow, merge, grow quiet and close; each is one notice that is updated.
+"""Evidence against hosts to incidents: they open, grow, merge, grow quiet and close; one is a notice that is updated.
 
 No single odd connection is needed, and one alone seldom is enough. `alerts_per_day` is how many hosts' hours of normal
 use a day may look like an incident: their number times the tail of `tails`, a sum of expectations, which holds whatever
@@ -45,7 +45,9 @@ _NAMED: Final = 3  # services of an incident
 _HOSTS: Final = 8  # and hosts and targets
 _MOST_CASES: Final = 4096  # incidents, open or lately closed
 _MOST_HOSTS: Final = 256  # that do the same thing in one incident
-_PAST_EACH: Final = 64  # connections of a host that are remembered in case they turn out to belong to an incident
+_PAST_EACH: Final = (
+    64  # connections of a host that are remembered in case they turn out to belong to an incident
+)
 _PAST_ALL: Final = 32768
 _PER_HOST: Final = 25  # connections of a day for each hour of a host, until the hosts have been counted
 _DAY: Final = 86400.0
@@ -63,7 +65,9 @@ class Decided:
 
     notices: dict[int, list[Notice]] = field(default_factory=dict)  # by row
     incident: dict[int, str] = field(default_factory=dict)  # by row, of rows of an incident
-    revised: list[tuple[Verdict, str]] = field(default_factory=list)  # earlier connections, and their incident
+    revised: list[tuple[Verdict, str]] = field(
+        default_factory=list
+    )  # earlier connections, and their incident
 
 
 @dataclass(slots=True)
@@ -169,12 +173,12 @@ class Decider:
         return e
 
     def _turn(self, hour: int) -> None:
-        """Ends the hour that was counted if `hour` is a later one; a step back is another capture, or a node that lags."""
-        if self._hour is not None and hour <= self._hour:
+        """Ends the hour that was counted if `hour` is another one; one back is a node of a cluster that lags."""
+        if self._hour is not None and self._hour - 1 <= hour <= self._hour:
             return
         if self._hour is not None:
             self.evidence.turn()
-            self._habits.turn(min(hour - self._hour, 24 * 7))
+            self._habits.turn(min(max(hour - self._hour, 1), 24 * 7))
             self._set_limit()
         self._hour = hour
 
@@ -239,7 +243,9 @@ class Decider:
         self._bound(s.end)
         self.evidence.open(place, s.end)
         other = self.evidence.place(self.evidence.keys(rows.resp[row : row + 1], 1)[0])
-        case.alone = role == "originator" and other >= 0 and self.evidence.alone(other) and len(case.hosts) == 1
+        case.alone = (
+            role == "originator" and other >= 0 and self.evidence.alone(other) and len(case.hosts) == 1
+        )
         for old in earlier:
             case.facts.add(old)
             out.revised.append((_revised(old.verdict, case.id), case.id))
@@ -268,11 +274,10 @@ class Decider:
                     if host not in hop:
                         hop.append(host)
                 return case
-            if main[0] != TRIES and main in case.facts.pairs:
-                strand = case.facts.strands.get(main[0])
-                if not domain or (strand is not None and domain in strand.domains):
-                    return case
-            if domain and any(domain in strand.domains for strand in case.facts.ordered()[:1]):
+            top = case.facts.ordered()[0]
+            if domain and domain in top.domains:
+                return case
+            if not domain and main == (top.name, top.target) and main[0] != TRIES:
                 return case
         return None
 
@@ -435,7 +440,9 @@ def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:
         pairs[strand_of(s), s.verdict.resp_h] += s.evidence
         domains[s.domain] += s.evidence
     domain = max(domains, key=lambda name: domains[name])
-    return max(pairs, key=lambda pair: pairs[pair]), domain if 2 * domains[domain] > sum(pairs.values()) else ""
+    return max(pairs, key=lambda pair: pairs[pair]), domain if 2 * domains[domain] > sum(
+        pairs.values()
+    ) else ""
 
 
 def _revised(v: Verdict, incident: str) -> Verdict:

@@ -26,6 +26,7 @@ from feature_extractors.features import Encoded
 _EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
 _EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
 
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What a block of windows came to: a verdict for each window in its order, and the notices raised.

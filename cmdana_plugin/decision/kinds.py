@@ -11,7 +11,9 @@ from cmdana_plugin.decision.facts import MOST, TRIES, Facts, Strand
 
 NO_TECHNIQUE: Final = ""
 UNUSUAL: Final = "unusual"  # the kind of what no rule knows
-_CONSIDERED: Final = 0.25  # of the evidence of the strand that has most: one of less does not name the incident
+_CONSIDERED: Final = (
+    0.25  # of the evidence of the strand that has most: one of less does not name the incident
+)
 _LONGEST: Final = 60  # characters of a name in a sentence
 _DAY: Final = 86400.0
 
@@ -37,7 +39,9 @@ class Setting:
     """What is known of an incident beside the facts of its connections."""
 
     role: str  # of its host: originator or responder
-    usual: Mapping[str, float] = field(default_factory=dict)  # of the host, a day; empty where it is not known yet
+    usual: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the host, a day; empty where it is not known yet
     alone: bool = False  # nobody else speaks to what it speaks to
     chain: tuple[str, ...] = ()  # hosts in the order in which one reached the next
 
@@ -74,45 +78,54 @@ def _passwords(s: Strand, at: Setting) -> tuple[str, str] | None:
     asked, n = _most_refused(s)
     if asked is None or "login" not in asked[0] or n < 5 or n < s.accepted[asked]:
         return None
-    return f"{_does(at, 'tries passwords', 'has passwords tried')}: {_asked(asked, n)}{_toward(s, at)} in {span(s.lasted)}{_usual(at, 'refused', n)}", "T1110"  # fmt: skip
+    does = _does(at, "tries passwords", "has passwords tried")
+    return f"{does}: {_asked(asked, n)}{_toward(s, at)}{_over(s, at, 'refused', n)}", "T1110"
 
 
 def _no_names(s: Strand, at: Setting) -> tuple[str, str] | None:
     asked, n = _most_refused(s)
     if asked is None or asked[0] != "name" or n < 20 or 4 * n < s.accepted[asked]:
         return None
-    return f"{_does(at, 'asks', 'is asked')} for {n:,} names that do not exist in {span(s.lasted)}{_usual(at, 'refused', n)}", "T1568.002"  # fmt: skip
+    does = _does(at, "asks", "is asked")
+    return f"{does} for {n:,} names that do not exist{_over(s, at, 'refused', n)}", "T1568.002"
 
 
 def _floods(s: Strand, at: Setting) -> tuple[str, str] | None:
     if s.connections < 100 or s.connections < 10.0 * s.lasted or len(s.targets) > 2 or len(s.ports) > 3:
         return None
-    to = f"{', '.join(sorted(s.ports))} of {s.target}" if at.role == "originator" else ", ".join(sorted(s.ports))
-    return f"{_does(at, 'floods', 'is flooded at')} {to}: {count(s.connections, 'connection')} in {span(s.lasted)}{_sources(s, at)}", "T1498"  # fmt: skip
+    to = ", ".join(sorted(s.ports)) + (f" of {s.target}" if at.role == "originator" else "")
+    does, n = _does(at, "floods", "is flooded at"), count(s.connections, "connection")
+    return f"{does} {to}: {n}{_over(s, at)}{_sources(s, at)}", "T1498"
 
 
 def _scans(s: Strand, at: Setting) -> tuple[str, str] | None:
     few = s.sent + s.got <= 2000 * s.connections
-    if (s.name != TRIES and not (few and len(s.targets) >= 15)) or (len(s.ports) < 10 and len(s.targets) < 10):
+    if (s.name != TRIES and not (few and len(s.targets) >= 15)) or (
+        len(s.ports) < 10 and len(s.targets) < 10
+    ):
         return None
     ports = count(len(s.ports), "port") if len(s.ports) > 3 else ", ".join(sorted(s.ports))
     ports = f"{MOST:,} or more ports" if len(s.ports) >= MOST else ports
     where = f" of {_hosts(s)}" if at.role == "originator" else ""
-    return f"{_does(at, 'scans', 'is scanned')}: {ports}{where} in {span(s.lasted)}{_sources(s, at)}{_usual(at, 'tries', s.connections)}", "T1046"  # fmt: skip
+    return f"{_does(at, 'scans', 'is scanned')}: {ports}{where}{_over(s, at)}{_sources(s, at)}", "T1046"
 
 
 def _probes(s: Strand, at: Setting) -> tuple[str, str] | None:
     asked, n = _most_refused(s)
     if asked is None or not asked[0].startswith("web") or n < 20 or n < s.accepted[asked]:
         return None
-    return f"{_does(at, 'probes', 'is probed')}: {_asked(asked, n)}{_toward(s, at)} in {span(s.lasted)}{_usual(at, 'refused', n)}", "T1595.003"  # fmt: skip
+    does = _does(at, "probes", "is probed")
+    return f"{does}: {_asked(asked, n)}{_toward(s, at)}{_over(s, at, 'refused', n)}", "T1595.003"
 
 
 def _tunnels(s: Strand, at: Setting) -> tuple[str, str] | None:
     if s.bits:
         domain, bits = s.bits.most_common(1)[0]
         if bits >= 8 * 2000:
-            return f"tunnels through {quoted(domain)}: {size(bits / 8)} of names in {span(s.lasted)}", "T1071.004"
+            return (
+                f"tunnels through {quoted(domain)}: {size(bits / 8)} of names in {span(s.lasted)}",
+                "T1071.004",
+            )
     if s.name.endswith("/icmp") and s.sent + s.got >= 20_000:
         return f"tunnels through ICMP{_toward(s, at)}: {size(s.sent + s.got)} in {span(s.lasted)}", "T1095"
     return None
@@ -153,11 +166,20 @@ def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
     every, spread, _ = beat
     if every < 1.0 or spread > 0.25 or s.sent + s.got > 1e6 * s.connections:
         return None
-    by = {"dns": "T1071.004", "http": "T1071.001", "ssl": "T1071.001", "quic": "T1071.001", "smtp": "T1071.003"}
+    by = {
+        "dns": "T1071.004",
+        "http": "T1071.001",
+        "ssl": "T1071.001",
+        "quic": "T1071.001",
+        "smtp": "T1071.003",
+    }
     technique = next((by[part] for part in s.name.split(",") if part in by), "T1071")
     to = f"{s.target}{_named_domain(s)}"
     alone = ", nobody else does" if at.alone else ""
-    return f"calls home every {span(every)} (±{100 * spread:.0f} %) to {to} for {span(s.lasted)}{alone}", technique
+    return (
+        f"calls home every {span(every)} (±{100 * spread:.0f} %) to {to} for {span(s.lasted)}{alone}",
+        technique,
+    )
 
 
 def _sends(s: Strand, at: Setting) -> tuple[str, str] | None:
@@ -166,14 +188,15 @@ def _sends(s: Strand, at: Setting) -> tuple[str, str] | None:
         return None
     if usual is not None and s.sent < 3 * usual:
         return None
-    return f"sends {size(s.sent)} to {_hosts(s)}{_named_domain(s)} in {span(s.lasted)}{_usual(at, 'sent', s.sent)}", "T1048"  # fmt: skip
+    return f"sends {size(s.sent)} to {_hosts(s)}{_named_domain(s)}{_over(s, at, 'sent', s.sent)}", "T1048"
 
 
 def _refused(s: Strand, at: Setting) -> tuple[str, str] | None:
     asked, n = _most_refused(s)
     if asked is None or n < 10 or n < s.accepted[asked]:
         return None
-    return f"{_does(at, 'asks in vain', 'is asked in vain')}: {_asked(asked, n)}{_toward(s, at)} in {span(s.lasted)}{_usual(at, 'refused', n)}", NO_TECHNIQUE  # fmt: skip
+    does = _does(at, "asks in vain", "is asked in vain")
+    return f"{does}: {_asked(asked, n)}{_toward(s, at)}{_over(s, at, 'refused', n)}", NO_TECHNIQUE
 
 
 def _known(s: Strand, at: Setting) -> tuple[str, str] | None:
@@ -182,8 +205,8 @@ def _known(s: Strand, at: Setting) -> tuple[str, str] | None:
     name, n = s.known.most_common(1)[0]
     if 2 * n < s.evident:
         return None
-    does = "does" if at.role == "originator" else "receives"
-    return f"{does} what looks like {quoted(name)}: {count(s.connections, 'connection')}{_toward(s, at)} in {span(s.lasted)}", NO_TECHNIQUE  # fmt: skip
+    does, many = _does(at, "does", "receives"), count(s.connections, "connection")
+    return f"{does} what resembles an attack known as {quoted(name)}: {many}{_over(s, at)}", NO_TECHNIQUE
 
 
 _RULES: Final[Sequence[tuple[str, Rule]]] = (
@@ -199,7 +222,9 @@ def _unusual(facts: Facts, at: Setting) -> str:
     top = [name for name, _ in services.most_common(3)]
     more = f" and {len(services) - 3} more" if len(services) > 3 else ""
     n, targets = facts.evident, facts.targets()
-    peers = _many(targets) if at.role == "originator" else _many(_sum(s.sources for s in facts.strands.values()))
+    peers = (
+        _many(targets) if at.role == "originator" else _many(_sum(s.sources for s in facts.strands.values()))
+    )
     toward = "to" if at.role == "originator" else "from"
     does = "opens" if at.role == "originator" else "receives"
     over = f" in {span(facts.last - facts.first)}" if n > 1 else ""
@@ -215,17 +240,24 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
     asked, n = _most_refused(s)
     lasted = span(s.lasted)
     if asked is not None:
-        pieces.append((_beyond(at, "refused", n), f"{_asked(asked, n)} in {lasted}{_usual(at, 'refused', n)}"))
+        pieces.append(
+            (_beyond(at, "refused", n), f"{_asked(asked, n)} in {lasted}{_usual(at, 'refused', n)}")
+        )
     if s.name == TRIES:
-        words = f"{count(s.connections, 'attempt')} without an answer in {lasted}"
+        ports = f"{MOST:,} or more ports" if len(s.ports) >= MOST else count(len(s.ports), "port")
+        words = f"{count(s.connections, 'attempt')} without an answer, at {ports} of {_hosts(s)}, in {lasted}"
         pieces.append((_beyond(at, "tries", s.connections), f"{words}{_usual(at, 'tries', s.connections)}"))
     elif s.connections > 1:
-        words = f"{count(s.connections, 'connection')} ({s.name}) in {lasted}"
-        pieces.append((_beyond(at, "connections", s.connections), f"{words}{_usual(at, 'connections', s.connections)}"))
+        words = f"{count(s.connections, 'connection')} ({quoted(s.name)}) in {lasted}"
+        beyond = _beyond(at, "connections", s.connections)
+        pieces.append((beyond, f"{words}{_usual(at, 'connections', s.connections)}"))
     if s.sent >= 100_000:
-        pieces.append((_beyond(at, "sent", s.sent), f"{size(s.sent)} sent in {lasted}{_usual(at, 'sent', s.sent)}"))
+        pieces.append(
+            (_beyond(at, "sent", s.sent), f"{size(s.sent)} sent in {lasted}{_usual(at, 'sent', s.sent)}")
+        )
     if (beat := s.beat()) is not None and beat[1] <= 0.25 and beat[0] >= 1.0:
-        pieces.append((1.5, f"{beat[2] + 1:,} calls {span(beat[0])} apart, half of them within {beat[1] * beat[0]:.2g} s"))
+        words = f"{beat[2] + 1:,} calls {span(beat[0])} apart, half of them within {beat[1] * beat[0]:.2g} s"
+        pieces.append((1.5, words))
     if s.bits and (top := s.bits.most_common(1)[0])[1] >= 8000:
         pieces.append((2.0, f"{size(top[1] / 8)} of names below {quoted(top[0])} in {lasted}"))
     if at.alone and at.role == "originator" and len(s.targets) == 1:
@@ -263,6 +295,11 @@ def _asked(asked: tuple[str, str, str], n: int) -> str:
 
 def _toward(s: Strand, at: Setting) -> str:
     return f" by {_hosts(s)}" if at.role == "originator" else f" from {_many(s.sources)}"
+
+
+def _over(s: Strand, at: Setting, name: str = "", n: float = 0) -> str:
+    """In how long a time, and what is usual."""
+    return f" in {span(s.lasted)}" + (_usual(at, name, n) if name else "")
 
 
 def _sources(s: Strand, at: Setting) -> str:

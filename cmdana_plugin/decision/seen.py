@@ -64,7 +64,10 @@ USUAL: Final = ("connections", "tries", "refused", "sent")  # what is counted of
 
 
 def rows_of(
-    windows: Encoded, verdicts: Verdicts, scores: Scores, oddest: Callable[[Sequence[int]], Sequence[str | None]]
+    windows: Encoded,
+    verdicts: Verdicts,
+    scores: Scores,
+    oddest: Callable[[Sequence[int]], Sequence[str | None]],
 ) -> Rows:
     """The connections of a block."""
     c = windows.connections

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 ROLES: Final = 2  # originator, responder
 HORIZONS: Final = (3600.0, 86400.0)  # seconds that evidence is looked at together
-SIZES: Final = ((1, 3, 10, 30), (3, 10, 30))  # of each horizon, how many of the oddest connections are averaged
+SIZES: Final = (
+    (1, 3, 10, 30),
+    (3, 10, 30),
+)  # of each horizon, how many of the oddest connections are averaged
 STATISTICS: Final = sum(map(len, SIZES))
 KEPT: Final = 30  # the oddest connections of a host and horizon, which are all that is needed
 ABOVE: Final = 0.1  # share of blocks above the level that a tail begins at
@@ -45,7 +48,7 @@ def fitted(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def robust(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same where a few of the blocks may be attacks: an exponential tail through quantiles that they do not move."""
+    """The same where a few blocks may be attacks: an exponential tail through quantiles that they do not move."""
     half, level, high = np.quantile(maxima, [0.5, 1.0 - ABOVE, 1.0 - ABOVE / 2])
     scale = max((level - half) / math.log(0.5 / ABOVE), (high - level) / math.log(2.0), _LEAST_SCALE)
     return np.array([level, scale, 0.0])
@@ -96,7 +99,9 @@ def null_maxima(rng: np.random.Generator, blocks: int) -> NDArray[np.float64]:
         e = np.minimum(-np.log10(np.repeat(rng.random(runs), rng.geometric(0.25, runs))), 12.0)
         k = 0
         for hours, sizes in zip((1, 8), SIZES, strict=True):
-            some = e if hours == 1 else -np.log10(np.repeat(rng.random(runs * 8), rng.geometric(0.25, runs * 8)))
+            some = (
+                e if hours == 1 else -np.log10(np.repeat(rng.random(runs * 8), rng.geometric(0.25, runs * 8)))
+            )
             top = np.sort(some)[::-1][:KEPT]
             for size in sizes:
                 out[i, k] = top[:size].sum() / size

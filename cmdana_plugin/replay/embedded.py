@@ -307,4 +307,5 @@ def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
     if "conn" in logs:
         logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
     logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
+    logs["cmdana"].write(judged.revised, now, first)
     logs["notice"].write(map(notice_row, judged.notices), now, first)
