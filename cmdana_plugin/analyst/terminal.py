@@ -188,7 +188,7 @@ def not_said(s: Summary) -> Iterator[str]:
     if not s.incidents:
         yield "no incident"
     if s.nearest:
-        hosts = ", ".join(f"{host} ({evidence:.1f})" for evidence, host, _ in s.nearest)
+        hosts = ", ".join(f"{host} ({evidence:.1f})" for evidence, host in s.nearest)
         yield f"just below an incident, which begins at an evidence of {s.limit:.1f}: {hosts}"
     if s.unseen:
         yield f"what this material cannot show: {'; '.join(s.unseen)}"
@@ -254,7 +254,7 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
     """The same as an object for `--json`."""
     # asdict would rebuild a Counter from its pairs and count those.
     plain = asdict(replace(s, verdicts=Counter(), undecoded=Counter(), notices=[]))
-    plain["nearest"] = [{"evidence": e, "host": host, "role": role} for e, host, role in s.nearest]
+    plain["nearest"] = [{"evidence": e, "host": host} for e, host in s.nearest]
     plain |= {"verdicts": dict(s.verdicts), "undecoded": dict(s.undecoded)}
     plain["notices"] = [notice_columns(n) for n in s.notices]
     whole = {

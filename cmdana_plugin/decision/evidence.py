@@ -232,7 +232,9 @@ def _compare(
 
 @entry
 def _weigh(
-    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned: Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when: Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any, last_open: Any,
+    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
+    Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
+    Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any, last_open: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0

@@ -44,7 +44,9 @@ _GROWTH: Final = 10  # an open incident is noticed again each time it has grown 
 _NAMED: Final = 3  # services of an incident
 _HOSTS: Final = 8  # and hosts and targets
 _MOST_CASES: Final = 4096  # incidents, open or lately closed
+_COMMON: Final = 3  # hosts that do the same unusual thing, from which on it is the site's and not theirs
 _MOST_HOSTS: Final = 256  # that do the same thing in one incident
+_MOST_NEAR: Final = 256
 _PAST_EACH: Final = (
     64  # connections of a host that are remembered in case they turn out to belong to an incident
 )
@@ -107,7 +109,7 @@ class Decider:
         self._past = _Past()
         self._habits = _Habits(incident.max_hosts)
         self._hour: int | None = None
-        self._below: deque[tuple[float, str, Role]] = deque(maxlen=64)
+        self._near: dict[str, float] = {}  # what came nearest to an alarm, by originator
         self._set_limit()
 
     @property
@@ -147,13 +149,10 @@ class Decider:
         unique = {case.id: case for case in self._cases.values()}
         return [self._described(case)[0] for case in sorted(unique.values(), key=lambda c: c.opened)]
 
-    def nearest(self) -> list[tuple[float, str, Role]]:
-        """What came nearest to an alarm without being one: evidence, host and role, most first, each host once."""
-        best: dict[tuple[str, Role], float] = {}
-        for evidence, host, role in self._below:
-            if (role, host) not in self._cases:
-                best[host, role] = max(best.get((host, role), 0.0), evidence)
-        return sorted(((e, host, role) for (host, role), e in best.items()), reverse=True)
+    def nearest(self) -> list[tuple[float, str]]:
+        """The evidence against the originators that came nearest to an alarm without being one, most first."""
+        known = {host for _, host in self._cases}
+        return sorted(((e, host) for host, e in self._near.items() if host not in known), reverse=True)
 
     def _counted(self, rows: Rows) -> NDArray[np.float64]:
         """-log10 p, 0 of what is allowed."""
@@ -197,8 +196,7 @@ class Decider:
             case = self._by_place.get(int(owner[i])) if owner[i] >= 0 else None
             if case is None:
                 self._past.keep(s)
-                if told[i] > 1.0:
-                    self._remember_near(float(told[i]), s)
+                self._remember_near(s.verdict.orig_h, float(told[i]))
                 continue
             if not case.facts.takes(s):
                 continue
@@ -210,13 +208,12 @@ class Decider:
             if notice is not None:
                 out.notices.setdefault(i, []).append(notice)
 
-    def _remember_near(self, evidence: float, s: Seen) -> None:
-        if len(self._below) == self._below.maxlen:
-            least = min(self._below)
-            if least[0] >= evidence:
-                return
-            self._below.remove(least)
-        self._below.append((evidence, s.verdict.orig_h, "originator"))
+    def _remember_near(self, host: str, evidence: float) -> None:
+        if evidence <= self._near.get(host, 0.0):
+            return
+        self._near[host] = evidence
+        if len(self._near) >= _MOST_NEAR:
+            self._near = dict(sorted(self._near.items(), key=lambda item: -item[1])[: _MOST_NEAR // 4])
 
     def _alarm(self, rows: Rows, row: int, place: int, key: int, evidence: float, out: Decided) -> None:
         """Opens an incident, or finds the one that this belongs to."""
@@ -284,6 +281,8 @@ class Decider:
     def _growth(self, case: _Case, s: Seen) -> Notice | None:
         """A notice where an incident has grown tenfold, or is by now known for what it is."""
         n = case.facts.connections
+        if case.kind == UNUSUAL and len(case.hosts) >= _COMMON:
+            return None  # a surge or a roll-out: once is enough
         if n >= _GROWTH * case.told:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:

@@ -37,9 +37,7 @@ class Summary:
     model: str = ""
     threshold: float = 0.0
     incidents: list[HostIncident] = field(default_factory=list)  # as known at the end
-    nearest: list[tuple[float, str, str]] = field(
-        default_factory=list
-    )  # evidence, host, role: just below an alarm
+    nearest: Sequence[tuple[float, str]] = ()  # evidence and host, just below an alarm
     limit: float = 0.0  # of evidence, where an alarm begins
     unseen: list[str] = field(default_factory=list)  # what cannot be seen in this material, in words
     packets: int = 0  # connections with packets

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.judge import Judge, Judged, component_reasons, oddest_components
-from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
+from cmdana_plugin.decision.verdict import NO_VERDICTS, verdicts_of
 from cmdana_plugin.detector.scores import Scores, score_of
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import Encoded, take_encoded
@@ -49,15 +49,7 @@ def test_a_benign_row_has_no_reasons_and_a_detector_without_components_gives_non
 
 def test_verdicts_in_columns_are_the_verdicts() -> None:
     v = VERDICT
-    block = Verdicts(
-        np.array([v.ts]), np.array([v.uid], "S20"), [v.orig_h], np.array([v.orig_p], np.uint16), [v.resp_h],
-        np.array([v.resp_p], np.uint16), coded([v.proto]), coded([v.service]),
-        np.array([v.community_id], "S30"), coded([v.stage]),
-        np.array([v.score]), np.array([v.p_value]), v.threshold, coded([v.verdict]),
-        np.array([[v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance]]), coded([v.modalities]),
-        [v.reasons],
-        v.model,
-    )  # fmt: skip
+    block = verdicts_of([v])
     assert list(block) == [v]
     assert block[:] == [v]
     assert block[-1] == v
@@ -100,8 +92,9 @@ def test_a_notice_is_explained_and_its_verdict_says_the_same() -> None:
 
 def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> None:
     flood = apart(200, 1e-5)
-    later = replace(flood, connections=replace(flood.connections, end=flood.connections.end + 2.0,
-                                               resp_h=flood.connections.resp_h ^ np.uint8(1)))  # fmt: skip
+    others = flood.connections.orig_h.copy()
+    others[:, 13] = 2
+    later = replace(flood, connections=replace(flood.connections, end=flood.connections.end + 2.0, orig_h=others))
     one, two = (list(Judge(Odd(), Config()).judged([part])) for part in (flood, later))
     assert explained(one) == [True] * 16 + [False] * 184
     assert [n.explained for j in one for n in j.notices] == explained(one)
