@@ -29,6 +29,7 @@ LEAST: Final = 0.5  # -log10 p below which a connection is no evidence
 FIRM: Final = 2.0  # and from which on it keeps an incident open
 MOST: Final = 12.0  # that one connection may bring: no single p-value is sure of more
 BLOCK: Final = 3600.0  # seconds of a host's hour
+_STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
@@ -248,6 +249,12 @@ def _weigh(
             several[b] = True
         a_open = a >= 0 and last_open[a] >= now
         b_open = b >= 0 and last_open[b] >= now
+        if a >= 0 and not a_open and last_open[a] > -np.inf:  # what has been told of does not count again
+            values[a] = 0.0
+            last_open[a] = -np.inf
+        if b >= 0 and not b_open and last_open[b] > -np.inf:
+            values[b] = 0.0
+            last_open[b] = -np.inf
         if a_open or b_open:
             owner[i] = a if a_open else b
         if early[i]:
@@ -259,15 +266,15 @@ def _weigh(
                 if told[i] >= limit and a >= 0:
                     return i, a, forgotten
             continue
-        if owner[i] >= 0 and e[i] >= FIRM:
-            last_open[owner[i]] = max(last_open[owner[i]], now + quiet)
-        if e[i] < LEAST or (b_open and not a_open and tried[i]):
+        if e[i] < LEAST:
             continue
         for role in range(2):
             key = orig[i] if role == 0 else resp[i]
             slot = a if role == 0 else b
             if role == 1 and a_open:
                 break  # an originator's incident explains its connections; its targets are none of their own
+            if role == 0 and b_open and not a_open and tried[i]:
+                continue  # nor are the many sources of a flood
             if slot < 0:
                 # The place of least evidence; of equal evidence, the one that is longest unseen.
                 least, lowest, oldest = np.int64(-1), 1e9, np.inf
@@ -303,11 +310,16 @@ def _weigh(
             active[slot] += 1
             best = 0.0
             for h in range(len(horizons)):
-                if _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h]):
-                    best = max(best, _compare(
-                        values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned, site,
-                        peak[slot], ordered,
-                    ))  # fmt: skip
+                kept = _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h])
+                if not kept and (h > 0 or e[i] < FIRM or last_open[slot] < now):
+                    continue
+                rare = _compare(
+                    values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned, site,
+                    peak[slot], ordered,
+                )  # fmt: skip
+                best = max(best, rare)
+                if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit:
+                    last_open[slot] = max(last_open[slot], now + quiet)
             told[i] = max(told[i], best)
             if best < limit or last_open[slot] >= now:
                 continue

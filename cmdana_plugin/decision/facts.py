@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from cmdana_plugin.decision.evidence import FIRM
 from cmdana_plugin.decision.seen import Seen
 
 W = TypeVar("W")
@@ -104,7 +105,7 @@ class Facts:
 
     def takes(self, s: Seen) -> bool:
         """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use."""
-        if s.evidence >= 1.0:
+        if s.evidence >= FIRM:
             return True
         name = strand_of(s)
         known = self.strands.get(name)

@@ -74,8 +74,8 @@ def rows_of(
     n = len(windows)
     sent, got = np.maximum(c.orig_bytes, 0), np.maximum(c.resp_bytes, 0)
     tried = _NO_ANSWER[c.conn_state] | ((c.ip_proto == _TCP) & (sent == 0) & (got == 0))
-    accepted, refused, told_by = (_told(windows, name, n) for name in ("accepted", "refused", "told_by"))
-    bits, domain = _told(windows, "subdomain_bits", n), getattr(windows, "domain", None)
+    accepted, refused, told_by = windows.accepted, windows.refused, windows.told_by
+    bits, domain = np.nan_to_num(windows.subdomain_bits), windows.domain
     with np.errstate(divide="ignore"):
         evidence = np.clip(-np.log10(scores.p_value), 0.0, MOST)
     asked = _outcomes()
@@ -85,11 +85,10 @@ def rows_of(
             Seen(
                 verdict, float(c.end[i]), float(evidence[i]), bool(tried[i]), int(sent[i]), int(got[i]),
                 int(accepted[i]), int(refused[i]), asked[told - 1] if 0 < told <= len(asked) else None,
-                str(domain[i])[:MAX_NAME] if domain else "", float(bits[i]) if bits[i] == bits[i] else 0.0,
-                component,
+                domain[i][:MAX_NAME], float(bits[i]), component,
             )
             for i, verdict, component, told in zip(
-                rows, verdicts.rows(rows), oddest(rows), told_by[list(rows)].astype(int).tolist(), strict=True
+                rows, verdicts.rows(rows), oddest(rows), told_by[list(rows)].tolist(), strict=True
             )
         ]  # fmt: skip
 
@@ -102,11 +101,6 @@ def rows_of(
     )  # fmt: skip
 
 
-def _told(windows: Encoded, name: str, n: int) -> NDArray[np.float64]:
-    column = getattr(windows, name, None)
-    return np.zeros(n) if column is None else np.asarray(column)
-
-
 def _outcomes() -> Sequence[tuple[str, str, str]]:
     """What is asked for, by `told_by` less one: singular, plural, and how it ends where it is refused."""
-    return [(o.one, o.many, o.ended) for o in getattr(load_schema(), "outcomes", ())]
+    return [(o.one, o.many, o.ended) for o in load_schema().outcomes]

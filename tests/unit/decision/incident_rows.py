@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,23 @@ def connection(
     evidence = min(-float(np.log10(p)), MOST)
     sent, got = (0, 0) if tried else (sent, got)
     return Seen(
-        verdict, end, evidence, tried, sent, got, domain=domain, bits=bits, component="density" if p <= 0.1 else None
+        verdict,
+        end,
+        evidence,
+        tried,
+        sent,
+        got,
+        domain=domain,
+        bits=bits,
+        component="density" if p <= 0.1 else None,
     )
 
 
-def asked(end: float, p: float, what: tuple[str, str, str], *, refused: int = 0, accepted: int = 0,
-          orig: str = "10.0.0.5", resp: str = "10.0.0.9", port: int = 80, service: str | None = None) -> Seen:  # fmt: skip
+def asked(
+    end: float, p: float, what: tuple[str, str, str], *, refused: int = 0, accepted: int = 0, **like: Any
+) -> Seen:
     """One whose logs say how what was asked for ended."""
-    s = connection(end, p, orig=orig, resp=resp, port=port, service=service)
+    s = connection(end, p, **like)
     return s._replace(asked=what, refused=refused, accepted=accepted)
 
 

@@ -24,9 +24,7 @@ def decided(decider: Decider, seen: Iterable[Seen], size: int = 100) -> list[Dec
 
 
 def notices(decider: Decider, seen: Iterable[Seen], size: int = 100) -> list[Notice]:
-    return [
-        n for d in decided(decider, seen, size) for row in sorted(d.notices) for n in d.notices[row]
-    ]
+    return [n for d in decided(decider, seen, size) for row in sorted(d.notices) for n in d.notices[row]]
 
 
 def scan(ports: Sequence[int], begin: float = 0.0, orig: str = "10.0.0.5", p: float = 1e-4) -> list[Seen]:
@@ -67,7 +65,10 @@ def test_a_scan_of_a_thousand_ports_is_one_incident_that_is_told_a_few_times() -
 
 
 def test_no_single_odd_connection_is_needed() -> None:
-    mild = [connection(float(i), 0.01, orig="10.0.0.5", resp="10.0.0.7", port=22, service="ssh") for i in range(60)]
+    mild = [
+        connection(float(i), 0.01, orig="10.0.0.5", resp="10.0.0.7", port=22, service="ssh")
+        for i in range(60)
+    ]
     raised = notices(Decider(Budget(), Incident()), mild)
     assert raised
     assert raised[0].note == ANOMALOUS_HOST
@@ -100,7 +101,7 @@ def test_where_every_host_is_odd_the_site_itself_says_what_is_usual() -> None:
     """A model that does not fit: p-values ten times too small, at the same rate in every hour and of every host."""
     decider = Decider(Budget(alerts_per_day=10.0), Incident())
     misfit = [s._replace(evidence=s.evidence * 2) for s in office(24)]
-    found = [d for d in decided(decider, misfit, 4096)]
+    found = decided(decider, misfit, 4096)
     ids = [{n.identifier for some in d.notices.values() for n in some} for d in found]
     half = len(ids) // 2
     assert len(set().union(*ids[half:])) <= 10.0
@@ -167,7 +168,9 @@ def test_a_known_attack_is_named_by_the_note() -> None:
 def test_hosts_that_do_the_same_thing_are_one_incident() -> None:
     """A roll-out: a new server that every host of the site talks to at once."""
     stream = [
-        connection(1000.0 + host + 60.0 * k, 1e-4, orig=f"10.0.1.{host}", resp="203.0.113.7", port=443, domain="update.example")
+        connection(
+            1000.0 + host + 60.0 * k, 1e-4, orig=f"10.0.1.{host}", resp="203.0.113.7", port=443, domain="update.example"
+        )
         for host in range(30)
         for k in range(4)
     ]  # fmt: skip
@@ -245,7 +248,9 @@ def test_a_flood_of_spoofed_sources_does_not_drive_out_a_host_with_more_against_
         connection(200.0 + i / 1000, 0.02, orig=f"100.{i % 200}.{i // 200}.1", resp="10.0.0.10", tried=True)
         for i in range(4000)
     ]
-    rest = [connection(600.0 + 60.0 * i, 1e-3, orig="10.0.0.77", resp="203.0.113.5", port=443) for i in range(8)]
+    rest = [
+        connection(600.0 + 60.0 * i, 1e-3, orig="10.0.0.77", resp="203.0.113.5", port=443) for i in range(8)
+    ]
     found = notices(decider, [*slow, *flood, *rest])
     assert "10.0.0.77" in {n.incident.host for n in found if n.incident}
 

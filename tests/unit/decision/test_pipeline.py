@@ -94,7 +94,9 @@ def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> 
     flood = apart(200, 1e-5)
     others = flood.connections.orig_h.copy()
     others[:, 13] = 2
-    later = replace(flood, connections=replace(flood.connections, end=flood.connections.end + 2.0, orig_h=others))
+    later = replace(
+        flood, connections=replace(flood.connections, end=flood.connections.end + 2.0, orig_h=others)
+    )
     one, two = (list(Judge(Odd(), Config()).judged([part])) for part in (flood, later))
     assert explained(one) == [True] * 16 + [False] * 184
     assert [n.explained for j in one for n in j.notices] == explained(one)
