@@ -98,7 +98,7 @@ def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connectio
     v = odd(madeup.START, 1, reasons=("one thing", "another; and more"))._replace(verdict="benign")
     madeup.write_logs(tmp_path, [v], extra=[notice_columns(madeup.incident(v))])
     (incident,) = report.gather(tmp_path).incidents.values()
-    assert incident.reasons == ["resembles attacks seen in training", "unusual for this service at this site"]
+    assert incident.reasons == ["20 attempts without an answer in 5 s", "a reason; of two parts"]
     assert incident.latest == ["one thing", "another; and more"]
     assert incident.evidence == 8.4
     page = page_of(tmp_path)
