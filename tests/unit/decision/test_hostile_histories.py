@@ -174,7 +174,7 @@ def test_after_a_flood_of_spoofed_sources_the_same_attacks_are_told(
     for name in ("dns-tunnel-iodine", "exfiltration-tls"):
         assert found.odd[family == name].sum() >= expected.odd[family == name].sum() > 0
     assert found.odd[family == "benign"].mean() < 0.01
-    assert sum(map(len, flooded.decider._hosts.values())) <= INCIDENTS
+    assert len(flooded.decider.evidence) <= INCIDENTS
     assert flooded.decider.forgotten > 0 or kind == "dns", "hosts let go are counted"
 
 
