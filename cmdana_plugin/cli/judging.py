@@ -52,9 +52,10 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     detector = load_detector(
         path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts, spare=spare
     )
+    tails = detector.checkpoint.incidents
     if not settings.site_history:
-        return Judge(detector, config)
-    return Judge(WithSiteHistory(detector, salt, share_of(detector.checkpoint.weights)), config)
+        return Judge(detector, config, tails)
+    return Judge(WithSiteHistory(detector, salt, share_of(detector.checkpoint.weights)), config, tails)
 
 
 class Reload:

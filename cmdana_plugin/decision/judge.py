@@ -49,10 +49,10 @@ class Judge:
     are explained hangs on network time alone, and so is the same live and offline, however the stream is cut.
     """
 
-    def __init__(self, detector: Detector, config: Config, tails: Tails = UNLEARNED) -> None:
-        """`tails` say how rare evidence against a host is on the network that was learned."""
+    def __init__(self, detector: Detector, config: Config, tails: Tails | None = None) -> None:
+        """`tails` say how rare evidence against a host is on the network that was learned; None: nobody has learned."""
         self.detector = detector
-        self.decider = Decider(config.verdict, config.incident, tails)
+        self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails)
         self.watch = Watch(config, COMPONENT_WORDS)
         self._max_reasons = config.verdict.max_reasons
         self._left = float(_EXPLAINED)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector import Checkpoint
+from cmdana_plugin.detector import Checkpoint, CrossModal, Detector, WithSiteHistory, share_of
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
 from cmdana_plugin.training.calibrate import recalibrate
+from cmdana_plugin.training.fit_incidents import Hours, with_incidents
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
@@ -148,9 +149,11 @@ def train(
     recipe = Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
     kept = out.with_name(f"{out.name}.training")
+    hours = Hours()
+    found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
         made = fit.train(
-            joining(recordings(sources, config, truth, report, progress, networks(exclude)), report, labels),
+            hours.keeping(joining(found, report, labels)),
             recipe=recipe,
             init=init,
             name=out.stem,
@@ -161,7 +164,7 @@ def train(
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
         raise (type(error)(f"{error}{passed}") if passed else error) from None
-    made = with_reference(made)
+    made = with_reference(with_incidents(made, hours, _as_judging))
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
@@ -186,13 +189,20 @@ def calibrate(
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
+    hours = Hours()
     try:
-        made = recalibrate(before, joining(found, report, labels))
+        made = recalibrate(before, hours.keeping(joining(found, report, labels)))
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
-    checkpoints.save(with_reference(made), out)
+    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging)), out)
     report.model = made.about.get("name", out.stem)
     return report
+
+
+def _as_judging(checkpoint: Checkpoint) -> Detector:
+    """The detector as `cmdana replay` and `cmdana run` have it, from its beginning."""
+    detector = CrossModal(checkpoint, load_schema())
+    return WithSiteHistory(detector, 0, share_of(checkpoint.weights))
 
 
 def initial(words: str | None) -> Checkpoint | None:
