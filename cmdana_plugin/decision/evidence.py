@@ -66,6 +66,9 @@ class Evidence:
         self._role = np.zeros(hosts, np.int8)
         self._other = np.zeros(hosts, np.uint64)  # of a responder, its first originator
         self._several = np.zeros(hosts, np.bool_)  # it has others
+        self._source = np.zeros(
+            (hosts, KEPT), np.uint64
+        )  # of its oddest connections of the hour, their originators
         self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
         self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
 
@@ -94,7 +97,7 @@ class Evidence:
         row, slot, forgotten = _weigh(
             begin, orig, resp, end, e, tried, early, owner, told, self._tails, self._site, _SIZES, _HORIZON_OF,
             _HORIZONS, self.limit, self._quiet, self._key, self._value, self._when, self._last, self._peak,
-            self._active, self._role, self._other, self._several, self.last_open,
+            self._active, self._role, self._other, self._several, self._source, self.last_open,
         )  # fmt: skip
         self.forgotten += forgotten
         return row, slot
@@ -174,7 +177,7 @@ def _rarity(learned: Any, site: Any, by_learned: Any, by_site: Any) -> Any:
 
 @helper
 def _put(values: Any, when: Any, e: Any, now: Any, horizon: Any) -> Any:
-    """Keeps the oddest that have not gone by; whether it is among them."""
+    """Keeps the oddest that have not gone by; the place of `e` among them, -1 none."""
     least, lowest = -1, e
     for i in range(len(values)):
         v = values[i] if abs(now - when[i]) <= horizon else np.float32(0.0)
@@ -182,11 +185,26 @@ def _put(values: Any, when: Any, e: Any, now: Any, horizon: Any) -> Any:
             least, lowest = i, v
             if v == 0.0:
                 break
-    if least < 0:
-        return False
-    values[least] = e
-    when[least] = now
-    return True
+    if least >= 0:
+        values[least] = e
+        when[least] = now
+    return least
+
+
+@helper
+def _of_many(values: Any, when: Any, source: Any, now: Any, horizon: Any) -> Any:
+    """Whether no one originator is behind more than half of a responder's oddest connections."""
+    n, most = 0, 0
+    for i in range(len(values)):
+        if values[i] <= 0.0 or abs(now - when[i]) > horizon:
+            continue
+        n += 1
+        same = 0
+        for j in range(len(values)):
+            if values[j] > 0.0 and abs(now - when[j]) <= horizon and source[j] == source[i]:
+                same += 1
+        most = max(most, same)
+    return 2 * most <= n
 
 
 @helper
@@ -235,7 +253,8 @@ def _compare(
 def _weigh(
     begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
     Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
-    Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any, last_open: Any,
+    Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any,
+    source: Any, last_open: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
@@ -311,7 +330,9 @@ def _weigh(
             best = 0.0
             for h in range(len(horizons)):
                 kept = _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h])
-                if not kept and (h > 0 or e[i] < FIRM or last_open[slot] < now):
+                if kept >= 0 and h == 0:
+                    source[slot, kept] = orig[i]
+                if kept < 0 and (h > 0 or e[i] < FIRM or last_open[slot] < now):
                     continue
                 rare = _compare(
                     values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned, site,
@@ -320,11 +341,15 @@ def _weigh(
                 best = max(best, rare)
                 if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit:
                     last_open[slot] = max(last_open[slot], now + quiet)
-            told[i] = max(told[i], best)
+            if role == 0 or last_open[slot] >= now:
+                told[i] = max(told[i], best)
             if best < limit or last_open[slot] >= now:
                 continue
-            if (role == 0 and (active[slot] > 1 or not tried[i])) or (role == 1 and several[slot]):
+            if (role == 0 and (active[slot] > 1 or not tried[i])) or (
+                role == 1 and _of_many(values[slot, 0], when[slot, 0], source[slot], now, horizons[0])
+            ):
                 # What brought it here is not weighed against the other side: it is explained.
                 owner[i] = slot
+                told[i] = best
                 return i, slot, forgotten
     return len(end), -1, forgotten
