@@ -279,7 +279,7 @@ def shares(
     return _both(draw)
 
 
-def meter(title: str, n: int, budget: float) -> Markup:
+def meter(title: str, n: float, budget: float) -> Markup:
     """One horizontal bar of a count against its budget, which the dashed line marks."""
     most = max(n, budget) * 1.15
     at = 200 * budget / most

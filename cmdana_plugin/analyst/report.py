@@ -218,6 +218,9 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
         opened=_OPEN_INCIDENTS,
         extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
+        against=lambda i: charts.meter(
+            f"evidence {i.evidence:.1f}, limit {i.limit:.1f}", i.evidence, i.limit
+        ),
         unfolded=lambda i: _unfolded(seen, i),
         meter=lambda n: charts.meter(f"{n:,} of a budget of {alerts_per_day:g}", n, alerts_per_day),
         lasted=units.span(seen.last - seen.first) if seen.connections else "",

@@ -14,6 +14,7 @@ UNUSUAL: Final = "unusual"  # the kind of what no rule knows
 _CONSIDERED: Final = (
     0.25  # of the evidence of the strand that has most: one of less does not name the incident
 )
+_SLOWEST_BURST: Final = 5.0  # seconds: what comes faster is one thing being done and no calls
 _LONGEST: Final = 60  # characters of a name in a sentence
 _DAY: Final = 86400.0
 
@@ -164,7 +165,7 @@ def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
     if beat is None or s.targets[s.target] < 0.9 * s.connections:
         return None
     every, spread, _ = beat
-    if every < 1.0 or spread > 0.25 or s.sent + s.got > 1e6 * s.connections:
+    if every < _SLOWEST_BURST or spread > 0.25 or s.sent + s.got > 1e6 * s.connections:
         return None
     by = {
         "dns": "T1071.004",
