@@ -115,7 +115,7 @@ class Evidence:
         """Whether the responder at this place has had one originator only."""
         return not self._several[slot]
 
-    def open(self, slot: int, now: float) -> None:
+    def hold(self, slot: int, now: float) -> None:
         """Has what the host does from now on belong to its incident."""
         self.last_open[slot] = now + self._quiet
 

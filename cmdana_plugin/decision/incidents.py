@@ -238,14 +238,14 @@ class Decider:
         self._cases[role, host] = case
         self._cases.move_to_end((role, host))
         self._bound(s.end)
-        self.evidence.open(place, s.end)
+        self.evidence.hold(place, s.end)
         other = self.evidence.place(self.evidence.keys(rows.resp[row : row + 1], 1)[0])
         case.alone = (
             role == "originator" and other >= 0 and self.evidence.alone(other) and len(case.hosts) == 1
         )
         for old in earlier:
             case.facts.add(old)
-            out.revised.append((_revised(old.verdict, case.id), case.id))
+            out.revised.append((row, _revised(old.verdict, case.id)))
         case.until, case.evidence = s.end, max(case.evidence, evidence)
         if not rows.early[row]:
             case.facts.add(s)
@@ -446,4 +446,5 @@ def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:
 
 def _revised(v: Verdict, incident: str) -> Verdict:
     word = ANOMALOUS if v.verdict == BENIGN else v.verdict
-    return v._replace(stage=REVISED, verdict=word, reasons=v.reasons or (f"belongs to incident {incident}",))
+    reasons = v.reasons or (f"belongs to incident {incident}",)
+    return v._replace(stage=REVISED, verdict=word, reasons=reasons, incident=incident)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.counters import Watch
 from cmdana_plugin.decision.incidents import Decided, Decider
-from cmdana_plugin.decision.kinds import COMPONENT_WORDS
+from cmdana_plugin.decision.kinds import COMPONENT_WORDS, quoted
 from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.decision.seen import rows_of
 from cmdana_plugin.decision.tails import UNLEARNED, Tails
@@ -31,14 +32,23 @@ _EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network
 class Judged:
     """What a block of windows came to: a verdict for each window in its order, and the notices raised.
 
-    `revised` are verdicts on earlier connections that turned out to belong to an incident.
+    `revised` are verdicts on earlier connections that turned out to belong to an incident, each with the window after
+    which that was known; `rows` has them there.
     """
 
     windows: Encoded
     verdicts: Verdicts
     notices: Sequence[Notice]
     counts: Mapping[tuple[str, str], int]  # verdicts by stage and word: ("final", "benign")
-    revised: Sequence[Verdict] = ()
+    revised: Sequence[tuple[int, Verdict]] = ()
+
+    def rows(self) -> Iterator[Verdict]:
+        """All verdicts in the order in which they were reached, however the stream is cut."""
+        again = list(self.revised)
+        for i, verdict in enumerate(self.verdicts):
+            yield verdict
+            while again and again[0][0] == i:
+                yield again.pop(0)[1]
 
 
 class Judge:
@@ -85,8 +95,7 @@ class Judge:
         for i in sorted(raised):
             notices += raised[i]
         self.watch.noticed(notices)
-        revised = [v._replace(incident=incident) for v, incident in decided.revised]
-        return Judged(windows, verdicts, notices, counts, revised)
+        return Judged(windows, verdicts, notices, counts, decided.revised)
 
     def _explained(
         self, windows: Encoded, scores: Scores, raised: Collection[int]
@@ -96,7 +105,11 @@ class Judge:
         if not rows:
             return {}
         reasons = self.detector.explain(windows, scores, np.array(rows))
-        return {i: tuple(some[: self._max_reasons]) for i, some in zip(rows, reasons, strict=True) if some}
+        return {
+            i: tuple(_named(reason, windows.domain[i]) for reason in some[: self._max_reasons])
+            for i, some in zip(rows, reasons, strict=True)
+            if some
+        }
 
     def _explains(self, now: float) -> bool:
         """Whether one more is explained at network time `now`; a step back in time is another capture."""
@@ -144,6 +157,11 @@ class Judge:
         )
 
 
+def _named(reason: str, domain: str) -> str:
+    """A reason about a name, with the domain that it lies in."""
+    return f"{reason} ({quoted(domain)})" if domain and _OF_NAMES.search(reason) else reason
+
+
 def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, Scores]]:
     """The same; the next one is made in a thread while the caller is at work on one."""
     beside = ThreadPoolExecutor(1, "score")
@@ -156,6 +174,7 @@ def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, 
         beside.shutdown(wait=False, cancel_futures=True)
 
 
+_OF_NAMES: Final = re.compile(r"dns query|longest name|server.name|http host")
 _STAGES = tuple(stage.name.lower() for stage in Stage)
 _PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
 _TELLING: Final = 0.05  # a component's p-value below which it is named beside another

@@ -145,7 +145,7 @@ class Session:
         self.judged += sum(n for (stage, _), n in judged.counts.items() if stage == _FINAL)
         written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
         events = wire.encode_verdicts(
-            self.topic_verdicts, judged.verdicts, judged.notices, verdicts_of(judged.revised),
+            self.topic_verdicts, judged.verdicts, judged.notices, verdicts_of([v for _, v in judged.revised]),
             benign=any(written) or not written,
         )  # fmt: skip
         if self._ending:

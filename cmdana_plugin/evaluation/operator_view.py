@@ -99,6 +99,7 @@ class Counted:
         row_of = {uid.decode(): i for i, uid in enumerate(c.uid.tolist())}
         odd = scores.score >= threshold(config.verdict)
         first_notice: dict[str, int] = {}
+        told: set[str] = set()
         for notice in notices_of(windows, scores, config):
             if notice.verdict is None:  # drift: about no connection in particular
                 continue
@@ -106,14 +107,16 @@ class Counted:
             rests = notice.incident.uids if notice.incident else (notice.verdict.uid,)
             basis = np.array([row_of[uid] for uid in rests if uid in row_of], np.int64)
             self.notices += 1
+            again = notice.identifier in told  # of an incident that has grown
+            told.add(notice.identifier)
             truth = set(label[basis].tolist())
             if 1 in truth:
                 for f in set(family[basis[label[basis] == 1]]):
                     first_notice.setdefault(str(f), row)
             elif truth == {0}:
-                self.false += 1
+                self.false += not again
             else:
-                self.unlabelled += 1
+                self.unlabelled += not again
         benign = label == 0
         self.benign += int(benign.sum())
         self.flagged += int((odd & benign).sum())

@@ -102,7 +102,10 @@ def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connectio
     assert incident.evidence == 3.4
     page = page_of(tmp_path)
     assert "<li>another; and more</li>" in page
-    assert "Evidence 3.4: 1 in 2,500 hours of normal hosts hold as much; an incident begins at 1.7, 1 in 50." in page
+    assert (
+        "Evidence 3.4: 1 in 2,500 hours of normal hosts hold as much; an incident begins at 1.7, 1 in 50."
+        in page
+    )
 
 
 def test_the_page_gives_the_score_of_a_connection_beside_its_title_and_not_in_it(tmp_path: Path) -> None:

@@ -135,13 +135,13 @@ def test_what_came_before_is_told_anew_when_an_incident_opens() -> None:
     burst = [connection(100.0 + i, 1e-5, port=22, service="ssh") for i in range(6)]
     (out,) = decided(Decider(Budget(), Incident()), [*quiet, *burst])
     assert out.revised
-    assert {v.stage for v, _ in out.revised} == {REVISED}
-    assert {i for _, i in out.revised} == set(out.incident.values())
-    assert {v.uid for v, _ in out.revised}.isdisjoint(
+    assert {v.stage for _, v in out.revised} == {REVISED}
+    assert {v.incident for _, v in out.revised} == set(out.incident.values())
+    assert {v.uid for _, v in out.revised}.isdisjoint(
         {s.verdict.uid for k, s in enumerate([*quiet, *burst]) if k in out.incident}
     )
     assert len(out.revised) + len(out.incident) == 9
-    assert all(v.verdict == "anomalous" and v.reasons for v, _ in out.revised)
+    assert all(v.verdict == "anomalous" and v.reasons for _, v in out.revised)
 
 
 def test_an_incident_is_over_after_the_quiet_time_and_goes_on_unsaid_where_it_comes_back_soon() -> None:

@@ -87,14 +87,9 @@ class Course:
     site: NDArray[np.float64]  # the site history's p-values
     notices: list[Notice]
 
-    def told(self, hosts: set[str]) -> set[tuple[str, str]]:
-        """The kinds of notices about these hosts."""
-        about = [
-            (n.note, [n.incident.host] if n.incident else [n.verdict.orig_h, n.verdict.resp_h])
-            for n in self.notices
-            if n.verdict
-        ]
-        return {(note, h) for note, some in about for h in some if h in hosts}
+    def told(self, hosts: set[str]) -> set[str]:
+        """Those of these hosts that a notice is about."""
+        return {h for n in self.notices if n.incident for h in n.incident.hosts} & hosts
 
 
 def judged(judge: Judge, windows: Windows) -> Course:

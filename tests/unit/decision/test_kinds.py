@@ -106,9 +106,7 @@ def tries(n: int, gap: float, ports: int = 1, hosts: int = 1, sources: int = 1) 
         ),
         (
             [
-                connection(
-                    61.0 * i, 1e-2, port=443, service="ssl", resp="203.0.113.7", sent=300, got=200
-                )
+                connection(61.0 * i, 1e-2, port=443, service="ssl", resp="203.0.113.7", sent=300, got=200)
                 for i in range(178)
             ],
             Setting("originator", alone=True),
