@@ -259,10 +259,10 @@ def test_a_log_record_that_belongs_to_no_connection_is_none(record: Any) -> None
             }),
         ),
         (
-            ["ssl", "C1 1.5 TLSv13 - x25519", True, False, "a.example", None],
+            ["ssl", "C1 1.5 TLSv13 - x25519 unknown_ca", True, False, "a.example", None],
             LogEntry("ssl", 1.5, "C1", {
-                "version": "TLSv13", "curve": "x25519", "established": True, "resumed": False,
-                "server_name": "a.example",
+                "version": "TLSv13", "curve": "x25519", "last_alert": "unknown_ca", "established": True,
+                "resumed": False, "server_name": "a.example",
             }),
         ),
     ],
