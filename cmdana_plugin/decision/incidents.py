@@ -67,9 +67,7 @@ class Decided:
 
     notices: dict[int, list[Notice]] = field(default_factory=dict)  # by row
     incident: dict[int, str] = field(default_factory=dict)  # by row, of rows of an incident
-    revised: list[tuple[Verdict, str]] = field(
-        default_factory=list
-    )  # earlier connections, and their incident
+    revised: list[tuple[int, Verdict]] = field(default_factory=list)  # earlier connections, after this row
 
 
 @dataclass(slots=True)
