@@ -30,6 +30,8 @@ FIRM: Final = 2.0  # and from which on it keeps an incident open
 MOST: Final = 12.0  # that one connection may bring: no single p-value is sure of more
 BLOCK: Final = 3600.0  # seconds of a host's hour
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
+_CROWD: Final = 10  # hosts from which on there is a middle one
+_MIDDLE: Final = 0.5  # what the evidence against it comes to in most hours, at most
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
@@ -51,6 +53,7 @@ class Evidence:
         """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open."""
         self.forgotten = 0  # hosts let go, or not taken in, to keep the bound
         self.limit = math.inf  # -log10 of the share of hosts' hours
+        self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
         self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
         self._tails = tails
         self._site = np.zeros_like(tails)
@@ -62,6 +65,7 @@ class Evidence:
         self._when = np.full((hosts, len(HORIZONS), KEPT), -np.inf)
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
+        self._rarest = np.zeros(hosts, np.float32)  # what the evidence came to at most in that hour
         self._active = np.zeros(hosts, np.int32)  # connections of that hour that were evidence
         self._role = np.zeros(hosts, np.int8)
         self._other = np.zeros(hosts, np.uint64)  # of a responder, its first originator
@@ -96,8 +100,8 @@ class Evidence:
         """
         row, slot, forgotten = _weigh(
             begin, orig, resp, end, e, tried, early, owner, told, self._tails, self._site, _SIZES, _HORIZON_OF,
-            _HORIZONS, self.limit, self._quiet, self._key, self._value, self._when, self._last, self._peak,
-            self._active, self._role, self._other, self._several, self._source, self.last_open,
+            _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
+            self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
         )  # fmt: skip
         self.forgotten += forgotten
         return row, slot
@@ -133,6 +137,19 @@ class Evidence:
         self._hours = [*self._hours, self.active()][-24:]
         self._active[:] = 0
         self._peak[:] = 0.0
+        self._rarest[:] = 0.0
+
+    def set_limit(self, limit: float) -> None:
+        """From an hour's beginning on."""
+        self.limit = limit
+        self.limits[:] = limit
+
+    def everybody(self, role: int) -> float:
+        """How much more than in other hours the middle host is odd in this one: a surge, a roll-out, a wrong model."""
+        seen = self._rarest[(self._active > 1) & (self._role == role)]
+        if len(seen) < _CROWD:
+            return 0.0
+        return max(float(np.median(seen)) - _MIDDLE, 0.0)
 
     def active(self) -> int:
         """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""
@@ -253,7 +270,7 @@ def _compare(
 def _weigh(
     begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
     Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
-    Any, last: Any, peak: Any, active: Any, roles: Any, other: Any, several: Any,
+    Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any,
     source: Any, last_open: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
@@ -282,7 +299,7 @@ def _weigh(
                 told[i] = _rarity(
                     learned[0], site[0], _surprise(learned[0, 0], e[i]), _surprise(site[0, 0], e[i])
                 )
-                if told[i] >= limit and a >= 0:
+                if told[i] >= limit[0] and a >= 0:
                     return i, a, forgotten
             continue
         if e[i] < LEAST:
@@ -320,6 +337,7 @@ def _weigh(
                 values[slot] = 0.0
                 when[slot] = -np.inf
                 peak[slot] = 0.0
+                rarest[slot] = 0.0
                 active[slot] = 0
                 roles[slot] = role
                 other[slot] = orig[i]
@@ -339,11 +357,12 @@ def _weigh(
                     peak[slot], ordered,
                 )  # fmt: skip
                 best = max(best, rare)
-                if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit:
+                if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit[role]:
                     last_open[slot] = max(last_open[slot], now + quiet)
+            rarest[slot] = max(rarest[slot], np.float32(best))
             if role == 0 or last_open[slot] >= now:
                 told[i] = max(told[i], best)
-            if best < limit or last_open[slot] >= now:
+            if best < limit[role] or last_open[slot] >= now:
                 continue
             if (role == 0 and (active[slot] > 1 or not tried[i])) or (
                 role == 1 and _of_many(values[slot, 0], when[slot, 0], source[slot], now, horizons[0])

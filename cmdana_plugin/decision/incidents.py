@@ -181,7 +181,7 @@ class Decider:
 
     def _set_limit(self) -> None:
         hours = self.evidence.a_day(self._budget.connections_per_day / _PER_HOST)
-        self.evidence.limit = max(math.log10(hours / self._budget.alerts_per_day), 1.0)
+        self.evidence.set_limit(max(math.log10(hours / self._budget.alerts_per_day), 1.0))
 
     def _gather(
         self, rows: Rows, begin: int, end: int, e: NDArray[np.float64], owner: NDArray[np.int64],
@@ -216,7 +216,13 @@ class Decider:
     def _alarm(self, rows: Rows, row: int, place: int, key: int, evidence: float, out: Decided) -> None:
         """Opens an incident, or finds the one that this belongs to."""
         (s,) = rows.seen([row])
-        role = _ROLES[self.evidence.role(place)]
+        which = self.evidence.role(place)
+        common = self.evidence.limit + self.evidence.everybody(which)
+        if evidence < common:  # what everybody does at the same time is no incident of one
+            self.evidence.limits[which] = common
+            self._past.keep(s)
+            return
+        role = _ROLES[which]
         host = s.verdict.orig_h if role == "originator" else s.verdict.resp_h
         earlier = self._past.of(role, host, s)
         case = self._cases.get((role, host))

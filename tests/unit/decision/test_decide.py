@@ -181,6 +181,29 @@ def test_hosts_that_do_the_same_thing_are_one_incident() -> None:
     assert len(known.hosts) == 8
 
 
+def test_in_an_hour_in_which_everybody_is_odder_only_who_is_odder_than_they_is_an_incident() -> None:
+    """A surge: every host of the site does more of everything, each with partners of its own."""
+    calm = office(3)
+    surge = [
+        connection(
+            3 * HOUR + 40.0 * k + host / 10, 0.001, orig=f"10.1.0.{host}", resp=f"192.0.2.{host}", port=443
+        )
+        for host in range(40)
+        for k in range(30)
+    ]
+    decider = Decider(Budget(alerts_per_day=3.0), Incident())
+    told = {n.identifier for n in notices(decider, [*calm, *surge])}
+    alone = Decider(Budget(alerts_per_day=3.0), Incident())
+    assert notices(alone, [*calm, *[s for s in surge if s.verdict.orig_h == "10.1.0.7"]]), (
+        "one that does so alone"
+    )
+    assert len(told) <= 3
+    attack = scan(range(1, 300), 3 * HOUR + 3000.0, "10.1.0.9", 1e-7)
+    found = Decider(Budget(alerts_per_day=3.0), Incident())
+    notices(found, [*calm, *surge, *attack])
+    assert "scan" in {i.kind for i in found.incidents()}
+
+
 def test_hops_from_host_to_host_are_one_incident_that_moves() -> None:
     hops = [("10.0.0.5", "10.0.0.6"), ("10.0.0.6", "10.0.0.7"), ("10.0.0.7", "10.0.0.8")]
     stream = [
