@@ -30,7 +30,7 @@ COMPONENT_WORDS: Final[Mapping[str, str]] = {
     "isolation": "unusual combination of sizes, times and recent activity",
     "novelty": "first-seen peer, port or name",
     "attack": "resembles attacks seen in training",
-    "behaviour": "what this host, or one like it, does not do over its connections",
+    "behaviour": "its run of connections is unlike this network's use",
     "site": "unusual for this service at this site",
 }
 

@@ -12,9 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import Checkpoint, CrossModal, Detector, WithSiteHistory, share_of
 from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
@@ -59,6 +61,7 @@ class Learned:
     busiest_host: str = ""
     model: str = ""
     data_digest: str = ""
+    behaviour: bool = True  # whether the runs of connections were learned
     normal: Normal = field(default_factory=Normal)
     suspects: Suspects = field(default_factory=Suspects)
     logs: PassedOver = field(default_factory=PassedOver)  # lines of Zeek logs that were not read
@@ -82,6 +85,11 @@ class Learned:
             found.append(
                 f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
                 "that becomes normal"
+            )
+        if not self.behaviour:
+            found.append(
+                "runs of connections were not learned: that takes 500 normal connections and LightGBM (pip install "
+                "'cmdana[evaluate]')"
             )
         found += self.suspects.words()
         if self.joined < self.labels:
@@ -160,14 +168,17 @@ def train(
             progress=progress,
             inspect=lambda corpus: report.suspects.resembling(corpus, init),
             keep=kept,
+            salt=state_salt(config.model.state_key),
+            hosts=config.behaviour.max_hosts,
         )
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
         raise (type(error)(f"{error}{passed}") if passed else error) from None
-    made = with_reference(with_incidents(made, hours, _as_judging))
+    made = with_reference(with_incidents(made, hours, _as_judging(config)))
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
+    report.behaviour = bool(made.behaviour)
     report.data_digest = made.about.get("data_digest", "")
     return report
 
@@ -191,18 +202,28 @@ def calibrate(
     found = recordings(sources, config, truth, report, progress, networks(exclude))
     hours = Hours()
     try:
-        made = recalibrate(before, hours.keeping(joining(found, report, labels)))
+        made = recalibrate(
+            before, hours.keeping(joining(found, report, labels)), state_salt(config.model.state_key)
+        )
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
-    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging)), out)
+    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging(config))), out)
     report.model = made.about.get("name", out.stem)
     return report
 
 
-def _as_judging(checkpoint: Checkpoint) -> Detector:
+def _as_judging(config: Config) -> Callable[[Checkpoint], Detector]:
     """The detector as `cmdana replay` and `cmdana run` have it, from its beginning."""
-    detector = CrossModal(checkpoint, load_schema())
-    return WithSiteHistory(detector, 0, share_of(checkpoint.weights))
+    salt = state_salt(config.model.state_key)
+
+    def made(checkpoint: Checkpoint) -> Detector:
+        detector = CrossModal(checkpoint, load_schema(), salt)
+        bounds = Bounds(config.behaviour.max_hosts)
+        return WithSiteHistory(
+            with_behaviour_beside(detector, checkpoint, salt, bounds), salt, share_of(checkpoint.weights)
+        )
+
+    return made
 
 
 def initial(words: str | None) -> Checkpoint | None:
