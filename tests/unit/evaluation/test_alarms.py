@@ -96,6 +96,18 @@ def test_the_same_alarm_again_is_not_counted() -> None:
     assert (counted.alarms, counted.false) == (2, 2)
 
 
+def test_an_alarm_that_grows_may_come_true() -> None:
+    truth = day([*CALM, *SCAN])
+    counted = tally(truth, alarm(1.5, EVIL, [1], key="a"), alarm(2.05, EVIL, [12, 13], key="a"))
+    assert (counted.alarms, counted.false, counted.found) == (1, 1, 1)
+
+
+def test_an_alarm_may_name_several_hosts() -> None:
+    rows = np.array([12, 13], np.int64)
+    told = Alarm(2.05 * HOUR, DESK, "originator", 1.0, rows, also=(EVIL,))
+    assert tally(day([*CALM, *SCAN], {"scan": [EVIL]}), told).found == 1
+
+
 def test_two_hosts_that_scan_are_two_attacks_and_one_that_scans_twice_is_one() -> None:
     two = [*SCAN, *((6.0 + i / 100, DESK, WEB, 1, "scan") for i in range(4))]
     truth = day([*CALM, *two], {"scan": [EVIL, DESK]})
