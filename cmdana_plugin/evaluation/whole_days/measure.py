@@ -24,11 +24,11 @@ from cmdana_plugin.evaluation.own_network import after
 from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, most_found, within_budget
 from cmdana_plugin.evaluation.whole_days.peers import PEERS, programs_of
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, in_turn, networks_of
-from cmdana_plugin.evaluation.whole_days.told import OURS, Elsewhere, Judged, Learned, Lesson, Listed, Teller, Told
-from cmdana_plugin.evaluation.whole_days.told import baseline as learned_baseline
+from cmdana_plugin.evaluation.whole_days.told import (
     OURS,
     Elsewhere,
     Judged,
+    Learned,
     Lesson,
     Listed,
     Teller,
@@ -192,7 +192,7 @@ def _network(
         seeded = OURS[name].seeded if name in OURS else name not in _SEEDLESS
         for seed in seeds if seeded else seeds[:1]:
             progress(f"{network}: {name}, seed {seed}", k / len(names))
-            made = OURS[name].learn(lesson, seed) if name in OURS else learned_baseline(name, lesson, seed)
+            made = OURS[name].learn(lesson, seed) if name in OURS else baseline(name, lesson, seed)
             again = _again(made, config) if name in OURS and seed == seeds[0] else None
             runs.setdefault(name, []).append(_Run(Judged(made, config), again))
     for name, peer in PEERS.items():
