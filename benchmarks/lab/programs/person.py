@@ -54,7 +54,8 @@ class Person:
             result = DO[task["do"]](self, task)
         except (OSError, http.client.HTTPException, imaplib.IMAP4.error, smtplib.SMTPException) as error:
             result = f"{type(error).__name__}: {error}"[:120]
-        self.say(began=round(began, 3), ended=round(time.time(), 3), what=task["what"], result=result)
+        times = {"began": round(began, 3), "ended": round(time.time(), 3)}
+        self.say(**times, what=task["what"], **task.get("of", {}), to=_places(task), result=result)
 
     def address(self, name: str) -> str:
         """Asked of the site's resolver by the C library, remembered for a while."""
@@ -65,13 +66,16 @@ class Person:
         return known[1]
 
     def connect(self, task: Task, host: str, port: int, wait: float = LIMIT) -> socket.socket:
-        return self.opened(task, socket.create_connection((self.address(host), port), timeout=wait))
+        began, known = time.time(), self.names.get(host)
+        address = self.address(host)
+        asked = {} if self.names.get(host) is known else {"asked": round(began, 3), "name": host}
+        return self.opened(task, socket.create_connection((address, port), timeout=wait), **asked)
 
-    def opened(self, task: Task, made: socket.socket) -> socket.socket:
+    def opened(self, task: Task, made: socket.socket, **more: Any) -> socket.socket:
         proto = "tcp" if made.type == socket.SOCK_STREAM else "udp"
         self.say(
             opened=round(time.time(), 3), what=task["what"],
-            proto=proto, orig=made.getsockname(), resp=made.getpeername(),
+            proto=proto, orig=made.getsockname(), resp=made.getpeername(), **task.get("of", {}), **more,
         )  # fmt: skip
         return made
 
@@ -84,6 +88,13 @@ class Person:
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
             self.contexts[key] = context
         return self.contexts[key]
+
+
+def _places(task: Task) -> list[str]:
+    """Names and addresses that a task goes to or asks for."""
+    found = [str(urlsplit(request["url"]).hostname) for request in task.get("requests", ())]
+    found += [name for name, _ in task.get("names", ())]
+    return sorted({*found, *([task["host"]] if "host" in task else [])})
 
 
 def web(person: Person, task: Task) -> str:
@@ -287,7 +298,7 @@ def main(plan: str, start: float) -> None:
             free.acquire()
             if time.time() - start - task["at"] > LATE:
                 free.release()
-                person.say(began=time.time(), what=task["what"], error="skipped: late")
+                person.say(began=time.time(), what=task["what"], **task.get("of", {}), error="skipped: late")
                 continue
             threading.Thread(target=_one, args=(person, task, free), daemon=True).start()
     for _ in range(AT_ONCE):
