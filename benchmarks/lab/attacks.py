@@ -32,7 +32,7 @@ ORDERS = (
     "df -h",
     "ls -laR /usr/share/doc/ncat",
 )
-MOST = 1500  # occasions of one slow attack, and FEWEST, whatever its pace
+MOST = 800  # occasions of one slow attack, and FEWEST, whatever its pace
 FEWEST = 12
 START = 1.5  # seconds between occasions below which no program is started for each
 Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last

@@ -139,7 +139,7 @@ def expired_certificate(
         yield owner, [replace(o.step("renewal", "sh", "-c", f"{keep}; {order}"), root=True)]
     for actor in _machines(world):
         at = begin + dice.uniform(0.0, 300.0) / squeeze
-        site, pause = dice.choice(sites), dice.choice((120.0, 300.0, 600.0)) / squeeze
+        site, pause = dice.choice(sites), dice.choice((300.0, 600.0, 1800.0)) / squeeze
         while at < begin + lasts:
             o = Occasion(world, actor, at, random.Random(dice.getrandbits(64)), squeeze)
             call = {"url": f"https://{site}/p{dice.randrange(4)}.html"}
