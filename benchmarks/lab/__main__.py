@@ -50,6 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     test.add_argument(
         "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
     )
+    how_much = verbs.add_parser("rates", help="how much ordinary use there is, as published of real networks")
+    how_much.add_argument(
+        "folder", type=Path, nargs="+", help="recordings of one site, in the order of their days"
+    )
     held = verbs.add_parser(
         "verify", help="hold the labels against what the clients and servers wrote themselves"
     )
@@ -91,6 +95,10 @@ def _do(wanted: argparse.Namespace) -> int:
 
         for moved in unsqueeze.unsqueeze(wanted.folder, wanted.out, wanted.factor, wanted.start):
             print(moved)
+    elif wanted.verb == "rates":
+        from benchmarks.lab import rates  # needs numpy
+
+        print(rates.measure(wanted.folder))
     elif wanted.verb == "verify":
         compared = verify.verify(wanted.folder, wanted.conn_log)
         print(compared)

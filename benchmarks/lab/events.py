@@ -75,12 +75,10 @@ def new_poller(world: World, dice: random.Random, begin: float, lasts: float, sq
             if "snmp" in host.services:
                 argv = (*words("snmpget -v2c -c public -t 1 -r 1"), host.address, "1.3.6.1.2.1.1.3.0")
                 found.append(o.step("poll-devices", *argv, after=after))
-            for port in [ports[s] for s in host.services if s in ports] or [
-                dice.choice((22, 5666, 9100, 10050))
-            ]:
-                found.append(
-                    o.client("poll-devices", "knock", after=after, host=host.address, port=port, wait=2.0)
-                )
+            offered = [ports[service] for service in host.services if service in ports]
+            for port in offered or ([5666] if number % 3 == 1 else []):  # an agent that is not there yet
+                knock = {"host": host.address, "port": port, "wait": 2.0}
+                found.append(o.client("poll-devices", "knock", after=after, **knock))
         yield actor, found
         at += max(pause, 6.0)
 

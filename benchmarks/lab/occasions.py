@@ -188,19 +188,20 @@ class Assigner:
             occasion = self._logged(number)
             found.exact += occasion is not None
             found.occasion[number] = occasion
-        for number, flow in enumerate(self.flows):
-            if found.occasion[number] is not None:
-                continue
+        left = [number for number, occasion in enumerate(found.occasion) if occasion is None]
+        for number in left:
+            flow = self.flows[number]
             if flow.cause is not None:
                 found.parent[number] = self._quoted(number)
             elif not self.actor[number]:
                 found.parent[number] = self._client(number)
-            else:
-                ahead = self._asked_ahead(number, found.occasion) if flow.questions else -1
-                if ahead >= 0:
-                    found.parent[number] = ahead
-                else:
-                    found.occasion[number] = self._running(number)
+            elif not flow.questions:
+                found.occasion[number] = self._running(number)
+        for number in left:  # questions for what was found by then
+            if self.flows[number].questions and self.actor[number]:
+                ahead = self._asked_ahead(number, found.occasion)
+                found.parent[number] = ahead
+                found.occasion[number] = None if ahead >= 0 else self._running(number)
         return found
 
     def _logged(self, number: int) -> Occasion | None:

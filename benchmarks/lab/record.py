@@ -26,6 +26,7 @@ from benchmarks.lab.writeup import TRUTH
 
 PROGRAMS_AT_ONCE = 120  # on all hosts together, shared out among them; clients that stay do not count
 PATIENCE = 30.0  # seconds for the tracker to listen; the machine may be busy
+KEPT = 120.0  # seconds of the day for which a client remembers a name's address
 SETTLE = 2.0  # seconds of recording after the last program
 
 
@@ -56,9 +57,8 @@ def record(
     world = World(scenario, run, hosts, story.cast(scenario, hosts, seed, site))
     steps = [step for found in _told(world, seconds, seed, classes).values() for step in found]
     services.require(world, steps)
-    world = replace(
-        world, far=far.named_in(text for step in steps for text in _texts((step.argv, step.task)))
-    )
+    named = far.named_in(text for step in steps for text in _texts((step.argv, step.task)))
+    world = replace(world, far=named, squeeze=story.squeeze_of(scenario, seconds))
     _writable(out)
     net.clean()
     _alone()
@@ -293,6 +293,7 @@ def _person(
     path.write_text("".join(json.dumps(task) + "\n" for task in ordered), encoding="utf-8")
     path.chmod(0o644)
     argv = (services.PYTHON, "-IS", str(habits.PROGRAMS / "person.py"), str(path), str(begin))
+    argv = (*argv, str(world.lasting(KEPT)))
     line = _line(world, actor, Step(0.0, "person", argv, limit=1e9))
     return {**line, "resident": True, "log": str(out.resolve() / TRUTH / f"{actor.host}.{actor.gid}.person")}
 

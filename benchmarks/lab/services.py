@@ -397,12 +397,17 @@ remote-control:
 def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
     rng = random.Random(f"{world.scenario.kin}/zone")
     start = ". IN SOA ns.net.example. admin.net.example. 1 3600 600 86400 30"
-    lines = ["$TTL 120", start, ". IN NS ns.net.example.", f"ns.net.example. IN A {host.address}"]
+    lines = [
+        f"$TTL {world.lasting(120)}",
+        start,
+        ". IN NS ns.net.example.",
+        f"ns.net.example. IN A {host.address}",
+    ]
     for other in world.hosts:
         if other.inside:
             continue
         for name in dict.fromkeys((*other.sites, f"{other.name}.net.example")):
-            lines.append(f"{name}. {rng.choice((20, 60, 120, 300))} IN A {other.address}")
+            lines.append(f"{name}. {world.lasting(rng.choice((20, 60, 120, 300)))} IN A {other.address}")
             lines.append(f"{name.split('.', 1)[1]}. IN MX 10 {name}.")
             lines.append(f'{name.split(".", 1)[1]}. IN TXT "v=spf1 a mx -all"')
         if other.prefix:
@@ -410,7 +415,7 @@ def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
             for name in sorted(world.far):
                 server, address = far.place(name, prefixes)
                 if prefixes[server] == other.prefix:
-                    lines.append(f"{name}. {rng.choice((20, 60, 120, 300))} IN A {address}")
+                    lines.append(f"{name}. {world.lasting(rng.choice((20, 60, 120, 300)))} IN A {address}")
         reverse = ".".join(reversed(other.address.split(".")))
         lines.append(f"{reverse}.in-addr.arpa. IN PTR {world.name_of(other)}.")
         if "tunnel-end" in other.services:

@@ -114,7 +114,9 @@ def _one(folder: Path, out: Path, factor: float | None, day: datetime.date) -> M
         tree = occasions.Assigner(walk.flows, [row["reason"] for row in rows], log, story).tree()
         shifts, kept_apart = _shifts(walk.flows, rows, tree, clock)
         ts = _times(frames, walk.flows, shifts, log, story, clock)
-        in_file = np.maximum.accumulate(frames.ts)  # a recorder's clock goes back by microseconds; its order stays
+        in_file = np.maximum.accumulate(
+            frames.ts
+        )  # a recorder's clock goes back by microseconds; its order stays
         order = np.argsort(in_file + (ts - frames.ts), kind="stable")
         _write(data, frames, ts, order, out / f"{story['capture']}.pcap")
     _label(rows, walk.flows, shifts, tree, out / "labels.csv")

@@ -69,6 +69,11 @@ class World:
     hosts: Sequence[Host]
     actors: Sequence[Actor]
     far: frozenset[str] = frozenset()
+    squeeze: float = 1.0  # how many seconds of a day one second of the recording stands for
+
+    def lasting(self, seconds: float) -> int:
+        """A time to live of the day, in the recording: what is remembered there must be forgotten as soon."""
+        return max(1, round(seconds / self.squeeze))
 
     def offering(self, service: str, *, inside: bool | None = None) -> list[Host]:
         return [h for h in self.hosts if service in h.services and (inside is None or h.inside == inside)]

@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 
 AT_ONCE = 6  # things that one person does at the same time
 LATE = 20.0  # seconds after which a thing is no longer done, and logged so
-KEPT = 30.0  # seconds for which a name's address is remembered
 LIMIT = 30.0  # seconds of silence that a connection is given
 QTYPES = {"A": 1, "NS": 2, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33}
 Task = dict[str, Any]
@@ -37,8 +36,8 @@ Task = dict[str, Any]
 class Person:
     """Does tasks; everything it opens goes through `connect`, which writes the log."""
 
-    def __init__(self, start: float) -> None:
-        self.start = start
+    def __init__(self, start: float, kept: float = 30.0) -> None:
+        self.start, self.kept = start, kept  # `kept`: seconds for which a name's address is remembered
         self.lock = threading.Lock()
         self.names: dict[str, tuple[float, str]] = {}
         self.contexts: dict[tuple[str, str], ssl.SSLContext] = {}
@@ -60,7 +59,7 @@ class Person:
     def address(self, name: str) -> str:
         """Asked of the site's resolver by the C library, remembered for a while."""
         known = self.names.get(name)
-        if known is None or time.time() - known[0] > KEPT:
+        if known is None or time.time() - known[0] > self.kept:
             found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
             known = self.names[name] = (time.time(), str(found[0][4][0]))
         return known[1]
@@ -288,9 +287,9 @@ DO: dict[str, Callable[[Person, Task], str]] = {
 }  # fmt: skip
 
 
-def main(plan: str, start: float) -> None:
+def main(plan: str, start: float, kept: float = 30.0) -> None:
     """`plan`: tasks as JSON lines in time order; `start`: the recording's zero, seconds since 1970."""
-    person = Person(start)
+    person = Person(start, kept)
     free = threading.Semaphore(AT_ONCE)
     with open(plan, encoding="utf-8") as lines:
         for task in _tasks(lines):
@@ -320,4 +319,4 @@ def _one(person: Person, task: Task, free: threading.Semaphore) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], *map(float, sys.argv[2:4]))
