@@ -26,7 +26,7 @@ import numpy as np
 from cmdana_plugin.logs import Lines
 from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
-from feature_extractors.features import Encoded, Features, concat_encoded
+from feature_extractors.features import COLUMNS, Encoded, Features, concat_encoded
 
 Numbers = dict[str, int]
 Part = tuple[
@@ -268,7 +268,7 @@ def _packed(
     if block is None:
         return {"numbers": numbers, "columns": None, "lines": told}, []
     arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
-    arrays += [block.modalities, block.longest_name]
+    arrays += [getattr(block, name) for name in COLUMNS]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
         data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
@@ -277,6 +277,7 @@ def _packed(
         "lines": told,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(block.connections.service),
+        "domain": list(block.domain),
         "schema": block.schema,
     }
     return said, data
@@ -298,8 +299,8 @@ def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uin
         connections=Connections(**parts["connections"]),
         features=Features(**parts["features"]),
         schema=said["schema"],
-        modalities=arrays[-2],
-        longest_name=arrays[-1],
+        domain=said["domain"],
+        **dict(zip(COLUMNS, arrays[len(_COLUMNS) :], strict=True)),
     )
 
 
