@@ -239,7 +239,8 @@ class Assigner:
                 if self.flows[other].start - 0.01 <= flow.start
             ]  # fmt: skip
             near = [other for other in asked if flow.start <= self.flows[other].last + PATIENCE]
-            return max(near, default=max(asked, default=-1), key=lambda other: self.flows[other].start)
+            if asked:
+                return max(near or asked, key=lambda other: self.flows[other].start)
         came = self.to.get(flow.key[1], [])
         place = bisect_left(came, number)
         for other in reversed(came[max(0, place - 60) : place]):

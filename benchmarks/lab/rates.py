@@ -15,10 +15,15 @@ from benchmarks.lab import flows
 from benchmarks.lab.flows import Flow
 from benchmarks.lab.scenario import LabError
 
+SOON = 2.0  # seconds between an answer and the connection that it was for
+
 
 @dataclass(frozen=True)
 class Rates:
-    """Of ordinary connections only, those that a host inside opened; shares between 0 and 1.
+    """Of ordinary connections only, those that a host inside opened for itself; shares between 0 and 1.
+
+    What a resolver asks for others is not counted. `looked_up`: of TCP connections, those within two seconds after the
+    host's question for a name that has this address.
 
     `new_peers`, `new_names`: of the addresses (the names) that a host spoke to (asked for) on a day, how many it never
     did on the days before; `new_to_site`: of the names, how many nobody asked for before. None of a single day.
@@ -29,6 +34,7 @@ class Rates:
     failed_tcp: float
     failed: float
     dns: float
+    looked_up: float
     inside: float
     fan_out: tuple[float, float, float]
     new_peers: float | None
@@ -46,6 +52,7 @@ class Rates:
             f"failed, of TCP                                  {self.failed_tcp:.3f}",
             f"failed or unanswered, of all                    {self.failed:.3f}",
             f"DNS, of all                                     {self.dns:.3f}",
+            f"after a question for the name, of TCP           {self.looked_up:.3f}",
             f"within the site, of all                         {self.inside:.3f}",
             f"peers per host and hour (median, 95 %, most)    {fan_out}",
             f"new peers, of a host's on a day                 {share(self.new_peers)}",
@@ -72,7 +79,7 @@ def measure(folders: Sequence[Path]) -> Rates:
     inside = sum(is_inside for day in days for _, _, is_inside in day)
     return Rates(
         len(every), len(every) / len(counts), sum(map(_failed, tcp)) / max(1, len(tcp)),
-        sum(map(_failed, every)) / len(every), sum(flow.key[4] == 53 for flow in every) / len(every),
+        sum(map(_failed, every)) / len(every), sum(flow.key[4] == 53 for flow in every) / len(every), _looked_up(days) / max(1, len(tcp)),
         inside / len(every), (float(low), float(high), float(peers.max())),
         _new([_peers(day) for day in days]), _new([_names(day) for day in days]),
         _new([{("", name) for _, name in _names(day)} for day in days]),
@@ -88,6 +95,7 @@ def _ordinary(folder: Path) -> Iterator[tuple[Flow, int, bool]]:
     hours = story["scenario"]["timetable"]["hours"]
     factor = 1.0 if "unsqueezed" in story or not hours else hours * 3600.0 / story["seconds"]
     home = {host["address"] for host in story["hosts"] if host["inside"]}
+    asking = home - {host["address"] for host in story["hosts"] if "resolver" in host["services"]}
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         columns = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p")
         benign = {tuple(row[c] for c in columns) for row in csv.DictReader(file) if row["label"] == "benign"}
@@ -95,7 +103,7 @@ def _ordinary(folder: Path) -> Iterator[tuple[Flow, int, bool]]:
     for flow in flows.read(captures[0]):
         start = flow.start if start is None else start
         if (
-            flow.key[1] in home
+            flow.key[1] in asking
             and flow.cause is None
             and (f"{flow.start:.6f}", *map(str, flow.key)) in benign
         ):
@@ -107,6 +115,19 @@ def _failed(flow: Flow) -> bool:
     if flow.key[0] == "tcp":
         return not flow.flags[1] & 2
     return not flow.packets[1]
+
+
+def _looked_up(days: Sequence[Sequence[tuple[Flow, int, bool]]]) -> int:
+    """TCP connections that follow a question for their address's name."""
+    count = 0
+    for day in days:
+        told: dict[tuple[str, str], float] = {}
+        for flow, _, _ in day:
+            for address in flow.answers:
+                told[flow.key[1], address] = flow.last
+            if flow.key[0] == "tcp":
+                count += 0.0 <= flow.start - told.get((flow.key[1], flow.key[3]), -1e9) <= SOON
+    return count
 
 
 def _peers(day: Sequence[tuple[Flow, int, bool]]) -> set[tuple[str, str]]:
