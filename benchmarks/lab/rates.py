@@ -79,8 +79,8 @@ def measure(folders: Sequence[Path]) -> Rates:
     inside = sum(is_inside for day in days for _, _, is_inside in day)
     return Rates(
         len(every), len(every) / len(counts), sum(map(_failed, tcp)) / max(1, len(tcp)),
-        sum(map(_failed, every)) / len(every), sum(flow.key[4] == 53 for flow in every) / len(every), _looked_up(days) / max(1, len(tcp)),
-        inside / len(every), (float(low), float(high), float(peers.max())),
+        sum(map(_failed, every)) / len(every), sum(flow.key[4] == 53 for flow in every) / len(every),
+        _looked_up(days) / max(1, len(tcp)), inside / len(every), (float(low), float(high), float(peers.max())),
         _new([_peers(day) for day in days]), _new([_names(day) for day in days]),
         _new([{("", name) for _, name in _names(day)} for day in days]),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lab_frames import MAC, answer, capture, frame, question
 
-from benchmarks.lab import flows, truth, unsqueeze
+from benchmarks.lab import flows, rates, truth, unsqueeze
 from benchmarks.lab.__main__ import main
 from benchmarks.lab.scenario import LabError, load
 from cmdana_plugin.config import Config
@@ -289,3 +289,16 @@ def test_all_frames_of_a_datagram_stay_together(tmp_path: Path) -> None:
     walk = flows.Walk()
     assert [walk.receive(1.0, part) is walk.flows[0] for part in parts] == [True, True]
     assert walk.receive(1.0, MAC * 2 + b"\x08\x06" + bytes(28)) is None
+
+
+def test_rates_count_what_hosts_ask_for_themselves_and_what_is_new_on_the_next_day(tmp_path: Path) -> None:
+    monday, tuesday = (recording(tmp_path / name) for name in ("monday", "tuesday"))
+    found = rates.measure([monday])
+    assert found.connections == 7  # of the user; neither the resolver's own nor the intruder's
+    assert found.new_peers is None
+    assert found.failed_tcp == 0.0
+    assert found.failed == pytest.approx(3 / 7)
+    assert found.dns == pytest.approx(1 / 7)
+    assert found.looked_up == 1.0
+    assert rates.measure([monday, tuesday]).new_names == 0.0
+    assert "new peers, of a host's on a day                 0.000" in str(rates.measure([monday, tuesday]))
