@@ -12,6 +12,7 @@ import gzip
 import json
 import mmap
 import struct
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from benchmarks.lab.truth import COLUMNS
 
 START = datetime.date(2026, 3, 2)  # a Monday
 APART = 10.0  # seconds beyond Zeek's timeouts between connections of the same ends that are strangers
+ROUNDS = 20  # of moving apart what has the same ends
 CHUNK = 1 << 15  # frames written at a time
 SPOOFING = "spoof-"
 Array = NDArray[np.int64]
@@ -69,7 +71,7 @@ class _Frames:
     size: Array  # [N] bytes of the record
     ts: Array  # [N] microseconds since 1970
     flow: Array  # [N] -1 none
-    sender: list[bytes]  # hardware addresses, where a frame belongs to no connection
+    sender: dict[int, bytes]  # hardware addresses, where a frame belongs to no connection
 
 
 def unsqueeze(
@@ -177,8 +179,8 @@ def _walk(data: memoryview, capture: Path, walk: flows.Walk) -> _Frames:
     if len(data) < 24 or bytes(data[:4]) != b"\xd4\xc3\xb2\xa1":
         raise LabError(f"{capture}: not a capture of this laboratory (little-endian pcap, microseconds)")
     number: dict[int, int] = {}
-    columns: tuple[list[int], ...] = ([], [], [], [])
-    senders: list[bytes] = []
+    columns = tuple(array("q") for _ in range(4))
+    senders: dict[int, bytes] = {}
     at = 24
     while at + 16 <= len(data):
         seconds, fraction, size, _ = struct.unpack_from("<IIII", data, at)
@@ -193,7 +195,8 @@ def _walk(data: memoryview, capture: Path, walk: flows.Walk) -> _Frames:
             columns, (at, 16 + size, seconds * 1_000_000 + fraction, which), strict=True
         ):
             column.append(value)
-        senders.append(frame[6:12] if flow is None else b"")
+        if flow is None:
+            senders[len(columns[0]) - 1] = frame[6:12]
         at += 16 + size
     return _Frames(*(np.array(column, np.int64) for column in columns), senders)
 
@@ -221,8 +224,9 @@ def _shifts(
 ) -> tuple[Array, int]:
     """Microseconds by which each connection moves; how many had to be kept apart from another with the same ends."""
     moves = np.zeros(len(found))
-    roots = [number for number, parent in enumerate(tree.parent) if parent < 0]
-    for number in roots:
+    for number, parent in enumerate(tree.parent):
+        if parent >= 0:
+            continue
         occasion = tree.occasion[number]
         spoofer = rows[number]["family"].startswith(SPOOFING)
         if occasion is None or (spoofer and rows[number]["reason"].startswith("opened by attacker")):
@@ -230,11 +234,17 @@ def _shifts(
         else:
             moves[number] = clock.shift(occasion.at, occasion.began)
     shifts = np.rint(moves * 1e6).astype(np.int64)
-    kept = _keep_apart(found, shifts, roots)
-    left = [number for number, parent in enumerate(tree.parent) if parent >= 0]
-    for number in left:
-        shifts[number] = shifts[_root(tree.parent, number)]
-    return shifts, kept + _keep_apart(found, shifts, range(len(found)))
+    root = np.array([_root(tree.parent, number) for number in range(len(found))], np.int64)
+    kept: set[int] = set()
+    for _ in range(ROUNDS):
+        shifts = shifts[root]
+        late = _keep_apart(found, shifts)
+        if not late:
+            break
+        kept |= late.keys()
+        for number, more in late.items():  # with all that it caused
+            shifts[root[number]] += more
+    return shifts[root], len(kept)
 
 
 def _root(parents: Sequence[int], number: int) -> int:
@@ -246,27 +256,32 @@ def _root(parents: Sequence[int], number: int) -> int:
     return number
 
 
-def _keep_apart(found: Sequence[Flow], shifts: Array, chosen: Sequence[int] | range) -> int:
-    """Connections of the same ends must not meet: the later one waits until every timer has run out.
+def _keep_apart(found: Sequence[Flow], shifts: Array) -> dict[int, int]:
+    """By how many microseconds connections must wait for others with the same ends, until every timer has run out.
 
     Those that move alike keep what lay between them.
     """
     groups: dict[Key, list[int]] = defaultdict(list)
-    for number in chosen:
-        proto, *ends = found[number].key
+    for number, flow in enumerate(found):
+        proto, *ends = flow.key
         one, two = (ends[0], ends[1]), (ends[2], ends[3])
         groups[(proto, *min(one, two), *max(one, two))].append(number)
-    kept = 0
+    late: dict[int, int] = {}
     for (proto, *_), same in groups.items():
         same.sort(key=lambda number: found[number].start * 1e6 + shifts[number])
         for before, after in pairwise(same):
-            gap = int((IDLE[proto] + APART) * 1e6)
-            ended = round(found[before].last * 1e6) + shifts[before]
-            begins = round(found[after].start * 1e6) + shifts[after]
-            if shifts[before] != shifts[after] and begins < ended + gap:
-                shifts[after] += ended + gap - begins
-                kept += 1
-    return kept
+            if shifts[before] == shifts[after]:
+                continue
+            ended = round(found[before].last * 1e6) + int(shifts[before]) + late.get(before, 0)
+            wait = (
+                ended
+                + int((IDLE[proto] + APART) * 1e6)
+                - round(found[after].start * 1e6)
+                - int(shifts[after])
+            )
+            if wait > 0:
+                late[after] = wait
+    return late
 
 
 def _times(
@@ -290,7 +305,7 @@ def _times(
     spoofed = _spoofed(log, story)
     for number in np.flatnonzero(~whole):
         at = frames.ts[number] * 1e-6
-        host = hosts.get(frames.sender[number], {"name": "", "address": ""})
+        host = hosts.get(frames.sender[int(number)], {"name": "", "address": ""})
         own = by_address.get(host["address"], [])
         if not own or any(began - 1.0 <= at <= ended + 5.0 for began, ended in spoofed.get(host["name"], ())):
             ts[number] += round(clock.linear(at) * 1e6)
