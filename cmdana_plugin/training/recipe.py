@@ -71,6 +71,7 @@ class Recipe:
     width: int = 48
     dropout: float = _DROPOUT
     trees: bool = True
+    behaviour: bool = True
     components: tuple[str, ...] = COMPONENTS
     attack_weight: float = (
         3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
