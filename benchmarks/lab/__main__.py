@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
     late.add_argument("folder", type=Path)
-    weeks = verbs.add_parser("splice", help="unroll recorded days of one site to weeks of logs, with attacks in them")
+    weeks = verbs.add_parser(
+        "splice", help="unroll recorded days of one site to weeks of logs, with attacks in them"
+    )
     weeks.add_argument("folder", type=Path, nargs="+", help="unsqueezed recordings of one site, several days")
     weeks.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     weeks.add_argument("--days", type=int, default=14)
