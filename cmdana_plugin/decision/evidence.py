@@ -210,7 +210,7 @@ def _put(values: Any, when: Any, e: Any, now: Any, horizon: Any) -> Any:
 
 @helper
 def _of_many(values: Any, when: Any, source: Any, now: Any, horizon: Any) -> Any:
-    """Whether no one originator is behind more than half of a responder's oddest connections."""
+    """Whether no one originator has opened more than half of a responder's oddest connections."""
     n, most = 0, 0
     for i in range(len(values)):
         if values[i] <= 0.0 or abs(now - when[i]) > horizon:
