@@ -81,6 +81,9 @@ class Truth:
     attacks: tuple[Attack, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)  # address -> role of the host
+    event: Sequence[
+        str
+    ] = ()  # of each connection, the name of the stretch that it is part of; none: nobody tells
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -183,7 +186,7 @@ class Tally:
             if len(alarm.rows) and (truth.label[alarm.rows] < 0).all():
                 self.unlabelled += 1
                 continue
-            during = next((s.name for s in truth.stretches if s.begin <= alarm.ts <= s.end), "")
+            during = _stretch(alarm, truth)
             before = last.get((during, alarm.host))
             last[during, alarm.host] = alarm.ts
             if before is not None and alarm.ts - before <= MERGE:
@@ -243,6 +246,16 @@ def true_of(alarm: Alarm, truth: Truth, owner: NDArray[np.int64]) -> list[int]:
         if named & attack.hosts or named & {*truth.orig[rows].tolist(), *truth.resp[rows].tolist()}:
             found.append(k)
     return found
+
+
+def _stretch(alarm: Alarm, truth: Truth) -> str:
+    """What an alarm is about: a stretch that at least half of its connections are part of; by time if nobody tells."""
+    names = {s.name for s in truth.stretches}
+    if not truth.event:
+        return next((s.name for s in truth.stretches if s.begin <= alarm.ts <= s.end), "")
+    said = Counter(truth.event[i] for i in alarm.rows.tolist() if truth.event[i] in names)
+    name, many = said.most_common(1)[0] if said else ("", 0)
+    return name if 2 * many >= len(alarm.rows) else ""
 
 
 def _service(alarm: Alarm, truth: Truth) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,15 @@ def test_what_is_false_during_a_roll_out_is_counted_apart() -> None:
     counted = tally(truth, alarm(5.5, DESK, [5]), alarm(5.6, WEB, [5]), alarm(9.0, DESK, [9]))
     assert counted.false == 1
     assert counted.stretches == {"roll-out": [1, 2]}
+
+
+def test_where_connections_say_what_they_are_part_of_an_alarm_is_about_what_most_of_its_are() -> None:
+    truth = replace(
+        day(CALM, stretches=(Stretch("roll-out", 5 * HOUR, 6 * HOUR),)), event=["roll-out"] * 4 + [""] * 8
+    )
+    counted = tally(truth, alarm(5.5, DESK, [5]), alarm(9.0, WEB, [2, 3, 8]), alarm(3.0, DESK, [3, 8, 9]))
+    assert counted.false == 2
+    assert counted.stretches == {"roll-out": [1, 1]}
 
 
 def test_a_curve_takes_the_best_point_that_is_quiet_enough() -> None:
