@@ -90,12 +90,12 @@ def normal_of(
         return found
     flows = concat_flows([r.flows for r in found])
     first = sum(map(len, parts[0][0].flows))
-    order = np.concatenate(
-        [
-            np.argsort(flows.end[:first], kind="stable"),
-            first + np.argsort(flows.end[first:], kind="stable"),
-        ]
-    )
+    order = np.argsort(flows.end[:first], kind="stable")
+    more = first + np.argsort(flows.end[first:], kind="stable")
+    if first and len(more) and flows.end[more[-1]] > flows.end[order[-1]]:
+        # Later traffic may bring its own past along, which has been seen.
+        more = more[flows.end[more] > flows.end[order[-1]]]
+    order = np.concatenate([order, more])
     return [
         Normal(
             take_flows(flows, order),
