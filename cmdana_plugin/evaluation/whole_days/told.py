@@ -138,7 +138,9 @@ def _calibrated(lesson: Lesson, seed: int) -> Learned:
 
 def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Learned:
     recipe = Recipe(seed=seed, trees=False, behaviour=behaviour)
-    return _with_tails(_begun(train(lesson.train, lesson.held, recipe=recipe)), [*lesson.train, *lesson.held])
+    return _with_tails(
+        _begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), [*lesson.train, *lesson.held]
+    )
 
 
 def _without(lesson: Lesson, seed: int) -> Learned:
