@@ -22,8 +22,9 @@ from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import LEAST, RATES, judge
 from cmdana_plugin.evaluation.own_network import after
 from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, most_found, within_budget
-from cmdana_plugin.evaluation.whole_days.peers import PEERS, programs_of
+from cmdana_plugin.evaluation.whole_days.peers import PEERS
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, in_turn, networks_of
+from cmdana_plugin.evaluation.whole_days.programs import programs_of
 from cmdana_plugin.evaluation.whole_days.told import (
     OURS,
     Elsewhere,

@@ -33,8 +33,9 @@ from cmdana_plugin.detector import (
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS, Baseline
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
 from cmdana_plugin.evaluation.whole_days.alarms import Alarm, at_level
-from cmdana_plugin.evaluation.whole_days.peers import Peer, said_elsewhere
+from cmdana_plugin.evaluation.whole_days.peers import Peer
 from cmdana_plugin.evaluation.whole_days.plan import Day
+from cmdana_plugin.evaluation.whole_days.programs import said_of
 from cmdana_plugin.training import Corpus, Recipe, Recording, entities_of, gather, recalibrate, train
 from feature_extractors import CmdanaError, Stage, take
 from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
@@ -349,5 +350,5 @@ class Elsewhere:
 
     def take(self, day: Day, past: Encoded) -> Told:
         uid = day.encoded.connections.uid
-        said = said_elsewhere(day.folder, day.truth, uid, day.shift).get(self._name, [])
+        said = said_of(day.folder, day.truth, uid, day.shift).get(self._name, [])
         return Told([at_level(said, level) for level in self.levels])
