@@ -45,8 +45,18 @@ Floats = NDArray[np.float64]
 _BLOCK: Final = 4096  # connections judged at once
 _HOURS: Final = 100_000  # connections of a recording that tails of evidence are learned from, its last
 _NEVER: Final = 1e-9  # alerts a day: hours are measured whole
-MULTIPLES: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the budget of alerts, for the curve
-SHIPPED_AS: Final = MULTIPLES.index(1.0)
+MULTIPLES: Final = (
+    0.01,
+    0.03,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    10.0,
+    30.0,
+)  # of the budget of alerts, for the curve
 
 
 @dataclass(frozen=True, slots=True)
