@@ -280,6 +280,14 @@ _PATHS: Final = (
 _MAX_BYTES: Final = 1024 * 1024  # bytes of a file
 _MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
 _DOTS_HERE: Final = 2000
+_ALIKE: Final = (
+    0.75  # similarity (difflib's ratio, 0 to 1) from which a known key is proposed for an unknown one
+)
+_NO_SNIFFING: Final = "the endpoint no longer sniffs packets: delete the key"
+_REMOVED: Final[Mapping[tuple[str, ...], str]] = {
+    ("endpoint", "sniff"): _NO_SNIFFING,
+    ("endpoint", "sniff_connections"): _NO_SNIFFING,
+}
 
 
 def _not_from_anywhere(config: Config) -> tuple[str, ...]:
@@ -406,8 +414,10 @@ def _sentence(name: str, error: ValidationError) -> str:
     where = [shown(str(part)) for part in first["loc"]]
     key = f"[{where[0]}] {'.'.join(where[1:])}" if len(where) > 1 else f"[{where[0]}]"
     if first["type"] == "extra_forbidden":
+        if gone := _REMOVED.get(tuple(where)):
+            return f"{name}: unknown key {key}; {gone}"
         known = _known(where[:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1)
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=_ALIKE)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{name}: unknown key {key}; {hint}"
     expected = first["msg"][0].lower() + first["msg"][1:]

@@ -183,6 +183,8 @@ class LogWriter:
     Raises `LogError` when it cannot be written.
     """
 
+    unfit: Final = 0  # values that a column could not hold: text holds all
+
     def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
         self.path = folder / f"{stream.path}.log"
         self._stream = stream

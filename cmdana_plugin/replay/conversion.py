@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.logs import APPLICATION, CONN, Format, Lines, LocalNets, To, Written, conn_lines
+from cmdana_plugin.logs import CONN, Format, Lines, LocalNets, LogFolder, To, conn_lines, opener
 from cmdana_plugin.replay.embedded import application_lines, extract, sources
 from cmdana_plugin.replay.summary import Summary
 from feature_extractors import CaptureError, RecordError, Windows
@@ -45,14 +45,13 @@ def convert(
     crossing: Format = "json" if to == "parquet" else to  # how lines come from the other process
     logs_of = config.logs.model_copy(update={"format": crossing})
     config = config.model_copy(update={"logs": logs_of})
-    logs = Written(out, to)
+    logs = LogFolder(out, opener(to))
     blocks = Beside(lambda: _extracted(captures, config))
     try:
         try:
             logs.log(CONN)
             for _, numbers, lines in blocks:
-                for stream, first, last, data in lines:
-                    logs.log(CONN if stream == "conn" else APPLICATION[stream]).write_lines(data, first, last)
+                logs.write(lines)
                 summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
                 summary.connections = numbers.pop("connections")
                 summary.undecoded.update(numbers)

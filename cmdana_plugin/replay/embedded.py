@@ -18,12 +18,11 @@ from cmdana_plugin.logs import (
     CMDANA,
     CONN,
     NOTICE,
-    Format,
     Lines,
     LocalNets,
     LogError,
+    LogFolder,
     LogWriter,
-    Stream,
     cmdana_columns,
     conn_columns,
     notice_row,
@@ -172,9 +171,9 @@ def replay(
 
     blocks = Beside(lambda: _extracted(captures, config))
     try:
-        logs = Logs(
+        logs = LogFolder(
             out,
-            config.logs.format,
+            lambda folder, stream: LogWriter(folder, stream, config.logs.format),
             (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
         )
     except LogError:
@@ -195,46 +194,6 @@ def replay(
     summary.logs = logs.close()
     summary.finish(judge)
     return summary
-
-
-class Logs:
-    """The logs of one run: those of every run from its beginning, an application's with its first line.
-
-    All methods raise `LogError` where one cannot be written.
-    """
-
-    def __init__(self, folder: Path, fmt: Format, streams: Sequence[Stream]) -> None:
-        self._folder = folder
-        self._format = fmt
-        self._writers: dict[str, LogWriter] = {}
-        try:
-            for stream in streams:
-                self._writers[stream.path] = LogWriter(folder, stream, fmt)
-        except LogError:
-            self.abandon()
-            raise
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._writers
-
-    def __getitem__(self, path: str) -> LogWriter:
-        return self._writers[path]
-
-    def write(self, lines: Iterable[Lines]) -> None:
-        for stream, first, last, data in lines:
-            if stream not in self._writers:
-                self._writers[stream] = LogWriter(self._folder, APPLICATION[stream], self._format)
-            self._writers[stream].write_lines(data, first, last)
-
-    def abandon(self) -> None:
-        for writer in self._writers.values():
-            writer.abandon()
-
-    def close(self) -> list[str]:
-        """Ends them all, and says which they are."""
-        for writer in self._writers.values():
-            writer.close()
-        return [str(writer.path) for writer in self._writers.values()]
 
 
 def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
@@ -288,7 +247,7 @@ def _undecoded(summary: Summary) -> dict[str, int]:
     return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
-def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
+def _counted(blocks: Beside, summary: Summary, logs: LogFolder[LogWriter]) -> Iterator[Encoded]:
     """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too.
 
     Lines of application logs are written as they come.
@@ -301,10 +260,10 @@ def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
             yield windows
 
 
-def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
+def _write(judged: Judged, logs: LogFolder[LogWriter], local: LocalNets) -> None:
     c, verdicts = judged.windows.connections, judged.verdicts
     now, first = float(c.end.max()), float(c.end[0])
     if "conn" in logs:
-        logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
-    logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
-    logs["notice"].write(map(notice_row, judged.notices), now, first)
+        logs.log(CONN).write_columns(conn_columns(c, verdicts, local), now, first)
+    logs.log(CMDANA).write_columns(cmdana_columns(c, verdicts), now, first)
+    logs.log(NOTICE).write(map(notice_row, judged.notices), now, first)
