@@ -24,6 +24,7 @@ from cmdana_plugin.logs import (
     Held,
     find_logs,
     number,
+    p_value_in,
     read_notices,
     read_rows,
     text,
@@ -102,7 +103,7 @@ def explanation_object(found: Explanation) -> Mapping[str, object]:
     """The same as an object for `--json`."""
     return {
         "verdicts": list(found.verdicts),
-        "usual_traffic_as_odd": one_in(number(found.verdict, "p_value", 1.0)),
+        "usual_traffic_as_odd": one_in(p_value_in(found.verdict)),
         "conn": found.conn,
         "host": {
             "address": text(found.verdict, "id.orig_h"),
@@ -126,7 +127,7 @@ def show(found: Explanation, logs: Path) -> None:
     _say(console, f"{when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
     if found.conn:
         _say(console, escape(printable(facts(found.conn))))
-    score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), number(v, "p_value", 1.0)
+    score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), p_value_in(v)
     odd = (text(v, "verdict") or BENIGN) != BENIGN
     _say(console, "")
     word = f"[bold red]{_safe(v, 'verdict')}[/bold red]" if odd else "benign"

@@ -29,6 +29,7 @@ from cmdana_plugin.logs import (
     find_logs,
     moments,
     number,
+    p_value_in,
     read_rows,
     text,
     texts,
@@ -358,7 +359,7 @@ def _cut(row: Mapping[str, Field], field: str) -> list[str]:
 
 def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
     ts = number(row, "ts")
-    score, p_value = number(row, "score", math.nan), number(row, "p_value", math.nan)
+    score, p_value = number(row, "score", math.nan), p_value_in(row, math.nan)
     if not (0 <= score <= 1 and 0 <= p_value <= 1):
         seen.passed.add("cmdana.log", "score or p_value missing or out of range")
         return

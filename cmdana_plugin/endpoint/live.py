@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import secrets
 import signal
@@ -23,6 +22,7 @@ from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
+from cmdana_plugin.replay import settle_for_live
 from feature_extractors import CmdanaError, Counts, Windows
 from feature_extractors.features import Encoded, encoded, load_schema
 
@@ -35,7 +35,6 @@ VERSION: Final = importlib.metadata.version("cmdana")
 _STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
 _LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
 _UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
-_COLLECT: Final = (20_000, 10, 10)  # thresholds of the garbage collector: little of what we make is garbage
 _QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
@@ -242,10 +241,7 @@ def run(
     transport = make_transport(settings.endpoint, VERSION)
     _warm_up(load().detector, settings)
     judge = load()
-    # What is loaded by now stays: to walk it once for cycles holds up verdicts for a fifth of a second.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    settle_for_live()
     live = Live(settings.endpoint, judge, transport, tell, secret=secret, keep=keep)
     stop_metrics = (
         serve(

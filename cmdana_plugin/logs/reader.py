@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cmdana_plugin.detector import p_value_of
 from feature_extractors import LogValue, RecordError
 from feature_extractors.readers import HALF_WRITTEN, PassedOver, logs_of, records
 
@@ -101,6 +102,17 @@ def number(row: Mapping[str, Field], field: str, default: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         return default
     return float(value)
+
+
+def p_value_in(row: Mapping[str, Field], default: float = 1.0) -> float:
+    """The p-value of a row of cmdana.log, 0 to 1; `default` where it is unset.
+
+    Zeek writes doubles in TSV with six decimals, so that a p-value below 5e-7 stands there as 0. Then it is computed
+    from `score`, which holds the same number on a logarithmic scale (`score_of`), to four significant digits.
+    """
+    value = number(row, "p_value", default)
+    score = number(row, "score", -1.0)
+    return p_value_of(score) if value == 0.0 and 0.0 <= score < 1.0 else value
 
 
 def text(row: Mapping[str, Field], field: str) -> str:

@@ -7,7 +7,6 @@ travels is the columns' bytes, and the little else as `marshal` has it: both end
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import marshal
 import os
@@ -24,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from cmdana_plugin.logs import Lines
+from cmdana_plugin.replay.gc_policy import settle_for_extraction
 from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
 from feature_extractors.features import Encoded, Features, concat_encoded
@@ -43,7 +43,6 @@ _WORTH: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE: Final = 0.5  # within so many seconds
 _LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
 _STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
-_COLLECT: Final = (200_000, 20, 50)  # thresholds of the cycle collector in the child
 _LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
@@ -60,10 +59,9 @@ def lock_in() -> None:
     """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
     byte of traffic is looked at (`feature_extractors.confinement.confine.lock_in`).
 
-    From here on Python looks seldom for cycles, of which a stream of records makes none, and not among what is loaded.
+    From here on the garbage collector runs seldom (`gc_policy`).
     """
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    settle_for_extraction()
     confine.lock_in(_ours[-1])
 
 
