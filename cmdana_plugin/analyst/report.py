@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -35,8 +36,8 @@ from cmdana_plugin.logs import (
     texts,
     title,
 )
-from feature_extractors import RecordError
-from feature_extractors.readers import PassedOver
+from feature_extractors import CONN_STATES, Connections, RecordError
+from feature_extractors.readers import ConnRows, PassedOver
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
 BINS: Final = 50  # of the score histogram, over 0..1
@@ -56,17 +57,13 @@ _SHOWN_ODD: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
+_UID_BYTES: Final = 20  # of a uid in a column of `Connections`
+_NO_DATE: Final = "no time, or one out of range"
 
 _CMDANA_FIELDS: Final = frozenset(
     (
         "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "service", "stage", "score",
         "p_value", "threshold", "verdict", "reasons", "model", *RELIANCES,
-    )
-)  # fmt: skip
-_CONN_FIELDS: Final = frozenset(
-    (
-        "ts", "uid", "duration", "orig_bytes", "resp_bytes", "conn_state", "history", "orig_pkts", "resp_pkts",
-        "orig_ip_bytes", "resp_ip_bytes",
     )
 )  # fmt: skip
 
@@ -210,8 +207,7 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
     if not seen.connections and not seen.early and any(str(file) in seen.passed.by_file for file in scored):
         raise RecordError(f"{folder}: no verdict could be read{seen.passed.words()}")
     shown = {i.trigger.uid: i.trigger for i in seen.incidents.values() if i.trigger}
-    conns = find_logs([folder], "conn")
-    _each(seen, conns, "conn", _CONN_FIELDS, lambda row: _conn(seen, row, shown), progress)
+    _connections(seen, find_logs([folder], "conn"), shown, progress)
     return seen
 
 
@@ -306,7 +302,7 @@ def _each(
         for row in read_rows(file, stream, seen.passed, only):
             # Times from a log are the traffic's: a row without a time that a calendar knows cannot be placed.
             if not 0 <= number(row, "ts", -1.0) <= moments.LATEST:
-                seen.passed.add(str(file), "no time, or one out of range")
+                seen.passed.add(str(file), _NO_DATE)
                 continue
             take(row)
             rows += 1
@@ -414,14 +410,44 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         seen.odd_hosts.add(f"responder|{resp}", ts, 1.0)
 
 
-def _conn(seen: Seen, row: Mapping[str, Field], shown: Mapping[str, Row]) -> None:
-    seen.conn += 1
-    for side in ("orig", "resp"):
-        seen.bytes += number(row, f"{side}_ip_bytes") or number(row, f"{side}_bytes")
-        seen.packets += number(row, f"{side}_pkts")
-    found = shown.get(text(row, "uid"))
-    if found:
-        found.facts = facts(row)
+def _connections(
+    seen: Seen, files: Sequence[Path], shown: Mapping[str, Row], progress: Callable[[str, float], None]
+) -> None:
+    """Adds up the columns of conn.log, and puts those connections into words that the page shows."""
+    by_uid = {uid.encode()[:_UID_BYTES]: row for uid, row in shown.items()}
+    for k, file in enumerate(files):
+        rows = 0
+        for c in ConnRows(file, seen.passed).blocks():
+            dated = (c.ts >= 0.0) & (c.ts <= moments.LATEST)
+            seen.passed.add(str(file), _NO_DATE, int(np.count_nonzero(~dated)))
+            for packets, ip_bytes, payload in (
+                (c.orig_pkts, c.orig_ip_bytes, c.orig_bytes),
+                (c.resp_pkts, c.resp_ip_bytes, c.resp_bytes),
+            ):
+                sent = np.where(ip_bytes > 0, ip_bytes, payload)
+                seen.bytes += float(sent[dated & (sent > 0)].sum(dtype=np.float64))
+                seen.packets += float(packets[dated & (packets > 0)].sum(dtype=np.float64))
+            rows += int(np.count_nonzero(dated))
+            uids = c.uid.tolist()
+            if not by_uid.keys().isdisjoint(uids):
+                for i in np.flatnonzero(dated).tolist():
+                    if uids[i] in by_uid:
+                        by_uid[uids[i]].facts = facts(_record(c, i))
+        seen.conn += rows
+        seen.files.append((str(file), rows))
+        progress("reading conn.log", (k + 1) / len(files))
+
+
+def _record(c: Connections, i: int) -> Mapping[str, Field]:
+    """What `facts` says of connection `i`, as the row of conn.log has it."""
+    counts = {"orig_bytes": int(c.orig_bytes[i]), "resp_bytes": int(c.resp_bytes[i])}
+    row: dict[str, Field] = {name: n for name, n in counts.items() if n >= 0}
+    if not math.isnan(c.duration[i]):
+        row["duration"] = float(c.duration[i])
+    if c.conn_state[i] >= 0:
+        row["conn_state"] = CONN_STATES[c.conn_state[i]]
+    row["history"] = c.history[i].decode("ascii")
+    return row
 
 
 def facts(row: Mapping[str, Field]) -> str:
