@@ -232,7 +232,7 @@ def find(path: Path | None) -> Found:
         return Found(Config())
     text, _ = _read(here, follow=False)
     if (
-        len(text) > _MOST_HERE or text.count(b".") > _DOTS_HERE
+        len(text) > _MAX_FOLDER_FILE_BYTES or text.count(b".") > _MAX_FOLDER_FILE_DOTS
     ):  # keys in keys take the square of their number
         raise ConfigError(f"{here}: is too long for one of the working folder; name it with --config")
     config = parse(text, str(here))
@@ -277,10 +277,10 @@ _PATHS: Final = (
     ("endpoint", "key_file"),
     ("zeek", "scripts"),
 )
-_MAX_BYTES: Final = 1024 * 1024  # bytes of a file
-_MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
-_DOTS_HERE: Final = 2000
-_ALIKE: Final = (
+_MAX_FILE_BYTES: Final = 1024 * 1024  # bytes of a file
+_MAX_FOLDER_FILE_BYTES: Final = 64 * 1024  # bytes of one of the working folder
+_MAX_FOLDER_FILE_DOTS: Final = 2000
+_MIN_SIMILARITY: Final = (
     0.75  # similarity (difflib's ratio, 0 to 1) from which a known key is proposed for an unknown one
 )
 _NO_SNIFFING: Final = "the endpoint no longer sniffs packets: delete the key"
@@ -337,9 +337,9 @@ def _read(path: Path, *, follow: bool = True) -> tuple[bytes, str]:
         os.close(file)
         raise ConfigError(f"{path}: cannot be read: it is no regular file")
     with open(file, "rb") as opened:
-        text = opened.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise ConfigError(f"{path}: is too long; expected at most {_MAX_BYTES:,} bytes")
+        text = opened.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: is too long; expected at most {_MAX_FILE_BYTES:,} bytes")
     return text, writable_by_others(found) or _replaceable(path)
 
 
@@ -417,7 +417,7 @@ def _sentence(name: str, error: ValidationError) -> str:
         if gone := _REMOVED.get(tuple(where)):
             return f"{name}: unknown key {key}; {gone}"
         known = _known(where[:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=_ALIKE)
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=_MIN_SIMILARITY)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{name}: unknown key {key}; {hint}"
     expected = first["msg"][0].lower() + first["msg"][1:]

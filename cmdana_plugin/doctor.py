@@ -26,7 +26,7 @@ from feature_extractors.confinement import confine, programs
 
 State = Literal["ok", "missing", "wrong"]
 
-_WAIT: Final = 20.0  # seconds for a program to answer
+_ANSWER_SECONDS: Final = 20.0  # seconds for a program to answer
 _OLDEST_ZEEK: Final = (8, 0)
 
 
@@ -335,7 +335,7 @@ def _version() -> str:
 def _said(command: list[str], environment: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT,
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=_ANSWER_SECONDS,
             stdin=subprocess.DEVNULL, cwd=os.sep, env=environment,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -348,8 +348,8 @@ def _failed(command: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT, cwd=folder,
-                stdin=subprocess.DEVNULL,
+                command, check=False, capture_output=True, text=True, errors="replace", timeout=_ANSWER_SECONDS,
+                cwd=folder, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)

@@ -22,11 +22,11 @@ def address_texts(column: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> li
     return [_address(a) for a in raw]
 
 
-_MAPPED: Final = bytes(10) + b"\xff\xff"
+_IPV4_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
 
 
 @lru_cache(maxsize=65536)
 def _address(raw: bytes) -> str:
-    if raw[:12] == _MAPPED:
+    if raw[:12] == _IPV4_MAPPED_PREFIX:
         return socket.inet_ntop(socket.AF_INET, raw[12:])
     return socket.inet_ntop(socket.AF_INET6, raw)

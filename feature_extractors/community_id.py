@@ -18,7 +18,7 @@ _ICMP6_ANSWERS: Final = {
 }  # fmt: skip
 _PORTED: Final = frozenset((1, 6, 17, 58, 132))
 _ID: Final = "S30"  # "1:" and 20 bytes in base64
-_MAPPED: Final = bytes(10) + b"\xff\xff"
+_IPV4_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
 
 
 def community_id_v1(
@@ -116,4 +116,4 @@ def _swapped(port: int) -> int:
 
 
 def _address(packed: bytes) -> bytes:
-    return packed[12:] if packed.startswith(_MAPPED) else packed
+    return packed[12:] if packed.startswith(_IPV4_MAPPED_PREFIX) else packed

@@ -65,8 +65,8 @@ G = TypeVar("G", bound=np.generic)
 # Streams whose rows Zeek writes at the time that they carry; others at the connection's end, unless an analyzer said.
 AT_ONCE: Final = frozenset(("modbus", "ntp", "weird", "x509", "irc"))
 
-_ROWS: Final = 16_384  # ended connections between two looks at them
-_SEGMENTS: Final = 4096
+_ENDED_CONNECTIONS: Final = 16_384  # ended connections between two looks at them
+_BLOCK_SEGMENTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +274,9 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         free_kept=np.arange(4 * n - 1, -1, -1, dtype=np.int32),
         blocks=np.zeros(1024, BLOCK),
         free_blocks=np.arange(1023, -1, -1, dtype=np.int32),
-        rows=np.zeros(_ROWS, ROW),
-        row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
-        segments=np.zeros(_SEGMENTS, SEGMENT),
+        rows=np.zeros(_ENDED_CONNECTIONS, ROW),
+        row_packets=np.zeros(_ENDED_CONNECTIONS * MAX_PACKETS, ROW_PACKET),
+        segments=np.zeros(_BLOCK_SEGMENTS, SEGMENT),
         extra=np.zeros(2 * FRAME_EXTRA, np.uint8),
         fragments=np.zeros(limits.fragments, FRAGMENTS),
         fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),

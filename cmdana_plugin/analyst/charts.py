@@ -19,8 +19,8 @@ from cmdana_plugin.logs import moments
 # Widths of time columns, seconds; each divides the next, so that narrower columns can be merged into wider ones.
 LADDER: Final = (1, 5, 15, 60, 300, 900, 3600, 10800, 21600, 86400, 604800, 2419200, 29030400, 290304000)
 
-_WIDE: Final = 880.0
-_NARROW: Final = 328.0
+_WIDE_PIXELS: Final = 880.0
+_NARROW_PIXELS: Final = 328.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Mar
                 )
                 parts.append(bar)
         parts.append(_line(plot.left, plot.bottom, plot.right, plot.bottom, "axis"))
-        for k in range(6) if w > _NARROW else (0, 1, 2, 3, 4, 5):
+        for k in range(6) if w > _NARROW_PIXELS else (0, 1, 2, 3, 4, 5):
             parts.append(_text(plot.left + plot.width * k / 5, plot.bottom + 15, f"{k / 5:g}", "tick mid"))
         parts.append(
             _text(plot.left + plot.width / 2, plot.bottom + 32, "score (0 usual, 1 oddest)", "tick mid")
         )
         parts.append(_text(plot.left, 30, "p-value", "tick"))
         for score, p in [(0.25, "0.1"), (0.4, "0.01"), (0.5, "0.001"), (0.625, "1e-5"), (0.75, "1e-9")]:
-            if w > _NARROW or p not in ("0.01", "1e-5"):
+            if w > _NARROW_PIXELS or p not in ("0.01", "1e-5"):
                 at = plot.left + plot.width * score
                 parts += [_line(at, 34, at, 40, "axis"), _text(at, 30, p, "tick mid")]
         if threshold is not None:
@@ -117,7 +117,7 @@ def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup
     """One lane per host: a dot per time column, larger for more odd connections; a tick where a notice was raised."""
 
     def draw(w: float) -> Markup:
-        narrow = w <= _NARROW
+        narrow = w <= _NARROW_PIXELS
         pitch = 40.0 if narrow else 26.0
         gutter = 7.4 * min(max((len(lane.label) for lane in rows), default=0), 33) + 22
         plot = _Plot(w, pitch * len(rows) + 34, left=8 if narrow else gutter, bottom=26, top=8)
@@ -267,7 +267,7 @@ class _Plot:
             yield _text(x(t), self.bottom + 17, label, f"tick {edge}")
 
     def svg(self, title: str, parts: Sequence[Markup]) -> Markup:
-        name = "narrow" if self.total <= _NARROW else "wide"
+        name = "narrow" if self.total <= _NARROW_PIXELS else "wide"
         return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             name, _n(self.total), _n(self.height), title, Markup("").join(parts)
         )
@@ -297,7 +297,7 @@ def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
 
 
 def _both(draw: Callable[[float], Markup]) -> Markup:
-    return draw(_WIDE) + draw(_NARROW)
+    return draw(_WIDE_PIXELS) + draw(_NARROW_PIXELS)
 
 
 def _moment(t: float) -> str:

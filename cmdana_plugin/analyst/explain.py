@@ -36,9 +36,9 @@ from feature_extractors.readers import NO_LOG, SUMMARY, PassedOver, is_summary, 
 Rows = Sequence[Mapping[str, Field]]
 
 _VERDICTS_AROUND: Final = 6  # verdicts of the host shown before and after
-_MOST_RELATED: Final = 50  # rows of other logs
-_MOST_NOTICES: Final = 20
-_BAR: Final = 30  # characters of a full bar
+_MAX_RELATED_ROWS: Final = 50  # rows of other logs
+_MAX_NOTICES: Final = 20
+_BAR_CHARACTERS: Final = 30  # characters of a full bar
 _NOT_RELATED: Final = ("cmdana", "notice", "conn")
 _EVERYWHERE: Final = frozenset(("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p"))
 
@@ -94,9 +94,9 @@ def explain(uid: str, folder: Path) -> Explanation:
     related: list[tuple[str, Mapping[str, Field]]] = []
     for stream, row in _others(folder, uid, passed):
         named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
-        if named and len(related) < _MOST_RELATED:
+        if named and len(related) < _MAX_RELATED_ROWS:
             related.append((stream, row))
-    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, passed)
+    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MAX_NOTICES], related, passed)
 
 
 def explanation_object(found: Explanation) -> Mapping[str, object]:
@@ -146,7 +146,7 @@ def show(found: Explanation, logs: Path) -> None:
             kind = name.removesuffix("_reliance")
             share = min(max(number(v, name), 0.0), 1.0)
             absent = there and kind != "state" and kind not in there
-            bar = "█" * round(share * _BAR)
+            bar = "█" * round(share * _BAR_CHARACTERS)
             _say(console, f"  {kind:<11}{share:>5.0%}  {bar}{'  [dim]not there[/dim]' if absent else ''}")
     host = escape(printable(text(v, "id.orig_h")))
     _say(

@@ -42,18 +42,18 @@ from feature_extractors.readers import ConnRows, PassedOver
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
 BINS: Final = 50  # of the score histogram, over 0..1
 
-_TAILS: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
-_MOST_HOSTS: Final = 200_000  # distinct hosts counted
-_MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
-_MOST_DAYS: Final = 50_000  # days with notices counted, the first ones met
-_MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
-_MOST_INCIDENTS: Final = 5_000  # incidents held
-_MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
-_LONGEST: Final = 1_000  # characters of anything held
-_MOST_REASONS: Final = 8  # held of one connection or notice
+_CALIBRATION_P_VALUES: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
+_MAX_HOSTS: Final = 200_000  # distinct hosts counted
+_MAX_NAMES: Final = 500  # distinct services, models, verdicts counted
+_MAX_DAYS: Final = 50_000  # days with notices counted, the first ones met
+_MAX_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
+_MAX_INCIDENTS: Final = 5_000  # incidents held
+_MAX_ODD_CONNECTIONS: Final = 2_000  # odd connections held, to name the oddest
+_MAX_CHARACTERS: Final = 1_000  # characters of anything held
+_MAX_REASONS: Final = 8  # held of one connection or notice
 _SHOWN_INCIDENTS: Final = 50
 _OPEN_INCIDENTS: Final = 2  # unfolded at once; the others are a line each
-_SHOWN_ODD: Final = 20
+_SHOWN_ODD_CONNECTIONS: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
@@ -84,7 +84,7 @@ class Timeline:
         at = (key, int(ts // self.width))
         cell = self.cells.get(at)
         if cell is None:
-            if len(self.cells) >= _MOST_CELLS and not self._widen():
+            if len(self.cells) >= _MAX_CELLS and not self._widen():
                 self.dropped += 1
                 return
             cell = self.cells.setdefault((key, int(ts // self.width)), [0.0] * self._values)
@@ -101,10 +101,10 @@ class Timeline:
         return merged
 
     def _widen(self) -> bool:
-        while len(self.cells) >= _MOST_CELLS // 2:
+        while len(self.cells) >= _MAX_CELLS // 2:
             wider = charts.LADDER.index(self.width) + 1
             if wider == len(charts.LADDER):
-                return len(self.cells) < _MOST_CELLS
+                return len(self.cells) < _MAX_CELLS
             self.cells = self.columns(charts.LADDER[wider])
             self.width = charts.LADDER[wider]
         return True
@@ -164,7 +164,9 @@ class Seen:
     services: dict[str, list[int]] = field(default_factory=dict)  # service -> [connections, odd]
     hosts: set[str] = field(default_factory=set)
     scores: list[int] = field(default_factory=lambda: [0] * BINS)
-    tails: list[int] = field(default_factory=lambda: [0] * len(_TAILS))  # connections with p at or below each
+    tails: list[int] = field(
+        default_factory=lambda: [0] * len(_CALIBRATION_P_VALUES)
+    )  # connections with p at or below each
     odd_reliance: list[float] = field(default_factory=lambda: [0.0] * 5)  # sums of four, and how many
     time: Timeline = field(
         default_factory=lambda: Timeline(7)
@@ -232,7 +234,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         seen=seen,
         budget=alerts_per_day,
         made=units.when(datetime.now(UTC).timestamp()),
-        most_hosts=_MOST_HOSTS,
+        most_hosts=_MAX_HOSTS,
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
         opened=_OPEN_INCIDENTS,
         extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
@@ -240,7 +242,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         lasted=units.span(seen.last - seen.first) if seen.connections else "",
         oddest=_oddest(seen),
         services=_services(seen),
-        tails=[(p, n) for p, n in zip(_TAILS, seen.tails, strict=True)],
+        tails=[(p, n) for p, n in zip(_CALIBRATION_P_VALUES, seen.tails, strict=True)],
         days=_budget(seen),
         reliance=_mean_reliance(seen),
         pictures=_pictures(seen, alerts_per_day) if seen.connections else {},
@@ -315,31 +317,31 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     if note not in NOTICE_TYPES:
         return
     row, ts = completed(row), number(row, "ts")
-    msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
+    msg, sub = text(row, "msg")[:_MAX_CHARACTERS], text(row, "sub")[: 4 * _MAX_CHARACTERS]
     if note in (TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK):
         if len(seen.health) < 50:
             seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
         return
     seen.notices += 1
     day = _date(ts)
-    if day in seen.days or len(seen.days) < _MOST_DAYS:
+    if day in seen.days or len(seen.days) < _MAX_DAYS:
         seen.days[day] += 1
     src, dst = text(row, "src")[:64], text(row, "dst")[:64]
     host = text(row, "cmdana.host")[:64]
     who = f"{text(row, 'cmdana.role')}|{host}"[:80] if host else f"originator|{src}"
-    times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MOST_INCIDENTS else []
+    times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MAX_INCIDENTS else []
     if len(times) < 200:
         times.append(ts)
     about = who if note == ANOMALOUS_HOST else f"{src}|{dst}|{text(row, 'p')}/{text(row, 'proto')}"
     known = seen.incidents.get((note, about))
-    if known is None and len(seen.incidents) >= _MOST_INCIDENTS:
+    if known is None and len(seen.incidents) >= _MAX_INCIDENTS:
         seen.dropped_incidents += 1
         return
     latest = Incident(
-        note.removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_LONGEST],
+        note.removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_MAX_CHARACTERS],
         _cut(row, "cmdana.reasons"), _cut(row, "cmdana.latest_reasons"),
         number(row, "cmdana.evidence") if "cmdana.evidence" in row else None,
-        text(row, "uid")[:_LONGEST], max(int(number(row, "n")), 1),
+        text(row, "uid")[:_MAX_CHARACTERS], max(int(number(row, "n")), 1),
     )  # fmt: skip
     if known is not None:
         latest, older = (latest, known) if ts >= known.last else (known, latest)
@@ -350,7 +352,7 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
 
 def _cut(row: Mapping[str, Field], field: str) -> list[str]:
     """A vector of texts, short enough to be held."""
-    return [reason[:_LONGEST] for reason in texts(row, field)[:_MOST_REASONS]]
+    return [reason[:_MAX_CHARACTERS] for reason in texts(row, field)[:_MAX_REASONS]]
 
 
 def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
@@ -363,7 +365,7 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
     odd = verdict != BENIGN
     reliance = [number(row, name, math.nan) for name in RELIANCES]
     known_reliance = all(0 <= r <= 1 for r in reliance)
-    raised = triggers.get(text(row, "uid")[:_LONGEST], ())
+    raised = triggers.get(text(row, "uid")[:_MAX_CHARACTERS], ())
     if odd or raised:
         found = _row(row, ts, score, p_value, verdict, reliance if known_reliance else ())
         for incident in raised:
@@ -382,19 +384,19 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         if len(seen.thresholds) < 100:
             seen.thresholds.add(threshold)
     orig, resp = text(row, "id.orig_h")[:64], text(row, "id.resp_h")[:64]
-    if len(seen.hosts) < _MOST_HOSTS:
+    if len(seen.hosts) < _MAX_HOSTS:
         seen.hosts.add(orig)
         seen.hosts.add(resp)
     _tally(seen.models, text(row, "model"))
     _tally(seen.verdicts, verdict)
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
     service = service[:64]
-    if service not in seen.services and len(seen.services) >= _MOST_NAMES:
+    if service not in seen.services and len(seen.services) >= _MAX_NAMES:
         service = "others"
     counts = seen.services.setdefault(service, [0, 0])
     counts[0] += 1
     seen.scores[min(int(score * BINS), BINS - 1)] += 1
-    for i, tail in enumerate(_TAILS):
+    for i, tail in enumerate(_CALIBRATION_P_VALUES):
         if p_value > tail:
             break
         seen.tails[i] += 1
@@ -470,9 +472,18 @@ def _row(
     row: Mapping[str, Field], ts: float, score: float, p_value: float, verdict: str, reliance: Sequence[float]
 ) -> Row:
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
-    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_LONGEST]
+    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_MAX_CHARACTERS]
     reasons = _cut(row, "reasons")
-    return Row(ts, text(row, "uid")[:_LONGEST], name, score, p_value, verdict[:_LONGEST], reasons, reliance)
+    return Row(
+        ts,
+        text(row, "uid")[:_MAX_CHARACTERS],
+        name,
+        score,
+        p_value,
+        verdict[:_MAX_CHARACTERS],
+        reasons,
+        reliance,
+    )
 
 
 def _keep_oddest(seen: Seen, row: Row) -> None:
@@ -482,8 +493,10 @@ def _keep_oddest(seen: Seen, row: Row) -> None:
     if known is not None and known.score >= row.score:
         return
     seen.oddest[orig] = row
-    if len(seen.oddest) > _MOST_ODD:
-        seen.oddest = dict(sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MOST_ODD // 2])
+    if len(seen.oddest) > _MAX_ODD_CONNECTIONS:
+        seen.oddest = dict(
+            sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MAX_ODD_CONNECTIONS // 2]
+        )
 
 
 def _oddest(seen: Seen) -> list[tuple[Row, int]]:
@@ -493,7 +506,7 @@ def _oddest(seen: Seen) -> list[tuple[Row, int]]:
         role, host = who.split("|", 1)
         if role == "originator":
             totals[host] += int(cell[0])
-    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD]
+    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD_CONNECTIONS]
     return [(row, max(totals[orig], 1)) for orig, row in rows]
 
 
@@ -578,8 +591,8 @@ def _lanes(seen: Seen, span: tuple[float, float]) -> list[charts.Lane]:
 
 
 def _tally(counter: Counter[str], name: str) -> None:
-    name = name[:_LONGEST]
-    if name in counter or len(counter) < _MOST_NAMES:
+    name = name[:_MAX_CHARACTERS]
+    if name in counter or len(counter) < _MAX_NAMES:
         counter[name] += 1
 
 

@@ -17,7 +17,7 @@ from feature_extractors.features import Encoded
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
-_MOST_WORDS: Final = 200  # verdicts and kinds of notices told apart
+_MAX_LABEL_VALUES: Final = 200  # verdicts and kinds of notices told apart
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
         """Takes in a block and its verdicts by stage and word; the notices that come of it, which are of drift."""
         for (stage, verdict), n in counts.items():
             word = f"{stage} {verdict}"
-            if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
+            if word in self.verdicts or len(self.verdicts) < _MAX_LABEL_VALUES:
                 self.verdicts[word] += n
         rows = windows.connections.stage == Stage.FINAL
         score = scores.score[rows]

@@ -20,8 +20,8 @@ from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
 
-_EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
-_EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
+_EXPLAINED_AT_ONCE: Final = 16  # verdicts explained field by field at once, at some 10 ms each
+_EXPLAINED_PER_SECOND: Final = 8.0  # and this many more in each second of network time
 
 # What it means when a component of a score is the odd one, as an analyst reads it.
 COMPONENT_WORDS: Final[Mapping[str, str]] = {
@@ -61,7 +61,7 @@ class Judge:
         self.decider = Decider(config.verdict, config.incident)
         self.watch = Watch(config, COMPONENT_WORDS)
         self._max_reasons = config.verdict.max_reasons
-        self._left = float(_EXPLAINED)
+        self._left = float(_EXPLAINED_AT_ONCE)
         self._now = -math.inf
 
     def judged(self, blocks: Iterable[Encoded], *, ahead: bool = False) -> Iterator[Judged]:
@@ -102,7 +102,7 @@ class Judge:
 
     def _explains(self, now: float) -> bool:
         """Whether one more is explained at network time `now`; a step back in time is another capture."""
-        self._left = min(self._left + abs(now - self._now) * _EXPLAINED_A_SECOND, _EXPLAINED)
+        self._left = min(self._left + abs(now - self._now) * _EXPLAINED_PER_SECOND, _EXPLAINED_AT_ONCE)
         self._now = now
         if self._left < 1.0:
             return False
@@ -174,7 +174,7 @@ def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, 
 
 _STAGES = tuple(stage.name.lower() for stage in Stage)
 _PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
-_TELLING: Final = 0.05  # a component's p-value below which it is named beside another
+_NAMED_P_VALUE: Final = 0.05  # a component's p-value below which it is named beside another
 
 
 def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
@@ -190,7 +190,7 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     table = np.stack([scores.components[name][rows] for name in names], axis=1)
     order = np.argsort(table, axis=1, kind="stable")[:, :most]
     p = np.take_along_axis(table, order, axis=1)
-    count = np.maximum((p < _TELLING).sum(axis=1), np.isfinite(p[:, 0]))
+    count = np.maximum((p < _NAMED_P_VALUE).sum(axis=1), np.isfinite(p[:, 0]))
     telling = np.arange(p.shape[1]) < count[:, None]
     which, p = order[telling], p[telling]
     told: dict[tuple[int, float], str] = {}

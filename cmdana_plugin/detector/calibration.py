@@ -15,8 +15,8 @@ from feature_extractors.compiled import entry
 KEPT: Final = 1024  # order statistics kept of a sample
 ENOUGH: Final = 2000  # benign rows from which on a kind of traffic stands on its own
 ENOUGH_HISTORY: Final = 500  # and those of hosts of which so much is known
-_TAIL: Final = 0.05  # share of the sample that the tail is fitted to
-_SINGLE: Final = 256  # of these, greatest values kept one by one
+_TAIL_SHARE: Final = 0.05  # share of the sample that the tail is fitted to
+_SINGLE_VALUES: Final = 256  # of these, greatest values kept one by one
 _TAIL_VALUES: Final = 10  # greatest values that the fit replaces
 _MIN_P_VALUE: Final = 1e-30
 
@@ -127,11 +127,13 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
     rows = np.arange(n)
     if n > KEPT:
         rows = np.unique(
-            np.concatenate([np.linspace(0, n - 1, KEPT - _SINGLE).astype(np.int64), rows[-_SINGLE:]])
+            np.concatenate(
+                [np.linspace(0, n - 1, KEPT - _SINGLE_VALUES).astype(np.int64), rows[-_SINGLE_VALUES:]]
+            )
         )
     order = x[rows]
     above = 1.0 - np.searchsorted(x, order, side="left") / n
-    start = float(x[int((n - 1) * (1.0 - _TAIL))])
+    start = float(x[int((n - 1) * (1.0 - _TAIL_SHARE))])
     y = x[x > start] - start
     if len(y) < 10:
         return Tail(order, above, n, start, 0.1, max(float(x.std()), 1e-3))

@@ -33,7 +33,7 @@ from feature_extractors.features import Schema
 
 SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
-_MAX_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
+_MAX_FILE_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
 _TYPES: Final = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_}  # of safetensors
 
 
@@ -212,9 +212,9 @@ def _content(path: Path) -> bytes:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise CmdanaError(f"{path}: found no regular file, expected a model")
-            if about.st_size > _MAX_BYTES:
+            if about.st_size > _MAX_FILE_BYTES:
                 raise CmdanaError(
-                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MAX_BYTES:,} at most"
+                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MAX_FILE_BYTES:,} at most"
                 )
             return file.read(about.st_size)
     except OSError as error:

@@ -57,14 +57,20 @@ from feature_extractors.features import (
     take_features,
 )
 
-_BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
+_GPU_BLOCK_ROWS: Final = 8192  # rows of one computation there, always: its products do hang on their number
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
-_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
+_CHUNK_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _NAMED_PROBABILITY: Final = 0.7  # probability from which on the supervised head names a class
 _NAMED_P_VALUE: Final = 1e-2  # p-value below which it does so at all
-_SWITCH_INTERVAL: Final = 5e-4  # seconds that a thread may keep the interpreter
-_EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
-_HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
+_SWITCH_INTERVAL_SECONDS: Final = 5e-4  # seconds that a thread may keep the interpreter
+_MAX_EXACT_LOGARITHM: Final = (
+    80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
+)
+_HISTORY_CONNECTIONS: Final = (
+    5.0,
+    20.0,
+    50.0,
+)  # connections of a host so far; where the state's count ends it is known
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
@@ -122,7 +128,7 @@ class CrossModal:
             {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
         )
         self.network.to(self.device).eval()
-        self._block = BLOCK if self.device.type == "cpu" else _BLOCK_GPU
+        self._block = BLOCK if self.device.type == "cpu" else _GPU_BLOCK_ROWS
         # Blocks side by side, each on one thread: small products do not gain from being shared out.
         several = threads > 1 and self.device.type == "cpu"
         self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
@@ -153,8 +159,8 @@ class CrossModal:
         if windows.schema != self.schema_digest:
             raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
-        for begin in range(0, len(windows), _ROWS):
-            rows = np.arange(begin, min(begin + _ROWS, len(windows)))
+        for begin in range(0, len(windows), _CHUNK_ROWS):
+            rows = np.arange(begin, min(begin + _CHUNK_ROWS, len(windows)))
             outcome, looked = self._advance(
                 windows if len(rows) == len(windows) else take_encoded(windows, rows)
             )
@@ -418,7 +424,7 @@ def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
     asked = targets >= 0
     picked = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
     total = logits.exp().sum(dim=-1).log()
-    if not bool((total.abs() < _EXACT).all()):  # a third slower, and good for any logits
+    if not bool((total.abs() < _MAX_EXACT_LOGARITHM).all()):  # a third slower, and good for any logits
         total = torch.logsumexp(logits, dim=-1)
     return ((total - picked) * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
 
@@ -434,7 +440,9 @@ def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
 def history_of(state: NDArray[np.float32], schema: Schema) -> NDArray[np.int64]:
     """How little of the originator has been seen [n]: 0 it is well known .. 3 it is new."""
     seen = np.expm1(np.nan_to_num(state[:, schema.state.index("orig_seen")], nan=np.inf))
-    return len(_HISTORY) - np.searchsorted(_HISTORY, seen + 0.5, side="right").astype(np.int64)
+    return len(_HISTORY_CONNECTIONS) - np.searchsorted(_HISTORY_CONNECTIONS, seen + 0.5, side="right").astype(
+        np.int64
+    )
 
 
 def component_p_values(
@@ -510,7 +518,7 @@ def share_cores() -> None:
     so would a thread that keeps the interpreter while another comes back from a product.
     """
     torch.set_num_threads(1)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
 
 
 def load_detector(

@@ -22,7 +22,7 @@ RING: Final = 8  # recent connections of a host that attention looks back on
 RING_WIDTH: Final = 16
 KINDS: Final = 3  # originating host, (responder, port), (originator, responder, port)
 WAYS: Final = 8
-_AT_FIRST: Final = 4096  # slots of a table at the beginning
+_INITIAL_SLOTS: Final = 4096  # slots of a table at the beginning
 # A count so far tells new from known; beyond this it would only tell the stream's age.
 _MAX_COUNT: Final = 50.0
 
@@ -196,11 +196,11 @@ def remember_all(
 
 
 class _Table:
-    """`capacity` is the most slots, of which `_AT_FIRST` or fewer are there at the beginning."""
+    """`capacity` is the most slots, of which `_INITIAL_SLOTS` or fewer are there at the beginning."""
 
     def __init__(self, capacity: int, width: int) -> None:
         self.capacity = 1 << max(int(np.ceil(np.log2(max(capacity, WAYS)))), 3)
-        size = min(self.capacity, _AT_FIRST)
+        size = min(self.capacity, _INITIAL_SLOTS)
         self.keys = np.zeros(size, np.uint64)
         self.used = np.zeros(size, np.int64)  # tick of last use, 0 never
         self.rows = np.zeros((size, width), np.float32 if width < _PAIR_WIDTH else np.float64)

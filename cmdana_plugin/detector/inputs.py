@@ -16,8 +16,8 @@ from feature_extractors.compiled import entry
 from feature_extractors.features import Features, Schema
 
 BLOCK: Final = 1024  # rows of one computation at most
-_STEP: Final = 16  # of which their number is a multiple, padded
-_MANY: Final = 128  # rows for which a computation of their own pays
+_ROW_MULTIPLE: Final = 16  # of which their number is a multiple, padded
+_MIN_GROUP_ROWS: Final = 128  # rows for which a computation of their own pays
 PACKET_LENGTHS: Final = (4, 16)
 LOG_LENGTHS: Final = (8, 16)
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
@@ -254,9 +254,9 @@ def group_by_requested_fields(
     kinds, kind, count = np.unique(
         first_identical_row(bits, every, every[:-1]), return_inverse=True, return_counts=True
     )
-    for k in np.flatnonzero(count >= _MANY):
+    for k in np.flatnonzero(count >= _MIN_GROUP_ROWS):
         yield rows[kind == k], np.flatnonzero(asked[kinds[k]])
-    few = rows[count[kind] < _MANY]
+    few = rows[count[kind] < _MIN_GROUP_ROWS]
     if len(few):
         yield few, None
 
@@ -307,7 +307,7 @@ def block_size(rows: int) -> int:
     score does not depend on its neighbours; where a library should not keep to that, scores are rounded far above the
     difference.
     """
-    return -(-rows // _STEP) * _STEP
+    return -(-rows // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
 def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:

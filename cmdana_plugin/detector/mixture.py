@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.detector.inputs import block_size
 
-_TOGETHER: Final = 256  # rows of one product at most
-_MAX_ROWS: Final = 50_000  # rows to learn from
+_PRODUCT_ROWS: Final = 256  # rows of one product at most
+_MAX_TRAINING_ROWS: Final = 50_000  # rows to learn from
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Mixture:
         components, width = self.mean.shape
         roots, shift = self._side_by_side
         out = np.empty(len(x))
-        for begin in range(0, len(x), _TOGETHER):
-            rows = x[begin : begin + _TOGETHER]
+        for begin in range(0, len(x), _PRODUCT_ROWS):
+            rows = x[begin : begin + _PRODUCT_ROWS]
             block = np.zeros((block_size(len(rows)), width))
             block[: len(rows)] = rows
             # By torch, whose threads we keep count of: numpy's would be more than there are cores.
@@ -60,11 +60,11 @@ def fit_mixture(
 ) -> Mixture:
     """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
 
-    Of more than `_MAX_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
+    Of more than `_MAX_TRAINING_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
     """
     rng = np.random.default_rng(seed)
-    if len(x) > _MAX_ROWS:
-        x = x[rng.choice(len(x), _MAX_ROWS, replace=False)]
+    if len(x) > _MAX_TRAINING_ROWS:
+        x = x[rng.choice(len(x), _MAX_TRAINING_ROWS, replace=False)]
     n, width = x.shape
     components = max(1, min(components, n // (2 * width) or 1))
     mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)

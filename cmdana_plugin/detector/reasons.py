@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector.cross_modal import CrossModal, EventContext, RawScores
 
 TOP: Final = 3
-_TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
+_EVENTS_AT_ONCE: Final = 64  # events explained at once; bounds memory, changes nothing
 Reset = Callable[[Features, NDArray[np.float32], int], None]
 
 
@@ -55,8 +55,8 @@ def reasons(
 ) -> list[list[str]]:
     """At most `top` reasons for each row; a field that takes no evidence away is no reason."""
     out: list[list[str]] = []
-    for begin in range(0, len(rows), _TOGETHER):
-        some = explain_rows(detector, seen, rows[begin : begin + _TOGETHER], top)
+    for begin in range(0, len(rows), _EVENTS_AT_ONCE):
+        some = explain_rows(detector, seen, rows[begin : begin + _EVENTS_AT_ONCE], top)
         out += [[f.words for f in explained.fields] for explained in some]
     return out
 

@@ -29,20 +29,20 @@ COMPONENTS: Final = (
 )  # fmt: skip
 TREES: Final = ("trees", "namer", "isolation")
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
-_MOST_TEXT: Final = 1 << 20  # characters of one entry of the metadata
-_MOST_CLASSES: Final = 256
-_MOST_NAME: Final = 100  # characters of a name, as it is shown
+_MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata
+_MAX_CLASSES: Final = 256
+_MAX_NAME_CHARACTERS: Final = 100  # characters of a name, as it is shown
 _GREATEST: Final = (
     1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
 )
-_LONGEST: Final = 40.0  # logarithm of a half-life in seconds, either way
-_FAR: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
-_VALUE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
-_MOST_WIDTH: Final = 512
-_MOST_PARTS: Final = 64  # latents, heads
-_MOST_GAUSSIANS: Final = 256
-_MOST_STRATUM: Final = 1 << 31
-_WEIGHT: Final = 1e3
+_MAX_LOG_HALF_LIFE: Final = 40.0  # logarithm of a half-life in seconds, either way
+_MAX_FEATURE_MAGNITUDE: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
+_MAX_LEAF_MAGNITUDE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
+_MAX_WIDTH: Final = 512
+_MAX_PARTS: Final = 64  # latents, heads
+_MAX_GAUSSIANS: Final = 256
+_MAX_STRATUM: Final = 1 << 31
+_MAX_FUSION_WEIGHT: Final = 1e3
 
 
 class Unsound(Exception):
@@ -54,7 +54,7 @@ class Unsound(Exception):
 
 def shown(text: str) -> str:
     """A name of the file as it may be written anywhere: one line, no control characters, not too long."""
-    cut = text if len(text) <= _MOST_NAME else text[: _MOST_NAME - 1] + "…"
+    cut = text if len(text) <= _MAX_NAME_CHARACTERS else text[: _MAX_NAME_CHARACTERS - 1] + "…"
     return cut if cut.isprintable() else "".join(map(_sign, cut))
 
 
@@ -79,7 +79,7 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
         ],
     }  # fmt: skip
     flags = ("static_gate", "use_memory", "cross", "concatenate", "own")
-    sizes = {"width": _MOST_WIDTH, "latents": _MOST_PARTS, "heads": _MOST_PARTS}
+    sizes = {"width": _MAX_WIDTH, "latents": _MAX_PARTS, "heads": _MAX_PARTS}
     if not isinstance(said, dict) or not fixed.keys() <= said.keys() <= fixed.keys() | {*flags, *sizes}:
         raise Unsound("shape", _brief(said), f"an object with {', '.join(fixed)} and more")
     for name, wanted in fixed.items():
@@ -104,8 +104,8 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
 def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
     """The names that the supervised head may give, as they may be shown."""
     said = _json(meta, "classes")
-    if not isinstance(said, list) or len(said) > _MOST_CLASSES or not all(isinstance(c, str) for c in said):
-        raise Unsound("classes", _brief(said), f"a list of {_MOST_CLASSES} names at most")
+    if not isinstance(said, list) or len(said) > _MAX_CLASSES or not all(isinstance(c, str) for c in said):
+        raise Unsound("classes", _brief(said), f"a list of {_MAX_CLASSES} names at most")
     names = tuple(map(shown, said))
     for name in names:
         if not name.strip() or name in (BENIGN, ANOMALOUS) or names.count(name) > 1:
@@ -120,8 +120,8 @@ def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
     if not isinstance(said, dict) or not said or not said.keys() <= set(fused):
         raise Unsound("weights", _brief(said), f"an object of numbers by component ({', '.join(fused)})")
     for name, weight in said.items():
-        if not _number(weight) or not 0.0 <= weight <= _WEIGHT:
-            raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_WEIGHT:g}")
+        if not _number(weight) or not 0.0 <= weight <= _MAX_FUSION_WEIGHT:
+            raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_MAX_FUSION_WEIGHT:g}")
     if not sum(said.values()) > 0.0:
         raise Unsound("weights", _brief(said), "one above 0")
     if "attack" in said and "trees.root" not in there:
@@ -147,13 +147,17 @@ def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -
         size, start, xi, scale = numbers
         if not _whole(size) or not 0 <= size < 1 << 53:
             raise Unsound(f"tails {name}", f"size {_brief(size)}", "a whole number from 0 on")
-        if abs(start) > _FAR or not 0.0 <= xi <= 1.0 or not 1e-9 <= scale <= _FAR:
+        if (
+            abs(start) > _MAX_FEATURE_MAGNITUDE
+            or not 0.0 <= xi <= 1.0
+            or not 1e-9 <= scale <= _MAX_FEATURE_MAGNITUDE
+        ):
             raise Unsound(f"tails {name}", _brief(numbers), "a start, a shape of 0..1 and a scale above 0")
         x = _array(tensors, f"tail.{name}", np.float64, (2, None))
         if x.shape[1] > KEPT:
             raise Unsound(f"tail.{name}", f"{x.shape[1]} values", f"{KEPT} at most")
         order, above = x
-        _within(f"tail.{name}", order, _FAR)
+        _within(f"tail.{name}", order, _MAX_FEATURE_MAGNITUDE)
         if (order[1:] < order[:-1]).any():
             raise Unsound(f"tail.{name}", "values that fall", "rising ones")
         # 1 - k / n may be rounded to a little below nothing.
@@ -169,7 +173,7 @@ def _tail_name(name: str, said: Mapping[str, Any], tensors: Arrays) -> None:
     known = component in _TAILS and f"{component}.all" in said
     if stratum != "all":
         known &= stratum.isascii() and stratum.isdigit() and len(stratum) <= 10
-        known = known and str(int(stratum)) == stratum and int(stratum) < _MOST_STRATUM
+        known = known and str(int(stratum)) == stratum and int(stratum) < _MAX_STRATUM
     if not known:
         raise Unsound("tails", repr(shown(name)), "fused, COMPONENT.all or COMPONENT.NUMBER")
     if component == "isolation" and "isolation.root" not in tensors:
@@ -187,7 +191,7 @@ def check_network(shape: Shape, tensors: Arrays) -> None:
     for name, size in expected.items():
         entry = f"network.{name}"
         x = _array(tensors, entry, np.float32, size)
-        _within(entry, x, _LONGEST if name == "log_half_life" else _GREATEST)
+        _within(entry, x, _MAX_LOG_HALF_LIFE if name == "log_half_life" else _GREATEST)
 
 
 def check_preparation(tensors: Arrays, schema: Schema) -> None:
@@ -197,13 +201,13 @@ def check_preparation(tensors: Arrays, schema: Schema) -> None:
     ):  # fmt: skip
         entry = f"preparation.{name}"
         edges = _array(tensors, entry, np.float32, (width, EDGES))
-        _within(entry, edges, _FAR)
+        _within(entry, edges, _MAX_FEATURE_MAGNITUDE)
         if (edges[:, 1:] < edges[:, :-1]).any():
             raise Unsound(entry, "bins that fall", "rising ones")
     for name, width in (("numeric_scale", len(schema.numeric)), ("state_scale", len(schema.state))):
         entry = f"preparation.{name}"
         scale = _array(tensors, entry, np.float32, (2, width))
-        _within(entry, scale, _FAR)
+        _within(entry, scale, _MAX_FEATURE_MAGNITUDE)
         if (scale[1] < 1e-3).any():
             raise Unsound(entry, f"a spread of {scale[1].min():g}", "one above 0")
 
@@ -213,13 +217,13 @@ def check_mixture(tensors: Arrays, schema: Schema) -> None:
     width = len(schema.numeric) + len(density_columns(schema))
     mean = _array(tensors, "mixture.mean", np.float64, (None, width))
     k = len(mean)
-    if not 1 <= k <= _MOST_GAUSSIANS:
-        raise Unsound("mixture.mean", f"{k} Gaussians", f"1..{_MOST_GAUSSIANS}")
+    if not 1 <= k <= _MAX_GAUSSIANS:
+        raise Unsound("mixture.mean", f"{k} Gaussians", f"1..{_MAX_GAUSSIANS}")
     root = _array(tensors, "mixture.root", np.float64, (k, width, width))
     weight = _array(tensors, "mixture.weight", np.float64, (k,))
     constant = _array(tensors, "mixture.constant", np.float64, (k,))
     for name, x in (("mean", mean), ("root", root), ("weight", weight), ("constant", constant)):
-        _within(f"mixture.{name}", x, _VALUE)
+        _within(f"mixture.{name}", x, _MAX_LEAF_MAGNITUDE)
     diagonal = np.diagonal(root, axis1=1, axis2=2)
     # An upper triangle with a positive diagonal is the root of a positive definite matrix.
     if not (diagonal > 0.0).all() or (np.abs(np.tril(root, -1)) > 1e-6).any():
@@ -262,7 +266,7 @@ def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> N
         raise Unsound(f"{prefix}.threshold", "NaN", "numbers")
     if unset_left.view(np.uint8).max() > 1:
         raise Unsound(f"{prefix}.unset_left", int(unset_left.view(np.uint8).max()), "0 or 1")
-    _within(f"{prefix}.value", value, _VALUE)
+    _within(f"{prefix}.value", value, _MAX_LEAF_MAGNITUDE)
     leaf = left == np.arange(nodes)
     if (left[~leaf] <= np.flatnonzero(~leaf)).any() or (left[~leaf] >= nodes - 1).any():
         raise Unsound(f"{prefix}.left", "children that do not lie behind their parent", "ones that do")
@@ -301,7 +305,7 @@ def check_about(about: Mapping[str, str]) -> None:
     if len(about) > 64:
         raise Unsound("metadata", f"{len(about)} entries", "64 at most")
     for name, text in about.items():
-        if len(name) > _MOST_NAME or len(text) > 1 << 16:
+        if len(name) > _MAX_NAME_CHARACTERS or len(text) > 1 << 16:
             raise Unsound(f"metadata {name}", f"{len(text):,} characters", "65,536 at most")
 
 
@@ -331,8 +335,8 @@ def _json(meta: Mapping[str, str], entry: str) -> Any:
     text = meta.get(entry)
     if text is None:
         raise Unsound(entry, "nothing", "JSON")
-    if len(text) > _MOST_TEXT:
-        raise Unsound(entry, f"{len(text):,} characters", f"{_MOST_TEXT:,} at most")
+    if len(text) > _MAX_TEXT_CHARACTERS:
+        raise Unsound(entry, f"{len(text):,} characters", f"{_MAX_TEXT_CHARACTERS:,} at most")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

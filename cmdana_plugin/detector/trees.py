@@ -195,9 +195,9 @@ def _at_most(threshold: float) -> np.float32:
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
 
-_BRUIJN: Final = 0x077CB531  # times a power of two, the top five bits tell which
+_DE_BRUIJN: Final = 0x077CB531  # times a power of two, the top five bits tell which
 _BIT: Final = np.array(
-    [j for _, j in sorted((((1 << j) * _BRUIJN & 0xFFFFFFFF) >> 27, j) for j in range(32))]
+    [j for _, j in sorted((((1 << j) * _DE_BRUIJN & 0xFFFFFFFF) >> 27, j) for j in range(32))]
 )
 
 
@@ -226,5 +226,5 @@ def _walk(table, first, feature, threshold, unset_right, mask, value, output, bi
                         left[i] &= keep if values[i] > limit else every
             for i in range(rows):
                 lowest = left[i] & (~left[i] + np.uint32(1))
-                leaf = bit[np.uint32(lowest * np.uint32(_BRUIJN)) >> np.uint32(27)]
+                leaf = bit[np.uint32(lowest * np.uint32(_DE_BRUIJN)) >> np.uint32(27)]
                 out[begin + i, output[t]] += value[t, leaf]

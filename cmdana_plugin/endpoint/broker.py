@@ -27,9 +27,9 @@ _PLACES: Final = (
     "/usr/lib/zeek/python",
     "/usr/lib/python3/dist-packages",
 )
-_QUEUE: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
-_CONNECT_TIMEOUT: Final = 10.0  # seconds for a handshake
-_GLANCE: Final = 0.05  # seconds from one look at it to the next
+_QUEUE_MESSAGES: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
+_CONNECT_SECONDS: Final = 10.0  # seconds for a handshake
+_POLL_SECONDS: Final = 0.05  # seconds from one look at it to the next
 
 
 def bindings() -> ModuleType:
@@ -111,7 +111,7 @@ class BrokerTransport:
             configuration.openssl_key = self._files["key_file"]
         endpoint = broker.Endpoint(configuration)
         make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
-        subscriber = make(self._topic, _QUEUE)
+        subscriber = make(self._topic, _QUEUE_MESSAGES)
         status = getattr(endpoint, "make_safe_status_subscriber", endpoint.make_status_subscriber)(True)
         return endpoint, subscriber, status
 
@@ -160,7 +160,7 @@ class BrokerTransport:
             endpoint.shutdown()
 
     def _peered(self, endpoint: Any, status: Any) -> bool:
-        """Waits for the handshake, not longer than `_CONNECT_TIMEOUT`.
+        """Waits for the handshake, not longer than `_CONNECT_SECONDS`.
 
         `Endpoint.peer` would wait for ever for a peer that accepts the connection and says nothing, and hold the
         interpreter's lock meanwhile, so that nothing else in the process would go on either.
@@ -168,11 +168,11 @@ class BrokerTransport:
         if status.available():
             status.poll()  # of an earlier peer
         endpoint.peer_nosync(self._host, self._port, 0.0)
-        deadline = time.monotonic() + _CONNECT_TIMEOUT
+        deadline = time.monotonic() + _CONNECT_SECONDS
         while time.monotonic() < deadline:
             if any(peer.status == self._broker.PeerStatus.Peered for peer in endpoint.peers()):
                 return True
-            select.select([status.fd()], [], [], _GLANCE)
+            select.select([status.fd()], [], [], _POLL_SECONDS)
             if status.available() and any(map(self._is_loss, status.poll())):
                 return False
         return False

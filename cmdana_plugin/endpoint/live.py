@@ -32,10 +32,14 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import Detector
 
 VERSION: Final = importlib.metadata.version("cmdana")
-_STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
-_LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
-_UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
-_QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
+_STUCK_SECONDS: Final = (
+    30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
+)
+_LEAVE_SECONDS: Final = (
+    30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
+)
+_UNANSWERED_HEARTBEATS: Final = 5  # heartbeats without an answer after which the operator is told
+_QUIET_SECONDS: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
 _SAME: Final = "CMDANA::secret_file; where both run as one user it is found there"
@@ -108,13 +112,13 @@ class Live:
         """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
         self._leaving = True  # one more heartbeat, and Zeek would think us back
         self.drain.send(self.session.finish())
-        self._silent, deadline = False, self._clock() + _LEAVE
+        self._silent, deadline = False, self._clock() + _LEAVE_SECONDS
 
         def left() -> bool:
             parted = self._silent and not len(self.inbox) and self.session.parted
             return parted or not self.drain.connected or self._clock() >= deadline
 
-        for _ in self.judged(_QUIET, left):
+        for _ in self.judged(_QUIET_SECONDS, left):
             pass
         self.drain.stop()
         self.inbox.forget()
@@ -186,13 +190,13 @@ class Live:
         if self._leaving:
             return []
         self._unanswered = 0 if self.session.nodes else self._unanswered + 1
-        if self._unanswered == _UNANSWERED:
+        if self._unanswered == _UNANSWERED_HEARTBEATS:
             self._tell(
                 f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, does it "
                 "have our secret (CMDANA::secret_file, CMDANA::authentication), and are [endpoint] topic_events and "
                 "topic_verdicts the same as CMDANA::topic_observations and CMDANA::topic_verdicts?"
             )
-        return self.session.alive() if self._clock() - self._progress < _STUCK else []
+        return self.session.alive() if self._clock() - self._progress < _STUCK_SECONDS else []
 
 
 def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -96,9 +96,9 @@ _INT: Final = (int,)
 _FLOAT: Final = (float, int)
 _NONE: Final = (type(None),)
 MAX_RECORDS: Final = 65_536  # in a batch
-_LEAST_RECORD: Final = 4  # characters of a record at least
+_MIN_RECORD_CHARACTERS: Final = 4  # characters of a record at least
 _MAX_NESTED: Final = 16  # levels of a log field that are looked into
-_COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
+_MAX_COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 # The logs that Zeek can tell in brief (`CMDANA::compact_renderers`): the words in one string, and what follows them.
 # Of `answers` only their number is told.
 BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -120,10 +120,10 @@ _NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
     "status_code": int,
 }
 _ROW: Final = (str, list, list)  # a connection
-_WORDS: Final = 9  # of a connection
-_TEXTS: Final = 6  # those of them that are no numbers
-_LEAST_COUNTS: Final = 12  # without VLANs
-_MOST_COUNTS: Final = 14
+_CONNECTION_WORDS: Final = 9  # of a connection
+_CONNECTION_TEXTS: Final = 6  # those of them that are no numbers
+_MIN_COUNTS: Final = 12  # without VLANs
+_MAX_COUNTS: Final = 14
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","to":"[^"\\]{0,64}","seq":\d{1,19},"before":\d{1,19},'
@@ -139,7 +139,7 @@ def head(payload: str) -> tuple[int, int]:
     if match is None:
         return 0, 0
     finals, records = int(match[1]), int(match[2])
-    return (finals, records) if finals <= records <= len(payload) // _LEAST_RECORD else (0, 0)
+    return (finals, records) if finals <= records <= len(payload) // _MIN_RECORD_CHARACTERS else (0, 0)
 
 
 def decode_batch(payload: str) -> Batch:
@@ -215,18 +215,18 @@ def sample() -> str:
 
 def _connection(words: str, counts: list[Any], packets: list[Any]) -> ConnectionRow:
     told: list[Any] = words.split(" ")
-    if len(told) != _WORDS:
-        raise refused("r", words, f"{_WORDS} words of a connection")
-    if not _LEAST_COUNTS <= len(counts) <= _MOST_COUNTS:
-        raise refused("r", f"{len(counts)} counts", f"{_LEAST_COUNTS} to {_MOST_COUNTS} in a connection")
+    if len(told) != _CONNECTION_WORDS:
+        raise refused("r", words, f"{_CONNECTION_WORDS} words of a connection")
+    if not _MIN_COUNTS <= len(counts) <= _MAX_COUNTS:
+        raise refused("r", f"{len(counts)} counts", f"{_MIN_COUNTS} to {_MAX_COUNTS} in a connection")
     try:
-        ts, end, duration = map(float, told[_TEXTS:])
+        ts, end, duration = map(float, told[_CONNECTION_TEXTS:])
     except ValueError:
-        raise refused("r", told[_TEXTS:], "ts, end and duration in seconds") from None
+        raise refused("r", told[_CONNECTION_TEXTS:], "ts, end and duration in seconds") from None
     if duration <= 0:  # as in conn.log: where all was seen at one time there is none
-        duration = counts[_LEAST_COUNTS - 2] = counts[_LEAST_COUNTS - 1] = -1
-    unset = [-1] * (_MOST_COUNTS - len(counts))
-    return ConnectionRow._make([*told[:_TEXTS], ts, end, duration, *counts, *unset, packets])
+        duration = counts[_MIN_COUNTS - 2] = counts[_MIN_COUNTS - 1] = -1
+    unset = [-1] * (_MAX_COUNTS - len(counts))
+    return ConnectionRow._make([*told[:_CONNECTION_TEXTS], ts, end, duration, *counts, *unset, packets])
 
 
 def _brief(record: list[Any]) -> LogEntry | None:
@@ -288,14 +288,14 @@ _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
     "orig_p": (_INT, 0, 65535),
     "resp_p": (_INT, 0, 65535),
     "ip_proto": (_INT, 0, 65535),
-    "missed_bytes": (_INT, 0, _COUNT),
-    "orig_pkts": (_INT, 0, _COUNT),
-    "orig_ip_bytes": (_INT, 0, _COUNT),
-    "resp_pkts": (_INT, 0, _COUNT),
-    "resp_ip_bytes": (_INT, 0, _COUNT),
+    "missed_bytes": (_INT, 0, _MAX_COUNT),
+    "orig_pkts": (_INT, 0, _MAX_COUNT),
+    "orig_ip_bytes": (_INT, 0, _MAX_COUNT),
+    "resp_pkts": (_INT, 0, _MAX_COUNT),
+    "resp_ip_bytes": (_INT, 0, _MAX_COUNT),
     "tunneled": (_INT, 0, 1),
-    "orig_bytes": (_INT, -1, _COUNT),
-    "resp_bytes": (_INT, -1, _COUNT),
+    "orig_bytes": (_INT, -1, _MAX_COUNT),
+    "resp_bytes": (_INT, -1, _MAX_COUNT),
     "vlan": (_INT, -1, 65535),
     "inner_vlan": (_INT, -1, 65535),
 }
@@ -306,7 +306,9 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
     if not rows:
         return
     columns = list(zip(*rows, strict=True))
-    for (name, (types, least, most)), column in zip(_COLUMNS.items(), columns[_TEXTS:-1], strict=True):
+    for (name, (types, least, most)), column in zip(
+        _COLUMNS.items(), columns[_CONNECTION_TEXTS:-1], strict=True
+    ):
         if not set(map(type, column)) <= set(types):
             bad = next(v for v in column if type(v) not in types)
             raise refused(name, bad, " or ".join(t.__name__ for t in types))

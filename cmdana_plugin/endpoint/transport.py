@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 Received = Event | PeerError
 
-_POLL: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
+_POLL_SECONDS: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
 
 _ARREARS: Final = 4
-_MOST_BYTES: Final = 32 * 1024 * 1024  # taken together
-_MEMORY: Final = 400  # bytes that a message takes besides its payload
-_BEAT: Final = 1.0  # seconds between two heartbeats
+_MAX_BATCH_BYTES: Final = 32 * 1024 * 1024  # taken together
+_MESSAGE_OVERHEAD_BYTES: Final = 400  # bytes that a message takes besides its payload
+_HEARTBEAT_SECONDS: Final = 1.0  # seconds between two heartbeats
 
 
 class TransportError(CmdanaError):
@@ -86,7 +86,9 @@ class Inbox:
         with self._changed:
             for event in received:
                 connections, records = head(event.payload) if isinstance(event, Event) else (0, 0)
-                size = _MEMORY + (sys.getsizeof(event.payload) if isinstance(event, Event) else 0)
+                size = _MESSAGE_OVERHEAD_BYTES + (
+                    sys.getsizeof(event.payload) if isinstance(event, Event) else 0
+                )
                 self._waiting.append((event, max(records, 1), now, size))
                 self._records += max(records, 1)
                 self._bytes += size
@@ -118,7 +120,7 @@ class Inbox:
         """Up to about `max_records` records, waiting until the first has lain for `gather` seconds to get so many.
 
         Where more are waiting, up to `_ARREARS` times as many: judging costs less for each in a larger block, so
-        arrears are caught up with; but not more than `_MOST_BYTES` and one message. Returns an empty list after
+        arrears are caught up with; but not more than `_MAX_BATCH_BYTES` and one message. Returns an empty list after
         `timeout` seconds without any.
         """
         deadline = clock() + timeout
@@ -140,7 +142,7 @@ class Inbox:
             taken: list[Received] = []
             records = weight = 0
             while self._waiting and (
-                not taken or (records + self._waiting[0][1] <= max_records and weight <= _MOST_BYTES)
+                not taken or (records + self._waiting[0][1] <= max_records and weight <= _MAX_BATCH_BYTES)
             ):
                 event, n, _, size = self._waiting.popleft()
                 self._records -= n
@@ -239,13 +241,13 @@ class Drain(threading.Thread):
             self._tell(f"connected to {peer}")
             self._open.set()
             self.send(self._hello(self._transport.endpoint))
-            due = self._clock() + _BEAT
+            due = self._clock() + _HEARTBEAT_SECONDS
             try:
                 while not self._stop_asked.is_set():
                     if self._clock() >= due:
-                        due = self._clock() + _BEAT
+                        due = self._clock() + _HEARTBEAT_SECONDS
                         self.send(self._beat())
-                    received = self._transport.receive(_POLL)
+                    received = self._transport.receive(_POLL_SECONDS)
                     if received:
                         self._take_in(received)
             except Disconnected as lost:

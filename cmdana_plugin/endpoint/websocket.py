@@ -27,10 +27,10 @@ _NO_TLS: Final = (
     "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://? does it ask for a certificate "
     "(CMDANA::websocket_ca_file; ours is [endpoint] cert_file and key_file)?"
 )
-_OPEN_TIMEOUT: Final = 10.0  # seconds
-_MOST_AT_ONCE: Final = 64  # frames given by one receive
-_MOST_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
-_PING: Final = 10.0  # seconds; a cut network is noticed after two of them
+_OPEN_SECONDS: Final = 10.0  # seconds
+_MAX_FRAMES_AT_ONCE: Final = 64  # frames given by one receive
+_MAX_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
+_PING_SECONDS: Final = 10.0  # seconds; a cut network is noticed after two of them
 
 
 class WebSocketTransport:
@@ -64,7 +64,7 @@ class WebSocketTransport:
     def open(self) -> str:
         """Connects, subscribes, and waits for Zeek's acknowledgement."""
         try:
-            sock = socket.create_connection((self._host, self._port), timeout=_OPEN_TIMEOUT)
+            sock = socket.create_connection((self._host, self._port), timeout=_OPEN_SECONDS)
         except OSError as error:
             raise TransportError(
                 f"{self._url}: nobody listens there ({error.strerror or error}); "
@@ -76,8 +76,8 @@ class WebSocketTransport:
             connection = stack.enter_context(
                 connect(
                     self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
-                    open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
-                    logger=_SILENT,
+                    open_timeout=_OPEN_SECONDS, close_timeout=2.0, ping_interval=_PING_SECONDS,
+                    ping_timeout=_PING_SECONDS, logger=_SILENT,
                     additional_headers={"X-Application-Name": self._client},
                     create_connection=_Bounded,
                 )
@@ -94,7 +94,7 @@ class WebSocketTransport:
             ) from None
         try:
             connection.send(json.dumps([self._topic]))
-            self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
+            self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_SECONDS))
         except (WireError, WebSocketException, TimeoutError, OSError) as error:
             with contextlib.suppress(WebSocketException, OSError):
                 connection.close()
@@ -111,7 +111,7 @@ class WebSocketTransport:
             raise Disconnected
         received: list[Received] = []
         try:
-            while len(received) < _MOST_AT_ONCE:
+            while len(received) < _MAX_FRAMES_AT_ONCE:
                 frame = _bytes(connection, 0 if received else timeout)
                 try:
                     event = decode_frame(frame)
@@ -157,7 +157,7 @@ class _Bounded(ClientConnection):
     def process_event(self, event: WebSocketEvent) -> None:
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             self._fragments = 0 if event.fin else self._fragments + 1
-            if self._fragments > _MOST_FRAGMENTS:
+            if self._fragments > _MAX_FRAGMENTS:
                 with contextlib.suppress(OSError):
                     self.socket.shutdown(socket.SHUT_RDWR)
                 return

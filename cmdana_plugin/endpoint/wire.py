@@ -21,9 +21,8 @@ from feature_extractors import CmdanaError, Stage
 
 T = TypeVar("T")
 WIRE_VERSION: Final = 6
-MAX_PAYLOAD: Final = (
-    16 * 1024 * 1024
-)  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
+# bytes of one message; Zeek flushes a batch at 256 KiB and one record more
+MAX_PAYLOAD: Final = 16 * 1024 * 1024
 VERDICTS_PER_EVENT: Final = 256
 
 OBSERVATIONS: Final = "CMDANA::observations"

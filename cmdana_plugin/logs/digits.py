@@ -21,8 +21,8 @@ IPV4: Final = 5  # an address, unless it is negative: then -1 less the index of 
 
 _WIDEST: Final = np.array([0, 20, 26, 26, 0, 15])  # bytes of a cell of each kind at most; 0: by its text
 _MAX_SECONDS: Final = 9e12  # seconds that six decimals are told of, in 64 bits
-_LOWEST: Final = 323  # the powers of ten begin at its negative
-_POWERS: Final = np.array([float(f"1e{k}") for k in range(-_LOWEST, 309)])
+_LOWEST_POWER: Final = 323  # the powers of ten begin at its negative
+_POWERS: Final = np.array([float(f"1e{k}") for k in range(-_LOWEST_POWER, 309)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from cmdana_plugin.detector import ANOMALOUS
 from cmdana_plugin.logs.reader import Field, text
 from feature_extractors import LogValue
 
-_LONGEST: Final = 4_000  # characters of a sentence that are looked at
+_MAX_CHARACTERS: Final = 4_000  # characters of a sentence that are looked at
 _CONNECTION: Final = re.compile(
     r"\S+ -> \S+ (?P<service>\S+) (?:is unlike this network's normal|looks like (?P<attack>.*)) "
     r"\(score (?P<score>\d\.\d+), threshold (?P<threshold>\d\.\d+)\)"
@@ -95,7 +95,7 @@ def old_notice(row: Mapping[str, Field]) -> dict[str, Field]:
     parse = _PARSERS.get(text(row, "note"))
     if parse is None:
         return {}
-    sub = text(row, "sub")[:_LONGEST]
+    sub = text(row, "sub")[:_MAX_CHARACTERS]
     reasons: list[LogValue] = [*sub.split("; ")]
-    fields = parse(text(row, "msg")[:_LONGEST], reasons) or {"reasons": [sub]}
+    fields = parse(text(row, "msg")[:_MAX_CHARACTERS], reasons) or {"reasons": [sub]}
     return {name: value for name, value in fields.items() if value not in ([], [""])}

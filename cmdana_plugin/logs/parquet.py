@@ -95,8 +95,8 @@ class ParquetLog:
 
 
 _NO_FIT: Final = (TypeError, ValueError, OverflowError)  # pyarrow's own are among them
-_FIRST: Final = -62_135_596_800  # seconds: the years 1 to 9999, which readers know
-_LAST: Final = 253_402_300_799
+_FIRST_SECOND: Final = -62_135_596_800  # seconds: the years 1 to 9999, which readers know
+_LAST_SECOND: Final = 253_402_300_799
 
 
 def _arrow(kind: str) -> Any:
@@ -130,7 +130,7 @@ def _same(value: Any) -> Any:
 
 
 def _micros(value: float) -> int:
-    if not _FIRST <= value <= _LAST:
+    if not _FIRST_SECOND <= value <= _LAST_SECOND:
         raise ValueError("a year that no calendar has")
     return round(value * 1e6)
 

@@ -35,8 +35,8 @@ TOO_MANY_FIELDS: Final = f"more than {MOST_FIELDS:,} fields in one log"
 CHANGED: Final = "written while it was read"
 UNFIT: Final = "a value that its column cannot hold, taken as unset"
 
-_WAITING: Final = 32 * 1024 * 1024  # bytes of rows that wait to be written, of all streams together
-_ROWS: Final = 65_536  # of a stream that wait
+_MAX_WAITING_BYTES: Final = 32 * 1024 * 1024  # bytes of rows that wait to be written, of all streams together
+_MAX_WAITING_ROWS: Final = 65_536  # of a stream that wait
 _PATH: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 _KNOWN: Final = {stream.path: stream for stream in (CONN, CMDANA, NOTICE, *APPLICATION.values())}
 _TIMES: Final = {
@@ -195,9 +195,9 @@ class _Rows:
         ts = float(record["ts"]) if isinstance(record.get("ts"), int | float) else 0.0
         self._times[path] = self._times.get(path, (ts, ts))[0], ts
         self._size += size
-        if self._size > _WAITING:
+        if self._size > _MAX_WAITING_BYTES:
             self.flush()
-        elif len(waiting) == _ROWS:
+        elif len(waiting) == _MAX_WAITING_ROWS:
             self._flush(path)
 
     def flush(self) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
-_WINDOWS = 8192  # windows scored at once
+_BLOCK_WINDOWS = 8192  # windows scored at once
 
 
 def limits_of(config: Config) -> ExtractorLimits:
@@ -136,13 +136,13 @@ def extract(
 
 
 def _parts(windows: Windows) -> Iterator[Windows]:
-    """At most `_WINDOWS` rows at a time: a flood or the end of a capture ends a quarter of a million at once."""
-    if len(windows) <= _WINDOWS:
+    """At most `_BLOCK_WINDOWS` rows at a time: a flood or the end of a capture ends a quarter of a million at once."""
+    if len(windows) <= _BLOCK_WINDOWS:
         if len(windows):
             yield windows
         return
-    for first in range(0, len(windows), _WINDOWS):
-        yield take(windows, np.arange(first, min(first + _WINDOWS, len(windows))))
+    for first in range(0, len(windows), _BLOCK_WINDOWS):
+        yield take(windows, np.arange(first, min(first + _BLOCK_WINDOWS, len(windows))))
 
 
 def merge_counts(into: Counter[str], parts: Iterable[Counts]) -> None:

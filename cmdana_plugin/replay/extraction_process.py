@@ -34,16 +34,18 @@ Part = tuple[
 ]  # a block, counts as of then, and lines of logs that go with it
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
-_ALIGN: Final = 64  # columns begin at multiples of it
-_ROWS: Final = 8192  # windows that are handed on at once
-_MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
-_MOST_LINES: Final = 64 * 1024 * 1024  # bytes of lines that wait at most, beside those that come
-_AHEAD: Final = 16384  # that wait where the child is ahead
-_WORTH: Final = 4096  # windows that are handed on at once where so many come
-_PATIENCE: Final = 0.5  # within so many seconds
-_LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
-_STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
-_LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
+_ALIGN_BYTES: Final = 64  # columns begin at multiples of it
+_BLOCK_WINDOWS: Final = 8192  # windows that are handed on at once
+_MAX_WAITING_WINDOWS: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
+_MAX_WAITING_LINE_BYTES: Final = 64 * 1024 * 1024  # bytes of lines that wait at most, beside those that come
+_AHEAD_WINDOWS: Final = 16384  # that wait where the child is ahead
+_WORTHWHILE_WINDOWS: Final = 4096  # windows that are handed on at once where so many come
+_PATIENCE_SECONDS: Final = 0.5  # within so many seconds
+_LOOK_SECONDS: Final = 5.0  # so often the child is looked at while nothing comes, seconds
+_STUCK_CPU_SECONDS: Final = (
+    600.0  # seconds of its processor time without a block; compiling takes one minute at most
+)
+_CHILD_NICENESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
     for part, kind in (("connections", Connections), ("features", Features))
@@ -74,7 +76,7 @@ class Beside:
     `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
     """
 
-    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK) -> None:
+    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK_CPU_SECONDS) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -84,7 +86,7 @@ class Beside:
         if self._child == 0:
             os.close(reading)
             confine.end_with_parent(parent)
-            os.nice(_LESS)
+            os.nice(_CHILD_NICENESS)
             _run(work, writing)
         os.close(writing)
         self._pipe = open(reading, "rb", buffering=0)
@@ -125,7 +127,7 @@ class Beside:
 
     def ahead(self) -> bool:
         """Whether the child needs no core for now: it is at its end, or much waits."""
-        return self._ended or self._rows >= _AHEAD
+        return self._ended or self._rows >= _AHEAD_WINDOWS
 
     def close(self) -> None:
         """Ends the child if it is still at work."""
@@ -143,16 +145,18 @@ class Beside:
     def _take(self) -> list[_Block]:
         """What waits, as much as makes one block; none at the pipe's end, or once closed."""
         with self._moved:
-            while not self._moved.wait_for(lambda: self._blocks or self._closed, min(_LOOK, self._stuck)):
+            while not self._moved.wait_for(
+                lambda: self._blocks or self._closed, min(_LOOK_SECONDS, self._stuck)
+            ):
                 self._look()
             if self._closed:
                 return []
-            self._moved.wait_for(self._worth_taking, _PATIENCE)
+            self._moved.wait_for(self._worth_taking, _PATIENCE_SECONDS)
             taken: list[_Block] = []
             rows = 0
             while self._blocks and (block := self._blocks[0]) is not None:
                 mergeable = block[0] == "block" and block[1]["columns"] is not None
-                if taken and (not mergeable or rows + _rows_of(block) > _ROWS):
+                if taken and (not mergeable or rows + _rows_of(block) > _BLOCK_WINDOWS):
                     break
                 taken.append(block)
                 self._blocks.popleft()
@@ -179,7 +183,7 @@ class Beside:
 
     def _worth_taking(self) -> bool:
         last = self._blocks[-1] if self._blocks else None
-        return self._rows >= _WORTH or last is None or not _rows_of(last)
+        return self._rows >= _WORTHWHILE_WINDOWS or last is None or not _rows_of(last)
 
     def _receive(self) -> None:
         """Takes blocks off the pipe as they come, so that the child seldom waits."""
@@ -197,7 +201,12 @@ class Beside:
 
     def _put(self, block: _Block | None) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: self._closed or (self._rows < _MOST and self._bytes < _MOST_LINES))
+            self._moved.wait_for(
+                lambda: (
+                    self._closed
+                    or (self._rows < _MAX_WAITING_WINDOWS and self._bytes < _MAX_WAITING_LINE_BYTES)
+                )
+            )
             if not self._closed:
                 self._blocks.append(block)
                 self._received += 1
@@ -261,7 +270,7 @@ def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
 def _packed(
     block: Encoded | None, numbers: Numbers, lines: list[Lines]
 ) -> tuple[dict[str, Any], list[bytes | memoryview]]:
-    """What is marshalled of a block, and its columns padded to `_ALIGN`."""
+    """What is marshalled of a block, and its columns padded to `_ALIGN_BYTES`."""
     told = [tuple(line) for line in lines]
     if block is None:
         return {"numbers": numbers, "columns": None, "lines": told}, []
@@ -269,7 +278,7 @@ def _packed(
     arrays += [block.modalities, block.longest_name]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
-        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
+        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN_BYTES)]
     said = {
         "numbers": numbers,
         "lines": told,
@@ -288,7 +297,7 @@ def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uin
         dtype = np.dtype(kind)
         size = int(np.prod(shape)) * dtype.itemsize
         arrays.append(data[at : at + size].view(dtype).reshape(shape))
-        at += size + -size % _ALIGN
+        at += size + -size % _ALIGN_BYTES
     parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "features": {}}
     for (part, name), array in zip(_COLUMNS, arrays, strict=False):
         parts[part][name] = array

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENTRY: Final = "reference"  # of a checkpoint's metadata
 _CAPTURE: Final = "reference.pcap.gz"
-_HOSTS: Final = 1024
+_MAX_HOSTS: Final = 1024
 _SCORE_TOLERANCE: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
 _MAX_VERDICTS: Final = 10_000
 
@@ -43,7 +43,7 @@ def with_reference(checkpoint: Checkpoint) -> Checkpoint:
     from cmdana_plugin.detector import CrossModal, renamed
     from feature_extractors.features import load_schema
 
-    detector = CrossModal(checkpoint, load_schema(), hosts=_HOSTS)
+    detector = CrossModal(checkpoint, load_schema(), hosts=_MAX_HOSTS)
     return renamed(checkpoint, **{ENTRY: json.dumps(scores(detector))})
 
 
@@ -81,7 +81,7 @@ def _write_shipped() -> None:
 
     folder = Path(__file__).parents[1] / "models"
     model = folder / DEFAULT_MODEL
-    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_HOSTS)
+    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_MAX_HOSTS)
     said = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
     (folder / SHIPPED).write_text(json.dumps(said) + "\n", encoding="ascii")
 

@@ -22,7 +22,7 @@ from feature_extractors import CmdanaError
 from feature_extractors.features import Encoded
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TELL: Final = 600.0  # seconds between two lines about the progress
+_PROGRESS_SECONDS: Final = 600.0  # seconds between two lines about the progress
 
 
 class Interrupted(CmdanaError):
@@ -104,7 +104,7 @@ def learn(
     def over() -> bool:
         nonlocal told
         progress("learning from Zeek", phase.share)
-        if time.monotonic() - told >= _TELL:
+        if time.monotonic() - told >= _PROGRESS_SECONDS:
             told = time.monotonic()
             tell(f"learning: {phase.words()}")
         return phase.over

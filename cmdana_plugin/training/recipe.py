@@ -23,7 +23,7 @@ from feature_extractors.features import (
     Schema,
 )
 
-_DROPOUT: Final = 0.15  # share of events that lose a modality in training
+_MODALITY_DROPOUT: Final = 0.15  # share of events that lose a modality in training
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Recipe:
     )
     rate: float = 2e-3
     width: int = 48
-    dropout: float = _DROPOUT
+    dropout: float = _MODALITY_DROPOUT
     trees: bool = True
     components: tuple[str, ...] = COMPONENTS
     attack_weight: float = (

@@ -25,12 +25,13 @@ from feature_extractors.features import (
     encode,
 )
 
-PRESUMED: Final = (
-    -2
-)  # label of windows that are probably benign: they teach normal, never what is not an attack
-_STARTS: Final = 4  # pieces of benign traffic that are also judged from an empty state, as after a restart
-_START: Final = 4096  # connections of such a piece, at most
-LEAST_ROWS: Final = 64
+# label of windows that are probably benign: they teach normal, never what is not an attack
+PRESUMED: Final = -2
+_COLD_START_PIECES: Final = (
+    4  # pieces of benign traffic that are also judged from an empty state, as after a restart
+)
+_COLD_START_CONNECTIONS: Final = 4096  # connections of such a piece, at most
+MIN_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,9 @@ def with_cold_starts(
         label = np.zeros(n, np.int8) if r.label is None else r.label
         benign = np.flatnonzero(label == 0)
         benign = benign[benign >= n - int(n * share)]
-        if len(benign) >= _STARTS * LEAST_ROWS:
-            for piece in np.array_split(np.arange(benign[0], benign[-1] + 1), _STARTS):
-                rows = piece[:_START]
+        if len(benign) >= _COLD_START_PIECES * MIN_ROWS:
+            for piece in np.array_split(np.arange(benign[0], benign[-1] + 1), _COLD_START_PIECES):
+                rows = piece[:_COLD_START_CONNECTIONS]
                 known = np.where(label[rows] == 0, np.int8(0), np.int8(-1))
                 cold_starts.append(Recording(r.name, take(r.windows, rows), known))
         yield r

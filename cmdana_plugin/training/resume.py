@@ -19,7 +19,7 @@ from cmdana_plugin import files
 from cmdana_plugin.detector import Network
 
 FORMAT: Final = "1"
-_EVERY: Final = 20.0  # seconds between two writes
+_WRITE_SECONDS: Final = 20.0  # seconds between two writes
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -35,7 +35,7 @@ class Position:
 
 
 class Progressed:
-    """Keeps a training in one file, written at most every `_EVERY` seconds, in one move.
+    """Keeps a training in one file, written at most every `_WRITE_SECONDS` seconds, in one move.
 
     `key` names material, recipe and start: a file of another key is passed over. What a host remembers within a
     pass is not kept: it begins anew where a training goes on, so that such a model is as good as, but not bit for
@@ -105,7 +105,7 @@ class Progressed:
         position: Position,
     ) -> None:
         """Writes where the training is, if the last write was long enough ago."""
-        if self._clock() - self._written < _EVERY:
+        if self._clock() - self._written < _WRITE_SECONDS:
             return
         position.at_chunk = rng.bit_generator.state
         tensors: dict[str, Tensor] = {

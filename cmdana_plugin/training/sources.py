@@ -31,7 +31,7 @@ Progress = Callable[[str, float], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FEW_CONNECTIONS: Final = 1000  # connections under which what is learned is thin
-_RARE: Final = 40  # connections of a service under which its normal is not known
+_RARE_SERVICE_CONNECTIONS: Final = 40  # connections of a service under which its normal is not known
 _CUT: Final = frozenset(
     (
         "half_written_line", "compressed_stream_truncated", "compressed_stream_damaged", "bad_record",
@@ -73,7 +73,9 @@ class Learned:
             )
         if self.hours < 24:
             found.append(f"only {_hours(self.hours)}: what happens daily or weekly has not been seen")
-        rare = [f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE]
+        rare = [
+            f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE_SERVICE_CONNECTIONS
+        ]
         if rare:
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
             found.append(f"seen too rarely to know what is normal: {', '.join(rare[:6])}{more}")

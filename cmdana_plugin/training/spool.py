@@ -36,13 +36,13 @@ from feature_extractors import (
 
 FORMAT: Final = 1
 _ABOUT: Final = "about.json"
-_BLOCK: Final = 4096  # connections that are written together
-_WAIT: Final = 30.0  # seconds that fewer wait for more
+_BLOCK_CONNECTIONS: Final = 4096  # connections that are written together
+_MAX_WAIT_SECONDS: Final = 30.0  # seconds that fewer wait for more
 # Seconds without a connection that count as observed: a longer silence may be a dead Zeek.
 _MAX_SILENCE_SECONDS: Final = 600.0
-_MOST_HOSTS: Final = 10_000  # hosts whose odd connections are counted
-_TOLD_HOSTS: Final = 20  # of these, kept on disk
-_MOST_BYTES: Final = 1 << 30  # of a block, unpacked
+_MAX_HOSTS: Final = 10_000  # hosts whose odd connections are counted
+_KEPT_HOSTS: Final = 20  # of these, kept on disk
+_MAX_BLOCK_BYTES: Final = 1 << 30  # of a block, unpacked
 
 
 class SpoolError(CmdanaError):
@@ -111,12 +111,14 @@ class Spool:
                 self._since = self._clock()
             self._waiting.append(kept)
             self.connections += len(kept)
-        if self._waiting and (self.waiting >= _BLOCK or self._clock() - self._since >= _WAIT):
+        if self._waiting and (
+            self.waiting >= _BLOCK_CONNECTIONS or self._clock() - self._since >= _MAX_WAIT_SECONDS
+        ):
             self.flush()
 
     def suspect(self, host: str) -> None:
         """Counts a connection of this originator that the model before found odd."""
-        if host in self.odd or len(self.odd) < _MOST_HOSTS:
+        if host in self.odd or len(self.odd) < _MAX_HOSTS:
             self.odd[host] += 1
 
     def flush(self) -> None:
@@ -140,7 +142,7 @@ class Spool:
             "connections": self.connections,
             "dropped": self.dropped,
             "blocks": {str(number): n for number, n in self._blocks.items()},
-            "odd": dict(self.odd.most_common(_TOLD_HOSTS)),
+            "odd": dict(self.odd.most_common(_KEPT_HOSTS)),
         }
         self._write(_ABOUT, json.dumps(about).encode())
 
@@ -234,8 +236,8 @@ def _packed(windows: Windows) -> bytes:
 def _unpacked(content: bytes) -> Windows:
     """Raises `ValueError` and its kin for what is no block: each column is compared with what `Windows` says of it."""
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
-        if sum(member.file_size for member in packed.infolist()) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes unpacked")
+        if sum(member.file_size for member in packed.infolist()) > _MAX_BLOCK_BYTES:
+            raise ValueError(f"more than {_MAX_BLOCK_BYTES:,} bytes unpacked")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         connections: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
         packets = {f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}

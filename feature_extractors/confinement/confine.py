@@ -49,7 +49,7 @@ _RETURN: Final = 0x06  # BPF_RET
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0x400000  # __O_TMPFILE
 _THREAD: Final = 0x00010000  # CLONE_THREAD
 _TERMINAL: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: put words into a terminal's input
-_KNOWN: Final = 452  # what came later is not there for us: C libraries do without it
+_FIRST_UNKNOWN_SYSCALL: Final = 452  # what came later is not there for us: C libraries do without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ _NET_RIGHTS: Final = 0b11  # from version 4: bind, connect
 _SCOPES: Final = 0b11  # from version 6: abstract sockets, signals
 
 _MEBIBYTE: Final = 1024 * 1024
-_TOLD_AT_MOST: Final = _MEBIBYTE  # bytes more in a file that stderr is
+_MAX_STDERR_BYTES: Final = _MEBIBYTE  # bytes more in a file that stderr is
 
 _libc: Any = None
 
@@ -217,7 +217,7 @@ def lock_in(pipe: int) -> Confinement:
             if _writable(fd):
                 os.close(fd)
     told = os.fstat(2)
-    limit(told=(told.st_size if stat.S_ISREG(told.st_mode) else 0) + _TOLD_AT_MOST)
+    limit(told=(told.st_size if stat.S_ISREG(told.st_mode) else 0) + _MAX_STDERR_BYTES)
     _keep_what_is_compiled()
     return confine()
 
@@ -349,7 +349,7 @@ def _program(machine: _Machine, programs: bool, own: int) -> bytes:
         _step(_LOAD, _ARCH), _step(_EQUAL, machine.audit, 1, 0), _step(_RETURN, _KILL),
         _step(_LOAD, _NR),
         # Also the 32-bit numbers on 64 bits, which begin at 2^30.
-        _step(_AT_LEAST, _KNOWN, 0, 1), _step(_RETURN, _ERRNO | ENOSYS),
+        _step(_AT_LEAST, _FIRST_UNKNOWN_SYSCALL, 0, 1), _step(_RETURN, _ERRNO | ENOSYS),
     ]  # fmt: skip
     for name, number in calls.items():
         if name in _IN_PART or (programs and name in _TO_START):

@@ -14,7 +14,9 @@ from typing import Final
 from feature_extractors.confinement import confine
 
 _PLAIN: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")  # what words and times look like
-_PATIENCE: Final = 4  # seconds by the clock for each second of CPU time that a program may take
+_CLOCK_SECONDS_PER_CPU_SECOND: Final = (
+    4  # seconds by the clock for each second of CPU time that a program may take
+)
 _USUAL: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -81,7 +83,7 @@ def confined(
             stderr=subprocess.PIPE,
             preexec_fn=give_up,  # noqa: PLW1509  # it takes no lock: ctypes and system calls
         )
-        timer = threading.Timer(_PATIENCE * seconds, process.kill)
+        timer = threading.Timer(_CLOCK_SECONDS_PER_CPU_SECOND * seconds, process.kill)
         timer.daemon = True
         timer.start()
         try:

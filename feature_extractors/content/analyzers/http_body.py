@@ -18,7 +18,7 @@ from feature_extractors.content.analyzers.mime import Holder, Mime
 MAX_FILES: Final = 15  # of one message that http.log names (HTTP::max_files_orig)
 EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
 FREE_EXPANSION: Final = 256 * 1024  # bytes besides
-_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
+_PIECE_BYTES: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
 
 
 class Budget:
@@ -198,7 +198,7 @@ class Body:
         first, rest, more = b"", data, 0
         while True:
             try:
-                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
+                out = decoder.decompress(rest, max(min(room, _PIECE_BYTES), 1))
             except zlib.error:
                 self.decoder = None
                 owner.session.counts.add("http_body_not_decoded")
@@ -216,7 +216,7 @@ class Body:
                 self.decoder = None
                 owner.session.counts.add("http_body_over_limit")
                 break
-            if not rest and len(out) < _PIECE:
+            if not rest and len(out) < _PIECE_BYTES:
                 break
         self.length += more
         return first

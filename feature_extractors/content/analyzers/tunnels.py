@@ -106,8 +106,7 @@ class Teredo(_BothSides):
         if data[pos : pos + 2] == b"\0\0":
             pos += 8
         inner = data[pos:]
-        is_bubble = (
-            len(inner) >= 40 and inner[6] == 59 and inner[4:6] == b"\0\0"
-        )  # no next header, whatever follows
+        # no next header, whatever follows
+        is_bubble = len(inner) >= 40 and inner[6] == 59 and inner[4:6] == b"\0\0"
         if inner[:1] and inner[0] >> 4 == 6 and (is_bubble or _is_ip(inner)):
             self._saw(is_orig)

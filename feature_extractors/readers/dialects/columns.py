@@ -41,13 +41,13 @@ _TS, _DURATION, _ORIG_H, _ORIG_P, _COUNT, _WORD, _UID, _HISTORY, _PARENTS = 0, 1
 _SMALL: Final = 7  # of the counts: from here on 16 bits, the last one 8
 _N: Final = len(TARGETS)
 _ABSENT, _BARE, _TEXT, _EMPTY, _LIST = 0, 1, 2, 3, 4  # what a value is
-_BUCKETS: Final = 1024
+_HASH_BUCKETS: Final = 1024
 _NOT_HERE: Final = -2  # the target of a field that is not read here
 _LINE_FEED: Final = 10
 _UID_WIDTH, _HISTORY_WIDTH = 20, 64
 _SPARE_WORDS: Final = 1024
 _WORD_BYTES: Final = 64
-_UNITS_FROM: Final = 6.3e11  # from here on a time may be milliseconds
+_MILLISECONDS_FROM: Final = 6.3e11  # from here on a time may be milliseconds
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Columns:
         self._key_start = np.zeros(1, np.int32)
         self._key_target = np.zeros(0, np.int32)
         self._first = np.full(
-            _BUCKETS, -1, np.int32
+            _HASH_BUCKETS, -1, np.int32
         )  # of the keys of one length, first and last letter, and so on
         self._next = np.zeros(0, np.int32)
 
@@ -146,7 +146,7 @@ class Columns:
         late = late[:used]
         rows.time[late[:, 0], late[:, 1]] = [float(chunk[begin:end]) for begin, end in late[:, 2:].tolist()]
         rows.done &= ~(np.abs(np.nan_to_num(rows.time)) > MAX_SECONDS).any(axis=0)
-        rows.done &= ~(rows.time[0] >= _UNITS_FROM)
+        rows.done &= ~(rows.time[0] >= _MILLISECONDS_FROM)
         return rows, edge
 
 
@@ -436,7 +436,7 @@ def _bare_end(data, k, last):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _bucket(size, first, last):  # type: ignore[no-untyped-def]
-    return (np.int64(size) * 37 + np.int64(first) * 101 + np.int64(last) * 13) & (_BUCKETS - 1)
+    return (np.int64(size) * 37 + np.int64(first) * 101 + np.int64(last) * 13) & (_HASH_BUCKETS - 1)
 
 
 @njit(nogil=True)

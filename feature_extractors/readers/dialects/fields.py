@@ -249,14 +249,14 @@ def _fits_id(cells: list[str]) -> bool:
 
 
 _UNITS: Final = (1e3, 1e6, 1e9)
-_EARLIEST: Final = 631_152_000.0  # 1990
-_LATEST: Final = 7_258_118_400.0  # 2200
+_EARLIEST_SECOND: Final = 631_152_000.0  # 1990
+_LATEST_SECOND: Final = 7_258_118_400.0  # 2200
 _FORMS: Final = (
     "%b %d, %Y @ %H:%M:%S.%f", "%b %d %Y %H:%M:%S.%f", "%b %d %Y %H:%M:%S", "%Y/%m/%d %H:%M:%S.%f",
     "%Y/%m/%d %H:%M:%S", "%Y/%m/%d-%H:%M:%S.%f", "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %H:%M:%S", "%a %b %d %H:%M:%S %Y",
     "%a, %d %b %Y %H:%M:%S %z",
 )  # fmt: skip
-_LONGEST_TIME: Final = 64  # characters
+_MAX_TIME_CHARACTERS: Final = 64  # characters
 
 
 def seconds(value: LogValue) -> float | None:
@@ -269,9 +269,9 @@ def seconds(value: LogValue) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    if number >= _EARLIEST * 1e3:
+    if number >= _EARLIEST_SECOND * 1e3:
         for unit in _UNITS:
-            if _EARLIEST <= number / unit <= _LATEST:
+            if _EARLIEST_SECOND <= number / unit <= _LATEST_SECOND:
                 return value / unit
     return number if abs(number) <= MAX_SECONDS else None
 
@@ -279,7 +279,7 @@ def seconds(value: LogValue) -> float | None:
 @lru_cache(maxsize=4096)
 def _in_words(text: str) -> float | None:
     text = text.strip()
-    if len(text) > _LONGEST_TIME or not text.isascii():
+    if len(text) > _MAX_TIME_CHARACTERS or not text.isascii():
         return None
     if re.fullmatch(r"-?\d{1,20}(?:\.\d*)?(?:[eE][-+]?\d{1,2})?", text):
         return seconds(int(text) if text.lstrip("-").isdigit() else float(text))

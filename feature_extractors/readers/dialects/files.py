@@ -22,9 +22,9 @@ DAMAGED: Final = "compressed file is damaged"
 NO_LOG: Final = "no Zeek log"
 SUMMARY: Final = "a summary of connections, no log of an application"
 
-_READ: Final = 1024 * 1024
-_MAX_DECLARED: Final = 1024  # streams
-_PEEK: Final = 64 * 1024
+_READ_BYTES: Final = 1024 * 1024
+_MAX_DECLARED_STREAMS: Final = 1024  # streams
+_PEEK_BYTES: Final = 64 * 1024
 _WORDS: Final = {"compressed_stream_truncated": CUT_SHORT, "compressed_stream_damaged": DAMAGED}
 _UTF8: Final = codecs.BOM_UTF8
 _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -68,7 +68,7 @@ def records(
             passed.read += 1
             if declared is not None and lines.declared is not columns:
                 columns = lines.declared
-                if columns and (found[0] in declared or len(declared) < _MAX_DECLARED):
+                if columns and (found[0] in declared or len(declared) < _MAX_DECLARED_STREAMS):
                     of = declared.setdefault(found[0], {})
                     of.update({name: kind or of.get(name, "") for name, kind in columns.items()})
             yield found
@@ -76,7 +76,7 @@ def records(
         raise RecordError(f"{path}: {cut.pop()}")
 
 
-def chunks(path: Path, passed: PassedOver, size: int = _READ) -> Iterator[tuple[bytes, bool]]:
+def chunks(path: Path, passed: PassedOver, size: int = _READ_BYTES) -> Iterator[tuple[bytes, bool]]:
     """Whole lines, about `size` bytes of them at once, without the end of the last; and whether that one had an end.
 
     Raises `RecordError` for a file that cannot be read.
@@ -149,7 +149,7 @@ def _probe(name: str, _inode: int, _size: int, _changed: int) -> Probe:
 def _first(path: Path, named: str) -> Probe:
     lines = LogLines(str(path), named, PassedOver())
     missing = ""
-    for chunk, whole in chunks(path, PassedOver(), size=_PEEK):
+    for chunk, whole in chunks(path, PassedOver(), size=_PEEK_BYTES):
         for line in chunk.split(b"\n"):
             found = lines.receive(line, whole=whole) if line else None
             if found is None:
@@ -259,7 +259,7 @@ class _Utf16:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._decoder = codecs.getincrementaldecoder("utf-16")("backslashreplace")
-        self._buffer = bytearray(_READ // 4)
+        self._buffer = bytearray(_READ_BYTES // 4)
         self._ready = b""
         self._ended = False
 

@@ -45,7 +45,7 @@ HALF_WRITTEN: Final = "half-written last line"
 TOO_LONG: Final = "line too long"
 TOO_LARGE: Final = "a count past 2^62, taken as unset"
 
-_MANY_DIGITS: Final = 20  # of 64 bits
+_MAX_DIGITS: Final = 20  # of 64 bits
 _MAX_SHAPES: Final = 4096  # of JSON records, of which it is kept how they are read
 _COUNTS: Final = (
     "orig_bytes", "resp_bytes", "missed_bytes", "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes",
@@ -453,7 +453,7 @@ def _finite(cell: str) -> float:
 
 
 def _integer(cell: str) -> int:
-    if len(cell) > _MANY_DIGITS or not -LARGEST_INTEGER <= (value := int(cell)) <= LARGEST_INTEGER:
+    if len(cell) > _MAX_DIGITS or not -LARGEST_INTEGER <= (value := int(cell)) <= LARGEST_INTEGER:
         raise BadRecord(OUT_OF_RANGE)
     return value
 

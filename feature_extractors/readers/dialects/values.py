@@ -9,9 +9,10 @@ import numpy as np
 from feature_extractors.compiled import njit
 from feature_extractors.readers.dialects.fields import LARGEST_COUNT
 
-_EXACT: Final = 1 << 53  # below it, and with so few decimals, dividing by a power of ten rounds once
-_DECIMALS: Final = 22
-TENS: Final = np.array([10.0**k for k in range(_DECIMALS + 1)])
+# below it, and with so few decimals, dividing by a power of ten rounds once
+_MAX_EXACT_INTEGER: Final = 1 << 53
+_MAX_EXACT_DECIMALS: Final = 22
+TENS: Final = np.array([10.0**k for k in range(_MAX_EXACT_DECIMALS + 1)])
 
 
 @njit(nogil=True)
@@ -40,7 +41,7 @@ def read_number(data, first, upto, tens):  # type: ignore[no-untyped-def]
             value = value * 10 + np.int64(c - 48)
     if size == 0 or size > 40 or data[first] == 46 or (point and decimals == 0):
         return 0, 0.0
-    if size > 18 or value > _EXACT or decimals > _DECIMALS:
+    if size > 18 or value > _MAX_EXACT_INTEGER or decimals > _MAX_EXACT_DECIMALS:
         return 2, 0.0
     return 1, value / tens[decimals]
 
