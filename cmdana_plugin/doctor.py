@@ -207,7 +207,7 @@ def _tshark(settings: Config) -> Iterator[Finding]:
     else:
         environment = programs.environment(os.devnull)
         yield Finding(
-            "tshark", "ok", f"{_first_line(_said([program, '--version'], environment))} ({program})"
+            "tshark", "ok", f"{_first_line(_answer_of([program, '--version'], environment))} ({program})"
         )
     try:
         yield Finding("pyshark", "ok", importlib.metadata.version("pyshark"))
@@ -233,15 +233,15 @@ def _zeek(settings: Config) -> Iterator[Finding]:
         )
         yield Finding("Zeek", "missing", f"no program {settings.zeek.path!r}", advice, wanted)
         return
-    said = _first_line(_said([zeek, "--version"]))
-    version = re.search(r"version (\d+)\.(\d+)", said)
+    answer = _first_line(_answer_of([zeek, "--version"]))
+    version = re.search(r"version (\d+)\.(\d+)", answer)
     if version is None:
-        yield Finding("Zeek", "wrong", f"{zeek} says {said!r}", "[zeek] path: expected Zeek's own program")
+        yield Finding("Zeek", "wrong", f"{zeek} says {answer!r}", "[zeek] path: expected Zeek's own program")
         return
     if (int(version[1]), int(version[2])) < _OLDEST_ZEEK:
-        yield Finding("Zeek", "wrong", f"{zeek}: {said}", "expected Zeek 8.0 or later", wanted)
+        yield Finding("Zeek", "wrong", f"{zeek}: {answer}", "expected Zeek 8.0 or later", wanted)
         return
-    yield Finding("Zeek", "ok", f"{said} ({zeek})")
+    yield Finding("Zeek", "ok", f"{answer} ({zeek})")
     if scripts is not None:
         command = [zeek, "--parse-only", str(scripts), str(scripts / "listen-websocket.zeek")]
         fault = _failed(command)
@@ -332,7 +332,7 @@ def _version() -> str:
     return importlib.metadata.version("cmdana")
 
 
-def _said(command: list[str], environment: dict[str, str] | None = None) -> str:
+def _answer_of(command: list[str], environment: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, errors="replace", timeout=_ANSWER_SECONDS,

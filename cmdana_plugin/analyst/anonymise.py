@@ -292,8 +292,8 @@ def _log(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str
 
 def _json(record: Mapping[str, object], anonymiser: Anonymiser, log: str, known: str) -> str:
     kept = {k: _value(k, v, anonymiser, log) for k, v in record.items() if k not in _LEFT_OUT}
-    told = {} if log == known else {"_path": log if _WORD.fullmatch(log) else anonymiser.name(log)}
-    return json.dumps(told | kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+    path_field = {} if log == known else {"_path": log if _WORD.fullmatch(log) else anonymiser.name(log)}
+    return json.dumps(path_field | kept, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _value(name: str, value: object, anonymiser: Anonymiser, log: str) -> object:

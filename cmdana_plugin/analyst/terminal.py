@@ -72,17 +72,17 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        said: dict[str, float] = {}  # step -> when it was last spoken of
+        last_shown: dict[str, float] = {}  # step -> when it was last spoken of
 
         def line(what: str, share: float) -> None:
             now = time.monotonic()
-            if what not in said:
+            if what not in last_shown:
                 console.print(escape(what))
-            elif now - said[what] >= _SILENCE_SECONDS:
+            elif now - last_shown[what] >= _SILENCE_SECONDS:
                 console.print(f"{escape(what)} {share:.0%}")
             else:
                 return
-            said[what] = now
+            last_shown[what] = now
 
         yield line
         return

@@ -19,9 +19,9 @@ from cmdana_plugin.cli.options import (
     ModelOption,
     app,
     configured,
+    notify,
+    notify_json,
     say_if_it_compiles,
-    tell,
-    tell_json,
 )
 from feature_extractors import CmdanaError
 
@@ -60,10 +60,10 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
 class Reload:
     """A configuration that is read anew on SIGHUP; one that cannot be used is told of, and the old one kept."""
 
-    def __init__(self, settings: Config, path: Path | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: Config, path: Path | None, notify: Callable[[str], None]) -> None:
         self.settings = settings
         self._path = path
-        self._tell = tell
+        self._notify = notify
         self._asked = False
         self._ready = False
 
@@ -80,10 +80,10 @@ class Reload:
         if self._asked:
             self._asked = False
             try:
-                self.settings = configured(self._path, self._tell).config
+                self.settings = configured(self._path, self._notify).config
                 self._ready = True
             except CmdanaError as error:
-                self._tell(f"SIGHUP: goes on as before: {error}")
+                self._notify(f"SIGHUP: goes on as before: {error}")
         return self._ready
 
     def taken(self) -> bool:
@@ -186,14 +186,13 @@ def convert(
 
     captures, logs = told_apart(what)
     if logs:
-        from cmdana_plugin.logs import rewrite
-        from cmdana_plugin.logs import tell as tell_passed
+        from cmdana_plugin.logs import print_passed_over, rewrite
 
         with offline.prepared(out, force), show.steps(quiet=as_json) as steps:
             done = rewrite(logs, out, to, steps, over=force)
         for line in done.refused:
-            tell(line)
-        tell_passed(done.passed)
+            notify(line)
+        print_passed_over(done.passed)
         if as_json:
             print(json.dumps(show.rewritten_object(done)))
         else:
@@ -224,8 +223,8 @@ def run(
 
     SIGTERM stops it cleanly; SIGHUP has it begin anew with configuration and model as they are then.
     """
-    said = tell_json if as_json else tell
-    reload = Reload(configured(config, said).config, config, said)
+    notify_line = notify_json if as_json else notify
+    reload = Reload(configured(config, notify_line).config, config, notify_line)
     from cmdana_plugin.endpoint import run as run_live
 
     say_if_it_compiles("state")
@@ -233,6 +232,6 @@ def run(
         while True:
             settings = reload.settings
             load = partial(load_judge, settings, model)
-            status = run_live(settings, load, until=reload.wanted, tell=said, quiet=quiet)
+            status = run_live(settings, load, until=reload.wanted, notify=notify_line, quiet=quiet)
             if not reload.taken():
                 raise typer.Exit(status)

@@ -16,9 +16,9 @@ from cmdana_plugin.cli.options import (
     ModelOption,
     app,
     configured,
+    notify,
     refuse_to_overwrite,
     say_if_it_compiles,
-    tell,
 )
 
 
@@ -86,7 +86,7 @@ def train(
             learning.duration(live)
             spool = learning.spool_of(out)
             judging = Path(init) if init and init != "shipped" else None
-            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, tell)
+            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, notify)
             names = [str(spool)]
         report = learn.train(
             names,

@@ -61,11 +61,11 @@ def about(
     """Says which connections and hosts behave unlike the network's own normal, why, and how sure it is."""
 
 
-def configured(path: Path | None, said: Callable[[str], None] | None = None) -> configuration.Found:
+def configured(path: Path | None, notify_line: Callable[[str], None] | None = None) -> configuration.Found:
     """The configuration; where it is not the defaults, the operator is told which file it is from."""
     found = configuration.find(path)
     if words := found.words():
-        (said or tell)(words)
+        (notify_line or notify)(words)
     return found
 
 
@@ -74,14 +74,14 @@ def say_if_it_compiles(module: str) -> None:
     from cmdana_plugin import compile_cache as compiled
 
     if not compiled.kept(module):
-        tell("compiling for this processor, once, for a minute or two; later runs start at once")
+        notify("compiling for this processor, once, for a minute or two; later runs start at once")
 
 
-def tell(line: str) -> None:
+def notify(line: str) -> None:
     print(f"cmdana: {line}", file=sys.stderr, flush=True)
 
 
-def tell_json(line: str) -> None:
+def notify_json(line: str) -> None:
     print(
         json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "said": line}), flush=True
     )

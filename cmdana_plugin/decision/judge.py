@@ -193,9 +193,9 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     count = np.maximum((p < _NAMED_P_VALUE).sum(axis=1), np.isfinite(p[:, 0]))
     telling = np.arange(p.shape[1]) < count[:, None]
     which, p = order[telling], p[telling]
-    told: dict[tuple[int, float], str] = {}
+    texts: dict[tuple[int, float], str] = {}
     each = [
-        told.get(pair) or _component(told, names, *pair)
+        texts.get(pair) or _component(texts, names, *pair)
         for pair in zip(which.tolist(), p.tolist(), strict=True)
     ]
     end = 0
@@ -223,8 +223,8 @@ def _components(scores: Scores) -> list[str]:
     return sorted(name for name in scores.components if name in COMPONENT_WORDS)
 
 
-def _component(told: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
-    words = told[which, p] = f"{COMPONENT_WORDS[names[which]]} (p={p:.1g})"
+def _component(texts: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
+    words = texts[which, p] = f"{COMPONENT_WORDS[names[which]]} (p={p:.1g})"
     return words
 
 

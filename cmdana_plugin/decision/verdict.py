@@ -148,8 +148,8 @@ class Verdicts(Sequence[Verdict]):
             return column.of(np.asarray(rows, np.int64))
         if isinstance(column, np.ndarray):
             chosen = column[np.asarray(rows, np.int64)]
-            told: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
-            return told
+            values: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
+            return values
         return [column[i] for i in rows]
 
 

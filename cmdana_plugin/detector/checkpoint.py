@@ -68,8 +68,8 @@ class Shipped:
 @cache
 def shipped_model() -> Shipped:
     """What the package says of its model."""
-    said = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
-    return Shipped(str(said["sha256"]), json.dumps(said["reference"]))
+    shipped = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
+    return Shipped(str(shipped["sha256"]), json.dumps(shipped["reference"]))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -66,7 +66,7 @@ def _sign(c: str) -> str:
 
 def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
     """The creation parameters of the network. Raises `Unsound`, as all below."""
-    said = _json(meta, "shape")
+    given = _json(meta, "shape")
     fixed: dict[str, object] = {
         "numeric": len(schema.numeric),
         "categorical": [c.size for c in schema.categorical],
@@ -80,20 +80,20 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
     }  # fmt: skip
     flags = ("static_gate", "use_memory", "cross", "concatenate", "own")
     sizes = {"width": _MAX_WIDTH, "latents": _MAX_PARTS, "heads": _MAX_PARTS}
-    if not isinstance(said, dict) or not fixed.keys() <= said.keys() <= fixed.keys() | {*flags, *sizes}:
-        raise Unsound("shape", _brief(said), f"an object with {', '.join(fixed)} and more")
+    if not isinstance(given, dict) or not fixed.keys() <= given.keys() <= fixed.keys() | {*flags, *sizes}:
+        raise Unsound("shape", _brief(given), f"an object with {', '.join(fixed)} and more")
     for name, wanted in fixed.items():
-        if not _same(said[name], wanted):
-            raise Unsound(f"shape {name}", _brief(said[name]), f"{wanted} as in schema.yaml")
+        if not _same(given[name], wanted):
+            raise Unsound(f"shape {name}", _brief(given[name]), f"{wanted} as in schema.yaml")
     for name in flags:
-        if not isinstance(said.get(name, False), bool):
-            raise Unsound(f"shape {name}", _brief(said[name]), "true or false")
+        if not isinstance(given.get(name, False), bool):
+            raise Unsound(f"shape {name}", _brief(given[name]), "true or false")
     for name, most in sizes.items():
-        value = said.get(name, 1)
+        value = given.get(name, 1)
         if not _whole(value) or not 1 <= value <= most:
             raise Unsound(f"shape {name}", _brief(value), f"a whole number of 1..{most}")
     try:
-        shape = shape_of_network(said)
+        shape = shape_of_network(given)
     except ValueError as error:
         raise Unsound("shape", "an ablation", f"a model to judge with: {error}") from None
     if shape.width % shape.heads:
@@ -103,10 +103,10 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
 
 def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
     """The names that the supervised head may give, as they may be shown."""
-    said = _json(meta, "classes")
-    if not isinstance(said, list) or len(said) > _MAX_CLASSES or not all(isinstance(c, str) for c in said):
-        raise Unsound("classes", _brief(said), f"a list of {_MAX_CLASSES} names at most")
-    names = tuple(map(shown, said))
+    given = _json(meta, "classes")
+    if not isinstance(given, list) or len(given) > _MAX_CLASSES or not all(isinstance(c, str) for c in given):
+        raise Unsound("classes", _brief(given), f"a list of {_MAX_CLASSES} names at most")
+    names = tuple(map(shown, given))
     for name in names:
         if not name.strip() or name in (BENIGN, ANOMALOUS) or names.count(name) > 1:
             raise Unsound("classes", repr(name), "names of attacks, each once")
@@ -115,33 +115,33 @@ def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
 
 def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
     """The weight of each component in the fusion."""
-    said = _json(meta, "weights")
+    given = _json(meta, "weights")
     fused = [c for c in COMPONENTS if c != "isolation"]
-    if not isinstance(said, dict) or not said or not said.keys() <= set(fused):
-        raise Unsound("weights", _brief(said), f"an object of numbers by component ({', '.join(fused)})")
-    for name, weight in said.items():
+    if not isinstance(given, dict) or not given or not given.keys() <= set(fused):
+        raise Unsound("weights", _brief(given), f"an object of numbers by component ({', '.join(fused)})")
+    for name, weight in given.items():
         if not _number(weight) or not 0.0 <= weight <= _MAX_FUSION_WEIGHT:
             raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_MAX_FUSION_WEIGHT:g}")
-    if not sum(said.values()) > 0.0:
-        raise Unsound("weights", _brief(said), "one above 0")
-    if "attack" in said and "trees.root" not in there:
-        raise Unsound("weights attack", said["attack"], "none, or trees")
-    return {k: float(v) for k, v in said.items()}
+    if not sum(given.values()) > 0.0:
+        raise Unsound("weights", _brief(given), "one above 0")
+    if "attack" in given and "trees.root" not in there:
+        raise Unsound("weights attack", given["attack"], "none, or trees")
+    return {k: float(v) for k, v in given.items()}
 
 
 def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -> dict[str, Any]:
     """Size, start, shape and scale of each tail by its name, `fused`, COMPONENT.all or COMPONENT.STRATUM."""
-    said = _json(meta, "tails")
-    if not isinstance(said, dict):
-        raise Unsound("tails", _brief(said), "an object")
+    given = _json(meta, "tails")
+    if not isinstance(given, dict):
+        raise Unsound("tails", _brief(given), "an object")
     arrays = {k.removeprefix("tail.") for k in tensors if k.startswith("tail.")}
-    for name in arrays ^ said.keys():
+    for name in arrays ^ given.keys():
         raise Unsound("tails", repr(shown(name)), "the same tails in the metadata and as tensors")
     for name in ("fused", *(f"{w}.all" for w in weights)):
-        if name not in said:
+        if name not in given:
             raise Unsound("tails", f"no {name}", "one for each component and the whole")
-    for name, numbers in said.items():
-        _tail_name(name, said, tensors)
+    for name, numbers in given.items():
+        _tail_name(name, given, tensors)
         if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_number, numbers)):
             raise Unsound(f"tails {name}", _brief(numbers), "size, start, shape and scale")
         size, start, xi, scale = numbers
@@ -163,14 +163,14 @@ def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -
         # 1 - k / n may be rounded to a little below nothing.
         if not ((above >= -1e-9) & (above <= 1.0)).all() or (above[1:] > above[:-1]).any():
             raise Unsound(f"tail.{name}", "other shares", "falling ones from 1 to 0")
-    return said
+    return given
 
 
-def _tail_name(name: str, said: Mapping[str, Any], tensors: Arrays) -> None:
+def _tail_name(name: str, given: Mapping[str, Any], tensors: Arrays) -> None:
     if name == "fused":
         return
     component, _, stratum = name.partition(".")
-    known = component in _TAILS and f"{component}.all" in said
+    known = component in _TAILS and f"{component}.all" in given
     if stratum != "all":
         known &= stratum.isascii() and stratum.isdigit() and len(stratum) <= 10
         known = known and str(int(stratum)) == stratum and int(stratum) < _MAX_STRATUM

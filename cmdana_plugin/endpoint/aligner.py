@@ -194,8 +194,8 @@ def _packets(described: Sequence[list[int]], ts: NDArray[np.float64]) -> tuple[P
     """Time, direction and size of each packet, from what each side of its connection had sent by then."""
     start = np.zeros(len(described) + 1, np.int64)
     np.cumsum([min(len(d) // 3, MAX_PACKETS) for d in described], out=start[1:])
-    told = np.array([v for d in described for v in d[: 3 * MAX_PACKETS]], np.float64)
-    at, orig, resp = told.reshape(-1, 3).T
+    packet_values = np.array([v for d in described for v in d[: 3 * MAX_PACKETS]], np.float64)
+    at, orig, resp = packet_values.reshape(-1, 3).T
     n = len(at)
     first = np.zeros(n, np.bool_)
     first[start[:-1][np.diff(start) > 0]] = True

@@ -65,7 +65,7 @@ class Live:
         settings: Endpoint,
         judge: Judge,
         transport: Transport,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         secret: bytes | None = None,
         keep: Callable[[Windows], None] = lambda _: None,
@@ -74,7 +74,7 @@ class Live:
         self._settings = settings
         self._judge = judge
         # A line may quote a peer: what would move the cursor is shown as an escape.
-        self._tell: Callable[[str], None] = lambda line: tell(_printable(line))
+        self._notify: Callable[[str], None] = lambda line: notify(_printable(line))
         self._clock = clock
         self._progress = clock()
         self._unanswered = 0
@@ -91,7 +91,7 @@ class Live:
         self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
         self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
-            transport, self.inbox, self.session.connected, self._overhear, self._beat, self._tell, self._seal,
+            transport, self.inbox, self.session.connected, self._overhear, self._beat, self._notify, self._seal,
             reconnect=(settings.reconnect_min, settings.reconnect_max), clock=clock,
         )  # fmt: skip
 
@@ -178,7 +178,7 @@ class Live:
         if unsent:
             self.counts.add("verdict_events_unsent", unsent)
         for line in self.session.news:
-            self._tell(line)
+            self._notify(line)
         self.session.news.clear()
         self.odd += sum(n for (_, word), n in judged.counts.items() if word != BENIGN)
         self.notices += len(judged.notices)
@@ -191,7 +191,7 @@ class Live:
             return []
         self._unanswered = 0 if self.session.nodes else self._unanswered + 1
         if self._unanswered == _UNANSWERED_HEARTBEATS:
-            self._tell(
+            self._notify(
                 f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, does it "
                 "have our secret (CMDANA::secret_file, CMDANA::authentication), and are [endpoint] topic_events and "
                 "topic_verdicts the same as CMDANA::topic_observations and CMDANA::topic_verdicts?"
@@ -221,13 +221,13 @@ def run(
     *,
     until: Callable[[], bool] = lambda: False,
     gauges: Callable[[], Mapping[str, float]] = dict,
-    tell: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     quiet: bool = False,
     keep: Callable[[Windows], None] = lambda _: None,
 ) -> int:
     """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked after each block; the exit status.
 
-    `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr, with
+    `gauges` are served beside the endpoint's own; `notify` gets the lines for the operator (else stderr does), with
     one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
@@ -235,10 +235,10 @@ def run(
     """
     from cmdana_plugin.endpoint.metrics import Numbers, serve
 
-    tell = tell or _tell
+    notify = notify or _notify
     secret = shared_secret(settings.endpoint)
     if secret is None:
-        tell(
+        notify(
             '[endpoint] authentication = "none": whoever reaches the port of Zeek or takes its place is believed, can '
             "forge verdicts and observations and take our place"
         )
@@ -246,7 +246,7 @@ def run(
     _warm_up(load().detector, settings)
     judge = load()
     settle_for_live()
-    live = Live(settings.endpoint, judge, transport, tell, secret=secret, keep=keep)
+    live = Live(settings.endpoint, judge, transport, notify, secret=secret, keep=keep)
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -268,7 +268,7 @@ def run(
             nonlocal due
             if every and time.monotonic() >= due:
                 due = time.monotonic() + every
-                tell(live.words())
+                notify(live.words())
             return stop.is_set() or until()
 
         for _ in live.judged(0.2, over):
@@ -280,7 +280,7 @@ def run(
         if stop_metrics is not None:
             stop_metrics()
     counters = live.counters()
-    tell(
+    notify(
         "stopped: "
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )
@@ -324,5 +324,5 @@ def _printable(line: str) -> str:
     )
 
 
-def _tell(line: str) -> None:
+def _notify(line: str) -> None:
     print(f"cmdana: {line}", file=sys.stderr, flush=True)

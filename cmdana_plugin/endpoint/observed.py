@@ -194,7 +194,7 @@ def decode_batch(payload: str) -> Batch:
 
 def sample() -> str:
     """A small batch with every kind of thing in it, to see that all runs."""
-    told = [
+    parsed = [
         ["dns", "C1 1.0 A NOERROR 0.01 1", "a.example", [60.0]],
         ["C1 10.0.0.1 10.0.0.2 SF Dd dns 1.0 1.01 0.01", [1, 1024, 53, 17, 0, 1, 55, 1, 71, 0, 27, 43],
          [0, 55, 0, 10_000, 55, 71]],
@@ -208,25 +208,25 @@ def sample() -> str:
     ]  # fmt: skip
     message = {
         "v": wire.WIRE_VERSION, "node": "", "run": "", "to": "", "seq": 1, "before": 0, "finals": 2,
-        "records": len(told), "now": 1.3, "last": False, "r": told,
+        "records": len(parsed), "now": 1.3, "last": False, "r": parsed,
     }  # fmt: skip
     return dump(message)
 
 
 def _connection(words: str, counts: list[Any], packets: list[Any]) -> ConnectionRow:
-    told: list[Any] = words.split(" ")
-    if len(told) != _CONNECTION_WORDS:
+    parsed: list[Any] = words.split(" ")
+    if len(parsed) != _CONNECTION_WORDS:
         raise refused("r", words, f"{_CONNECTION_WORDS} words of a connection")
     if not _MIN_COUNTS <= len(counts) <= _MAX_COUNTS:
         raise refused("r", f"{len(counts)} counts", f"{_MIN_COUNTS} to {_MAX_COUNTS} in a connection")
     try:
-        ts, end, duration = map(float, told[_CONNECTION_TEXTS:])
+        ts, end, duration = map(float, parsed[_CONNECTION_TEXTS:])
     except ValueError:
-        raise refused("r", told[_CONNECTION_TEXTS:], "ts, end and duration in seconds") from None
+        raise refused("r", parsed[_CONNECTION_TEXTS:], "ts, end and duration in seconds") from None
     if duration <= 0:  # as in conn.log: where all was seen at one time there is none
         duration = counts[_MIN_COUNTS - 2] = counts[_MIN_COUNTS - 1] = -1
     unset = [-1] * (_MAX_COUNTS - len(counts))
-    return ConnectionRow._make([*told[:_CONNECTION_TEXTS], ts, end, duration, *counts, *unset, packets])
+    return ConnectionRow._make([*parsed[:_CONNECTION_TEXTS], ts, end, duration, *counts, *unset, packets])
 
 
 def _brief(record: list[Any]) -> LogEntry | None:

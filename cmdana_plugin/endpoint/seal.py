@@ -70,11 +70,11 @@ class Seal:
     def _body(self, event: Event) -> str | None:
         given, body = event.payload[:DIGITS], event.payload[DIGITS:]
         try:
-            told = body.encode()
+            content = body.encode()
             mark = given.encode("ascii")
         except UnicodeEncodeError:  # a lone surrogate, which Zeek does not write
             return None
-        wanted = _digest(self._from_zeek, event.name, told)
+        wanted = _digest(self._from_zeek, event.name, content)
         return body if hmac.compare_digest(wanted.encode(), mark) else None
 
     def _plain(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
@@ -110,9 +110,9 @@ def _keyed(secret: bytes | None, direction: bytes) -> hmac.HMAC:
     return hmac.new(hmac.digest(secret, direction, hashlib.sha256), digestmod=hashlib.sha256)
 
 
-def _digest(keyed: hmac.HMAC | None, name: str, told: bytes) -> str:
+def _digest(keyed: hmac.HMAC | None, name: str, content: bytes) -> str:
     assert keyed is not None
     mark = keyed.copy()
     mark.update(name.encode())
-    mark.update(told)
+    mark.update(content)
     return mark.hexdigest()

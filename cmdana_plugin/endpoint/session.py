@@ -45,7 +45,7 @@ class Run:
     earlier: int = 0  # published before this endpoint met the run
     received: int = 0
     lost: int = 0
-    told: int = 0  # the number of its last welcome
+    welcome_number: int = 0  # the number of its last welcome
 
 
 @dataclass(slots=True)
@@ -154,11 +154,11 @@ class Session:
     def alive(self, *, leaving: bool = False) -> list[Event]:
         """The heartbeat."""
         me = self.identity
-        said = Alive(
+        alive_event = Alive(
             me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving, me.streams, me.brief,
             self._named, self._endpoint,
         )  # fmt: skip
-        return [wire.encode_alive(f"{self.topic_verdicts}/alive", said)]
+        return [wire.encode_alive(f"{self.topic_verdicts}/alive", alive_event)]
 
     def finish(self) -> list[Event]:
         """A clean leave, so that Zeek need not wait for the heartbeat to fail."""
@@ -172,9 +172,9 @@ class Session:
             return False
         run = self._runs.get(batch.run)
         if run is None or run.expected is None:
-            told = run.told if run is not None else 0
+            welcome_number = run.welcome_number if run is not None else 0
             run = self._runs[batch.run] = Run(
-                batch.node, expected=batch.before, earlier=batch.before, told=told
+                batch.node, expected=batch.before, earlier=batch.before, welcome_number=welcome_number
             )
             self._forget_runs()
         elif batch.seq <= run.seq:
@@ -207,7 +207,7 @@ class Session:
 
     def _begin_anew(self, batch: Batch, fault: str) -> None:
         """The account of a run that said what cannot be; its connections in this batch are counted as refused."""
-        self._runs[batch.run] = Run(batch.node, told=self._runs[batch.run].told)
+        self._runs[batch.run] = Run(batch.node, welcome_number=self._runs[batch.run].welcome_number)
         self.counts.add("connections_refused", batch.finals)
         self._complain(
             "session_restarted",
@@ -234,10 +234,10 @@ class Session:
         run = self._runs.setdefault(welcome.run, Run(welcome.node))
         self._runs.move_to_end(welcome.run)
         self._forget_runs()
-        if welcome.n <= run.told:
+        if welcome.n <= run.welcome_number:
             self._complain("welcome_repeated", f"{welcome.node}: a welcome came again; passed over")
             return
-        run.told = welcome.n
+        run.welcome_number = welcome.n
         if welcome.waits:
             return
         if welcome.parted:

@@ -159,7 +159,7 @@ class Drain(threading.Thread):
     `hello` gives the events to send on every new connection, which Zeek calls as it is told, `overhear` those to send
     at once on what has come, `beat` those to send every second, from this thread because the one that judges may be
     long at it. All that goes passes `seal`, and what comes and is not authentic goes no further. What happens is told
-    to `tell` in lines for the operator.
+    to `notify` in lines for the operator.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Drain(threading.Thread):
         hello: Callable[[str], Sequence[Event]],
         overhear: Callable[[Sequence[Received]], Sequence[Event]],
         beat: Callable[[], Sequence[Event]],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         seal: Seal,
         reconnect: tuple[float, float] = (0.5, 30.0),
         clock: Callable[[], float] = time.monotonic,
@@ -181,7 +181,7 @@ class Drain(threading.Thread):
         self._hello = hello
         self._overhear = overhear
         self._beat = beat
-        self._tell = tell
+        self._notify = notify
         self._seal = seal
         self._faults = 0
         self._least, self._most = reconnect
@@ -220,15 +220,15 @@ class Drain(threading.Thread):
             self.crashed = bug
 
     def _keep_connected(self) -> None:
-        delay, told = self._least, ""
+        delay, last_error = self._least, ""
         while not self._stop_asked.is_set():
             try:
                 peer = self._transport.open()
             except TransportError as error:
                 self.counts.add("connects_failed")
-                if str(error) != told:
-                    told = str(error)
-                    self._tell(f"{told}; trying again")
+                if str(error) != last_error:
+                    last_error = str(error)
+                    self._notify(f"{last_error}; trying again")
                 # Full jitter: many endpoints that lost one Zeek must not come back as one.
                 self._stop_asked.wait(random.uniform(self._least / 2, delay))
                 delay = min(2 * delay, self._most)
@@ -236,9 +236,9 @@ class Drain(threading.Thread):
             if self._stop_asked.is_set():
                 self._transport.close()
                 return
-            delay, told = self._least, ""
+            delay, last_error = self._least, ""
             self.counts.add("connects")
-            self._tell(f"connected to {peer}")
+            self._notify(f"connected to {peer}")
             self._open.set()
             self.send(self._hello(self._transport.endpoint))
             due = self._clock() + _HEARTBEAT_SECONDS
@@ -253,7 +253,7 @@ class Drain(threading.Thread):
             except Disconnected as lost:
                 self.counts.add("disconnects")
                 if not self._stop_asked.is_set():
-                    self._tell(f"lost {peer}{f': {lost}' if str(lost) else ''}; reconnecting")
+                    self._notify(f"lost {peer}{f': {lost}' if str(lost) else ''}; reconnecting")
             finally:
                 self._open.clear()
                 self._transport.close()
@@ -265,7 +265,7 @@ class Drain(threading.Thread):
             # A stranger may send as much as he likes: one line for the first, the second, the fourth and so on.
             before, self._faults = self._faults, self._seal.counts.by_reason["message_not_authentic"]
             if before.bit_length() != self._faults.bit_length():
-                self._tell(fault if not before else f"{fault} ({self._faults} such messages by now)")
+                self._notify(fault if not before else f"{fault} ({self._faults} such messages by now)")
         if good:
             self._inbox.put(good, self._clock())
             self.send(self._overhear(good))

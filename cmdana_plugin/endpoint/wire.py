@@ -121,8 +121,8 @@ def decode_welcome(payload: str) -> Welcome:
 def decode_alive(payload: str) -> Alive:
     """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
     message = message_of(ALIVE, payload)
-    said = {name: message[name] for name in Alive.__dataclass_fields__}
-    return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief", "runs")})
+    alive_fields = {name: message[name] for name in Alive.__dataclass_fields__}
+    return Alive(**alive_fields | {name: tuple(alive_fields[name]) for name in ("streams", "brief", "runs")})
 
 
 def encode_verdicts(
@@ -133,11 +133,11 @@ def encode_verdicts(
     Without `benign`, those that are plainly so are counted only.
     """
     everyone = range(len(verdicts))
-    told = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
-    bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(told)]
-    if len(told) < len(everyone):
+    reported = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
+    bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(reported)]
+    if len(reported) < len(everyone):
         bodies = bodies or [_columns(verdicts, ()) | {"notices": []}]
-        untold = verdicts.stage.counted() - Counter(verdicts.stage[i] for i in told)
+        untold = verdicts.stage.counted() - Counter(verdicts.stage[i] for i in reported)
         bodies[0]["finals"] += untold[_FINAL]
         bodies[0]["earlies"] += untold.total() - untold[_FINAL]
     for some_notices in _in_turn(notices):

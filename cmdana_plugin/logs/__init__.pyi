@@ -24,8 +24,8 @@ from .reader import find_logs as find_logs
 from .reader import nothing_read as nothing_read
 from .reader import number as number
 from .reader import p_value_in as p_value_in
+from .reader import print_passed_over as print_passed_over
 from .reader import read_rows as read_rows
-from .reader import tell as tell
 from .reader import text as text
 from .reader import texts as texts
 from .rewriting import Rewritten as Rewritten

@@ -32,30 +32,30 @@ _LATEST: Final = "latest: "
 
 
 def _connection(message: str, reasons: list[LogValue]) -> dict[str, Field]:
-    said = _CONNECTION.fullmatch(message)
-    if said is None:
+    match = _CONNECTION.fullmatch(message)
+    if match is None:
         return {}
     return {
-        "verdict": said["attack"] or ANOMALOUS,
-        "score": float(said["score"]),
-        "threshold": float(said["threshold"]),
-        "services": [str(said["service"])],
+        "verdict": match["attack"] or ANOMALOUS,
+        "score": float(match["score"]),
+        "threshold": float(match["threshold"]),
+        "services": [str(match["service"])],
         "service_count": 1,
         "reasons": reasons,
     }
 
 
 def _host(message: str, parts: list[LogValue]) -> dict[str, Field]:
-    said = _HOST.fullmatch(message)
-    if said is None:
+    match = _HOST.fullmatch(message)
+    if match is None:
         return {}
-    services: list[LogValue] = [*said["services"].split(", ")]
+    services: list[LogValue] = [*match["services"].split(", ")]
     fields: dict[str, Field] = {
-        "role": "originator" if said["does"] == "is behind" else "responder",
-        "host": said["host"],
-        "peers": int(said["peers"]),
+        "role": "originator" if match["does"] == "is behind" else "responder",
+        "host": match["host"],
+        "peers": int(match["peers"]),
         "services": services,
-        "service_count": len(services) + int(said["more"] or 0),
+        "service_count": len(services) + int(match["more"] or 0),
     }
     at = next((i for i, part in enumerate(parts) if _EVIDENCE.fullmatch(str(part))), len(parts))
     fields["reasons"], latest = parts[:at], parts[at + 1 :]
@@ -67,17 +67,17 @@ def _host(message: str, parts: list[LogValue]) -> dict[str, Field]:
 
 
 def _drift(message: str, reasons: list[LogValue]) -> dict[str, Field]:
-    said = _DRIFT.fullmatch(message)
-    if said is None:
+    match = _DRIFT.fullmatch(message)
+    if match is None:
         return {}
-    count = 1.0 if said["count"] == "one" else float(said["count"])
+    count = 1.0 if match["count"] == "one" else float(match["count"])
     return {
-        "traffic": said["traffic"],
-        "share": int(said["share"]) / 100.0,
-        "tail": float(said["tail"]),
-        "hosts": int(said["hosts"].replace(",", "")),
-        "window": count * _UNITS[said["unit"]],
-        "windows": int(said["windows"]),
+        "traffic": match["traffic"],
+        "share": int(match["share"]) / 100.0,
+        "tail": float(match["tail"]),
+        "hosts": int(match["hosts"].replace(",", "")),
+        "window": count * _UNITS[match["unit"]],
+        "windows": int(match["windows"]),
         "reasons": reasons[:-1],  # the last is advice
     }
 

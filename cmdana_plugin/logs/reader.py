@@ -90,7 +90,7 @@ def nothing_read(passed: PassedOver, files: Sequence[Path]) -> None:
         raise RecordError(f"{', '.join(map(str, files[:3]))}: no record could be read{passed.words()}")
 
 
-def tell(passed: PassedOver) -> None:
+def print_passed_over(passed: PassedOver) -> None:
     """Says on stderr what was passed over, a line for each file and reason."""
     for line in passed.lines():
         print(f"cmdana: {line}", file=sys.stderr)

@@ -193,21 +193,21 @@ def _json(stream: Stream) -> Callable[[LogRow], str]:
     def line(row: LogRow) -> str:
         _, _, ts, uid, orig_h, orig_p, resp_h, resp_p, fields = row
         get = fields.get
-        said: dict[str, Any] = {"ts": round(ts, 6)}
+        record: dict[str, Any] = {"ts": round(ts, 6)}
         if fuid_first:
-            said["fuid"] = get("fuid")
+            record["fuid"] = get("fuid")
         if whole:
-            said["uid"] = uid
-            said["id.orig_h"] = orig_h
-            said["id.orig_p"] = orig_p
-            said["id.resp_h"] = resp_h
-            said["id.resp_p"] = resp_p
+            record["uid"] = uid
+            record["id.orig_h"] = orig_h
+            record["id.orig_p"] = orig_p
+            record["id.resp_h"] = resp_h
+            record["id.resp_p"] = resp_p
         for name in own:
             if (value := get(name)) is not None:
-                said[name] = value
+                record[name] = value
         for name in times:
-            if name in said:
-                said[name] = round(said[name], 6)
-        return dumps(said) + "\n"
+            if name in record:
+                record[name] = round(record[name], 6)
+        return dumps(record) + "\n"
 
     return line

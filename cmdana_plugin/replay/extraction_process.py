@@ -103,9 +103,9 @@ class Beside:
 
     def __iter__(self) -> Iterator[Part]:
         while blocks := self._take():
-            kind, said, _ = blocks[-1]
+            kind, header, _ = blocks[-1]
             if kind == "failed":
-                raise CaptureError(said)
+                raise CaptureError(header)
             if kind == "end":
                 self.close()
                 return
@@ -113,7 +113,7 @@ class Beside:
             lines = [Lines(*line) for _, s, _ in blocks for line in s["lines"]]
             yield (
                 concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None,
-                said["numbers"],
+                header["numbers"],
                 lines,
             )
         if self._closed:
@@ -190,10 +190,10 @@ class Beside:
         try:
             while (head := _read(self._pipe, _HEAD.size)) is not None:
                 words, columns = _HEAD.unpack(head)
-                said, data = _read(self._pipe, words), _read(self._pipe, columns)
-                if said is None or data is None:
+                header, data = _read(self._pipe, words), _read(self._pipe, columns)
+                if header is None or data is None:
                     break
-                kind, value = marshal.loads(said)  # noqa: S302  # written by ourselves
+                kind, value = marshal.loads(header)  # noqa: S302  # written by ourselves
                 self._put((kind, value, np.frombuffer(data, np.uint8)))
         finally:
             self._pipe.close()
@@ -231,14 +231,14 @@ def _processor_seconds(pid: int) -> float:
 
 def _rows_of(block: _Block) -> int:
     """The windows of a block; none in what is not one."""
-    kind, said, _ = block
-    return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
+    kind, header, _ = block
+    return len(header["service"]) if kind == "block" and header["columns"] is not None else 0
 
 
 def _bytes_of(block: _Block) -> int:
     """The bytes of lines that come with a block; none in what is not one."""
-    kind, said, _ = block
-    return sum(len(data) for *_, data in said["lines"]) if kind == "block" else 0
+    kind, header, _ = block
+    return sum(len(data) for *_, data in header["lines"]) if kind == "block" else 0
 
 
 def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
@@ -271,48 +271,48 @@ def _packed(
     block: Encoded | None, numbers: Numbers, lines: list[Lines]
 ) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     """What is marshalled of a block, and its columns padded to `_ALIGN_BYTES`."""
-    told = [tuple(line) for line in lines]
+    line_tuples = [tuple(line) for line in lines]
     if block is None:
-        return {"numbers": numbers, "columns": None, "lines": told}, []
+        return {"numbers": numbers, "columns": None, "lines": line_tuples}, []
     arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
     arrays += [block.modalities, block.longest_name]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
         data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN_BYTES)]
-    said = {
+    header = {
         "numbers": numbers,
-        "lines": told,
+        "lines": line_tuples,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(block.connections.service),
         "schema": block.schema,
     }
-    return said, data
+    return header, data
 
 
-def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
-    if said["columns"] is None:
+def _unpacked(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
+    if header["columns"] is None:
         return None
     arrays, at = [], 0
-    for kind, shape in said["columns"]:
+    for kind, shape in header["columns"]:
         dtype = np.dtype(kind)
         size = int(np.prod(shape)) * dtype.itemsize
         arrays.append(data[at : at + size].view(dtype).reshape(shape))
         at += size + -size % _ALIGN_BYTES
-    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "features": {}}
+    parts: dict[str, dict[str, Any]] = {"connections": {"service": header["service"]}, "features": {}}
     for (part, name), array in zip(_COLUMNS, arrays, strict=False):
         parts[part][name] = array
     return Encoded(
         connections=Connections(**parts["connections"]),
         features=Features(**parts["features"]),
-        schema=said["schema"],
+        schema=header["schema"],
         modalities=arrays[-2],
         longest_name=arrays[-1],
     )
 
 
 def _send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
-    said = marshal.dumps((kind, value))
-    for part in (_HEAD.pack(len(said), sum(map(len, data))), said, *data):
+    header = marshal.dumps((kind, value))
+    for part in (_HEAD.pack(len(header), sum(map(len, data))), header, *data):
         view = memoryview(part)
         while view:
             view = view[pipe.write(view) :]

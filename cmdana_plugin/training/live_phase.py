@@ -91,7 +91,7 @@ def learn(
     folder: Path,
     wanted: str,
     progress: Callable[[str, float], None],
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
     """Gathers `wanted` (24h, 90m) of network time from a running Zeek into `folder`, or goes on where it stopped.
 
@@ -99,14 +99,14 @@ def learn(
     """
     spool = Spool(folder, settings.learning.max_connections, create=True)
     phase = Phase(spool, wanted)
-    told = time.monotonic()
+    notified_at = time.monotonic()
 
     def over() -> bool:
-        nonlocal told
+        nonlocal notified_at
         progress("learning from Zeek", phase.share)
-        if time.monotonic() - told >= _PROGRESS_SECONDS:
-            told = time.monotonic()
-            tell(f"learning: {phase.words()}")
+        if time.monotonic() - notified_at >= _PROGRESS_SECONDS:
+            notified_at = time.monotonic()
+            notify(f"learning: {phase.words()}")
         return phase.over
 
     def loaded() -> Judge:
@@ -115,9 +115,9 @@ def learn(
 
     try:
         if not phase.over:
-            tell(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
+            notify(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
             run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share}, keep=spool.add)
-            tell("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
+            notify("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
     finally:
         spool.close()
     if not phase.over:

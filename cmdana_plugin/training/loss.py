@@ -214,10 +214,10 @@ def _prediction_loss(
         if not len(rows):
             continue
         index = torch.from_numpy(rows)
-        expected, said = network(modality, sources[index], s[index], bias[index], fields)
+        expected, field_logits = network(modality, sources[index], s[index], bias[index], fields)
         far = far + latent_residual(expected, z[index, modality]).sum()
         wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
-        logits, classes = _asked(said, wanted)
+        logits, classes = _asked(field_logits, wanted)
         total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)
     return total / max(count, 1) + 0.5 * far / len(have) / MODALITIES
 

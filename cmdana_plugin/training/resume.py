@@ -68,10 +68,10 @@ class Progressed:
             return None
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         try:
-            said = json.loads(meta["said"])
-            position = _position(said["position"])
-            groups = [_group(*g) for g in said["groups"]]
-            done = _count(said["schedule"])
+            progress = json.loads(meta["said"])
+            position = _position(progress["position"])
+            groups = [_group(*g) for g in progress["groups"]]
+            done = _count(progress["schedule"])
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
         known = network.state_dict()
@@ -116,13 +116,13 @@ class Progressed:
             for name, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"{i}.{name}"] = value.detach().clone()
         tensors["random"] = torch.get_rng_state()
-        said = {
+        progress = {
             "groups": [[group["lr"], list(group["betas"])] for group in optimiser.param_groups],
             "schedule": schedule.last_epoch,
             "position": {name: getattr(position, name) for name in Position.__slots__},
         }
         files.replace(
-            self.path, serialised(tensors, {"format": FORMAT, "key": self._key, "said": json.dumps(said)})
+            self.path, serialised(tensors, {"format": FORMAT, "key": self._key, "said": json.dumps(progress)})
         )
         self._written = self._clock()
 
@@ -162,9 +162,9 @@ def _group(rate: float, betas: Sequence[float]) -> tuple[float, tuple[float, flo
     return float(rate), (first, second)
 
 
-def _position(said: Mapping[str, Any]) -> Position:
+def _position(progress: Mapping[str, Any]) -> Position:
     """Raises `TypeError`, `ValueError` or `KeyError` for counts or states of a generator that are none."""
-    position = Position(**said)
+    position = Position(**progress)
     for name in ("epoch", "chunk", "step"):
         _count(getattr(position, name))
     for state in (position.at_epoch, position.at_chunk):

@@ -242,8 +242,8 @@ def _unpacked(content: bytes) -> Windows:
         connections: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
         packets = {f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}
         packet_start, log_start = arrays["packet_start"], arrays["log_start"]
-        said = json.loads(arrays["logs"].tobytes())
-    logs = [_entry(*one) for one in said]
+        parsed = json.loads(arrays["logs"].tobytes())
+    logs = [_entry(*one) for one in parsed]
     n = len(connections["ts"])
     for kind, columns, size in ((Connections, connections, n), (Packets, packets, len(packets["ts"]))):
         for field in fields(kind):
@@ -269,12 +269,12 @@ def _column(name: str, column: np.ndarray[Any, Any], size: int) -> None:
         raise ValueError(f"{name}: found {column.dtype} {column.shape}")
 
 
-def _entry(stream: object, ts: object, uid: object, said: object) -> LogEntry:
-    if not (isinstance(stream, str) and isinstance(uid, str) and isinstance(said, dict)):
+def _entry(stream: object, ts: object, uid: object, parsed: object) -> LogEntry:
+    if not (isinstance(stream, str) and isinstance(uid, str) and isinstance(parsed, dict)):
         raise ValueError("logs: found no entry")
     if isinstance(ts, bool) or not isinstance(ts, (int, float)) or not abs(ts) < 1e300:
         raise ValueError("logs: found no time")
-    return LogEntry(stream, float(ts), uid, said)
+    return LogEntry(stream, float(ts), uid, parsed)
 
 
 def _count(x: object) -> int:

@@ -109,7 +109,7 @@ class PysharkReader:
                     continue
                 file.write(_HEAD.pack(frame.ts, frame.length, frame.link, len(frame.data)))
                 file.write(frame.data)
-            said = tshark.stderr.read(_STDERR_BYTES).decode("utf-8", "replace")
+            message = tshark.stderr.read(_STDERR_BYTES).decode("utf-8", "replace")
             status = tshark.wait()
         if status < 0:
             name = signal.Signals(-status).name
@@ -118,7 +118,7 @@ class PysharkReader:
                 f"{_MEMORY_BYTES // 1024**3} GiB"
             )
         if status and not frames:
-            why = [line for line in said.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
+            why = [line for line in message.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
             raise CaptureError(f"tshark cannot read {self._path}: {why[-1].removeprefix('tshark: ')}")
         if status:
             self._found.add("capture_truncated")

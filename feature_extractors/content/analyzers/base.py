@@ -62,14 +62,14 @@ class ContentLimits:
 class Shared:
     """A row that several connections make together, which is written when the last of them has ended."""
 
-    __slots__ = ("claims", "fields", "open", "stream", "told", "ts", "uids")
+    __slots__ = ("claim_hosts", "claims", "fields", "open", "stream", "ts", "uids")
 
     def __init__(self, stream: str, ts: float, fields: Fields) -> None:
         self.stream = stream
         self.ts = ts
         self.fields = fields
         self.open = 0  # connections
-        self.told: dict[int, str] = {}  # the addresses of claims whose connections have ended
+        self.claim_hosts: dict[int, str] = {}  # the addresses of claims whose connections have ended
         self.claims: list[
             tuple[str, Session, bool]
         ] = []  # which field is which one's originator or responder
@@ -365,7 +365,7 @@ class Analyzer:
         """Nothing more is wanted in either direction."""
         self.done = True
 
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing more is wanted, asked anew after content was handed in."""
         return self.done
 

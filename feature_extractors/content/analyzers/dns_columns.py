@@ -129,10 +129,10 @@ def _message(
         if pos < 0 or pos + 10 > size:
             return False, n, at
         answer.owner_end = at
-        pos, at, said = _record(data, base, pos, size, answer, text, at)
+        pos, at, text_end = _record(data, base, pos, size, answer, text, at)
         if pos < 0:
             return False, n, at
-        n += said
+        n += text_end
     row.last = n
     return True, n, at
 

@@ -322,7 +322,7 @@ class Detector(Analyzer):
         self._analyzers: list[Analyzer] = []
         self._tried: dict[str, Analyzer] = {}
         self._agreed = ["", ""]  # what the responder's and the originator's first bytes asked for
-        self.deaf = False  # signatures are still looked for, but no analyzer hears what is missing
+        self.ignored = False  # signatures are still looked for, but no analyzer hears what is missing
         self._udp = session.ip_proto == 17
         self._matching = True
         self._heads = (Head(), Head())  # responder's, originator's first bytes
@@ -371,7 +371,7 @@ class Detector(Analyzer):
                     done = done and analyzer.done
             self.done = self.done or done
             return
-        self.deaf = False
+        self.ignored = False
         there = [analyzer for analyzer in self._analyzers if not analyzer.done]
         for analyzer in there:
             if not (analyzer.needs_start and session.partial):
@@ -401,7 +401,7 @@ class Detector(Analyzer):
             self._chunks = []
         self._settle()
 
-    def only(self) -> Analyzer | None:
+    def sole_analyzer(self) -> Analyzer | None:
         """The one analyzer that every further datagram goes to and to nothing else; None where there is more to it."""
         if self._udp and len(self._analyzers) == 1 and not self._chunks and self._matching:
             return None if self._analyzers[0].done else self._analyzers[0]
@@ -415,12 +415,12 @@ class Detector(Analyzer):
             self.done = True
 
     def gap(self, is_orig: bool, length: int) -> None:
-        deaf = True
+        ignored = True
         for analyzer in self._analyzers:
             if not analyzer.done:
                 analyzer.gap(is_orig, length)
-                deaf = deaf and analyzer.done
-        self.deaf = deaf
+                ignored = ignored and analyzer.done
+        self.ignored = ignored
         self._settle()
 
     def skip(self, is_orig: bool) -> int:

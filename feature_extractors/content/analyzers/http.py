@@ -214,7 +214,7 @@ class Http(Analyzer):
         if (
             body.parts is not None
             or body.decoder is not None
-            or body.deaf
+            or body.undecodable
             or not body.sniffed
             or side.state not in (_BODY, _CHUNK)
         ):

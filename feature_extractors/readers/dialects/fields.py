@@ -390,9 +390,9 @@ def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
     Raises `ValueError` where what is inside is no record.
     """
-    told = ""
+    stream_name = ""
     for _ in range(4):
-        told = stream_told(record) or told
+        stream_name = stream_told(record) or stream_name
         if "ts" in record or "id.orig_h" in record or "id_orig_h" in record or "source" in record:
             break
         if "source.ip" in record or "source.address" in record:
@@ -410,10 +410,10 @@ def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             ((name, inner),) = record.items()
             if not isinstance(inner, dict):
                 break
-            told, record = name, inner
+            stream_name, record = name, inner
     if any(isinstance(record.get(name), dict) for name in ("id", "cmdana", *_OF_SHIPPERS, "@meta")):
         record = flattened(record)
-    return told, record
+    return stream_name, record
 
 
 def stream_told(record: Mapping[str, Any]) -> str:
@@ -425,9 +425,9 @@ def stream_told(record: Mapping[str, Any]) -> str:
             within = record.get(outer)
             value = within.get(inner) if isinstance(within, dict) else None
         if isinstance(value, str) and 0 < len(value) <= 64:
-            told = value.rpartition(".")[2] if value.startswith(("zeek.", "corelight.")) else value
-            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", told):
-                return told
+            stream_name = value.rpartition(".")[2] if value.startswith(("zeek.", "corelight.")) else value
+            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", stream_name):
+                return stream_name
     return ""
 
 

@@ -59,7 +59,7 @@ def records(
     for chunk, whole in chunks(path, passed):
         for line in chunk.split(b"\n"):
             if not line or (
-                holding is not None and lines.told and not line.startswith(b"#") and holding not in line
+                holding is not None and lines.has_format and not line.startswith(b"#") and holding not in line
             ):
                 continue
             found = lines.receive(line, whole=whole)
@@ -160,13 +160,13 @@ def _first(path: Path, named: str) -> Probe:
                 missing = missing or without  # said of the first, if others are no better
                 if without:
                     continue
-            told = stream != lines.stream  # by the record itself
-            return Probe(stream, named, stream != named or told, _time(record), "")
+            has_format = stream != lines.stream  # by the record itself
+            return Probe(stream, named, stream != named or has_format, _time(record), "")
     if lines.layout is not None and lines.stream == "conn":
         missing = missing or _missing(lines.layout.names)
     if missing:
         raise RecordError(f"{path}: {missing}")
-    stream = lines.stream if lines.told or _is_empty(path) else named
+    stream = lines.stream if lines.has_format or _is_empty(path) else named
     return Probe(stream, named, stream != named, math.inf, "")
 
 
@@ -195,7 +195,7 @@ def holds(path: Path, stream: str) -> bool:
 def _holds(name: str, stream: str, _inode: int, _size: int, _changed: int) -> bool:
     # Whatever tells the stream has its name in it, or that which shippers give it.
     found = records(Path(name), PassedOver(), only=("ts",), containing=stream)
-    return any(told == stream for told, _ in found)
+    return any(has_format == stream for has_format, _ in found)
 
 
 def logs_of(path: Path, stream: str) -> list[Path]:

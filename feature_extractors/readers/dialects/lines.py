@@ -80,11 +80,11 @@ class PassedOver:
 
     def words(self) -> str:
         """What was passed over, as the end of a sentence; "" for nothing."""
-        told = "; ".join(
+        has_format = "; ".join(
             f"{file}: " + ", ".join(f"{n:,} ({reason})" for reason, n in reasons.items())
             for file, reasons in self.by_file.items()
         )
-        return f"; lines passed over: {told}" if told else ""
+        return f"; lines passed over: {has_format}" if has_format else ""
 
     def object(self) -> dict[str, dict[str, int]]:
         """For `--json`: file -> reason -> lines."""
@@ -139,7 +139,7 @@ class LogLines:
         self._shapes: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
 
     @property
-    def told(self) -> bool:
+    def has_format(self) -> bool:
         """Whether a header, or a record, has said by now how the log is written."""
         return self.layout is not None or self.is_json
 
@@ -325,12 +325,12 @@ class LogLines:
         fields = self._plan(shape)
         nested = any(isinstance(value, dict) for value in row.values())
         simple = not nested and ("ts" in row or bool({zeek for _, zeek, _ in fields} & _ABOUT_CONNECTIONS))
-        told = ""
+        has_format = ""
         if not simple:
-            told, row = unwrapped(row)
+            has_format, row = unwrapped(row)
             fields = self._plan(tuple(row))
         else:
-            told = stream_told(row) if not _TELLING.isdisjoint(shape) else ""
+            has_format = stream_told(row) if not _TELLING.isdisjoint(shape) else ""
             self.json_names = shape
         record: dict[str, LogValue] = {}
         for name, zeek, read in fields:
@@ -342,7 +342,7 @@ class LogLines:
             if ts is None:
                 raise BadRecord(NO_TIME)
             record["ts"] = ts
-        stream = stream_of(told) if told else self.stream
+        stream = stream_of(has_format) if has_format else self.stream
         return stream, self._counted(stream, record)
 
     def _plan(self, shape: tuple[str, ...]) -> Plan:

@@ -67,9 +67,9 @@ def _rows(path: Path, lines: LogLines, declared: dict[str, dict[str, str]]) -> I
     with ParquetFile(path, memory_map=False) as file:
         _bounded(path, file)
         schema = file.schema_arrow
-        told = (schema.metadata or {}).get(b"zeek.path", b"").decode("utf-8", "backslashreplace")
-        if 0 < len(told) <= 64:  # as our own writer says it
-            lines.stream = told_stream(told)
+        zeek_path = (schema.metadata or {}).get(b"zeek.path", b"").decode("utf-8", "backslashreplace")
+        if 0 < len(zeek_path) <= 64:  # as our own writer says it
+            lines.stream = told_stream(zeek_path)
             kinds = {
                 f.name: (f.metadata or {}).get(b"zeek.type", b"").decode("ascii", "replace") for f in schema
             }
