@@ -26,7 +26,7 @@ from cmdana_plugin.logs import Lines
 from cmdana_plugin.replay.gc_policy import settle_for_extraction
 from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
-from feature_extractors.features import Encoded, Features, concat_encoded
+from feature_extractors.features import COLUMNS, Encoded, Features, concat_encoded
 
 Numbers = dict[str, int]
 Part = tuple[
@@ -275,7 +275,7 @@ def _packed(
     if block is None:
         return {"numbers": numbers, "columns": None, "lines": line_tuples}, []
     arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
-    arrays += [block.modalities, block.longest_name]
+    arrays += [getattr(block, name) for name in COLUMNS]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
         data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN_BYTES)]
@@ -284,6 +284,7 @@ def _packed(
         "lines": line_tuples,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(block.connections.service),
+        "domain": list(block.domain),
         "schema": block.schema,
     }
     return header, data
@@ -305,8 +306,8 @@ def _unpacked(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.u
         connections=Connections(**parts["connections"]),
         features=Features(**parts["features"]),
         schema=header["schema"],
-        modalities=arrays[-2],
-        longest_name=arrays[-1],
+        domain=header["domain"],
+        **dict(zip(COLUMNS, arrays[len(_COLUMNS) :], strict=True)),
     )
 
 

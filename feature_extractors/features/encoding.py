@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from feature_extractors.addresses import is_ipv4
 from feature_extractors.compiled import entry
+from feature_extractors.features.domains import domains_of
+from feature_extractors.features.outcomes import ends_of
 from feature_extractors.features.schema import Categorical, Schema
 from feature_extractors.features.tokens import NAMES, log_tokens
 from feature_extractors.observations import (
@@ -88,19 +90,40 @@ class Encoded:
     schema: str  # digest of the schema in whose terms they are
     modalities: NDArray[np.bool_]  # [n, 3] in the order of `Modality`, which of them were seen
     longest_name: NDArray[np.int64]  # [n] characters of the longest name in its logs, 0 where there is none
+    accepted: NDArray[np.int32]  # [n] how often its logs say that what was asked for was accepted,
+    refused: NDArray[np.int32]  # [n] or refused, both of the kind that they tell most of:
+    told_by: NDArray[np.int8]  # [n] 1 + its index in `Schema.outcomes`, 0 where none tells
+    domain: Sequence[str]  # [n] registered domain of its DNS query, TLS server name or HTTP host, "" none
+    subdomain_bits: NDArray[np.float32]  # [n] information left of that in its DNS queries, bits
 
     def __len__(self) -> int:
         return len(self.connections)
 
 
+COLUMNS: Final = (
+    "modalities",
+    "longest_name",
+    "accepted",
+    "refused",
+    "told_by",
+    "subdomain_bits",
+)  # own arrays
+
+
 def encoded(windows: Windows, schema: Schema) -> Encoded:
     """The windows as all that comes after knows them."""
+    ends, domains = ends_of(windows, schema.outcomes), domains_of(windows)
     return Encoded(
         connections=windows.connections,
         features=encode(windows, schema),
         schema=schema.digest,
         modalities=_modalities_of(windows),
         longest_name=_longest_name_of(windows),
+        accepted=ends.accepted,
+        refused=ends.refused,
+        told_by=ends.told_by,
+        domain=domains.domain,
+        subdomain_bits=domains.bits,
     )
 
 
@@ -110,8 +133,8 @@ def take_encoded(block: Encoded, rows: NDArray[np.int64]) -> Encoded:
         connections=take_connections(block.connections, rows),
         features=take_features(block.features, rows),
         schema=block.schema,
-        modalities=block.modalities[rows],
-        longest_name=block.longest_name[rows],
+        domain=[block.domain[i] for i in rows],
+        **{name: getattr(block, name)[rows] for name in COLUMNS},
     )
 
 
@@ -123,8 +146,8 @@ def concat_encoded(blocks: Sequence[Encoded]) -> Encoded:
         connections=concat_connections([b.connections for b in blocks]),
         features=concat_features([b.features for b in blocks]),
         schema=blocks[0].schema,
-        modalities=np.concatenate([b.modalities for b in blocks]),
-        longest_name=np.concatenate([b.longest_name for b in blocks]),
+        domain=[name for b in blocks for name in b.domain],
+        **{name: np.concatenate([getattr(b, name) for b in blocks]) for name in COLUMNS},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,13 @@ from feature_extractors.errors import SchemaError
 
 Scale = Literal["log", "share"]
 LogKind = Literal["name", "text", "enum", "number", "count"]
+Values = frozenset[str | int]  # of a log field; 0 and 1 are false and true
 
 PACKET_FIELDS: Final = ("is_orig", "length", "gap_time", "index")
+_MOST_KINDS: Final = 127  # of outcomes, as one byte counts them
+_TOLD: Final = {"one", "many", "field", "refused"}  # of an outcome at least
+_ALSO: Final = {"ended": "refused", "accepted": [], "when": {}, "unless": {}, "times": ""}
+_RANGE: Final = re.compile(r"(\d{1,3})-(\d{1,3})")
 _TEXT_PARTS: Final = (("length", "length of "), ("entropy", "entropy of "), ("digits", "digits in "))
 
 
@@ -55,10 +61,36 @@ class LogField:
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
-    """Everything that fixes the meaning of a feature array. Two schemas with one digest are the same."""
+class Outcome:
+    """One kind of thing that is asked for and accepted or refused, and how the entries of one stream tell it."""
 
-    digest: str
+    stream: str
+    one: str  # words: SSH login
+    many: str  # SSH logins
+    ended: str  # how a refused one ended: refused, not found
+    field: str
+    accepted: Values  # of the field
+    refused: Values
+    when: tuple[tuple[str, Values], ...]  # values of other fields, of which one each must,
+    unless: tuple[tuple[str, Values], ...]  # or none may, be there
+    times: str  # a field that counts the attempts, "" none
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """All that it reads of an entry."""
+        others = (name for name, _ in (*self.when, *self.unless))
+        return frozenset((self.field, *others)) | ({self.times} if self.times else set())
+
+    def words(self, times: int) -> str:
+        """So many refused ones in words: `126 SSH logins refused`."""
+        return f"{times:,} {self.one if times == 1 else self.many} {self.ended}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Everything that fixes the meaning of a feature array: two with one digest give a model the same."""
+
+    digest: str  # of all but the outcomes, which no model has seen
     first_packets: int
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
@@ -72,6 +104,17 @@ class Schema:
     spans: tuple[float, ...]  # seconds
     state: tuple[str, ...]  # names of the state columns
     state_words: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]  # `Encoded.told_by` is 1 + the index
+    outcomes_digest: str
+
+    def reads(self) -> dict[str, set[str]]:
+        """The fields that are read of each stream of logs, by a model or as outcomes."""
+        fields: dict[str, set[str]] = {}
+        for f in self.log_fields:
+            fields.setdefault(f.stream, set()).add(f.name)
+        for outcome in self.outcomes:
+            fields.setdefault(outcome.stream, set()).update(outcome.fields)
+        return fields
 
 
 @functools.cache
@@ -117,8 +160,9 @@ def _schema(table: Any) -> Schema:
             state += [(f"{entry['name']}_{s:g}s", f"{entry['words']} in {s:g} s") for s in spans]
         else:
             state.append((entry["name"], entry["words"]))
+    outcomes = table.pop("outcomes", {})
     return Schema(
-        digest=hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest(),
+        digest=_digest(table),
         first_packets=int(table["packets"]["first"]),
         numeric=tuple(
             Numeric(f["name"], f["words"], f["unit"], f["scale"]) for f in table["connection"]["numeric"]
@@ -139,4 +183,58 @@ def _schema(table: Any) -> Schema:
         spans=spans,
         state=tuple(s[0] for s in state),
         state_words=tuple(s[1] for s in state),
+        outcomes=_outcomes(outcomes),
+        outcomes_digest=_digest(outcomes),
     )
+
+
+def _digest(table: Any) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _outcomes(streams: Any) -> tuple[Outcome, ...]:
+    found: list[Outcome] = []
+    for stream, kinds in streams.items():
+        for kind in kinds:
+            where = f"outcomes.{stream}.{len(found)}"
+            if not _TOLD <= kind.keys() <= _TOLD | _ALSO.keys():
+                raise ValueError(
+                    f"{where}: found {sorted(kind)}, expected {sorted(_TOLD)}, or {sorted(_ALSO)} too"
+                )
+            said = _ALSO | kind
+            words = {name: said[name] for name in ("one", "many", "ended", "field", "times")}
+            if any(type(word) is not str for word in words.values()):
+                raise ValueError(f"{where}: found {words}, expected words")
+            accepted, refused = _values(said["accepted"], where), _values(said["refused"], where)
+            if not refused or accepted & refused:
+                both = sorted(map(str, accepted & refused))
+                raise ValueError(
+                    f"{where}: found {both or 'nothing'} refused, expected values that are not accepted"
+                )
+            when, unless = (
+                tuple((name, _values(values, where)) for name, values in said[part].items())
+                for part in ("when", "unless")
+            )
+            found.append(
+                Outcome(stream, accepted=accepted, refused=refused, when=when, unless=unless, **words)
+            )
+    if len(found) > _MOST_KINDS:
+        raise ValueError(f"outcomes: found {len(found)} kinds, expected at most {_MOST_KINDS}")
+    return tuple(found)
+
+
+def _values(told: Any, where: str) -> Values:
+    """Words and numbers, a range's one by one; a truth value is its number, and the letter that stands in a log."""
+    if type(told) is not list:
+        raise ValueError(f"{where}: found {told!r}, expected a list of values")
+    values: set[str | int] = set()
+    for value in told:
+        if type(value) is bool:
+            values |= {int(value), "T" if value else "F"}
+        elif type(value) is str and (span := _RANGE.fullmatch(value)):
+            values.update(range(int(span[1]), int(span[2]) + 1))
+        elif type(value) in (int, str):
+            values.add(value)
+        else:
+            raise ValueError(f"{where}: found {value!r}, expected a word, a number, a range, true or false")
+    return frozenset(values)

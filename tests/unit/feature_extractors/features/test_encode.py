@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from made_windows import changed, office, without_logs
 
 from feature_extractors.features.encoding import (
+    COLUMNS,
     Encoded,
     Features,
     concat_encoded,
@@ -199,8 +200,8 @@ def equal(a: Encoded, b: Encoded) -> bool:
         connections
         and same(a.features, b.features)
         and a.schema == b.schema
-        and np.array_equal(a.modalities, b.modalities)
-        and np.array_equal(a.longest_name, b.longest_name)
+        and list(a.domain) == list(b.domain)
+        and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in COLUMNS)
     )
 
 
@@ -213,6 +214,23 @@ def test_encoded_windows_are_cut_and_joined_as_windows_are() -> None:
     assert equal(concat_encoded(parts), whole)
     with pytest.raises(ValueError, match="at least one"):
         concat_encoded([])
+
+
+def test_encoded_windows_have_no_other_columns_than_are_cut_joined_and_sent() -> None:
+    apart = {"connections", "features", "schema", "domain"}
+    assert {f.name for f in fields(Encoded)} == {*COLUMNS, *apart}
+
+
+def test_encoded_windows_tell_how_what_was_asked_for_ended_and_whose_names_they_ask() -> None:
+    windows = office(300, seed=2)
+    block = encoded(windows, SCHEMA)
+    told = [SCHEMA.outcomes[k - 1].stream if k else "" for k in block.told_by]
+    streams = [windows.logs[a].stream if a < b else "" for a, b in pairwise(windows.log_start.tolist())]
+    assert told == [s if s in ("dns", "http") else "" for s in streams]
+    assert block.accepted.tolist() == [int(bool(t)) for t in told]
+    assert not block.refused.any()
+    assert set(block.domain) == {"firm.example", "news.example", "shop.example"}
+    assert (block.subdomain_bits > 0).any()
 
 
 def test_encoded_windows_say_what_was_seen_of_them() -> None:

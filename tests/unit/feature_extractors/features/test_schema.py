@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmdana_plugin.detector.cross_modal import shipped_checkpoint
 from feature_extractors.errors import SchemaError
 from feature_extractors.features.schema import load_schema
 
@@ -30,6 +31,24 @@ def test_another_content_has_another_digest(tmp_path: Path) -> None:
     )
 
 
+def test_outcomes_have_a_digest_of_their_own_so_that_a_model_outlives_them(tmp_path: Path) -> None:
+    shipped = load_schema()
+    other = load_schema(written(tmp_path, TEXT.replace("one: SSH login,", "one: login,")))
+    assert (other.digest, other.outcomes_digest == shipped.outcomes_digest) == (shipped.digest, False)
+    (tmp_path / "without").mkdir()
+    none = load_schema(written(tmp_path / "without", TEXT[: TEXT.index("\noutcomes:")]))
+    assert (none.digest, none.outcomes) == (shipped.digest, ())
+    assert shipped_checkpoint().about["schema_digest"] == shipped.digest
+
+
+def test_what_is_read_of_logs_is_what_a_model_sees_and_what_outcomes_ask() -> None:
+    reads = load_schema().reads()
+    assert {"query", "rcode_name"} <= reads["dns"]
+    assert {"established", "last_alert"} <= reads["ssl"]
+    assert reads["radius"] == {"result"}
+    assert {"request_type", "success", "error_msg"} <= reads["kerberos"]
+
+
 def test_no_field_names_what_a_model_must_not_see() -> None:
     s = load_schema()
     names = {n.name for n in s.numeric} | {c.name for c in s.categorical} | set(s.state)
@@ -44,6 +63,12 @@ def test_no_field_names_what_a_model_must_not_see() -> None:
         ("version: 2", "expected 1"),
         ("{", "YAML"),
         (TEXT.replace("kind: name", "kind: nonsense", 1), "nonsense"),
+        (TEXT.replace("refused: [NXDOMAIN]", "refused: [NXDOMAIN, NOERROR]"), "NOERROR"),
+        (TEXT.replace("refused: [NXDOMAIN]", "refused: []"), "nothing"),
+        (TEXT.replace("refused: [NXDOMAIN]", "refused: NXDOMAIN"), "list of values"),
+        (TEXT.replace("refused: [NXDOMAIN]", "refused: [1.5]"), "1.5"),
+        (TEXT.replace("{one: name,", "{wun: name,"), "wun"),
+        (TEXT.replace("{one: name,", "{one: 7,"), "words"),
         (TEXT.replace("[is_orig, length, gap_time, index]", "[is_orig]"), "packets.fields"),
     ],
 )
