@@ -280,9 +280,8 @@ _PATHS: Final = (
 _MAX_FILE_BYTES: Final = 1024 * 1024  # bytes of a file
 _MAX_FOLDER_FILE_BYTES: Final = 64 * 1024  # bytes of one of the working folder
 _MAX_FOLDER_FILE_DOTS: Final = 2000
-_MIN_SIMILARITY: Final = (
-    0.75  # similarity (difflib's ratio, 0 to 1) from which a known key is proposed for an unknown one
-)
+# similarity (difflib's ratio, 0 to 1) from which a known key is proposed for an unknown one
+_MIN_SIMILARITY: Final = 0.75
 _NO_SNIFFING: Final = "the endpoint no longer sniffs packets: delete the key"
 _REMOVED: Final[Mapping[tuple[str, ...], str]] = {
     ("endpoint", "sniff"): _NO_SNIFFING,

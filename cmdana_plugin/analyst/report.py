@@ -164,16 +164,13 @@ class Seen:
     services: dict[str, list[int]] = field(default_factory=dict)  # service -> [connections, odd]
     hosts: set[str] = field(default_factory=set)
     scores: list[int] = field(default_factory=lambda: [0] * BINS)
-    tails: list[int] = field(
-        default_factory=lambda: [0] * len(_CALIBRATION_P_VALUES)
-    )  # connections with p at or below each
+    # connections with p at or below each
+    tails: list[int] = field(default_factory=lambda: [0] * len(_CALIBRATION_P_VALUES))
     odd_reliance: list[float] = field(default_factory=lambda: [0.0] * 5)  # sums of four, and how many
-    time: Timeline = field(
-        default_factory=lambda: Timeline(7)
-    )  # connections, odd, with reliance, its four sums
-    odd_hosts: Timeline = field(
-        default_factory=lambda: Timeline(1)
-    )  # "originator|10.0.0.5" -> odd connections
+    # connections, odd, with reliance, its four sums
+    time: Timeline = field(default_factory=lambda: Timeline(7))
+    # "originator|10.0.0.5" -> odd connections
+    odd_hosts: Timeline = field(default_factory=lambda: Timeline(1))
     oddest: dict[str, Row] = field(default_factory=dict)  # originator -> its oddest connection
     conn: int = 0  # rows of conn.log
     bytes: float = 0.0  # of IP packets, or of payload where conn.log does not say
@@ -181,9 +178,8 @@ class Seen:
     incidents: dict[tuple[str, str], Incident] = field(default_factory=dict)
     dropped_incidents: int = 0
     notices: int = 0
-    noticed: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # "originator|10.0.0.5" -> times of its notices
+    # "originator|10.0.0.5" -> times of its notices
+    noticed: dict[str, list[float]] = field(default_factory=dict)
     days: Counter[str] = field(default_factory=Counter)  # date -> notices that count against the budget
     health: list[tuple[float, str, str]] = field(default_factory=list)  # drift and lost detectors, 50 at most
     files: list[tuple[str, int]] = field(default_factory=list)  # log file, rows

@@ -182,9 +182,9 @@ def convert(
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import convert as write_logs
     from cmdana_plugin.replay import embedded as offline
-    from cmdana_plugin.replay import told_apart
+    from cmdana_plugin.replay import captures_or_logs
 
-    captures, logs = told_apart(what)
+    captures, logs = captures_or_logs(what)
     if logs:
         from cmdana_plugin.logs import print_passed_over, rewrite
 

@@ -154,9 +154,8 @@ class Verdicts(Sequence[Verdict]):
 
 
 _RELIANCE: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
-_COLUMNS: Final = tuple(
-    name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model")
-)  # those that are one of `Verdicts`
+# those that are one of `Verdicts`
+_COLUMNS: Final = tuple(name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model"))
 
 _NONE: Final = coded(())
 NO_VERDICTS: Final = Verdicts(

@@ -1,4 +1,4 @@
-"""How few splits at random part an event from benign traffic: an isolation forest (Liu, Ting and Zhou 2008)."""
+"""Isolation forest (Liu, Ting and Zhou 2008): events that few random splits isolate from benign traffic are odd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _EULER_GAMMA: Final = 0.5772156649
 
 
 def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
-    """A forest grown from benign rows `x` [n, F]; its score [n] is the mean path length, negated: higher is odder."""
+    """An isolation forest grown from benign rows `x` [n, F]; its score [n] is the negated mean path length: higher is
+    odder.
+    """
     rng = np.random.default_rng(seed)
     root: list[int] = []
     feature, threshold, left, value = [], [], [], []  # type: ignore[var-annotated]

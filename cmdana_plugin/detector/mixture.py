@@ -1,4 +1,4 @@
-"""How far an event lies from benign traffic in plain numbers: a Gaussian mixture over whitened columns."""
+"""Density of benign traffic over standardised columns: a Gaussian mixture with full covariances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_TRAINING_ROWS: Final = 50_000  # rows to learn from
 
 @dataclass(frozen=True)
 class Mixture:
-    """Full-covariance Gaussians; `score` is the negative log likelihood, higher is odder."""
+    """A Gaussian mixture of K components with full covariance."""
 
     weight: NDArray[np.float64]  # [K] log weights
     mean: NDArray[np.float64]  # [K, F]
@@ -58,7 +58,9 @@ class Mixture:
 def fit_mixture(
     x: NDArray[np.float32], components: int, seed: int, rounds: int = 12, floor: float = 0.05
 ) -> Mixture:
-    """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
+    """The mixture fitted to benign rows `x` [n, F] by expectation-maximisation, begun at `components` of them.
+
+    `floor` is added to every variance, `rounds` are the steps.
 
     Of more than `_MAX_TRAINING_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
     """

@@ -25,7 +25,7 @@ COMPONENT: Final = "site"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One thing that is compared with the past of its service; higher is odder."""
+    """A quantity of a connection that is compared with the past of its service; higher is odder."""
 
     words: str
     unit: str
@@ -46,36 +46,31 @@ MEASURES: Final = (
 _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
-_STRATA: Final = (
-    512  # services and well-known ports that have a history; a new one takes the place of the idlest
-)
+# services and well-known ports that have a history; a new one takes the place of the idlest
+_STRATA: Final = 512
 _FIRST_UNPRIVILEGED_PORT: Final = 1024  # the lowest port that is nobody's in particular
 _TABLE_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
 _WAYS: Final = 8  # places that a host or pair may take; a new one takes that of the idlest
 _HALF_LIFE_USES: Final = 1 << 17  # connections after which a host's or pair's past use counts half
 _STRATUM_HALF_LIFE_USES: Final = 1 << 20  # likewise a service's
-_UNANSWERED_WEIGHT: Final = (
-    0.01  # what a connection without content from the responder counts of a service's use
-)
+# what a connection without content from the responder counts of a service's use
+_UNANSWERED_WEIGHT: Final = 0.01
 _MIN_CONNECTIONS: Final = 40  # connections of a service before its tail is believed
 _TAIL_SHARE: Final = 0.1  # share of the past that makes the tail
 _HALF_LIFE_CONNECTIONS: Final = 20_000.0  # connections of a service after which the past counts half
 _ODD_P_VALUE: Final = 0.002  # below this p a connection enters the history with
 _ODD_WEIGHT: Final = 0.01  # this weight
 _MIN_INTERVALS: Final = 8  # intervals of a pair before they are called regular
-_BONFERRONI_FACTOR: Final = (
-    4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
-)
-_SHARE_LEARNED_ELSEWHERE: Final = (
-    0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
-)
-_SHARE_LEARNED_HERE: Final = (
-    0.1  # where it learned this network: it knows more of what is normal than the tails do
-)
+# volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
+_BONFERRONI_FACTOR: Final = 4
+# share of the false-alarm rate that is the site's where the model comes from other networks
+_SHARE_LEARNED_ELSEWHERE: Final = 0.5
+# where it learned this network: it knows more of what is normal than the tails do
+_SHARE_LEARNED_HERE: Final = 0.1
 
 
 def share_of(weights: Container[str]) -> float:
-    """The site's share beside a model with these components: smaller where no attacks of other networks weigh."""
+    """The share of the false-alarm rate, 0..1, that the site's history has beside a model with these components."""
     return _SHARE_LEARNED_ELSEWHERE if "attack" in weights else _SHARE_LEARNED_HERE
 
 
@@ -90,7 +85,7 @@ class _Seen:
 
 
 class WithSiteHistory:
-    """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
+    """A `Detector` around another, its p-value joined with that of the site's history (weighted Bonferroni)."""
 
     def __init__(self, inner: Detector, salt: int = 0, share: float = _SHARE_LEARNED_ELSEWHERE) -> None:
         """`salt`, 128 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
@@ -163,7 +158,7 @@ class WithSiteHistory:
         )
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        """The site's reasons first where they weigh more than the model's, the model's after them."""
+        """Reasons in words for `rows`: the site's before the model's where they weigh more."""
         seen = scores.seen
         assert isinstance(seen, _Seen), "scores of another detector"
         of_model = self.inner.explain(windows, seen.inner, rows)

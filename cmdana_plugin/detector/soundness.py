@@ -32,9 +32,8 @@ _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata
 _MAX_CLASSES: Final = 256
 _MAX_NAME_CHARACTERS: Final = 100  # characters of a name, as it is shown
-_GREATEST: Final = (
-    1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
-)
+# of a weight, either way: training comes to ten; products of more may leave single precision
+_GREATEST: Final = 1e3
 _MAX_LOG_HALF_LIFE: Final = 40.0  # logarithm of a half-life in seconds, either way
 _MAX_FEATURE_MAGNITUDE: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
 _MAX_LEAF_MAGNITUDE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
@@ -46,14 +45,14 @@ _MAX_FUSION_WEIGHT: Final = 1e3
 
 
 class Unsound(Exception):
-    """One entry is not as expected; the message says what was found and what was expected."""
+    """An entry of a model file is not as expected; the message says what was found and what was expected."""
 
     def __init__(self, entry: str, found: object, expected: str) -> None:
         super().__init__(f"{shown(entry)}: found {found}, expected {expected}")
 
 
 def shown(text: str) -> str:
-    """A name of the file as it may be written anywhere: one line, no control characters, not too long."""
+    """A text of a model file made safe to print: one line, no control characters, 100 characters at most."""
     cut = text if len(text) <= _MAX_NAME_CHARACTERS else text[: _MAX_NAME_CHARACTERS - 1] + "…"
     return cut if cut.isprintable() else "".join(map(_sign, cut))
 
@@ -65,7 +64,7 @@ def _sign(c: str) -> str:
 
 
 def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
-    """The creation parameters of the network. Raises `Unsound`, as all below."""
+    """The sizes of the network from the metadata. Raises `Unsound`, as all below."""
     given = _json(meta, "shape")
     fixed: dict[str, object] = {
         "numeric": len(schema.numeric),
@@ -102,7 +101,7 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
 
 
 def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
-    """The names that the supervised head may give, as they may be shown."""
+    """The names of attacks that the supervised head may give, safe to print."""
     given = _json(meta, "classes")
     if not isinstance(given, list) or len(given) > _MAX_CLASSES or not all(isinstance(c, str) for c in given):
         raise Unsound("classes", _brief(given), f"a list of {_MAX_CLASSES} names at most")
@@ -114,7 +113,7 @@ def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
-    """The weight of each component in the fusion."""
+    """The weight of each component in the fusion, by name."""
     given = _json(meta, "weights")
     fused = [c for c in COMPONENTS if c != "isolation"]
     if not isinstance(given, dict) or not given or not given.keys() <= set(fused):
@@ -181,7 +180,7 @@ def _tail_name(name: str, given: Mapping[str, Any], tensors: Arrays) -> None:
 
 
 def check_network(shape: Shape, tensors: Arrays) -> None:
-    """Every parameter is there, of its shape, finite and of a size that training comes to."""
+    """Raises `Unsound` unless every parameter is there, of its shape, finite and of a magnitude that training gives."""
     expected = parameter_shapes(shape)
     found = {k.removeprefix("network.") for k in tensors if k.startswith("network.")}
     for name in sorted(found ^ expected.keys()):
@@ -195,7 +194,7 @@ def check_network(shape: Shape, tensors: Arrays) -> None:
 
 
 def check_preparation(tensors: Arrays, schema: Schema) -> None:
-    """Bins rise, means are finite, spreads are above nothing."""
+    """Raises `Unsound` unless bins rise, means are finite and spreads positive."""
     for name, width in (
         ("numeric", len(schema.numeric)), ("first_packets", 2 * FIRST_SIZES), ("summary", len(schema.summary))
     ):  # fmt: skip
@@ -213,7 +212,7 @@ def check_preparation(tensors: Arrays, schema: Schema) -> None:
 
 
 def check_mixture(tensors: Arrays, schema: Schema) -> None:
-    """Gaussians whose covariance is positive definite, each share as a logarithm."""
+    """Raises `Unsound` unless every covariance of the mixture is positive definite and weights are logarithms."""
     width = len(schema.numeric) + len(density_columns(schema))
     mean = _array(tensors, "mixture.mean", np.float64, (None, width))
     k = len(mean)
@@ -235,7 +234,7 @@ def check_mixture(tensors: Arrays, schema: Schema) -> None:
 
 
 def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> None:
-    """A forest: every node is reached once, from one root, within `LEAVES` leaves a tree; indices are in range."""
+    """Raises `Unsound` unless each node has one parent or is a root, and a tree at most `LEAVES` leaves."""
     flat = (
         len(schema.numeric)
         + len(schema.categorical)
@@ -287,7 +286,7 @@ def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> N
 
 
 def check_names(tensors: Arrays) -> None:
-    """Nothing is in the file but what a checkpoint has."""
+    """Raises `Unsound` where the file has an entry that no checkpoint has."""
     parts = {
         "preparation": ("numeric", "numeric_scale", "first_packets", "summary", "state_scale"),
         "mixture": ("weight", "mean", "root", "constant"),
@@ -301,7 +300,7 @@ def check_names(tensors: Arrays) -> None:
 
 
 def check_about(about: Mapping[str, str]) -> None:
-    """What else the metadata say is text of a sane size."""
+    """Raises `Unsound` unless the other metadata are texts of bounded length."""
     if len(about) > 64:
         raise Unsound("metadata", f"{len(about)} entries", "64 at most")
     for name, text in about.items():

@@ -18,7 +18,10 @@ LEAVES: Final = 32  # of a tree at most: one bit of a mask each
 
 @dataclass(frozen=True)
 class Trees:
-    """Sums of trees, one sum per output. Children lie side by side; a leaf is its own left child."""
+    """An ensemble of decision trees as arrays, one sum of leaves per output.
+
+    Children lie side by side; a leaf is its own left child.
+    """
 
     root: NDArray[np.int32]  # [trees] first node of each
     output: NDArray[np.int32]  # [trees] the output that each adds to
@@ -29,7 +32,7 @@ class Trees:
     value: NDArray[np.float64]  # [nodes] of a leaf
 
     def scores(self, table: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Log odds [n, outputs] of a table as `tabulate` makes it. Raises `CmdanaError` for trees of over 32 leaves."""
+        """Log odds [n, outputs] of a table of `tabulate`. Raises `CmdanaError` for trees of over 32 leaves."""
         out = np.zeros((len(table), int(self.output.max()) + 1))
         s = self._splits
         _walk(
@@ -39,7 +42,7 @@ class Trees:
         return out
 
     def score(self, table: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Log odds [n] of malicious."""
+        """Log odds [n] of being malicious; higher is odder."""
         return self.scores(table)[:, 0]
 
     @cached_property
@@ -100,7 +103,7 @@ def _split_by_split(trees: Trees) -> _Splits:
 
 
 def tabulate(features: Features, state: NDArray[np.float32]) -> NDArray[np.float32]:
-    """All of an event in one row [n, F], for detectors that want a flat table."""
+    """Features and state of each event as one flat row [n, F], float32, NaN unset."""
     return np.concatenate(
         [
             features.numeric,
@@ -121,7 +124,10 @@ def fit_trees(
     rounds: int = 150,
     repeats: int = 3,
 ) -> Trees:
-    """Average of `repeats` forests of boosted trees. Raises `CmdanaError` where LightGBM is not installed."""
+    """Gradient-boosted trees (LightGBM) for malicious rows of `table` [n, F], the average of `repeats` ensembles.
+
+    Raises `CmdanaError` where LightGBM is not installed.
+    """
     models = []
     for k in range(repeats):
         model = _classifier(n_estimators=rounds, random_state=seed + k)
@@ -137,7 +143,10 @@ def fit_classes(
     seed: int,
     rounds: int = 40,
 ) -> Trees:
-    """Which kind of attack, given that it is one: an output for each of the codes 0.. in `kind` (three or more)."""
+    """Gradient-boosted trees that tell kinds of attack apart: an output for each code 0.. of `kind` [n], three or more.
+
+    Raises `CmdanaError` where LightGBM is not installed.
+    """
     model = _classifier(n_estimators=rounds, random_state=seed, objective="multiclass")
     model.fit(table, kind, sample_weight=weight)
     return _flatten([model.booster_.dump_model()], int(kind.max()) + 1)

@@ -26,12 +26,10 @@ from feature_extractors import (
 )
 
 _STATE_CODE: Final = {name: code for code, name in enumerate(CONN_STATES)}
-_MAX_SKEW: Final = (
-    60.0  # seconds that workers of a cluster may be apart; a greater step back is another capture
-)
-_CERTIFICATES: Final = (
-    10_000  # x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
-)
+# seconds that workers of a cluster may be apart; a greater step back is another capture
+_MAX_SKEW: Final = 60.0
+# x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
+_CERTIFICATES: Final = 10_000
 
 _CERTIFICATES_SHARE: Final = 4  # their part of the bytes that log entries may hold, beside these
 

@@ -32,12 +32,10 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import Detector
 
 VERSION: Final = importlib.metadata.version("cmdana")
-_STUCK_SECONDS: Final = (
-    30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
-)
-_LEAVE_SECONDS: Final = (
-    30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
-)
+# seconds in one batch after which the heartbeat stops: a detector that hangs is lost
+_STUCK_SECONDS: Final = 30.0
+# seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
+_LEAVE_SECONDS: Final = 30.0
 _UNANSWERED_HEARTBEATS: Final = 5  # heartbeats without an answer after which the operator is told
 _QUIET_SECONDS: Final = 0.7  # seconds of silence after which nothing is in flight
 

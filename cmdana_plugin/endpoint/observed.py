@@ -36,7 +36,7 @@ _MAX_DESCRIBED: Final = 64  # packets of a connection that a message may describ
 class ConnectionRow(NamedTuple):
     """One connection; a number below 0 is unset."""
 
-    # The words of `CMDANA::tell_connection`.
+    # The words of `CMDANA::publish_connection`.
     uid: str
     orig_h: str
     resp_h: str

@@ -39,9 +39,8 @@ class Run:
 
     node: str
     seq: int = 0
-    expected: int | None = (
-        None  # `before` of the next batch if nothing is lost; None until there has been one
-    )
+    # `before` of the next batch if nothing is lost; None until there has been one
+    expected: int | None = None
     earlier: int = 0  # published before this endpoint met the run
     received: int = 0
     lost: int = 0

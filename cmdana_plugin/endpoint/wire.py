@@ -64,9 +64,8 @@ class Welcome:
     to: str = ""  # the instance of the detector that it is meant for
     n: int = 0  # 1, 2, 3 ... within a run
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
-    benign: bool | None = (
-        None  # whether it writes down benign verdicts; None from a node that writes none at all
-    )
+    # whether it writes down benign verdicts; None from a node that writes none at all
+    benign: bool | None = None
 
     @property
     def waits(self) -> bool:

@@ -40,13 +40,11 @@ class Label:
 class Found:
     """Verdicts and notices counted against labels."""
 
-    connections: Counter[str] = field(
-        default_factory=Counter
-    )  # label -> labelled connections that were scored
+    # label -> labelled connections that were scored
+    connections: Counter[str] = field(default_factory=Counter)
     flagged: Counter[str] = field(default_factory=Counter)  # label -> of these, not benign by verdict
-    families: dict[str, tuple[int, int, bool]] = field(
-        default_factory=dict
-    )  # family -> (all, flagged, noticed)
+    # family -> (all, flagged, noticed)
+    families: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     true_notices: int = 0  # notices that rest on a malicious connection, at least one
     false_notices: int = 0  # notices that rest on benign connections only
     unlabelled_notices: int = 0  # the rest

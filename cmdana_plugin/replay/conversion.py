@@ -67,7 +67,7 @@ def convert(
     return summary
 
 
-def told_apart(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
+def captures_or_logs(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
     """The captures among the files and folders named, or their Zeek logs: what is no log is taken to be a capture.
 
     Raises `CaptureError` where there are both, and as `find_captures`.

@@ -42,9 +42,8 @@ _AHEAD_WINDOWS: Final = 16384  # that wait where the child is ahead
 _WORTHWHILE_WINDOWS: Final = 4096  # windows that are handed on at once where so many come
 _PATIENCE_SECONDS: Final = 0.5  # within so many seconds
 _LOOK_SECONDS: Final = 5.0  # so often the child is looked at while nothing comes, seconds
-_STUCK_CPU_SECONDS: Final = (
-    600.0  # seconds of its processor time without a block; compiling takes one minute at most
-)
+# seconds of its processor time without a block; compiling takes one minute at most
+_STUCK_CPU_SECONDS: Final = 600.0
 _CHILD_NICENESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)

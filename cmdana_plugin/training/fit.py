@@ -54,15 +54,12 @@ from feature_extractors.features import (
 
 Progress = Callable[[str, float], None]
 _CHUNK_EVENTS: Final = 512  # events of one step
-_TRAINING_EVENTS: Final = (
-    300_000  # events that the network learns from, repeats included, unless told how many passes
-)
-_LARGE_RECORDING_EVENTS: Final = (
-    150_000  # events of a large recording that the network learns from: a day in minutes
-)
-_CONSECUTIVE_STEPS: Final = (
-    16  # steps that follow each other where not all of a large recording is learned from
-)
+# events that the network learns from, repeats included, unless told how many passes
+_TRAINING_EVENTS: Final = 300_000
+# events of a large recording that the network learns from: a day in minutes
+_LARGE_RECORDING_EVENTS: Final = 150_000
+# steps that follow each other where not all of a large recording is learned from
+_CONSECUTIVE_STEPS: Final = 16
 _MAX_EPOCHS: Final = 40
 # Share of each recording, its last, that p-values are taken from if nothing else is given.
 _CALIBRATION_FRACTION: Final = 0.2

@@ -23,9 +23,8 @@ _FAILED_STATES: Final = (0, 3)  # S0 and REJ: nobody answered, or nobody wanted 
 _MANY_TARGETS: Final = 100  # failed targets, or names, from which on a host is told
 _LONG_NAME_CHARACTERS: Final = 60  # characters of a name that is long
 _NAMED_HOSTS: Final = 5  # hosts named for each reason
-_ATTACK_P_VALUE: Final = (
-    1e-3  # p-value of the supervised head from which on a connection is like a known attack
-)
+# p-value of the supervised head from which on a connection is like a known attack
+_ATTACK_P_VALUE: Final = 1e-3
 _MIN_ATTACK_CONNECTIONS: Final = 20  # such connections of a host
 _MIN_ATTACK_SHARE: Final = 0.1  # and their share of its connections
 _CHUNK_CONNECTIONS: Final = 65_536  # connections looked at together
@@ -39,9 +38,8 @@ class Usual:
     failed: int = 0
     originators: set[bytes] = field(default_factory=set)
     responders: set[bytes] = field(default_factory=set)
-    values: list[NDArray[np.float32]] = field(
-        default_factory=list
-    )  # [n, 3] bytes each way, seconds; NaN unset
+    # [n, 3] bytes each way, seconds; NaN unset
+    values: list[NDArray[np.float32]] = field(default_factory=list)
 
     def quantiles(self) -> NDArray[np.float64]:
         """[3, 3]: of bytes from the originator, from the responder and of seconds, at 10, 50 and 90 %; NaN unset."""
@@ -133,22 +131,17 @@ class Normal:
 class Suspects:
     """Hosts that would teach a model that an attack is normal, by what needs no model to see."""
 
-    scans: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> hosts and ports that did not answer it
-    names: Counter[tuple[str, str]] = field(
-        default_factory=Counter
-    )  # originator, domain -> long names asked for
-    odd: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> connections that the model before found odd
+    # originator -> hosts and ports that did not answer it
+    scans: Counter[str] = field(default_factory=Counter)
+    # originator, domain -> long names asked for
+    names: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # originator -> connections that the model before found odd
+    odd: Counter[str] = field(default_factory=Counter)
 
-    attacks: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> connections that resemble known attacks
-    origins: list[NDArray[np.uint8]] = field(
-        default_factory=list
-    )  # [n, 16] of every connection that was received
+    # originator -> connections that resemble known attacks
+    attacks: Counter[str] = field(default_factory=Counter)
+    # [n, 16] of every connection that was received
+    origins: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def receive(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
         """Looks through the connections that are to teach what is normal."""

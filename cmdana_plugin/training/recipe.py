@@ -64,15 +64,13 @@ class Recipe:
     """How to train. The defaults are what ships."""
 
     seed: int = 0
-    epochs: int | None = (
-        None  # passes; None: as many as a small recording needs and a large one can do without
-    )
+    # passes; None: as many as a small recording needs and a large one can do without
+    epochs: int | None = None
     rate: float = 2e-3
     width: int = 48
     dropout: float = _MODALITY_DROPOUT
     trees: bool = True
     components: tuple[str, ...] = COMPONENTS
-    attack_weight: float = (
-        3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
-    )
+    # of the supervised head in the fusion, the anomaly components together weigh 1
+    attack_weight: float = 3.0
     variant: Variant = Variant()

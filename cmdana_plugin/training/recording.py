@@ -27,9 +27,8 @@ from feature_extractors.features import (
 
 # label of windows that are probably benign: they teach normal, never what is not an attack
 PRESUMED: Final = -2
-_COLD_START_PIECES: Final = (
-    4  # pieces of benign traffic that are also judged from an empty state, as after a restart
-)
+# pieces of benign traffic that are also judged from an empty state, as after a restart
+_COLD_START_PIECES: Final = 4
 _COLD_START_CONNECTIONS: Final = 4096  # connections of such a piece, at most
 MIN_ROWS: Final = 64
 

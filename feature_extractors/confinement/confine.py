@@ -124,9 +124,8 @@ _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 # Denied in part only, by their arguments.
 _IN_PART: Final = frozenset({"open", "openat", "clone", "kill", "tgkill", "ioctl", "prlimit64"})
-_ABSENT: Final = frozenset(
-    {"openat2", "clone3"}
-)  # their flags are out of a filter's reach; the older calls serve
+# their flags are out of a filter's reach; the older calls serve
+_ABSENT: Final = frozenset({"openat2", "clone3"})
 # Left to another program: its start, and giving up a user's privileges, with which tshark begins.
 _TO_START: Final = frozenset({
     "execve", "execveat", "setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",

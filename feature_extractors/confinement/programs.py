@@ -14,9 +14,8 @@ from typing import Final
 from feature_extractors.confinement import confine
 
 _PLAIN: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")  # what words and times look like
-_CLOCK_SECONDS_PER_CPU_SECOND: Final = (
-    4  # seconds by the clock for each second of CPU time that a program may take
-)
+# seconds by the clock for each second of CPU time that a program may take
+_CLOCK_SECONDS_PER_CPU_SECOND: Final = 4
 _USUAL: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -17,9 +17,8 @@ _LEFT_OUT: Final = frozenset(
     )
 )  # fmt: skip
 _LOG_VALUES: Final = (bool, int, float, str, list)
-_OF_FILES: Final = frozenset(
-    {"x509", "pe", "ocsp"}
-)  # they name a file or certificate instead of a connection
+# they name a file or certificate instead of a connection
+_OF_FILES: Final = frozenset({"x509", "pe", "ocsp"})
 
 _MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
 _MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
