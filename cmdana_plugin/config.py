@@ -187,7 +187,7 @@ class Found:
     ignored: tuple[str, ...] = ()  # keys of a working folder's file that are not taken from there
 
     def words(self) -> str:
-        """For the operator, "" where there is nothing to say."""
+        """Where the configuration came from, as a sentence for the operator; "" for the defaults."""
         if self.path is None:
             return ""
         if self.operators:
@@ -198,7 +198,7 @@ class Found:
         return f"{words}; not taken from there: {', '.join(self.ignored)} (name the file with --config)"
 
     def object(self) -> dict[str, object] | None:
-        """For `--json`."""
+        """Where the configuration came from, as an object for `--json`; None for the defaults."""
         if self.path is None:
             return None
         return {"file": str(self.path), "operators": self.operators, "ignored": list(self.ignored)}
@@ -210,8 +210,8 @@ def load(path: Path | None) -> Config:
 
 
 def find(path: Path | None) -> Found:
-    """The configuration in `path`; without one, in the first file of `operators_files`; without those, what cannot
-    run or hide anything of `./plugin.toml`; without that, the defaults.
+    """The configuration and its origin: in `path`; without one, in the first file of `operators_files`; without
+    those, what cannot run or hide anything of `./plugin.toml`; without that, the defaults.
 
     A path in it that is relative begins at the file's folder. Raises `ConfigError` with one line for the first mistake,
     and for an operator's file that others can write, if it holds what a working folder's may not.
@@ -241,7 +241,7 @@ def find(path: Path | None) -> Found:
 
 
 def operators_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Where an operator puts a configuration that is not named on the command line, in this order."""
+    """The paths of an operator's configuration, in order of precedence (XDG Base Directory, then /etc)."""
     homes = [environment.get("XDG_CONFIG_HOME", "")]
     if not os.path.isabs(homes[0]):  # a relative one is to be ignored, says the XDG specification
         homes = [f"{environment['HOME']}/.config"] if os.path.isabs(environment.get("HOME", "")) else []
@@ -249,7 +249,7 @@ def operators_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def to_write(found: Found | None) -> Path:
-    """The operator's file to write to: the one in use, or the user's own."""
+    """The path of the operator's configuration to change: the one in use, or the user's own."""
     if found is not None and found.path is not None and found.operators:
         return found.path
     return operators_files()[0]
@@ -375,7 +375,7 @@ def _own_group(found: os.stat_result) -> bool:
 
 
 def shown(text: str) -> str:
-    """A name from a file or a folder as it can be shown: no character of it moves the cursor or colours the screen."""
+    """A text made safe to print: characters that are not printable are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -32,7 +32,7 @@ _OLDEST_ZEEK: Final = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `wrong` is broken; `missing` is absent, and needed only if `required`."""
+    """The result of one check. `wrong` is broken; `missing` is absent, and needed only if `required`."""
 
     what: str
     state: State
@@ -46,7 +46,7 @@ class Finding:
 
 
 def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
-    """Each finding as it is made, in the order of the walk, of the configuration and the model asked for."""
+    """The findings as they are made, in the order of the walk, for this configuration and model."""
     settings = Config()
     yield _python()
     try:
@@ -72,7 +72,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
 
 
 def finding_object(finding: Finding) -> dict[str, object]:
-    """For `--json`."""
+    """A finding as an object for `--json`."""
     return asdict(finding) | {"fails": finding.fails}
 
 
@@ -320,7 +320,7 @@ def _secret(settings: Config) -> Finding:
 
 
 def secret_made(path: Path) -> str:
-    """What there is to do with a new secret."""
+    """What to do with a new secret, in words."""
     return (
         f"{path}: made, for its owner only. Zeek finds it there if it runs as the same user; elsewhere copy it (chmod "
         '600, owned by the user that Zeek runs as) and say so: redef CMDANA::secret_file = "..."; every node of a '

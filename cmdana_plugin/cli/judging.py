@@ -180,9 +180,9 @@ def convert(
     """Write conn.log and every application's log of captures, as Zeek does; or write logs anew, one for each stream."""
     settings = configured(config).config
     from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import captures_or_logs
     from cmdana_plugin.replay import convert as write_logs
     from cmdana_plugin.replay import embedded as offline
-    from cmdana_plugin.replay import captures_or_logs
 
     captures, logs = captures_or_logs(what)
     if logs:

@@ -37,7 +37,7 @@ _NAMED_SHARE: Final = 0.2  # of the connections above which a component's being 
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """One kind of traffic in the last whole window."""
+    """The observed over the nominal share of small p-values of one kind of traffic in the last whole window."""
 
     connections: int  # that counted
     hosts: int
@@ -47,7 +47,9 @@ class Lift:
 
 
 class DriftMonitor:
-    """P-values in, `CMDANA::Traffic_Drift` notices out; one set of counts for each kind of traffic and window."""
+    """Calibration monitor: p-values in, `CMDANA::Traffic_Drift` notices out, from the shares of small p-values by kind
+    and window.
+    """
 
     def __init__(self, settings: Drift, components: Collection[str]) -> None:
         """`components` are those of a score that can be named as what has moved."""
@@ -71,7 +73,7 @@ class DriftMonitor:
         self._raised: dict[int, float] = {}  # stratum -> network time of its last notice
 
     def receive(self, windows: Encoded, scores: Scores) -> list[Notice]:
-        """Counts a block, in order of `end`; the notices of the windows that have ended with it."""
+        """The notices of the windows of network time that end with this block; blocks come in order of `end`."""
         c = windows.connections
         final = np.flatnonzero(c.stage == Stage.FINAL)
         if not len(final):

@@ -1,4 +1,4 @@
-"""The only loop that drives data: encoded windows in, verdicts and notices out, offline and live alike."""
+"""The one loop that drives data: encoded windows in, verdicts and notices out, offline and live alike."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMPONENT_WORDS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a block of windows came to: a verdict for each window in its order, and the notices raised."""
+    """The result for a block: a verdict for each window in its order, and the notices raised."""
 
     windows: Encoded
     verdicts: Verdicts
@@ -53,7 +53,7 @@ class Judge:
 
     A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
     that a flood of odd connections costs little more than one of ordinary ones. So does a flood of notices: how many
-    are explained hangs on network time alone, and so is the same live and offline, however the stream is cut.
+    are explained depends on network time alone, and so is the same live and offline, however the stream is cut.
     """
 
     def __init__(self, detector: Detector, config: Config) -> None:
@@ -65,7 +65,7 @@ class Judge:
         self._now = -math.inf
 
     def judged(self, blocks: Iterable[Encoded], *, ahead: bool = False) -> Iterator[Judged]:
-        """What each block comes to, in turn; the blocks are one stream in order of `end`, some may be empty.
+        """The result for each block in turn; the blocks are one stream in order of `end`, some may be empty.
 
         A block is asked for when what came of the one before has been taken. With `ahead` it is asked for and scored in
         a thread, while the caller is at work on the one before.
@@ -75,7 +75,7 @@ class Judge:
             yield self.conclude(windows, scores)
 
     def conclude(self, windows: Encoded, scores: Scores) -> Judged:
-        """The second half of judging, block by block in the same order; the detector may be a block ahead."""
+        """The result for a block whose scores are known; blocks in stream order, the detector may be a block ahead."""
         if not len(windows):
             return Judged(windows, NO_VERDICTS, (), {})
         verdicts = self._verdicts(windows, scores)
@@ -178,7 +178,7 @@ _NAMED_P_VALUE: Final = 0.05  # a component's p-value below which it is named be
 
 
 def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
-    """For each odd row its components with the smallest p-values in words, least first; nothing for the others.
+    """At most `most` components with the smallest p-values in words for each `odd` row, least first; () for others.
 
     Only what is below 1 in 20, or else the least alone.
     """
@@ -206,7 +206,7 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
 
 
 def oddest_components(scores: Scores, rows: NDArray[np.int64]) -> list[str | None]:
-    """Of each of these rows the component with the smallest p-value; None where none applies."""
+    """The component with the smallest p-value of each of `rows`; None where none applies."""
     names = _components(scores)
     if not len(rows) or not names:
         return [None] * len(rows)

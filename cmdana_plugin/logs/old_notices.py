@@ -1,4 +1,4 @@
-"""Fields of notices in logs of versions that wrote words only, read from those words; nothing else parses them."""
+"""Fields of notices in logs of versions that wrote sentences only, parsed from them; nothing else parses sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs in whatever dialect in, logs as Zeek writes them out: one of each stream."""
+"""Logs of any dialect in, logs as Zeek writes them out: one of each stream."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CONTAINER: Final = re.compile(r"(?:set|vector)\[(.*)\]")
 
 @dataclass(slots=True)
 class Rewritten:
-    """What was read, and what was written of it."""
+    """The outcome of `rewrite`: what was read, written, refused and passed over."""
 
     files: list[str]  # that were read, in this order
     rows: dict[str, int] = field(default_factory=dict)  # by stream

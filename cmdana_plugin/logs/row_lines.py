@@ -1,4 +1,4 @@
-"""Rows of Zeek's application logs as lines, where they are extracted: what crosses to the writer is bytes."""
+"""Rows of Zeek's application logs as lines, formatted in the extraction process: only bytes cross to the writer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lines(NamedTuple):
 
 
 class RowWriter:
-    """Makes the lines of rows in one format. What it does with a row depends on weird.log's rows before it alone."""
+    """Formats rows as lines of TSV or JSON; stateless but for weird.log, whose repeated names Zeek writes once."""
 
     def __init__(self, fmt: Format, local: LocalNets) -> None:
         self._line: Mapping[str, Callable[[LogRow], str]] = {

@@ -1,7 +1,7 @@
 from . import embedded as embedded
 from . import reference as reference
-from .conversion import convert as convert
 from .conversion import captures_or_logs as captures_or_logs
+from .conversion import convert as convert
 from .embedded import extract as extract
 from .embedded import limits_of as limits_of
 from .embedded import merge_counts as merge_counts

@@ -1,4 +1,4 @@
-"""Captures in, Zeek's logs out, without anybody judging what is in them."""
+"""Captures in, Zeek's logs out, without a detector."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def convert(
 
     Raises `CaptureError` or `LogError`; then nothing is left in `out`.
     """
-    from cmdana_plugin.replay.extraction_process import Beside  # and numba, for which a process is forked
+    from cmdana_plugin.replay.extraction_process import (
+        ChildProcess,  # and numba, for which a process is forked
+    )
 
     summary = Summary([str(c) for c in captures])
     to = config.logs.format if to is None else to
@@ -46,7 +48,7 @@ def convert(
     logs_of = config.logs.model_copy(update={"format": crossing})
     config = config.model_copy(update={"logs": logs_of})
     logs = LogFolder(out, opener(to))
-    blocks = Beside(lambda: _extracted(captures, config))
+    blocks = ChildProcess(lambda: _extracted(captures, config))
     try:
         try:
             logs.log(CONN)
@@ -68,7 +70,7 @@ def convert(
 
 
 def captures_or_logs(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
-    """The captures among the files and folders named, or their Zeek logs: what is no log is taken to be a capture.
+    """The captures, or the Zeek logs, among the files and folders named; what is no log is taken to be a capture.
 
     Raises `CaptureError` where there are both, and as `find_captures`.
     """

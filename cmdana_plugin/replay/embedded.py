@@ -33,7 +33,7 @@ from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judge, Judged
-    from cmdana_plugin.replay.extraction_process import Beside, Part
+    from cmdana_plugin.replay.extraction_process import ChildProcess, Part
     from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
@@ -41,7 +41,7 @@ _BLOCK_WINDOWS = 8192  # windows scored at once
 
 
 def limits_of(config: Config) -> ExtractorLimits:
-    """The extractor's limits as `plugin.toml` sets them."""
+    """The extractor's limits of the tables [tracker] and [content] of `plugin.toml`."""
     from feature_extractors import ExtractorLimits
     from feature_extractors.content import ContentLimits
     from feature_extractors.tracker import TrackerLimits
@@ -53,7 +53,7 @@ def limits_of(config: Config) -> ExtractorLimits:
 
 @contextmanager
 def prepared(folder: Path, force: bool) -> Iterator[None]:
-    """The folder for the logs, made if need be; where what is done inside fails, a folder that was made goes again.
+    """A context in which the folder for the logs exists and is locked; one that it made goes again where it fails.
 
     Raises `LogError` where it cannot be used or already holds such logs, `Busy` where another process writes there.
     """
@@ -146,7 +146,7 @@ def _parts(windows: Windows) -> Iterator[Windows]:
 
 
 def merge_counts(into: Counter[str], parts: Iterable[Counts]) -> None:
-    """Adds counters by reason."""
+    """Adds the counts by reason of `parts` to `into`."""
     for part in parts:
         into.update(part.by_reason)
 
@@ -158,7 +158,7 @@ def replay(
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Writes the logs of the captures to `out` that `config.logs.streams` asks for, and says what it saw.
+    """The summary of a replay that writes the logs of the captures to `out`, as `config.logs.streams` asks for.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
     `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
@@ -166,10 +166,10 @@ def replay(
     """
     summary = Summary([str(c) for c in captures])
     from cmdana_plugin.replay.extraction_process import (
-        Beside,  # and numba, which both processes need: loaded once
+        ChildProcess,  # and numba, which both processes need: loaded once
     )
 
-    blocks = Beside(lambda: _extracted(captures, config))
+    blocks = ChildProcess(lambda: _extracted(captures, config))
     try:
         logs = LogFolder(
             out,
@@ -223,7 +223,7 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
 
 
 def application_lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None]]:
-    """What gives lines, none where none are ready, and what takes the rows that they are made of."""
+    """An iterator of formatted lines, [] where none are ready, and the function that takes their rows."""
     from cmdana_plugin.logs import RowWriter
 
     waiting: deque[list[LogRow]] = deque()
@@ -247,7 +247,7 @@ def _undecoded(summary: Summary) -> dict[str, int]:
     return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
-def _counted(blocks: Beside, summary: Summary, logs: LogFolder[LogWriter]) -> Iterator[Encoded]:
+def _counted(blocks: ChildProcess, summary: Summary, logs: LogFolder[LogWriter]) -> Iterator[Encoded]:
     """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too.
 
     Lines of application logs are written as they come.

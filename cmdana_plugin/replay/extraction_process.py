@@ -1,4 +1,4 @@
-"""Work in a process of its own whose blocks come over a pipe: extraction has a core to itself while another scores.
+"""Extraction in a child process whose blocks come over a pipe: it has a core to itself while another scores.
 
 A child of this process, forked before anything heavy is loaded, so that it costs next to nothing to start. What
 travels is the columns' bytes, and the little else as `marshal` has it: both ends are one program.
@@ -57,8 +57,9 @@ _ours: Final[list[int]] = []  # in the child: its end of the pipe
 
 
 def lock_in() -> None:
-    """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
-    byte of traffic is looked at (`feature_extractors.confinement.confine.lock_in`).
+    """Confines the child process for good (`feature_extractors.confinement.confine.lock_in`).
+
+    Called by its work when all that it needs is loaded and open, before the first byte of traffic is looked at.
 
     From here on the garbage collector runs seldom (`gc_policy`).
     """
@@ -66,8 +67,8 @@ def lock_in() -> None:
     confine.lock_in(_ours[-1])
 
 
-class Beside:
-    """Blocks that `work` makes in a child process, in its order; `work` yields them as parts.
+class ChildProcess:
+    """An iterator of the parts that `work` yields in a forked child process, in its order.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
@@ -125,7 +126,7 @@ class Beside:
         raise RuntimeError("extraction ended before its end: see above")
 
     def ahead(self) -> bool:
-        """Whether the child needs no core for now: it is at its end, or much waits."""
+        """Whether the child needs no core for now: it has ended, or `_AHEAD_WINDOWS` windows or more wait."""
         return self._ended or self._rows >= _AHEAD_WINDOWS
 
     def close(self) -> None:

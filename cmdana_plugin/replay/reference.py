@@ -39,7 +39,7 @@ def scores(detector: CrossModal) -> list[float]:
 
 
 def with_reference(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint, which tells its scores of the capture."""
+    """The same checkpoint with its scores of the capture in its metadata."""
     from cmdana_plugin.detector import CrossModal, renamed
     from feature_extractors.features import load_schema
 
@@ -48,7 +48,7 @@ def with_reference(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def differs(found: list[float], expected: str) -> str:
-    """In words how the scores differ from those that a model tells; "" where they do not."""
+    """How scores differ from the `expected` ones of a model's metadata, in words; "" within .01 of each."""
     try:
         listed = json.loads(expected)
     except (ValueError, RecursionError):

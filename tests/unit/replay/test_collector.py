@@ -10,7 +10,7 @@ from made_windows import block_of, office
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.replay.embedded import Summary, extract
-from cmdana_plugin.replay.extraction_process import Beside, Part, lock_in
+from cmdana_plugin.replay.extraction_process import ChildProcess, Part, lock_in
 
 REFERENCE = Path(__file__).parents[3] / "cmdana_plugin" / "models" / "reference.pcap.gz"
 
@@ -22,7 +22,7 @@ def test_the_process_that_extracts_looks_seldom_and_never_at_what_was_loaded() -
         yield block, {"threshold": gc.get_threshold()[0], "frozen": gc.get_freeze_count()}, []
 
     before = gc.get_threshold(), gc.get_freeze_count()
-    ((_, numbers, _),) = Beside(work)
+    ((_, numbers, _),) = ChildProcess(work)
     assert numbers["threshold"] > before[0][0]
     assert numbers["frozen"] > 10_000
     assert (gc.get_threshold(), gc.get_freeze_count()) == before
