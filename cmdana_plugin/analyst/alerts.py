@@ -38,7 +38,7 @@ _CHUNK_BYTES: Final = 1024 * 1024  # bytes of a growing log that are looked at t
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which notices to show; each unset part lets all through."""
+    """A predicate on notices; an unset criterion admits all."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
     note: str | None = None
@@ -56,7 +56,7 @@ class Filter:
         until: str | None,
         min_score: float = 0.0,
     ) -> Filter:
-        """From the words of the command line. Raises `CmdanaError` naming the option."""
+        """The filter that options of the command line describe. Raises `CmdanaError` naming the option."""
         network = None
         if host is not None:
             try:
@@ -125,7 +125,7 @@ def notice_logs(paths: Iterable[Path]) -> list[Path]:
 
 
 def tail(path: Path) -> Iterator[Mapping[str, Field]]:
-    """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
+    """The records written to `path` from now on, through rotation, without end; the file need not exist yet."""
     file: IO[bytes] | None = None
     passed = PassedOver()
     lines = LogLines(str(path), "notice", passed, as_bytes=True)

@@ -25,7 +25,7 @@ _NARROW_PIXELS: Final = 328.0
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One host in one role over time."""
+    """The odd connections and notices of one host in one role over time."""
 
     label: str
     dots: Sequence[tuple[float, int]]  # (middle of the column in seconds since the epoch, odd connections)
@@ -40,7 +40,7 @@ def time_columns(
     span: tuple[float, float],
     kind: str,
 ) -> Markup:
-    """Bars of a count per time column: `counts` are (start of the column, n), columns are `width` seconds wide."""
+    """A bar chart of counts over time: `counts` are (start of the column, n), columns are `width` seconds wide."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 132, left=48, bottom=26, top=20)
@@ -68,7 +68,7 @@ def time_columns(
 
 
 def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Markup:
-    """Counts of scores in equal bins over 0..1, logarithmic, with the threshold and the p-value above the scores."""
+    """A histogram of scores in equal bins over 0..1, logarithmic counts, with the threshold and an axis of p-values."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 250, left=48, bottom=42, top=52)
@@ -114,7 +114,7 @@ def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Mar
 
 
 def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup:
-    """One lane per host: a dot per time column, larger for more odd connections; a tick where a notice was raised."""
+    """A timeline, a lane per host: a dot per time column, larger for more odd connections; a tick for each notice."""
 
     def draw(w: float) -> Markup:
         narrow = w <= _NARROW_PIXELS
@@ -144,7 +144,7 @@ def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup
 def shares(
     title: str, columns: Sequence[tuple[float, Sequence[float]]], width: int, span: tuple[float, float]
 ) -> Markup:
-    """Stacked columns of shares that sum to 1, over time: `columns` are (start, shares)."""
+    """A stacked area of shares that sum to 1 over time: `columns` are (start in seconds, shares)."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 190, left=48, bottom=26, top=20)
@@ -164,7 +164,7 @@ def shares(
 
 
 def meter(title: str, n: int, budget: float) -> Markup:
-    """One horizontal bar of a count against its budget, which the dashed line marks."""
+    """A horizontal bar of a count against its budget, which a dashed line marks."""
     most = max(n, budget) * 1.15
     at = 200 * budget / most
     return Markup(
@@ -176,7 +176,7 @@ def meter(title: str, n: int, budget: float) -> Markup:
 
 
 def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
-    """Where in the whole span something began and ended, as a small bar."""
+    """A small bar that shows where in `span` (seconds) something began and ended."""
     length = max(span[1] - span[0], 1.0)
     begin, end = (min(max((t - span[0]) / length, 0.0), 1.0) * 96 for t in (first, last))
     return Markup(
@@ -186,7 +186,7 @@ def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
 
 
 def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup:
-    """A bar per day with the budget as a line across; `counts` are (date, notices) in order."""
+    """A bar chart of notices per day with the budget as a line; `counts` are (date, notices) in order."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 170, left=48, bottom=26, top=24)
@@ -226,7 +226,7 @@ def columns_of(span: tuple[float, float], narrowest: int) -> int:
 
 
 def words(seconds: int) -> str:
-    """A column width as a person says it."""
+    """A column width in words, such as "5 minutes"."""
     for size, name in ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= size:
             n = seconds // size
@@ -338,7 +338,7 @@ def _short(n: int) -> str:
 
 
 def one_in(p_value: float) -> str:
-    """A p-value as a person says it: "1 in 40,000"."""
+    """A p-value in words, such as "1 in 40,000"."""
     if p_value <= 0:
         return "none seen"
     n = 1.0 / p_value

@@ -45,7 +45,7 @@ _EVERYWHERE: Final = frozenset(("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of one uid; rows are as the logs have them."""
+    """The rows of the logs about one uid, and its host's verdicts around it."""
 
     verdicts: Rows  # early and final, in order of time
     conn: Mapping[str, Field] | None
@@ -63,7 +63,7 @@ class Explanation:
 
 
 def explain(uid: str, folder: Path) -> Explanation:
-    """Gathers what the logs of `folder` say about `uid`. Raises `RecordError` for one that they do not hold."""
+    """What the logs of `folder` hold about `uid`. Raises `RecordError` for one that they do not hold."""
     scored = find_logs([folder], "cmdana")
     if not scored:
         raise RecordError(
@@ -100,7 +100,7 @@ def explain(uid: str, folder: Path) -> Explanation:
 
 
 def explanation_object(found: Explanation) -> Mapping[str, object]:
-    """The same as an object for `--json`."""
+    """The explanation as an object for `--json`."""
     return {
         "verdicts": list(found.verdicts),
         "usual_traffic_as_odd": one_in(p_value_in(found.verdict)),

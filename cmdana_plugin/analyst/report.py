@@ -69,7 +69,7 @@ _CMDANA_FIELDS: Final = frozenset(
 
 
 class Timeline:
-    """Sums per key and time column; when there are too many cells, columns widen up the ladder of `charts.LADDER`."""
+    """A bounded time series of sums per key; past `_MAX_CELLS` cells its columns widen, up `charts.LADDER`."""
 
     def __init__(self, values: int) -> None:
         self.width: int = charts.LADDER[0]  # seconds
@@ -92,7 +92,7 @@ class Timeline:
             cell[i] += value
 
     def columns(self, width: int) -> dict[tuple[str, int], list[float]]:
-        """The cells in columns of `width` seconds, a multiple of the present width."""
+        """The sums by key and column of `width` seconds, a multiple of the present width."""
         merged: dict[tuple[str, int], list[float]] = {}
         for (key, column), cell in self.cells.items():
             into = merged.setdefault((key, column * self.width // width), [0.0] * self._values)
@@ -150,7 +150,7 @@ class Incident:
 
 @dataclass(slots=True)
 class Seen:
-    """What the logs say, in bounded space; counts are of final verdicts unless said otherwise."""
+    """The statistics of the logs of a folder, of bounded size; of final verdicts unless said otherwise."""
 
     connections: int = 0
     early: int = 0  # early verdicts
@@ -187,7 +187,7 @@ class Seen:
 
 
 def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, _share: None) -> Seen:
-    """Reads notice.log, cmdana.log and conn.log of the folder, rotated ones too, in one pass each.
+    """The statistics of notice.log, cmdana.log and conn.log of the folder, rotated ones too, in one pass each.
 
     Raises `RecordError` where there is no cmdana.log, or a file that is no Zeek log.
     """
@@ -210,7 +210,7 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
 
 
 def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
-    """The page. `alerts_per_day` is the budget that notices are counted against."""
+    """The page as HTML. `alerts_per_day` is the budget that notices are counted against."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -449,7 +449,7 @@ def _record(c: Connections, i: int) -> Mapping[str, Field]:
 
 
 def facts(row: Mapping[str, Field]) -> str:
-    """A row of conn.log in words."""
+    """A row of conn.log in words: how long, how much, state and history."""
     parts = []
     if row.get("duration") is not None:
         parts.append(f"lasted {units.span(number(row, 'duration'))}")

@@ -58,7 +58,7 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
 
 
 class Reload:
-    """A configuration that is read anew on SIGHUP; one that cannot be used is told of, and the old one kept."""
+    """A configuration that is read anew on SIGHUP; one that cannot be used is reported, and the old one kept."""
 
     def __init__(self, settings: Config, path: Path | None, notify: Callable[[str], None]) -> None:
         self.settings = settings
@@ -69,6 +69,7 @@ class Reload:
 
     @contextmanager
     def on_sighup(self) -> Iterator[None]:
+        """A context in which SIGHUP reads the configuration anew; the earlier handler comes back at its end."""
         before = signal.signal(signal.SIGHUP, self._ask)
         try:
             yield
@@ -76,7 +77,7 @@ class Reload:
             signal.signal(signal.SIGHUP, before)
 
     def wanted(self) -> bool:
-        """Whether there is a new configuration to begin anew with."""
+        """Whether a new configuration has been read and not taken yet."""
         if self._asked:
             self._asked = False
             try:
@@ -87,7 +88,7 @@ class Reload:
         return self._ready
 
     def taken(self) -> bool:
-        """Whether there was one, which is no longer new."""
+        """Whether a new configuration had been read; it counts as taken from now on."""
         ready, self._ready = self._ready, False
         return ready
 

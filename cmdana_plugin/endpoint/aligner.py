@@ -1,4 +1,4 @@
-"""Zeek's observations brought together by uid: batches in, blocks of complete windows out."""
+"""Stream join by uid of what Zeek observes: batches in, blocks of complete windows out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Aligner:
         self._end = -np.inf
 
     def receive(self, batches: Sequence[Batch]) -> Windows:
-        """The windows that these batches complete, early ones among them."""
+        """The windows that these batches complete, early ones among them, in order of `end`."""
         rows: list[ConnectionRow] = []
         logs: list[list[LogEntry]] = []
         for batch in batches:
@@ -77,7 +77,7 @@ class Aligner:
         return windows
 
     def finish(self) -> None:
-        """Counts what never met its connection and forgets it."""
+        """Counts the log entries whose connection never came, and drops them."""
         self.counts.add("log_without_connection", sum(len(p.entries) for p in self._pending.values()))
         self._pending.clear()
         self._pending_bytes = 0
@@ -147,7 +147,7 @@ class Aligner:
 
 
 def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> Windows:
-    """The rows as a block of windows, in the order given, each with its log entries."""
+    """Connection rows and their log entries as a block of windows, in the order given."""
     n = len(rows)
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(ConnectionRow._fields)
     c = dict(zip(ConnectionRow._fields, columns, strict=True))

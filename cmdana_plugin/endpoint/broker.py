@@ -81,7 +81,10 @@ class BrokerTransport:
         self._lock = threading.Lock()
 
     def open(self) -> str:
-        """Peers and subscribes. Broker reconnects by itself only while open; we close and open anew instead."""
+        """Peers and subscribes; the peer's address.
+
+        Broker reconnects by itself only while open; we close and open anew instead.
+        """
         endpoint, subscriber, status = self._parked or self._made()
         if not self._peered(endpoint, status):
             where = f"{self._host}:{self._port}"
@@ -116,7 +119,7 @@ class BrokerTransport:
         return endpoint, subscriber, status
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """The events that have come. `get` would hold the interpreter's lock, so wait on the descriptor instead."""
+        """The events that have come within `timeout` seconds. Waits on the descriptor: `get` would hold the GIL."""
         with self._lock:
             subscriber, status = self._subscriber, self._status
         if subscriber is None:
@@ -135,14 +138,14 @@ class BrokerTransport:
         return received
 
     def send(self, event: Event) -> None:
-        """One Zeek event."""
+        """Publishes one Zeek event. Raises `Disconnected`."""
         with self._lock:
             if self._endpoint is None or self._lost:
                 raise Disconnected
             self._endpoint.publish(event.topic, self._broker.zeek.Event(event.name, event.payload))
 
     def close(self) -> None:
-        """Leaves; what was published before is delivered first.
+        """Closes the endpoint; what was published before is delivered first.
 
         An endpoint that has lost its peer is kept for the next `open`: to shut it down may wait for ever for an actor
         that does not end (seen with Broker 1.4), and holds the interpreter's lock meanwhile.

@@ -1,4 +1,4 @@
-"""The live endpoint: a Zeek's observations judged as they come."""
+"""The live endpoint: connections of a running Zeek judged as they end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _DROPPED: Final = frozenset(
 
 
 class Live:
-    """Session, aligner and judge around one transport; `judged` moves on what has come.
+    """Session, aligner and judge around one transport; `judged` processes what has come.
 
     A thread drains the transport and keeps the heartbeat; everything else runs where `judged` is asked. `secret` is the
     one shared with Zeek; without it everybody is believed. `keep` is given all windows as they come.
@@ -94,11 +94,11 @@ class Live:
         )  # fmt: skip
 
     def start(self) -> None:
-        """Begins to connect."""
+        """Starts the thread that connects, drains the transport and keeps the heartbeat."""
         self.drain.start()
 
     def judged(self, timeout: float, over: Callable[[], bool]) -> Iterator[Judged]:
-        """What each micro-batch came to, when it has been answered.
+        """The result for each micro-batch, once its verdicts are sent.
 
         Ends when `over` says so, which is asked after each and whenever nothing has come for `timeout` seconds.
         """
@@ -107,7 +107,7 @@ class Live:
             yield judged
 
     def leave(self) -> None:
-        """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
+        """Stops cleanly: says goodbye to Zeek, judges and answers what was in flight, then closes."""
         self._leaving = True  # one more heartbeat, and Zeek would think us back
         self.drain.send(self.session.finish())
         self._silent, deadline = False, self._clock() + _LEAVE_SECONDS
@@ -123,7 +123,7 @@ class Live:
         self.aligner.finish()
 
     def counters(self) -> dict[str, int]:
-        """Every count that this endpoint keeps, by reason."""
+        """The counters of this endpoint since its start, by name."""
         total: Counter[str] = Counter({"connections_judged": self.session.judged})
         for counts in (
             self.counts, self.session.counts, self.aligner.counts, self.drain.counts, self._seal.counts,
@@ -134,7 +134,7 @@ class Live:
         return dict(total)
 
     def gauges(self) -> dict[str, float]:
-        """What holds now."""
+        """The present values of this endpoint, by name: lag in seconds, queue length, connection state."""
         return {
             "connected": float(self.drain.connected),
             "records_waiting": float(len(self.inbox)),
@@ -142,7 +142,7 @@ class Live:
         }
 
     def words(self) -> str:
-        """What has come of it so far, in a line."""
+        """The counts so far as one line for the operator."""
         counters = self.counters()
         dropped = sum(n for what, n in counters.items() if what in _DROPPED)
         return (
@@ -223,7 +223,8 @@ def run(
     quiet: bool = False,
     keep: Callable[[Windows], None] = lambda _: None,
 ) -> int:
-    """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked after each block; the exit status.
+    """The exit status of judging a running Zeek's connections until SIGTERM, SIGINT or `until` (asked after each
+    block).
 
     `gauges` are served beside the endpoint's own; `notify` gets the lines for the operator (else stderr does), with
     one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
@@ -286,7 +287,7 @@ def run(
 
 
 def shared_secret(endpoint: Endpoint) -> bytes | None:
-    """The secret shared with Zeek, None where it is to be done without. Raises `CmdanaError`."""
+    """The secret shared with Zeek, None where `authentication = "none"`. Raises `CmdanaError`."""
     if endpoint.authentication == "none":
         return None
     path = secret_path(endpoint.secret_file)

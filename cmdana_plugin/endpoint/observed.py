@@ -1,4 +1,4 @@
-"""What a Zeek node observed, as it tells it: a batch of connections and log entries, every value looked at before use.
+"""Decoding of a Zeek node's observations: batches of connections and log entries, every value checked before use.
 
 The Zeek half is `zeek_scripts/batches.zeek`, `connections.zeek` and `logs.zeek`. A record in which something cannot be
 is counted and passed over, a message that is no batch refused in words (`WireError`).
@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import (
+    MAX_NUMBER,
     MAX_TEXT,
     MAX_WORD,
-    MOST,
     OBSERVATIONS,
     WireError,
     dump,
@@ -34,7 +34,7 @@ _MAX_DESCRIBED: Final = 64  # packets of a connection that a message may describ
 
 
 class ConnectionRow(NamedTuple):
-    """One connection; a number below 0 is unset."""
+    """One connection as Zeek publishes it; a number below 0 is unset."""
 
     # The words of `CMDANA::publish_connection`.
     uid: str
@@ -67,7 +67,7 @@ class ConnectionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Observations of one Zeek node, in the order in which it made them."""
+    """A decoded batch of one Zeek node: its connections and log entries in the order in which Zeek published them."""
 
     node: str
     run: str  # one start of that node
@@ -132,8 +132,9 @@ _HEAD: Final = re.compile(
 
 
 def head(payload: str) -> tuple[int, int]:
-    """Final connections and records in a payload of observations, without decoding it; (0, 0) for another, and where
-    it states more records than its length can hold.
+    """The numbers of final connections and of records that a payload of observations states, without decoding it.
+
+    (0, 0) for another payload, and where it states more records than its length can hold.
     """
     match = _HEAD.match(payload)
     if match is None:
@@ -193,7 +194,7 @@ def decode_batch(payload: str) -> Batch:
 
 
 def sample() -> str:
-    """A small batch with every kind of thing in it, to see that all runs."""
+    """The payload of a small batch with every kind of record in it, to warm up on."""
     parsed = [
         ["dns", "C1 1.0 A NOERROR 0.01 1", "a.example", [60.0]],
         ["C1 10.0.0.1 10.0.0.2 SF Dd dns 1.0 1.01 0.01", [1, 1024, 53, 17, 0, 1, 55, 1, 71, 0, 27, 43],
@@ -258,7 +259,7 @@ def _brief(record: list[Any]) -> LogEntry | None:
 
 
 def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
-    """A log record as `to_json` renders it, flat and in Zeek's field names; None where it has neither uid nor ts.
+    """The log entry of a record as Zeek's `to_json` renders it, flat; None where it has neither uid nor ts.
 
     `x509` records have no uid in Zeek: theirs is "" and the fingerprint joins them.
     """
@@ -268,7 +269,7 @@ def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
     finite(ts, "ts")  # type: ignore[arg-type]
     fields: dict[str, LogValue] = {}
     for name, value in record.items():
-        if (type(value) in _PLAIN and -MOST < value < MOST) or (
+        if (type(value) in _PLAIN and -MAX_NUMBER < value < MAX_NUMBER) or (
             type(value) is str and len(value) <= MAX_TEXT
         ):
             fields[name] = value

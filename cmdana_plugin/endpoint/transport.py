@@ -37,29 +37,29 @@ class Disconnected(Exception):
 
 
 class Transport(Protocol):
-    """One road to Zeek. `send` may be called from another thread than `receive`."""
+    """A message transport to Zeek. `send` may be called from another thread than `receive`."""
 
     endpoint: str  # what Zeek calls our connection; "" where it does not say
 
     def open(self) -> str:
-        """Connects and subscribes; says who answered. Raises `TransportError`."""
+        """Connects and subscribes; the peer's address and version in words. Raises `TransportError`."""
         ...
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """What has come, after at most `timeout` seconds; empty if nothing. Raises `Disconnected`."""
+        """The messages received within `timeout` seconds, [] for none. Raises `Disconnected`."""
         ...
 
     def send(self, event: Event) -> None:
-        """Raises `Disconnected`."""
+        """Publishes one event. Raises `Disconnected`."""
         ...
 
     def close(self) -> None:
-        """Says goodbye; may be called in any state and more than once."""
+        """Closes the connection; may be called in any state and more than once."""
         ...
 
 
 class Inbox:
-    """What the drain thread has received and nobody has judged yet: bounded in records and in bytes, the oldest let go
+    """A bounded queue of messages that wait to be judged: in records and bytes; the oldest are dropped, and counted,
     first.
     """
 
@@ -77,12 +77,12 @@ class Inbox:
         return self._records
 
     def lag(self, now: float) -> float:
-        """Seconds for which the oldest has waited, by the clock of `put`."""
+        """The seconds for which the oldest message has waited, by the clock of `put`."""
         with self._changed:
             return max(now - self._waiting[0][2], 0.0) if self._waiting else 0.0
 
     def put(self, received: Sequence[Received], now: float) -> None:
-        """Never waits. `now` is the arrival in seconds of any steady clock."""
+        """Appends a message; never blocks. `now` is the arrival in seconds of any steady clock."""
         with self._changed:
             for event in received:
                 connections, records = head(event.payload) if isinstance(event, Event) else (0, 0)
@@ -105,7 +105,7 @@ class Inbox:
             self._changed.notify()
 
     def forget(self) -> None:
-        """Counts what is still waiting when nobody will judge it any more."""
+        """Drops, and counts, all that still waits."""
         with self._changed:
             for event, records, _, _ in self._waiting:
                 self._counts.add("records_unjudged_at_stop", records)
@@ -154,7 +154,7 @@ class Inbox:
 
 
 class Drain(threading.Thread):
-    """Keeps a transport connected and empty, so that Zeek never waits for us nor holds our arrears in its memory.
+    """The thread that keeps a transport connected and drained, so that Zeek never buffers for us.
 
     `hello` gives the events to send on every new connection, which Zeek calls as it is told, `overhear` those to send
     at once on what has come, `beat` those to send every second, from this thread because the one that judges may be
@@ -192,11 +192,11 @@ class Drain(threading.Thread):
 
     @property
     def connected(self) -> bool:
-        """Whether Zeek is there now, as far as we know."""
+        """Whether the transport is connected now."""
         return self._open.is_set()
 
     def send(self, events: Sequence[Event]) -> int:
-        """Sends what can be sent and counts the rest; how many were sent."""
+        """The number of events that were sent; the rest are counted."""
         for sent, event in enumerate(events):
             try:
                 if not self.connected:
@@ -208,12 +208,12 @@ class Drain(threading.Thread):
         return len(events)
 
     def stop(self) -> None:
-        """Ends the thread, which closes the transport itself; waits at most for one attempt to connect."""
+        """Ends the thread, which closes the transport; waits for one attempt to connect at most."""
         self._stop_asked.set()
         self.join(15.0)
 
     def run(self) -> None:
-        """The thread; a bug in it is kept in `crashed` for the main thread to raise."""
+        """Runs the thread; an exception is kept in `crashed` for the main thread to raise."""
         try:
             self._keep_connected()
         except BaseException as bug:  # noqa: BLE001 - handed to the main thread, which raises it

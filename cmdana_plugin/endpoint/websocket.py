@@ -62,7 +62,9 @@ class WebSocketTransport:
         self.refused_frames = 0
 
     def open(self) -> str:
-        """Connects, subscribes, and waits for Zeek's acknowledgement."""
+        """Connects, subscribes, and waits for Zeek's acknowledgement; the endpoint's id and version. Raises
+        `TransportError`.
+        """
         try:
             sock = socket.create_connection((self._host, self._port), timeout=_OPEN_SECONDS)
         except OSError as error:
@@ -105,7 +107,7 @@ class WebSocketTransport:
         return f"Zeek {zeek} at {self._url} (as {self.endpoint})"
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """The frames that have come, decoded."""
+        """The events and errors in the frames received within `timeout` seconds. Raises `Disconnected`."""
         connection = self._connection
         if connection is None:
             raise Disconnected
@@ -128,7 +130,7 @@ class WebSocketTransport:
         return received
 
     def send(self, event: Event) -> None:
-        """One text frame."""
+        """Sends one event as a text frame. Raises `Disconnected`."""
         connection = self._connection
         if connection is None:
             raise Disconnected
@@ -138,7 +140,7 @@ class WebSocketTransport:
             raise Disconnected(str(closed)) from None
 
     def close(self) -> None:
-        """Waits at most two seconds for Zeek's answer to the goodbye."""
+        """Closes the connection (RFC 6455, 7); waits at most two seconds for Zeek's close frame."""
         self._connection = None
         with contextlib.suppress(WebSocketException, OSError):
             self._stack.close()

@@ -1,4 +1,4 @@
-"""The wire between Zeek and the endpoint: every message is one event with one JSON string, versioned.
+"""The wire format between Zeek and the endpoint: every message is one event with one JSON string, versioned.
 
 The other half of this contract is `zeek_scripts/types.zeek`; both sides state `WIRE_VERSION` in every message and
 refuse another one in words. Zeek tells `observations` and `welcome`, the endpoint `verdicts` and `alive`.
@@ -46,7 +46,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class PeerError:
-    """What Zeek answers to a message that it could not take; the connection stays up."""
+    """Zeek's error message for a message that it could not take; the connection stays up."""
 
     code: str
     context: str
@@ -54,7 +54,7 @@ class PeerError:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What a Zeek node says to an endpoint that it met."""
+    """A Zeek node's answer to a heartbeat: its version and run, and whether it accepts the endpoint."""
 
     node: str
     run: str
@@ -69,13 +69,13 @@ class Welcome:
 
     @property
     def waits(self) -> bool:
-        """It has nothing against us and waits to hear its run named."""
+        """Whether the node accepts us and waits for its run to be named."""
         return not (self.accepted or self.parted or self.why)
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """What the endpoint says of itself on connecting and every second, beside its stamp (`endpoint/seal.py`)."""
+    """The heartbeat of the endpoint, on connecting and every second; `endpoint.seal` adds number and seal."""
 
     cmdana: str
     model: str
@@ -93,7 +93,7 @@ class Alive:
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
 MAX_TEXT: Final = 4096
 _INT64: Final = 2**63 - 1
-MOST: Final = 1e300  # a number beyond it is none that Zeek writes
+MAX_NUMBER: Final = 1e300  # a number beyond it is none that Zeek writes
 MAX_WORD: Final = 256  # characters of a node's name and the like
 _FINAL: Final = Stage.FINAL.name.lower()
 _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
@@ -106,7 +106,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def decode_welcome(payload: str) -> Welcome:
-    """What a node says to us. Raises `WireError`."""
+    """The welcome in a payload. Raises `WireError`."""
     message = message_of(WELCOME, payload)
     return Welcome(
         node=word(message, "node"), run=word(message, "run"), zeek=word(message, "zeek"),
@@ -118,7 +118,7 @@ def decode_welcome(payload: str) -> Welcome:
 
 
 def decode_alive(payload: str) -> Alive:
-    """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
+    """The heartbeat in a payload, for a stand-in of Zeek. Raises `WireError`."""
     message = message_of(ALIVE, payload)
     alive_fields = {name: message[name] for name in Alive.__dataclass_fields__}
     return Alive(**alive_fields | {name: tuple(alive_fields[name]) for name in ("streams", "brief", "runs")})
@@ -127,9 +127,9 @@ def decode_alive(payload: str) -> Alive:
 def encode_verdicts(
     topic: str, verdicts: Verdicts, notices: Sequence[Notice], *, benign: bool = True
 ) -> list[Event]:
-    """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to.
+    """The events of verdicts, at most `VERDICTS_PER_EVENT` in each, with the notices after those that they belong to.
 
-    Without `benign`, those that are plainly so are counted only.
+    Without `benign`, benign final verdicts without a notice are counted only.
     """
     everyone = range(len(verdicts))
     reported = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
@@ -152,7 +152,7 @@ def _in_turn(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def encode_alive(topic: str, alive: Alive) -> Event:
-    """The endpoint's word of itself."""
+    """The event of a heartbeat."""
     body = {"v": WIRE_VERSION} | {name: getattr(alive, name) for name in Alive.__dataclass_fields__}
     return Event(topic, ALIVE, dump(body))
 
@@ -175,9 +175,9 @@ def encode_frame(event: Event) -> str:
 
 
 def decode_frame(frame: bytes) -> Event | PeerError | None:
-    """The event in a frame of Zeek's WebSocket API, or its complaint; None for an event that is none of ours.
+    """The event, or the error, in a frame of Zeek's WebSocket API; None for an event that is none of ours.
 
-    Frames are bytes on purpose: a Zeek `string` that is not UTF-8 travels raw in a text frame, and a client that
+    Frames are bytes, not text: a Zeek `string` that is not UTF-8 travels raw in a text frame, and a client that
     insists on UTF-8 loses its connection to one name in the traffic. Raises `WireError`.
     """
     message = _json("frame", _text(frame))
@@ -277,6 +277,7 @@ def _port(number: int, proto: str) -> str:
 
 
 def dump(value: object) -> str:
+    """The compact JSON of a value. Raises `ValueError` for NaN and infinity."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
@@ -298,6 +299,7 @@ def _without_surrogates(text: str) -> str:
 
 
 def message_of(what: str, payload: str) -> Mapping[str, Any]:
+    """The JSON object in a payload of this wire version. Raises `WireError`, as all below."""
     message = _json(what, payload)
     if not isinstance(message, dict):
         raise refused(what, message, "a JSON object")
@@ -310,6 +312,7 @@ def message_of(what: str, payload: str) -> Mapping[str, Any]:
 
 
 def typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
+    """The field `name` of a message, of exactly one of `types`."""
     value = message.get(name)
     if type(value) not in types:
         raise refused(name, value, " or ".join(t.__name__ for t in types))
@@ -317,6 +320,7 @@ def typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
 
 
 def natural(message: Mapping[str, Any], name: str, most: int = _INT64) -> int:
+    """The field `name` of a message, an integer of 0 to `most`."""
     value: int = typed(message, name, int)
     if not 0 <= value <= most:
         raise refused(name, value, f"0..{most}")
@@ -324,6 +328,7 @@ def natural(message: Mapping[str, Any], name: str, most: int = _INT64) -> int:
 
 
 def word(message: Mapping[str, Any], name: str) -> str:
+    """The field `name` of a message, a text of at most `MAX_WORD` characters."""
     value: str = typed(message, name, str)
     if len(value) > MAX_WORD:
         raise refused(name, value, f"at most {MAX_WORD} characters")
@@ -331,7 +336,10 @@ def word(message: Mapping[str, Any], name: str) -> str:
 
 
 def finite(value: float, name: str) -> float:
-    if not -MOST < value < MOST:  # whole numbers of any length too, for which there is no math.isfinite
+    """The value of the field `name`, where its magnitude is below `MAX_NUMBER`."""
+    if (
+        not -MAX_NUMBER < value < MAX_NUMBER
+    ):  # whole numbers of any length too, for which there is no math.isfinite
         raise refused(name, value, "a finite number")
     return value
 
@@ -341,6 +349,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def refused(name: str, found: object, expected: str) -> WireError:
+    """The error for a field, with what was found, cut short, and what was expected."""
     try:
         words = str(found) if isinstance(found, str) else _SHORT.repr(found)
     except (ValueError, RecursionError):  # a number of thousands of digits

@@ -49,7 +49,7 @@ class Summary:
         self.notices += judged.notices
 
     def finish(self, judge: Judge) -> None:
-        """Takes over from the judge what is known at the end only: the model, the threshold and the decider's counts."""
+        """Takes over from the judge what is known at the end only: model, threshold and the decider's counts."""
         self.suppressed = judge.decider.suppressed
         self.allowed = judge.decider.allowed
         self.forgotten = judge.decider.forgotten

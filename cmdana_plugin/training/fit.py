@@ -1,4 +1,4 @@
-"""Learning normal, and known attacks where there are labels: recordings in, a checkpoint out."""
+"""Training: recordings in, a checkpoint of normal, and of known attacks where there are labels, out."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def train(
     inspect: Callable[[Corpus], None] = lambda _corpus: None,
     keep: Path | None = None,
 ) -> Checkpoint:
-    """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
+    """A checkpoint trained on `recordings` and calibrated on `calibration`, or on the last fifth by time of each
+    recording.
 
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
     earlier model and keeps its trees where there are no labels: to name kinds of attack, not to be weighed. `inspect`

@@ -1,4 +1,4 @@
-"""What training material holds: what is normal in it, in numbers for a person, and who in it may be no normal."""
+"""Quality of training material: its normal by service, in numbers, and hosts that look like attackers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHUNK_CONNECTIONS: Final = 65_536  # connections looked at together
 
 @dataclass(slots=True)
 class Usual:
-    """The connections of one service that were learned from."""
+    """Bytes and durations of the connections of one service that were learned from."""
 
     connections: int = 0
     failed: int = 0
@@ -42,7 +42,7 @@ class Usual:
     values: list[NDArray[np.float32]] = field(default_factory=list)
 
     def quantiles(self) -> NDArray[np.float64]:
-        """[3, 3]: of bytes from the originator, from the responder and of seconds, at 10, 50 and 90 %; NaN unset."""
+        """Quantiles [3, 3] of bytes of the originator, of the responder, and seconds, at 10, 50 and 90 %; NaN unset."""
         values = np.concatenate(self.values)
         out = np.full((3, len(_QUANTILES)), np.nan)
         for i in range(3):
@@ -54,12 +54,12 @@ class Usual:
 
 @dataclass(slots=True)
 class Normal:
-    """What normal looks like, by service."""
+    """The statistics of normal traffic, by service."""
 
     services: dict[str, Usual] = field(default_factory=dict)
 
     def receive(self, connections: Connections, rows: NDArray[np.bool_]) -> None:
-        """Takes in the connections that teach what is normal."""
+        """Adds the connections of `rows`, which are learned from."""
         c = connections
         names = np.array([service or PROTO_NAMES.get(p, "other") for service, p in _kinds(c)], object)
         orig = np.ascontiguousarray(c.orig_h).view("V16").ravel()
@@ -85,11 +85,11 @@ class Normal:
             usual.values.append(values[chosen])
 
     def ranked(self) -> Sequence[tuple[str, Usual]]:
-        """Services, most connections first."""
+        """The services with their statistics, most connections first."""
         return sorted(self.services.items(), key=lambda item: (-item[1].connections, item[0]))
 
     def table(self) -> list[str]:
-        """Lines of at most 80 characters, the commonest services first."""
+        """The statistics as lines of at most 80 characters, most frequent services first."""
         lines = [
             f"{'normal here':<13}{'conns':>9}{'hosts':>7}{'servers':>9}{'sent':>14}{'received':>14} {'seconds':>13}"
         ]
@@ -129,7 +129,7 @@ class Normal:
 
 @dataclass(slots=True)
 class Suspects:
-    """Hosts that would teach a model that an attack is normal, by what needs no model to see."""
+    """Hosts whose traffic in the training material looks like an attack (poisoning), found by simple rules."""
 
     # originator -> hosts and ports that did not answer it
     scans: Counter[str] = field(default_factory=Counter)
@@ -144,13 +144,13 @@ class Suspects:
     origins: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def receive(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
-        """Looks through the connections that are to teach what is normal."""
+        """Adds the connections of `rows`, which are learned from."""
         self.origins.append(windows.connections.orig_h)
         self._scans(windows.connections, rows)
         self._names(windows, rows)
 
     def resembling(self, corpus: Corpus, init: Checkpoint | None = None) -> None:
-        """Names the hosts whose connections are, far more often than benign ones, like attacks that a model knows.
+        """Adds the hosts whose connections resemble known attacks far more often than benign ones do.
 
         `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
         """
@@ -178,7 +178,7 @@ class Suspects:
             )
 
     def words(self) -> list[str]:
-        """Warnings, each with what to do."""
+        """The warnings, each with what to do."""
         found = [
             f"{host} got no answer from {n:,} hosts and ports, as one that scans; --exclude {host} leaves it out"
             for host, n in self.scans.most_common(_NAMED_HOSTS)

@@ -35,7 +35,7 @@ MIN_ROWS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One network over one span: windows in stream order, and what is known of them.
+    """Labelled windows of one network over one span, in stream order.
 
     `label` is 1 malicious, 0 benign, -1 unknown for each window; None: all presumed benign. Unknown windows move
     the state and teach nothing.
@@ -49,7 +49,7 @@ class Recording:
 
 @dataclass(slots=True)
 class Corpus:
-    """All recordings as features, in order, each with its own state."""
+    """The features of all recordings in order, each recording with a state of its own."""
 
     features: Features
     state: NDArray[np.float32]
@@ -67,7 +67,7 @@ class Corpus:
 
 
 def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Corpus:
-    """Encode recordings one by one; their state never mixes. Raises `CmdanaError` where there is nothing."""
+    """The corpus of recordings, each encoded from an empty state. Raises `CmdanaError` where there is nothing."""
     features, states, ids, ts, early, label, family, bounds, names = [], [], [], [], [], [], [], [0], []
     used = np.zeros(KINDS, np.int64)
     digest = hashlib.sha256()
@@ -105,7 +105,7 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
 def with_cold_starts(
     recordings: Iterable[Recording], cold_starts: list[Recording], share: float
 ) -> Iterator[Recording]:
-    """The same recordings; from the last `share` of each that has benign windows enough, pieces into `cold_starts`.
+    """The same recordings; benign pieces of the last `share` of each are appended to `cold_starts`.
 
     A detector that begins knows no host. Pieces that are recordings of their own show what is normal then.
     """
@@ -123,7 +123,7 @@ def with_cold_starts(
 
 
 def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights [n]: both classes alike; within a class a group counts by the root of its size.
+    """Sample weights [n]: both classes alike; within a class a group counts by the square root of its size.
 
     Groups are families among the malicious and recordings' collections among the benign, so that neither a flood
     of one kind nor one chatty device drowns the rest. From the given rows only, never from what is judged.

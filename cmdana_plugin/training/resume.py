@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on: what the network has come to, kept beside the checkpoint to be."""
+"""Resuming an interrupted training: network and optimiser, kept in a file beside the checkpoint to be."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(slots=True)
 class Position:
-    """Where a training is: passes and steps done, and the random numbers that come next."""
+    """The position of a training: epochs and steps done, and the state of its random numbers."""
 
     epoch: int = 0
     chunk: int = 0  # of this epoch
@@ -35,7 +35,7 @@ class Position:
 
 
 class Progressed:
-    """Keeps a training in one file, written at most every `_WRITE_SECONDS` seconds, in one move.
+    """The file that keeps a training, written at most every `_WRITE_SECONDS` seconds, in one move.
 
     `key` names material, recipe and start: a file of another key is passed over. What a host remembers within a
     pass is not kept: it begins anew where a training goes on, so that such a model is as good as, but not bit for
@@ -54,7 +54,7 @@ class Progressed:
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> Position | None:
-        """Puts all back as it was, and says where; None where there is nothing of this training, or it is damaged.
+        """The position of the kept training, whose state is restored; None where there is none, or it is damaged.
 
         All of it is checked before anything is put back.
         """
@@ -104,7 +104,7 @@ class Progressed:
         rng: np.random.Generator,
         position: Position,
     ) -> None:
-        """Writes where the training is, if the last write was long enough ago."""
+        """Writes the state and position of the training, if the last write was `_WRITE_SECONDS` ago."""
         if self._clock() - self._written < _WRITE_SECONDS:
             return
         position.at_chunk = rng.bit_generator.state
@@ -127,7 +127,7 @@ class Progressed:
         self._written = self._clock()
 
     def done(self) -> None:
-        """The checkpoint has been made."""
+        """Deletes the file: the checkpoint has been written."""
         self.path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""An operator's own material for training and calibration: captures, Zeek logs and what a running Zeek told."""
+"""An operator's own material for training and calibration: captures, Zeek logs and learning phases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _CUT: Final = frozenset(
 
 @dataclass(slots=True)
 class Learned:
-    """What was learned, from how much, and what to be wary of."""
+    """The outcome of a training or calibration: from how much, and warnings."""
 
     out: str
     recordings: int = 0
@@ -65,7 +65,7 @@ class Learned:
     joined: int = 0  # of these, labels of a connection that was there
 
     def warnings(self) -> list[str]:
-        """What in the material makes a poor teacher."""
+        """The warnings about the material, each with what to do."""
         found = []
         if self.connections < _FEW_CONNECTIONS:
             found.append(
@@ -93,11 +93,11 @@ class Learned:
         return found
 
     def passed_over(self) -> str:
-        """What of the input was cut off or damaged, by reason."""
+        """What of the input was truncated or damaged, by reason, as the end of a sentence."""
         return ", ".join(f"{name} {n:,}" for name, n in self.undecoded.items() if name in _CUT)
 
     def object(self) -> dict[str, object]:
-        """For `--json`."""
+        """The outcome as an object for `--json`."""
         plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects", "logs")}
         more = {
             "normal": self.normal.object(),
@@ -107,7 +107,7 @@ class Learned:
         return {**plain, **more}
 
     def text(self) -> str:
-        """For a person."""
+        """The outcome as text for a person."""
         lines = [
             f"learned from {self.connections:,} connections of {_some(self.hosts, 'host')} over "
             f"{_hours(self.hours)} in {_some(self.recordings, 'recording')}: {self.benign:,} normal, "
@@ -141,9 +141,9 @@ def train(
     epochs: int | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
-    """Trains on the sources, writes the checkpoint to `out` in one move, and says what was learned.
+    """The outcome of training on the sources; the checkpoint is written to `out` in one move.
 
-    What a training has come to is kept beside `out` until it is written: the same command goes on from there.
+    The state of a training is kept beside `out` until it is written: the same command goes on from there.
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
@@ -181,7 +181,7 @@ def calibrate(
     exclude: Sequence[str] = (),
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
-    """Takes the p-values of a model from later benign traffic, and writes the checkpoint to `out`."""
+    """The outcome of calibrating a model on later benign traffic; the checkpoint is written to `out`."""
     from cmdana_plugin.detector import shipped_checkpoint
 
     report = Learned(str(out))
@@ -198,7 +198,7 @@ def calibrate(
 
 
 def initial(words: str | None) -> Checkpoint | None:
-    """What `--init` names: nothing, the shipped checkpoint, or a file. Raises `CmdanaError`."""
+    """The checkpoint that `--init` names: none, the shipped one, or that of a file. Raises `CmdanaError`."""
     from cmdana_plugin.detector import shipped_checkpoint
 
     if words is None:

@@ -1,4 +1,4 @@
-"""What a running Zeek has told while a model learns: connections in blocks on disk, so that nothing is lost by a stop.
+"""The traffic of a learning phase: connections in blocks on disk, so that a stop loses nothing.
 
 A folder beside the model to be, readable by its owner only. It holds what a training needs (the columns of `Windows`
 and the log entries), so addresses and names too, and is deleted when the model has been made. Each block is written
@@ -90,11 +90,11 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """Connections not on disk yet."""
+        """The number of connections that are not on disk yet."""
         return sum(map(len, self._waiting))
 
     def add(self, windows: Windows) -> None:
-        """Takes in a block in order of `end`; early windows are left out, their connection is still to end."""
+        """Appends a block, in order of `end`; early windows are left out, since their connection is still to end."""
         final = np.flatnonzero(windows.connections.stage == Stage.FINAL)
         if len(final):
             kept = windows if len(final) == len(windows) else take(windows, final)
@@ -117,12 +117,12 @@ class Spool:
             self.flush()
 
     def suspect(self, host: str) -> None:
-        """Counts a connection of this originator that the model before found odd."""
+        """Counts an odd connection of this originator, by the verdict of the present model."""
         if host in self.odd or len(self.odd) < _MAX_HOSTS:
             self.odd[host] += 1
 
     def flush(self) -> None:
-        """Writes what waits. Raises `SpoolError`."""
+        """Writes the connections that wait. Raises `SpoolError`."""
         if self._waiting:
             windows = concat(self._waiting)
             number = max(self._blocks, default=0) + 1
@@ -147,7 +147,7 @@ class Spool:
         self._write(_ABOUT, json.dumps(about).encode())
 
     def windows(self) -> Iterator[Windows]:
-        """All blocks on disk in order; one that is damaged is counted as `learning_block_damaged` and passed over."""
+        """The blocks on disk in order; one that is damaged is counted as `learning_block_damaged` and passed over."""
         for number in sorted(self._blocks):
             try:
                 yield _unpacked((self.folder / f"{number:08d}.npz").read_bytes())
@@ -158,14 +158,14 @@ class Spool:
                 self.counts.add("learning_block_damaged")
 
     def close(self) -> None:
-        """Writes what waits and lets others have the folder."""
+        """Writes the connections that wait and unlocks the folder."""
         try:
             self.flush()
         finally:
             self._lock.close()
 
     def delete(self) -> None:
-        """The model has been made: nothing of the traffic stays."""
+        """Deletes the folder: the model has been made."""
         for path in [*self.folder.glob("*.npz"), *self.folder.glob(".*.partial"), self.folder / _ABOUT]:
             path.unlink(missing_ok=True)
         self._lock.close()
