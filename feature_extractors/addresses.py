@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of the addresses [n, 16] are IPv4, mapped."""
+    """Whether each address [n, 16] is IPv4, mapped into IPv6 (RFC 4291, 2.5.5.2)."""
     mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
     return mapped
 

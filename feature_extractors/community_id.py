@@ -29,9 +29,7 @@ def community_id_v1(
     ip_proto: NDArray[np.uint8],
     seed: int = 0,
 ) -> NDArray[np.bytes_]:
-    """Community IDs [n] (S30) of connections.
-
-    Of addresses [n, 16] (IPv4 as ::ffff:a.b.c.d), ports, or ICMP type and answer.
+    """The Community IDs [n] (S30) of connections: addresses [n, 16] (IPv4 mapped), ports, or ICMP type and answer.
 
     ICMP follows Zeek's ports: the originator's type, and the answer's type or, for a message without answer, its
     code. Other protocols than TCP, UDP, SCTP and ICMP are hashed without ports. `seed`: 0..65535.

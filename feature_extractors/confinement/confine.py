@@ -150,7 +150,7 @@ _libc: Any = None
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What is in force."""
+    """Which parts of the confinement are in force."""
 
     privileges: bool = False  # none are gained any more
     seccomp: bool = False
@@ -168,8 +168,10 @@ class Confinement:
 
 
 def confine(*, programs: bool = False) -> Confinement:
-    """Gives up, for this thread (seccomp: process) and all that it starts: gaining privileges, running programs
-    (unless `programs`), starting processes, the network, signals to others, and changing anything in any file system.
+    """The confinement of this thread (seccomp: process) and all that it starts, from now on (Landlock, seccomp-bpf).
+
+    It gives up gaining privileges, running programs (unless `programs`), starting processes, the network, signals to
+    others, and changing anything in any file system.
 
     Files can still be read, and what is open be written to. It cannot be taken back.
     """
@@ -181,7 +183,10 @@ def confine(*, programs: bool = False) -> Confinement:
 
 
 def limit(*, memory: int | None = None, seconds: int | None = None, told: int = 0) -> None:
-    """Resource limits: no core dump, no file grown beyond `told` bytes, few more descriptors than are open."""
+    """Sets resource limits (setrlimit): no core dump, no file beyond `told` bytes, few more descriptors than are open.
+
+    `memory` in bytes of address space, `seconds` of processor time.
+    """
     highest = max((int(fd) for fd in _descriptors()), default=2)
     wanted = {
         resource.RLIMIT_CORE: 0,
@@ -222,7 +227,7 @@ def lock_in(pipe: int) -> Confinement:
 
 
 def end_with_parent(parent: int) -> None:
-    """Has this process killed when the process `parent`, or its thread that started this one, ends."""
+    """Makes the kernel kill this process when the process `parent`, or its thread that started this one, ends."""
     if not (sys.platform.startswith("linux") and _prctl(_SET_PDEATHSIG, signal.SIGKILL)):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it ended before we asked
@@ -230,12 +235,12 @@ def end_with_parent(parent: int) -> None:
 
 
 def ready() -> None:
-    """Loads what a process needs that confines itself between fork and exec."""
+    """Loads the libraries that a process needs to confine itself between fork and exec."""
     _system()
 
 
 def probe() -> Confinement:
-    """What would be in force here, found out by a process that confines itself."""
+    """The confinement that this kernel provides, found out by a child process that confines itself."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -31,7 +31,7 @@ class Source(Protocol):
     """A stream of bytes."""
 
     def fill(self, view: memoryview) -> int:
-        """Bytes put at the start of `view`: 0 at the end, fewer than its length at the end or where a pipe is slow."""
+        """The number of bytes put at the start of `view`: 0 at the end, fewer than its length where a pipe is slow."""
 
     def close(self) -> None: ...
 
@@ -144,7 +144,7 @@ _COMPRESSIONS: Final[tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = (
 
 
 class DecompressedSource:
-    """What a gzip, bzip2, xz or zstd stream holds; members joined end to end. Bad bytes end it and are counted."""
+    """The decompressed bytes of a gzip, bzip2, xz or zstd stream, all its members; damage ends it and is counted."""
 
     def __init__(self, source: PeekedSource, new: Callable[[], _Decompressor], counts: Counts) -> None:
         self._source = source
@@ -227,7 +227,7 @@ class PeekedSource:
 
 
 def is_live(name: str | Path) -> bool:
-    """Whether the bytes come once only: standard input, a FIFO, a process substitution."""
+    """Whether the bytes can be read once only: standard input, a FIFO, a process substitution."""
     return str(name) == STDIN or not stat.S_ISREG(_stat(name).st_mode)
 
 

@@ -65,7 +65,7 @@ def check_history(st: Any, c: Any, mask: int, code: int) -> bool:
 
 @helper
 def flip(st: Any, c: Any) -> None:
-    """Originator and responder change roles."""
+    """Swaps originator and responder of a connection (Zeek's Connection::FlipRoles)."""
     c.orig_side = 1 - c.orig_side
     if c.proto == 6:
         c.first_seen = ((c.first_seen & 1) << 1) | (c.first_seen >> 1)
@@ -93,7 +93,7 @@ def tcp_segment(
     length: int,
     captured: int,
 ) -> int:
-    """One segment of `length` payload bytes, `captured` of them present. Returns its payload's stream offset.
+    """The stream offset of the payload of one segment, `length` bytes, `captured` of them present.
 
     The offset is 0 for the first byte after the SYN, -1 where the payload begins in the SYN's own place, as in
     captures made by hand (Zeek passes over that byte), and `OUTSIDE` where the segment lies outside the stream.

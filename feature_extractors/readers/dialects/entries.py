@@ -1,4 +1,4 @@
-"""Log entries that wait for their connection, and what is said of files and certificates: a bounded number of both."""
+"""The join of log entries with their connections, and of rows about files and certificates; both are bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_FILES: Final = 65_536  # certificates and files that are remembered
 
 
 class Waiting:
-    """Log entries that wait for their connection's row; the oldest connections are the first to go."""
+    """The log entries that wait for their connection's row, by uid; those of the oldest are dropped first."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
@@ -64,7 +64,7 @@ class Waiting:
                     self._add(LogEntry(stream_of_file, ts, uid, said))
 
     def take(self, uid: str) -> list[LogEntry]:
-        """The entries of a connection, in order of time."""
+        """The entries of a connection in order of time, which no longer wait."""
         entries = self._entries.pop(uid, None)
         if entries is None:
             return []

@@ -169,7 +169,7 @@ def zeek_name(name: str) -> str:
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """The fields' names as they stand -> Zeek's, each of Zeek's once; a name that is nobody's stays as it is."""
+    """Zeek's name for each of `names`, each used once; an unknown name stays as it is."""
     given = list(names)
     plan: dict[str, str] = {}
     taken = set(given)
@@ -204,7 +204,7 @@ def renamed(names: Iterable[str]) -> dict[str, str]:
 
 
 def default_columns(cells: list[str]) -> tuple[str, list[str]] | None:
-    """Stream and columns in Zeek's order that so many cells fit, told by what is in them; none where none fits."""
+    """The stream and columns in Zeek's order that the cells of a headerless line fit; None where none fits."""
     if len(cells) < len(REQUIRED) or not _fits_id(cells):
         return None
     for stream, names in _DEFAULT.items():
@@ -317,7 +317,7 @@ Plan = tuple[tuple[str, str, Callable[[Any], Any] | None], ...]
 
 
 def plan_of(names: Iterable[str]) -> Plan:
-    """What to do with each field of a JSON record: its name, Zeek's, and how its value is read (`None`: as it is)."""
+    """For each field of a JSON record its name, Zeek's name, and the function that reads its value (None: as it is)."""
     given = list(names)
     new = renamed(given)
     plan = []
@@ -372,7 +372,7 @@ _WORDED: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def flattened(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """The record with the fields of the records in it beside its own, names joined by dots."""
+    """The record with nested records flattened, names joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict) and depth < MAX_DEPTH:
@@ -386,7 +386,7 @@ def flattened(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Stream ("" unknown) and record out of what exporters put around it: a `message`, a `_source`, the stream's name.
+    """The stream ("" unknown) and record inside an exporter's envelope: a `message`, a `_source`, the stream's name.
 
     Raises `ValueError` where what is inside is no record.
     """
@@ -417,7 +417,7 @@ def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def stream_told(record: Mapping[str, Any]) -> str:
-    """The stream that a record says it is of, "" where it does not."""
+    """The stream that a record names as its own, "" for none."""
     for name in STREAM:
         value = record.get(name)
         if value is None and "." in name:

@@ -77,7 +77,7 @@ def records(
 
 
 def chunks(path: Path, passed: PassedOver, size: int = _READ_BYTES) -> Iterator[tuple[bytes, bool]]:
-    """Whole lines, about `size` bytes of them at once, without the end of the last; and whether that one had an end.
+    """Pieces of whole lines, about `size` bytes each, without the last line end, and whether there was one.
 
     Raises `RecordError` for a file that cannot be read.
     """
@@ -115,7 +115,7 @@ def chunks(path: Path, passed: PassedOver, size: int = _READ_BYTES) -> Iterator[
 
 
 class Probe(NamedTuple):
-    """What the beginning of a file tells of it."""
+    """What the beginning of a file shows: stream, first time, other streams, or why it is refused."""
 
     stream: str  # of its first record, by its header or itself before the name; "" where nothing says
     named: str  # the stream that its name says
@@ -125,7 +125,7 @@ class Probe(NamedTuple):
 
 
 def probe(path: Path) -> Probe:
-    """What the beginning of a file tells; the same file is looked at once."""
+    """The probe of a file's beginning; cached."""
     try:
         found = path.stat()
     except OSError:

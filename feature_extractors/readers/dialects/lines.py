@@ -58,7 +58,7 @@ _DECLARED: Final = re.compile(r"(\W{1,4})separator (.*)", re.ASCII | re.DOTALL)
 
 @dataclass(slots=True)
 class PassedOver:
-    """What was not read, by file and reason, and how many records were. Reasons are a few fixed words."""
+    """Counters of lines passed over, by file and reason (a few fixed texts), and of records read."""
 
     by_file: dict[str, Counter[str]] = field(default_factory=dict)
     read: int = 0
@@ -69,7 +69,7 @@ class PassedOver:
             self.by_file.setdefault(file, Counter())[reason] += n
 
     def total(self) -> int:
-        """Lines passed over in all."""
+        """The number of lines passed over."""
         return sum(sum(reasons.values()) for reasons in self.by_file.values())
 
     def lines(self) -> Iterator[str]:
@@ -92,7 +92,7 @@ class PassedOver:
 
 
 class Layout(NamedTuple):
-    """How the lines of a TSV log are to be read."""
+    """The format of the lines of a TSV log: columns, types and separators."""
 
     names: Sequence[str]  # Zeek's
     types: Sequence[str]
@@ -140,7 +140,7 @@ class LogLines:
 
     @property
     def has_format(self) -> bool:
-        """Whether a header, or a record, has said by now how the log is written."""
+        """Whether the format of the log is known, from a header or a record."""
         return self.layout is not None or self.is_json
 
     def receive(self, line: bytes, *, whole: bool = True) -> tuple[str, Record] | None:
@@ -170,7 +170,7 @@ class LogLines:
         return self._tsv_line(line)
 
     def receive_row(self, row: dict[str, Any]) -> tuple[str, Record] | None:
-        """As `receive`, of a record that was no line."""
+        """Stream and record of a row that is a JSON object already, as `receive`."""
         try:
             self.is_json = True
             return self._known(checked(row))
@@ -283,7 +283,7 @@ class LogLines:
             return None
 
     def cells(self, line: str) -> list[str]:
-        """The cells of a line of TSV that was a record, as they stand."""
+        """The raw cells of a line of TSV that was a record."""
         layout = self.layout
         assert layout is not None
         if layout.quoted and '"' in line:
@@ -291,7 +291,7 @@ class LogLines:
         return line.split(layout.separator, len(layout.names))
 
     def joined(self, cells: Sequence[str]) -> str:
-        """A line of the cells."""
+        """The line of TSV that holds these raw cells."""
         layout = self.layout
         assert layout is not None
         if not layout.quoted:
