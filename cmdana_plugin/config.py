@@ -73,6 +73,12 @@ class Model(_Table):
     state_key: str = ""
 
 
+class Behaviour(_Table):
+    """What runs of connections look like (`cmdana_plugin.behaviour`)."""
+
+    max_hosts: Count = 32_768
+
+
 class Learning(_Table):
     """`cmdana train --live`."""
 
@@ -168,6 +174,7 @@ class Config(_Table):
     tracker: Tracker = Tracker()
     content: Content = Content()
     model: Model = Model()
+    behaviour: Behaviour = Behaviour()
     learning: Learning = Learning()
     verdict: Verdict = Verdict()
     incident: Incident = Incident()

@@ -61,6 +61,15 @@ class LogField:
 
 
 @dataclass(frozen=True, slots=True)
+class BehaviourField:
+    """One column of what runs of connections look like (`cmdana_plugin.behaviour`)."""
+
+    name: str
+    words: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One kind of thing that is asked for and accepted or refused, and how the entries of one stream tell it."""
 
@@ -90,7 +99,7 @@ class Outcome:
 class Schema:
     """Everything that fixes the meaning of a feature array: two with one digest give a model the same."""
 
-    digest: str  # of all but the outcomes, which no model has seen
+    digest: str  # of all but outcomes and behaviour, which no cross-modal model has seen
     first_packets: int
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
@@ -106,6 +115,8 @@ class Schema:
     state_words: tuple[str, ...]
     outcomes: tuple[Outcome, ...]  # `Encoded.told_by` is 1 + the index
     outcomes_digest: str
+    behaviour: tuple[BehaviourField, ...]
+    behaviour_digest: str
 
     def reads(self) -> dict[str, set[str]]:
         """The fields that are read of each stream of logs, by a model or as outcomes."""
@@ -160,7 +171,7 @@ def _schema(table: Any) -> Schema:
             state += [(f"{entry['name']}_{s:g}s", f"{entry['words']} in {s:g} s") for s in spans]
         else:
             state.append((entry["name"], entry["words"]))
-    outcomes = table.pop("outcomes", {})
+    outcomes, behaviour = table.pop("outcomes", {}), table.pop("behaviour", [])
     return Schema(
         digest=_digest(table),
         first_packets=int(table["packets"]["first"]),
@@ -185,11 +196,23 @@ def _schema(table: Any) -> Schema:
         state_words=tuple(s[1] for s in state),
         outcomes=_outcomes(outcomes),
         outcomes_digest=_digest(outcomes),
+        behaviour=_behaviour(behaviour),
+        behaviour_digest=_digest(behaviour),
     )
 
 
 def _digest(table: Any) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _behaviour(lines: Any) -> tuple[BehaviourField, ...]:
+    fields = tuple(BehaviourField(**line) for line in lines)
+    for i, field in enumerate(fields):
+        if any(type(word) is not str for word in (field.name, field.words, field.unit)) or not field.words:
+            raise ValueError(f"behaviour.{i}: found {field}, expected a name, words and a unit")
+    if len({field.name for field in fields}) < len(fields):
+        raise ValueError("behaviour: found a name twice")
+    return fields
 
 
 def _outcomes(streams: Any) -> tuple[Outcome, ...]:

@@ -18,7 +18,10 @@ MOST_ENTRIES: Final = 16
 # Modules above `MOST_LINES`, each with the reason. What has become shorter is struck off; nothing is added.
 LONG: Final[dict[str, str]] = {}
 # Rooms above `MOST_ENTRIES`.
-WIDE: Final = {"feature_extractors.content.analyzers": "a module for each protocol"}
+WIDE: Final = {
+    "cmdana_plugin": "the rooms themselves, and what stands beside them",
+    "feature_extractors.content.analyzers": "a module for each protocol",
+}
 UNSEEN: Final = (".so", ".typed")  # what compiling leaves, and the mark that annotations are to be read
 NOTEBOOK: Final = "cmdana_plugin"  # whose face is for people
 

@@ -77,3 +77,19 @@ def test_a_schema_that_cannot_be_read_is_refused_by_name(tmp_path: Path, text: s
         load_schema(written(tmp_path, text))
     assert "\n" not in str(found.value)
     assert "schema.yaml" in str(found.value)
+
+
+@pytest.mark.parametrize(("lines", "found"), [
+    ("behaviour: [{name: a, words: b}]", "unit"),
+    ("behaviour: [{name: a, words: b, unit: 3}]", "expected a name, words and a unit"),
+    ("behaviour: [{name: a, words: b, unit: s}, {name: a, words: c, unit: s}]", "found a name twice"),
+])  # fmt: skip
+def test_a_behaviour_field_is_a_name_words_and_a_unit(tmp_path: Path, lines: str, found: str) -> None:
+    with pytest.raises(SchemaError, match=found):
+        load_schema(written(tmp_path, TEXT.partition("\nbehaviour:")[0] + "\n" + lines + "\n"))
+
+
+def test_behaviour_is_no_part_of_the_digest_that_models_carry(tmp_path: Path) -> None:
+    without = load_schema(written(tmp_path, TEXT.partition("\nbehaviour:")[0] + "\n"))
+    assert without.digest == load_schema().digest
+    assert without.behaviour_digest != load_schema().behaviour_digest

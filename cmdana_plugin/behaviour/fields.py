@@ -1,0 +1,217 @@
+"""The behaviour fields: each a line of `schema.yaml`, whose name says which statistic it is, or has a function here.
+
+`pair_conns_1h` is a sum of a stream over a horizon, `host_others_1h_vs_own` how it compares with what an hour shows,
+`pair_interval_cv` a statistic of the stream by itself. What is made of several has a function of its name below.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.behaviour.flows import Flows
+from cmdana_plugin.behaviour.tables import (
+    DOMAIN,
+    HORIZONS,
+    HOST,
+    KINDS,
+    MEASURES,
+    ORIG,
+    PAIR,
+    RESP,
+    TARGET,
+    USE,
+)
+from cmdana_plugin.behaviour.walk import (
+    AT_AGE,
+    AT_BITS,
+    AT_EVIDENCE,
+    AT_GAIN,
+    AT_GAP,
+    AT_HOURS,
+    AT_LIKE,
+    AT_MINUTES,
+    AT_OWN,
+    AT_PEAK,
+    AT_RHYTHM,
+    AT_RUN,
+    AT_SEEN,
+    AT_SUMS,
+    AT_SURPRISE,
+    AT_TENS,
+    WIDTH,
+)
+from feature_extractors import SchemaError
+from feature_extractors.features import load_schema
+
+Floats = NDArray[np.float32]
+_KINDS: Final = {"pair": PAIR, "use": USE, "target": TARGET, "domain": DOMAIN, "host": HOST}
+_SUMS: Final = (
+    "conns",
+    "failed",
+    "refused",
+    "accepted",
+    "sent",
+    "received",
+    "others",
+    "ports",
+    "young",
+    "bits",
+)
+_OVER: Final = ("1m", "10m", "1h", "1d", "1w")
+_AGAINST: Final = {"own": AT_OWN, "like": AT_LIKE, "most": AT_PEAK}
+_RHYTHM: Final = ("interval", "interval_cv", "interval_mad", "interval_skew", "off_beat", "sent_cv", "sent_mad",
+                  "received_cv", "received_mad", "duration_cv", "duration_mad")  # fmt: skip
+# By itself: its column, and whether its logarithm is taken.
+_ALONE: Final = {
+    "seen": (AT_SEEN, True), "age": (AT_AGE, True), "idle": (AT_GAP, True), "hours": (AT_HOURS, True),
+    "surprise": (AT_SURPRISE, False), "slow_bits": (AT_BITS, False), "gain": (AT_GAIN, False),
+    "evidence": (AT_EVIDENCE, True), "minutes": (AT_MINUTES, False), "tens": (AT_TENS, False), "run": (AT_RUN, False),
+    **{name: (AT_RHYTHM + i, name == "interval") for i, name in enumerate(_RHYTHM)},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Statistics [n, KINDS, WIDTH] as `walk` leaves them, and the connections themselves."""
+
+    of: Floats
+    flows: Flows
+
+    def sum(self, kind: int, which: int, horizon: int) -> Floats:
+        return self.of[:, kind, AT_SUMS + which * len(HORIZONS) + horizon]
+
+
+def _share(part: Floats, other: Floats) -> Floats:
+    share: Floats = part / (part + other + np.float32(1.0))
+    return share
+
+
+def _amount(x: NDArray[Any]) -> Floats:
+    logarithm: Floats = np.log1p(x).astype(np.float32)
+    return logarithm
+
+
+def pair_sent_share(raw: Raw) -> Floats:
+    return _share(raw.sum(PAIR, ORIG, 3), raw.sum(PAIR, RESP, 3))
+
+
+def domain_sent_share(raw: Raw) -> Floats:
+    return _share(raw.sum(DOMAIN, ORIG, 3), raw.sum(DOMAIN, RESP, 3))
+
+
+def host_sent_share(raw: Raw) -> Floats:
+    return _share(raw.sum(HOST, ORIG, 2), raw.sum(HOST, RESP, 2))
+
+
+def leaves(raw: Raw) -> Floats:
+    return (raw.flows.orig_local & ~raw.flows.resp_local).astype(np.float32)
+
+
+def enters(raw: Raw) -> Floats:
+    return (~raw.flows.orig_local & raw.flows.resp_local).astype(np.float32)
+
+
+def refused(raw: Raw) -> Floats:
+    return _amount(raw.flows.refused)
+
+
+def accepted(raw: Raw) -> Floats:
+    return _amount(raw.flows.accepted)
+
+
+def sent(raw: Raw) -> Floats:
+    return _amount(raw.flows.orig_bytes)
+
+
+def received(raw: Raw) -> Floats:
+    return _amount(raw.flows.resp_bytes)
+
+
+def lasts(raw: Raw) -> Floats:
+    return _amount(raw.flows.duration * 1e3)
+
+
+def tcp(raw: Raw) -> Floats:
+    is_tcp: Floats = (raw.flows.proto == 6).astype(np.float32)
+    return is_tcp
+
+
+_MADE: Final[dict[str, Callable[[Raw], Floats]]] = {
+    f.__name__: f
+    for f in (
+        pair_sent_share,
+        domain_sent_share,
+        host_sent_share,
+        leaves,
+        enters,
+        refused,
+        accepted,
+        sent,
+        received,
+        lasts,
+        tcp,
+    )
+}
+
+
+def _column(name: str) -> tuple[int, bool] | None:
+    """The column of the flattened statistics that a name stands for, and whether its logarithm is taken."""
+    kind, _, rest = name.partition("_")
+    if kind not in _KINDS:
+        return None
+    base = _KINDS[kind] * WIDTH
+    if rest in _ALONE:
+        column, logarithm = _ALONE[rest]
+        return base + column, logarithm
+    told, _, against = rest.partition("_vs_")
+    which, _, over = told.rpartition("_")
+    if which not in _SUMS or over not in _OVER:
+        return None
+    at = _SUMS.index(which), _OVER.index(over)
+    if not against:
+        return base + AT_SUMS + at[0] * len(HORIZONS) + at[1], True
+    if against not in _AGAINST or at not in MEASURES:
+        return None
+    return base + _AGAINST[against] + MEASURES.index(at), False
+
+
+@functools.cache
+def _plan() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], list[tuple[int, str]]]:
+    """Places in a row, columns of the statistics, whose logarithm; and the places of what has a function."""
+    places, columns, logarithms, made = [], [], [], []
+    for place, name in enumerate(names()):
+        if name in _MADE:
+            made.append((place, name))
+        elif (column := _column(name)) is not None:
+            places.append(place)
+            columns.append(column[0])
+            logarithms.append(column[1])
+        else:
+            raise SchemaError(
+                f"behaviour: found {name!r}, expected a statistic of a stream or a function of fields.py"
+            )
+    return np.array(places), np.array(columns), np.array(logarithms), made
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The names of the fields, in the order of their columns."""
+    return tuple(field.name for field in load_schema().behaviour)
+
+
+def fields_of(raw: Raw) -> Floats:
+    """The fields [n, B] in the schema's order; NaN where there is nothing to tell."""
+    places, columns, logarithms, made = _plan()
+    out = np.empty((len(raw.of), len(names())), np.float32)
+    values = raw.of.reshape(len(raw.of), KINDS * WIDTH)[:, columns]
+    values[:, logarithms] = np.log1p(values[:, logarithms])
+    out[:, places] = values
+    for place, name in made:
+        out[:, place] = _MADE[name](raw)
+    return out
