@@ -7,5 +7,6 @@ from .embedded import limits_of as limits_of
 from .embedded import merge_counts as merge_counts
 from .embedded import sources as sources
 from .gc_policy import settle_for_live as settle_for_live
+from .gc_policy import settled_for_extraction as settled_for_extraction
 from .reference import with_reference as with_reference
 from .summary import Summary as Summary
