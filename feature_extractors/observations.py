@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 LogValue = bool | int | float | str | list["LogValue"] | None
 
 MAX_PACKETS: Final = 32  # packets of a connection that the packet modality describes (detector.md, section 3)
-MAX_LOG_ENTRIES: Final = 16  # log entries of a connection that the log modality describes
+MAX_LOG_ENTRIES: Final = (
+    256  # log entries of a connection that count, and that are kept where they wait for it
+)
 
 
 class Modality(enum.IntEnum):

@@ -71,7 +71,7 @@ function brief_ssl(rec: any): string
 	{
 	local s = rec as SSL::Info;
 	return cat("[\"ssl\",\"", s$uid, " ", s$ts, " ", s?$version ? s$version : "-", " ", s?$cipher ? s$cipher : "-", " ",
-	    s?$curve ? s$curve : "-", "\",", s$established ? "true," : "false,", s$resumed ? "true," : "false,",
+	    s?$curve ? s$curve : "-", " ", s?$last_alert ? s$last_alert : "-", "\",", s$established ? "true," : "false,", s$resumed ? "true," : "false,",
 	    s?$server_name ? to_json(s$server_name) : "null", ",", s?$next_protocol ? to_json(s$next_protocol) : "null", "]");
 	}
 

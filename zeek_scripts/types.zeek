@@ -5,7 +5,7 @@ module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 6;
+	const wire_version = 7;
 
 	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;

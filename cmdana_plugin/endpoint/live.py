@@ -198,15 +198,13 @@ class Live:
 
 
 def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Paths of the logs that a model of this schema looks at, and those of them of which it needs no more than Zeek
-    tells in brief; empty, which is all of them in full, for a schema that we do not know.
+    """Paths of the logs that are read under this schema, and those of them of which no more is read than Zeek tells in
+    brief; empty, which is all of them in full, for a schema that we do not know.
     """
     schema = load_schema()
     if digest != schema.digest:
         return (), ()
-    fields: dict[str, set[str]] = {}
-    for f in schema.log_fields:
-        fields.setdefault(f.stream, set()).add(f.name)
+    fields = schema.reads()
     brief = {stream for stream, told in BRIEF.items() if fields.get(stream, set()) <= {*told[0], *told[1]}}
     if "x509" in fields:
         brief.discard("ssl")  # certificates are joined by the fingerprints in ssl.log

@@ -108,7 +108,7 @@ BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("method", "host", "uri", "user_agent", "referrer", "resp_mime_types", "orig_mime_types"),
     ),
     "ssl": (
-        ("uid", "ts", "version", "cipher", "curve"),
+        ("uid", "ts", "version", "cipher", "curve", "last_alert"),
         ("established", "resumed", "server_name", "next_protocol"),
     ),
 }  # fmt: skip
@@ -202,7 +202,7 @@ def sample() -> str:
         ["http", "C2 1.1 0 512 200", "GET", "a.example", "/", "agent", None, ["text/html"], None],
         ["C2 2001:db8::1 2001:db8::2 S1 ShADd http 1.0 1.2 0.2", [0, 1025, 80, 6, 0, 3, 250, 2, 700, 0, 70, 580],
          [0, 60, 0, 50_000, 60, 60, 100_000, 120, 60]],
-        ["ssl", "C3 1.2 TLSv13 - x25519", True, False, "b.example", None],
+        ["ssl", "C3 1.2 TLSv13 - x25519 unknown_ca", True, False, "b.example", None],
         ["weird", {"ts": 1.2, "uid": "C3", "name": "odd"}],
         ["C3 10.0.0.1 10.0.0.3 SF ShADadFf ssl 1.0 1.3 0.3",
          [1, 1026, 443, 6, 0, 5, 800, 5, 4000, 0, 600, 3700, 7], []],

@@ -20,7 +20,7 @@ from cmdana_plugin.logs import notice_columns, notice_fields
 from feature_extractors import CmdanaError, Stage
 
 T = TypeVar("T")
-WIRE_VERSION: Final = 6
+WIRE_VERSION: Final = 7
 # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
 MAX_PAYLOAD: Final = 16 * 1024 * 1024
 VERDICTS_PER_EVENT: Final = 256

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from publicsuffixlist import PublicSuffixList
 
-from feature_extractors.observations import Windows
+from feature_extractors.observations import MAX_LOG_ENTRIES, Windows
 
 _MAX_NAME: Final = 253  # characters of a domain name (RFC 1035, 2.3.4); of a longer one the end is looked at
 _REMEMBERED: Final = 16_384  # names
@@ -39,32 +39,39 @@ class Domains(NamedTuple):
 def domains_of(windows: Windows) -> Domains:
     """Of several domains in a connection's queries that of which they say most, else the first that is named.
 
-    Bits are a name's length times the entropy of its own letters, summed over the different names below the domain:
-    `www` says nothing, forty letters in base 32 some 180 bits, and the same query again nothing more.
+    Bits are a name's length times the entropy of its own letters, summed over the different names below the domain in
+    the first `MAX_LOG_ENTRIES` log entries: `www` says nothing, forty letters in base 32 some 180 bits, and the same
+    query again nothing more.
     """
     n = len(windows)
     domains, bits = [""] * n, np.zeros(n, np.float32)
     entries: list[int] = []
-    names: list[tuple[str, str]] = []
+    names: list[str] = []
     for i, entry in enumerate(windows.logs):
         field = _NAMES.get(entry.stream)
         if field is not None and type(name := entry.fields.get(field)) is str and name:
             entries.append(i)
-            names.append((entry.stream, name))
-    rows = (np.searchsorted(windows.log_start, np.array(entries, np.int64), side="right") - 1).tolist()
-    of_row: dict[int, list[tuple[str, str]]] = {}
-    for row, one in zip(rows, names, strict=True):
-        of_row.setdefault(row, []).append(one)
+            names.append(name)
+    at = np.array(entries, np.int64)
+    rows = np.searchsorted(windows.log_start, at, side="right") - 1
+    counted = at - windows.log_start[rows] < MAX_LOG_ENTRIES
+    alone = np.bincount(rows, minlength=n)[rows] == 1
+    of_row: dict[int, list[tuple[str, str]]] = {}  # where there are several
+    for row, i, name, counts, single in zip(
+        rows.tolist(), entries, names, counted.tolist(), alone.tolist(), strict=True
+    ):
+        if single and counts:
+            domains[row], said = registered(name)
+            if said and windows.logs[i].stream == "dns":
+                bits[row] = said
+        elif counts:
+            of_row.setdefault(row, []).append((windows.logs[i].stream, name))
     for row, told in of_row.items():
         domains[row], bits[row] = _told(told)
     return Domains(domains, bits)
 
 
 def _told(names: list[tuple[str, str]]) -> tuple[str, float]:
-    if len(names) == 1:
-        stream, name = names[0]
-        domain, said = registered(name)
-        return domain, said if stream == "dns" else 0.0
     asked: dict[str, float] = {}
     for name in dict.fromkeys(name.lower() for stream, name in names if stream == "dns"):
         domain, said = registered(name)

@@ -23,6 +23,7 @@ _OF_FILES: Final = frozenset({"x509", "pe", "ocsp"})
 _MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
 _MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
 _MAX_PENDING: Final = 200_000  # connections for whose row the entries of other logs wait
+_MAX_SHOWING: Final = 16  # connections of a file that is not described yet
 _MAX_FILES: Final = 65_536  # certificates and files that are remembered
 
 
@@ -124,7 +125,7 @@ class _Shown:
             yield self._said[name]
             return
         uids = self._uids.setdefault(name, [])
-        if uid not in uids and len(uids) < MAX_LOG_ENTRIES:
+        if uid not in uids and len(uids) < _MAX_SHOWING:
             uids.append(uid)
         _bound(self._uids)
 

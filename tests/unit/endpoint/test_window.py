@@ -11,7 +11,7 @@ from test_wire import ROW, payload, told
 from cmdana_plugin.endpoint import observed
 from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.observed import Batch
-from feature_extractors.observations import CONN_STATES, Stage
+from feature_extractors.observations import CONN_STATES, MAX_LOG_ENTRIES, Stage
 
 
 def connection(uid: str, end: float = 101.5, **changes: Any) -> list[Any]:
@@ -82,8 +82,10 @@ def test_a_log_after_its_connection_is_counted_and_passed_over() -> None:
 
 def test_logs_beyond_what_the_detector_looks_at_are_counted() -> None:
     aligner = Aligner()
-    windows = aligner.receive([batch(*[log("C1", float(k)) for k in range(20)], connection("C1"))])
-    assert len(windows.logs) == 16
+    windows = aligner.receive(
+        [batch(*[log("C1", float(k)) for k in range(MAX_LOG_ENTRIES + 4)], connection("C1"))]
+    )
+    assert len(windows.logs) == MAX_LOG_ENTRIES
     assert aligner.counts.by_reason == {"log_beyond_window": 4}
 
 

@@ -122,7 +122,7 @@ def test_a_record_with_a_field_of_the_wrong_kind_is_passed_over_by_name(
         ("", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("[" * 100_000, "expected JSON"),
-        (payload([told(ROW)], v=1), "found wire version 1; expected 6: install the same version"),
+        (payload([told(ROW)], v=1), "found wire version 1; expected 7: install the same version"),
         (payload([], seq=-1), "seq: found '-1'"),
         (payload([], now=True), "now: found 'True'"),
         (payload([]).replace("102.0", "NaN"), "found NaN"),
@@ -260,10 +260,10 @@ def test_a_log_record_that_belongs_to_no_connection_is_none(record: Any) -> None
             }),
         ),
         (
-            ["ssl", "C1 1.5 TLSv13 - x25519", True, False, "a.example", None],
+            ["ssl", "C1 1.5 TLSv13 - x25519 unknown_ca", True, False, "a.example", None],
             LogEntry("ssl", 1.5, "C1", {
-                "version": "TLSv13", "curve": "x25519", "established": True, "resumed": False,
-                "server_name": "a.example",
+                "version": "TLSv13", "curve": "x25519", "last_alert": "unknown_ca", "established": True,
+                "resumed": False, "server_name": "a.example",
             }),
         ),
     ],
