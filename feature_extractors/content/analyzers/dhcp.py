@@ -26,7 +26,7 @@ _MAX_TRANSACTIONS: Final = 1024
 
 
 class Dhcp(Analyzer):
-    """Messages joined by transaction id."""
+    """DHCP (RFC 2131): messages joined by transaction id."""
 
     service: ClassVar[str] = "dhcp"
 

@@ -41,7 +41,7 @@ _DOT: Final = 46
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """What the plain ones of a block's datagrams say; `text` holds names in lower case and answers in words."""
+    """The plain DNS messages of a block as columns; `text` holds names in lower case and answers as text."""
 
     which: list[int]  # [s] index into `rows`, -1 where the datagram is no plain message
     rows: list[tuple[Any, ...]]  # MESSAGE
@@ -53,7 +53,7 @@ class Messages:
 def read(
     data: NDArray[np.uint8], starts: NDArray[np.int64], captured: NDArray[np.int32], wanted: NDArray[np.int64]
 ) -> Messages:
-    """Reads the datagrams whose index is in `wanted`, of all that begin at `starts` in `data`."""
+    """The plain DNS messages among the datagrams with index in `wanted`, of those that begin at `starts` in `data`."""
     which = np.full(len(starts), -1, np.int64)
     if not len(wanted):
         return Messages(which.tolist(), [], [], b"", "")

@@ -34,7 +34,7 @@ _EMPTY: Final = re.compile(
 
 
 class Mqtt(Analyzer):
-    """One client connection."""
+    """MQTT 3.1.1 (OASIS): one client connection."""
 
     service: ClassVar[str] = "mqtt"
 

@@ -28,7 +28,7 @@ _MAX_PACKET_BYTES: Final = 64 * 1024  # of one packet that is looked at; longer 
 
 
 class Mysql(Analyzer):
-    """One client connection."""
+    """The MySQL client/server protocol: one client connection."""
 
     service: ClassVar[str] = "mysql"
     needs_start: ClassVar[bool] = True
