@@ -7,6 +7,7 @@ given up when the other side speaks on, when too much waits behind it, or at the
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,11 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 Row = tuple[int, float, str, float, Fields]
 
 
+# Most streams never need one of their own: what is empty is made when something goes into it.
+_NOTHING_PENDING: Final[dict[int, tuple[bytes, int]]] = {}
+_NO_ORDER: Final[list[int]] = []
+
+
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
@@ -46,8 +52,8 @@ class _Stream:
         self.skippable_until = (
             0  # content before this offset was declared unneeded and may be missing without harm
         )
-        self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
-        self.order: list[int] = []  # the offsets of what waits, as a heap
+        self.pending = _NOTHING_PENDING  # by offset: captured bytes, bytes on the wire
+        self.order = _NO_ORDER  # the offsets of what waits, as a heap
         self.pending_bytes = 0
 
 
@@ -72,7 +78,7 @@ class _Connection:
 
 
 class Content:
-    """All connections whose content is being analysed. State lives from a connection's first payload to `close`."""
+    """TCP stream reassembly and protocol analysis of all connections, from their first payload to `close`."""
 
     def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
         self.limits = limits or ContentLimits()
@@ -83,7 +89,7 @@ class Content:
         self._run = Run(self.limits, self.counts, create, logs=logs)
 
     def receive(self, segments: Segments) -> Wanted:
-        """Analyses a block of segments. The answer names every connection that wants less than before."""
+        """The connections that want less than before, after a block of segments has been analysed."""
         connections = self._connections
         view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
@@ -175,7 +181,7 @@ class Content:
         ends: NDArray[np.int64] | None = None,
         hosts: NDArray[np.uint8] | None = None,
     ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
-        """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1].
+        """The services [n], log entries and their offsets [n + 1] of `n` connections, which end now.
 
         `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
         content that was not wanted. `hosts` [n, 2, 16]: addresses of originator and responder.
@@ -244,7 +250,7 @@ class Content:
                 stream.next = upto
 
     def flip(self, connection: int) -> None:
-        """The connection's originator and responder have changed sides, as a rule before any content."""
+        """Swaps originator and responder of a connection, as a rule before any content."""
         old = self._connections.get(connection)
         if old is None:
             return
@@ -331,6 +337,8 @@ class Content:
                 return
             self._forget(stream, offset)
         else:
+            if not stream.pending:
+                stream.pending, stream.order = {}, []
             heappush(stream.order, offset)
         connection.waited = ts
         stream.pending[offset] = data, length
