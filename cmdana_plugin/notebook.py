@@ -74,14 +74,17 @@ def load_detector(
     Blocks come in stream order, each once. Loads torch. Raises `CmdanaError` for a model that cannot be used.
     """
     from cmdana_plugin import detector as detectors
+    from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
 
     if isinstance(model, detectors.Checkpoint):
         made = detectors.CrossModal(model, load_schema(), device=device, threads=threads)
     else:
         made = detectors.load_detector(Path(model) if model else None, device=device, threads=threads)
-    if not (config or Config()).model.site_history:
-        return made
-    return detectors.WithSiteHistory(made, share=detectors.share_of(made.checkpoint.weights))
+    config = config or Config()
+    judging = with_behaviour_beside(made, made.checkpoint, bounds=Bounds(config.behaviour.max_hosts))
+    if not config.model.site_history:
+        return judging
+    return detectors.WithSiteHistory(judging, share=detectors.share_of(made.checkpoint.weights))
 
 
 def judge(

@@ -65,6 +65,7 @@ _SUMS: Final = (
 )
 _OVER: Final = ("1m", "10m", "1h", "1d", "1w")
 _AGAINST: Final = {"own": AT_OWN, "like": AT_LIKE, "most": AT_PEAK}
+_LOGARITHMS: Final = ("refused", "accepted", "sent", "received", "lasts")
 _RHYTHM: Final = ("interval", "interval_cv", "interval_mad", "interval_skew", "off_beat", "sent_cv", "sent_mad",
                   "received_cv", "received_mad", "duration_cv", "duration_mad")  # fmt: skip
 # By itself: its column, and whether its logarithm is taken.
@@ -215,3 +216,34 @@ def fields_of(raw: Raw) -> Floats:
     for place, name in made:
         out[:, place] = _MADE[name](raw)
     return out
+
+
+@functools.cache
+def _logarithms() -> NDArray[np.bool_]:
+    """[B] whether a field is the logarithm of what its words name."""
+    places, _, logarithms, _ = _plan()
+    out = np.isin(names(), _LOGARITHMS)
+    out[places] = logarithms
+    return out
+
+
+def told(place: int, seen: float, usual: float) -> str:
+    """A field of one connection in words: what was seen against what is usual, with their unit."""
+    field = load_schema().behaviour[place]
+    values = [_short(_linear(place, x), field.unit) for x in (seen, usual)]
+    return f"{field.words}: {values[0]}, usual {values[1]}"
+
+
+def _linear(place: int, x: float) -> float:
+    value = float(np.expm1(x)) if _logarithms()[place] else x
+    return value / 1e3 if names()[place] == lasts.__name__ else value
+
+
+def _short(x: float, unit: str) -> str:
+    if not np.isfinite(x):
+        return "unknown"
+    for bound, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if unit == "B" and abs(x) >= bound:
+            return f"{x / bound:.3g} {prefix}B"
+    digits = f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+    return f"{digits} {unit}".rstrip()

@@ -37,6 +37,7 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     """
     import torch
 
+    from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
     from cmdana_plugin.decision import Judge
     from cmdana_plugin.detector import WithSiteHistory, load_detector, share_cores, share_of
     from cmdana_plugin.keyfile import state_salt
@@ -52,9 +53,10 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     detector = load_detector(
         path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts, spare=spare
     )
-    if not settings.site_history:
-        return Judge(detector, config)
-    return Judge(WithSiteHistory(detector, salt, share_of(detector.checkpoint.weights)), config)
+    judging = with_behaviour_beside(detector, detector.checkpoint, salt, Bounds(config.behaviour.max_hosts))
+    if settings.site_history:
+        judging = WithSiteHistory(judging, salt, share_of(detector.checkpoint.weights))
+    return Judge(judging, config)
 
 
 class Reload:

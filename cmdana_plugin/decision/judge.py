@@ -35,6 +35,7 @@ COMPONENT_WORDS: Final[Mapping[str, str]] = {
     "novelty": "first-seen peer, port or name",
     "attack": "resembles attacks seen in training",
     "site": "unusual for this service at this site",
+    "behaviour": "its run of connections is unlike this network's use",
 }
 
 

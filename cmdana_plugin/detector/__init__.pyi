@@ -1,6 +1,7 @@
 from . import checkpoint as checkpoint
 from .calibration import ENOUGH_HISTORY as ENOUGH_HISTORY
 from .calibration import Strata as Strata
+from .calibration import Tail as Tail
 from .calibration import fit_strata as fit_strata
 from .calibration import fit_tail as fit_tail
 from .calibration import fuse as fuse
@@ -61,9 +62,13 @@ from .scores import Detector as Detector
 from .scores import Scores as Scores
 from .scores import p_value_of as p_value_of
 from .scores import score_of as score_of
+from .scores import significant as significant
 from .site_history import WithSiteHistory as WithSiteHistory
 from .site_history import share_of as share_of
 from .soundness import COMPONENTS as COMPONENTS
+from .soundness import Unsound as Unsound
+from .soundness import check_tail as check_tail
+from .soundness import check_trees as check_trees
 from .trees import Trees as Trees
 from .trees import fit_classes as fit_classes
 from .trees import fit_trees as fit_trees

@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -34,7 +34,11 @@ from feature_extractors.features import Schema
 SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
 _MAX_FILE_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
-_TYPES: Final = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_}  # of safetensors
+# Of safetensors.
+_TYPES: Final = {
+    "F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_, "I64": np.int64, "U64": np.uint64,
+    "U8": np.uint8,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class Checkpoint:
     # Of the overall p-value, -log p, by how well the originator is known; where benign traffic was plenty.
     overall_calibration: Strata | None
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
+    behaviour: Mapping[str, NDArray[Any]] = field(
+        default_factory=dict
+    )  # of the room of that name, which checks them
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         tensors |= _arrays("namer", checkpoint.attack_classifier)
     if checkpoint.isolation is not None:
         tensors |= _arrays("isolation", checkpoint.isolation)
+    tensors |= {f"{sound.BEHAVIOUR}.{k}": v for k, v in checkpoint.behaviour.items()}
     tails: dict[str, list[float]] = {}
     for name, tail in _tails(checkpoint):
         tensors[f"tail.{name}"] = np.stack([tail.order, tail.above])
@@ -167,7 +175,8 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
     for prefix in TREES:
         there = f"{prefix}.root" in tensors
         if there:
-            sound.check_trees(prefix, tensors, schema, len(classes) if prefix == "namer" else 1)
+            width = sound.columns_of(prefix, schema)
+            sound.check_trees(prefix, tensors, width, len(classes) if prefix == "namer" else 1)
         forests[prefix] = Trees(**_named(prefix, tensors, Trees)) if there else None
     if classes and forests["namer"] is None:
         raise Unsound("classes", f"{len(classes)} names", "none, or trees that tell them apart")
@@ -201,6 +210,11 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
         fused=tails["fused"],
         overall_calibration=strata.get("whole"),
         about=about,
+        behaviour={
+            k.removeprefix(f"{sound.BEHAVIOUR}."): v
+            for k, v in tensors.items()
+            if k.startswith(f"{sound.BEHAVIOUR}.")
+        },
     )
 
 

@@ -28,6 +28,7 @@ COMPONENTS: Final = (
     "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
 )  # fmt: skip
 TREES: Final = ("trees", "namer", "isolation")
+BEHAVIOUR: Final = "behaviour"  # whose arrays the room of that name checks before it uses them
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata
 _MAX_CLASSES: Final = 256
@@ -141,28 +142,33 @@ def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -
             raise Unsound("tails", f"no {name}", "one for each component and the whole")
     for name, numbers in given.items():
         _tail_name(name, given, tensors)
-        if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_number, numbers)):
-            raise Unsound(f"tails {name}", _brief(numbers), "size, start, shape and scale")
-        size, start, xi, scale = numbers
-        if not _whole(size) or not 0 <= size < 1 << 53:
-            raise Unsound(f"tails {name}", f"size {_brief(size)}", "a whole number from 0 on")
-        if (
-            abs(start) > _MAX_FEATURE_MAGNITUDE
-            or not 0.0 <= xi <= 1.0
-            or not 1e-9 <= scale <= _MAX_FEATURE_MAGNITUDE
-        ):
-            raise Unsound(f"tails {name}", _brief(numbers), "a start, a shape of 0..1 and a scale above 0")
         x = _array(tensors, f"tail.{name}", np.float64, (2, None))
-        if x.shape[1] > KEPT:
-            raise Unsound(f"tail.{name}", f"{x.shape[1]} values", f"{KEPT} at most")
-        order, above = x
-        _within(f"tail.{name}", order, _MAX_FEATURE_MAGNITUDE)
-        if (order[1:] < order[:-1]).any():
-            raise Unsound(f"tail.{name}", "values that fall", "rising ones")
-        # 1 - k / n may be rounded to a little below nothing.
-        if not ((above >= -1e-9) & (above <= 1.0)).all() or (above[1:] > above[:-1]).any():
-            raise Unsound(f"tail.{name}", "other shares", "falling ones from 1 to 0")
+        check_tail(name, numbers, x)
     return given
+
+
+def check_tail(name: str, numbers: object, x: NDArray[Any]) -> None:
+    """Raises `Unsound` unless a tail has four numbers and a sample [2, n] of rising values and falling shares."""
+    if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_number, numbers)):
+        raise Unsound(f"tails {name}", _brief(numbers), "size, start, shape and scale")
+    size, start, xi, scale = numbers
+    if not _whole(size) or not 0 <= size < 1 << 53:
+        raise Unsound(f"tails {name}", f"size {_brief(size)}", "a whole number from 0 on")
+    if (
+        abs(start) > _MAX_FEATURE_MAGNITUDE
+        or not 0.0 <= xi <= 1.0
+        or not 1e-9 <= scale <= _MAX_FEATURE_MAGNITUDE
+    ):
+        raise Unsound(f"tails {name}", _brief(numbers), "a start, a shape of 0..1 and a scale above 0")
+    if x.shape[1] > KEPT:
+        raise Unsound(f"tail.{name}", f"{x.shape[1]} values", f"{KEPT} at most")
+    order, above = x
+    _within(f"tail.{name}", order, _MAX_FEATURE_MAGNITUDE)
+    if (order[1:] < order[:-1]).any():
+        raise Unsound(f"tail.{name}", "values that fall", "rising ones")
+    # 1 - k / n may be rounded to a little below nothing.
+    if not ((above >= -1e-9) & (above <= 1.0)).all() or (above[1:] > above[:-1]).any():
+        raise Unsound(f"tail.{name}", "other shares", "falling ones from 1 to 0")
 
 
 def _tail_name(name: str, given: Mapping[str, Any], tensors: Arrays) -> None:
@@ -233,16 +239,16 @@ def check_mixture(tensors: Arrays, schema: Schema) -> None:
         raise Unsound("mixture.weight", "other numbers", "logarithms of shares that sum to 1")
 
 
-def check_trees(prefix: str, tensors: Arrays, schema: Schema, outputs: int) -> None:
-    """Raises `Unsound` unless each node has one parent or is a root, and a tree at most `LEAVES` leaves."""
-    flat = (
-        len(schema.numeric)
-        + len(schema.categorical)
-        + len(schema.state)
-        + len(schema.summary)
-        + 2 * FIRST_SIZES
-    )
-    width = len(schema.numeric) + len(isolation_columns(schema)) if prefix == "isolation" else flat
+def columns_of(prefix: str, schema: Schema) -> int:
+    """The number of columns of the table that a forest of the checkpoint takes."""
+    if prefix == "isolation":
+        return len(schema.numeric) + len(isolation_columns(schema))
+    listed = len(schema.numeric) + len(schema.categorical) + len(schema.state) + len(schema.summary)
+    return listed + 2 * FIRST_SIZES
+
+
+def check_trees(prefix: str, tensors: Arrays, width: int, outputs: int) -> None:
+    """Raises `Unsound` unless it is a forest over `width` columns: each node has one parent or is a root."""
     root = _array(tensors, f"{prefix}.root", np.int32, (None,))
     left = _array(tensors, f"{prefix}.left", np.int32, (None,))
     trees, nodes = len(root), len(left)
@@ -295,7 +301,7 @@ def check_names(tensors: Arrays) -> None:
     )  # `depth`: of older models
     for name in tensors:
         group, _, rest = name.partition(".")
-        if group not in ("network", "tail") and rest not in parts.get(group, ()):
+        if group not in ("network", "tail", BEHAVIOUR) and rest not in parts.get(group, ()):
             raise Unsound(name, "it", "no such tensor")
 
 

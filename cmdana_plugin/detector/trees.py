@@ -123,14 +123,20 @@ def fit_trees(
     seed: int,
     rounds: int = 150,
     repeats: int = 3,
+    leaves: int = 15,
+    least: int = 10,
 ) -> Trees:
     """Gradient-boosted trees (LightGBM) for malicious rows of `table` [n, F], the average of `repeats` ensembles.
+
+    Each tree has `leaves` leaves of `least` rows or more.
 
     Raises `CmdanaError` where LightGBM is not installed.
     """
     models = []
     for k in range(repeats):
-        model = _classifier(n_estimators=rounds, random_state=seed + k)
+        model = _classifier(
+            n_estimators=rounds, random_state=seed + k, num_leaves=leaves, min_child_samples=least
+        )
         model.fit(table, malicious, sample_weight=weight)
         models.append(model.booster_.dump_model())
     return _flatten(models, 1)
@@ -157,8 +163,9 @@ def _classifier(**settings: Any) -> Any:
         import lightgbm
     except ImportError as error:
         raise CmdanaError("learning from labels needs lightgbm: pip install 'cmdana[evaluate]'") from error
+    settings = {"num_leaves": 15, "min_child_samples": 10} | settings
     return lightgbm.LGBMClassifier(
-        num_leaves=15, learning_rate=0.06, min_child_samples=10, subsample=0.7, subsample_freq=1, colsample_bytree=0.4,
+        learning_rate=0.06, subsample=0.7, subsample_freq=1, colsample_bytree=0.4,
         reg_lambda=5.0, n_jobs=1, verbose=-1, deterministic=True, force_row_wise=True, **settings,
     )  # fmt: skip
 

@@ -196,7 +196,7 @@ def evaluate(
     for k, name in enumerate(names):
         for seed in seeds:
             progress(f"{name} against the attacker, seed {seed}", k / len(names))
-            recipe = Recipe(seed=seed)
+            recipe = Recipe(seed=seed, behaviour=False)
             digests = map(corpus_digest, (learn, *corpora.values()))
             store = Store(cache, schema.digest, *digests, code=__name__)
             trials = {}

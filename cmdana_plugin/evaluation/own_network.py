@@ -288,7 +288,7 @@ class _Site:
         if name in BASELINES:
             learn = self.mixed if name in WITH_LABELS and self.mixed is not None else self.learn
             return run_baseline(name, learn, self.corpus, seed)
-        recipe = Recipe(seed=seed)
+        recipe = Recipe(seed=seed, behaviour=False)
         if name in VARIANTS and name != SHIPPED:
             recipe = replace(recipe, trees=False, **VARIANTS[name])  # type: ignore[arg-type]
             made = train(self.normal, self.held, recipe=recipe)

@@ -277,7 +277,7 @@ def evaluate(
         if name in BASELINES:
             return run_baseline(name, learn, judged, seed)
         settings = {} if name == SHIPPED else {"trees": False, **VARIANTS[name]}
-        recipe = replace(Recipe(seed=seed), **settings)  # type: ignore[arg-type]
+        recipe = replace(Recipe(seed=seed, behaviour=False), **settings)  # type: ignore[arg-type]
         if settings:
             made = train(split.train, split.calibrate, recipe=recipe)
         else:

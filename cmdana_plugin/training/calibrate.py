@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import behaviour_of, with_behaviour
 from cmdana_plugin.detector import (
     ENOUGH_HISTORY,
     Checkpoint,
@@ -26,6 +27,7 @@ from cmdana_plugin.detector import (
     prepare,
     remember_all,
 )
+from cmdana_plugin.training.fit_behaviour import normal_of, recalibrated
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Corpus, Recording, gather, with_cold_starts
 from feature_extractors.features import (
@@ -109,13 +111,32 @@ def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = No
     return replace(out, overall_calibration=fit_strata(whole, benign.history, enough=ENOUGH_HISTORY))
 
 
-def recalibrate(checkpoint: Checkpoint, recordings: Iterable[Recording]) -> Checkpoint:
-    """The same checkpoint calibrated on later benign traffic of a site."""
+def recalibrate(
+    checkpoint: Checkpoint, recordings: Iterable[Recording], salt: int | None = None
+) -> Checkpoint:
+    """The same checkpoint calibrated on later benign traffic of a site, whose hosts are hashed under `salt`."""
     schema = load_schema()
     cold_starts: list[Recording] = []
-    corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema)
+    corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema, salt=salt or 0)
     recipe = Recipe(components=tuple(checkpoint.strata))
-    return calibrated_on(checkpoint, corpus, corpus.label == 0, cold_starts, recipe, schema)
+    made = calibrated_on(checkpoint, corpus, corpus.label == 0, cold_starts, recipe, schema)
+    behaviour = behaviour_of(made)
+    if behaviour is None:
+        return made
+    normal = normal_of([(corpus, overall_p_values(made, corpus, recipe, schema))], 0.0, salt is not None)
+    return with_behaviour(made, recalibrated(behaviour, normal, salt))
+
+
+def overall_p_values(
+    checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
+) -> NDArray[np.float64]:
+    """The p-value [n] of every event of a corpus, as the detector gives it at run time."""
+    raw, stratum = components(checkpoint, corpus, recipe, schema)
+    history = history_of(corpus.state, schema)
+    p = component_p_values(checkpoint, raw, stratum, history)
+    weights = checkpoint.weights
+    evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
+    return overall_p_value(checkpoint, evidence, p, history)
 
 
 def components(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour
 from cmdana_plugin.detector import (
     RING_WIDTH,
     Checkpoint,
@@ -30,7 +32,8 @@ from cmdana_plugin.detector import (
     prepare,
     tabulate,
 )
-from cmdana_plugin.training.calibrate import calibrated_on
+from cmdana_plugin.training.calibrate import calibrated_on, overall_p_values
+from cmdana_plugin.training.fit_behaviour import fit_behaviour, normal_of
 from cmdana_plugin.training.loss import Carry, previous_of_entity, step_loss
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import (
@@ -76,6 +79,8 @@ def train(
     progress: Progress = lambda _what, _share: None,
     inspect: Callable[[Corpus], None] = lambda _corpus: None,
     keep: Path | None = None,
+    salt: int | None = None,
+    hosts: int | None = None,
 ) -> Checkpoint:
     """A checkpoint trained on `recordings` and calibrated on `calibration`, or on the last fifth by time of each
     recording.
@@ -83,8 +88,9 @@ def train(
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
     earlier model and keeps its trees where there are no labels: to name kinds of attack, not to be weighed. `inspect`
     is shown the corpus before anything is learned from it. `keep` names a file in which an interrupted training is
-    kept and from which it goes on. The same recordings, recipe and machine give the same checkpoint, unless the
-    training was interrupted.
+    kept and from which it goes on. `salt` keys the hashes of the hosts of one site, whose past then goes along, of so
+    many `hosts` at most; without it recordings are of networks that have nothing to do with each other. The same
+    recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
     """
     recipe = recipe or Recipe()
     schema = load_schema()
@@ -93,10 +99,15 @@ def train(
     corpus = gather(
         with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else _CALIBRATION_FRACTION),
         schema,
+        salt=salt or 0,
     )
     inspect(corpus)
     learn = np.ones(len(corpus), np.bool_)
-    held = None if calibration is None else gather(with_cold_starts(calibration, cold_starts, 1.0), schema)
+    held = (
+        None
+        if calibration is None
+        else gather(with_cold_starts(calibration, cold_starts, 1.0), schema, salt=salt or 0)
+    )
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
             learn[b - int((b - a) * _CALIBRATION_FRACTION) : b] = False
@@ -162,11 +173,36 @@ def train(
         recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
     if held is not None:
         held = recipe.variant.material(held, schema, recipe.seed)
-        return calibrated_on(draft, held, held.label == 0, cold_starts, recipe, schema)
-    held_out = ~learn & (corpus.label == 0)
-    if held_out.sum() < MIN_ROWS:
-        held_out = corpus.label == 0
-    return calibrated_on(draft, corpus, held_out, cold_starts, recipe, schema)
+        made = calibrated_on(draft, held, held.label == 0, cold_starts, recipe, schema)
+    else:
+        held_out = ~learn & (corpus.label == 0)
+        if held_out.sum() < MIN_ROWS:
+            held_out = corpus.label == 0
+        made = calibrated_on(draft, corpus, held_out, cold_starts, recipe, schema)
+    return _with_behaviour(made, corpus, held, recipe, schema, salt, hosts, init, progress)
+
+
+def _with_behaviour(
+    made: Checkpoint,
+    corpus: Corpus,
+    held: Corpus | None,
+    recipe: Recipe,
+    schema: Schema,
+    salt: int | None,
+    hosts: int | None,
+    init: Checkpoint | None,
+    progress: Progress,
+) -> Checkpoint:
+    """The checkpoint with what was learned of behaviour, or where that is nothing, with what `init` knew."""
+    learned = None
+    if recipe.behaviour and find_spec("lightgbm") is not None:
+        parts = [(c, overall_p_values(made, c, recipe, schema)) for c in (corpus, held) if c is not None]
+        normal = normal_of(parts, 1.0 if held is not None else 1.0 - _CALIBRATION_FRACTION, salt is not None)
+        bounds = Bounds() if hosts is None else Bounds(hosts)
+        learned = fit_behaviour(normal, seed=recipe.seed, salt=salt, bounds=bounds, progress=progress)
+    if learned is None and init is not None:
+        learned = behaviour_of(init)
+    return with_behaviour(made, learned)
 
 
 def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoint | None) -> Network:

@@ -70,6 +70,7 @@ class Recipe:
     width: int = 48
     dropout: float = _MODALITY_DROPOUT
     trees: bool = True
+    behaviour: bool = True
     components: tuple[str, ...] = COMPONENTS
     # of the supervised head in the fusion, the anomaly components together weigh 1
     attack_weight: float = 3.0

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import Flows, flow_rows, flows_of
 from cmdana_plugin.detector import (
     KINDS,
     Keys,
@@ -22,7 +23,7 @@ from feature_extractors.features import (
     Features,
     Schema,
     concat_features,
-    encode,
+    encoded,
 )
 
 # label of windows that are probably benign: they teach normal, never what is not an attack
@@ -61,21 +62,28 @@ class Corpus:
     bounds: NDArray[np.int64]  # [recordings + 1] first event of each
     digest: str
     names: list[str] = field(default_factory=list)
+    flows: list[Flows] = field(default_factory=list)  # of each recording, the connections that have ended
+    flow_rows: list[NDArray[np.int64]] = field(default_factory=list)  # which events these are
 
     def __len__(self) -> int:
         return len(self.features)
 
 
-def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Corpus:
-    """The corpus of recordings, each encoded from an empty state. Raises `CmdanaError` where there is nothing."""
+def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0, salt: int = 0) -> Corpus:
+    """The corpus of recordings, each encoded from an empty state. Raises `CmdanaError` where there is nothing.
+
+    `salt` keys the hashes of hosts in their flows.
+    """
     features, states, ids, ts, early, label, family, bounds, names = [], [], [], [], [], [], [], [0], []
+    flows, flows_rows = [], []
     used = np.zeros(KINDS, np.int64)
     digest = hashlib.sha256()
     for r in recordings:
         n = len(r.windows)
         if n == 0:
             continue
-        f = encode(r.windows, schema)
+        block = encoded(r.windows, schema)
+        f = block.features
         keys = make_keys(r.windows.connections, f, seed)
         size = max(1024, 2 * n)
         x, _ = Tables(size, size, 4 * size).counts(r.windows.connections, f, keys, schema.spans)
@@ -88,6 +96,8 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         early.append(r.windows.connections.stage == Stage.EARLY)
         label.append(np.zeros(n, np.int8) if r.label is None else r.label)
         family += list(r.family) if r.family else [""] * n
+        flows.append(flows_of(block, salt))
+        flows_rows.append(flow_rows(block) + bounds[-1])
         bounds.append(bounds[-1] + n)
         names.append(r.name)
         for part in (f.numeric, f.categorical, f.packets, f.log_tokens):
@@ -98,7 +108,8 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0) -> Co
         )
     return Corpus(
         concat_features(features), np.concatenate(states), np.concatenate(ids), np.concatenate(ts),
-        np.concatenate(early), np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names,
+        np.concatenate(early), np.concatenate(label), family, np.array(bounds), digest.hexdigest(), names, flows,
+        flows_rows,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import Checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
@@ -58,6 +59,7 @@ class Learned:
     busiest_host: str = ""
     model: str = ""
     data_digest: str = ""
+    behaviour: bool = True  # whether the runs of connections were learned
     normal: Normal = field(default_factory=Normal)
     suspects: Suspects = field(default_factory=Suspects)
     logs: PassedOver = field(default_factory=PassedOver)  # lines of Zeek logs that were not read
@@ -83,6 +85,11 @@ class Learned:
             found.append(
                 f"{self.busiest_host} originates {self.busiest:.0%} of the connections: if it is infected or scans, "
                 "that becomes normal"
+            )
+        if not self.behaviour:
+            found.append(
+                "runs of connections were not learned: that takes 500 normal connections and LightGBM (pip install "
+                "'cmdana[evaluate]')"
             )
         found += self.suspects.words()
         if self.joined < self.labels:
@@ -159,6 +166,8 @@ def train(
             progress=progress,
             inspect=lambda corpus: report.suspects.resembling(corpus, init),
             keep=kept,
+            salt=state_salt(config.model.state_key),
+            hosts=config.behaviour.max_hosts,
         )
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
@@ -167,6 +176,7 @@ def train(
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
+    report.behaviour = bool(made.behaviour)
     report.data_digest = made.about.get("data_digest", "")
     return report
 
@@ -189,7 +199,7 @@ def calibrate(
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
-        made = recalibrate(before, joining(found, report, labels))
+        made = recalibrate(before, joining(found, report, labels), state_salt(config.model.state_key))
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
     checkpoints.save(with_reference(made), out)

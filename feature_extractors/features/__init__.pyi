@@ -4,7 +4,6 @@ from .encoding import Encoded as Encoded
 from .encoding import Features as Features
 from .encoding import concat_encoded as concat_encoded
 from .encoding import concat_features as concat_features
-from .encoding import encode as encode
 from .encoding import encoded as encoded
 from .encoding import take_encoded as take_encoded
 from .encoding import take_features as take_features

@@ -12,21 +12,26 @@ import functools
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from publicsuffixlist import PublicSuffixList
 
-from feature_extractors.observations import MAX_LOG_ENTRIES, Windows
+from feature_extractors.features.by_stream import Entries
+from feature_extractors.observations import MAX_LOG_ENTRIES
 
 _MAX_NAME: Final = 253  # characters of a domain name (RFC 1035, 2.3.4); of a longer one the end is looked at
 _REMEMBERED: Final = 16_384  # names
 _REVERSE: Final = re.compile(r"(?:^|\.)(in-addr\.arpa|ip6\.arpa)\Z")
 _PORT: Final = re.compile(r":\d{0,5}\Z")
 _MAX_TOLD: Final = _MAX_NAME + 7  # with a last dot and a port
-_NAMES: Final = {"dns": "query", "ssl": "server_name", "http": "host"}
-_RANK: Final = {"dns": 0, "ssl": 1, "http": 2}  # whose name is taken where several have one
+_NAMES: Final = {
+    "dns": "query",
+    "ssl": "server_name",
+    "http": "host",
+}  # the first has rank 0: its name is taken
 
 
 class Domains(NamedTuple):
@@ -36,54 +41,64 @@ class Domains(NamedTuple):
     bits: NDArray[np.float32]  # [n] information left of it in DNS queries
 
 
-def domains_of(windows: Windows) -> Domains:
+def domains_of(entries: Mapping[str, Entries], start: NDArray[np.int64]) -> Domains:
     """Of several domains in a connection's queries that of which they say most, else the first that is named.
 
     Bits are a name's length times the entropy of its own letters, summed over the different names below the domain in
     the first `MAX_LOG_ENTRIES` log entries: `www` says nothing, forty letters in base 32 some 180 bits, and the same
     query again nothing more.
     """
-    n = len(windows)
+    n = len(start) - 1
     domains, bits = [""] * n, np.zeros(n, np.float32)
-    entries: list[int] = []
     names: list[str] = []
-    for i, entry in enumerate(windows.logs):
-        field = _NAMES.get(entry.stream)
-        if field is not None and type(name := entry.fields.get(field)) is str and name:
-            entries.append(i)
-            names.append(name)
-    at = np.array(entries, np.int64)
-    rows = np.searchsorted(windows.log_start, at, side="right") - 1
-    counted = at - windows.log_start[rows] < MAX_LOG_ENTRIES
+    places: list[NDArray[np.int64]] = []  # entries, and the rank of their stream
+    for rank, (stream, field) in enumerate(_NAMES.items()):
+        if stream in entries:
+            at, fields = entries[stream]
+            asked = [name if type(name := one.get(field)) is str else "" for one in fields]
+            places.append(np.stack([at, np.full(len(at), rank)]))
+            names += asked
+    if not names:
+        return Domains(domains, bits)
+    entry, ranks = np.concatenate(places, axis=1)
+    row = np.searchsorted(start, entry, side="right") - 1
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    distinct = list(number)
+    key = (row * len(_NAMES) + ranks) * len(distinct) + np.array([number[name] for name in names], np.int64)
+    key = key[(entry - start[row] < MAX_LOG_ENTRIES)]
+    # A connection's different names, those of DNS first, each stream's in the order in which they were asked.
+    told, first = np.unique(key, return_index=True)
+    told = told[np.lexsort((first, told // len(distinct)))]
+    which, name_of = np.divmod(told, len(distinct))
+    rows, ranks = np.divmod(which, len(_NAMES))
+    said = [registered(name) for name in distinct]
     alone = np.bincount(rows, minlength=n)[rows] == 1
-    of_row: dict[int, list[tuple[str, str]]] = {}  # where there are several
-    for row, i, name, counts, single in zip(
-        rows.tolist(), entries, names, counted.tolist(), alone.tolist(), strict=True
+    several: dict[int, list[tuple[int, str]]] = {}
+    for i, rank, k, single in zip(
+        rows.tolist(), ranks.tolist(), name_of.tolist(), alone.tolist(), strict=True
     ):
-        if single and counts:
-            domains[row], said = registered(name)
-            if said and windows.logs[i].stream == "dns":
-                bits[row] = said
-        elif counts:
-            of_row.setdefault(row, []).append((windows.logs[i].stream, name))
-    for row, told in of_row.items():
-        domains[row], bits[row] = _told(told)
+        if not single:
+            several.setdefault(i, []).append((rank, distinct[k]))
+            continue
+        domains[i], information = said[k]
+        if information and rank == 0:
+            bits[i] = information
+    for i, asked_for in several.items():
+        domains[i], bits[i] = _told(asked_for)
     return Domains(domains, bits)
 
 
-def _told(names: list[tuple[str, str]]) -> tuple[str, float]:
+def _told(names: list[tuple[int, str]]) -> tuple[str, float]:
+    """Domain and bits of a connection's different names, in the order of their streams' rank."""
     asked: dict[str, float] = {}
-    for name in dict.fromkeys(name.lower() for stream, name in names if stream == "dns"):
+    for name in dict.fromkeys(name.lower() for rank, name in names if rank == 0):
         domain, said = registered(name)
         if domain:
             asked[domain] = asked.get(domain, 0.0) + said
     if asked:
         return max(asked.items(), key=lambda one: one[1])
-    for _, name in sorted(names, key=lambda one: _RANK[one[0]]):
-        domain, _ = registered(name)
-        if domain:
-            return domain, 0.0
-    return "", 0.0
+    found = (registered(name)[0] for _, name in names)
+    return next(filter(None, found), ""), 0.0
 
 
 def registered(name: str) -> tuple[str, float]:

@@ -6,7 +6,7 @@ process to another is columns alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from feature_extractors.addresses import is_ipv4
 from feature_extractors.compiled import entry
+from feature_extractors.features.by_stream import Entries, by_stream
 from feature_extractors.features.domains import domains_of
 from feature_extractors.features.outcomes import ends_of
 from feature_extractors.features.schema import Categorical, Schema
@@ -112,13 +113,14 @@ COLUMNS: Final = (
 
 def encoded(windows: Windows, schema: Schema) -> Encoded:
     """The windows as all that comes after knows them."""
-    ends, domains = ends_of(windows, schema.outcomes), domains_of(windows)
+    entries, start = by_stream(windows.logs), windows.log_start
+    ends, domains = ends_of(entries, start, schema.outcomes), domains_of(entries, start)
     return Encoded(
         connections=windows.connections,
-        features=encode(windows, schema),
+        features=_encoded(windows, entries, schema),
         schema=schema.digest,
         modalities=_modalities_of(windows),
-        longest_name=_longest_name_of(windows),
+        longest_name=_longest_name_of(entries, start),
         accepted=ends.accepted,
         refused=ends.refused,
         told_by=ends.told_by,
@@ -157,26 +159,29 @@ def _modalities_of(windows: Windows) -> NDArray[np.bool_]:
     return np.stack([packets, np.ones(len(windows), np.bool_), logs], axis=1)
 
 
-def _longest_name_of(windows: Windows) -> NDArray[np.int64]:
+def _longest_name_of(entries: Mapping[str, Entries], start: NDArray[np.int64]) -> NDArray[np.int64]:
     """Characters of the longest name that each window's logs ask for [n], 0 where there is none."""
-    found = [
-        (i, len(value))
-        for i, entry in enumerate(windows.logs)
-        for name in NAMES.get(entry.stream, ())
-        if isinstance(value := entry.fields.get(name), str)
-    ]
-    longest = np.zeros(len(windows), np.int64)
-    if found:
-        at, length = np.array(found).T
-        np.maximum.at(longest, np.searchsorted(windows.log_start, at, side="right") - 1, length)
+    longest = np.zeros(len(start) - 1, np.int64)
+    for stream, names in NAMES.items():
+        if stream not in entries:
+            continue
+        at, found = entries[stream]
+        row = np.searchsorted(start, at, side="right") - 1
+        for name in names:
+            length = [len(v) if type(v := fields.get(name)) is str else 0 for fields in found]
+            np.maximum.at(longest, row, np.array(length, np.int64))
     return longest
 
 
 def encode(windows: Windows, schema: Schema) -> Features:
     """The windows in the schema's terms. Deterministic; a row depends on its own window only."""
+    return _encoded(windows, by_stream(windows.logs), schema)
+
+
+def _encoded(windows: Windows, entries: Mapping[str, Entries], schema: Schema) -> Features:
     c = windows.connections
     packets, packet_start, first = _packets(windows.packets, windows.packet_start, schema.first_packets)
-    tokens, log_start, summary, name = log_tokens(windows.logs, windows.log_start, schema)
+    tokens, log_start, summary, name = log_tokens(entries, windows.log_start, schema)
     return Features(
         numeric=_numeric(c, schema),
         categorical=np.stack([_CODES[f.name](c, f) for f in schema.categorical], axis=1).astype(np.int16),

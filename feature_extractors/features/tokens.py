@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_extractors.compiled import absorbed, begun, ended, entry
+from feature_extractors.features.by_stream import Entries
 from feature_extractors.features.schema import Schema
-from feature_extractors.observations import (
-    LogEntry,
-    LogValue,
-)
+from feature_extractors.observations import LogValue
 
 TOKEN_WIDTH: Final = 8  # field, value, length, entropy, digits, other signs, end, beginning
 MAX_TEXT: Final = 256  # characters of a log value that are looked at
@@ -42,7 +40,7 @@ def _number(value: LogValue) -> float:
 
 
 def log_tokens(
-    logs: Sequence[LogEntry], start: NDArray[np.int64], schema: Schema
+    entries: Mapping[str, Entries], start: NDArray[np.int64], schema: Schema
 ) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.float32], NDArray[np.uint64]]:
     """Tokens, where each window's begin [n + 1], summary columns [n, fields], and the peer's name hashed [n]."""
     streams: dict[str, list[tuple[str, int, int, bool]]] = {}
@@ -51,25 +49,20 @@ def log_tokens(
             (f.name, number, _KINDS[f.kind], (f.stream, f.name) in _PEER_NAMES)
         )
     n = len(start) - 1
-    entries: dict[str, list[int]] = {}  # of each stream
-    for i, one in enumerate(logs):
-        entries.setdefault(one.stream, []).append(i)
     texts: list[str] = []
     columns: list[
         tuple[NDArray[np.int64], list[float] | None, int, bool]
     ] = []  # entries, numbers, field, peer
     for stream, wanted in streams.items():
-        rows = entries.get(stream)
-        if rows is None:
+        if stream not in entries:
             continue
-        found = [logs[i].fields for i in rows]
-        at = np.array(rows, np.int64)
+        at, found = entries[stream]
         for name, number, kind, is_peer in wanted:
             every = [f.get(name) for f in found]
             values = [v for v in every if v is not None]
             if not values:
                 continue
-            there = at if len(values) == len(rows) else at[[v is not None for v in every]]
+            there = at if len(values) == len(at) else at[[v is not None for v in every]]
             numbers: list[float] | None = None
             if kind <= _ENUM:
                 texts += [v[:MAX_TEXT] if type(v) is str else _text(v) for v in values]

@@ -14,16 +14,13 @@ from feature_extractors.observations import Stage
 SALT = 1 << 100 | 77
 
 
-def test_flows_are_the_final_connections_by_their_end() -> None:
+def test_flows_are_the_final_connections_in_the_order_of_the_block() -> None:
     block = block_of(office(60))
     stage = block.connections.stage.copy()
     stage[5] = Stage.EARLY
-    end = block.connections.end.copy()
-    end[[10, 20]] = end[[20, 10]]
-    block = replace(block, connections=replace(block.connections, stage=stage, end=end))
+    block = replace(block, connections=replace(block.connections, stage=stage))
     rows, flows = flow_rows(block), flows_of(block, SALT)
-    assert sorted(rows.tolist()) == [i for i in range(60) if i != 5]
-    assert (np.diff(flows.end) >= 0).all()
+    assert rows.tolist() == [i for i in range(60) if i != 5]
     np.testing.assert_array_equal(flows.ts, block.connections.ts[rows])
     np.testing.assert_array_equal(flows.refused, block.refused[rows])
 

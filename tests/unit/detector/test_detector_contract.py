@@ -16,6 +16,8 @@ import pytest
 from made_windows import block_of, changed, is_scan, office
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import flows_of, with_behaviour, with_behaviour_beside
+from cmdana_plugin.behaviour.detector import WithBehaviour
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.checkpoint import Checkpoint
 from cmdana_plugin.detector.cross_modal import CrossModal
@@ -23,11 +25,13 @@ from cmdana_plugin.detector.scores import Detector, Scores, score_of
 from cmdana_plugin.detector.site_history import WithSiteHistory
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
 from cmdana_plugin.training.fit import train
+from cmdana_plugin.training.fit_behaviour import Normal, fit_behaviour
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
 
+SALT: Final = 11
 WINDOWS: Final = office(260, seed=3, scan=40)
 Floats = NDArray[np.float64]
 
@@ -38,6 +42,12 @@ def precomputed(n: int = 2 * len(WINDOWS)) -> PrecomputedScores:
 
 def cross_modal(made: Checkpoint, threads: int = 1) -> CrossModal:
     return CrossModal(made, load_schema(), hosts=1 << 12, threads=threads)
+
+
+def beside(inner: Detector, made: Checkpoint) -> Detector:
+    detector = with_behaviour_beside(inner, made, SALT)
+    assert isinstance(detector, WithBehaviour)
+    return detector
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,13 @@ DETECTORS: Final = {
     "CrossModal": Made(cross_modal),
     "CrossModal on two threads": Made(lambda made: cross_modal(made, 2)),
     "WithSiteHistory around CrossModal": Made(lambda made: WithSiteHistory(cross_modal(made))),
+    "WithBehaviour around CrossModal": Made(lambda made: beside(cross_modal(made), made)),
+    "WithBehaviour around PrecomputedScores": Made(
+        lambda made: beside(precomputed(), made), knows_windows=False, from_disk=False
+    ),
+    "WithSiteHistory around WithBehaviour": Made(
+        lambda made: WithSiteHistory(beside(cross_modal(made), made), SALT)
+    ),
     "WithSiteHistory around PrecomputedScores": Made(
         lambda _: WithSiteHistory(precomputed()), knows_windows=False, from_disk=False
     ),
@@ -63,7 +80,11 @@ DETECTORS: Final = {
 
 @pytest.fixture(scope="module")
 def model() -> Checkpoint:
-    return train([Recording("a", office(700, seed=1))], recipe=Recipe(epochs=2, width=16))
+    made = train([Recording("a", office(700, seed=1))], recipe=Recipe(epochs=2, width=16, behaviour=False))
+    flows = flows_of(block_of(office(1500, seed=1)), SALT)
+    n = len(flows)
+    normal = Normal(flows, np.ones(n, np.bool_), np.random.default_rng(0).uniform(1e-6, 1.0, n), int(0.8 * n))
+    return with_behaviour(made, fit_behaviour([normal], salt=SALT, rounds=3))
 
 
 @pytest.fixture(params=DETECTORS)

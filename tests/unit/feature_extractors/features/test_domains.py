@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_outcomes import windows_of
 
 from feature_extractors.features import domains
+from feature_extractors.features.by_stream import by_stream
 from feature_extractors.features.domains import Domains, domains_of, registered
 
 SECRET = "mzxw6ytboi2gk3tunb2g633nfz3gc4ronrxxe2lsm5xxg5dd"  # 48 letters in base 32
@@ -58,7 +59,8 @@ def test_what_the_name_of_an_address_says_is_nothing() -> None:
 
 
 def of(*connections: list[tuple[str, Mapping[str, Any]]]) -> Domains:
-    return domains_of(windows_of(*connections))
+    windows = windows_of(*connections)
+    return domains_of(by_stream(windows.logs), windows.log_start)
 
 
 def test_information_stands_left_of_the_domain_in_dns_queries_alone() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_windows import office, without_logs
 
+from feature_extractors.features.by_stream import by_stream
 from feature_extractors.features.outcomes import Ends, ends_of
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import LogEntry, Windows
@@ -105,7 +106,8 @@ def windows_of(*connections: list[tuple[str, Mapping[str, Any]]]) -> Windows:
 
 
 def of(*connections: list[tuple[str, Mapping[str, Any]]]) -> Ends:
-    return ends_of(windows_of(*connections), SCHEMA.outcomes)
+    windows = windows_of(*connections)
+    return ends_of(by_stream(windows.logs), windows.log_start, SCHEMA.outcomes)
 
 
 @pytest.mark.parametrize(("stream", "fields", "accepted", "refused", "words"), TOLD)

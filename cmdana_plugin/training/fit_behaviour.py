@@ -1,0 +1,281 @@
+"""Learning behaviour from normal traffic and rehearsed intrusions: flows in, trees with their calibration out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.behaviour import (
+    Behaviour,
+    Bounds,
+    Flows,
+    Streams,
+    concat_flows,
+    ending_before,
+    evidence,
+    has_direction,
+    is_known,
+    mark_of,
+    p_values,
+    take_flows,
+)
+from cmdana_plugin.detector import Trees, fit_tail, fit_trees
+from cmdana_plugin.training.recording import PRESUMED, Corpus
+from cmdana_plugin.training.rehearsal import KINDS, Curriculum, rehearsed
+
+Progress = Callable[[str, float], None]
+
+_WARM: Final = 0.25  # share of a long recording that only fills the streams
+_LONG: Final = 5000  # connections of one
+_ROUNDS: Final = 8  # lessons, each with rehearsals of its own
+_CONNECTIONS_PER_REHEARSAL: Final = 1000  # of normal use around each
+_REHEARSALS: Final = (2, 20)  # of a lesson in one recording, least and most
+_NORMAL_ROWS: Final = 120_000  # of all lessons together
+_DRAFT_TREES: Final = 40  # what a lesson is judged by before the next is made
+_TREES: Final = 250
+_LEAVES: Final = 8
+_LEAST_ROWS: Final = 200  # of a leaf: a normal connection comes back in several lessons
+_FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
+_FIRST_WEIGHT: Final = 0.2
+_LEAST_NORMAL: Final = 500  # connections, under which nothing is learned
+_COLD_STARTS: Final = 4  # pieces of later traffic that are also judged without a past
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """One network over one span."""
+
+    flows: Flows
+    normal: NDArray[np.bool_]  # [n] teaches; all others only move the state
+    p_value: NDArray[np.float64]  # [n] of the detector beside which behaviour is to stand
+    learned: int  # rows that are learned from, the first; p-values are taken from the rest
+
+    def __len__(self) -> int:
+        return len(self.flows)
+
+    @property
+    def warm(self) -> int:
+        """Rows that only fill the streams."""
+        return int(self.learned * _WARM) if self.learned >= _LONG else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Rows of fields, of normal use and of rehearsals."""
+
+    table: NDArray[np.float32]  # [n, B]
+    kind: NDArray[np.int8]  # [n] 0 normal, else 1 + index into KINDS
+    weight: NDArray[np.float64]  # [n]
+
+
+def normal_of(
+    parts: Sequence[tuple[Corpus, NDArray[np.float64]]], learned: float, one_site: bool
+) -> list[Normal]:
+    """Corpora with p-values of their events as behaviour is learned from them.
+
+    Of the first one the share `learned` of each recording is learned from, of a second one nothing. Recordings of
+    `one_site` are one stream in order of time.
+    """
+    found: list[Normal] = []
+    for i, (corpus, p) in enumerate(parts):
+        for flows, rows in zip(corpus.flows, corpus.flow_rows, strict=True):
+            normal = (corpus.label[rows] == 0) | (corpus.label[rows] == PRESUMED)
+            found.append(Normal(flows, normal, p[rows], int(len(flows) * learned) if i == 0 else 0))
+    if not one_site or not found:
+        return found
+    flows = concat_flows([r.flows for r in found])
+    first = sum(map(len, parts[0][0].flows))
+    order = np.concatenate(
+        [
+            np.argsort(flows.end[:first], kind="stable"),
+            first + np.argsort(flows.end[first:], kind="stable"),
+        ]
+    )
+    return [
+        Normal(
+            take_flows(flows, order),
+            np.concatenate([r.normal for r in found])[order],
+            np.concatenate([r.p_value for r in found])[order],
+            int(first * learned),
+        )
+    ]
+
+
+def fit_behaviour(
+    recordings: Sequence[Normal],
+    *,
+    seed: int = 0,
+    salt: int | None = None,
+    bounds: Bounds | None = None,
+    kinds: Sequence[str] = KINDS,
+    rounds: int = _ROUNDS,
+    progress: Progress = lambda _what, _share: None,
+) -> Behaviour | None:
+    """What is learned of the recordings; None where there is too little normal traffic.
+
+    With the `salt` under which its hosts are told, the past of the last recording goes along: it is the site's own.
+    The same recordings and seed give the same trees. Raises `CmdanaError` where LightGBM is not installed.
+    """
+    bounds = bounds or Bounds()
+    recordings = [r for r in recordings if len(r)]
+    if sum(int(r.normal[: r.learned].sum()) for r in recordings) < _LEAST_NORMAL:
+        return None
+    rng = np.random.default_rng(seed)
+    curriculum = Curriculum.begin()
+    lessons: list[Lesson] = []
+    for turn in range(rounds):
+        progress("behaviour", turn / (rounds + 2))
+        lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds)
+        if turn < rounds - 1 and turn % 2 == 1:
+            draft = _fit([*lessons], seed, _DRAFT_TREES)
+            curriculum = curriculum.after(recall(draft, lesson))
+        lessons.append(lesson)
+    progress("behaviour", rounds / (rounds + 2))
+    trees = _fit(lessons, seed, _TREES)
+    progress("behaviour", (rounds + 1) / (rounds + 2))
+    return _calibrated(trees, recordings, lessons, salt, bounds)
+
+
+def lesson_of(
+    recordings: Sequence[Normal],
+    rng: np.random.Generator,
+    curriculum: Curriculum,
+    bounds: Bounds,
+    kinds: Sequence[str] = KINDS,
+    rounds: int = 1,
+) -> Lesson:
+    """One pass over what is learned from, with rehearsals drawn anew; fields of normal rows move with them."""
+    total = sum(r.learned - r.warm for r in recordings)
+    keep = min(_NORMAL_ROWS / max(rounds * total, 1), 1.0)
+    tables, kind, weight = [], [], []
+    for r in recordings:
+        flows = take_flows(r.flows, np.arange(r.learned))
+        begin = float(flows.end[r.warm]) if r.warm < len(flows) else np.inf
+        count = int(np.clip((r.learned - r.warm) / _CONNECTIONS_PER_REHEARSAL, *_REHEARSALS))
+        made = rehearsed(flows, rng, curriculum, count, kinds, begin, r.normal[: r.learned])
+        table = Streams(bounds).receive(made.flows)
+        teaches = (made.number > 0) | (made.row >= r.warm) & (rng.random(len(made.row)) < keep)
+        teaches &= (made.number > 0) | r.normal[np.maximum(made.row, 0)]
+        tables.append(table[teaches].astype(np.float32))
+        kind.append(made.kind[teaches])
+        weight.append(_weight(made.number)[teaches])
+    return Lesson(np.concatenate(tables), np.concatenate(kind), np.concatenate(weight))
+
+
+def _weight(number: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Of rows [n]: a rehearsal counts by the root of its size, its first steps next to nothing."""
+    weight = np.ones(len(number))
+    for which in np.unique(number[number > 0]).tolist():
+        rows = np.flatnonzero(number == which)
+        weight[rows] = 1.0 / np.sqrt(len(rows))
+        weight[rows[:_FIRST_STEPS]] *= _FIRST_WEIGHT if len(rows) > _FIRST_STEPS else 1.0
+    return weight
+
+
+def _fit(lessons: Sequence[Lesson], seed: int, rounds: int) -> Trees:
+    table = np.concatenate([x.table for x in lessons])
+    kind = np.concatenate([x.kind for x in lessons])
+    weight = np.concatenate([x.weight for x in lessons])
+    kinds = np.unique(kind[kind > 0]).tolist()
+    for k in kinds:  # each kind weighs as much as each other, all of them as much as normal use
+        rows = kind == k
+        weight[rows] *= 1.0 / (len(kinds) * weight[rows].sum())
+    rows = kind == 0
+    weight[rows] *= 1.0 / weight[rows].sum()
+    weight *= len(weight) / weight.sum()
+    return fit_trees(
+        table, kind > 0, weight, seed * 1000, rounds, repeats=1, leaves=_LEAVES, least=_LEAST_ROWS
+    )
+
+
+def recall(trees: Trees, lesson: Lesson, rate: float = 0.01) -> Mapping[str, float]:
+    """By kind, the share of rehearsed rows that stand above all but `rate` of the normal ones."""
+    odds = trees.score(lesson.table)
+    least = float(np.quantile(odds[lesson.kind == 0], 1.0 - rate))
+    there = np.unique(lesson.kind[lesson.kind > 0]).tolist()
+    return {KINDS[k - 1]: float((odds[lesson.kind == k] > least).mean()) for k in there}
+
+
+def held_out(
+    recordings: Sequence[Normal], seed: int = 0, rates: Sequence[float] = (1e-2, 1e-3)
+) -> dict[str, tuple[float, ...]]:
+    """By kind, what share of its rehearsals is seen by a model that was shown all other kinds, at these rates."""
+    out = {}
+    bounds = Bounds()
+    for kind in KINDS:
+        made = fit_behaviour(recordings, seed=seed, kinds=[k for k in KINDS if k != kind])
+        if made is None:
+            return {}
+        lesson = lesson_of(recordings, np.random.default_rng(seed + 1), Curriculum.begin(), bounds, [kind])
+        if (lesson.kind > 0).any():
+            out[kind] = tuple(recall(made.trees, lesson, rate)[kind] for rate in rates)
+    return out
+
+
+def _calibrated(
+    trees: Trees, recordings: Sequence[Normal], lessons: Sequence[Lesson], salt: int | None, bounds: Bounds
+) -> Behaviour:
+    nothing = fit_tail(np.zeros(0))
+    usual = _medians(np.concatenate([x.table[x.kind == 0] for x in lessons]))
+    site = 0 if salt is None else mark_of(salt)
+    return recalibrated(Behaviour(trees, nothing, nothing, nothing, usual, site), recordings, salt, bounds)
+
+
+def recalibrated(
+    behaviour: Behaviour, recordings: Sequence[Normal], salt: int | None = None, bounds: Bounds | None = None
+) -> Behaviour:
+    """P-values from normal traffic that was not learned from; streams as they then are, and begun anew.
+
+    With the `salt` of the behaviour's own site the streams go on from its past.
+    """
+    bounds = bounds or Bounds()
+    ours = salt is not None and behaviour.site == mark_of(salt)
+    tables, flows, inner = [], [], []
+    streams = Streams(bounds)
+
+    def add(rows: NDArray[np.int64], table: NDArray[np.float32], r: Normal) -> None:
+        tables.append(table.astype(np.float32))
+        flows.append(take_flows(r.flows, rows))
+        inner.append(r.p_value[rows])
+
+    for i, r in enumerate(recordings):
+        streams = Streams(bounds)
+        if ours and behaviour.past and i == 0:
+            streams.restore(ending_before(behaviour.past, float(r.flows.end[0])))
+        table = streams.receive(r.flows)
+        direction = has_direction(r.flows)
+        later = np.flatnonzero((np.arange(len(r)) >= r.learned) & r.normal & direction)
+        add(later, table[later], r)
+        if len(r) >= _LONG:
+            for piece in np.array_split(np.arange(r.learned, len(r)), _COLD_STARTS):
+                table = Streams(bounds).receive(take_flows(r.flows, piece))
+                strange = np.flatnonzero(r.normal[piece] & direction[piece] & ~is_known(table))
+                add(piece[strange], table[strange], r)
+    table, there = np.concatenate(tables), concat_flows(flows)
+    odds = np.round(behaviour.trees.score(table), 5)
+    known = is_known(table)
+    everything = fit_tail(odds)
+    draft = replace(
+        behaviour,
+        known=fit_tail(odds[known]) if known.sum() >= _ENOUGH else everything,
+        unknown=fit_tail(odds[~known]) if (~known).sum() >= _ENOUGH else everything,
+        past=streams.state() if ours else behaviour.past,
+    )
+    return replace(draft, joined=fit_tail(evidence(np.concatenate(inner), p_values(draft, table, there))))
+
+
+_ENOUGH: Final = 200  # normal connections from which on a kind of them has a tail of its own
+
+
+def _medians(table: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[B] of the values that are set; NaN where most are not."""
+    out = np.full(table.shape[1], np.nan)
+    for f in range(table.shape[1]):
+        known = table[np.isfinite(table[:, f]), f]
+        if 2 * len(known) >= len(table):
+            out[f] = float(np.median(known))
+    return out
