@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import re
 import sys
 from pathlib import Path
@@ -31,9 +32,27 @@ def main(arguments: list[str] | None = None) -> int:
     rec.add_argument(
         "--nice", type=int, default=10, help="of every program (default 10, the lowest priority is 19)"
     )
+    day = verbs.add_parser("unsqueeze", help="move a recording's connections to the times of a whole day")
+    day.add_argument("folder", type=Path, nargs="+", help="recordings; several become several days")
+    day.add_argument(
+        "--factor", type=float, help="seconds of the day per recorded second (default: the story's)"
+    )
+    day.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    day.add_argument(
+        "--start",
+        type=_date,
+        nargs="+",
+        default=[],
+        metavar="DATE",
+        help="as 2026-03-02; later ones follow day by day",
+    )
     test = verbs.add_parser("check", help="can the classes be told apart by what should not matter?")
     test.add_argument(
         "folder", type=Path, nargs="+", help="recordings; with several, each is judged by the others"
+    )
+    how_much = verbs.add_parser("rates", help="how much ordinary use there is, as published of real networks")
+    how_much.add_argument(
+        "folder", type=Path, nargs="+", help="recordings of one site, in the order of their days"
     )
     held = verbs.add_parser(
         "verify", help="hold the labels against what the clients and servers wrote themselves"
@@ -44,6 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
     late.add_argument("folder", type=Path)
+    weeks = verbs.add_parser(
+        "splice", help="unroll recorded days of one site to weeks of logs, with attacks in them"
+    )
+    weeks.add_argument("folder", type=Path, nargs="+", help="unsqueezed recordings of one site, several days")
+    weeks.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    weeks.add_argument("--days", type=int, default=14)
+    weeks.add_argument("--seed", type=int, default=1)
+    weeks.add_argument("--connections", type=int, default=1_000_000, help="of normal use, at least")
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
     verbs.add_parser("list", help="name the scenarios")
     wanted = parser.parse_args(arguments)
@@ -57,6 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _date(text: str) -> datetime.date:
+    return datetime.date.fromisoformat(text)
+
+
 def _do(wanted: argparse.Namespace) -> int:
     if wanted.verb == "list":
         for name in scenario.known():
@@ -67,10 +98,23 @@ def _do(wanted: argparse.Namespace) -> int:
         verdict = check.judge([check.load(folder) for folder in wanted.folder])
         print(verdict)
         return 0 if verdict.fine else 1
+    elif wanted.verb == "unsqueeze":
+        from benchmarks.lab import unsqueeze  # needs numpy
+
+        for moved in unsqueeze.unsqueeze(wanted.folder, wanted.out, wanted.factor, wanted.start):
+            print(moved)
+    elif wanted.verb == "rates":
+        from benchmarks.lab import rates  # needs numpy
+
+        print(rates.measure(wanted.folder))
     elif wanted.verb == "verify":
         compared = verify.verify(wanted.folder, wanted.conn_log)
         print(compared)
         return 0 if compared.fine else 1
+    elif wanted.verb == "splice":
+        from benchmarks.lab import splice  # needs numpy and the engine, which recording does not
+
+        print(splice.splice(wanted.folder, wanted.out, wanted.days, wanted.seed, wanted.connections))
     elif wanted.verb == "label":
         print(writeup.write_up(wanted.folder))
     elif wanted.verb == "clean":

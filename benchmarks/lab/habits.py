@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab import far
 from benchmarks.lab.net import Host
 from benchmarks.lab.services import PYTHON, kerberos_settings, principals
 from benchmarks.lab.world import ASSETS, PAGES, Actor, Step, World, words
@@ -19,6 +20,11 @@ AGENTS = (
     "curl/7.88.1",
     "updater/2.4",
 )
+OWN_SITES = 0.5  # of the visits to sites that nobody listed go to the dozen that this person keeps
+PLATFORM, NEIGHBOUR = (
+    0.15,
+    0.2,
+)  # of what attackers rent is on everyone's platforms; of the rest shares an address
 BY_PROGRAM = (
     0.25  # of what the actor's client could do is done by a program started for it; alike in both classes
 )
@@ -32,6 +38,7 @@ class Occasion:
     actor: Actor
     at: float
     rng: random.Random
+    squeeze: float = 1.0  # how many seconds of the day one second of the recording stands for
 
     def step(
         self, what: str, *argv: str, after: float = 0.0, limit: float = 30.0, feed: str = "", **env: str
@@ -146,15 +153,30 @@ class Occasion:
     def popular(self) -> str:
         """A web site outside, as people choose."""
         sites = self.world.sites(inside=False)
+        if self.world.prefixes() and self.rng.random() < self.world.scenario.wander:
+            return self.wandering()
         return self.rng.choice(sites[: max(1, len(sites) // 2)] if self.rng.random() < 0.6 else sites)
 
+    def wandering(self) -> str:
+        """A site that nobody listed: one of the actor's own few, or any."""
+        if self.rng.random() < OWN_SITES:
+            mine = random.Random(f"{self.actor.name}/sites/{self.rng.randrange(12)}")
+            return far.site(mine)
+        return far.site(self.rng)
+
     def rented(self) -> str:
-        """A site of the attackers, on a server to which people go as often."""
-        bad, beside = self.world.bad_sites(), self.popular()
-        here = [
-            site for host in self.world.hosts if beside in host.sites for site in host.sites if site in bad
-        ]
-        return self.rng.choice(here or bad or [beside])
+        """A site of the attackers: mostly new to everybody, by name and address; now and then a platform of everyone's.
+
+        Of the new ones a few are young neighbours of old sites, at an address that many share.
+        """
+        prefixes = self.world.prefixes()
+        if not prefixes or self.rng.random() < PLATFORM:
+            return self.popular()
+        neighbours = self.rng.random() < NEIGHBOUR
+        while True:
+            site = far.name(far.DOMAINS + self.rng.randrange(1 << 30), self.rng)
+            if far.is_shared(site, prefixes) == neighbours and not far.has_expired(site):
+                return site
 
     def server(self, service: str) -> tuple[Host, str] | None:
         """A host inside that offers this, by its name."""
@@ -199,6 +221,10 @@ def browse(o: Occasion) -> Iterator[Step]:
     site = o.popular()
     scheme = "https" if o.rng.random() < 0.85 else "http"
     yield from _pages(o, site, scheme, o.rng.choice((1, 1, 2, 3)), "browse")
+    if scheme == "https" and far.has_expired(site):  # it says so, and people try again
+        for number in range(o.rng.choice((1, 2))):
+            again = {"url": f"https://{site}/p0.html"}
+            yield o.web("browse", again, after=(number + 1) * o.rng.uniform(2.0, 12.0), by_program=False)
 
 
 def intranet(o: Occasion) -> Iterator[Step]:
@@ -210,12 +236,17 @@ def intranet(o: Occasion) -> Iterator[Step]:
 
 
 def plain_page(o: Occasion) -> Iterator[Step]:
-    yield from _pages(o, o.rng.choice(o.world.sites(inside=False)), "http", 1, "plain-page")
+    yield from _pages(o, o.popular(), "http", 1, "plain-page")
 
 
 def missing_page(o: Occasion) -> Iterator[Step]:
     site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
     yield o.web("missing-page", {"url": f"http://{site}/old/{o.rng.randrange(10**4)}.html"})
+
+
+def _either(o: Occasion) -> str:
+    inside = o.world.sites(inside=True)
+    return o.rng.choice(inside) if inside and o.rng.random() < 0.5 else o.popular()
 
 
 def staff_page(o: Occasion) -> Iterator[Step]:
@@ -244,14 +275,25 @@ def update_check(o: Occasion) -> Iterator[Step]:
         yield o.web("update-check", {"url": url}, after=after, by_program=by_program)
 
 
+def telemetry(o: Occasion) -> Iterator[Step]:
+    """An agent that reports to its maker at intervals, all day, as most software does."""
+    mine = random.Random(f"{o.actor.name}/maker")
+    site = mine.choice(o.world.sites(inside=False)) if mine.random() < 0.5 else far.site(mine)
+    report: Request = {"url": f"https://{site}/a{mine.randrange(ASSETS)}"}
+    if mine.random() < 0.5:
+        words_ = "".join(o.rng.choices("abcdef0123456789", k=mine.randrange(60, 400) + o.rng.randrange(40)))
+        report |= {"method": "POST", "body": f"d={words_}"}
+    yield o.web("telemetry", report, apart=True, by_program=False)
+
+
 def send_form(o: Occasion) -> Iterator[Step]:
-    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
+    site = _either(o)
     body = "&".join(f"field{n}={o.rng.randrange(10**6)}" for n in range(o.rng.randrange(3, 30)))
     yield o.web("send-form", {"url": f"https://{site}/p0.html", "method": "POST", "body": body})
 
 
 def upload_document(o: Occasion) -> Iterator[Step]:
-    site = o.rng.choice(o.world.sites(inside=o.rng.random() < 0.5) or o.world.sites(inside=False))
+    site = _either(o)
     size = int(o.world.scenario.page_kb * o.rng.choice((0.2, 0.5, 1, 1, 3, 6)))
     url = f"https://{site}/files/{o.actor.name}-{o.rng.randrange(4)}"
     yield o.web("upload-document", {"url": url, "method": "PUT", "file": o.world.file(size)}, limit=60)
@@ -458,7 +500,7 @@ def look_up(o: Occasion) -> Iterator[Step]:
 
 def surf(o: Occasion) -> Iterator[Step]:
     """A whole browser without a screen: parts fetched side by side, a profile of its own."""
-    site = o.rng.choice(o.world.sites(inside=False))
+    site = o.popular()
     scheme = "https" if o.rng.random() < 0.85 else "http"
     profile = o.world.home(o.actor) / f"browser-{o.rng.randrange(10**9)}"
     fixed = words(
@@ -791,7 +833,7 @@ def print_page(o: Occasion) -> Iterator[Step]:
 HABITS: dict[str, Habit] = {
     "browse": browse, "intranet": intranet, "plain-page": plain_page, "missing-page": missing_page,
     "surf": surf, "unplug": unplug, "ssh-stay": ssh_stay,
-    "staff-page": staff_page, "update-check": update_check, "send-form": send_form,
+    "staff-page": staff_page, "update-check": update_check, "send-form": send_form, "telemetry": telemetry,
     "upload-document": upload_document, "mail-read": mail_read, "mail-send": mail_send, "ssh-session": ssh_session,
     "ssh-password": ssh_password, "sftp-copy": sftp_copy, "database": database, "cache": cache, "sensor": sensor,
     "subscribe": subscribe, "git-work": git_work, "backup": backup, "mirror": mirror, "look-up": look_up,

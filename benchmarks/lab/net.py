@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lab import far
 from benchmarks.lab.scenario import OUTSIDE, LabError, Link, Scenario, host_names
 
 PREFIX = "cmlab"
@@ -34,6 +35,7 @@ class Host:
     services: tuple[str, ...]
     role: str | None
     sites: tuple[str, ...]
+    prefix: str = ""  # addresses that it answers for besides its own: of sites that nobody listed
     uplinks: int = 1  # with 2, what goes out one way comes back the other, and one of them is not recorded
 
 
@@ -81,10 +83,12 @@ def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
     for inside, groups, net in ((True, scenario.inside, inside_net), (False, scenario.outside, OUTSIDE)):
         names = [(name, group) for group in groups for name in host_names(group)]
         slots = [slot for slot in order if slot < min(net.num_addresses - 3, 240)][: len(names)]
+        prefixes = 0
         for (name, group), slot in zip(names, slots, strict=True):
             address = str(net.network_address + 2 + slot)
             octets = [int(part) for part in address.split(".")]
             mac = "02:" + ":".join(f"{part:02x}" for part in ((o * 37 + 11) % 256 for o in (90, *octets)))
+            many = not inside and "web" in group.services
             hosts.append(
                 Host(
                     name,
@@ -95,9 +99,11 @@ def lay_out(scenario: Scenario, run: Run, order: Sequence[int]) -> list[Host]:
                     group.services,
                     group.role,
                     group.sites,
+                    far.prefix(prefixes) if many else "",
                     group.uplinks,
                 )
             )
+            prefixes += many
     return hosts
 
 
@@ -152,6 +158,9 @@ def build(
             link,
         )
         command("ip", "-n", host.netns, "route", "add", "default", "via", gateways[bridge])
+        if host.prefix:
+            command("ip", "-n", host.netns, "route", "add", "local", host.prefix, "dev", "lo")
+            command("ip", "-n", router, "route", "add", host.prefix, "via", host.address)
         command("ip", "netns", "exec", host.netns, "nft", "-f", "-", feed=_rules(groups, attackers, link))
     outside = [host for host in hosts if not host.inside]
     for number, host in enumerate(host for host in hosts if host.uplinks == 2):

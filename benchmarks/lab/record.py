@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab import habits, net, services, story, writeup
+from benchmarks.lab import far, habits, net, services, story, writeup
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import LabError, Scenario
 from benchmarks.lab.world import Actor, Step, World, words
@@ -25,6 +26,7 @@ from benchmarks.lab.writeup import TRUTH
 
 PROGRAMS_AT_ONCE = 120  # on all hosts together, shared out among them; clients that stay do not count
 PATIENCE = 30.0  # seconds for the tracker to listen; the machine may be busy
+KEPT = 120.0  # seconds of the day for which a client remembers a name's address
 SETTLE = 2.0  # seconds of recording after the last program
 
 
@@ -53,9 +55,10 @@ def record(
     run = Run(ident, net.STATE / ident)
     hosts = net.lay_out(scenario, run, story.order_of_addresses(site))
     world = World(scenario, run, hosts, story.cast(scenario, hosts, seed, site))
-    services.require(
-        world, [step for found in _told(world, seconds, seed, classes).values() for step in found]
-    )
+    steps = [step for found in _told(world, seconds, seed, classes).values() for step in found]
+    services.require(world, steps)
+    named = far.named_in(text for step in steps for text in _texts((step.argv, step.task)))
+    world = replace(world, far=named, squeeze=story.squeeze_of(scenario, seconds))
     _writable(out)
     net.clean()
     _alone()
@@ -79,6 +82,16 @@ def record(
         net.clean(run.ident)
     if compress:
         _gzip(out / f"{name}.pcap")
+
+
+def _texts(told: object) -> Iterator[str]:
+    match told:
+        case str():
+            yield told
+        case dict():
+            yield from (text for part in told.values() for text in _texts(part))
+        case list() | tuple():
+            yield from (text for part in told for text in _texts(part))
 
 
 def _keep(run: Run, out: Path) -> None:
@@ -139,6 +152,7 @@ def _play(world: World, seconds: float, seeds: tuple[int, int], out: Path, name:
     accounts = os.stat("/etc/passwd").st_ino
     recorder, tracker = _listen(run, hosts, out, capture)
     begin = time.time() + 1.5
+    writeup.begun(out, begin)
     agents = _agents(world, told, begin, out)
     stopped = False
     try:
@@ -220,7 +234,7 @@ def _agents(
         here = [(actor, found) for actor, found in told.items() if actor.host == host.name]
         plan = [_line(world, actor, step) for actor, found in here for step in found if step.task is None]
         for actor, found in here:
-            tasks = [{"at": step.at, **step.task} for step in found if step.task is not None]
+            tasks = [{"at": step.at, **step.task, "of": _of(step)} for step in found if step.task is not None]
             if tasks:
                 plan.append(_person(world, actor, tasks, folder, begin, out))
         path = folder / f"{host.name}.jsonl"
@@ -261,7 +275,13 @@ def _line(world: World, actor: Actor, step: Step) -> dict[str, Any]:
         "gid": actor.gid,
         "env": {"HOME": home, "USER": actor.name, **step.env},
         "cwd": home,
+        "of": _of(step),
     }
+
+
+def _of(step: Step) -> dict[str, Any]:
+    """What the logs say of every program beside what it did: when it was planned, and what it is part of."""
+    return {"at": step.at, "occasion": step.occasion, **({"event": step.event} if step.event else {})}
 
 
 def _person(
@@ -273,6 +293,7 @@ def _person(
     path.write_text("".join(json.dumps(task) + "\n" for task in ordered), encoding="utf-8")
     path.chmod(0o644)
     argv = (services.PYTHON, "-IS", str(habits.PROGRAMS / "person.py"), str(path), str(begin))
+    argv = (*argv, str(world.lasting(KEPT)))
     line = _line(world, actor, Step(0.0, "person", argv, limit=1e9))
     return {**line, "resident": True, "log": str(out.resolve() / TRUTH / f"{actor.host}.{actor.gid}.person")}
 

@@ -26,6 +26,7 @@ AttackKind = Literal[
 ]  # fmt: skip
 
 
+EventKind = Literal["nine", "roll-out", "new-poller", "failing-backup", "expired-certificate"]
 Often = Annotated[float, Field(ge=0.0, le=100_000.0)]  # not a number is refused as well
 Hour = Annotated[float, Field(ge=0.0, le=24.0)]
 Site = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$")]
@@ -90,6 +91,14 @@ class Surge(Part):
     habit: str | None = None
 
 
+class Event(Part):
+    """Something that happens to a whole site and is no attack: from `at`, for `lasts` (shares of the recording)."""
+
+    kind: EventKind
+    at: Annotated[float, Field(ge=0.0, le=1.0)]
+    lasts: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
 class Timetable(Part):
     """The story's clock: when it starts, how many hours of it the recording compresses, who works when."""
 
@@ -126,6 +135,12 @@ class Scenario(Part):
     outside: tuple[Hosts, ...]
     busy: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0  # multiplies every role's rates
     roles: dict[str, dict[str, Often]] = {}  # role: habit: times per recorded hour at full work
+    scanners: dict[str, Often] = {}  # the few hosts that look at what is open where, and how often
+    wander: Annotated[float, Field(ge=0.0, le=1.0)] = (
+        0.45  # share of visits outside to sites that nobody listed
+    )
+    events: tuple[Event, ...] = ()
+    like: str | None = None  # the scenario that this one is but for what it says itself; the same site
     attacks: tuple[Attack, ...] = ()
 
     @model_validator(mode="after")
@@ -150,6 +165,8 @@ class Scenario(Part):
         for group in (*self.inside, *self.outside):
             if group.role is not None and group.role not in self.roles:
                 raise ValueError(f"role {group.role} of host {group.name} is not under roles")
+        if unknown := sorted(set(self.scanners) - set(names)):
+            raise ValueError(f"scanners: host {unknown[0]} does not exist")
         habits = {habit for role in self.roles.values() for habit in role}
         for surge in self.timetable.surges:
             if surge.habit is not None and surge.habit not in habits:
@@ -158,6 +175,11 @@ class Scenario(Part):
             if not any(needed in group.services for group in (*self.inside, *self.outside)):
                 raise ValueError(f"services: no host offers {needed}, and nothing works without it")
         return self
+
+    @property
+    def kin(self) -> str:
+        """Whose passwords, pages and names these are."""
+        return self.like or self.name
 
     def candidates(self, attack: Attack) -> list[str]:
         """The hosts from which this attack may come."""
@@ -192,6 +214,11 @@ def load(name_or_path: str) -> Scenario:
         raise LabError(
             f"{path}: found {type(found).__name__}, expected a mapping of keys such as name, inside"
         )
+    if isinstance(found.get("like"), str) and path.parent == FOLDER:
+        base = yaml.safe_load((FOLDER / f"{found['like']}.yaml").read_text(encoding="utf-8"))
+        more = found.pop("more", {})
+        found = {**base, **found, "inside": [*base["inside"], *more.get("inside", ())]}
+        found["roles"] = {**base["roles"], **more.get("roles", {})}
     try:
         return Scenario.model_validate(found)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.lab import net
+from benchmarks.lab import far, net
 from benchmarks.lab.net import Host, command, search_path
 from benchmarks.lab.scenario import LabError
 from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, Step, World, words
@@ -19,6 +19,7 @@ from benchmarks.lab.world import ASSETS, FILES_KB, PAGES, Step, World, words
 PYTHON = "/usr/bin/python3"  # Debian's, with Debian's modules, whatever Python runs the laboratory
 MODULES = {"mail": "aiosmtpd", "api": "websockets", "modbus": "pymodbus"}
 PROGRAMS = Path(__file__).with_name("programs")
+FAR_PAGES = 8  # different contents of the sites that nobody listed
 PATIENCE = 40.0  # seconds for a server to listen; the machine may be busy
 
 
@@ -56,7 +57,7 @@ def require(world: World, steps: Iterable[Step]) -> None:
 def prepare(world: World) -> None:
     """Certificates, web content, files and homes, all under the run's own folder."""
     _certificates(world)
-    rng = random.Random(f"{world.scenario.name}/content")
+    rng = random.Random(f"{world.scenario.kin}/content")
     _content(world, rng)
     for actor in world.actors:
         _home(world, actor.name, actor.uid, actor.gid)
@@ -141,19 +142,33 @@ def _certificates(world: World) -> None:
         "-subj",
         "/O=Lab Trust/CN=Lab Root CA",
     )
-    rng = random.Random(f"{world.scenario.name}/tls")
+    rng = random.Random(f"{world.scenario.kin}/tls")
     for name in sorted(_tls_names(world)):
         own, request = str(folder / f"{name}.key"), str(folder / f"{name}.csr")
         _openssl_key(own)
         command("openssl", "req", "-new", "-key", own, "-out", request, "-subj", f"/CN={name}")
         extension = folder / f"{name}.ext"
         extension.write_text(f"subjectAltName=DNS:{name}\n", encoding="utf-8")
-        days = str(rng.choice((90, 90, 365, 365, 825)))
-        signed = ("-CA", ca, "-CAkey", key, "-days", days, "-set_serial", str(rng.getrandbits(64)))
-        out = ("-out", str(folder / f"{name}.pem"), "-extfile", str(extension))
-        command("openssl", "x509", "-req", "-in", request, *signed, *out)
+        days = rng.choice((90, 90, 365, 365, 825))
+        for ending, valid in (("pem", days), ("late", -1)) if name in world.expiring() else (("pem", days),):
+            _sign(folder, name, ending, valid, rng)
+    for name in sorted(world.far):
+        rng = random.Random(f"{world.scenario.kin}/tls/{name}")
+        own, request = str(folder / f"{name}.key"), str(folder / f"{name}.csr")
+        _openssl_key(own)
+        command("openssl", "req", "-new", "-key", own, "-out", request, "-subj", f"/CN={name}")
+        (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n", encoding="utf-8")
+        _sign(folder, name, "pem", -1 if far.has_expired(name) else rng.choice((90, 90, 365, 365)), rng)
     for path in folder.iterdir():
         path.chmod(0o644)
+
+
+def _sign(folder: Path, name: str, ending: str, days: int, rng: random.Random) -> None:
+    """A certificate for a request, valid for so many days; with -1 until yesterday."""
+    signed = ("-CA", str(folder / "ca.pem"), "-CAkey", str(folder / "ca.key"), "-days", str(days))
+    serial = ("-set_serial", str(rng.getrandbits(64)))
+    out = ("-out", str(folder / f"{name}.{ending}"), "-extfile", str(folder / f"{name}.ext"))
+    command("openssl", "x509", "-req", "-in", str(folder / f"{name}.csr"), *signed, *serial, *out)
 
 
 def _openssl_key(path: str) -> None:
@@ -161,7 +176,7 @@ def _openssl_key(path: str) -> None:
 
 
 def _tls_names(world: World) -> set[str]:
-    names = {site for inside in (True, False) for site in world.sites(inside=inside)} | set(world.bad_sites())
+    names = {site for inside in (True, False) for site in world.sites(inside=inside)}
     return names | {world.name_of(h) for h in world.hosts if "mail" in h.services}
 
 
@@ -192,7 +207,8 @@ def _text(rng: random.Random, kilobytes: float) -> bytes:
 
 def _content(world: World, rng: random.Random) -> None:
     www = world.run.state / "www"
-    for site in sorted({s for i in (True, False) for s in world.sites(inside=i)} | set(world.bad_sites())):
+    listed = {s for i in (True, False) for s in world.sites(inside=i)}
+    for site in sorted(listed | {f"far{n}" for n in range(FAR_PAGES)}):
         folder = www / site
         (folder / "files").mkdir(parents=True)
         (folder / "files").chmod(0o777)
@@ -207,6 +223,8 @@ def _content(world: World, rng: random.Random) -> None:
             size = int(world.scenario.page_kb * 1024 * rng.lognormvariate(-0.7, 1.0))
             half = rng.randbytes(min(size // 2, 512 * 1024))
             (folder / f"a{number}").write_bytes(half + _text(rng, size / 2048))
+    for site in world.far:  # they look like one another, as sites do
+        (www / site).symlink_to(www / f"far{random.Random(site).randrange(FAR_PAGES)}")
     files = world.run.state / "files"
     files.mkdir()
     for size in FILES_KB:
@@ -274,15 +292,23 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
         else ""
     )
     servers = ""
+    certificates = "$ssl_server_name" if world.expiring() & set(names) else ""
     for number, name in enumerate(names):
         default = " default_server" if number == 0 else ""
         servers += f"""
  server {{ listen 443 ssl http2{default}; listen 80{default}; server_name {name}; root {www / name};
   error_page 405 =200 $uri;
-  ssl_certificate {tls / name}.pem; ssl_certificate_key {tls / name}.key;
+  ssl_certificate {tls}/{certificates or name}.pem; ssl_certificate_key {tls}/{certificates or name}.key;
   location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
   location /private/ {{ auth_basic "staff"; auth_basic_user_file {folder}/htpasswd; alias {www / name}/; }}
   {extra} }}"""
+    if host.prefix and world.far:
+        servers += f"""
+ server {{ listen 443 ssl http2; listen 80; server_name ~[.]example$; root {www}/$host;
+  error_page 405 =200 $uri;
+  ssl_certificate {tls}/$ssl_server_name.pem; ssl_certificate_key {tls}/$ssl_server_name.key;
+  location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
+  {extra.replace("$server_name", "$host")} }}"""
     hashed = "".join(f"{name}:{word}\n" for name, word in _hashed(world, "-apr1").items())
     (folder / "htpasswd").write_text(hashed, encoding="utf-8")
     (folder / "nginx.conf").write_text(
@@ -369,16 +395,27 @@ remote-control:
 
 
 def _names(world: World, host: Host, folder: Path) -> list[Daemon]:
-    rng = random.Random(f"{world.scenario.name}/zone")
+    rng = random.Random(f"{world.scenario.kin}/zone")
     start = ". IN SOA ns.net.example. admin.net.example. 1 3600 600 86400 30"
-    lines = ["$TTL 120", start, ". IN NS ns.net.example.", f"ns.net.example. IN A {host.address}"]
+    lines = [
+        f"$TTL {world.lasting(120)}",
+        start,
+        ". IN NS ns.net.example.",
+        f"ns.net.example. IN A {host.address}",
+    ]
     for other in world.hosts:
         if other.inside:
             continue
         for name in dict.fromkeys((*other.sites, f"{other.name}.net.example")):
-            lines.append(f"{name}. {rng.choice((20, 60, 120, 300))} IN A {other.address}")
+            lines.append(f"{name}. {world.lasting(rng.choice((20, 60, 120, 300)))} IN A {other.address}")
             lines.append(f"{name.split('.', 1)[1]}. IN MX 10 {name}.")
             lines.append(f'{name.split(".", 1)[1]}. IN TXT "v=spf1 a mx -all"')
+        if other.prefix:
+            prefixes = world.prefixes()
+            for name in sorted(world.far):
+                server, address = far.place(name, prefixes)
+                if prefixes[server] == other.prefix:
+                    lines.append(f"{name}. {world.lasting(rng.choice((20, 60, 120, 300)))} IN A {address}")
         reverse = ".".join(reversed(other.address.split(".")))
         lines.append(f"{reverse}.in-addr.arpa. IN PTR {world.name_of(other)}.")
         if "tunnel-end" in other.services:
@@ -400,7 +437,7 @@ zone "." {{ type primary; file "{folder}/root.zone"; check-names ignore; }};
 
 def tunnel_domain(world: World) -> str:
     """The zone that the DNS tunnel's far end answers for."""
-    word = random.Random(f"{world.scenario.name}/tunnel").choice(("static", "cdn", "assets", "img", "t1"))
+    word = random.Random(f"{world.scenario.kin}/tunnel").choice(("static", "cdn", "assets", "img", "t1"))
     return f"{word}.fastsync.example"
 
 
@@ -537,7 +574,7 @@ def _git(world: World, host: Host, folder: Path) -> list[Daemon]:
     seed = folder / "seed"
     git = ("git", "-c", "user.name=lab", "-c", f"user.email=lab@{world.scenario.domain}", "-C", str(seed))
     command("git", "init", "-q", "-b", "main", str(seed))
-    rng = random.Random(f"{world.scenario.name}/git")
+    rng = random.Random(f"{world.scenario.kin}/git")
     for number in range(12):
         (seed / f"file{number}.txt").write_bytes(_text(rng, 2))
     command(*git, "add", ".")
@@ -663,7 +700,7 @@ def _modbus(world: World, host: Host, folder: Path) -> list[Daemon]:
 def _stream(world: World, host: Host, folder: Path) -> list[Daemon]:
     """A film of half an hour in pieces of two seconds, as plain files of a web server of its own."""
     (folder / "film").mkdir()
-    rng = random.Random(f"{world.scenario.name}/film")
+    rng = random.Random(f"{world.scenario.kin}/film")
     for number in range(20):
         (folder / "film" / f"piece{number}.ts").write_bytes(
             rng.randbytes(int(world.scenario.page_kb * 1024 * rng.uniform(3, 6)))

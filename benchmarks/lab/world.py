@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab import far
 from benchmarks.lab.net import Host, Run
 from benchmarks.lab.scenario import Scenario
 
@@ -51,16 +52,28 @@ class Step:
     feed: str = ""
     root: bool = False  # some tools want user 0; the group stays the actor's
     task: Mapping[str, Any] | None = None
+    apart: bool = False  # of an attack: an occasion of its own, which moves alone when a day is unsqueezed
+    occasion: int = 0  # programs of one actor with the same number belong together; numbered by story.steps
+    event: str = ""  # the surge that it is part of
 
 
 @dataclass(frozen=True)
 class World:
-    """One laid-out scenario; everything a planner may ask."""
+    """One laid-out scenario; everything a planner may ask.
+
+    `far`: names of sites that nobody listed (far.py) and the story mentions.
+    """
 
     scenario: Scenario
     run: Run
     hosts: Sequence[Host]
     actors: Sequence[Actor]
+    far: frozenset[str] = frozenset()
+    squeeze: float = 1.0  # how many seconds of a day one second of the recording stands for
+
+    def lasting(self, seconds: float) -> int:
+        """A time to live of the day, in the recording: what is remembered there must be forgotten as soon."""
+        return max(1, round(seconds / self.squeeze))
 
     def offering(self, service: str, *, inside: bool | None = None) -> list[Host]:
         return [h for h in self.hosts if service in h.services and (inside is None or h.inside == inside)]
@@ -75,16 +88,23 @@ class World:
         return host.sites[0] if host.sites else f"{host.name}.net.example"
 
     def sites(self, *, inside: bool) -> list[str]:
-        """Web sites of ordinary use; those of attackers are named in `bad_sites`."""
+        """Web sites that are listed in the scenario."""
         found = []
         for host in self.offering("web", inside=inside):
             names = host.sites or (("www", "intranet") if inside else ("www.site.example",))
             found += [f"{n}.{self.scenario.domain}" if inside else n for n in names]
-        return [site for site in found if site not in self.bad_sites()]
+        return found
 
-    def bad_sites(self) -> list[str]:
-        """Rented by the attackers on the same outside servers as everyone's: the last site of each server."""
-        return [h.sites[-1] for h in self.offering("web", inside=False) if len(h.sites) > 2]
+    def prefixes(self) -> list[str]:
+        """Of the servers outside that have sites which nobody listed."""
+        return [host.prefix for host in self.hosts if host.prefix]
+
+    def serving(self, site: str) -> Host | None:
+        """The host that has this site."""
+        if far.is_far(site) and (prefixes := self.prefixes()):
+            chosen = prefixes[far.place(site, prefixes)[0]]
+            return next(host for host in self.hosts if host.prefix == chosen)
+        return next((host for host in self.hosts if site in host.sites), None)
 
     def free_addresses(self) -> list[str]:
         """Inside addresses where nobody answers."""
@@ -93,6 +113,11 @@ class World:
         used = {h.address for h in self.hosts}
         net = ipaddress.ip_network(self.scenario.network)
         return [str(a) for a in list(net.hosts())[1:250] if str(a) not in used]
+
+    def expiring(self) -> set[str]:
+        """Sites inside whose certificate runs out during the recording."""
+        late = any(event.kind == "expired-certificate" for event in self.scenario.events)
+        return set(self.sites(inside=True)) if late else set()
 
     def ca(self) -> str:
         return str(self.run.state / "tls" / "ca.pem")
@@ -106,4 +131,4 @@ class World:
         return self.run.state / "home" / actor.name
 
     def password(self, name: str) -> str:
-        return f"{name}-{random.Random(f'{self.scenario.name}/{name}').randrange(10**6):06d}"
+        return f"{name}-{random.Random(f'{self.scenario.kin}/{name}').randrange(10**6):06d}"

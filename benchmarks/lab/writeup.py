@@ -29,7 +29,15 @@ def tell(
     """story.json: who plays, where, under which mark."""
     people = [{"name": a.name, "host": a.host, "gid": a.gid, "family": a.family} for a in actors]
     places = [
-        {"name": h.name, "address": h.address, "mac": h.mac, "inside": h.inside, "services": h.services}
+        {
+            "name": h.name,
+            "address": h.address,
+            "mac": h.mac,
+            "inside": h.inside,
+            "services": h.services,
+            "role": h.role,
+            "prefix": h.prefix,
+        }
         for h in hosts
     ]
     told = {
@@ -40,8 +48,20 @@ def tell(
         "actors": people,
         "hosts": places,
     }
+    told["scanners"] = sorted(scenario.scanners)
+    told["events"] = [
+        {"kind": e.kind, "at": e.at * seconds, "until": min(1.0, e.at + e.lasts) * seconds}
+        for e in scenario.events
+    ]
     told["scenario"] = scenario.model_dump(mode="json")
     (out / "story.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def begun(out: Path, begin: float) -> None:
+    """Adds the recording's zero, in seconds since 1970, to story.json."""
+    path = out / "story.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**told, "begin": round(begin, 6)}, indent=1) + "\n", encoding="utf-8")
 
 
 def write_up(out: Path, lost: str = "?") -> str:

@@ -265,5 +265,8 @@ def _write(judged: Judged, logs: LogFolder[LogWriter], local: LocalNets) -> None
     now, first = float(c.end.max()), float(c.end[0])
     if "conn" in logs:
         logs.log(CONN).write_columns(conn_columns(c, verdicts, local), now, first)
-    logs.log(CMDANA).write_columns(cmdana_columns(c, verdicts), now, first)
+    if judged.revised:
+        logs.log(CMDANA).write(judged.rows(), now, first)
+    else:
+        logs.log(CMDANA).write_columns(cmdana_columns(c, verdicts), now, first)
     logs.log(NOTICE).write(map(notice_row, judged.notices), now, first)

@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 
 AT_ONCE = 6  # things that one person does at the same time
 LATE = 20.0  # seconds after which a thing is no longer done, and logged so
-KEPT = 30.0  # seconds for which a name's address is remembered
 LIMIT = 30.0  # seconds of silence that a connection is given
 QTYPES = {"A": 1, "NS": 2, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33}
 Task = dict[str, Any]
@@ -37,8 +36,8 @@ Task = dict[str, Any]
 class Person:
     """Does tasks; everything it opens goes through `connect`, which writes the log."""
 
-    def __init__(self, start: float) -> None:
-        self.start = start
+    def __init__(self, start: float, kept: float = 30.0) -> None:
+        self.start, self.kept = start, kept  # `kept`: seconds for which a name's address is remembered
         self.lock = threading.Lock()
         self.names: dict[str, tuple[float, str]] = {}
         self.contexts: dict[tuple[str, str], ssl.SSLContext] = {}
@@ -54,24 +53,28 @@ class Person:
             result = DO[task["do"]](self, task)
         except (OSError, http.client.HTTPException, imaplib.IMAP4.error, smtplib.SMTPException) as error:
             result = f"{type(error).__name__}: {error}"[:120]
-        self.say(began=round(began, 3), ended=round(time.time(), 3), what=task["what"], result=result)
+        times = {"began": round(began, 3), "ended": round(time.time(), 3)}
+        self.say(**times, what=task["what"], **task.get("of", {}), to=_places(task), result=result)
 
     def address(self, name: str) -> str:
         """Asked of the site's resolver by the C library, remembered for a while."""
         known = self.names.get(name)
-        if known is None or time.time() - known[0] > KEPT:
+        if known is None or time.time() - known[0] > self.kept:
             found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
             known = self.names[name] = (time.time(), str(found[0][4][0]))
         return known[1]
 
     def connect(self, task: Task, host: str, port: int, wait: float = LIMIT) -> socket.socket:
-        return self.opened(task, socket.create_connection((self.address(host), port), timeout=wait))
+        began, known = time.time(), self.names.get(host)
+        address = self.address(host)
+        asked = {} if self.names.get(host) is known else {"asked": round(began, 3), "name": host}
+        return self.opened(task, socket.create_connection((address, port), timeout=wait), **asked)
 
-    def opened(self, task: Task, made: socket.socket) -> socket.socket:
+    def opened(self, task: Task, made: socket.socket, **more: Any) -> socket.socket:
         proto = "tcp" if made.type == socket.SOCK_STREAM else "udp"
         self.say(
             opened=round(time.time(), 3), what=task["what"],
-            proto=proto, orig=made.getsockname(), resp=made.getpeername(),
+            proto=proto, orig=made.getsockname(), resp=made.getpeername(), **task.get("of", {}), **more,
         )  # fmt: skip
         return made
 
@@ -84,6 +87,13 @@ class Person:
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
             self.contexts[key] = context
         return self.contexts[key]
+
+
+def _places(task: Task) -> list[str]:
+    """Names and addresses that a task goes to or asks for."""
+    found = [str(urlsplit(request["url"]).hostname) for request in task.get("requests", ())]
+    found += [name for name, _ in task.get("names", ())]
+    return sorted({*found, *([task["host"]] if "host" in task else [])})
 
 
 def web(person: Person, task: Task) -> str:
@@ -277,9 +287,9 @@ DO: dict[str, Callable[[Person, Task], str]] = {
 }  # fmt: skip
 
 
-def main(plan: str, start: float) -> None:
+def main(plan: str, start: float, kept: float = 30.0) -> None:
     """`plan`: tasks as JSON lines in time order; `start`: the recording's zero, seconds since 1970."""
-    person = Person(start)
+    person = Person(start, kept)
     free = threading.Semaphore(AT_ONCE)
     with open(plan, encoding="utf-8") as lines:
         for task in _tasks(lines):
@@ -287,7 +297,7 @@ def main(plan: str, start: float) -> None:
             free.acquire()
             if time.time() - start - task["at"] > LATE:
                 free.release()
-                person.say(began=time.time(), what=task["what"], error="skipped: late")
+                person.say(began=time.time(), what=task["what"], **task.get("of", {}), error="skipped: late")
                 continue
             threading.Thread(target=_one, args=(person, task, free), daemon=True).start()
     for _ in range(AT_ONCE):
@@ -309,4 +319,4 @@ def _one(person: Person, task: Task, free: threading.Semaphore) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], *map(float, sys.argv[2:4]))

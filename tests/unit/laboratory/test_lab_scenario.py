@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.lab import net, scenario, story
+from benchmarks.lab import far, net, scenario, story
 from benchmarks.lab.__main__ import main
 from benchmarks.lab.net import Run
 from benchmarks.lab.world import Actor, Step, World
@@ -99,7 +101,6 @@ def test_attackers_hosts_and_hours_are_dealt_by_the_seed() -> None:
 
 
 def test_every_program_only_ever_speaks_to_names_and_addresses_of_the_laboratory() -> None:
-    import ipaddress
     import re
 
     for name in scenario.known():
@@ -325,3 +326,87 @@ def test_links_are_late_where_the_kernel_can_and_on_time_elsewhere(
     else:
         assert (made.delay_ms, made.jitter_ms, made.rate_mbit) == (0, 0, 8)
         assert queues == [("add", "dev", "eth0", "root", *shape)]
+
+
+def test_only_the_few_known_hosts_look_at_what_is_open_where() -> None:
+    for name in scenario.known():
+        found = scenario.load(name)
+        looking = {
+            actor.host
+            for actor, steps in told(found, 2, 900).items()
+            if not actor.family and any(step.what == "inventory" for step in steps)
+        }
+        assert looking <= set(found.scanners)
+        assert len(found.scanners) <= 2
+        assert not any("inventory" in role for role in found.roles.values())
+
+
+def test_intruders_go_mostly_where_nobody_went_before_and_sometimes_where_everybody_does() -> None:
+    new, old = 0, 0
+    for seed in range(5):
+        by_class: dict[bool, set[str]] = {True: set(), False: set()}
+        for actor, steps in told(scenario.load("office"), seed, 300).items():
+            if not actor.family or actor.family in ("beacon-tls", "beacon-http", "exfiltration-slow"):
+                texts = (text for step in steps for text in (*step.argv, *strings(step.task or {})))
+                by_class[bool(actor.family)] |= set(far.named_in(texts))
+        new += len(by_class[True] - by_class[False])
+        old += len(by_class[True] & by_class[False])
+    assert new > 3 * old
+    assert new > 8
+
+
+def test_a_sites_days_agree_about_where_a_name_is_and_most_people_meet_new_ones() -> None:
+    prefixes = [far.prefix(number) for number in range(4)]
+    dice = [random.Random(day) for day in range(2)]
+    days = [{far.site(one) for _ in range(400)} for one in dice]
+    assert 0.2 < len(days[1] - days[0]) / len(days[1]) < 0.95
+    for name in days[0]:
+        server, address = far.place(name, prefixes)
+        assert ipaddress.ip_address(address) in ipaddress.ip_network(prefixes[server])
+        assert far.is_far(name)
+    shared = sum(far.is_shared(name, prefixes) for name in days[0]) / len(days[0])
+    assert shared == pytest.approx(far.SHARED, abs=0.1)
+    assert not far.is_far("qxzlkjhg.acornalder.example")  # a beacon's label, and a mistyped name
+    assert not far.is_far("www.anrocadler.example")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("surge-nine", "nine"), ("roll-out", "roll-out"), ("new-poller", "new-poller"),
+        ("failing-backup", "failing-backup"), ("expired-certificate", "expired-certificate"),
+    ],
+)  # fmt: skip
+def test_a_surge_happens_on_the_offices_own_hosts_and_is_nobodys_attack(name: str, kind: str) -> None:
+    office, found = scenario.load("office"), scenario.load(name)
+    assert found.kin == "office"
+    assert found.attacks == ()
+    laid = [
+        {
+            h.name: (h.address, h.sites)
+            for h in net.lay_out(one, Run("t", Path("/x")), story.order_of_addresses(7))
+        }
+        for one in (office, found)
+    ]
+    assert laid[0].items() <= laid[1].items()
+    people = [
+        {actor.host: actor.name for actor in told(one, 7, 900) if not actor.family} for one in (office, found)
+    ]
+    assert people[0].items() <= people[1].items()
+    (event,) = found.events
+    steps = [step for actor, all_ in told(found, 7, 900).items() for step in all_ if step.event]
+    assert {step.event for step in steps} == {kind}
+    assert len(steps) > 50
+    assert all(event.at * 900 <= step.at for step in steps)
+    assert all(step.occasion for step in steps)
+
+
+def test_a_patient_intruder_keeps_the_pace_of_a_day() -> None:
+    """Beacons sleep 10 s to 1 h of the day, slow scans knock every 10 s to 10 min."""
+    for seed in range(2):
+        for actor, steps in told(scenario.load("office"), seed, 900).items():
+            if actor.family in ("scan-slow", "beacon-http"):
+                at = [step.at * 48.0 for step in steps if step.task is None or step.task["do"] != "forget"]
+                pause = (at[-1] - at[0]) / (len(at) - 1)
+                assert 9.0 < pause < (700.0 if actor.family == "scan-slow" else 3700.0)
+                assert len({step.occasion for step in steps}) == len(steps)

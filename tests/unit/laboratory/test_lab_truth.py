@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import struct
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from lab_frames import capture, frame, question
 
 from benchmarks.lab import flows, truth, writeup
 from benchmarks.lab.net import Host
@@ -20,28 +20,6 @@ DESK = Host("desk", "n", "10.0.0.5", "02:00:00:00:00:05", True, (), "clerk", ())
 DNS = Host("dns", "n", "10.0.0.2", "02:00:00:00:00:02", True, ("resolver",), None, ())
 USER, THIEF = Actor("anna", "desk", 20001), Actor("ben", "desk", 20002, "beacon-tls")
 ACTORS = (USER, THIEF)
-
-
-def frame(proto: str, src: str, sport: int, dst: str, dport: int, flags: int = 0, body: bytes = b"") -> bytes:
-    address = lambda text: bytes(map(int, text.split(".")))  # noqa: E731
-    if proto == "tcp":
-        inner = struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 0x50, flags, 64240, 0, 0) + body
-    else:
-        inner = struct.pack("!HHHH", sport, dport, 8 + len(body), 0) + body
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(inner), 1, 0, 64, {"tcp": 6, "udp": 17}[proto], 0)
-    return b"\2" * 12 + b"\x08\x00" + head + address(src) + address(dst) + inner
-
-
-def question(name: str) -> bytes:
-    return bytes(12) + b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\0\0\1\0\1"
-
-
-def capture(path: Path, *frames: tuple[float, bytes]) -> list[flows.Flow]:
-    with path.open("wb") as file:
-        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
-        for ts, data in frames:
-            file.write(struct.pack("<IIII", int(ts), round(ts % 1 * 1e6), len(data), len(data)) + data)
-    return flows.read(path)
 
 
 def opened(tmp_path: Path, *lines: str) -> truth.Events:
