@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from cmdana_plugin.analyst.charts import one_in
-from cmdana_plugin.analyst.report import RELIANCES, facts
+from cmdana_plugin.analyst.conn_facts import facts
+from cmdana_plugin.analyst.report import RELIANCES
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.analyst.unfolding import Unfolding
 from cmdana_plugin.analyst.units import plural, size, when

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts, units
+from cmdana_plugin.analyst.conn_facts import facts, record
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.analyst.timeline import Timeline
 from cmdana_plugin.analyst.unfolding import Unfolding, Unfoldings
@@ -45,7 +46,7 @@ from cmdana_plugin.logs import (
     texts,
     title,
 )
-from feature_extractors import CONN_STATES, Connections, RecordError
+from feature_extractors import RecordError
 from feature_extractors.readers import ConnRows, PassedOver
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
@@ -432,7 +433,7 @@ def _connections(
                     uid = by_uid.get(uids[i])
                     if uid is None:
                         continue
-                    row = _record(c, i)
+                    row = record(c, i)
                     if uid in shown:
                         shown[uid].facts = facts(row)
                     if uid in sized:
@@ -440,34 +441,6 @@ def _connections(
         seen.conn += rows
         seen.files.append((str(file), rows))
         progress("reading conn.log", (k + 1) / len(files))
-
-
-def _record(c: Connections, i: int) -> Mapping[str, Field]:
-    """What `facts` says of connection `i`, as the row of conn.log has it."""
-    counts = {"orig_bytes": int(c.orig_bytes[i]), "resp_bytes": int(c.resp_bytes[i])}
-    row: dict[str, Field] = {name: n for name, n in counts.items() if n >= 0}
-    if not math.isnan(c.duration[i]):
-        row["duration"] = float(c.duration[i])
-    if c.conn_state[i] >= 0:
-        row["conn_state"] = CONN_STATES[c.conn_state[i]]
-    row["history"] = c.history[i].decode("ascii")
-    return row
-
-
-def facts(row: Mapping[str, Field]) -> str:
-    """A row of conn.log in words: how long, how much, state and history."""
-    parts = []
-    if row.get("duration") is not None:
-        parts.append(f"lasted {units.span(number(row, 'duration'))}")
-    if row.get("orig_bytes") is not None or row.get("resp_bytes") is not None:
-        parts.append(
-            f"sent {units.size(number(row, 'orig_bytes'))}, got {units.size(number(row, 'resp_bytes'))}"
-        )
-    if row.get("conn_state"):
-        parts.append(f"state {text(row, 'conn_state')}")
-    if row.get("history"):
-        parts.append(f"history {text(row, 'history')}")
-    return ", ".join(parts)
 
 
 def _row(
