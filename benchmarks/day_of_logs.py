@@ -18,9 +18,14 @@ import random
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmdana_plugin.decision.incidents import Decider
+    from cmdana_plugin.decision.notice import Notice
+    from cmdana_plugin.decision.verdict import Verdict
 
 DAY = 86400.0
 START = 1_763_769_600.0  # 2025-11-22 00:00:00 UTC
@@ -128,6 +133,7 @@ def verdicts(day: Path, seed: int = 1) -> None:
     decider = Decider(Budget(connections_per_day=1_000_000), Incident())
     cmdana, notice = LogWriter(day, CMDANA, "tsv"), LogWriter(day, NOTICE, "tsv")
     rows: list[Verdict] = []
+    ends: list[float] = []
     for file in find_logs([day], "conn"):
         for row in read_rows(file, "conn"):
             p = float(f"{max(rng.random(), 1e-7):.6g}")
@@ -144,13 +150,53 @@ def verdicts(day: Path, seed: int = 1) -> None:
                 reasons=("unlike any traffic seen in training (p=0.0001)",) if odd else (), model="made-up 1",
             )  # fmt: skip
             rows.append(verdict)
+            ends.append(end)
             if len(rows) == 8192:
                 cmdana.write(rows, end)
+                notice.write([notice_row(n) for n in _noticed(decider, rows, ends)], end)
                 rows.clear()
-            notice.write([notice_row(n) for n in decider.receive(verdict, end, "density")], end)
+                ends.clear()
     cmdana.write(rows, end)
+    notice.write([notice_row(n) for n in _noticed(decider, rows, ends)], end)
     cmdana.close()
     notice.close()
+
+
+def _noticed(decider: Decider, verdicts: Sequence[Verdict], ends: Sequence[float]) -> list[Notice]:
+    """The notices that a block of verdicts gives rise to."""
+    import ipaddress
+
+    import numpy as np
+
+    from cmdana_plugin.decision.seen import Rows, Seen
+
+    if not verdicts:
+        return []
+
+    def packed(address: str) -> bytes:
+        ip = ipaddress.ip_address(address)
+        return ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
+
+    def addresses(name: str) -> Any:
+        return np.frombuffer(b"".join(packed(getattr(v, name)) for v in verdicts), np.uint8).reshape(-1, 16)
+
+    order = np.argsort(ends, kind="stable").tolist()
+    verdicts, ends = [verdicts[i] for i in order], [ends[i] for i in order]
+    e = -np.log10([v.p_value for v in verdicts])
+    none = np.zeros(len(verdicts), np.bool_)
+
+    def seen(which: Sequence[int]) -> list[Seen]:
+        return [Seen(verdicts[i], ends[i], float(e[i]), False, 0, 0, component="density") for i in which]
+
+    def pair(i: int) -> tuple[str, str, int, str]:
+        v = verdicts[i]
+        return v.orig_h, v.resp_h, v.resp_p, v.proto
+
+    decided = decider.receive(
+        Rows(addresses("orig_h"), addresses("resp_h"), np.array(ends), e, none, none, e >= 3.0,
+             np.ones((len(verdicts), 4)), seen, pair)
+    )  # fmt: skip
+    return [n for row in sorted(decided.notices) for n in decided.notices[row]]
 
 
 def main() -> None:

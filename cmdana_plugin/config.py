@@ -97,10 +97,8 @@ class Verdict(_Table):
 
 
 class Incident(_Table):
-    """Odd connections of one host, merged."""
+    """What one host does over many connections, as one."""
 
-    evidence: Annotated[float, Field(gt=0)] = 8.0
-    allowance: Annotated[float, Field(gt=0)] = 1.0
     quiet: Seconds = 1800.0
     max_hosts: Count = 100_000
 

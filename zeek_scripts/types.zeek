@@ -85,7 +85,8 @@ export {
 		proto: transport_proto &log;
 		service: string &log &optional;
 		community_id: string &log;
-		## "early" while the connection lives, "final" at its end.
+		## "early" while the connection lives, "final" at its end, "revised" where it turned out later that it belongs
+		## to an incident.
 		stage: string &log;
 		## 0 to 1, higher is odder.
 		score: double &log;
@@ -106,6 +107,8 @@ export {
 		reasons: vector of string &log;
 		## Name and version of the model.
 		model: string &log;
+		## The incident that it belongs to, as in notice.log.
+		incident: string &log &optional;
 	};
 
 	## What a verdict other than a plain benign one says besides.
@@ -127,15 +130,15 @@ export {
 		## Of the host that an incident is about, in all its connections: "originator" or "responder".
 		role: string &log &optional;
 		host: addr &log &optional;
-		## Hosts at the other end; 256 are 256 or more.
+		## Hosts at the other end; 4096 are 4096 or more.
 		peers: count &log &optional;
 		## Services, or ports such as 22/tcp, the most frequent first, at most three.
 		services: vector of string &log &optional;
-		## How many there are; 256 are 256 or more.
+		## How many there are; 4096 are 4096 or more.
 		service_count: count &log &optional;
-		## Against the host, in powers of ten.
+		## Against the host: one in ten to the power of this of normal hosts' hours holds as much.
 		evidence: double &log &optional;
-		## In words, most telling first; of an incident, what its connections most often have in common.
+		## In words, most telling first; of an incident, the strongest pieces of evidence.
 		reasons: vector of string &log &optional;
 		## Of the connection that an incident was noticed by.
 		latest_reasons: vector of string &log &optional;
@@ -151,6 +154,32 @@ export {
 		window: interval &log &optional;
 		## For how many of these times in a row.
 		windows: count &log &optional;
+		## Of an incident, the same in each of its notices and in the rows of its connections in cmdana.log.
+		incident: string &log &optional;
+		## What kind of incident it is: "scan", "password guessing" and others; "unusual" where it is none of them.
+		kind: string &log &optional;
+		## The technique of MITRE ATT&CK, such as T1110, where one fits.
+		technique: string &log &optional;
+		## When the first of its connections began.
+		first_seen: time &log &optional;
+		## When the last one so far ended.
+		last_seen: time &log &optional;
+		## How many there are so far.
+		connections: count &log &optional;
+		## How many of them are less usual than one in ten by themselves.
+		odd: count &log &optional;
+		## Hosts that do the same, at most eight, the first of them first.
+		actors: vector of string &log &optional;
+		## How many there are; 256 are 256 or more.
+		actor_count: count &log &optional;
+		## Hosts at the other end, at most eight, those of most connections first.
+		targets: vector of string &log &optional;
+		## How often what was asked for was refused.
+		refused: count &log &optional;
+		## Bytes of the originators.
+		sent: count &log &optional;
+		## On the evidence: an incident begins there.
+		limit: double &log &optional;
 	};
 
 	## One notice, worded by the detector, raised by Zeek.
@@ -196,7 +225,7 @@ export {
 		## "" is unset.
 		service: vector of string;
 		community_id: vector of string;
-		## 0 early, 1 final.
+		## 0 early, 1 final, 2 revised.
 		stage: vector of count;
 		score: vector of double;
 		p_value: vector of double;
@@ -206,6 +235,8 @@ export {
 		state_reliance: vector of double;
 		## Sum of 1 packet, 2 connection, 4 log.
 		modalities: vector of count;
+		## "" is none.
+		incident: vector of string;
 		## The verdicts that are not benign.
 		odd: vector of NonBenign;
 		notices: vector of RaisedNotice;

@@ -13,11 +13,11 @@ export {
 	redef enum Log::ID += { LOG };
 
 	redef enum Notice::Type += {
-		## A connection unlike the network's own normal.
+		## An incident that is one connection, unlike the network's own normal.
 		Anomalous_Connection,
-		## An incident: many odd connections of one host, merged.
+		## An incident: what one host, or several that do the same, have done over many connections.
 		Anomalous_Host,
-		## A connection that a supervised model recognises.
+		## An incident that a supervised model recognises.
 		Known_Attack,
 		## The network's own normal has moved away from what the model learned.
 		Traffic_Drift,
@@ -32,7 +32,8 @@ export {
 		cmdana: NoticeFields &log &optional;
 	};
 
-	## For how long a notice of the same identifier is not repeated.
+	## For how long a notice of the same identifier is not repeated. Not of incidents: the detector tells of one again
+	## only where it has grown tenfold, or is by then known for what it is.
 	option suppress_for = 1hr;
 
 	## Whether benign verdicts are logged as well.
@@ -61,7 +62,7 @@ const notice_types: table[string] of Notice::Type = {
 };
 
 const protos = vector(unknown_transport, tcp, udp, icmp);
-const stages = vector("early", "final");
+const stages = vector("early", "final", "revised");
 const nothing: vector of string = vector();
 
 # By the sum in CMDANA::Answer.
@@ -112,7 +113,8 @@ function raise_notice(w: RaisedNotice)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=unforeseen(w$identifier), $suppress_for=suppress_for, $cmdana=w$fields);
+	    $identifier=unforeseen(w$identifier), $suppress_for=w$fields?$incident ? 0secs : suppress_for,
+	    $cmdana=w$fields);
 
 	if ( w?$uid )
 		n$uid = w$uid;
@@ -140,22 +142,26 @@ function well_formed(a: Answer): bool
 
 	for ( _, size in vector(|a$ts|, |a$orig_h|, |a$orig_p|, |a$resp_h|, |a$resp_p|, |a$proto|, |a$service|,
 	    |a$community_id|, |a$stage|, |a$score|, |a$p_value|, |a$packet_reliance|, |a$connection_reliance|,
-	    |a$log_reliance|, |a$state_reliance|, |a$modalities|) )
+	    |a$log_reliance|, |a$state_reliance|, |a$modalities|, |a$incident|) )
 		{
 		if ( size != n )
 			return F;
 		}
 
 	local told = 0;
+	local again = 0;
 	for ( i, stage in a$stage )
 		{
-		if ( stage > 1 || a$proto[i] > 3 || a$modalities[i] > 7 || a$orig_p[i] > 65535 || a$resp_p[i] > 65535 )
+		if ( stage > 2 || a$proto[i] > 3 || a$modalities[i] > 7 || a$orig_p[i] > 65535 || a$resp_p[i] > 65535 )
 			return F;
-		told += stage;
+		if ( stage == 1 )
+			++told;
+		else if ( stage == 2 )
+			++again;
 		}
 
 	# More than are told are counted where benign ones are not written down; of one answer never more than this.
-	return told <= a$finals && n - told <= a$earlies && a$finals <= 1000000 && a$earlies <= 1000000;
+	return told <= a$finals && n - told - again <= a$earlies && a$finals <= 1000000 && a$earlies <= 1000000;
 	}
 
 event CMDANA::verdicts(answer: string)
@@ -215,6 +221,8 @@ event CMDANA::verdicts(answer: string)
 		    $model=a$model);
 		if ( a$service[i] != "" )
 			row$service = a$service[i];
+		if ( a$incident[i] != "" )
+			row$incident = a$incident[i];
 		Log::write(LOG, row);
 		}
 	for ( _, w in a$notices )

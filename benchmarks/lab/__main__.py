@@ -63,6 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     late = verbs.add_parser("label", help="label a recording whose laboratory was killed")
     late.add_argument("folder", type=Path)
+    weeks = verbs.add_parser(
+        "splice", help="unroll recorded days of one site to weeks of logs, with attacks in them"
+    )
+    weeks.add_argument("folder", type=Path, nargs="+", help="unsqueezed recordings of one site, several days")
+    weeks.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    weeks.add_argument("--days", type=int, default=14)
+    weeks.add_argument("--seed", type=int, default=1)
+    weeks.add_argument("--connections", type=int, default=1_000_000, help="of normal use, at least")
     verbs.add_parser("clean", help="remove namespaces and files of recordings that crashed")
     verbs.add_parser("list", help="name the scenarios")
     wanted = parser.parse_args(arguments)
@@ -103,6 +111,10 @@ def _do(wanted: argparse.Namespace) -> int:
         compared = verify.verify(wanted.folder, wanted.conn_log)
         print(compared)
         return 0 if compared.fine else 1
+    elif wanted.verb == "splice":
+        from benchmarks.lab import splice  # needs numpy and the engine, which recording does not
+
+        print(splice.splice(wanted.folder, wanted.out, wanted.days, wanted.seed, wanted.connections))
     elif wanted.verb == "label":
         print(writeup.write_up(wanted.folder))
     elif wanted.verb == "clean":

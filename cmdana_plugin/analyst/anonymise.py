@@ -61,6 +61,7 @@ _KEPT: Final = frozenset(
         "func", "exception", "fc_request", "fc_reply", "security_protocol", "encryption_level", "encryption_method",
         "tunnel_type", "action", "certificate.key_alg", "certificate.sig_alg", "certificate.key_type",
         "cmdana.verdict", "cmdana.role", "cmdana.services", "cmdana.traffic",
+        "cmdana.kind", "cmdana.technique",
     )
 )  # fmt: skip
 _KNOWN_LOGS: Final = frozenset(

@@ -141,6 +141,122 @@ def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup
     return _both(draw)
 
 
+def unfolded(
+    title: str,
+    evidence: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    gaps: Sequence[tuple[float, float]],
+    reached: Sequence[tuple[float, int, int]],
+    notices: Sequence[float],
+    span: tuple[float, float],
+) -> Markup:
+    """An incident's connections over time, in strips: how odd each is, its size, the time since the one before, and
+    how many hosts and ports had been reached. Upright strokes are its notices.
+    """
+
+    def draw(w: float) -> Markup:
+        strips = [
+            s for s in (_oddness(evidence), _sizes(sizes), _gaps(gaps), _reach(reached)) if s is not None
+        ]
+        pitch = 74.0
+        whole = _Plot(w, pitch * len(strips) + 34, left=48, bottom=26, top=8)
+        x = whole.time(span)
+        parts: list[Markup] = list(whole.time_axis(span, grid=True))
+        parts += [
+            _line(x(t), 4, x(t), whole.bottom, "notice thin") for t in notices if span[0] <= t <= span[1]
+        ]
+        for i, (words_, ticks, dots, lines) in enumerate(strips):
+            top = 8 + pitch * i
+
+            def y(share: float, top: float = top) -> float:
+                return top + 62 - 44 * share
+
+            parts.append(_text(whole.left, top + 11, words_, "unit"))
+            for share, label in ticks:
+                parts.append(_line(whole.left, y(share), whole.right, y(share), "grid"))
+                parts.append(_text(whole.left - 6, y(share) + 4, label, "tick end"))
+            for t, share, kind in dots:
+                parts.append(
+                    Markup('<circle cx="{}" cy="{}" r="2.4" class="{} dot"/>').format(
+                        _n(x(t)), _n(y(share)), kind
+                    )
+                )
+            for kind, line in lines:
+                path = " ".join(f"{_n(x(t))},{_n(y(share))}" for t, share in _stepped(line))
+                parts.append(Markup('<polyline points="{}" class="{}"/>').format(path, kind))
+        return whole.svg(title, parts)
+
+    return _both(draw)
+
+
+_Strip = tuple[
+    str,  # what it shows
+    Sequence[tuple[float, str]],  # ticks
+    Sequence[tuple[float, float, str]],  # dots: time, height 0..1, class
+    Sequence[tuple[str, Sequence[tuple[float, float]]]],  # stepped lines: class, points
+]
+
+
+def _oddness(evidence: Sequence[tuple[float, float]]) -> _Strip | None:
+    if not evidence:
+        return None
+    most = max(3.0, *(e for _, e in evidence))
+    every = 1 if most <= 4 else 3
+    ticks = [(k / most, "1" if k == 0 else f"1e-{k}") for k in range(0, int(most) + 1, every)]
+    dots = [(t, e / most, "odd" if e >= 1.0 else "all") for t, e in evidence]
+    return "p-value of each connection", ticks, dots, ()
+
+
+def _sizes(sizes: Sequence[tuple[float, float]]) -> _Strip | None:
+    if not sizes:
+        return None
+    most = max(3.0, *(math.log10(1.0 + n) for _, n in sizes))
+    ticks = [(k / most, _short(10**k)) for k in range(0, int(most) + 1, 3)]
+    return "bytes of each", ticks, [(t, math.log10(1.0 + n) / most, "all") for t, n in sizes], ()
+
+
+def _gaps(gaps: Sequence[tuple[float, float]]) -> _Strip | None:
+    if len(gaps) < 2:
+        return None
+    logs = [(t, math.log10(max(g, 1e-3))) for t, g in gaps]
+    low, high = math.floor(min(g for _, g in logs)), math.ceil(max(g for _, g in logs))
+    high = max(high, low + 1)
+    every = max(1, math.ceil((high - low) / 3))
+    ticks = [((k - low) / (high - low), f"{10.0**k:g}") for k in range(low, high + 1, every)]
+    return "seconds since the one before", ticks, [(t, (g - low) / (high - low), "all") for t, g in logs], ()
+
+
+def _reach(reached: Sequence[tuple[float, int, int]]) -> _Strip | None:
+    most = max((max(hosts, ports) for _, hosts, ports in reached), default=0)
+    if most < 2:
+        return None
+    lines = [
+        ("reach hosts", [(t, hosts / most) for t, hosts, _ in reached]),
+        ("reach ports", [(t, ports / most) for t, _, ports in reached]),
+    ]
+    hosts, ports = reached[-1][1:]
+    return (
+        f"reached: {hosts:,} hosts (whole line), {ports:,} ports (dashed)",
+        [(0.0, "0"), (1.0, f"{most:,}")],
+        (),
+        lines,
+    )
+
+
+def _stepped(line: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """A line that rises at once and then stays; points that change nothing are left out."""
+    last: float | None = None
+    for t, share in line:
+        if last is None:
+            yield t, share
+        elif share != last:
+            yield t, last
+            yield t, share
+        last = share
+    if last is not None and line:
+        yield line[-1][0], last
+
+
 def shares(
     title: str, columns: Sequence[tuple[float, Sequence[float]]], width: int, span: tuple[float, float]
 ) -> Markup:
@@ -163,7 +279,7 @@ def shares(
     return _both(draw)
 
 
-def meter(title: str, n: int, budget: float) -> Markup:
+def meter(title: str, n: float, budget: float) -> Markup:
     """One horizontal bar of a count against its budget, which the dashed line marks."""
     most = max(n, budget) * 1.15
     at = 200 * budget / most

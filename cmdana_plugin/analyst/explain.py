@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,9 @@ from rich.table import Table
 from cmdana_plugin.analyst.charts import one_in
 from cmdana_plugin.analyst.report import RELIANCES, facts
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.analyst.units import plural, when
+from cmdana_plugin.analyst.unfolding import Unfolding
+from cmdana_plugin.analyst.units import plural, size, when
+from cmdana_plugin.decision import REVISED
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
@@ -39,6 +41,10 @@ _MOST_RELATED: Final = 50  # rows of other logs
 _MOST_NOTICES: Final = 20
 _BAR: Final = 30  # characters of a full bar
 _NOT_RELATED: Final = ("cmdana", "notice", "conn")
+_STAGE_WORDS: Final = {
+    "early": ", an early verdict: the connection was still open",
+    REVISED: ", a verdict revised: it turned out to belong to an incident",
+}
 _EVERYWHERE: Final = frozenset(("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p"))
 
 
@@ -55,6 +61,7 @@ class Explanation:
     notices: Rows  # that name the uid, or the originator or responder as an odd host
     related: Sequence[tuple[str, Mapping[str, Field]]]  # log stream, row
     passed: PassedOver
+    unfolding: Unfolding = field(default_factory=Unfolding)  # of the incident that the connection belongs to
 
     @property
     def verdict(self) -> Mapping[str, Field]:
@@ -80,22 +87,28 @@ def explain(uid: str, folder: Path) -> Explanation:
         )
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
+    incident = text(chosen, "incident")
     before, after, count, odd = _history(scored, orig, uid, _ts(chosen))
     conns = _rows(find_logs([folder], "conn"), "conn", uid, passed)
     conn = next((r for r in conns if text(r, "uid") == uid), None)
     held = Held(passed)
     for file in find_logs([folder], "notice"):
         for row in read_notices(file, passed):
-            if text(row, "uid") == uid or text(row, "cmdana.host") in (orig, resp):
+            named = incident and text(row, "cmdana.incident") == incident
+            if named or text(row, "uid") == uid or text(row, "cmdana.host") in (orig, resp):
                 held.add(row, str(file))
     notices = held.rows
-    notices.sort(key=lambda r: (text(r, "uid") != uid, _ts(r)))
+    own = {"", incident}
+    notices.sort(key=lambda r: (text(r, "cmdana.incident") not in own, text(r, "uid") != uid, _ts(r)))
+    unfolding = _unfolding(folder, scored, incident)
     related: list[tuple[str, Mapping[str, Field]]] = []
     for stream, row in _others(folder, uid, passed):
         named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
         if named and len(related) < _MOST_RELATED:
             related.append((stream, row))
-    return Explanation(verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, passed)
+    return Explanation(
+        verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, passed, unfolding
+    )
 
 
 def explanation_object(found: Explanation) -> Mapping[str, object]:
@@ -111,6 +124,8 @@ def explanation_object(found: Explanation) -> Mapping[str, object]:
             "before": list(found.before),
             "after": list(found.after),
         },
+        "incident": text(found.verdict, "incident") or None,
+        "unfolding": [step._asdict() | {"size": _known(step.size)} for step in found.unfolding.steps()],
         "notices": list(found.notices),
         "related": [{"log": stream, "record": row} for stream, row in found.related],
         "passed_over": found.passed.object(),
@@ -122,7 +137,7 @@ def show(found: Explanation, logs: Path) -> None:
     console = Console(highlight=False)
     v = found.verdict
     _say(console, f"[bold]{escape(_name(v))}[/bold]")
-    stage = "" if text(v, "stage") == "final" else ", an early verdict: the connection was still open"
+    stage = _STAGE_WORDS.get(text(v, "stage"), "")
     _say(console, f"{when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
     if found.conn:
         _say(console, escape(printable(facts(found.conn))))
@@ -154,6 +169,9 @@ def show(found: Explanation, logs: Path) -> None:
         f"({plural(found.host_verdicts, 'connection')} opened in all, {found.host_odd:,} odd)",
     )
     console.print(_timeline(found))
+    if len(found.unfolding.points) > 1:
+        _say(console, f"\n[bold]How incident {_safe(v, 'incident')} unfolded[/bold]")
+        console.print(_course(found.unfolding))
     if found.notices:
         _say(console, "\n[bold]Notices about it, or about its hosts[/bold]")
         for row in found.notices:
@@ -178,6 +196,25 @@ def show(found: Explanation, logs: Path) -> None:
         _say(console, f"[dim]{escape(printable(line))}[/dim]")
 
 
+def _unfolding(folder: Path, scored: Sequence[Path], incident: str) -> Unfolding:
+    found = Unfolding()
+    if not incident:
+        return found
+    for row in _rows(scored, "cmdana", incident, PassedOver()):  # counted before
+        if text(row, "incident") == incident and row.get("stage") != "early":
+            found.add(row)
+    wanted = {p.uid for p in found.points}
+    for file in find_logs([folder], "conn"):
+        for row in read_rows(file, "conn", PassedOver()):
+            if (uid := text(row, "uid")) in wanted:
+                found.sizes[uid] = number(row, "orig_bytes") + number(row, "resp_bytes")
+    return found
+
+
+def _known(x: float) -> float | None:
+    return x if x == x else None
+
+
 def _rows(
     files: Sequence[Path], stream: str, containing: str, passed: PassedOver
 ) -> Iterator[Mapping[str, Field]]:
@@ -191,7 +228,7 @@ def _history(files: Sequence[Path], orig: str, uid: str, at: float) -> tuple[Row
     after: list[tuple[float, int, Mapping[str, Field]]] = []
     count = odd = 0
     for i, row in enumerate(_rows(files, "cmdana", orig, PassedOver())):  # counted before
-        if text(row, "id.orig_h") != orig or row.get("stage") == "early":
+        if text(row, "id.orig_h") != orig or row.get("stage") in ("early", REVISED):
             continue
         count += 1
         odd += (text(row, "verdict") or BENIGN) != BENIGN
@@ -218,6 +255,26 @@ def _others(folder: Path, uid: str, passed: PassedOver) -> Iterator[tuple[str, M
             for stream, row in records(file, counts, containing=uid, as_bytes=True):
                 if stream not in _NOT_RELATED:
                     yield stream, row
+
+
+def _course(unfolding: Unfolding) -> Table:
+    """An incident in steps of equal length, with a bar for the connections of each."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("time (UTC)", "connections", "", "oddest p", "hosts so far", "ports so far", "bytes"):
+        table.add_column(column, no_wrap=True)
+    steps = unfolding.steps()
+    most = max(step.connections for step in steps)
+    for step in steps:
+        table.add_row(
+            when(step.begin),
+            f"{step.connections:,}",
+            "█" * max(round(step.connections / most * _BAR / 2), 1),
+            f"{10.0**-step.evidence:.0e}",
+            f"{step.targets:,}",
+            f"{step.ports:,}",
+            size(step.size) if step.size == step.size else "",
+        )
+    return table
 
 
 def _timeline(found: Explanation) -> Table:

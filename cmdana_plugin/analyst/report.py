@@ -20,7 +20,16 @@ from markupsafe import Markup
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts, units
 from cmdana_plugin.analyst.terminal import printable
-from cmdana_plugin.decision import ANOMALOUS_HOST, DETECTOR_BACK, DETECTOR_LOST, NOTICE_TYPES, TRAFFIC_DRIFT
+from cmdana_plugin.analyst.timeline import Timeline
+from cmdana_plugin.analyst.unfolding import Unfolding, Unfoldings
+from cmdana_plugin.decision import (
+    ANOMALOUS_HOST,
+    DETECTOR_BACK,
+    DETECTOR_LOST,
+    NOTICE_TYPES,
+    REVISED,
+    TRAFFIC_DRIFT,
+)
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import (
     Field,
@@ -44,7 +53,6 @@ _TAILS: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is c
 _MOST_HOSTS: Final = 200_000  # distinct hosts counted
 _MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
 _MOST_DAYS: Final = 50_000  # days with notices counted, the first ones met
-_MOST_CELLS: Final = 50_000  # cells of a timeline; past it its columns widen
 _MOST_INCIDENTS: Final = 5_000  # incidents held
 _MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
 _LONGEST: Final = 1_000  # characters of anything held
@@ -59,7 +67,7 @@ _SHOWN_DAYS: Final = 60
 _CMDANA_FIELDS: Final = frozenset(
     (
         "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "service", "stage", "score",
-        "p_value", "threshold", "verdict", "reasons", "model", *RELIANCES,
+        "p_value", "threshold", "verdict", "reasons", "model", "incident", *RELIANCES,
     )
 )  # fmt: skip
 _CONN_FIELDS: Final = frozenset(
@@ -68,48 +76,6 @@ _CONN_FIELDS: Final = frozenset(
         "orig_ip_bytes", "resp_ip_bytes",
     )
 )  # fmt: skip
-
-
-class Timeline:
-    """Sums per key and time column; when there are too many cells, columns widen up the ladder of `charts.LADDER`."""
-
-    def __init__(self, values: int) -> None:
-        self.width: int = charts.LADDER[0]  # seconds
-        self.cells: dict[
-            tuple[str, int], list[float]
-        ] = {}  # (key, column) -> sums; column * width is its start
-        self.dropped = 0  # sums that found no room even in the widest columns
-        self._values = values
-
-    def add(self, key: str, ts: float, *values: float) -> None:
-        """Adds `values` to the column of `ts` (seconds since the epoch)."""
-        at = (key, int(ts // self.width))
-        cell = self.cells.get(at)
-        if cell is None:
-            if len(self.cells) >= _MOST_CELLS and not self._widen():
-                self.dropped += 1
-                return
-            cell = self.cells.setdefault((key, int(ts // self.width)), [0.0] * self._values)
-        for i, value in enumerate(values):
-            cell[i] += value
-
-    def columns(self, width: int) -> dict[tuple[str, int], list[float]]:
-        """The cells in columns of `width` seconds, a multiple of the present width."""
-        merged: dict[tuple[str, int], list[float]] = {}
-        for (key, column), cell in self.cells.items():
-            into = merged.setdefault((key, column * self.width // width), [0.0] * self._values)
-            for i, value in enumerate(cell):
-                into[i] += value
-        return merged
-
-    def _widen(self) -> bool:
-        while len(self.cells) >= _MOST_CELLS // 2:
-            wider = charts.LADDER.index(self.width) + 1
-            if wider == len(charts.LADDER):
-                return len(self.cells) < _MOST_CELLS
-            self.cells = self.columns(charts.LADDER[wider])
-            self.width = charts.LADDER[wider]
-        return True
 
 
 @dataclass(slots=True)
@@ -129,7 +95,9 @@ class Row:
 
 @dataclass(slots=True)
 class Incident:
-    """The notices of one type about one host, or about one originator, responder and port; words of the latest."""
+    """The notices of one incident; of older logs, of one type about one host, or about one originator, responder and
+    port. Words of the latest.
+    """
 
     note: str  # without CMDANA::
     first: float
@@ -139,15 +107,24 @@ class Incident:
     title: str  # `msg` without the score, which the page gives beside it
     reasons: Sequence[str]
     latest: Sequence[str]  # reasons of the latest connection of a host's incident
-    evidence: float | None  # decades, of a host's incident
+    evidence: (
+        float | None
+    )  # of a host's incident: -log10 of the share of normal hosts' hours that hold as much
     uid: str  # of the connection that the latest notice was raised by
     n: int  # odd connections behind it
     notices: int = 1
     trigger: Row | None = None
+    id: str = ""
+    kind: str = ""
+    technique: str = ""
+    limit: float | None = None  # of the evidence, where an incident begins
+    lasted: tuple[float, float] | None = None  # first and last seen
+    targets: Sequence[str] = ()
+    times: list[float] = field(default_factory=list)  # of its notices
 
     @property
     def merged(self) -> bool:
-        return self.note == "Anomalous_Host"
+        return bool(self.id) or self.note == "Anomalous_Host"
 
 
 @dataclass(slots=True)
@@ -188,6 +165,7 @@ class Seen:
     health: list[tuple[float, str, str]] = field(default_factory=list)  # drift and lost detectors, 50 at most
     files: list[tuple[str, int]] = field(default_factory=list)  # log file, rows
     passed: PassedOver = field(default_factory=PassedOver)
+    unfoldings: Unfoldings = field(default_factory=Unfoldings)
 
 
 def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, _share: None) -> Seen:
@@ -209,8 +187,9 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
     if not seen.connections and not seen.early and any(str(file) in seen.passed.by_file for file in scored):
         raise RecordError(f"{folder}: no verdict could be read{seen.passed.words()}")
     shown = {i.trigger.uid: i.trigger for i in seen.incidents.values() if i.trigger}
+    sized = seen.unfoldings.wanted()
     conns = find_logs([folder], "conn")
-    _each(seen, conns, "conn", _CONN_FIELDS, lambda row: _conn(seen, row, shown), progress)
+    _each(seen, conns, "conn", _CONN_FIELDS, lambda row: _conn(seen, row, shown, sized), progress)
     return seen
 
 
@@ -239,6 +218,10 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
         opened=_OPEN_INCIDENTS,
         extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
+        against=lambda i: charts.meter(
+            f"evidence {i.evidence:.1f}, limit {i.limit:.1f}", i.evidence, i.limit
+        ),
+        unfolded=lambda i: _unfolded(seen, i),
         meter=lambda n: charts.meter(f"{n:,} of a budget of {alerts_per_day:g}", n, alerts_per_day),
         lasted=units.span(seen.last - seen.first) if seen.connections else "",
         oddest=_oddest(seen),
@@ -333,21 +316,32 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MOST_INCIDENTS else []
     if len(times) < 200:
         times.append(ts)
-    about = who if note == ANOMALOUS_HOST else f"{src}|{dst}|{text(row, 'p')}/{text(row, 'proto')}"
+    mark = text(row, "cmdana.incident")[:64]
+    about = (
+        mark or who
+        if note == ANOMALOUS_HOST or mark
+        else f"{src}|{dst}|{text(row, 'p')}/{text(row, 'proto')}"
+    )
+    if mark:
+        note = ANOMALOUS_HOST
     known = seen.incidents.get((note, about))
     if known is None and len(seen.incidents) >= _MOST_INCIDENTS:
         seen.dropped_incidents += 1
         return
     latest = Incident(
-        note.removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_LONGEST],
+        text(row, "note").removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_LONGEST],
         _cut(row, "cmdana.reasons"), _cut(row, "cmdana.latest_reasons"),
         number(row, "cmdana.evidence") if "cmdana.evidence" in row else None,
-        text(row, "uid")[:_LONGEST], max(int(number(row, "n")), 1),
+        text(row, "uid")[:_LONGEST], max(int(number(row, "n")), 1), id=mark, kind=text(row, "cmdana.kind")[:80],
+        technique=text(row, "cmdana.technique")[:40], targets=_cut(row, "cmdana.targets"),
+        limit=number(row, "cmdana.limit") if "cmdana.limit" in row else None,
+        lasted=(number(row, "cmdana.first_seen"), number(row, "cmdana.last_seen")) if mark else None, times=[ts],
     )  # fmt: skip
     if known is not None:
         latest, older = (latest, known) if ts >= known.last else (known, latest)
         latest.first, latest.n = min(latest.first, older.first), max(latest.n, older.n)
         latest.notices = known.notices + 1
+        latest.times = sorted([*older.times, *latest.times])[:200]
     seen.incidents[note, about] = latest
 
 
@@ -374,8 +368,10 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
                 incident.trigger = found
         if odd:
             _keep_oddest(seen, found)
+    seen.unfoldings.verdict(row)
     if row.get("stage") == "early":
         seen.early += 1
+    if row.get("stage") in ("early", REVISED):
         return
     seen.connections += 1
     seen.first, seen.last = min(seen.first, ts), max(seen.last, ts)
@@ -413,8 +409,12 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         seen.odd_hosts.add(f"responder|{resp}", ts, 1.0)
 
 
-def _conn(seen: Seen, row: Mapping[str, Field], shown: Mapping[str, Row]) -> None:
+def _conn(
+    seen: Seen, row: Mapping[str, Field], shown: Mapping[str, Row], sized: Mapping[str, Unfolding]
+) -> None:
     seen.conn += 1
+    if (unfolding := sized.get(text(row, "uid"))) is not None:
+        unfolding.sizes[text(row, "uid")] = number(row, "orig_bytes") + number(row, "resp_bytes")
     for side in ("orig", "resp"):
         seen.bytes += number(row, f"{side}_ip_bytes") or number(row, f"{side}_bytes")
         seen.packets += number(row, f"{side}_pkts")
@@ -534,6 +534,23 @@ def _pictures(seen: Seen, alerts_per_day: float) -> dict[str, Markup]:
     if seen.odd_hosts.cells:
         pictures["hosts"] = charts.lanes("Odd connections by host over time", _lanes(seen, span), span)
     return pictures
+
+
+def _unfolded(seen: Seen, incident: Incident) -> Markup | None:
+    """The course of an incident of more than one connection, drawn."""
+    found = seen.unfoldings.of.get(incident.id)
+    if found is None or len(found.points) < 2:
+        return None
+    points = found.ordered()
+    return charts.unfolded(
+        f"How incident {incident.id} unfolded",
+        [(p.ts, p.evidence) for p in points],
+        [(p.ts, found.sizes[p.uid]) for p in points if p.uid in found.sizes],
+        found.gaps(),
+        found.reached(),
+        incident.times,
+        found.span(),
+    )
 
 
 def _lanes(seen: Seen, span: tuple[float, float]) -> list[charts.Lane]:

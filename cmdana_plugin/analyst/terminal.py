@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from cmdana_plugin.analyst.units import plural
 from cmdana_plugin.logs import message, moments, notice_columns, sub_message
 from feature_extractors.readers import PassedOver
 
@@ -144,16 +145,17 @@ def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str 
 def summary(s: Summary, out: Path, found: Found | None) -> None:
     """Prints the notices and the sums."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
-    if s.notices:
-        console.print(notices(s.notices, console.width))
-        if len(s.notices) > _TABLE_ROWS:
-            console.print(f"... and {len(s.notices) - _TABLE_ROWS:,} more in {out / 'notice.log'}")
+    shown = latest(s)
+    if shown:
+        console.print(notices(shown, console.width))
+        if len(shown) > _TABLE_ROWS:
+            console.print(f"... and {len(shown) - _TABLE_ROWS:,} more in {out / 'notice.log'}")
         console.print()
     odd = sum(n for word, n in s.verdicts.items() if word != "benign")
     span = s.last - s.first
     console.print(
         f"{s.connections:,} connections in {s.frames:,} frames over {_span(span)}: {odd:,} odd at a threshold of "
-        f"{s.threshold:.3f}, {len(s.notices):,} notices"
+        f"{s.threshold:.3f}, {plural(len(s.incidents), 'incident')} in {plural(len(s.notices), 'notice')}"
         + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
         + (f", {s.allowed:,} on the allow-list" if s.allowed else "")
         + (f", evidence against {s.forgotten:,} hosts let go" if s.forgotten else "")
@@ -161,10 +163,35 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
         console.print(f"passed over, cut or late: {reasons}")
+    for line in not_said(s):
+        console.print(escape(printable(line)))
     if found is not None:
         labelled(console, found)
     logs = ", ".join(s.logs or [str(out / name) for name in _LOGS])
     console.print(escape(printable(f"logs: {logs} (model {s.model})", 4000)))
+
+
+def latest(s: Summary) -> list[Notice]:
+    """One notice for each incident, as known at the end, and the notices about nothing of the kind."""
+    known = {incident.id: incident for incident in s.incidents}
+    first: dict[str, Notice] = {}
+    for n in s.notices:
+        if n.incident is not None:
+            told = first.setdefault(n.identifier, n)
+            now = known.get(n.identifier, n.incident)
+            first[n.identifier] = replace(told, incident=now, note=n.note)
+    return [*first.values(), *(n for n in s.notices if n.incident is None)]
+
+
+def not_said(s: Summary) -> Iterator[str]:
+    """What no incident came of: what lay just below, and what cannot be seen in this material."""
+    if not s.incidents:
+        yield "no incident"
+    if s.nearest:
+        hosts = ", ".join(f"{host} ({evidence:.1f})" for evidence, host in s.nearest)
+        yield f"just below an incident, which begins at an evidence of {s.limit:.1f}: {hosts}"
+    if s.unseen:
+        yield f"what this material cannot show: {'; '.join(s.unseen)}"
 
 
 _LOGS: Final = ("conn.log", "cmdana.log", "notice.log")  # of an engine that does not say
@@ -227,6 +254,7 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
     """The same as an object for `--json`."""
     # asdict would rebuild a Counter from its pairs and count those.
     plain = asdict(replace(s, verdicts=Counter(), undecoded=Counter(), notices=[]))
+    plain["nearest"] = [{"evidence": e, "host": host} for e, host in s.nearest]
     plain |= {"verdicts": dict(s.verdicts), "undecoded": dict(s.undecoded)}
     plain["notices"] = [notice_columns(n) for n in s.notices]
     whole = {

@@ -56,7 +56,7 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
     judging = with_behaviour_beside(detector, detector.checkpoint, salt, Bounds(config.behaviour.max_hosts))
     if settings.site_history:
         judging = WithSiteHistory(judging, salt, share_of(detector.checkpoint.weights))
-    return Judge(judging, config)
+    return Judge(judging, config, detector.checkpoint.incidents)
 
 
 class Reload:

@@ -197,6 +197,14 @@ def evaluate(
             "network; FOLDER then lends labels of other networks.",
         ),
     ] = None,
+    days: Annotated[
+        Path | None,
+        typer.Option(
+            "--days",
+            help="Plan (CSV: recording, network, part, use of choosing/unseen, scenario): whole days, incidents found "
+            "against false ones, beside peers.",
+        ),
+    ] = None,
     attacker: Annotated[
         bool, typer.Option("--attacker", help="Perturb the attacks of FOLDER as their originator could.")
     ] = False,
@@ -218,8 +226,8 @@ def evaluate(
 ) -> None:
     """Measure the detector, its ablations and the baselines, and write the page of results.
 
-    On labelled captures by their fixed split (FOLDER), on flat tables, or on one's own network; each run replaces its
-    section of the findings and leaves the others.
+    On whole days of networks (--days), on labelled captures by their fixed split (FOLDER), on flat tables, or on one's
+    own network squeezed; each run replaces its section of the findings (of days: each network's) and leaves the others.
     """
     used = configured(config)
     settings = used.config
@@ -234,6 +242,7 @@ def evaluate(
             settings,
             tables=tables,
             plan=recordings,
+            days=days,
             attacker=attacker,
             page=page,
             seeds=seeds,

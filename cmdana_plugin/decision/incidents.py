@@ -1,18 +1,29 @@
-"""Scores against the alert budget: verdicts, and notices in which the odd connections of one host are one incident."""
+"""Evidence against hosts to incidents: they open, grow, merge, grow quiet and close; one is a notice that is updated.
+
+No single odd connection is needed, and one alone seldom is enough. `alerts_per_day` is how many hosts' hours of normal
+use a day may look like an incident: their number times the tail of `tails`, a sum of expectations, which holds whatever
+the hosts have in common. What many hosts do at once is one incident, and so is what one host reaches through another.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+import hashlib
+import itertools
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cmdana_plugin.config import ConfigError, Incident
+from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
+from cmdana_plugin.decision.allow import AllowList
+from cmdana_plugin.decision.evidence import BLOCK, Evidence
+from cmdana_plugin.decision.facts import TRIES, Facts, strand_of, tally
+from cmdana_plugin.decision.kinds import UNUSUAL, Setting, is_remote, named
 from cmdana_plugin.decision.notice import (
     ANOMALOUS_CONNECTION,
     ANOMALOUS_HOST,
@@ -22,13 +33,26 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
+from cmdana_plugin.decision.seen import USUAL, Rows, Seen
+from cmdana_plugin.decision.tails import UNLEARNED, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 
-_EVIDENCE_HALF_LIFE: Final = 3600.0  # seconds; evidence of an hour ago counts half
-_MOST_EVIDENCE: Final = 12.0  # decades that one connection may bring: no single p-value is sure of more
+REVISED: Final = "revised"  # the stage of a row about a connection that turned out to belong to an incident
+_ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
-_NAMED_SERVICES: Final = 3  # of an incident
+_NAMED: Final = 3  # services of an incident
+_HOSTS: Final = 8  # and hosts and targets
+_MOST_CASES: Final = 4096  # incidents, open or lately closed
+_COMMON: Final = 3  # hosts that do the same unusual thing, from which on it is the site's and not theirs
+_MOST_HOSTS: Final = 256  # that do the same thing in one incident
+_MOST_NEAR: Final = 256
+_PAST_EACH: Final = (
+    64  # connections of a host that are remembered in case they turn out to belong to an incident
+)
+_PAST_ALL: Final = 32768
+_PER_HOST: Final = 25  # connections of a day for each hour of a host, until the hosts have been counted
+_DAY: Final = 86400.0
 
 
 def threshold(budget: Budget) -> float:
@@ -37,234 +61,394 @@ def threshold(budget: Budget) -> float:
     return float(score_of(np.array(share)))
 
 
-class AllowList:
-    """Connections that never raise a notice: an address or network on either side, or `A -> B[:port/proto]`.
+@dataclass(slots=True)
+class Decided:
+    """What came of a block."""
 
-    Raises `ConfigError` for an entry of another form.
-    """
-
-    def __init__(self, entries: Sequence[str]) -> None:
-        self._either: list[_Network] = []
-        self._pairs: list[tuple[_Network, _Network, int | None, str | None]] = []
-        for entry in entries:
-            try:
-                self._add(entry)
-            except ValueError:
-                raise ConfigError(
-                    f"[verdict] allow: found {entry!r}; expected an address, a network, "
-                    "or 'originator -> responder' with ':port/proto' after it if wanted"
-                ) from None
-
-    def _add(self, entry: str) -> None:
-        if "->" not in entry:
-            self._either.append(ipaddress.ip_network(entry.strip(), strict=False))
-            return
-        orig, resp = (side.strip() for side in entry.split("->"))
-        port = proto = None
-        if "/" in resp and resp.rsplit("/", 1)[1] in ("tcp", "udp", "icmp"):
-            resp, proto = resp.rsplit("/", 1)
-            resp, text = resp.rsplit(":", 1)
-            port = int(text)
-        sides = [ipaddress.ip_network(s.strip("[]"), strict=False) for s in (orig, resp)]
-        self._pairs.append((sides[0], sides[1], port, proto))
-
-    def __contains__(self, verdict: Verdict) -> bool:
-        if not self._either and not self._pairs:
-            return False
-        orig, resp = ipaddress.ip_address(verdict.orig_h), ipaddress.ip_address(verdict.resp_h)
-        if any(_within(a, n) for n in self._either for a in (orig, resp)):
-            return True
-        return any(
-            _within(orig, o)
-            and _within(resp, r)
-            and port in (None, verdict.resp_p)
-            and proto in (None, verdict.proto)
-            for o, r, port, proto in self._pairs
-        )
-
-
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: _Network) -> bool:
-    return address.version == network.version and address in network
+    notices: dict[int, list[Notice]] = field(default_factory=dict)  # by row
+    incident: dict[int, str] = field(default_factory=dict)  # by row, of rows of an incident
+    revised: list[tuple[int, Verdict]] = field(default_factory=list)  # earlier connections, after this row
 
 
 @dataclass(slots=True)
-class _Evidence:
-    """What has gathered against one host in one role."""
+class _Case:
+    """An incident as it grows."""
 
-    sum: float = 0.0  # decades
-    last: float = -math.inf  # network time of the last connection that counted
-    odd: int = 0  # connections at or above the threshold since evidence began
-    next_notice: int = 0  # the size at which an open incident is noticed again; 0 while none is open
-    peers: set[str] = field(default_factory=set)  # `MAX_COUNTED` at most, as are services
-    services: Counter[str] = field(default_factory=Counter)  # or ports
-    components: Counter[str] = field(default_factory=Counter)  # the oddest of each connection
+    id: str
+    role: Role
+    host: str
+    opened: float
+    until: float  # network time of the last connection that belonged to it
+    facts: Facts
+    evidence: float
+    hosts: dict[str, None]  # that do it, `_MOST_HOSTS` at most
+    chain: list[str]  # hosts in the order in which one reached the next
+    usual: Mapping[str, float]
+    alone: bool = False
+    told: int = 0  # connections when it was noticed last
+    looked: int = 0  # and when it was looked at last
+    kind: str = ""
 
 
 class Decider:
-    """Verdicts in, notices out; one-sided CUSUM of evidence per host and role (Page 1954).
+    """Connections in, notices out. Early verdicts may open an incident, and are not counted in it."""
 
-    A connection brings -log10(p) decades, less an allowance, never below a sum of zero; past `evidence` the host is
-    an incident, and its connections no longer raise notices of their own until `quiet` seconds pass without an odd
-    one. The sum is over final verdicts; an early one may raise a notice, which its final one then does not repeat.
-    """
-
-    def __init__(self, budget: Budget, incident: Incident) -> None:
+    def __init__(self, budget: Budget, incident: Incident, tails: Tails = UNLEARNED) -> None:
         self.threshold = threshold(budget)
-        self.forgotten = 0  # hosts let go to keep the bound
-        self.suppressed = 0  # notices not raised because the same one was raised lately
-        self.allowed = 0  # odd connections on the allow-list
+        self.suppressed = 0  # incidents that went on after they had grown quiet, and were not noticed anew
+        self.allowed = 0  # connections on the allow-list that else would have counted
+        self.evidence = Evidence(tails, incident.max_hosts, incident.quiet)
         self._budget = budget
-        self._incident = incident
-        self._counts = 10.0**-incident.allowance * (1.0 + 1e-9)  # p-values above it bring no evidence
+        self._quiet = incident.quiet
         self._allow = AllowList(budget.allow)
-        self._hosts: dict[Role, OrderedDict[str, _Evidence]] = {
-            "originator": OrderedDict(),
-            "responder": OrderedDict(),
-        }  # by role and address, the one longest untouched first; together `max_hosts` at most
-        self._raised: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._known: dict[tuple[str, str, int, str], bool] = {}  # whether these are allowed
+        self._cases: OrderedDict[tuple[Role, str], _Case] = OrderedDict()  # by host that does it
+        self._by_place: dict[int, _Case] = {}
+        self._past = _Past()
+        self._habits = _Habits(incident.max_hosts)
+        self._hour: int | None = None
+        self._near: dict[str, float] = {}  # what came nearest to an alarm, by originator
+        self._set_limit()
 
-    def benign(self, p_value: float, orig_h: str, resp_h: str, now: float) -> None:
-        """Weighs the final verdict on a benign connection, which raises nothing."""
-        originators, responders = self._hosts.values()
-        if p_value > self._counts and orig_h not in originators and resp_h not in responders:
+    @property
+    def forgotten(self) -> int:
+        """Hosts whose evidence was let go to keep the bound."""
+        return self.evidence.forgotten
+
+    def receive(self, rows: Rows) -> Decided:
+        """What a block of the stream comes to; however the stream is cut, the same."""
+        out = Decided()
+        orig, resp = self.evidence.keys(rows.orig, 0), self.evidence.keys(rows.resp, 1)
+        e = self._counted(rows)
+        owner, told = np.full(len(rows), -1), np.zeros(len(rows))
+        hour = np.floor(rows.end / BLOCK).astype(np.int64)
+        cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
+        for begin, stop in itertools.pairwise(cuts):
+            self._turn(int(hour[begin]))
+            self._habits.count(orig[begin:stop], rows.counts[begin:stop])
+            at = begin
+            while at < stop:
+                row, place = self.evidence.weigh(
+                    at, orig[:stop], resp[:stop], rows.end[:stop], e[:stop], rows.tried[:stop], rows.early[:stop],
+                    owner, told,
+                )  # fmt: skip
+                self._gather(rows, at, row, e, owner, told, out)
+                if place >= 0:
+                    self._alarm(rows, row, place, int(orig[row]), float(told[row]), out)
+                at = row + 1
+        return out
+
+    def open_hosts(self, now: float) -> frozenset[str]:
+        """The hosts with an open incident, whose connections are none to learn from."""
+        return frozenset(host for (_, host), case in self._cases.items() if case.until + self._quiet >= now)
+
+    def incidents(self) -> list[HostIncident]:
+        """Those that are open or have closed lately, as known by now, in the order in which they opened."""
+        unique = {case.id: case for case in self._cases.values()}
+        return [self._described(case)[0] for case in sorted(unique.values(), key=lambda c: c.opened)]
+
+    def nearest(self) -> list[tuple[float, str]]:
+        """The evidence against the originators that came nearest to an alarm without being one, most first."""
+        known = {host for _, host in self._cases}
+        return sorted(((e, host) for host, e in self._near.items() if host not in known), reverse=True)
+
+    def _counted(self, rows: Rows) -> NDArray[np.float64]:
+        """-log10 p, 0 of what is allowed."""
+        if not self._allow:
+            return rows.evidence
+        e = rows.evidence.copy()
+        for i in np.flatnonzero(e >= 0.5).tolist():
+            pair = rows.pair(i)
+            allowed = self._known.get(pair)
+            if allowed is None:
+                if len(self._known) >= 65536:
+                    self._known.clear()
+                allowed = self._known[pair] = pair in self._allow
+            if allowed:
+                self.allowed += bool(rows.odd[i])
+                e[i] = 0.0
+        return e
+
+    def _turn(self, hour: int) -> None:
+        """Ends the hour that was counted if `hour` is another one; one back is a node of a cluster that lags."""
+        if self._hour is not None and self._hour - 1 <= hour <= self._hour:
             return
-        decades = self._decades(p_value)
-        evidence = self._evidence("originator", orig_h, decades, now)
-        if evidence is None or evidence.next_notice == 0:
-            self._evidence("responder", resp_h, decades, now)
+        if self._hour is not None:
+            self.evidence.turn()
+            self._habits.turn(min(max(hour - self._hour, 1), 24 * 7))
+            self._set_limit()
+        self._hour = hour
 
-    def receive(self, verdict: Verdict, now: float, component: str | None = None) -> list[Notice]:
-        """The notices that this verdict gives rise to at network time `now`; `component` is its score's oddest."""
-        if verdict.verdict == BENIGN:
-            if verdict.stage != "early":
-                self.benign(verdict.p_value, verdict.orig_h, verdict.resp_h, now)
-            return []
-        if verdict in self._allow:
-            self.allowed += 1
-            return []
-        if verdict.stage == "early":
-            return self._connection_notice(verdict, now) if not self._in_incident(verdict, now) else []
-        decades = self._decades(verdict.p_value)
-        notices: list[Notice] = []
-        sides: tuple[tuple[Role, str, str], ...] = (
-            ("originator", verdict.orig_h, verdict.resp_h),
-            ("responder", verdict.resp_h, verdict.orig_h),
-        )
-        for role, host, peer in sides:
-            evidence = self._evidence(role, host, decades, now)
-            if evidence is None:
+    def _set_limit(self) -> None:
+        hours = self.evidence.a_day(self._budget.connections_per_day / _PER_HOST)
+        self.evidence.set_limit(max(math.log10(hours / self._budget.alerts_per_day), 1.0))
+
+    def _gather(
+        self, rows: Rows, begin: int, end: int, e: NDArray[np.float64], owner: NDArray[np.int64],
+        told: NDArray[np.float64], out: Decided,
+    ) -> None:  # fmt: skip
+        """The connections before the next alarm: those of open incidents to these, what is odd among the rest kept."""
+        part = slice(begin, end)
+        wanted = np.flatnonzero(((owner[part] >= 0) | (e[part] >= 1.0)) & ~rows.early[part]) + begin
+        for i, s in zip(wanted.tolist(), rows.seen(wanted.tolist()), strict=True):
+            case = self._by_place.get(int(owner[i])) if owner[i] >= 0 else None
+            if case is None:
+                self._past.keep(s)
+                self._remember_near(s.verdict.orig_h, float(told[i]))
                 continue
-            _remember(evidence, verdict, peer, component)
-            notice = self._incident_notice(evidence, role, host, verdict)
-            if notice:
-                notices.append(notice)
-            if evidence.next_notice:
-                return notices  # an originator's incident explains its connections; its targets are none of their own
-        return notices + self._connection_notice(verdict, now)
+            if not case.facts.takes(s):
+                continue
+            out.incident[i] = case.id
+            case.facts.add(s)
+            case.until = s.end
+            case.evidence = max(case.evidence, float(told[i]))
+            notice = self._growth(case, s)
+            if notice is not None:
+                out.notices.setdefault(i, []).append(notice)
 
-    def _decades(self, p_value: float) -> float:
-        return min(-math.log10(max(p_value, 1e-300)), _MOST_EVIDENCE) - self._incident.allowance
+    def _remember_near(self, host: str, evidence: float) -> None:
+        if evidence <= self._near.get(host, 0.0):
+            return
+        self._near[host] = evidence
+        if len(self._near) >= _MOST_NEAR:
+            self._near = dict(sorted(self._near.items(), key=lambda item: -item[1])[: _MOST_NEAR // 4])
 
-    def _in_incident(self, verdict: Verdict, now: float) -> bool:
-        sides = zip(self._hosts.values(), (verdict.orig_h, verdict.resp_h), strict=True)
-        return any(
-            e is not None and e.next_notice > 0 and now - e.last <= self._incident.quiet
-            for e in (hosts.get(host) for hosts, host in sides)
+    def _alarm(self, rows: Rows, row: int, place: int, key: int, evidence: float, out: Decided) -> None:
+        """Opens an incident, or finds the one that this belongs to."""
+        (s,) = rows.seen([row])
+        which = self.evidence.role(place)
+        common = self.evidence.limit + self.evidence.everybody(which)
+        if evidence < common:  # what everybody does at the same time is no incident of one
+            self.evidence.limits[which] = common
+            self._past.keep(s)
+            return
+        role = _ROLES[which]
+        host = s.verdict.orig_h if role == "originator" else s.verdict.resp_h
+        earlier = self._past.of(role, host, s)
+        case = self._cases.get((role, host))
+        if case is not None and s.end - case.until > self._quiet + self._budget.suppress_for:
+            case = None
+        resumed = case is not None
+        if case is None:
+            case = self._same_thing(role, host, s, [*earlier, s])
+        new = case is None
+        if case is None:
+            mark = hashlib.blake2s(f"{role}|{host}|{s.verdict.ts:.6f}".encode(), digest_size=6).hexdigest()
+            usual = self._habits.usual(key) if role == "originator" else {}
+            case = _Case(mark, role, host, s.end, s.end, Facts(), evidence, {}, [host], usual)
+        if len(case.hosts) < _MOST_HOSTS:
+            case.hosts[host] = None
+        self._by_place[place] = case
+        self._cases[role, host] = case
+        self._cases.move_to_end((role, host))
+        self._bound(s.end)
+        self.evidence.hold(place, s.end)
+        other = self.evidence.place(self.evidence.keys(rows.resp[row : row + 1], 1)[0])
+        case.alone = (
+            role == "originator" and other >= 0 and self.evidence.alone(other) and len(case.hosts) == 1
         )
+        for old in earlier:
+            case.facts.add(old)
+            out.revised.append((row, _revised(old.verdict, case.id)))
+        case.until, case.evidence = s.end, max(case.evidence, evidence)
+        if not rows.early[row]:
+            case.facts.add(s)
+            out.incident[row] = case.id
+        elif new:
+            case.facts.add(s._replace(evidence=max(s.evidence, 1.0)))
+        self.suppressed += resumed
+        notice = self._told(case, s) if new else self._growth(case, s)
+        if notice is not None:
+            out.notices.setdefault(row, []).append(notice)
 
-    def _evidence(self, role: Role, host: str, decades: float, now: float) -> _Evidence | None:
-        hosts = self._hosts[role]
-        evidence = hosts.get(host)
-        if evidence is None:
-            if decades <= 0:
-                return None
-            if sum(map(len, self._hosts.values())) >= self._incident.max_hosts:
-                max(self._hosts.values(), key=len).popitem(last=False)
-                self.forgotten += 1
-            evidence = hosts[host] = _Evidence(last=now)
-        else:
-            hosts.move_to_end(host)
-        elapsed = max(now - evidence.last, 0.0)
-        if evidence.next_notice and elapsed > self._incident.quiet:
-            evidence = hosts[host] = _Evidence(last=now)
-            elapsed = 0.0
-        evidence.sum = max(evidence.sum * 0.5 ** (elapsed / _EVIDENCE_HALF_LIFE) + decades, 0.0)
-        if decades > 0 or not evidence.next_notice:
-            evidence.last = now
-        if evidence.sum == 0.0 and not evidence.next_notice:
-            del hosts[host]
+    def _same_thing(self, role: Role, host: str, s: Seen, seen: Sequence[Seen]) -> _Case | None:
+        """The open incident that a host's evidence belongs to: others do the same, or one of them has reached it."""
+        if role == "responder":
             return None
-        return evidence
+        main, domain = _mostly(seen)
+        for case in list(self._cases.values())[::-1]:
+            if case.role != role or s.end - case.until > self._quiet:
+                continue
+            ways = [w for w, strand in case.facts.strands.items() if is_remote(w) and host in strand.targets]
+            if ways:
+                for hop in (case.chain, [host]):
+                    if host not in hop:
+                        hop.append(host)
+                return case
+            top = case.facts.ordered()[0]
+            if domain and domain in top.domains:
+                return case
+            if not domain and main == (top.name, top.target) and main[0] != TRIES:
+                return case
+        return None
 
-    def _incident_notice(self, evidence: _Evidence, role: Role, host: str, verdict: Verdict) -> Notice | None:
-        if evidence.next_notice == 0:
-            if evidence.sum < self._incident.evidence or evidence.odd < 2:
-                return None
-            evidence.next_notice = evidence.odd * _GROWTH
-        elif evidence.odd >= evidence.next_notice:
-            evidence.next_notice *= _GROWTH
-        else:
-            return None
-        incident = HostIncident(
-            role=role,
-            host=host,
-            odd=evidence.odd,
-            peers=len(evidence.peers),
-            services=_most_common(evidence.services, _NAMED_SERVICES),
-            service_count=len(evidence.services),
-            evidence=evidence.sum,
-            components=_most_common(evidence.components, self._budget.max_reasons),
-        )
+    def _growth(self, case: _Case, s: Seen) -> Notice | None:
+        """A notice where an incident has grown tenfold, or is by now known for what it is."""
+        n = case.facts.connections
+        if case.kind == UNUSUAL and len(case.hosts) >= _COMMON:
+            return None  # a surge or a roll-out: once is enough
+        if n >= _GROWTH * case.told:
+            return self._told(case, s)
+        if case.kind == UNUSUAL and n >= 1.5 * case.looked:
+            case.looked = n
+            if named(case.facts, self._setting(case), 1).kind != UNUSUAL:
+                return self._told(case, s)
+        return None
+
+    def _told(self, case: _Case, s: Seen) -> Notice:
+        incident, known = self._described(case)
+        case.told = case.looked = max(case.facts.connections, 1)
+        case.kind = incident.kind
+        note = ANOMALOUS_CONNECTION if incident.connections == 1 else ANOMALOUS_HOST
         return Notice(
-            ts=verdict.ts,
-            note=ANOMALOUS_HOST,
-            identifier=f"{role}|{host}|{evidence.odd}",
-            verdict=verdict,
+            ts=s.verdict.ts,
+            note=KNOWN_ATTACK if known else note,
+            identifier=case.id,
+            verdict=s.verdict,
             incident=incident,
-            suppress_for=self._budget.suppress_for,
+            suppress_for=0.0,
         )
 
-    def _connection_notice(self, verdict: Verdict, now: float) -> list[Notice]:
-        known = verdict.verdict != ANOMALOUS
-        note = KNOWN_ATTACK if known else ANOMALOUS_CONNECTION
-        identifier = f"{verdict.orig_h}|{verdict.resp_h}|{verdict.resp_p}/{verdict.proto}"
-        if known:
-            identifier += f"|{verdict.verdict}"
-        last = self._raised.get((note, identifier))
-        if last is not None and now - last < self._budget.suppress_for:
-            self.suppressed += 1
+    def _setting(self, case: _Case) -> Setting:
+        return Setting(case.role, case.usual, case.alone and len(case.hosts) == 1, tuple(case.chain))
+
+    def _described(self, case: _Case) -> tuple[HostIncident, bool]:
+        """The incident, and whether a supervised model knows it."""
+        facts, setting = case.facts, self._setting(case)
+        words = named(facts, setting, self._budget.max_reasons)
+        strands = facts.ordered()
+        peers: Counter[str] = Counter()
+        for strand in strands:
+            for host, n in (strand.targets if case.role == "originator" else strand.sources).items():
+                tally(peers, host, n)
+        services = facts.services()
+        known = sum(n for strand in strands for n in strand.known.values())
+        return HostIncident(
+            id=case.id,
+            role=case.role,
+            host=case.host,
+            kind=words.kind,
+            headline=words.headline,
+            technique=words.technique,
+            first_seen=facts.first,
+            last_seen=facts.last,
+            connections=facts.connections,
+            odd=facts.evident,
+            hosts=tuple(itertools.islice(case.hosts, _HOSTS)),
+            host_count=len(case.hosts),
+            targets=tuple(host for host, _ in peers.most_common(_HOSTS)),
+            peers=min(len(peers), MAX_COUNTED),
+            services=tuple(name for name, _ in services.most_common(_NAMED)),
+            service_count=min(len(services), MAX_COUNTED),
+            refused=sum(n for strand in strands for n in strand.refused.values()),
+            sent=sum(strand.sent for strand in strands),
+            evidence=round(case.evidence, 2),
+            limit=round(self.evidence.limit, 2),
+            why=words.why,
+            uids=tuple(uid for _, uid in sorted(facts.strongest, reverse=True)[:12]),
+        ), 2 * known > max(facts.evident, 1)
+
+    def _bound(self, now: float) -> None:
+        if len(self._cases) <= _MOST_CASES:
+            return
+        # Closed ones go first, and of the open ones the one of least evidence.
+        worst = min(
+            self._cases, key=lambda k: (self._cases[k].until + self._quiet >= now, self._cases[k].evidence)
+        )
+        gone = self._cases.pop(worst)
+        if gone not in self._cases.values():
+            self._by_place = {place: case for place, case in self._by_place.items() if case is not gone}
+
+
+class _Past:
+    """The last odd connections of each host, in case they turn out to belong to an incident."""
+
+    def __init__(self) -> None:
+        self._hosts: OrderedDict[tuple[Role, str], deque[Seen]] = OrderedDict()
+        self._held = 0
+
+    def keep(self, s: Seen) -> None:
+        for role, host in zip(_ROLES, (s.verdict.orig_h, s.verdict.resp_h), strict=True):
+            ring = self._hosts.get((role, host))
+            if ring is None:
+                ring = self._hosts[role, host] = deque(maxlen=_PAST_EACH)
+            else:
+                self._hosts.move_to_end((role, host))
+            self._held += len(ring) < _PAST_EACH
+            ring.append(s)
+        while self._held > 2 * _PAST_ALL:
+            # Of the hosts that are longest unseen, the one with least against it goes.
+            some = list(itertools.islice(self._hosts, 8))
+            least = min(some, key=lambda k: max(s.evidence for s in self._hosts[k]))
+            self._held -= len(self._hosts.pop(least))
+
+    def of(self, role: Role, host: str, s: Seen) -> list[Seen]:
+        """Takes out what belongs to an incident that opens with `s`: of the last hour, and of the day what is alike."""
+        ring = self._hosts.pop((role, host), None)
+        if ring is None:
             return []
-        self._raised[note, identifier] = now
-        self._raised.move_to_end((note, identifier))
-        while len(self._raised) > self._incident.max_hosts:
-            self._raised.popitem(last=False)
+        self._held -= len(ring)
+        like = strand_of(s), s.verdict.resp_h
         return [
-            Notice(
-                ts=verdict.ts,
-                note=note,
-                identifier=identifier,
-                verdict=verdict,
-                suppress_for=self._budget.suppress_for,
-            )
+            old
+            for old in ring
+            if 0.0 <= s.end - old.end <= BLOCK
+            or (0.0 <= s.end - old.end <= _DAY and (strand_of(old), old.verdict.resp_h) == like)
         ]
 
 
-def _remember(evidence: _Evidence, verdict: Verdict, peer: str, component: str | None) -> None:
-    evidence.odd += 1
-    if len(evidence.peers) < MAX_COUNTED:
-        evidence.peers.add(peer)
-    _tally(evidence.services, verdict.service_or_port)
-    if component is not None:
-        _tally(evidence.components, component)
+class _Habits:
+    """What hosts do in a day: counts of whole hours, so that an incident is not among what is usual."""
+
+    def __init__(self, hosts: int) -> None:
+        self._most = hosts
+        self._hours = 0
+        self._settled: dict[int, NDArray[np.float64]] = {}
+        self._now: dict[int, NDArray[np.float64]] = {}
+
+    def count(self, keys: NDArray[np.uint64], counts: NDArray[np.float64]) -> None:
+        unique, at = np.unique(keys, return_inverse=True)
+        sums = np.zeros((len(unique), counts.shape[1]))
+        np.add.at(sums, at, counts)
+        for key, row in zip(unique.tolist(), sums, strict=True):
+            known = self._now.get(key)
+            if known is not None:
+                known += row
+            elif len(self._now) < self._most:
+                self._now[key] = row
+
+    def turn(self, hours: int) -> None:
+        for key, row in self._now.items():
+            known = self._settled.get(key)
+            if known is not None:
+                known += row
+            elif len(self._settled) < self._most:
+                self._settled[key] = row
+        self._now.clear()
+        self._hours += hours
+
+    def usual(self, key: int) -> Mapping[str, float]:
+        """Of a day; nothing where no hour is over yet."""
+        if not self._hours:
+            return {}
+        known = self._settled.get(key, np.zeros(len(USUAL)))
+        return dict(zip(USUAL, (known * 24.0 / self._hours).tolist(), strict=True))
 
 
-def _tally(counts: Counter[str], word: str) -> None:
-    if word in counts or len(counts) < MAX_COUNTED:
-        counts[word] += 1
+def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:
+    """Strand and target, and the domain, that most of the evidence is about."""
+    pairs: defaultdict[tuple[str, str], float] = defaultdict(float)
+    domains: defaultdict[str, float] = defaultdict(float)
+    for s in seen:
+        pairs[strand_of(s), s.verdict.resp_h] += s.evidence
+        domains[s.domain] += s.evidence
+    domain = max(domains, key=lambda name: domains[name])
+    return max(pairs, key=lambda pair: pairs[pair]), domain if 2 * domains[domain] > sum(
+        pairs.values()
+    ) else ""
 
 
-def _most_common(counts: Counter[str], most: int) -> tuple[str, ...]:
-    return tuple(word for word, _ in counts.most_common(most))
+def _revised(v: Verdict, incident: str) -> Verdict:
+    word = ANOMALOUS if v.verdict == BENIGN else v.verdict
+    reasons = v.reasons or (f"belongs to incident {incident}",)
+    return v._replace(stage=REVISED, verdict=word, reasons=reasons, incident=incident)

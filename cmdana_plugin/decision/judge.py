@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.counters import Watch
-from cmdana_plugin.decision.incidents import Decider
+from cmdana_plugin.decision.incidents import Decided, Decider
+from cmdana_plugin.decision.kinds import COMPONENT_WORDS, quoted
 from cmdana_plugin.decision.notice import Notice
-from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdicts, coded
+from cmdana_plugin.decision.seen import rows_of
+from cmdana_plugin.decision.tails import UNLEARNED, Tails
+from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdict, Verdicts, coded
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
@@ -23,30 +27,28 @@ from feature_extractors.features import Encoded
 _EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
 _EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
 
-# What it means when a component of a score is the odd one, as an analyst reads it.
-COMPONENT_WORDS: Final[Mapping[str, str]] = {
-    "packets": "first packets do not fit the connection record, logs and history",
-    "connection": "connection record does not fit the packets, logs and history",
-    "log": "log entries do not fit the packets, connection record and history",
-    "residual": "packets, connection record and logs do not fit together",
-    "next": "unusual after this host's recent connections",
-    "density": "unlike any traffic seen in training",
-    "isolation": "unusual combination of sizes, times and recent activity",
-    "novelty": "first-seen peer, port or name",
-    "attack": "resembles attacks seen in training",
-    "site": "unusual for this service at this site",
-    "behaviour": "its run of connections is unlike this network's use",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a block of windows came to: a verdict for each window in its order, and the notices raised."""
+    """What a block of windows came to: a verdict for each window in its order, and the notices raised.
+
+    `revised` are verdicts on earlier connections that turned out to belong to an incident, each with the window after
+    which that was known; `rows` has them there.
+    """
 
     windows: Encoded
     verdicts: Verdicts
     notices: Sequence[Notice]
     counts: Mapping[tuple[str, str], int]  # verdicts by stage and word: ("final", "benign")
+    revised: Sequence[tuple[int, Verdict]] = ()
+
+    def rows(self) -> Iterator[Verdict]:
+        """All verdicts in the order in which they were reached, however the stream is cut."""
+        again = list(self.revised)
+        for i, verdict in enumerate(self.verdicts):
+            yield verdict
+            while again and again[0][0] == i:
+                yield again.pop(0)[1]
 
 
 class Judge:
@@ -57,9 +59,10 @@ class Judge:
     are explained hangs on network time alone, and so is the same live and offline, however the stream is cut.
     """
 
-    def __init__(self, detector: Detector, config: Config) -> None:
+    def __init__(self, detector: Detector, config: Config, tails: Tails | None = None) -> None:
+        """`tails` say how rare evidence against a host is on the network that was learned; None: nobody has learned."""
         self.detector = detector
-        self.decider = Decider(config.verdict, config.incident)
+        self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails)
         self.watch = Watch(config, COMPONENT_WORDS)
         self._max_reasons = config.verdict.max_reasons
         self._left = float(_EXPLAINED)
@@ -82,14 +85,17 @@ class Judge:
         verdicts = self._verdicts(windows, scores)
         counts = verdicts.counted()
         notices: list[Notice] = self.watch.receive(windows, scores, counts)
-        raised = self._decide(verdicts, scores, windows.connections.end.tolist())
+        decided = self._decide(windows, verdicts, scores)
+        raised = decided.notices
+        for i, incident in decided.incident.items():
+            verdicts.incident[i] = incident
         for i, explained in self._explained(windows, scores, raised).items():
             verdicts.reasons[i] = explained
             raised[i] = [n.with_reasons(explained) for n in raised[i]]
         for i in sorted(raised):
             notices += raised[i]
         self.watch.noticed(notices)
-        return Judged(windows, verdicts, notices, counts)
+        return Judged(windows, verdicts, notices, counts, decided.revised)
 
     def _explained(
         self, windows: Encoded, scores: Scores, raised: Collection[int]
@@ -99,7 +105,11 @@ class Judge:
         if not rows:
             return {}
         reasons = self.detector.explain(windows, scores, np.array(rows))
-        return {i: tuple(some[: self._max_reasons]) for i, some in zip(rows, reasons, strict=True) if some}
+        return {
+            i: tuple(_named(reason, windows.domain[i]) for reason in some[: self._max_reasons])
+            for i, some in zip(rows, reasons, strict=True)
+            if some
+        }
 
     def _explains(self, now: float) -> bool:
         """Whether one more is explained at network time `now`; a step back in time is another capture."""
@@ -110,26 +120,11 @@ class Judge:
         self._left -= 1.0
         return True
 
-    def _decide(self, verdicts: Verdicts, scores: Scores, ends: Sequence[float]) -> dict[int, list[Notice]]:
-        """The notices by row, of rows that raise any."""
-        decider = self.decider
-        raised: dict[int, list[Notice]] = {}
-        rows = np.flatnonzero(verdicts.verdict.code)
-        odd = zip(verdicts.rows(rows.tolist()), oddest_components(scores, rows), strict=True)
-        columns = zip(
-            verdicts.verdict.code.tolist(), verdicts.stage.code.tolist(), verdicts.p_value.tolist(),
-            verdicts.orig_h, verdicts.resp_h, ends, strict=True,
-        )  # fmt: skip
-        for i, (word, stage, p, orig, resp, end) in enumerate(columns):
-            if not word:
-                if stage:
-                    decider.benign(p, orig, resp, end)
-                continue
-            verdict, component = next(odd)
-            some = decider.receive(verdict, end, component)
-            if some:
-                raised[i] = some
-        return raised
+    def _decide(self, windows: Encoded, verdicts: Verdicts, scores: Scores) -> Decided:
+        def oddest(rows: Sequence[int]) -> Sequence[str | None]:
+            return oddest_components(scores, np.array(rows, np.int64))
+
+        return self.decider.receive(rows_of(windows, verdicts, scores, oddest))
 
     def _verdicts(self, windows: Encoded, scores: Scores) -> Verdicts:
         decider, c = self.decider, windows.connections
@@ -158,7 +153,13 @@ class Judge:
             modalities=Coded(windows.modalities @ np.array([1, 2, 4]), _NAMES),
             reasons=component_reasons(scores, odd, self._max_reasons),
             model=self.detector.name,
+            incident=[None] * len(c),
         )
+
+
+def _named(reason: str, domain: str) -> str:
+    """A reason about a name, with the domain that it lies in."""
+    return f"{reason} ({quoted(domain)})" if domain and _OF_NAMES.search(reason) else reason
 
 
 def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, Scores]]:
@@ -173,6 +174,7 @@ def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, 
         beside.shutdown(wait=False, cancel_futures=True)
 
 
+_OF_NAMES: Final = re.compile(r"dns query|longest name|server.name|http host")
 _STAGES = tuple(stage.name.lower() for stage in Stage)
 _PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
 _TELLING: Final = 0.05  # a component's p-value below which it is named beside another

@@ -18,23 +18,37 @@ NOTICE_TYPES: Final = (
     ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK,
 )  # fmt: skip
 
-MAX_COUNTED: Final = 256  # peers, and services, of an incident: so many or more are not told apart
+MAX_COUNTED: Final = 4096  # peers, and services, of an incident: so many or more are not told apart
 
 Role = Literal["originator", "responder"]
 
 
 @dataclass(frozen=True, slots=True)
 class HostIncident:
-    """The odd connections of one host in one role, taken together."""
+    """What one host, or several that do the same, have done that is worth an alarm, as known so far."""
 
+    id: str  # the same in each of its notices, and in the rows of its connections
     role: Role  # of the host in all of them
-    host: str
-    odd: int  # connections at or above the threshold since evidence began
-    peers: int  # hosts at the other end, `MAX_COUNTED` at most
+    host: str  # the first
+    kind: str  # one of `kinds.KINDS`
+    headline: str  # what the host does, in words
+    technique: str  # of MITRE ATT&CK, such as T1110; "" where none fits
+    first_seen: float  # network time, seconds since the epoch
+    last_seen: float
+    connections: int
+    odd: int  # of which by themselves less usual than one in ten
+    hosts: tuple[str, ...]  # that do it, the first of them first, a few
+    host_count: int
+    targets: tuple[str, ...]  # hosts at the other end, those of most connections first, a few
+    peers: int  # how many there are, `MAX_COUNTED` at most
     services: tuple[str, ...]  # or ports such as 22/tcp, most frequent first, the top few
     service_count: int  # `MAX_COUNTED` at most
-    evidence: float  # decades: the decayed sum of -log10(p) less the allowance
-    components: tuple[str, ...]  # of the score, those that most often were the oddest of a connection first
+    refused: int  # times that what was asked for was refused
+    sent: int  # bytes of the originators
+    evidence: float  # -log10 of the share of normal hosts' hours that hold as much
+    limit: float  # of that, where an alarm begins
+    why: tuple[str, ...]  # the strongest pieces of evidence in words
+    uids: tuple[str, ...]  # of the connections that brought most evidence, a few
 
 
 @dataclass(frozen=True, slots=True)

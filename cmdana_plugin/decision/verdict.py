@@ -68,7 +68,7 @@ class Verdict(NamedTuple):
     proto: str  # tcp, udp, icmp, unknown_transport
     service: str | None
     community_id: str
-    stage: str  # early, final
+    stage: str  # early, final, revised
     score: float  # 0..1, higher is odder
     p_value: float  # calibrated tail probability
     threshold: float  # on the score: at or above it the verdict is not benign
@@ -80,6 +80,7 @@ class Verdict(NamedTuple):
     modalities: tuple[str, ...]  # which of packet, connection, log were there
     reasons: tuple[str, ...]  # in words, most telling first; empty for benign
     model: str
+    incident: str | None = None  # that the connection belongs to
 
     @property
     def service_or_port(self) -> str:
@@ -109,6 +110,7 @@ class Verdicts(Sequence[Verdict]):
     modalities: Coded
     reasons: list[tuple[str, ...]]  # may be told better until the block is handed on
     model: str
+    incident: list[str | None]  # likewise may be told until then
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -162,5 +164,33 @@ _NONE: Final = coded(())
 NO_VERDICTS: Final = Verdicts(
     np.zeros(0), np.zeros(0, "S1"), (), np.zeros(0, np.uint16), (), np.zeros(0, np.uint16), _NONE, _NONE,
     np.zeros(0, "S1"), _NONE, np.zeros(0), np.zeros(0), threshold=0.0, verdict=_NONE, reliance=np.zeros((0, 4)),
-    modalities=_NONE, reasons=[], model="",
+    modalities=_NONE, reasons=[], model="", incident=[],
 )  # fmt: skip
+
+
+def verdicts_of(rows: Sequence[Verdict]) -> Verdicts:
+    """These, of one model and threshold, as columns."""
+    if not rows:
+        return NO_VERDICTS
+    of = dict(zip(Verdict._fields, zip(*rows, strict=True), strict=True))
+    return Verdicts(
+        ts=np.array(of["ts"]),
+        uid=np.array(of["uid"], "S"),
+        orig_h=of["orig_h"],
+        orig_p=np.array(of["orig_p"], np.uint16),
+        resp_h=of["resp_h"],
+        resp_p=np.array(of["resp_p"], np.uint16),
+        proto=coded(of["proto"]),
+        service=coded(of["service"]),
+        community_id=np.array(of["community_id"], "S"),
+        stage=coded(of["stage"]),
+        score=np.array(of["score"]),
+        p_value=np.array(of["p_value"]),
+        threshold=rows[0].threshold,
+        verdict=coded(of["verdict"]),
+        reliance=np.array([of[name] for name in _RELIANCE]).T,
+        modalities=coded(of["modalities"]),
+        reasons=list(of["reasons"]),
+        model=rows[0].model,
+        incident=list(of["incident"]),
+    )

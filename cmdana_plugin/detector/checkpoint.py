@@ -59,6 +59,8 @@ class Checkpoint:
     # Of the overall p-value, -log p, by how well the originator is known; where benign traffic was plenty.
     overall_calibration: Strata | None
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
+    # How rare evidence against a host is on the network that was learned (`decision.tails`); None: not learned.
+    incidents: NDArray[np.float64] | None = None
     behaviour: Mapping[str, NDArray[Any]] = field(
         default_factory=dict
     )  # of the room of that name, which checks them
@@ -97,6 +99,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         tensors |= _arrays("namer", checkpoint.attack_classifier)
     if checkpoint.isolation is not None:
         tensors |= _arrays("isolation", checkpoint.isolation)
+    if checkpoint.incidents is not None:
+        tensors["incidents.tails"] = checkpoint.incidents
     tensors |= {f"{sound.BEHAVIOUR}.{k}": v for k, v in checkpoint.behaviour.items()}
     tails: dict[str, list[float]] = {}
     for name, tail in _tails(checkpoint):
@@ -210,6 +214,7 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
         fused=tails["fused"],
         overall_calibration=strata.get("whole"),
         about=about,
+        incidents=sound.incidents_of(tensors),
         behaviour={
             k.removeprefix(f"{sound.BEHAVIOUR}."): v
             for k, v in tensors.items()

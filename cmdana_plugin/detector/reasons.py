@@ -114,6 +114,7 @@ def _evidence(detector: CrossModal, outcome: RawScores, seen: EventContext) -> N
     return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
 
 
+_OF_ANY_FIRST_CONTACT: Final = frozenset(("pair_conns", "pair_seen", "pair_idle"))  # that they are 0
 _GROUPS: Final = {
     "orig_bytes": "orig_volume", "orig_pkts": "orig_volume", "orig_packet_size": "orig_volume",
     "byte_balance": "orig_volume", "packet_balance": "orig_volume", "payload_share": "orig_volume",
@@ -203,7 +204,9 @@ def _fields_of(
         likely = int(chance.argmax())
         if likely != code:
             p = _rarity(connection[start + j], code)
-            words = f"{c.words}: expected {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
+            expected, saw = _value(c.values, likely), _value(c.values, code)
+            words = f"unusual {c.words}" if c.hashed else f"{c.words}: expected {expected}, saw {saw}"
+            words += f", p={p:.0e}"
             out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
     logs = np.exp(chances[LOG].astype(np.float64))
     for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
@@ -220,10 +223,8 @@ def _fields_of(
             )
             continue
         p, low, high, middle = _expected(logs[k], int(asked[LOG][k]), how.summary, j)
-        scale = "share" if name.endswith((".entropy", ".digits")) else "log"
-        words = (
-            f"{what}: expected {_span(low, high, '', scale, '')}, saw {_size(x, '', scale, '')}, p={p:.0e}"
-        )
+        a, b, saw = (_logged(name, value) for value in (low, high, x))
+        words = f"{what}: expected {a if a == b else f'{a} to {b}'}, saw {saw}, p={p:.0e}"
         out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
     if np.isfinite(one.features.first_packets[row]).any():
         packets = np.exp(chances[PACKET].astype(np.float64))
@@ -235,7 +236,9 @@ def _fields_of(
         far = np.nan_to_num((one.state[row, columns] - mean[columns]) / spread[columns])
         k = int(np.abs(far).argmax())
         i = columns[k]
-        if np.isfinite(one.state[row, i]):
+        if np.isfinite(one.state[row, i]) and not (
+            name in _OF_ANY_FIRST_CONTACT and one.state[row, i] <= 0.0
+        ):
             saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[row, i], mean[i]))
             words = f"{schema.state_words[i]}: {saw}, usual is {usual}"
             out.append(Field(name, float(abs(far[k])), _set_state(columns, mean[columns]), words))
@@ -317,7 +320,21 @@ def _value(values: tuple[str, ...], code: int) -> str:
         return "none"
     if code == 1:
         return "another"
-    return values[code - 2] if code - 2 < len(values) else f"pattern {code - 2}"
+    return values[code - 2] if code - 2 < len(values) else "another"
+
+
+def _logged(name: str, x: float) -> str:
+    """A column of log entries in its unit: what is a number there is kept in thousandths."""
+    part = name.rsplit(".", 1)[-1]
+    if part in ("entropy", "digits"):
+        return f"{x:.2g}"
+    if part == "length":
+        return _size(x, "characters", "log", part)
+    if part in ("TTLs", "rtt"):
+        return _size(x, "", "log", "duration")
+    if part.endswith(("_len", "_attempts")):
+        return _size(float(np.log1p(np.expm1(x) / 1e3)), "B" if part.endswith("_len") else "", "log", part)
+    return _size(x, "", "log", part)
 
 
 def _size(x: float, unit: str, scale: str, name: str) -> str:

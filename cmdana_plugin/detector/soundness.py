@@ -28,6 +28,7 @@ COMPONENTS: Final = (
     "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
 )  # fmt: skip
 TREES: Final = ("trees", "namer", "isolation")
+INCIDENTS: Final = (2, 8, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
 BEHAVIOUR: Final = "behaviour"  # whose arrays the room of that name checks before it uses them
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MOST_TEXT: Final = 1 << 20  # characters of one entry of the metadata
@@ -288,11 +289,24 @@ def check_trees(prefix: str, tensors: Arrays, width: int, outputs: int) -> None:
         raise Unsound(f"{prefix}.left", f"node {int(reached.argmin())} in no tree", "each node in one")
 
 
+def incidents_of(tensors: Arrays) -> NDArray[np.float64] | None:
+    """The tails of evidence against hosts: where each begins, its scale and its shape; None where there are none."""
+    if "incidents.tails" not in tensors:
+        return None
+    x = _array(tensors, "incidents.tails", np.float64, INCIDENTS)
+    level, scale, xi = x[..., 0], x[..., 1], x[..., 2]
+    fine = (level >= 0.0) & (level <= _FAR) & (scale >= 1e-9) & (scale <= _FAR) & (xi >= 0.0) & (xi <= 1.0)
+    if not fine.all():
+        raise Unsound("incidents.tails", "other numbers", "levels, scales above 0 and shapes of 0..1")
+    return x
+
+
 def check_names(tensors: Arrays) -> None:
     """Nothing is in the file but what a checkpoint has."""
     parts = {
         "preparation": ("numeric", "numeric_scale", "first_packets", "summary", "state_scale"),
         "mixture": ("weight", "mean", "root", "constant"),
+        "incidents": ("tails",),
     } | dict.fromkeys(
         TREES, ("root", "output", "feature", "threshold", "left", "unset_left", "value", "depth")
     )  # `depth`: of older models

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from cmdana_plugin.decision import verdicts_of
 from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.observed import Batch
 from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, Welcome, WireError
@@ -144,8 +145,9 @@ class Session:
         self.judged += sum(n for (stage, _), n in judged.counts.items() if stage == _FINAL)
         written = [welcome.benign for welcome in self.nodes.values() if welcome.benign is not None]
         events = wire.encode_verdicts(
-            self.topic_verdicts, judged.verdicts, judged.notices, benign=any(written) or not written
-        )
+            self.topic_verdicts, judged.verdicts, judged.notices, verdicts_of([v for _, v in judged.revised]),
+            benign=any(written) or not written,
+        )  # fmt: skip
         if self._ending:
             self._finished, self._ending = self._ending, ""
             events += self.alive()

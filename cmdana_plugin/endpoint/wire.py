@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
-from cmdana_plugin.decision import Notice, Verdicts
+from cmdana_plugin.decision import NO_VERDICTS, REVISED, Notice, Verdicts
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import notice_columns, notice_fields
 from feature_extractors import CmdanaError, Stage
@@ -97,7 +97,9 @@ MAX_TEXT: Final = 4096
 _INT64: Final = 2**63 - 1
 MOST: Final = 1e300  # a number beyond it is none that Zeek writes
 MAX_WORD: Final = 256  # characters of a node's name and the like
+_EARLY: Final = Stage.EARLY.name.lower()
 _FINAL: Final = Stage.FINAL.name.lower()
+_STAGES: Final = {_EARLY: 0, _FINAL: 1, REVISED: 2}
 _PROTOS: Final = {"tcp": 1, "udp": 2, "icmp": 3}
 _MODALITIES: Final = (("packet", 1), ("connection", 2), ("log", 4))
 # What was there, as the sum that crosses.
@@ -127,11 +129,17 @@ def decode_alive(payload: str) -> Alive:
 
 
 def encode_verdicts(
-    topic: str, verdicts: Verdicts, notices: Sequence[Notice], *, benign: bool = True
+    topic: str,
+    verdicts: Verdicts,
+    notices: Sequence[Notice],
+    revised: Verdicts = NO_VERDICTS,
+    *,
+    benign: bool = True,
 ) -> list[Event]:
     """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to.
 
-    Without `benign`, those that are plainly so are counted only.
+    Then come the verdicts on earlier connections that are `revised`. Without `benign`, those that are plainly so are
+    counted only.
     """
     everyone = range(len(verdicts))
     told = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
@@ -145,6 +153,7 @@ def encode_verdicts(
         if not bodies or bodies[-1]["notices"]:
             bodies.append(_columns(verdicts, ()))
         bodies[-1]["notices"] = [_notice(n) for n in some_notices]
+    bodies += [_columns(revised, rows) | {"notices": []} for rows in _in_turn(range(len(revised)))]
     return [Event(topic, VERDICTS, dump(body)) for body in bodies]
 
 
@@ -241,17 +250,18 @@ def _columns(v: Verdicts, rows: Sequence[int]) -> dict[str, Any]:
     stage = of("stage")
     packet, connection, log, state = v.reliance[list(rows)].T.tolist() if rows else ((), (), (), ())
     return {
-        "v": WIRE_VERSION, "finals": stage.count(_FINAL), "earlies": len(stage) - stage.count(_FINAL),
+        "v": WIRE_VERSION, "finals": stage.count(_FINAL), "earlies": stage.count(_EARLY),
         "model": v.model, "threshold": v.threshold,
         "uid": of("uid"), "ts": of("ts"),
         "orig_h": of("orig_h"), "orig_p": of("orig_p"), "resp_h": of("resp_h"), "resp_p": of("resp_p"),
         "proto": [_PROTOS.get(proto, 0) for proto in of("proto")],
         "service": [service or "" for service in of("service")],
         "community_id": of("community_id"),
-        "stage": [int(s == _FINAL) for s in stage],
+        "stage": [_STAGES[s] for s in stage],
         "score": of("score"), "p_value": of("p_value"),
         "packet_reliance": packet, "connection_reliance": connection, "log_reliance": log, "state_reliance": state,
         "modalities": [_SUMS[m] for m in of("modalities")],
+        "incident": [incident or "" for incident in of("incident")],
         "odd": [
             {"i": k, "verdict": v.verdict[i], "reasons": list(v.reasons[i])}
             for k, i in enumerate(rows)

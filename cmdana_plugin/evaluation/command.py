@@ -15,6 +15,8 @@ from cmdana_plugin.evaluation import page as results
 from cmdana_plugin.evaluation.baselines import BASELINES
 from cmdana_plugin.evaluation.cache import key_of, recall
 from cmdana_plugin.evaluation.protocol import VARIANTS, Section, Split, evaluate, read_split, split_rows
+from cmdana_plugin.evaluation.whole_days import measure as whole_days
+from cmdana_plugin.evaluation.whole_days.plan import read_days
 from cmdana_plugin.logs import labels_by_capture
 from cmdana_plugin.training import Learned, Recording, joining, recordings
 from feature_extractors import CmdanaError
@@ -86,6 +88,7 @@ def measure(
     *,
     tables: Path | None = None,
     plan: Path | None = None,
+    days: Path | None = None,
     attacker: bool = False,
     page: Path | None = None,
     seeds: int = 5,
@@ -99,12 +102,12 @@ def measure(
     Without anything to measure the page is written again from `out`. Raises `CmdanaError` for a folder, a name or a
     page that cannot be used, before anything is measured.
     """
-    known = [*VARIANTS, *BASELINES]
+    known = list(whole_days.NAMES) if days is not None else [*VARIANTS, *BASELINES]
     unknown = [name for name in only or () if name not in known]
     if unknown:
         raise CmdanaError(f"--only: found {', '.join(unknown)}; expected names among {', '.join(known)}")
     if page is not None:
-        results.check_page(page)
+        results.check_pages(page)
     if attacker and folder is None:
         raise CmdanaError("--attacker: needs a folder of labelled captures to perturb")
     found = load_findings(out)
@@ -113,15 +116,16 @@ def measure(
     asked = {
         "captures": f"cmdana evaluate CAPTURES --out findings.json {many}",
         "own": f"cmdana evaluate {'CAPTURES ' if folder else ''}--recordings plan.csv --out findings.json {many}",
+        "days": f"cmdana evaluate {'CAPTURES ' if folder else ''}--days days.csv --out findings.json {many}",
         "tabular": f"cmdana evaluate --tabular TABLES --out findings.json {many}",
         "robustness": f"cmdana evaluate CAPTURES --attacker --out findings.json {many}",
     }
 
     def keep(name: str, section: Section) -> None:
         made = {"command": asked[name], "code_digest": code_digest(__name__)}
-        if name == "own":  # networks may be measured one by one and put on one page
+        if name in ("own", "days"):  # networks may be measured one by one and put on one page
             section = {network: {**site, "made": made} for network, site in section.items()}
-        found[name] = section
+        found[name] = {**found.get(name, {}), **section} if name == "days" else section
         found.setdefault("made", {})[name] = made
         save_findings(found, out)
 
@@ -129,7 +133,7 @@ def measure(
     variants = tuple(n for n in VARIANTS if only is None or n in only)
     baselines = tuple(n for n in BASELINES if only is None or n in only)
     split = captures_split(folder, labels, config, cache, progress) if folder is not None else None
-    if split is not None and not attacker and plan is None:
+    if split is not None and not attacker and plan is None and days is None:
         keep("captures", evaluate(split, config, seeds=several, variants=variants, baselines=baselines,
                                   variant_seeds=variant_seeds, cache=cache, progress=progress,
                                   partial=lambda s: keep("captures", s)))  # fmt: skip
@@ -141,11 +145,15 @@ def measure(
                                          baselines=baselines, variant_seeds=variant_seeds, cache=cache,
                                          progress=progress,
                                          partial=lambda s: keep("own", s)))  # fmt: skip
+    if days is not None:
+        keep("days", whole_days.evaluate(read_days(days), config, split.train if split else (), seeds=several,
+                                        only=only, cache=cache, progress=progress,
+                                        partial=lambda s: keep("days", s)))  # fmt: skip
     if attacker and split is not None:
         keep(
             "robustness",
             perturb.evaluate(split, seeds=several[:variant_seeds], cache=cache, progress=progress),
         )
     if page is not None:
-        results.write_page(found, page)
+        results.write_pages(found, page)
     return results.words(found)

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import HostIncident, Judge, Notice, threshold
+from cmdana_plugin.decision import Judge, Notice, threshold
 from cmdana_plugin.detector import Scores, score_of
 from cmdana_plugin.training import Recording
-from feature_extractors import address_texts
 from feature_extractors.features import Encoded, take_encoded
 
 _BLOCK: Final = 4096
@@ -99,22 +98,25 @@ class Counted:
         c = windows.connections
         row_of = {uid.decode(): i for i, uid in enumerate(c.uid.tolist())}
         odd = scores.score >= threshold(config.verdict)
-        orig, resp = np.array(address_texts(c.orig_h)), np.array(address_texts(c.resp_h))
         first_notice: dict[str, int] = {}
+        told: set[str] = set()
         for notice in notices_of(windows, scores, config):
             if notice.verdict is None:  # drift: about no connection in particular
                 continue
             row = row_of[notice.verdict.uid]
-            basis = _basis(notice.incident, row, odd, orig, resp, c.end)
+            rests = notice.incident.uids if notice.incident else (notice.verdict.uid,)
+            basis = np.array([row_of[uid] for uid in rests if uid in row_of], np.int64)
             self.notices += 1
+            again = notice.identifier in told  # of an incident that has grown
+            told.add(notice.identifier)
             truth = set(label[basis].tolist())
             if 1 in truth:
                 for f in set(family[basis[label[basis] == 1]]):
                     first_notice.setdefault(str(f), row)
             elif truth == {0}:
-                self.false += 1
+                self.false += not again
             else:
-                self.unlabelled += 1
+                self.unlabelled += not again
         benign = label == 0
         self.benign += int(benign.sum())
         self.flagged += int((odd & benign).sum())
@@ -158,21 +160,6 @@ def notices_of(windows: Encoded, scores: Scores, config: Config) -> list[Notice]
     rows = np.arange(len(windows))
     blocks = (take_encoded(windows, rows[begin : begin + _BLOCK]) for begin in range(0, len(rows), _BLOCK))
     return [notice for judged in judge.judged(blocks) for notice in judged.notices]
-
-
-def _basis(
-    incident: HostIncident | None,
-    row: int,
-    odd: NDArray[np.bool_],
-    orig: NDArray[np.str_],
-    resp: NDArray[np.str_],
-    end: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """The rows that a notice rests on: its connection, or of an incident the host's odd ones of the last hour."""
-    if incident is None:
-        return np.array([row])
-    same = (orig if incident.role == "originator" else resp)[: row + 1] == incident.host
-    return np.flatnonzero(same & odd[: row + 1] & (end[: row + 1] >= end[row] - _EVIDENCE_SECONDS))
 
 
 def _median(values: Sequence[float]) -> float | None:

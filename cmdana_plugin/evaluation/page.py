@@ -13,6 +13,7 @@ from cmdana_plugin.evaluation import own_network
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import COLUMNS, Floats
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, VARIANTS, Section
+from cmdana_plugin.evaluation.whole_days import page as of_days
 from feature_extractors import CmdanaError
 
 MARK: Final = "<!-- measured -->"  # stands before and after the measured part of a page
@@ -42,6 +43,26 @@ def check_page(page: Path) -> None:
         raise CmdanaError(f"{page}: expected a page with {MARK} before and after its measured part")
 
 
+def check_pages(page: Path) -> None:
+    """The page, and the one beside it for squeezed recordings if there is one."""
+    check_page(page)
+    if (beside := squeezed_page(page)).is_file():
+        check_page(beside)
+
+
+def squeezed_page(page: Path) -> Path:
+    """Where squeezed recordings stand: docs/results-squeezed.md beside docs/results.md."""
+    return page.with_name(f"{page.stem}-squeezed{page.suffix}")
+
+
+def write_pages(found: Mapping[str, Section], page: Path) -> None:
+    """The page of results, and what squeezed recordings gave on the one beside it, where there is such a page."""
+    if (beside := squeezed_page(page)).is_file():
+        write_page({k: v for k, v in found.items() if k in ("own", "made")}, beside)
+        found = {k: v for k, v in found.items() if k != "own"}
+    write_page(found, page)
+
+
 def write_page(found: Mapping[str, Section], page: Path) -> None:
     check_page(page)
     before, _, after = page.read_text(encoding="utf-8").split(MARK)
@@ -51,6 +72,8 @@ def write_page(found: Mapping[str, Section], page: Path) -> None:
 def words(found: Mapping[str, Section]) -> str:
     """All that was measured, in Markdown."""
     parts = [
+        of_days.in_short(found["days"]) if "days" in found else "",
+        of_days.words(found["days"]) if "days" in found else "",
         in_short(found),
         _captures(found["captures"]) if "captures" in found else "",
         _own(found["own"]) if "own" in found else "",
@@ -269,10 +292,10 @@ def _tables(found: Section) -> str:
                  f"{macro:.2f}", *(f"{x:.3f}" for x in m[:4])]
             )  # fmt: skip
         head = "detector|labels|seeds|AUROC|TPR at 5 %|1 %|0.1 %|1 %, macro|FPR|recall|accuracy|F1"
-        out.append(_table(head.split("|"), rows))
+        out.append(of_days.table(head.split("|"), rows))
     out += [
         "Published and earlier figures beside them (not all on this protocol):",
-        _table(["table", "method", "figures"], _ANCHORS),
+        of_days.table(["table", "method", "figures"], _ANCHORS),
     ]
     return "\n\n".join(out)
 
@@ -286,7 +309,7 @@ def _robustness(found: Section) -> str:
         [
             "## An attacker who owns the originator",
             found["about"],
-            _table(["perturbation", *found["detectors"]], rows),
+            of_days.table(["perturbation", *found["detectors"]], rows),
         ]
     )
 
@@ -298,7 +321,8 @@ def _how(found: Mapping[str, Section]) -> str:
     digests = []
     if "captures" in found:
         digests.append(f"captures: {found['captures']['about']['data']}")
-    digests += [f"{n}: {s['about']['data']}" for n, s in found.get("own", {}).items()]
+    for section in ("days", "own"):
+        digests += [f"{n}: {s['about']['data']}" for n, s in found.get(section, {}).items()]
     digests += [f"{n}: {s['about']['data']}" for n, s in found.get("tabular", {}).items()]
     lines.append("Data digests: " + "; ".join(digests) + ".")
     if made:
@@ -335,7 +359,7 @@ def _ranking(found: Section, names: Sequence[str], plain: bool = False) -> str:
              *(f"{m[k]:.3f}" for k in (_AUROC, _PR, _PR + 1, _PR + 2)),
              *([f"{_down(d['unseen'])[_AT3]:.3f}" if d["unseen"] else ""] if unseen else [])]
         )  # fmt: skip
-    return _table(head, rows)
+    return of_days.table(head, rows)
 
 
 def _rivals(found: Section) -> str:
@@ -344,7 +368,11 @@ def _rivals(found: Section) -> str:
         for r, d in sorted(rivals.items(), key=lambda x: x[1]["difference"]):
             low, high = d["interval"]
             rows.append([ours, r, f"{d['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{d['p']:.3f}"])
-    return _table(["ours", "baseline", "difference", "95 % interval", "corrected p"], rows) if rows else ""
+    return (
+        of_days.table(["ours", "baseline", "difference", "95 % interval", "corrected p"], rows)
+        if rows
+        else ""
+    )
 
 
 def _families(found: Section) -> str:
@@ -370,7 +398,7 @@ def _families(found: Section) -> str:
     note = (
         "\n\n\\* in no training material." if any(not f["seen"] for f in found["families"].values()) else ""
     )
-    return _table(head, rows) + note
+    return of_days.table(head, rows) + note
 
 
 def _incidents(told: Mapping[str, Sequence[Section]]) -> str:
@@ -388,7 +416,7 @@ def _incidents(told: Mapping[str, Sequence[Section]]) -> str:
         "detector|seeds|incidents found|notices|false|false a day|false per million|benign flagged, per 1000|delay, s|"
         "connections until told"
     )
-    return _table(head.split("|"), rows)
+    return of_days.table(head.split("|"), rows)
 
 
 def _delays(told: Mapping[str, Sequence[Section]]) -> str:
@@ -405,7 +433,7 @@ def _delays(told: Mapping[str, Sequence[Section]]) -> str:
             [f, first[0], f"{np.mean([m[1] for m in mine]):.1f}", f"{np.median(delay):,.1f}" if delay else "",
              f"{np.median(within):,.0f}" if within else ""]
         )  # fmt: skip
-    return f"Per family, `{name}`:\n\n" + _table(
+    return f"Per family, `{name}`:\n\n" + of_days.table(
         ["family", "incidents", "found", "delay, s", "connections until told"], rows
     )
 
@@ -413,7 +441,7 @@ def _delays(told: Mapping[str, Sequence[Section]]) -> str:
 def _macros(rows: Mapping[str, Sequence[Sequence[float]]], found: Section) -> str:
     whole = {SHIPPED: found["detectors"][SHIPPED]["macro"], **rows}
     means = {n: _down(r) for n, r in whole.items()}
-    return _table(
+    return of_days.table(
         ["fusion of", "TPR at 1e-2", "at 1e-3", "AUROC"],
         [
             [n, f"{m[_AT2]:.3f}", f"{m[_AT3]:.3f}", f"{m[_AUROC]:.3f}"]
@@ -431,7 +459,7 @@ def _budgets(budgets: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> 
             [n, len(r["fused"]), *(_short(x) for k in (_AT2, _AT3, _AUROC) for x in (fused[k], trees[k]))]
         )
     head = "malicious labels|seeds|cmdana at 1e-2|trees alone|cmdana at 1e-3|trees alone|cmdana AUROC|trees alone"
-    return _table(head.split("|"), rows)
+    return of_days.table(head.split("|"), rows)
 
 
 def _supervised(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -439,7 +467,7 @@ def _supervised(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         [n, *(f"{np.mean([r[k] for r in runs]):.3f}" for k in ("ece", "brier", "f1", "mcc", "tpr", "fpr"))]
         for n, runs in found.items()
     ]
-    return _table(["head of", "ECE", "Brier", "macro F1 at 0.5", "MCC", "recall", "FPR"], rows)
+    return of_days.table(["head of", "ECE", "Brier", "macro F1 at 0.5", "MCC", "recall", "FPR"], rows)
 
 
 def _realised(found: Mapping[str, Sequence[Sequence[float]]]) -> str:
@@ -447,7 +475,7 @@ def _realised(found: Mapping[str, Sequence[Sequence[float]]]) -> str:
     for n, runs in found.items():
         a = np.array(runs)
         rows.append([n, _list(a[:, 0], 4), _list(a[:, 1], 5)])
-    return _table(["detector", "nominal 1e-2, by seed", "nominal 1e-3, by seed"], rows)
+    return of_days.table(["detector", "nominal 1e-2, by seed", "nominal 1e-3, by seed"], rows)
 
 
 _COLD: Final = (
@@ -466,12 +494,7 @@ def _cold(found: Mapping[str, Sequence[Section]]) -> str:
             + ([f"{macro[_AT2]:.3f}", f"{macro[_AT3]:.3f}"] if macro is not None else ["", ""])
         )
     head = "detector|seeds|nominal 1e-2|nominal 1e-3|first: 1e-2|first: 1e-3|TPR at 1e-2|at 1e-3"
-    return _table(head.split("|"), rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows])
+    return of_days.table(head.split("|"), rows)
 
 
 def _mean(found: Section, name: str) -> Floats:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from cmdana_plugin.decision import REVISED
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs.notices import read_notices
 from cmdana_plugin.logs.reader import number, read_rows, text
@@ -82,12 +83,17 @@ class Labels:
         flagged_of: Counter[str] = Counter()
         truth: dict[str, Label] = {}
         odd_by_host: dict[tuple[str, str], list[Label]] = defaultdict(list)
+        by_incident: dict[str, list[Label]] = defaultdict(list)
         for row in read_rows(folder / "cmdana.log", "cmdana", found.passed):
-            if row.get("stage") != "final":
+            if row.get("stage") not in ("final", REVISED):
                 continue
             orig = (text(row, "id.orig_h"), int(number(row, "id.orig_p", -1.0)))
             resp = (text(row, "id.resp_h"), int(number(row, "id.resp_p", -1.0)))
             label = self.find(text(row, "proto"), orig, resp, number(row, "ts"), text(row, "uid"))
+            if label is not None and (incident := text(row, "incident")):
+                by_incident[incident].append(label)
+            if row.get("stage") == REVISED:
+                continue
             if label is None:
                 found.unlabelled += 1
                 continue
@@ -102,7 +108,9 @@ class Labels:
                 odd_by_host["responder", resp[0]].append(label)
         noticed: set[str] = set()
         for row in read_notices(folder / "notice.log", found.passed):
-            if role := text(row, "cmdana.role"):
+            if incident := text(row, "cmdana.incident"):
+                basis = by_incident[incident]
+            elif role := text(row, "cmdana.role"):  # of an older version
                 basis = odd_by_host[role, text(row, "cmdana.host")]
             else:
                 basis = [e for e in [truth.get(text(row, "uid"))] if e]

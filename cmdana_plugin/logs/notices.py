@@ -1,4 +1,6 @@
-"""Notices as rows of notice.log: the only place that words them, in `msg` and `sub`, and the fields beside the words.
+"""Notices as rows of notice.log: `msg` and `sub`, and the fields beside the words.
+
+What an incident is called, `decision.kinds` says; no other place words a notice.
 
 Every field is a column of its own, so that nobody has to read the words; `old_notices` does for logs that lack them.
 """
@@ -9,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from cmdana_plugin.decision import COMPONENT_WORDS, MAX_COUNTED, HostIncident, Notice, TrafficDrift
+from cmdana_plugin.decision import COMPONENT_WORDS, HostIncident, Notice, TrafficDrift
 from cmdana_plugin.detector import ANOMALOUS
 from cmdana_plugin.logs.old_notices import old_notice
 from cmdana_plugin.logs.reader import Field, read_rows, text, texts
@@ -44,7 +46,8 @@ def sub_message(n: Notice) -> str:
     """The reasons, separated by `; `."""
     parts = list(_reasons(n))
     if n.incident:
-        parts.append(f"evidence {n.incident.evidence:.0f} decades")
+        if n.incident.technique:
+            parts.append(f"MITRE ATT&CK {n.incident.technique}")
         if latest := _latest_reasons(n):
             parts.append(f"latest: {latest[0]}")
             parts += latest[1:]
@@ -63,9 +66,28 @@ def notice_fields(n: Notice) -> dict[str, Value]:
         }  # fmt: skip
     if i := n.incident:
         fields |= {
-            "role": i.role, "host": i.host, "peers": i.peers, "services": i.services,
-            "service_count": i.service_count, "evidence": i.evidence, "latest_reasons": _latest_reasons(n),
-        }  # fmt: skip
+            "role": i.role,
+            "host": i.host,
+            "peers": i.peers,
+            "services": i.services,
+            "service_count": i.service_count,
+            "evidence": i.evidence,
+            "latest_reasons": _latest_reasons(n),
+            "incident": i.id,
+            "kind": i.kind,
+            "first_seen": i.first_seen,
+            "last_seen": i.last_seen,
+            "connections": i.connections,
+            "odd": i.odd,
+            "actors": i.hosts,
+            "actor_count": i.host_count,
+            "targets": i.targets,
+            "refused": i.refused,
+            "sent": i.sent,
+            "limit": i.limit,
+        }
+        if i.technique:
+            fields["technique"] = i.technique  # fmt: skip
     if d := n.drift:
         fields |= {
             "traffic": d.traffic, "tail": d.tail, "share": d.share, "hosts": d.hosts, "window": d.window,
@@ -88,7 +110,7 @@ def notice_columns(n: Notice) -> dict[str, Value]:
         if not n.incident:
             columns |= {"src": v.orig_h, "dst": v.resp_h, "p": v.resp_p}
     if i := n.incident:
-        columns |= {"src" if i.role == "originator" else "dst": i.host, "n": i.odd}
+        columns |= {"src" if i.role == "originator" else "dst": i.host, "n": i.connections}
     if n.drift:
         columns["n"] = n.drift.connections
     return columns | {f"cmdana.{name}": value for name, value in notice_fields(n).items()}
@@ -133,13 +155,8 @@ def title(row: Mapping[str, Field]) -> str:
 
 
 def _incident_message(i: HostIncident) -> str:
-    does, toward = ("is behind", "to") if i.role == "originator" else ("receives", "from")
-    peers = f"{i.peers} host" if i.peers == 1 else f"{i.peers} hosts"
-    if i.peers >= MAX_COUNTED:
-        peers = f"{MAX_COUNTED} or more hosts"
-    more = i.service_count - len(i.services)
-    services = ", ".join(i.services) + (f" and {more} more" if more > 0 else "")
-    return f"{i.host} {does} {i.odd} odd connections {toward} {peers} ({services})"
+    more = f" and {i.host_count - 1:,} more" if i.host_count > 1 else ""
+    return f"{i.host}{more} {i.headline}"
 
 
 def _drift_message(d: TrafficDrift) -> str:
@@ -159,11 +176,11 @@ def _span(seconds: float) -> str:
 
 
 def _reasons(n: Notice) -> tuple[str, ...]:
-    """Why it was raised: of an incident, what its connections most often had in common."""
+    """Why it was raised: of an incident, the strongest pieces of evidence."""
     if n.drift:
         return tuple(f"{COMPONENT_WORDS[name]} in {share:.0%}" for name, share in n.drift.components)
     if n.incident:
-        return tuple(COMPONENT_WORDS[name] for name in n.incident.components)
+        return n.incident.why
     return n.verdict.reasons if n.verdict else ()
 
 

@@ -74,7 +74,7 @@ CMDANA: Final = Stream(
         ("score", "double"), ("p_value", "double"), ("threshold", "double"), ("verdict", "string"),
         ("packet_reliance", "double"), ("connection_reliance", "double"), ("log_reliance", "double"),
         ("state_reliance", "double"), ("modalities", "set[string]"), ("reasons", "vector[string]"),
-        ("model", "string"),
+        ("model", "string"), ("incident", "string"),
     ),
 )  # fmt: skip
 
@@ -84,6 +84,9 @@ NOTICE_FIELDS: Final[Mapping[str, str]] = {
     "host": "addr", "peers": "count", "services": "vector[string]", "service_count": "count", "evidence": "double",
     "reasons": "vector[string]", "latest_reasons": "vector[string]", "traffic": "string", "tail": "double",
     "share": "double", "hosts": "count", "window": "interval", "windows": "count",
+    "incident": "string", "kind": "string", "technique": "string", "first_seen": "time", "last_seen": "time",
+    "connections": "count", "odd": "count", "actors": "vector[string]", "actor_count": "count",
+    "targets": "vector[string]", "refused": "count", "sent": "count", "limit": "double",
 }  # fmt: skip
 
 NOTICE: Final = Stream(
@@ -149,7 +152,7 @@ def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]
     return [
         c.ts, c.uid, c.orig_h, c.orig_p, c.resp_h, c.resp_p, v.proto, v.service, v.community_id, v.stage,
         v.score, v.p_value, Coded(same, (v.threshold,)), v.verdict, *v.reliance.T, v.modalities, v.reasons,
-        Coded(same, (v.model,)),
+        Coded(same, (v.model,)), v.incident,
     ]  # fmt: skip
 
 

@@ -306,5 +306,8 @@ def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
     now, first = float(c.end.max()), float(c.end[0])
     if "conn" in logs:
         logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
-    logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
+    if judged.revised:
+        logs["cmdana"].write(judged.rows(), now, first)
+    else:
+        logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
     logs["notice"].write(map(notice_row, judged.notices), now, first)

@@ -10,6 +10,7 @@ from .recipe import Variant as Variant
 from .recording import Corpus as Corpus
 from .recording import Recording as Recording
 from .recording import balance as balance
+from .recording import entities_of as entities_of
 from .recording import gather as gather
 from .sources import Learned as Learned
 from .sources import joining as joining

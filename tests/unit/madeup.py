@@ -6,9 +6,6 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmdana_plugin.config import Incident
-from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, HostIncident, Notice, Role
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector.scores import score_of
@@ -92,10 +89,18 @@ def notice(v: Verdict) -> Notice:
 
 
 def incident(v: Verdict, role: Role = "originator", host: str = "", odd: int = 2) -> Notice:
-    """A notice about a host with `odd` odd connections to or from one other, dns and 445/tcp, noticed by `v`."""
-    host = host or (v.orig_h if role == "originator" else v.resp_h)
-    of_host = HostIncident(role, host, odd, 1, ("dns", "445/tcp"), 2, 8.4, ("attack", "site"))
-    return Notice(v.ts, ANOMALOUS_HOST, f"{role}|{host}|{odd}", v, explained=True, incident=of_host)
+    """A notice about an incident of `odd` connections to or from one other host, dns and 445/tcp, noticed by `v`."""
+    orig = role == "originator"
+    host, peer = host or (v.orig_h if orig else v.resp_h), v.resp_h if orig else v.orig_h
+    of_host = HostIncident(
+        id=f"incident-{role}-{host}", role=role, host=host, kind="scan",
+        headline=f"scans: {odd} ports of {peer} in 5 s" if orig else f"is scanned: {odd} ports in 5 s from {peer}",
+        technique="T1046", first_seen=START, last_seen=START + 5.0, connections=odd, odd=odd - 1, hosts=(host,),
+        host_count=1, targets=(peer,), peers=1, services=("dns", "445/tcp"), service_count=2, refused=0, sent=1200,
+        evidence=3.4, limit=1.7, why=("20 attempts without an answer in 5 s", "a reason; of two parts"),
+        uids=(v.uid,),
+    )  # fmt: skip
+    return Notice(v.ts, ANOMALOUS_HOST, of_host.id, v, explained=True, incident=of_host, suppress_for=0.0)
 
 
 def row(columns: Mapping[str, Value]) -> tuple[Value, ...]:
@@ -106,13 +111,16 @@ def row(columns: Mapping[str, Value]) -> tuple[Value, ...]:
 def write_logs(
     folder: Path, rows: Sequence[Verdict], fmt: Format = "tsv", extra: Sequence[Mapping[str, Value]] = ()
 ) -> None:
-    """cmdana.log, notice.log (as the decider raises them, and rows with the columns `extra`) and conn.log."""
+    """cmdana.log, notice.log (of odd connections, and rows with the columns `extra`) and conn.log."""
     folder.mkdir(parents=True, exist_ok=True)
-    decider = Decider(Budget(), Incident())
+    told: set[tuple[str, str, int]] = set()
     cmdana, raised, conn = (LogWriter(folder, stream, fmt) for stream in (CMDANA, NOTICE, CONN))
     for v in rows:
         cmdana.write([v], v.ts)
-        raised.write([row(notice_columns(n)) for n in decider.receive(v, v.ts, "site")], v.ts)
+        pair = v.orig_h, v.resp_h, v.resp_p
+        if v.verdict != "benign" and pair not in told:
+            told.add(pair)
+            raised.write([row(notice_columns(notice(v)))], v.ts)
         conn.write(
             [(
                 v.ts, v.uid, v.orig_h, v.orig_p, v.resp_h, v.resp_p, v.proto, v.service, 1.5, 500, 90_000, "SF", True,

@@ -90,7 +90,7 @@ path = "blind.safetensors"
 state_key = "known.key"
 max_hosts = 1
 [incident]
-evidence = 1e9
+quiet = 1e9
 [endpoint]
 url = "ws://192.0.2.1/"
 [logs]
@@ -121,7 +121,7 @@ def test_a_file_of_the_working_folder_runs_redirects_and_hides_nothing(alone: Pa
     assert found.ignored == (
         "[capture] engine", "[model] path", "[model] max_hosts", "[model] state_key",
         "[verdict] alerts_per_day", "[verdict] connections_per_day", "[verdict] suppress_for", "[verdict] allow",
-        "[incident] evidence", "[endpoint] url", "[zeek] path", "[zeek] scripts",
+        "[incident] quiet", "[endpoint] url", "[zeek] path", "[zeek] scripts",
     )  # fmt: skip
     assert all(key in found.words() for key in found.ignored)
     assert "plugin.toml of the working folder" in found.words()

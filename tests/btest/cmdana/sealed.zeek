@@ -13,8 +13,8 @@ event zeek_init() &priority=-20
 	{
 	print sealed("CMDANA::welcome", "{\"v\":6}");
 	print opened("CMDANA::welcome", sealed("CMDANA::welcome", "{}")) == "";
-	local said_words = "{\"v\":6,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
-	local said = "9ca6ae9b60480f424ca7597e46dbd92f353b2d50257e54073a6e1808f598683d" + said_words;
+	local said_words = "{\"v\":7,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
+	local said = "00f07fb010cf35108812e8e7dd392d0d3500d5f3eba81a5de8f1363d96c07650" + said_words;
 	print opened("CMDANA::alive", said) == said_words;
 	print opened("CMDANA::verdicts", said) == "";
 	print opened("CMDANA::alive", said_words) == "";

@@ -95,3 +95,34 @@ def test_an_unknown_uid_and_a_folder_without_verdicts_get_one_clear_line(tmp_pat
     madeup.write_logs(tmp_path, history(3))
     with pytest.raises(RecordError, match=r"no verdict on uid Cnope in the cmdana\.log there"):
         explain("Cnope", tmp_path)
+
+
+def test_of_a_connection_of_an_incident_the_whole_course_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = "incident-originator-10.0.0.5"
+    rows = [
+        madeup.verdict(madeup.START + 60.0 * i, i, "10.0.0.5", f"192.0.2.{i}", 22, "ssh", 1e-4)
+        for i in range(24)
+    ]
+    rows = [v._replace(incident=mark) for v in rows]
+    before = rows[0]._replace(score=0.2, p_value=0.05, verdict="benign", incident=None)
+    revised = before._replace(stage="revised", verdict="anomalous", incident=mark)
+    told = notice_columns(madeup.incident(rows[5], odd=24))
+    madeup.write_logs(tmp_path, [before, *rows[1:], revised], extra=[told])
+    found = explain(before.uid, tmp_path)
+    assert [r["stage"] for r in found.verdicts] == ["final", "revised"]
+    assert found.verdict["incident"] == mark
+    assert (found.host_verdicts, len(found.unfolding.points)) == (24, 24)
+    said = explanation_object(found)
+    assert said["incident"] == mark
+    steps = said["unfolding"]
+    assert isinstance(steps, list)
+    assert [step["connections"] for step in steps] == [2] * 12
+    assert steps[-1]["targets"] == 24
+    assert steps[-1]["size"] == 2 * 90_500
+    json.dumps(said)
+    text = printed(tmp_path, before.uid, monkeypatch)
+    assert "turned out to belong to an incident" in text
+    assert f"How incident {mark} unfolded" in text
+    assert "scans: 24 ports of 192.0.2.5 in 5 s" in text

@@ -15,10 +15,9 @@ import pytest
 from cmdana_plugin.analyst import charts, report
 from cmdana_plugin.decision.notice import DETECTOR_LOST
 from cmdana_plugin.decision.verdict import Verdict
-from cmdana_plugin.logs.notices import notice_columns, read_notices
-from cmdana_plugin.logs.streams import NOTICE, LogError, LogWriter
+from cmdana_plugin.logs.notices import notice_columns
+from cmdana_plugin.logs.streams import LogError
 from feature_extractors.errors import RecordError
-from feature_extractors.readers import PassedOver
 
 
 def odd(ts: float, i: int, orig: str = "10.0.0.66", reasons: Sequence[str] = ("a reason",)) -> Verdict:
@@ -98,12 +97,15 @@ def test_an_incident_tells_the_reasons_of_all_from_those_of_its_latest_connectio
     v = odd(madeup.START, 1, reasons=("one thing", "another; and more"))._replace(verdict="benign")
     madeup.write_logs(tmp_path, [v], extra=[notice_columns(madeup.incident(v))])
     (incident,) = report.gather(tmp_path).incidents.values()
-    assert incident.reasons == ["resembles attacks seen in training", "unusual for this service at this site"]
+    assert incident.reasons == ["20 attempts without an answer in 5 s", "a reason; of two parts"]
     assert incident.latest == ["one thing", "another; and more"]
-    assert incident.evidence == 8.4
+    assert incident.evidence == 3.4
     page = page_of(tmp_path)
     assert "<li>another; and more</li>" in page
-    assert "Evidence in all: 8 decades." in page
+    assert (
+        "Evidence 3.4: 1 in 2,500 hours of normal hosts hold as much; an incident begins at 1.7, 1 in 50."
+        in page
+    )
 
 
 def test_the_page_gives_the_score_of_a_connection_beside_its_title_and_not_in_it(tmp_path: Path) -> None:
@@ -121,26 +123,46 @@ def test_the_page_gives_the_score_of_a_connection_beside_its_title_and_not_in_it
     )
 
 
-def test_a_notice_log_of_an_older_version_gives_the_same_incidents(tmp_path: Path) -> None:
+def test_a_notice_log_of_an_older_version_gives_incidents_by_host(tmp_path: Path) -> None:
     rows = [odd(madeup.START + i, i, reasons=("one thing", "another")) for i in range(30)]
-    scan = notice_columns(madeup.incident(rows[29]))
-    madeup.write_logs(tmp_path / "new", rows, extra=[scan])
-    notices = list(read_notices(tmp_path / "new" / "notice.log", PassedOver()))
-    lists = ("actions", "email_dest")
-    old = [
-        {name: tuple(v) if name in lists else v for name, v in n.items() if not name.startswith("cmdana.")}  # type: ignore[arg-type]
-        for n in notices
+    v = rows[29]
+    scan = {
+        "ts": v.ts, "uid": v.uid, "note": "CMDANA::Anomalous_Host", "src": v.orig_h, "n": 20,
+        "msg": "10.0.0.66 is behind 20 odd connections to 1 host (445/tcp)",
+        "sub": "resembles attacks seen in training; evidence 8 decades; latest: one thing; another",
+    }  # fmt: skip
+    madeup.write_logs(tmp_path, rows, extra=[scan, scan | {"ts": v.ts + 60, "n": 200}])
+    seen = report.gather(tmp_path)
+    assert len(seen.incidents) == 2
+    found = seen.incidents["CMDANA::Anomalous_Host", "originator|10.0.0.66"]
+    assert (found.notices, found.n, found.evidence) == (2, 200, 8.0)
+    assert (found.reasons, found.latest) == (["resembles attacks seen in training"], ["one thing", "another"])
+    assert found.trigger is not None
+
+
+def test_an_incident_is_drawn_as_it_unfolded_and_its_revised_rows_are_no_new_connections(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        odd(madeup.START + 5.0 * i, i)._replace(resp_p=i, incident="incident-originator-10.0.0.66")
+        for i in range(40)
     ]
-    madeup.write_logs(tmp_path / "old", rows)
-    log = LogWriter(tmp_path / "old", NOTICE, "json")
-    log.write(map(madeup.row, old), madeup.START)
-    log.close()
-    new, read = (report.gather(tmp_path / name) for name in ("new", "old"))
-    for incident in new.incidents.values():
-        incident.evidence = incident.evidence and round(incident.evidence)  # the words say no more
-    assert len(new.incidents) == 2
-    assert read.incidents == new.incidents
-    assert read.noticed == new.noticed
+    before = [usual(madeup.START - 9, 90)._replace(orig_h="10.0.0.66")]
+    revised = [v._replace(stage="revised", verdict="anomalous", incident=rows[0].incident) for v in before]
+    notices = [notice_columns(madeup.incident(rows[k], odd=n)) for k, n in ((2, 3), (39, 40))]
+    madeup.write_logs(tmp_path, [*before, *rows, *revised], extra=notices)
+    seen = report.gather(tmp_path)
+    assert seen.connections == 41
+    (incident,) = [i for i in seen.incidents.values() if i.id]
+    unfolding = seen.unfoldings.of[incident.id]
+    assert len(unfolding.points) == 41
+    assert incident.times == [rows[2].ts, rows[39].ts]
+    assert unfolding.reached()[-1][1:] == (2, 41)
+    assert sum(step.connections for step in unfolding.steps()) == 41
+    page = page_of(tmp_path)
+    assert "How incident incident-originator-10.0.0.66 unfolded" in page
+    assert "reached: 2 hosts (whole line), 41 ports (dashed)" in page
+    assert "MITRE ATT&amp;CK T1046" in page
 
 
 def test_a_scan_takes_one_line_of_the_oddest_and_says_how_many_there_were(tmp_path: Path) -> None:

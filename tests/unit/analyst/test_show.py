@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import madeup
 import pytest
 
 from cmdana_plugin import compile_cache as compiled
@@ -46,3 +47,35 @@ def test_hosts_whose_evidence_was_let_go_are_said(capsys: pytest.CaptureFixture[
         show.summary(made, tmp_path, None)
         assert ("evidence against 899,995 hosts let go" in " ".join(capsys.readouterr().out.split())) is said
         assert show.summary_object(made, tmp_path, None)["forgotten"] == forgotten
+
+
+def test_no_incident_comes_with_what_lay_just_below_and_what_cannot_be_seen(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = Summary(
+        ["a.pcap"], connections=100, first=1.0, last=61.0, answered=1, nearest=[(1.4, "10.0.0.5")], limit=1.6
+    )
+    made.unseen = list(made._unseen())
+    show.summary(made, tmp_path, None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no incident" in said
+    assert "just below an incident, which begins at an evidence of 1.6: 10.0.0.5 (1.4)" in said
+    assert "what this material cannot show: what takes an hour or more (beacons, slow scans)" in said
+    assert "there are logs only" in said
+    assert "it holds one direction only" in said
+    assert show.summary_object(made, tmp_path, None)["nearest"] == [{"evidence": 1.4, "host": "10.0.0.5"}]
+
+
+def test_an_incident_is_shown_once_as_it_was_known_at_the_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, later = (madeup.incident(madeup.VERDICT, odd=n) for n in (3, 30))
+    end = madeup.incident(madeup.VERDICT, odd=77).incident
+    assert end is not None
+    made = Summary(["a.pcap"], notices=[first, later], incidents=[end])
+    show.summary(made, tmp_path, None)
+    said = capsys.readouterr().out
+    assert said.count("scans: ") == 1
+    assert "scans: 77 ports" in said
+    assert "1 incident in 2 notices" in said
+    assert "no incident" not in said

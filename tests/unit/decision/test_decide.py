@@ -1,28 +1,47 @@
-"""Decisions: the budget sets the threshold, a scan is one incident, and what is allowed or repeated stays quiet."""
+"""Decisions: what is rare for a host's hour is an incident, one notice however it grows; normal hours are none."""
 
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 import pytest
+from incident_rows import asked, connection, rows
 
 from cmdana_plugin.config import ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision.incidents import AllowList, Decider, threshold
+from cmdana_plugin.decision.allow import AllowList
+from cmdana_plugin.decision.incidents import REVISED, Decided, Decider, threshold
 from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice
-from cmdana_plugin.decision.verdict import Verdict
+from cmdana_plugin.decision.seen import Seen
 from cmdana_plugin.detector.scores import p_value_of
 
-
-def verdict(
-    p: float, word: str = "anomalous", port: int = 80, orig: str = "10.0.0.5", resp: str = "10.0.0.9"
-) -> Verdict:
-    return Verdict(
-        ts=100.0, uid=f"C{port}", orig_h=orig, orig_p=40000, resp_h=resp, resp_p=port, proto="tcp", service=None,
-        community_id="1:x", stage="final", score=0.9, p_value=p, threshold=0.5, verdict=word, packet_reliance=0.2,
-        connection_reliance=0.5, log_reliance=0.1, state_reliance=0.2, modalities=("packet", "connection"),
-        reasons=("expected 1 port, saw 40",), model="m",
-    )  # fmt: skip
+HOUR = 3600.0
 
 
-def notes(found: list[Notice]) -> list[str]:
-    return [n.note for n in found]
+def decided(decider: Decider, seen: Iterable[Seen], size: int = 100) -> list[Decided]:
+    some = sorted(seen, key=lambda s: s.end)
+    return [decider.receive(rows(some[i : i + size])) for i in range(0, len(some), size)]
+
+
+def notices(decider: Decider, seen: Iterable[Seen], size: int = 100) -> list[Notice]:
+    return [n for d in decided(decider, seen, size) for row in sorted(d.notices) for n in d.notices[row]]
+
+
+def scan(ports: Sequence[int], begin: float = 0.0, orig: str = "10.0.0.5", p: float = 1e-4) -> list[Seen]:
+    return [connection(begin + i / 100, p, port=port, orig=orig, tried=True) for i, port in enumerate(ports)]
+
+
+def office(hours: int, hosts: int = 40, seed: int = 1) -> list[Seen]:
+    """Hosts whose p-values are uniform, as benign ones are."""
+    rng = np.random.default_rng(seed)
+    n = hours * hosts * 30
+    return [
+        connection(float(ts), float(p), orig=f"10.1.0.{host}", resp=f"192.0.2.{peer}", port=443)
+        for ts, p, host, peer in zip(
+            np.sort(rng.random(n)) * hours * HOUR, rng.random(n), rng.integers(0, hosts, n),
+            rng.integers(0, 50, n), strict=True,
+        )
+    ]  # fmt: skip
 
 
 def test_the_threshold_is_the_share_of_connections_that_the_budget_allows() -> None:
@@ -31,83 +50,182 @@ def test_the_threshold_is_the_share_of_connections_that_the_budget_allows() -> N
     assert threshold(Budget(alerts_per_day=1.0, connections_per_day=20_000)) > t
 
 
-def test_one_odd_connection_is_one_notice_with_its_reasons() -> None:
-    (notice,) = Decider(Budget(), Incident()).receive(verdict(1e-4), now=200.0)
-    assert notice.note == ANOMALOUS_CONNECTION
-    assert notice.verdict == verdict(1e-4)
-    assert (notice.ts, notice.identifier) == (100.0, "10.0.0.5|10.0.0.9|80/tcp")
-
-
-def test_a_scan_of_a_thousand_ports_is_a_handful_of_notices_and_not_a_thousand() -> None:
+def test_a_scan_of_a_thousand_ports_is_one_incident_that_is_told_a_few_times() -> None:
     decider = Decider(Budget(), Incident())
-    raised = [
-        n
-        for port in range(1, 1001)
-        for n in decider.receive(
-            verdict(1e-3, port=port), 200.0 + port / 100, "site" if port % 3 else "attack"
-        )
+    raised = notices(decider, scan(range(1, 1001)))
+    assert 2 <= len(raised) <= 5
+    assert len({n.identifier for n in raised}) == 1
+    last = raised[-1].incident
+    assert last is not None
+    assert (last.kind, last.technique, last.role, last.host) == ("scan", "T1046", "originator", "10.0.0.5")
+    (known,) = decider.incidents()
+    assert known.headline.startswith("scans: 1,000 ports of 10.0.0.9 in ")
+    assert (known.connections, known.peers, known.targets) == (1000, 1, ("10.0.0.9",))
+    assert (known.first_seen, known.last_seen) == (0.0, pytest.approx(9.99))
+
+
+def test_no_single_odd_connection_is_needed() -> None:
+    mild = [
+        connection(float(i), 0.01, orig="10.0.0.5", resp="10.0.0.7", port=22, service="ssh")
+        for i in range(60)
     ]
-    assert len(raised) <= 12
-    assert notes(raised).count(ANOMALOUS_HOST) >= 2  # it opens, and is noticed again as it grows
-    first = next(n for n in raised if n.note == ANOMALOUS_HOST)
-    assert first.incident is not None
-    assert (first.incident.role, first.incident.host, first.incident.peers) == ("originator", "10.0.0.5", 1)
-    latest = [n.incident for n in raised if n.incident][-1]
-    assert latest.odd == 500
-    assert latest.services == ("1/tcp", "2/tcp", "3/tcp")
-    assert latest.service_count == 256  # or more
-    assert latest.evidence > first.incident.evidence > Incident().evidence
-    assert latest.components == ("site", "attack")
+    raised = notices(Decider(Budget(), Incident()), mild)
+    assert raised
+    assert raised[0].note == ANOMALOUS_HOST
+
+
+def test_one_connection_odd_enough_is_an_incident_of_one_connection() -> None:
+    (notice,) = notices(Decider(Budget(), Incident()), [connection(5.0, 1e-9)])
+    assert notice.note == ANOMALOUS_CONNECTION
+    assert notice.incident is not None
+    assert notice.incident.connections == 1
+    assert notice.incident.headline == "opens 1 unusual connection to 10.0.0.9 (80/tcp)"
+    assert notices(Decider(Budget(), Incident()), [connection(5.0, 1e-3)]) == []
+
+
+def test_normal_hours_bring_no_more_incidents_than_the_budget_says() -> None:
+    decider = Decider(Budget(alerts_per_day=10.0), Incident())
+    found = {n.identifier for n in notices(decider, office(24), 4096)}
+    assert len(found) <= 10.0 + 3 * math.sqrt(10.0)
+
+
+def test_a_larger_site_has_a_higher_limit_and_no_more_incidents() -> None:
+    small, large = (Decider(Budget(alerts_per_day=5.0), Incident()) for _ in range(2))
+    few = {n.identifier for n in notices(small, office(6, 40), 4096)}
+    many = {n.identifier for n in notices(large, office(6, 250), 4096)}
+    assert large.evidence.limit > small.evidence.limit
+    assert max(len(few), len(many)) <= 5.0 + 3 * math.sqrt(5.0)
+
+
+def test_where_every_host_is_odd_the_site_itself_says_what_is_usual() -> None:
+    """A model that does not fit: p-values ten times too small, at the same rate in every hour and of every host."""
+    decider = Decider(Budget(alerts_per_day=10.0), Incident())
+    misfit = [s._replace(evidence=s.evidence * 2) for s in office(24)]
+    found = decided(decider, misfit, 4096)
+    ids = [{n.identifier for some in d.notices.values() for n in some} for d in found]
+    half = len(ids) // 2
+    assert len(set().union(*ids[half:])) <= 10.0
+    late = 24 * HOUR
+    assert notices(decider, scan(range(1, 400), late, p=1e-9)), "an attack is one still"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_however_the_stream_is_cut_the_incidents_are_the_same(size: int) -> None:
+    stream = [*office(3), *scan(range(1, 300), 1.5 * HOUR), *scan(range(1, 60), 2.5 * HOUR, "10.1.0.3", 1e-3)]
+    expected = notices(Decider(Budget(), Incident()), stream)
+    assert expected
+    assert notices(Decider(Budget(), Incident()), stream, size) == expected
 
 
 def test_a_flood_from_many_sources_is_an_incident_of_the_responder() -> None:
-    decider = Decider(Budget(), Incident())
-    raised = [
-        n
-        for i in range(500)
-        for n in decider.receive(verdict(1e-3, orig=f"198.51.{i // 250}.{i % 250}"), now=200.0 + i / 100)
+    flood = [
+        connection(200.0 + i / 100, 1e-3, orig=f"198.51.{i // 250}.{i % 250}", tried=True) for i in range(500)
     ]
-    about = [n.incident for n in raised if n.incident]
-    assert about[0].role == "responder"
-    assert about[0].host == "10.0.0.9"
-    assert len(raised) <= 12
-
-
-def test_ordinary_connections_never_add_up_to_an_incident() -> None:
     decider = Decider(Budget(), Incident())
-    ps = [(i % 97 + 0.5) / 97 for i in range(5000)]  # uniform, as benign p-values are
-    assert [
-        n for i, p in enumerate(ps) for n in decider.receive(verdict(p, word="benign"), now=200.0 + i)
-    ] == []
+    raised = notices(decider, flood)
+    assert {n.incident.host for n in raised if n.incident} == {"10.0.0.9"}
+    (known,) = decider.incidents()
+    assert (known.role, known.kind, known.technique) == ("responder", "flood", "T1498")
+    assert known.headline.startswith("is flooded at 80/tcp: ")
+    assert known.headline.endswith(" hosts")
 
 
-def test_an_incident_is_over_after_the_quiet_time_and_the_next_one_is_noticed_again() -> None:
-    decider = Decider(Budget(), Incident(quiet=600.0))
-    first = [n for i in range(20) for n in decider.receive(verdict(1e-4, port=i + 1), now=1000.0 + i)]
-    again = [n for i in range(20) for n in decider.receive(verdict(1e-4, port=i + 101), now=9000.0 + i)]
-    assert notes(first).count(ANOMALOUS_HOST) >= 1
-    assert notes(again).count(ANOMALOUS_HOST) >= 1
+def test_what_came_before_is_told_anew_when_an_incident_opens() -> None:
+    quiet = [connection(float(i), 0.05, port=22, service="ssh") for i in range(3)]
+    burst = [connection(100.0 + i, 1e-5, port=22, service="ssh") for i in range(6)]
+    (out,) = decided(Decider(Budget(), Incident()), [*quiet, *burst])
+    assert out.revised
+    assert {v.stage for _, v in out.revised} == {REVISED}
+    assert {v.incident for _, v in out.revised} == set(out.incident.values())
+    assert {v.uid for _, v in out.revised}.isdisjoint(
+        {s.verdict.uid for k, s in enumerate([*quiet, *burst]) if k in out.incident}
+    )
+    assert len(out.revised) + len(out.incident) == 9
+    assert all(v.verdict == "anomalous" and v.reasons for _, v in out.revised)
 
 
-def test_the_same_notice_is_not_repeated_within_suppress_for_and_is_counted() -> None:
-    decider = Decider(Budget(suppress_for=60.0), Incident(evidence=1000.0))
-    assert len(decider.receive(verdict(1e-4), now=0.0)) == 1
-    assert decider.receive(verdict(1e-4), now=59.0) == []
+def test_an_incident_is_over_after_the_quiet_time_and_goes_on_unsaid_where_it_comes_back_soon() -> None:
+    decider = Decider(Budget(suppress_for=3600.0), Incident(quiet=600.0))
+    first = notices(decider, scan(range(1, 30), 0.0))
+    assert decider.open_hosts(10.0) == {"10.0.0.5"}
+    assert decider.open_hosts(10.0 + 1200.0) == frozenset()
+    again = notices(decider, scan(range(101, 130), 2000.0))
+    assert {n.identifier for n in again} <= {n.identifier for n in first}
     assert decider.suppressed == 1
-    assert len(decider.receive(verdict(1e-4), now=60.0)) == 1
+    late = notices(decider, scan(range(201, 230), 40_000.0))
+    assert late
+    assert late[0].identifier != first[0].identifier
 
 
-def test_an_early_notice_is_not_raised_again_at_the_end_of_the_connection() -> None:
+def test_a_known_attack_is_named_by_the_note() -> None:
+    stream = [connection(float(i), 1e-5, word="ssh-bruteforce") for i in range(5)]
+    raised = notices(Decider(Budget(), Incident()), stream)
+    assert raised[-1].note == KNOWN_ATTACK
+    assert raised[-1].incident is not None
+    assert "known as ssh-bruteforce" in raised[-1].incident.headline
+
+
+def test_hosts_that_do_the_same_thing_are_one_incident() -> None:
+    """A roll-out: a new server that every host of the site talks to at once."""
+    stream = [
+        connection(
+            1000.0 + host + 60.0 * k, 1e-4, orig=f"10.0.1.{host}", resp="203.0.113.7", port=443, domain="update.example"
+        )
+        for host in range(30)
+        for k in range(4)
+    ]  # fmt: skip
     decider = Decider(Budget(), Incident())
-    assert len(decider.receive(verdict(1e-4)._replace(stage="early"), now=10.0)) == 1
-    assert decider.receive(verdict(1e-4), now=20.0) == []
+    assert len(notices(decider, stream)) == 1
+    (known,) = decider.incidents()
+    assert known.host_count == 30
+    assert len(known.hosts) == 8
 
 
-def test_a_known_attack_is_named() -> None:
-    (notice,) = Decider(Budget(), Incident()).receive(verdict(1e-4, word="ssh-bruteforce"), now=0.0)
-    assert notice.note == KNOWN_ATTACK
-    assert notice.verdict is not None
-    assert notice.verdict.verdict == "ssh-bruteforce"
+def test_in_an_hour_in_which_everybody_is_odder_only_who_is_odder_than_they_is_an_incident() -> None:
+    """A surge: every host of the site does more of everything, each with partners of its own."""
+    calm = office(3)
+    surge = [
+        connection(
+            3 * HOUR + 40.0 * k + host / 10, 0.001, orig=f"10.1.0.{host}", resp=f"192.0.2.{host}", port=443
+        )
+        for host in range(40)
+        for k in range(30)
+    ]
+    decider = Decider(Budget(alerts_per_day=3.0), Incident())
+    told = {n.identifier for n in notices(decider, [*calm, *surge])}
+    alone = Decider(Budget(alerts_per_day=3.0), Incident())
+    assert notices(alone, [*calm, *[s for s in surge if s.verdict.orig_h == "10.1.0.7"]]), (
+        "one that does so alone"
+    )
+    assert len(told) <= 3
+    attack = scan(range(1, 300), 3 * HOUR + 3000.0, "10.1.0.9", 1e-7)
+    found = Decider(Budget(alerts_per_day=3.0), Incident())
+    notices(found, [*calm, *surge, *attack])
+    assert "scan" in {i.kind for i in found.incidents()}
+
+
+def test_hops_from_host_to_host_are_one_incident_that_moves() -> None:
+    hops = [("10.0.0.5", "10.0.0.6"), ("10.0.0.6", "10.0.0.7"), ("10.0.0.7", "10.0.0.8")]
+    stream = [
+        connection(60.0 * hop + k, 1e-5, orig=a, resp=b, port=22, service="ssh")
+        for hop, (a, b) in enumerate(hops)
+        for k in range(4)
+    ]
+    decider = Decider(Budget(), Incident())
+    notices(decider, stream)
+    (known,) = decider.incidents()
+    assert (known.kind, known.technique) == ("lateral movement", "T1021.004")
+    assert known.headline == "moves: SSH from 10.0.0.5 to 10.0.0.6 to 10.0.0.7"
+    assert known.host_count == 3
+
+
+def test_an_early_verdict_opens_an_incident_that_its_final_one_belongs_to() -> None:
+    decider = Decider(Budget(), Incident())
+    before = [connection(1.0, 0.05)]
+    early = connection(10.0, 1e-9, port=81)
+    early = early._replace(verdict=early.verdict._replace(stage="early"))
+    final = connection(50.0, 1e-9, port=81)
+    assert len(notices(decider, [*before, early, final], 1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,7 +244,7 @@ def test_a_known_attack_is_named() -> None:
 )
 def test_the_allow_list_covers_what_it_says(entry: str, allowed: bool) -> None:
     decider = Decider(Budget(allow=(entry,)), Incident())
-    assert (decider.receive(verdict(1e-4), now=0.0) == []) is allowed
+    assert (notices(decider, [connection(0.0, 1e-9)]) == []) is allowed
     assert decider.allowed == int(allowed)
 
 
@@ -138,18 +256,53 @@ def test_an_entry_of_another_form_stops_at_the_start(entry: str) -> None:
 
 def test_the_table_of_hosts_stays_within_its_bound_and_counts_what_it_forgets() -> None:
     decider = Decider(Budget(), Incident(max_hosts=10))
-    for i in range(100):
-        decider.receive(verdict(1e-4, orig=f"198.51.100.{i}", resp=f"203.0.113.{i}"), now=float(i))
+    decided(
+        decider,
+        [connection(float(i), 0.01, orig=f"198.51.100.{i}", resp=f"203.0.113.{i}") for i in range(100)],
+    )
     assert decider.forgotten > 0
-    assert sum(map(len, decider._hosts.values())) <= 10
+    assert len(decider.evidence) <= 10
 
 
-def test_what_brings_no_evidence_to_hosts_without_any_leaves_no_trace() -> None:
+def test_a_flood_of_spoofed_sources_does_not_drive_out_a_host_with_more_against_it() -> None:
+    decider = Decider(Budget(), Incident(max_hosts=64))
+    slow = [connection(60.0 * i, 1e-3, orig="10.0.0.77", resp="203.0.113.5", port=443) for i in range(2)]
+    flood = [
+        connection(200.0 + i / 1000, 0.02, orig=f"100.{i % 200}.{i // 200}.1", resp="10.0.0.10", tried=True)
+        for i in range(4000)
+    ]
+    rest = [
+        connection(600.0 + 60.0 * i, 1e-3, orig="10.0.0.77", resp="203.0.113.5", port=443) for i in range(8)
+    ]
+    found = notices(decider, [*slow, *flood, *rest])
+    assert "10.0.0.77" in {n.incident.host for n in found if n.incident}
+
+
+def test_what_brings_no_evidence_takes_no_place() -> None:
     decider = Decider(Budget(), Incident())
-    decider.receive(verdict(0.5), now=1.0)
-    assert not any(decider._hosts.values())
-    decider.receive(verdict(1e-4), now=2.0)
-    assert all(decider._hosts.values())
-    for later in range(3, 100):
-        decider.receive(verdict(0.5), now=float(later))
-    assert not any(decider._hosts.values())
+    decided(decider, [connection(float(i), 0.5, orig=f"10.0.1.{i}") for i in range(50)])
+    assert len(decider.evidence) == 0
+
+
+def test_what_lay_just_below_an_alarm_is_known() -> None:
+    decider = Decider(Budget(alerts_per_day=0.01), Incident())
+    assert notices(decider, [connection(float(i), 0.01) for i in range(5)]) == []
+    ((evidence, host),) = decider.nearest()
+    assert host == "10.0.0.5"
+    assert 0.5 < evidence < decider.evidence.limit
+
+
+def test_what_is_usual_of_a_host_is_what_it_did_in_the_hours_before() -> None:
+    day = [
+        asked(600.0 * i, 0.5, ("SSH login", "SSH logins", "refused"), refused=1, port=22, service="ssh")
+        for i in range(24)
+    ]
+    guessing = [
+        asked(5 * HOUR + i, 1e-4, ("SSH login", "SSH logins", "refused"), refused=6, port=22, service="ssh")
+        for i in range(21)
+    ]
+    decider = Decider(Budget(), Incident())
+    notices(decider, [*day, *guessing])
+    (known,) = decider.incidents()
+    assert (known.kind, known.technique, known.refused) == ("password guessing", "T1110", 126)
+    assert known.headline == "tries passwords: 126 SSH logins refused by 10.0.0.9 in 20 s, usual is 115 a day"

@@ -87,14 +87,9 @@ class Course:
     site: NDArray[np.float64]  # the site history's p-values
     notices: list[Notice]
 
-    def told(self, hosts: set[str]) -> set[tuple[str, str]]:
-        """The kinds of notices about these hosts."""
-        about = [
-            (n.note, [n.incident.host] if n.incident else [n.verdict.orig_h, n.verdict.resp_h])
-            for n in self.notices
-            if n.verdict
-        ]
-        return {(note, h) for note, some in about for h in some if h in hosts}
+    def told(self, hosts: set[str]) -> set[str]:
+        """Those of these hosts that a notice is about."""
+        return {h for n in self.notices if n.incident for h in n.incident.hosts} & hosts
 
 
 def judged(judge: Judge, windows: Windows) -> Course:
@@ -174,7 +169,7 @@ def test_after_a_flood_of_spoofed_sources_the_same_attacks_are_told(
     for name in ("dns-tunnel-iodine", "exfiltration-tls"):
         assert found.odd[family == name].sum() >= expected.odd[family == name].sum() > 0
     assert found.odd[family == "benign"].mean() < 0.01
-    assert sum(map(len, flooded.decider._hosts.values())) <= INCIDENTS
+    assert len(flooded.decider.evidence) <= INCIDENTS
     assert flooded.decider.forgotten > 0 or kind == "dns", "hosts let go are counted"
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.judge import Judge, Judged, component_reasons, oddest_components
-from cmdana_plugin.decision.verdict import NO_VERDICTS, Verdicts, coded
+from cmdana_plugin.decision.verdict import NO_VERDICTS, verdicts_of
 from cmdana_plugin.detector.scores import Scores, score_of
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import Encoded, take_encoded
@@ -49,15 +49,7 @@ def test_a_benign_row_has_no_reasons_and_a_detector_without_components_gives_non
 
 def test_verdicts_in_columns_are_the_verdicts() -> None:
     v = VERDICT
-    block = Verdicts(
-        np.array([v.ts]), np.array([v.uid], "S20"), [v.orig_h], np.array([v.orig_p], np.uint16), [v.resp_h],
-        np.array([v.resp_p], np.uint16), coded([v.proto]), coded([v.service]),
-        np.array([v.community_id], "S30"), coded([v.stage]),
-        np.array([v.score]), np.array([v.p_value]), v.threshold, coded([v.verdict]),
-        np.array([[v.packet_reliance, v.connection_reliance, v.log_reliance, v.state_reliance]]), coded([v.modalities]),
-        [v.reasons],
-        v.model,
-    )  # fmt: skip
+    block = verdicts_of([v])
     assert list(block) == [v]
     assert block[:] == [v]
     assert block[-1] == v
@@ -84,7 +76,8 @@ def apart(n: int, gap: float) -> Encoded:
     hosts[:, 14], hosts[:, 15] = np.arange(n) // 250, last
     others, end = hosts.copy(), START + gap * np.arange(n)
     others[:, 13] = 1
-    return block_of(changed(windows, orig_h=hosts, resp_h=others, ts=end, end=end))
+    block = block_of(changed(windows, orig_h=hosts, resp_h=others, ts=end, end=end))
+    return replace(block, domain=[""] * n)  # else they would do the same thing
 
 
 def explained(judged: list[Judged]) -> list[bool]:
@@ -100,8 +93,11 @@ def test_a_notice_is_explained_and_its_verdict_says_the_same() -> None:
 
 def test_a_flood_of_notices_names_components_until_network_time_has_passed() -> None:
     flood = apart(200, 1e-5)
-    later = replace(flood, connections=replace(flood.connections, end=flood.connections.end + 2.0,
-                                               resp_h=flood.connections.resp_h ^ np.uint8(1)))  # fmt: skip
+    c = flood.connections
+    others = {"orig_h": c.orig_h.copy(), "resp_h": c.resp_h.copy()}
+    for address in others.values():
+        address[:, 13] += 2
+    later = replace(flood, connections=replace(c, end=c.end + 2.0, **others))  # type: ignore[arg-type]
     one, two = (list(Judge(Odd(), Config()).judged([part])) for part in (flood, later))
     assert explained(one) == [True] * 16 + [False] * 184
     assert [n.explained for j in one for n in j.notices] == explained(one)

@@ -3,6 +3,7 @@
 import socket
 import urllib.request
 
+import madeup
 import numpy as np
 import pytest
 from made_windows import block_of, office
@@ -52,7 +53,8 @@ def scraped(port: int) -> dict[tuple[str, str], float]:
 
 def test_what_was_judged_is_what_is_served() -> None:
     judge = Judge(Even(), Config())
-    list(judge.judged([block_of(office(2000))]))
+    (judged,) = judge.judged([block_of(office(2000))])
+    judge.watch.noticed([madeup.incident(madeup.VERDICT)] * 2)
     judge.watch.drift.lifts = {f"kind {i}": Lift(300, 5, float(i), 0, False) for i in range(30)}
     port = free_port()
     stop = serve(port, Numbers(lambda: {"disconnects": 3}, lambda: {"connected": 1.0}, judge.watch, 0.5))
@@ -68,7 +70,9 @@ def test_what_was_judged_is_what_is_served() -> None:
     assert found["cmdana_score_bucket", "0.5"] == 1998
     assert found["cmdana_score_bucket", "0.25"] == pytest.approx(1800, abs=1)  # 0.25 is a p-value of 0.1
     assert found["cmdana_reliance_total", "connection"] / 2000 == pytest.approx(0.6)
-    assert sum(n for (name, _), n in found.items() if name == "cmdana_notices_total") == 2
+    assert sum(n for (name, _), n in found.items() if name == "cmdana_notices_total") == (
+        2 + len(judged.notices)
+    )
     drifts = {label: value for (name, label), value in found.items() if name == "cmdana_drift"}
     assert drifts == {f"kind {i}": float(i) for i in range(10, 30)}
 

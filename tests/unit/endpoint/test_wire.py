@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import madeup
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,9 +17,7 @@ from hypothesis import strategies as st
 
 from cmdana_plugin.decision.notice import (
     ANOMALOUS_CONNECTION,
-    ANOMALOUS_HOST,
     TRAFFIC_DRIFT,
-    HostIncident,
     Notice,
     TrafficDrift,
 )
@@ -351,6 +350,15 @@ def test_benign_verdicts_that_nobody_writes_down_are_counted_only(
     assert (sum(b["finals"] for b in bodies), sum(b["earlies"] for b in bodies)) == (finals, 600 - finals)
 
 
+def test_verdicts_on_earlier_connections_cross_last_and_are_no_new_connections() -> None:
+    revised = verdict(stage="revised", incident="i")
+    bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", block(verdict()), [], block(revised))]
+    assert [(b["finals"], b["earlies"], b["stage"], b["incident"]) for b in bodies] == [
+        (1, 0, [1], [""]),
+        (0, 0, [2], ["i"]),
+    ]
+
+
 def test_notices_cross_without_verdicts() -> None:
     notices = [Notice(1.0, ANOMALOUS_CONNECTION, str(k), verdict()) for k in range(300)]
     bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", NO_VERDICTS, notices)]
@@ -362,13 +370,12 @@ def test_a_notice_crosses_in_words_and_as_the_fields_that_zeek_knows() -> None:
     raised, fields = (re.findall(r"^\t\t(\w+): ", types.split(f"type {name}: record {{")[1].split("};")[0], re.M)
                       for name in ("RaisedNotice", "NoticeFields"))  # fmt: skip
     assert fields == list(NOTICE_FIELDS)
-    incident = HostIncident("responder", "10.0.0.2", 20, 256, ("dns", "22/tcp"), 9, 12.5, ("site",))
     drift = TrafficDrift("dns", 0.01, 0.25, 2000, 8, 3600.0, 3, (("connection", 0.5),))
     alone, of_host, of_traffic = (
         wire._notice(n)
         for n in (
             Notice(1.0, ANOMALOUS_CONNECTION, "id", verdict()),
-            Notice(1.0, ANOMALOUS_HOST, "id", verdict(), explained=True, incident=incident),
+            madeup.incident(verdict(), "responder", odd=20),
             Notice(1.0, TRAFFIC_DRIFT, "id", drift=drift),
         )
     )
@@ -382,6 +389,7 @@ def test_a_notice_crosses_in_words_and_as_the_fields_that_zeek_knows() -> None:
     }  # fmt: skip
     assert (of_host["src"], of_host["dst"], of_host["p"], of_host["n"]) == (None, "10.0.0.2", None, 20)
     assert of_host["fields"]["latest_reasons"] == ('a "b" \\ \n',)
+    assert (of_host["identifier"], of_host["fields"]["technique"]) == ("incident-responder-10.0.0.2", "T1046")
     assert (of_traffic["uid"], of_traffic["n"], of_traffic["fields"]["windows"]) == (None, 2000, 3)
 
 

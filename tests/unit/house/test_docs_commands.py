@@ -105,7 +105,8 @@ def folders(capture: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory)
             shutil.copytree(logs, folder / name)
         (folder / "tests").symlink_to(ROOT / "tests")
         (folder / "docs").mkdir()
-        shutil.copy(ROOT / "docs" / "results.md", folder / "docs")
+        for name in ("results.md", "results-squeezed.md"):
+            shutil.copy(ROOT / "docs" / name, folder / "docs")
         with (DEMO / "labels.csv").open() as file:
             rows = list(csv.DictReader(file))
         labelled(folder / "labels.csv", rows, [""])
@@ -140,9 +141,10 @@ def material(folder: Path, capture: Path, rows: list[dict[str, str]]) -> None:
     (data / "tabular").mkdir()
     nsl(data / "tabular")
     page = (ROOT / "docs" / "researcher.md").read_text()
-    plan = page.split("```\nrecording,network,")[1].split("```")[0]
-    (folder / "plan.csv").write_text(f"recording,network,{plan}")
-    for name in {line.split(",")[0] for line in plan.splitlines()[1:]}:
+    plans = [part.split("```")[0] for part in page.split("```\nrecording,network,")[1:]]
+    for name, plan in zip(("plan.csv", "days.csv"), plans, strict=True):
+        (folder / name).write_text(f"recording,network,{plan}")
+    for name in {line.split(",")[0] for plan in plans for line in plan.splitlines()[1:]}:
         (folder / name).mkdir()
         cut(DEMO / "demo.pcap.gz", folder / name / "capture.pcap", FRAMES // 2)
         labelled(folder / name / "labels.csv", rows, [""])

@@ -124,5 +124,5 @@ def test_json_lines_are_json_whatever_is_unset(tmp_path) -> None:  # type: ignor
     log.write_columns(columns, 1.0)
     log.close()
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
-        {}, {}, {"id.resp_p": 1, "model": "m"}, {}
+        {}, {}, {"id.resp_p": 1, "incident": "m"}, {}
     ]  # fmt: skip

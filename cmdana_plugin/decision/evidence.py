@@ -1,0 +1,374 @@
+"""What speaks against each host: the oddest of its connections of an hour and of a day, and how rare that is.
+
+One walk over the connections, in order of their ends. Every host that has been behind or before something unusual has a
+place in a table of fixed size; where it is full the least evidence goes first, and of equal evidence the oldest, never
+a host with an open incident. The walk stops at a connection that makes a host an incident, for others to open it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.decision.tails import (
+    ENOUGH_BLOCKS,
+    HORIZONS,
+    KEPT,
+    ROLES,
+    SIZES,
+    STATISTICS,
+    Tails,
+    robust_tails,
+)
+from feature_extractors.compiled import entry, hashed, helper, new_key
+
+LEAST: Final = 0.5  # -log10 p below which a connection is no evidence
+FIRM: Final = 2.0  # and from which on it keeps an incident open
+MOST: Final = 12.0  # that one connection may bring: no single p-value is sure of more
+BLOCK: Final = 3600.0  # seconds of a host's hour
+_STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
+_CROWD: Final = 10  # hosts from which on there is a middle one
+_MIDDLE: Final = 0.5  # what the evidence against it comes to in most hours, at most
+_PROBES: Final = 16  # places that a host may take
+_BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
+_SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
+_HORIZON_OF: Final = np.array([h for h, sizes in enumerate(SIZES) for _ in sizes])
+_HORIZONS: Final = np.array(HORIZONS)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Evidence:
+    """The table, and what the hours of this site have come to.
+
+    `weigh` says where the evidence against a host passes `limit`. The tails are those learned, and those of the site's
+    own hours where there are enough; what is usual by either is usual.
+    """
+
+    def __init__(self, tails: Tails, hosts: int, quiet: float) -> None:
+        """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open."""
+        self.forgotten = 0  # hosts let go, or not taken in, to keep the bound
+        self.limit = math.inf  # -log10 of the share of hosts' hours
+        self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
+        self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
+        self._tails = tails
+        self._site = np.zeros_like(tails)
+        self._site[:, :, 1] = 1e-9  # so narrow that whatever lies beyond is as rare as can be: none yet
+        self._quiet = quiet
+        self._hash_key = new_key()
+        self._key = np.zeros(hosts, np.uint64)  # 0 free
+        self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
+        self._when = np.full((hosts, len(HORIZONS), KEPT), -np.inf)
+        self._last = np.full(hosts, -np.inf)
+        self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
+        self._rarest = np.zeros(hosts, np.float32)  # what the evidence came to at most in that hour
+        self._active = np.zeros(hosts, np.int32)  # connections of that hour that were evidence
+        self._role = np.zeros(hosts, np.int8)
+        self._other = np.zeros(hosts, np.uint64)  # of a responder, its first originator
+        self._several = np.zeros(hosts, np.bool_)  # it has others
+        self._source = np.zeros(
+            (hosts, KEPT), np.uint64
+        )  # of its oddest connections of the hour, their originators
+        self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
+        self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
+
+    def __len__(self) -> int:
+        return int((self._key != 0).sum())
+
+    def keys(self, address: NDArray[np.uint8], role: int) -> NDArray[np.uint64]:
+        """What stands for the hosts [n, 16] in a role."""
+        halves = np.ascontiguousarray(address).view(np.uint64).reshape(-1, 2)
+        which = np.full(len(halves), role, np.uint64)
+        key: NDArray[np.uint64] = np.maximum(
+            hashed(self._hash_key, halves[:, 0], halves[:, 1], which), np.uint64(1)
+        )
+        return key
+
+    def weigh(
+        self, begin: int, orig: NDArray[np.uint64], resp: NDArray[np.uint64], end: Floats, e: Floats,
+        tried: NDArray[np.bool_], early: NDArray[np.bool_], owner: Ints, told: Floats,
+    ) -> tuple[int, int]:  # fmt: skip
+        """The first connection from `begin` on that makes a host an incident, and the host's place.
+
+        Where there is none, how many connections there are, and -1. `e` [n] is -log10 p, 0 of what is not to count;
+        `tried` what was never answered. Written are `owner` [n], the place of the host whose open incident a connection
+        belongs to, -1 none, and `told` [n], what the evidence against the host of the row has come to.
+        """
+        row, slot, forgotten = _weigh(
+            begin, orig, resp, end, e, tried, early, owner, told, self._tails, self._site, _SIZES, _HORIZON_OF,
+            _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
+            self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
+        )  # fmt: skip
+        self.forgotten += forgotten
+        return row, slot
+
+    def place(self, key: np.uint64) -> int:
+        """Where a host stands, -1 nowhere."""
+        begin = int(key) % len(self._key)
+        found = (p % len(self._key) for p in range(begin, begin + _PROBES))
+        return next((p for p in found if self._key[p] == key), -1)
+
+    def role(self, slot: int) -> int:
+        return int(self._role[slot])
+
+    def alone(self, slot: int) -> bool:
+        """Whether the responder at this place has had one originator only."""
+        return not self._several[slot]
+
+    def hold(self, slot: int, now: float) -> None:
+        """Has what the host does from now on belong to its incident."""
+        self.last_open[slot] = now + self._quiet
+
+    def turn(self) -> None:
+        """Ends the hour that was counted."""
+        for role in range(ROLES):
+            mine = np.flatnonzero((self._active > 0) & (self._role == role))
+            if len(mine):
+                self._blocks[role].append(self._peak[mine].astype(np.float64))
+            kept = self._blocks[role]
+            while len(kept) > 1 and sum(map(len, kept)) > _BLOCKS:
+                kept.pop(0)
+            if sum(map(len, kept)) >= ENOUGH_BLOCKS:
+                self._site[role] = robust_tails(np.concatenate(kept))
+        self._hours = [*self._hours, self.active()][-24:]
+        self._active[:] = 0
+        self._peak[:] = 0.0
+        self._rarest[:] = 0.0
+
+    def set_limit(self, limit: float) -> None:
+        """From an hour's beginning on."""
+        self.limit = limit
+        self.limits[:] = limit
+
+    def everybody(self, role: int) -> float:
+        """How much more than in other hours the middle host is odd in this one: a surge, a roll-out, a wrong model."""
+        seen = self._rarest[(self._active > 1) & (self._role == role)]
+        if len(seen) < _CROWD:
+            return 0.0
+        return max(float(np.median(seen)) - _MIDDLE, 0.0)
+
+    def active(self) -> int:
+        """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""
+        return int((self._active > 1).sum())
+
+    def a_day(self, expected: float) -> float:
+        """Hosts' hours of a day: `expected`, or more where the hours so far have had more."""
+        return max(expected, 24.0 * float(np.mean(self._hours)) if self._hours else 0.0)
+
+    def blocks(self, role: int) -> Floats:
+        """What the hours so far came to at most [n, STATISTICS]."""
+        kept = self._blocks[role]
+        return np.concatenate(kept) if kept else np.zeros((0, STATISTICS))
+
+
+@helper
+def _find(keys: Any, key: Any) -> Any:
+    n = np.uint64(len(keys))
+    for probe in range(_PROBES):
+        slot = (key % n + np.uint64(probe)) % n
+        if keys[slot] == key:
+            return np.int64(slot)
+    return np.int64(-1)
+
+
+@helper
+def _surprise(tail: Any, value: Any) -> Any:
+    level, scale, shape = tail[0], tail[1], tail[2]
+    if value <= level:
+        return value / max(level, 1e-9)
+    over = (value - level) / scale
+    nats = over if shape < 1e-6 else np.log1p(shape * over) / shape
+    return 1.0 + nats / 2.302585092994046
+
+
+@helper
+def _rarity(learned: Any, site: Any, by_learned: Any, by_site: Any) -> Any:
+    """How rare it is that the rarest statistic is as rare as this, by either of the tails."""
+    last = len(learned) - 1
+    return min(_surprise(learned[last], by_learned), _surprise(site[last], by_site))
+
+
+@helper
+def _put(values: Any, when: Any, e: Any, now: Any, horizon: Any) -> Any:
+    """Keeps the oddest that have not gone by; the place of `e` among them, -1 none."""
+    least, lowest = -1, e
+    for i in range(len(values)):
+        v = values[i] if abs(now - when[i]) <= horizon else np.float32(0.0)
+        if v < lowest:
+            least, lowest = i, v
+            if v == 0.0:
+                break
+    if least >= 0:
+        values[least] = e
+        when[least] = now
+    return least
+
+
+@helper
+def _of_many(values: Any, when: Any, source: Any, now: Any, horizon: Any) -> Any:
+    """Whether no one originator has opened more than half of a responder's oddest connections."""
+    n, most = 0, 0
+    for i in range(len(values)):
+        if values[i] <= 0.0 or abs(now - when[i]) > horizon:
+            continue
+        n += 1
+        same = 0
+        for j in range(len(values)):
+            if values[j] > 0.0 and abs(now - when[j]) <= horizon and source[j] == source[i]:
+                same += 1
+        most = max(most, same)
+    return 2 * most <= n
+
+
+@helper
+def _compare(
+    values: Any,
+    when: Any,
+    now: Any,
+    horizon: Any,
+    sizes: Any,
+    which: Any,
+    h: Any,
+    role: Any,
+    learned: Any,
+    site: Any,
+    peak: Any,
+    ordered: Any,
+) -> Any:
+    """How rare a horizon's rarest statistic is; `peak` takes the most that each has come to."""
+    n = 0
+    for i in range(len(values)):
+        if values[i] > 0.0 and abs(now - when[i]) <= horizon:
+            v = values[i]
+            j = n
+            while j > 0 and ordered[j - 1] < v:
+                ordered[j] = ordered[j - 1]
+                j -= 1
+            ordered[j] = v
+            n += 1
+    by_learned, by_site = 0.0, 0.0
+    total = 0.0
+    taken = 0
+    for k in range(len(sizes)):
+        if which[k] != h:
+            continue
+        while taken < min(sizes[k], n):
+            total += ordered[taken]
+            taken += 1
+        value = total / sizes[k]
+        peak[k] = max(peak[k], np.float32(value))
+        by_learned = max(by_learned, _surprise(learned[role, k], value))
+        by_site = max(by_site, _surprise(site[role, k], value))
+    return _rarity(learned[role], site[role], by_learned, by_site)
+
+
+@entry
+def _weigh(
+    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
+    Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
+    Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any,
+    source: Any, last_open: Any,
+) -> Any:  # fmt: skip
+    ordered = np.zeros(values.shape[2])
+    forgotten = 0
+    n_hosts = np.uint64(len(keys))
+    for i in range(begin, len(end)):
+        now = end[i]
+        owner[i] = -1
+        told[i] = 0.0
+        a, b = _find(keys, orig[i]), _find(keys, resp[i])
+        if b >= 0 and not early[i] and other[b] != orig[i]:
+            several[b] = True
+        a_open = a >= 0 and last_open[a] >= now
+        b_open = b >= 0 and last_open[b] >= now
+        if a >= 0 and not a_open and last_open[a] > -np.inf:  # what has been told of does not count again
+            values[a] = 0.0
+            last_open[a] = -np.inf
+        if b >= 0 and not b_open and last_open[b] > -np.inf:
+            values[b] = 0.0
+            last_open[b] = -np.inf
+        if a_open or b_open:
+            owner[i] = a if a_open else b
+        if early[i]:
+            # A verdict before the end speaks for itself alone, and is not counted: the end will be.
+            if owner[i] < 0 and not tried[i] and e[i] >= FIRM:
+                told[i] = _rarity(
+                    learned[0], site[0], _surprise(learned[0, 0], e[i]), _surprise(site[0, 0], e[i])
+                )
+                if told[i] >= limit[0] and a >= 0:
+                    return i, a, forgotten
+            continue
+        if e[i] < LEAST:
+            continue
+        for role in range(2):
+            key = orig[i] if role == 0 else resp[i]
+            slot = a if role == 0 else b
+            if role == 1 and a_open:
+                break  # an originator's incident explains its connections; its targets are none of their own
+            if role == 0 and b_open and not a_open and tried[i]:
+                continue  # nor are the many sources of a flood
+            if slot < 0:
+                # The place of least evidence; of equal evidence, the one that is longest unseen.
+                least, lowest, oldest = np.int64(-1), 1e9, np.inf
+                for probe in range(_PROBES):
+                    at = np.int64((key % n_hosts + np.uint64(probe)) % n_hosts)
+                    if keys[at] == 0:
+                        least, lowest, oldest = at, -1.0, -np.inf
+                        break
+                    if last_open[at] >= now:
+                        continue
+                    most = 0.0
+                    for j in range(values.shape[2]):
+                        if abs(now - when[at, 0, j]) <= horizons[0]:
+                            most = max(most, values[at, 0, j])
+                    if most < lowest or (most == lowest and last[at] < oldest):
+                        least, lowest, oldest = at, most, last[at]
+                if least < 0 or lowest > e[i]:
+                    forgotten += 1
+                    continue
+                if keys[least] != 0:
+                    forgotten += 1
+                slot = least
+                keys[slot] = key
+                values[slot] = 0.0
+                when[slot] = -np.inf
+                peak[slot] = 0.0
+                rarest[slot] = 0.0
+                active[slot] = 0
+                roles[slot] = role
+                other[slot] = orig[i]
+                several[slot] = False
+                last_open[slot] = -np.inf
+            last[slot] = now
+            active[slot] += 1
+            best = 0.0
+            for h in range(len(horizons)):
+                kept = _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h])
+                if kept >= 0 and h == 0:
+                    source[slot, kept] = orig[i]
+                if kept < 0 and (h > 0 or e[i] < FIRM or last_open[slot] < now):
+                    continue
+                rare = _compare(
+                    values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned, site,
+                    peak[slot], ordered,
+                )  # fmt: skip
+                best = max(best, rare)
+                if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit[role]:
+                    last_open[slot] = max(last_open[slot], now + quiet)
+            rarest[slot] = max(rarest[slot], np.float32(best))
+            if role == 0 or last_open[slot] >= now:
+                told[i] = max(told[i], best)
+            if best < limit[role] or last_open[slot] >= now:
+                continue
+            if (role == 0 and (active[slot] > 1 or not tried[i])) or (
+                role == 1 and _of_many(values[slot, 0], when[slot, 0], source[slot], now, horizons[0])
+            ):
+                # What brought it here is not weighed against the other side: it is explained.
+                owner[i] = slot
+                told[i] = best
+                return i, slot, forgotten
+    return len(end), -1, forgotten

@@ -1,0 +1,165 @@
+"""What the connections of an incident come to: how many, of whom, to whom, how often, how much; everything bounded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import numpy as np
+
+from cmdana_plugin.decision.evidence import FIRM
+from cmdana_plugin.decision.seen import Seen
+
+W = TypeVar("W")
+TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
+MOST: Final = 4096  # ports, and targets, told apart in a strand
+_STRANDS: Final = 32
+_RING: Final = 64  # intervals, and names, that are remembered
+_TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
+
+
+@dataclass(slots=True)
+class Strand:
+    """The connections of an incident of one service or port, or those that were never answered."""
+
+    name: str
+    first: float = math.inf
+    last: float = -math.inf
+    connections: int = 0
+    evident: int = 0  # of which, by themselves, less usual than one in ten
+    evidence: float = 0.0  # their sum beyond that
+    targets: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    ports: set[str] = field(default_factory=set)
+    sent: int = 0
+    got: int = 0
+    accepted: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    domains: Counter[str] = field(default_factory=Counter)
+    bits: Counter[str] = field(default_factory=Counter)  # by domain
+    known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
+    begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
+    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_RING))
+
+    def add(self, s: Seen) -> None:
+        v = s.verdict
+        self.first, self.last = min(self.first, v.ts), max(self.last, s.end)
+        self.connections += 1
+        if s.evidence >= 1.0:
+            self.evident += 1
+            self.evidence += s.evidence - 1.0
+        tally(self.targets, v.resp_h)
+        tally(self.sources, v.orig_h)
+        if len(self.ports) < MOST:
+            self.ports.add(f"{v.resp_p}/{v.proto}")
+        self.sent += s.sent
+        self.got += s.got
+        if s.asked is not None:
+            tally(self.accepted, s.asked, s.accepted)
+            tally(self.refused, s.asked, s.refused)
+        if s.domain:
+            tally(self.domains, s.domain, most=_RING)
+            tally(self.bits, s.domain, round(s.bits), most=_RING)
+        if v.verdict not in ("benign", "anomalous"):
+            tally(self.known, v.verdict, most=_RING)
+        self.begun.append(v.ts)
+        self.sizes.append(s.sent + s.got)
+
+    @property
+    def target(self) -> str:
+        """The host that most are to."""
+        return self.targets.most_common(1)[0][0]
+
+    @property
+    def lasted(self) -> float:
+        return max(self.last - self.first, 0.0)
+
+    def beat(self) -> tuple[float, float, int] | None:
+        """Seconds between calls, their spread (half of them differ by less, as a share), and how many there were."""
+        times = np.sort(np.array(self.begun))
+        gaps = np.diff(times)
+        gaps = gaps[gaps > _TOGETHER * np.median(gaps)] if len(gaps) else gaps
+        if len(gaps) < 5:
+            return None
+        middle = float(np.median(gaps))
+        return middle, float(np.median(np.abs(gaps - middle)) / max(middle, 1e-9)), len(gaps)
+
+
+@dataclass(slots=True)
+class Facts:
+    """The strands of an incident, and what they have in common."""
+
+    strands: dict[str, Strand] = field(default_factory=dict)
+    pairs: set[tuple[str, str]] = field(default_factory=set)  # strand and target of what was evidence
+    components: Counter[str] = field(
+        default_factory=Counter
+    )  # of the score, the oddest of each evident connection
+    strongest: list[tuple[float, str]] = field(default_factory=list)  # evidence and uid of a few
+    connections: int = 0
+    evident: int = 0
+    first: float = math.inf
+    last: float = -math.inf
+
+    def takes(self, s: Seen) -> bool:
+        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use."""
+        if s.evidence >= FIRM:
+            return True
+        name = strand_of(s)
+        known = self.strands.get(name)
+        if known is None:
+            return False
+        return (name == TRIES and known.evident >= 3) or (name, s.verdict.resp_h) in self.pairs
+
+    def add(self, s: Seen) -> None:
+        name = strand_of(s)
+        strand = self.strands.get(name)
+        if strand is None:
+            if len(self.strands) >= _STRANDS:
+                least = min(self.strands, key=lambda k: self.strands[k].evidence)
+                del self.strands[least]
+            strand = self.strands[name] = Strand(name)
+        strand.add(s)
+        self.connections += 1
+        self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
+        if s.evidence >= 1.0:
+            self.evident += 1
+            if len(self.pairs) < MOST:
+                self.pairs.add((name, s.verdict.resp_h))
+            if s.component is not None:
+                tally(self.components, s.component)
+            self.strongest.append((s.evidence, s.verdict.uid))
+            if len(self.strongest) > 24:
+                self.strongest = sorted(self.strongest, reverse=True)[:12]
+
+    def ordered(self) -> Sequence[Strand]:
+        """The strands, those of most evidence first."""
+        return sorted(self.strands.values(), key=lambda s: (-s.evidence, s.name))
+
+    def targets(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for strand in self.strands.values():
+            total.update(strand.targets)
+        return total
+
+    def services(self) -> Counter[str]:
+        """How many connections there are of each service or port."""
+        total: Counter[str] = Counter()
+        for strand in self.strands.values():
+            if strand.name != TRIES:
+                total[strand.name] += strand.connections
+            else:
+                total.update(dict.fromkeys(sorted(strand.ports)[:MOST], 1))
+        return total
+
+
+def strand_of(s: Seen) -> str:
+    return TRIES if s.tried else s.service
+
+
+def tally(counts: Counter[W], word: W, n: int = 1, most: int = MOST) -> None:
+    """Counts `word`, unless it is one too many to be told apart."""
+    if n and (word in counts or len(counts) < most):
+        counts[word] += n

@@ -1,0 +1,106 @@
+"""What incidents are made of: the connections of a block as columns to be weighed, and one of them as it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.decision.evidence import MOST
+from cmdana_plugin.decision.verdict import Verdict, Verdicts
+from cmdana_plugin.detector import Scores
+from feature_extractors import CONN_STATES, Stage
+from feature_extractors.features import Encoded, load_schema
+
+_NO_ANSWER: Final = np.array([s in ("S0", "REJ", "RSTOS0", "RSTRH", "SH", "SHR") for s in (*CONN_STATES, "")])
+_TCP: Final = 6
+MAX_NAME: Final = 128  # characters of a name that are kept
+
+
+class Seen(NamedTuple):
+    """One connection, as an incident's facts need it."""
+
+    verdict: Verdict
+    end: float  # network time, seconds since the epoch
+    evidence: float  # -log10 p
+    tried: bool  # never answered, or closed before a byte was said
+    sent: int  # bytes of the originator
+    got: int
+    accepted: int = 0  # how often its logs say so of what was asked for
+    refused: int = 0
+    asked: tuple[str, str, str] | None = None  # what that was: ("SSH login", "SSH logins", "refused")
+    domain: str = ""  # registered domain of the name that it asked for or spoke to
+    bits: float = 0.0  # information in names below that domain
+    component: str | None = None  # of the score, the oddest
+
+    @property
+    def service(self) -> str:
+        return self.verdict.service_or_port
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A block of connections [n] in order of their ends."""
+
+    orig: NDArray[np.uint8]  # [n, 16]
+    resp: NDArray[np.uint8]
+    end: NDArray[np.float64]
+    evidence: NDArray[np.float64]
+    tried: NDArray[np.bool_]
+    early: NDArray[np.bool_]
+    odd: NDArray[np.bool_]  # by itself, at the budget
+    counts: NDArray[np.float64]  # [n, len(USUAL)]
+    seen: Callable[[Sequence[int]], list[Seen]]  # those of these rows
+    pair: Callable[[int], tuple[str, str, int, str]]  # originator, responder, its port, protocol
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+
+USUAL: Final = ("connections", "tries", "refused", "sent")  # what is counted of a host by day
+
+
+def rows_of(
+    windows: Encoded,
+    verdicts: Verdicts,
+    scores: Scores,
+    oddest: Callable[[Sequence[int]], Sequence[str | None]],
+) -> Rows:
+    """The connections of a block."""
+    c = windows.connections
+    n = len(windows)
+    sent, got = np.maximum(c.orig_bytes, 0), np.maximum(c.resp_bytes, 0)
+    tried = _NO_ANSWER[c.conn_state] | ((c.ip_proto == _TCP) & (sent == 0) & (got == 0))
+    accepted, refused, told_by = windows.accepted, windows.refused, windows.told_by
+    bits, domain = np.nan_to_num(windows.subdomain_bits), windows.domain
+    with np.errstate(divide="ignore"):
+        evidence = np.clip(-np.log10(scores.p_value), 0.0, MOST)
+    asked = _outcomes()
+
+    def seen(rows: Sequence[int]) -> list[Seen]:
+        return [
+            Seen(
+                verdict, float(c.end[i]), float(evidence[i]), bool(tried[i]), int(sent[i]), int(got[i]),
+                int(accepted[i]), int(refused[i]), asked[told - 1] if 0 < told <= len(asked) else None,
+                domain[i][:MAX_NAME], float(bits[i]), component,
+            )
+            for i, verdict, component, told in zip(
+                rows, verdicts.rows(rows), oddest(rows), told_by[list(rows)].tolist(), strict=True
+            )
+        ]  # fmt: skip
+
+    def pair(i: int) -> tuple[str, str, int, str]:
+        return verdicts.orig_h[i], verdicts.resp_h[i], int(verdicts.resp_p[i]), verdicts.proto[i]
+
+    return Rows(
+        c.orig_h, c.resp_h, c.end, evidence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
+        np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64), seen, pair,
+    )  # fmt: skip
+
+
+def _outcomes() -> Sequence[tuple[str, str, str]]:
+    """What is asked for, by `told_by` less one: singular, plural, and how it ends where it is refused."""
+    return [(o.one, o.many, o.ended) for o in load_schema().outcomes]

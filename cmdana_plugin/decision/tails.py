@@ -1,0 +1,102 @@
+"""How rare the evidence of one host in one hour is: a tail fitted to what normal hosts' hours come to at most.
+
+A host's hour is a block, and the most that a statistic comes to in it a block maximum; above its ninetieth percentile
+the tail is a generalised Pareto one (Pickands 1975). How many hosts' hours of a day lie beyond a level is then their
+number times the tail, whether or not they depend on one another, since expectations add up. Of several statistics the
+rarest counts, and how rare it is that any is so rare is again a tail that is fitted to the blocks: no independence is
+assumed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROLES: Final = 2  # originator, responder
+HORIZONS: Final = (3600.0, 86400.0)  # seconds that evidence is looked at together
+SIZES: Final = (
+    (1, 3, 10, 30),
+    (3, 10, 30),
+)  # of each horizon, how many of the oddest connections are averaged
+STATISTICS: Final = sum(map(len, SIZES))
+KEPT: Final = 30  # the oddest connections of a host and horizon, which are all that is needed
+ABOVE: Final = 0.1  # share of blocks above the level that a tail begins at
+PARAMETERS: Final = 3  # of a tail: the level it begins at, its scale, its shape
+ENOUGH_BLOCKS: Final = 200  # hosts' hours from which on a tail is fitted
+_HEAVIEST: Final = 0.5  # shape; a heavier tail has no variance, and no fit is sure of it
+_LEAST_SCALE: Final = 0.05
+
+Tails = NDArray[np.float64]  # [ROLES, STATISTICS + 1, PARAMETERS], the last of the rarest of them
+
+
+def fitted(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The tail of block maxima [n] of normal hosts, by probability-weighted moments (Hosking and Wallis 1987)."""
+    level = float(np.quantile(maxima, 1.0 - ABOVE))
+    over = np.sort(maxima[maxima > level]) - level
+    if len(over) < 10:
+        return np.array([level, _LEAST_SCALE, 0.0])
+    n = len(over)
+    mean = float(over.mean())
+    weighted = float((over * (1.0 - (np.arange(1, n + 1) - 0.35) / n)).mean())
+    shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
+    shape = float(np.clip(shape, 0.0, _HEAVIEST))
+    return np.array([level, max(mean * (1.0 - shape), _LEAST_SCALE), shape])
+
+
+def robust(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same where a few blocks may be attacks: an exponential tail through quantiles that they do not move."""
+    half, level, high = np.quantile(maxima, [0.5, 1.0 - ABOVE, 1.0 - ABOVE / 2])
+    scale = max((level - half) / math.log(0.5 / ABOVE), (high - level) / math.log(2.0), _LEAST_SCALE)
+    return np.array([level, scale, 0.0])
+
+
+def tails_of(maxima: Sequence[NDArray[np.float64]]) -> Tails:
+    """The tails of block maxima [n, STATISTICS] of each role; of a role with few blocks, those of no learning."""
+    out = UNLEARNED.copy()
+    for role, blocks in enumerate(maxima):
+        if len(blocks) >= ENOUGH_BLOCKS:
+            out[role] = _each(blocks, fitted)
+    return out
+
+
+def robust_tails(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The tails of one role's blocks of which a few may be attacks [STATISTICS + 1, PARAMETERS]."""
+    return _each(blocks, robust)
+
+
+def _each(
+    blocks: NDArray[np.float64], fit: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    tails = [fit(blocks[:, k]) for k in range(STATISTICS)]
+    rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
+    return np.stack([*tails, fit(rarest)])
+
+
+def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-log10 of the share of hosts' hours that come to `value` [n] or more; below the level that the tail begins at, in
+    proportion to it.
+    """
+    level, scale, shape = tail.tolist()
+    over = np.maximum(value - level, 0.0) / scale
+    nats = over if shape < 1e-6 else np.log1p(shape * over) / shape
+    begins = -math.log10(ABOVE)
+    out: NDArray[np.float64] = begins * np.minimum(value / max(level, 1e-9), 1.0) + nats / math.log(10.0)
+    return out
+
+
+# What holds until a checkpoint brings the tails of its own network: of hosts with uniform p-values, of whose
+# connections runs of four on average share one, thirty in the middle hour (`python -m benchmarks.null_evidence`).
+UNLEARNED: Final[Tails] = np.array([
+    [
+        [2.362, 0.497, 0.000], [2.182, 0.467, 0.001], [1.773, 0.373, 0.039], [1.210, 0.278, 0.000],
+        [2.990, 0.438, 0.138], [2.613, 0.472, 0.000], [2.104, 0.319, 0.000], [1.468, 0.494, 0.000],
+    ],
+    [
+        [2.094, 0.459, 0.000], [1.917, 0.423, 0.000], [1.499, 0.355, 0.006], [0.855, 0.217, 0.000],
+        [2.813, 0.368, 0.097], [2.435, 0.301, 0.137], [1.875, 0.193, 0.069], [1.566, 0.398, 0.119],
+    ],
+])  # fmt: skip
