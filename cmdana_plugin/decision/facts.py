@@ -16,8 +16,10 @@ from cmdana_plugin.decision.seen import Seen
 W = TypeVar("W")
 TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
 MOST: Final = 4096  # ports, and targets, told apart in a strand
-_STRANDS: Final = 32
+_STRANDS: Final = 16
+_ROOM: Final = 12_288  # ports, targets and sources told apart in an incident
 _RING: Final = 64  # intervals, and names, that are remembered
+_BURST: Final = 50
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -42,18 +44,19 @@ class Strand:
     bits: Counter[str] = field(default_factory=Counter)  # by domain
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
-    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_RING))
 
-    def add(self, s: Seen) -> None:
+    def add(self, s: Seen, most: int = MOST) -> int:
+        """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
         v = s.verdict
+        before = len(self.targets) + len(self.sources) + len(self.ports)
         self.first, self.last = min(self.first, v.ts), max(self.last, s.end)
         self.connections += 1
         if s.evidence >= 1.0:
             self.evident += 1
             self.evidence += s.evidence - 1.0
-        tally(self.targets, v.resp_h)
-        tally(self.sources, v.orig_h)
-        if len(self.ports) < MOST:
+        tally(self.targets, v.resp_h, most=most)
+        tally(self.sources, v.orig_h, most=most)
+        if len(self.ports) < most:
             self.ports.add(f"{v.resp_p}/{v.proto}")
         self.sent += s.sent
         self.got += s.got
@@ -66,16 +69,21 @@ class Strand:
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
         self.begun.append(v.ts)
-        self.sizes.append(s.sent + s.got)
+        return len(self.targets) + len(self.sources) + len(self.ports) - before
 
     @property
     def target(self) -> str:
         """The host that most are to."""
-        return self.targets.most_common(1)[0][0]
+        return self.targets.most_common(1)[0][0] if self.targets else ""
 
     @property
     def lasted(self) -> float:
         return max(self.last - self.first, 0.0)
+
+    def a_second(self) -> float:
+        """How many there have been a second, of the latest half a hundred; 0 of fewer."""
+        times = np.sort(np.array(self.begun))
+        return (_BURST - 1) / max(float(times[-1] - times[-_BURST]), 1e-3) if len(times) >= _BURST else 0.0
 
     def beat(self) -> tuple[float, float, int] | None:
         """Seconds between calls, their spread (half of them differ by less, as a share), and how many there were."""
@@ -102,6 +110,7 @@ class Facts:
     evident: int = 0
     first: float = math.inf
     last: float = -math.inf
+    held: int = 0  # ports, targets and sources told apart
 
     def takes(self, s: Seen) -> bool:
         """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use."""
@@ -119,9 +128,10 @@ class Facts:
         if strand is None:
             if len(self.strands) >= _STRANDS:
                 least = min(self.strands, key=lambda k: self.strands[k].evidence)
-                del self.strands[least]
+                gone = self.strands.pop(least)
+                self.held -= len(gone.targets) + len(gone.sources) + len(gone.ports)
             strand = self.strands[name] = Strand(name)
-        strand.add(s)
+        self.held += strand.add(s, MOST if self.held < _ROOM else 1)
         self.connections += 1
         self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
         if s.evidence >= 1.0:
