@@ -19,6 +19,7 @@ MOST: Final = 4096  # ports, and targets, told apart in a strand
 _STRANDS: Final = 16
 _ROOM: Final = 12_288  # ports, targets and sources told apart in an incident
 _RING: Final = 64  # intervals, and names, that are remembered
+_LIKE: Final = 0.3  # share of evident connections from which on those like them belong to an incident
 _BURST: Final = 50
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
@@ -100,8 +101,10 @@ class Strand:
 class Facts:
     """The strands of an incident, and what they have in common."""
 
+    role: str = "originator"  # of the incident's host
     strands: dict[str, Strand] = field(default_factory=dict)
-    pairs: set[tuple[str, str]] = field(default_factory=set)  # strand and target of what was evidence
+    # By strand and host at the other end, where there was evidence: connections that were, and all.
+    pairs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     components: Counter[str] = field(
         default_factory=Counter
     )  # of the score, the oddest of each evident connection
@@ -113,14 +116,23 @@ class Facts:
     held: int = 0  # ports, targets and sources told apart
 
     def takes(self, s: Seen) -> bool:
-        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use."""
-        if s.evidence >= FIRM:
-            return True
+        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use.
+
+        It is by itself, or is like others of which a good part are: tries to whomever, the same with the same host.
+        """
         name = strand_of(s)
         known = self.strands.get(name)
-        if known is None:
-            return False
-        return (name == TRIES and known.evident >= 3) or (name, s.verdict.resp_h) in self.pairs
+        pair = self.pairs.get((name, self._other(s)))
+        if pair is not None:
+            pair[1] += 1
+        if s.evidence >= FIRM:
+            return True
+        if name == TRIES and known is not None and known.evident >= 3:
+            return known.evident >= _LIKE * known.connections
+        return pair is not None and pair[0] >= _LIKE * pair[1]
+
+    def _other(self, s: Seen) -> str:
+        return s.verdict.resp_h if self.role == "originator" else s.verdict.orig_h
 
     def add(self, s: Seen) -> None:
         name = strand_of(s)
@@ -136,8 +148,11 @@ class Facts:
         self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
         if s.evidence >= 1.0:
             self.evident += 1
-            if len(self.pairs) < MOST:
-                self.pairs.add((name, s.verdict.resp_h))
+            pair = self.pairs.get((name, self._other(s)))
+            if pair is not None:
+                pair[0] += 1
+            elif len(self.pairs) < MOST:
+                self.pairs[name, self._other(s)] = [1, 1]
             if s.component is not None:
                 tally(self.components, s.component)
             self.strongest.append((s.evidence, s.verdict.uid))

@@ -238,7 +238,7 @@ class Decider:
         if case is None:
             mark = hashlib.blake2s(f"{role}|{host}|{s.verdict.ts:.6f}".encode(), digest_size=6).hexdigest()
             usual = self._habits.usual(key) if role == "originator" else {}
-            case = _Case(mark, role, host, s.end, s.end, Facts(), evidence, {}, [host], usual)
+            case = _Case(mark, role, host, s.end, s.end, Facts(role), evidence, {}, [host], usual)
         if len(case.hosts) < _MOST_HOSTS:
             case.hosts[host] = None
         self._by_place[place] = case
