@@ -17,6 +17,8 @@ from feature_extractors.compiled import helper
 _PRIOR: Final = 4.0  # connections that the coarser level weighs in the finer
 _FAST_PRIOR: Final = 2.0  # and the slow clock in the fast
 _FADING: Final = 0.9  # of the fast clock, by connection
+_WEIGHTS: Final = _FADING ** np.arange(RING)
+_WHOLE: Final = np.concatenate([np.zeros(1), np.cumsum(_WEIGHTS)])
 _LEAST, _MOST = -2.0, 3.0  # nats that one symbol may bring
 _DRIFT: Final = 0.3  # nats that a connection may bring without adding evidence
 _HALF_LIFE: Final = 3600.0  # seconds after which evidence counts half
@@ -44,17 +46,11 @@ def predicted(own: Any, group: Any, every: Any, codes: Any, have: Any, at: Any, 
         symbol = symbols[s]
         p = 1.0 / ALPHABET
         for table in (every, group, own):
-            total = 0.0
-            for a in range(ALPHABET):
-                total += table[s, a]
-            p = (table[s, symbol] + _PRIOR * p) / (total + _PRIOR)
-        hits, total, weight = 0.0, 0.0, 1.0
+            p = (table[s, symbol] + _PRIOR * p) / (table[s, ALPHABET] + _PRIOR)
+        hits = 0.0
         for k in range(have):
-            if codes[(at - k) & (RING - 1), s] == symbol:
-                hits += weight
-            total += weight
-            weight *= _FADING
-        q = (hits + _FAST_PRIOR * p) / (total + _FAST_PRIOR)
+            hits += _WEIGHTS[k] if codes[(at - k) & (RING - 1), s] == symbol else 0.0
+        q = (hits + _FAST_PRIOR * p) / (_WHOLE[have] + _FAST_PRIOR)
         bits -= np.log2(p)
         gain += min(max(np.log(q / p), _LEAST), _MOST)
     return bits, gain
@@ -68,21 +64,17 @@ def evidence_after(evidence: Any, elapsed: Any, gain: Any) -> Any:
 
 @helper
 def learn_hour(own: Any, group: Any, every: Any, hour: Any) -> None:
-    """What an hour of the stream showed enters all levels; `hour` [SYMBOLS, ALPHABET] is emptied."""
+    """What an hour of the stream showed enters all levels; `hour` [SYMBOLS, ALPHABET + 1] is emptied."""
     for s in range(SYMBOLS):
-        shown = 0.0
-        for a in range(ALPHABET):
-            shown += hour[s, a]
+        shown = hour[s, ALPHABET]
         if shown == 0.0:
             continue
         weight = min(1.0, _OF_AN_HOUR / shown)
         for table in (own, group, every):
-            total = 0.0
-            for a in range(ALPHABET):
+            for a in range(ALPHABET + 1):
                 table[s, a] += weight * hour[s, a]
-                total += table[s, a]
-            if total > _MEMORY:
-                for a in range(ALPHABET):
+            if table[s, ALPHABET] > _MEMORY:
+                for a in range(ALPHABET + 1):
                     table[s, a] *= 0.5
-        for a in range(ALPHABET):
+        for a in range(ALPHABET + 1):
             hour[s, a] = 0.0

@@ -24,6 +24,7 @@ from cmdana_plugin.behaviour.tables import (
     ORIG,
     PAIR,
     RESP,
+    SUMS_OF,
     TARGET,
     USE,
 )
@@ -33,13 +34,11 @@ from cmdana_plugin.behaviour.walk import (
     AT_EVIDENCE,
     AT_GAIN,
     AT_GAP,
-    AT_HOURS,
-    AT_LIKE,
+    AT_KNOWN,
     AT_MINUTES,
     AT_OWN,
     AT_PEAK,
     AT_RHYTHM,
-    AT_RUN,
     AT_SEEN,
     AT_SUMS,
     AT_SURPRISE,
@@ -64,16 +63,21 @@ _SUMS: Final = (
     "bits",
 )
 _OVER: Final = ("1m", "10m", "1h", "1d", "1w")
-_AGAINST: Final = {"own": AT_OWN, "like": AT_LIKE, "most": AT_PEAK}
+_AGAINST: Final = {"own": AT_OWN, "most": AT_PEAK}
 _LOGARITHMS: Final = ("refused", "accepted", "sent", "received", "lasts")
-_RHYTHM: Final = ("interval", "interval_cv", "interval_mad", "interval_skew", "off_beat", "sent_cv", "sent_mad",
-                  "received_cv", "received_mad", "duration_cv", "duration_mad")  # fmt: skip
+_RHYTHM: Final = ("interval", "interval_cv", "off_beat", "sent_cv")
 # By itself: its column, and whether its logarithm is taken.
 _ALONE: Final = {
-    "seen": (AT_SEEN, True), "age": (AT_AGE, True), "idle": (AT_GAP, True), "hours": (AT_HOURS, True),
-    "surprise": (AT_SURPRISE, False), "slow_bits": (AT_BITS, False), "gain": (AT_GAIN, False),
-    "evidence": (AT_EVIDENCE, True), "minutes": (AT_MINUTES, False), "tens": (AT_TENS, False), "run": (AT_RUN, False),
+    "seen": (AT_SEEN, True), "age": (AT_AGE, True), "idle": (AT_GAP, True), "surprise": (AT_SURPRISE, False),
+    "known": (AT_KNOWN, True), "slow_bits": (AT_BITS, False), "gain": (AT_GAIN, False), "evidence": (AT_EVIDENCE, True),
+    "minutes": (AT_MINUTES, False), "tens": (AT_TENS, False),
     **{name: (AT_RHYTHM + i, name == "interval") for i, name in enumerate(_RHYTHM)},
+}  # fmt: skip
+# Which kinds have it, where not all do.
+_ONLY: Final = {
+    "known": (USE, TARGET, DOMAIN), "surprise": (PAIR, DOMAIN), "minutes": (PAIR, DOMAIN), "tens": (PAIR, DOMAIN),
+    **dict.fromkeys(("slow_bits", "gain", "evidence"), (PAIR, USE, TARGET, HOST)),
+    **dict.fromkeys(_RHYTHM, (PAIR, USE, DOMAIN)),
 }  # fmt: skip
 
 
@@ -168,6 +172,8 @@ def _column(name: str) -> tuple[int, bool] | None:
         return None
     base = _KINDS[kind] * WIDTH
     if rest in _ALONE:
+        if _KINDS[kind] not in _ONLY.get(rest, range(KINDS)):
+            return None
         column, logarithm = _ALONE[rest]
         return base + column, logarithm
     told, _, against = rest.partition("_vs_")
@@ -175,11 +181,14 @@ def _column(name: str) -> tuple[int, bool] | None:
     if which not in _SUMS or over not in _OVER:
         return None
     at = _SUMS.index(which), _OVER.index(over)
+    if at[0] not in SUMS_OF[_KINDS[kind]]:
+        return None
     if not against:
         return base + AT_SUMS + at[0] * len(HORIZONS) + at[1], True
-    if against not in _AGAINST or at not in MEASURES:
+    measures = MEASURES[_KINDS[kind]]
+    if against not in _AGAINST or at not in measures:
         return None
-    return base + _AGAINST[against] + MEASURES.index(at), False
+    return base + _AGAINST[against] + measures.index(at), False
 
 
 @functools.cache

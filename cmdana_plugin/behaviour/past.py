@@ -23,7 +23,7 @@ _FAR: Final = 1e18
 _LATEST: Final = 1 << 50
 _DAY: Final = 86_400.0  # time is moved by whole days, so that an hour of the day stays what it is
 # Columns that tell a time: how many seconds their unit has.
-_TIMES: Final = {"used": 1.0, "first": 1.0, "ends": 1.0, "hour": 3600.0}
+_TIMES: Final = {"used": 1.0, "first": 1.0, "ends": 1.0, "visited": 1.0, "hour": 3600.0}
 _MEETINGS: Final = "meetings.value"
 _SLOTS_OF: Final = (60.0, 600.0)  # of the columns of `slot_of`
 _CLOCK: Final = "clock"
@@ -99,7 +99,7 @@ def _check(name: str, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f":
         if not np.isfinite(values).all() or (values.size and np.abs(values).max() > _FAR):
             raise Unsound(f"past.{name}", "no number", "finite numbers")
-        if column in ("seen", "worth", "hours") and values.size and values.min() < 0:
+        if column in ("seen", "worth", "hours", "visits") and values.size and values.min() < 0:
             raise Unsound(f"past.{name}", float(values.min()), "0 or more")
         if column == "held" and values.ndim == 2 and values.shape[1] > _CLUSTER:
             clusters = values[:, _CLUSTER]

@@ -20,29 +20,36 @@ PAIR, USE, TARGET, DOMAIN, HOST = range(KINDS)
 # Sums that decay over each horizon.
 SUMS: Final = 10
 CONNS, FAILED, REFUSED, ACCEPTED, ORIG, RESP, OTHERS, PORTS, YOUNG, BITS = range(SUMS)
-# (sum, horizon) whose most in an hour is learned as the usual.
-MEASURES: Final = (
-    (CONNS, 0),
-    (CONNS, 2),
-    (FAILED, 2),
-    (REFUSED, 2),
-    (ORIG, 2),
-    (OTHERS, 2),
-    (PORTS, 2),
-    (YOUNG, 2),
-    (ORIG, 3),
-    (BITS, 2),
+# Which of them each kind has,
+SUMS_OF: Final = (
+    (CONNS, FAILED, REFUSED, ORIG, RESP, YOUNG),
+    (CONNS, FAILED, REFUSED, ORIG, OTHERS, YOUNG, BITS),
+    (CONNS, FAILED, REFUSED, ORIG, OTHERS, YOUNG, BITS),
+    (CONNS, ORIG, RESP, BITS),
+    (CONNS, FAILED, REFUSED, ACCEPTED, ORIG, RESP, OTHERS, PORTS, YOUNG, BITS),
 )
-M: Final = len(MEASURES)
-RING: Final = 16  # last connections of a stream
-SHAPE: Final = 4  # of which stand: interval, bytes from originator and from responder, duration
+# and of which sum over which horizon the most in an hour is learned as the usual.
+MEASURES: Final = (
+    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (ORIG, 2), (YOUNG, 2)),
+    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (ORIG, 2), (OTHERS, 2), (BITS, 2)),
+    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (OTHERS, 2), (BITS, 2)),
+    ((CONNS, 2), (ORIG, 2), (BITS, 2)),
+    (
+        (CONNS, 0), (CONNS, 2), (FAILED, 2), (REFUSED, 2), (ORIG, 2), (OTHERS, 2), (PORTS, 2), (YOUNG, 2), (ORIG, 3),
+        (BITS, 2),
+    ),
+)  # fmt: skip
+M: Final = max(map(len, MEASURES))
+RING: Final = 16  # last connections, or visits, of a stream
+SHAPE: Final = 2  # of which stand: interval, bytes from the originator
 SYMBOLS: Final = 3  # that a stream's connection is predicted as
 ALPHABET: Final = 16
-NOW, MEAN, VAR, PEAK = range(
-    4
-)  # of a measure: most in this hour, usual of an hour, its variance, most of all
+# Of a measure: most in this hour, usual of an hour, its variance, most of all; and what this hour is compared with:
+# the usual, the inverse of its spread, and the most.
+NOW, MEAN, VAR, PEAK, FROM, BY, ABOVE = range(7)
 WAYS: Final = 8
-FADE: Final = 172_800.0  # seconds after which what an entry was worth counts half
+FADE: Final = 604_800.0  # seconds in which what an entry was worth falls to 1/e
+_LITTLE_TIME: Final = 600.0  # seconds in which nothing falls
 UNANSWERED: Final = 0.01  # what a connection without content from the responder is worth
 GROUPS: Final = 4096
 CLUSTERS: Final = 16
@@ -63,11 +70,13 @@ class Rows(NamedTuple):
     held: NDArray[
         np.float32
     ]  # [n, 4] evidence of the clocks, surprise of the first contact, cluster, importance
+    visits: NDArray[np.float32]  # how often it was there, connections at once being one visit
+    visited: NDArray[np.float64]  # when the last of them began
     sums: NDArray[np.float32]  # [n, SUMS, horizons]
     ring: NDArray[np.float32]  # [n, RING, SHAPE]
     codes: NDArray[np.uint8]  # [n, RING, SYMBOLS]
-    slow: NDArray[np.float32]  # [n, 2, SYMBOLS, ALPHABET] learned; of this hour
-    usual: NDArray[np.float32]  # [n, M, 4]
+    slow: NDArray[np.float32]  # [n, 2, SYMBOLS, ALPHABET + 1] learned; of this hour; last their sum
+    usual: NDArray[np.float32]  # [n, M, ABOVE + 1]
     active: NDArray[np.uint64]  # [n, 2] which of the last 64 minutes and ten minutes
     slot_of: NDArray[np.int64]  # [n, 2] the last of these
 
@@ -78,7 +87,7 @@ class Groups(NamedTuple):
     keys: NDArray[np.uint64]
     used: NDArray[np.float64]
     worth: NDArray[np.float32]
-    slow: NDArray[np.float32]  # [GROUPS + KINDS, SYMBOLS, ALPHABET]; the last KINDS are of all
+    slow: NDArray[np.float32]  # [GROUPS + KINDS, SYMBOLS, ALPHABET + 1]; the last KINDS are of all
     usual: NDArray[np.float32]  # [GROUPS + KINDS, M, 3] hours, mean, variance
     centre: NDArray[np.float32]  # [CLUSTERS, ALPHABET] what its hosts use, of length 1
     members: NDArray[np.float32]  # [CLUSTERS]
@@ -96,11 +105,12 @@ class Marks(NamedTuple):
 def new_rows(size: int) -> Rows:
     f4, n = np.float32, size
     return Rows(
-        keys=np.zeros(n, np.uint64), used=np.zeros(n), worth=np.zeros(n, f4), ends=np.zeros(n),
-        first=np.zeros(n), seen=np.zeros((n, 2), f4), hour=np.zeros(n, np.int64), hours=np.zeros(n, f4),
-        held=np.zeros((n, 4), f4), sums=np.zeros((n, SUMS, len(HORIZONS)), f4), ring=np.zeros((n, RING, SHAPE), f4),
-        codes=np.zeros((n, RING, SYMBOLS), np.uint8), slow=np.zeros((n, 2, SYMBOLS, ALPHABET), f4),
-        usual=np.zeros((n, M, 4), f4), active=np.zeros((n, 2), np.uint64), slot_of=np.zeros((n, 2), np.int64),
+        keys=np.zeros(n, np.uint64), used=np.zeros(n), worth=np.zeros(n, f4), ends=np.zeros(n), first=np.zeros(n),
+        seen=np.zeros((n, 2), f4), hour=np.zeros(n, np.int64), hours=np.zeros(n, f4), held=np.zeros((n, 4), f4),
+        visits=np.zeros(n, f4), visited=np.zeros(n), sums=np.zeros((n, SUMS, len(HORIZONS)), f4),
+        ring=np.zeros((n, RING, SHAPE), f4),
+        codes=np.zeros((n, RING, SYMBOLS), np.uint8), slow=np.zeros((n, 2, SYMBOLS, ALPHABET + 1), f4),
+        usual=np.zeros((n, M, ABOVE + 1), f4), active=np.zeros((n, 2), np.uint64), slot_of=np.zeros((n, 2), np.int64),
     )  # fmt: skip
 
 
@@ -108,7 +118,7 @@ def new_groups() -> Groups:
     f4 = np.float32
     return Groups(
         keys=np.zeros(GROUPS, np.uint64), used=np.zeros(GROUPS), worth=np.zeros(GROUPS, f4),
-        slow=np.zeros((GROUPS + KINDS, SYMBOLS, ALPHABET), f4), usual=np.zeros((GROUPS + KINDS, M, 3), f4),
+        slow=np.zeros((GROUPS + KINDS, SYMBOLS, ALPHABET + 1), f4), usual=np.zeros((GROUPS + KINDS, M, 3), f4),
         centre=np.zeros((CLUSTERS, ALPHABET), f4), members=np.zeros(CLUSTERS, f4),
     )  # fmt: skip
 
@@ -189,7 +199,7 @@ def claimed(keys: Any, used: Any, worth: Any, key: Any, now: Any) -> Any:
     for j in range(base, base + WAYS):
         if keys[j] == 0:
             return j, False
-        value = np.log2(worth[j] + 1e-9) - (now - used[j]) / FADE
+        value = np.log(worth[j] + 1e-9) - (now - used[j]) / FADE
         if value < least:
             least, at = value, j
     return at, True
@@ -208,7 +218,9 @@ def full(keys: Any, key: Any) -> Any:
 @helper
 def used_again(used: Any, worth: Any, slot: Any, now: Any, more: Any) -> None:
     """Another use of an entry that is worth `more`."""
-    worth[slot] = min(worth[slot] * 0.5 ** (max(now - used[slot], 0.0) / FADE) + more, 1e9)
+    if now - used[slot] > _LITTLE_TIME:
+        worth[slot] *= np.exp((used[slot] - now) / FADE)
+    worth[slot] = min(worth[slot] + more, 1e9)
     used[slot] = max(now, used[slot])
 
 

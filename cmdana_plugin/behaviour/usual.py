@@ -9,7 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from cmdana_plugin.behaviour.tables import ALPHABET, CLUSTERS, MEAN, NOW, PEAK, VAR, M
+from cmdana_plugin.behaviour.tables import (
+    ABOVE,
+    ALPHABET,
+    BY,
+    CLUSTERS,
+    FROM,
+    MEAN,
+    NOW,
+    PEAK,
+    VAR,
+)
 from feature_extractors.compiled import helper
 
 _OWN_HOURS: Final = 200.0  # that an entity's usual is made of, at most
@@ -22,10 +32,10 @@ _OF_A_CLUSTER: Final = 0.02  # least weight of a host in its cluster's centre
 
 
 @helper
-def learn_usual(own: Any, hours: Any, group: Any, every: Any) -> None:
-    """The hour that is over enters; `own` is [M, 4], the others [M, 3]."""
+def learn_usual(own: Any, hours: Any, count: Any, group: Any, every: Any) -> None:
+    """The hour that is over enters, of `count` measures; `own` is [M, ABOVE + 1], the others [M, 3]."""
     w = max(1.0 / (hours + 1.0), 1.0 / _OWN_HOURS)
-    for m in range(M):
+    for m in range(count):
         x = own[m, NOW]
         d = x - own[m, MEAN]
         own[m, MEAN] += w * d
@@ -41,22 +51,20 @@ def learn_usual(own: Any, hours: Any, group: Any, every: Any) -> None:
 
 
 @helper
-def against(x: Any, own: Any, hours: Any, group: Any, every: Any) -> Any:
-    """Spreads above the own usual, those above that of its like, and how far above the most of all, of one measure.
+def compare_with(own: Any, hours: Any, count: Any, group: Any, every: Any) -> None:
+    """What this hour of an entity is compared with: its own usual, backed by that of its like, and that backed by all.
 
-    NaN where neither has been learned.
+    Where nothing has been learned the inverse spread is 0.
     """
-    if every[0] == 0.0:
-        return np.nan, np.nan, np.nan
-    n = group[0]
-    a = _PRIOR_HOURS / (n + _PRIOR_HOURS)
-    mean = (1.0 - a) * group[1] + a * every[1]
-    var = (1.0 - a) * group[2] + a * every[2]
-    theirs = (x - mean) / np.sqrt(var + _FLOOR)
     b = _PRIOR_HOURS / (hours + _PRIOR_HOURS)
-    own_mean = (1.0 - b) * own[MEAN] + b * mean
-    own_var = (1.0 - b) * own[VAR] + b * var
-    return (x - own_mean) / np.sqrt(own_var + _FLOOR), theirs, x - max(own[PEAK], own_mean)
+    for m in range(count):
+        a = _PRIOR_HOURS / (group[m, 0] + _PRIOR_HOURS)
+        mean = (1.0 - a) * group[m, 1] + a * every[m, 1]
+        var = (1.0 - a) * group[m, 2] + a * every[m, 2]
+        known = 1.0 if every[m, 0] > 0.0 else 0.0
+        own[m, FROM] = (1.0 - b) * own[m, MEAN] + b * mean
+        own[m, BY] = known / np.sqrt((1.0 - b) * own[m, VAR] + b * var + _FLOOR)
+        own[m, ABOVE] = max(own[m, PEAK], own[m, FROM])
 
 
 @helper

@@ -7,14 +7,17 @@ from typing import Any, Final
 import numpy as np
 
 from cmdana_plugin.behaviour.clocks import evidence_after, gap_symbol, learn_hour, predicted, size_symbol
-from cmdana_plugin.behaviour.rhythm import active_after, bits_set, rhythm, run_set
+from cmdana_plugin.behaviour.rhythm import RHYTHM, active_after, bits_set, rhythm
 from cmdana_plugin.behaviour.tables import (
+    ABOVE,
     ACCEPTED,
     ALPHABET,
     BITS,
+    BY,
     CONNS,
     DOMAIN,
     FAILED,
+    FROM,
     GROUPS,
     HORIZONS,
     HOST,
@@ -29,12 +32,16 @@ from cmdana_plugin.behaviour.tables import (
     RESP,
     RING,
     SUMS,
+    SUMS_OF,
     SYMBOLS,
     TARGET,
     UNANSWERED,
     USE,
     YOUNG,
+    Groups,
     M,
+    Marks,
+    Rows,
     claimed,
     find,
     full,
@@ -42,34 +49,38 @@ from cmdana_plugin.behaviour.tables import (
     key_of,
     used_again,
 )
-from cmdana_plugin.behaviour.usual import against, cluster_of, learn_usual
-from feature_extractors.compiled import entry, helper
+from cmdana_plugin.behaviour.usual import cluster_of, compare_with, learn_usual
+from feature_extractors.compiled import borrowed, entry, helper
 
 H: Final = len(HORIZONS)
 # What a row tells of each kind of stream: places in its columns.
 AT_SUMS: Final = 0
 AT_OWN: Final = SUMS * H  # spreads above the own usual, by measure
-AT_LIKE: Final = AT_OWN + M  # above the usual of its like
-AT_PEAK: Final = AT_LIKE + M  # above the most of all
+AT_PEAK: Final = AT_OWN + M  # above the most of all
 AT_SEEN: Final = AT_PEAK + M
 AT_AGE: Final = AT_SEEN + 1  # seconds since the first connection that was to be learned from
 AT_GAP: Final = AT_AGE + 1  # seconds since the last, NaN for the first
-AT_HOURS: Final = AT_GAP + 1
-AT_RHYTHM: Final = AT_HOURS + 1  # 11 as `rhythm` has them
-AT_BITS: Final = AT_RHYTHM + 11  # that the slow clock needed
+AT_RHYTHM: Final = AT_GAP + 1  # as `rhythm` has them
+AT_BITS: Final = AT_RHYTHM + RHYTHM  # that the slow clock needed
 AT_GAIN: Final = AT_BITS + 1
 AT_EVIDENCE: Final = AT_GAIN + 1
 AT_MINUTES: Final = AT_EVIDENCE + 1  # of the last 64 in which it was there
 AT_TENS: Final = AT_MINUTES + 1  # of the last 64 ten minutes
-AT_RUN: Final = AT_TENS + 1  # ten minutes without a gap until now
-AT_SURPRISE: Final = AT_RUN + 1  # bits of the first contact
-WIDTH: Final = AT_SURPRISE + 1
+AT_SURPRISE: Final = AT_TENS + 1  # bits of the first contact
+AT_KNOWN: Final = AT_SURPRISE + 1  # hosts here that have met it: the target, the domain, or the service
+WIDTH: Final = AT_KNOWN + 1
 
 _HORIZONS: Final = np.array(HORIZONS)
-_MEASURES: Final = np.array(MEASURES)
+# For compiled code: by kind, padded, with their numbers.
+_SUMS_OF: Final = np.array([[*sums, *[0] * (SUMS - len(sums))] for sums in SUMS_OF])
+_HOW_MANY: Final = np.array([len(sums) for sums in SUMS_OF])
+_MEASURES: Final = np.array([[*told, *[(0, 0)] * (M - len(told))] for told in MEASURES])
+_MEASURED: Final = np.array([len(told) for told in MEASURES])
 _HOUR: Final = 3600.0
 _YOUNG: Final = 3600.0  # seconds for which a pair is new
 _SURE: Final = 0.5  # hosts that a coarser level weighs in how expected a contact is
+LOOKUP: Final = 1  # the purpose that DNS has
+_VISIT: Final = 2.0  # seconds of pause between connections of two visits
 _TO_CLUSTER: Final = 8.0  # connections of a host before it belongs to a cluster
 
 
@@ -123,6 +134,12 @@ def _surprise(marks: Any, groups: Any, cluster: Any, target: Any, use: Any, host
 
 
 @helper
+def _known(marks: Any, what: Any, salt: Any) -> Any:
+    at = find(marks.keys, key_of(what, np.uint64(salt), 0))
+    return marks.value[at] if at >= 0 else 0.0
+
+
+@helper
 def _group_of(groups: Any, key: Any, now: Any) -> Any:
     at = find(groups.keys, key)
     if at < 0:
@@ -137,6 +154,33 @@ def _group_of(groups: Any, key: Any, now: Any) -> Any:
 
 
 @helper
+def _fading(elapsed: Any, out: Any) -> None:
+    """What is left of a sum over each horizon: the shorter ones as powers of the longest."""
+    week = np.exp(-elapsed / _HORIZONS[H - 1])
+    x2 = week * week
+    day = x2 * x2 * x2 * week
+    x2 = day * day
+    x4 = x2 * x2
+    x8 = x4 * x4
+    hour = x8 * x8 * x8
+    x2 = hour * hour
+    ten = x2 * x2 * x2
+    x2 = ten * ten
+    x4 = x2 * x2
+    out[4], out[3], out[2], out[1], out[0] = week, day, hour, ten, x4 * x4 * x2
+
+
+@helper
+def _borrowed(r: Any) -> Any:
+    return Rows(
+        borrowed(r.keys), borrowed(r.used), borrowed(r.worth), borrowed(r.ends), borrowed(r.first), borrowed(r.seen),
+        borrowed(r.hour), borrowed(r.hours), borrowed(r.held), borrowed(r.visits),
+        borrowed(r.visited), borrowed(r.sums), borrowed(r.ring),
+        borrowed(r.codes), borrowed(r.slow), borrowed(r.usual), borrowed(r.active), borrowed(r.slot_of),
+    )  # fmt: skip
+
+
+@helper
 def _empty(rows: Any, at: Any, key: Any, now: Any) -> None:
     rows.keys[at] = key
     rows.used[at] = now
@@ -146,6 +190,8 @@ def _empty(rows: Any, at: Any, key: Any, now: Any) -> None:
     rows.hour[at] = 0
     rows.hours[at] = 0.0
     rows.held[at] = 0.0
+    rows.visits[at] = 0.0
+    rows.visited[at] = 0.0
     rows.sums[at] = 0.0
     rows.slow[at] = 0.0
     rows.usual[at] = 0.0
@@ -156,17 +202,27 @@ def _empty(rows: Any, at: Any, key: Any, now: Any) -> None:
 @entry
 def walk(  # type: ignore[no-untyped-def]
     begin, ts, end, orig, resp, port, proto, use, use_bin, failed, answered, duration, orig_bytes, resp_bytes,
-    accepted, refused, domain, bits, teach, kinds, groups, meetings, likes, may_grow, clock, evicted, out,
+    accepted, refused, domain, bits, teach, tables, shared, met, alike, may_grow, clock, evicted, told,
 ):  # fmt: skip
     """Connections from `begin` on. Returns how far it came, and which table must grow before it can go on.
 
-    `kinds` are the rows of each kind, `meetings` when a host met another or a port last, `likes` how many met;
-    `clock` [2] the time so far and the hosts so far; `evicted` [KINDS + 2] is added to; `out` [n, KINDS, WIDTH].
+    `tables` are the rows of each kind, `shared` their groups, `met` when a host met another or a port last, `alike` how
+    many met; `clock` [2] the time and the hosts so far; `evicted` [KINDS + 2] is added to; `told` [n, KINDS, WIDTH].
     """
+    kinds = (
+        _borrowed(tables[0]), _borrowed(tables[1]), _borrowed(tables[2]), _borrowed(tables[3]), _borrowed(tables[4]),
+    )  # fmt: skip
+    groups = Groups(
+        borrowed(shared.keys), borrowed(shared.used), borrowed(shared.worth), borrowed(shared.slow),
+        borrowed(shared.usual), borrowed(shared.centre), borrowed(shared.members),
+    )  # fmt: skip
+    meetings = Marks(borrowed(met.keys), borrowed(met.used), borrowed(met.worth), borrowed(met.value))
+    likes = Marks(borrowed(alike.keys), borrowed(alike.used), borrowed(alike.worth), borrowed(alike.value))
+    out = borrowed(told)
     keys = np.zeros(KINDS, np.uint64)
     slots = np.zeros(KINDS, np.int64)
-    fading = np.zeros(H)
-    more = np.zeros((SUMS, H))
+    fading, unmet, met_again = np.zeros(H), np.zeros(H), np.zeros((2, H))
+    more = np.zeros(SUMS)
     symbols = np.zeros(SYMBOLS, np.int64)
     scratch = np.zeros(RING)
     for i in range(begin, len(end)):
@@ -176,7 +232,9 @@ def walk(  # type: ignore[no-untyped-def]
         keys[PAIR] = key_of(orig[i], resp[i], port[i] * 256 + proto[i])
         keys[USE] = key_of(orig[i], np.uint64(1), use[i])
         keys[TARGET] = target
-        keys[DOMAIN] = key_of(orig[i], domain[i], 1) if domain[i] != 0 else np.uint64(0)
+        lookup = 1 if use_bin[i] == LOOKUP else 0  # looking a name up is not yet going there
+        keys[DOMAIN] = key_of(orig[i], domain[i], lookup) if domain[i] != 0 else np.uint64(0)
+        name = key_of(domain[i], np.uint64(17), lookup)
         keys[HOST] = host_key(orig[i])
         to = key_of(orig[i], resp[i], 2)
         on = key_of(orig[i], np.uint64(11), port[i] * 256 + proto[i])
@@ -215,6 +273,10 @@ def walk(  # type: ignore[no-untyped-def]
             surprise, e = _surprise(likes, groups, cluster, target, np.uint64(use[i]), clock[1], now)
             evicted[KINDS + 1] += e
             pairs.held[pair, 1] = surprise
+        if domain[i] != 0 and kinds[DOMAIN].seen[slots[DOMAIN], 0] == 0.0:
+            surprise, e = _surprise(likes, groups, cluster, name, np.uint64(1 << 40 | lookup), clock[1], now)
+            evicted[KINDS + 1] += e
+            kinds[DOMAIN].held[slots[DOMAIN], 1] = surprise
         surprise = np.float64(pairs.held[pair, 1])
         first_contact = pairs.seen[pair, 0] == 0.0
         since = max(now - pairs.used[pair], 0.0)
@@ -222,6 +284,19 @@ def walk(  # type: ignore[no-untyped-def]
         young = 1.0 if age < _YOUNG else 0.0
         newness = (2 if surprise > 4.0 else 1) if young > 0.0 else 0
         bad = 1.0 if failed[i] else 0.0
+        more[CONNS], more[FAILED], more[REFUSED], more[ACCEPTED] = 1.0, bad, refused[i], accepted[i]
+        more[ORIG], more[RESP], more[YOUNG] = orig_bytes[i], resp_bytes[i], young
+        # What had not been met in a horizon counts as one more.
+        _fading(since, unmet)
+        for h in range(H):
+            unmet[h] = 1.0 if first_contact else 1.0 - unmet[h]
+        for j in range(2):
+            m, e = _met(meetings, to if j == 0 else on, now)
+            evicted[KINDS] += e
+            _fading(max(now - meetings.value[m], 0.0) if meetings.value[m] > 0.0 else 1e12, fading)
+            for h in range(H):
+                met_again[j, h] = 1.0 - fading[h]
+            meetings.value[m] = max(now, meetings.value[m])
         for k in range(KINDS):
             if keys[k] == 0:
                 for c in range(WIDTH):
@@ -244,53 +319,45 @@ def walk(  # type: ignore[no-untyped-def]
             hour = int(np.floor(now / _HOUR))
             if fresh:
                 rows.hour[at] = hour
+                compare_with(rows.usual[at], 0.0, _MEASURED[k], groups.usual[group], groups.usual[every])
             elif hour > rows.hour[at]:
                 if rows.usual[at, 0, NOW] > 0.0:  # it held something to be learned from
                     if k == HOST and rows.seen[at, 1] >= _TO_CLUSTER:
                         rows.held[at, 2] = cluster_of(
                             rows.slow[at, 0, 1] + rows.slow[at, 1, 1], cluster, groups.centre, groups.members
                         )
-                    learn_usual(rows.usual[at], rows.hours[at], groups.usual[group], groups.usual[every])
+                    learn_usual(
+                        rows.usual[at], rows.hours[at], _MEASURED[k], groups.usual[group], groups.usual[every]
+                    )
                     learn_hour(rows.slow[at, 0], groups.slow[group], groups.slow[every], rows.slow[at, 1])
                     rows.hours[at] = min(rows.hours[at] + 1.0, 10_000.0)
+                compare_with(
+                    rows.usual[at], rows.hours[at], _MEASURED[k], groups.usual[group], groups.usual[every]
+                )
                 rows.hour[at] = hour
             # The sums, with this connection in them.
-            for h in range(H):
-                fading[h] = np.exp(-elapsed / _HORIZONS[h])
-                unmet = 1.0 if first_contact else 1.0 - np.exp(-since / _HORIZONS[h])
-                more[CONNS, h] = 1.0
-                more[FAILED, h] = bad
-                more[REFUSED, h] = refused[i]
-                more[ACCEPTED, h] = accepted[i]
-                more[ORIG, h] = orig_bytes[i]
-                more[RESP, h] = resp_bytes[i]
-                more[OTHERS, h] = unmet if k in (USE, TARGET) else 0.0
-                more[PORTS, h] = 0.0
-                more[YOUNG, h] = young
-                more[BITS, h] = bits[i] if k == DOMAIN else (surprise if first_contact else 0.0)
-            if k == HOST:
-                for key, stat in ((to, OTHERS), (on, PORTS)):
-                    before = find(meetings.keys, key)
-                    gap = max(now - meetings.value[before], 0.0) if before >= 0 else np.inf
-                    for h in range(H):
-                        more[stat, h] = 1.0 - np.exp(-gap / _HORIZONS[h])
-                    m, e = _met(meetings, key, now)
-                    evicted[KINDS] += e
-                    meetings.value[m] = max(now, meetings.value[m])
+            _fading(elapsed, fading)
+            more[BITS] = bits[i] if k == DOMAIN else (surprise if first_contact else 0.0)
             row = out[i, k]
-            for s in range(SUMS):
+            for j in range(_HOW_MANY[k]):
+                s = _SUMS_OF[k, j]
                 for h in range(H):
-                    value = rows.sums[at, s, h] * fading[h] + more[s, h]
+                    value = rows.sums[at, s, h] * fading[h]
+                    if s == OTHERS:
+                        value += met_again[0, h] if k == HOST else unmet[h]
+                    elif s == PORTS:
+                        value += met_again[1, h]
+                    else:
+                        value += more[s]
                     rows.sums[at, s, h] = value
                     row[AT_SUMS + s * H + h] = value
-            for m in range(M):
-                x = np.log1p(rows.sums[at, _MEASURES[m, 0], _MEASURES[m, 1]])
-                own, like, peak = against(
-                    x, rows.usual[at, m], rows.hours[at], groups.usual[group, m], groups.usual[every, m]
-                )
-                row[AT_OWN + m], row[AT_LIKE + m], row[AT_PEAK + m] = own, like, peak
+            for m in range(_MEASURED[k]):
+                usual = rows.usual[at, m]
+                x = np.log1p(rows.sums[at, _MEASURES[k, m, 0], _MEASURES[k, m, 1]])
+                row[AT_OWN + m] = (x - usual[FROM]) * usual[BY] if usual[BY] > 0.0 else np.nan
+                row[AT_PEAK + m] = x - usual[ABOVE] if usual[BY] > 0.0 else np.nan
                 if teaches:
-                    rows.usual[at, m, NOW] = max(rows.usual[at, m, NOW], x)
+                    usual[NOW] = max(usual[NOW], x)
             # The ring and the clocks.
             have = int(min(rows.seen[at, 0], RING))
             place = int(rows.seen[at, 0]) & (RING - 1)
@@ -303,42 +370,61 @@ def walk(  # type: ignore[no-untyped-def]
                 symbols[1], symbols[2] = use_bin[i], newness * 2 + int(bad)
             else:
                 symbols[1], symbols[2] = newness * 2 + int(bad), size_symbol(orig_bytes[i])
-            needed, gain = predicted(
-                rows.slow[at, 0], groups.slow[group], groups.slow[every], rows.codes[at], have, last, symbols
-            )
-            rows.held[at, 0] = evidence_after(rows.held[at, 0], elapsed, gain)
-            for s in range(SYMBOLS):
-                rows.codes[at, place, s] = symbols[s]
-                if teaches:
-                    rows.slow[at, 1, s, symbols[s]] += 1.0
-            rows.ring[at, place, 0] = gap
-            rows.ring[at, place, 1] = orig_bytes[i]
-            rows.ring[at, place, 2] = resp_bytes[i]
-            rows.ring[at, place, 3] = duration[i]
+            if k != DOMAIN:
+                row[AT_BITS], row[AT_GAIN] = predicted(
+                    rows.slow[at, 0],
+                    groups.slow[group],
+                    groups.slow[every],
+                    rows.codes[at],
+                    have,
+                    last,
+                    symbols,
+                )
+                rows.held[at, 0] = evidence_after(rows.held[at, 0], elapsed, row[AT_GAIN])
+                row[AT_EVIDENCE] = rows.held[at, 0]
+                for s in range(SYMBOLS):
+                    rows.codes[at, place, s] = symbols[s]
+                    if teaches:
+                        rows.slow[at, 1, s, symbols[s]] += 1.0
+                        rows.slow[at, 1, s, ALPHABET] += 1.0
             if k in (PAIR, USE, DOMAIN):
-                rhythm(rows.ring[at], min(have + 1, RING), scratch, row[AT_RHYTHM : AT_RHYTHM + 11])
-            else:
-                for c in range(11):
-                    row[AT_RHYTHM + c] = np.nan
-            for r in range(2):
-                slot = int(np.floor(began / (60.0 if r == 0 else 600.0)))
-                rows.active[at, r] = active_after(rows.active[at, r], rows.slot_of[at, r], slot)
-                rows.slot_of[at, r] = max(slot, rows.slot_of[at, r])
-            row[AT_MINUTES] = bits_set(rows.active[at, 0])
-            row[AT_TENS] = bits_set(rows.active[at, 1])
-            row[AT_RUN] = run_set(rows.active[at, 1])
-            row[AT_BITS], row[AT_GAIN], row[AT_EVIDENCE] = needed, gain, rows.held[at, 0]
+                # Connections at once are one visit.
+                visits = rows.visits[at]
+                pause = max(began - rows.visited[at], 0.0) if visits > 0.0 else -1.0
+                if visits == 0.0 or pause >= _VISIT:
+                    v = int(visits) & (RING - 1)
+                    rows.ring[at, v, 0] = pause
+                    rows.ring[at, v, 1] = orig_bytes[i]
+                    visits += 1.0
+                    rows.visits[at] = visits if visits < 1e6 else visits - 1e6 + 1e5
+                    rows.visited[at] = began
+                else:
+                    rows.ring[at, (int(visits) - 1) & (RING - 1), 1] += orig_bytes[i]
+                have = int(min(rows.visits[at], RING))
+                rhythm(rows.ring[at], have, scratch, row[AT_RHYTHM : AT_RHYTHM + RHYTHM])
+            if k in (PAIR, DOMAIN):
+                for r in range(2):
+                    slot = int(np.floor(began / (60.0 if r == 0 else 600.0)))
+                    rows.active[at, r] = active_after(rows.active[at, r], rows.slot_of[at, r], slot)
+                    rows.slot_of[at, r] = max(slot, rows.slot_of[at, r])
+                row[AT_MINUTES] = bits_set(rows.active[at, 0])
+                row[AT_TENS] = bits_set(rows.active[at, 1])
             row[AT_SEEN] = min(rows.seen[at, 0], 1e6)
             row[AT_AGE] = max(now - rows.first[at], 0.0) if rows.first[at] >= 0.0 else 0.0
             row[AT_GAP] = np.nan if fresh else gap
-            row[AT_HOURS] = rows.hours[at]
-            row[AT_SURPRISE] = surprise
+            row[AT_SURPRISE] = rows.held[at, 1] if k == DOMAIN else surprise
+            if k == DOMAIN:
+                row[AT_KNOWN] = _known(likes, name, 7)
+            elif k == TARGET:
+                row[AT_KNOWN] = _known(likes, target, 7)
+            elif k == USE:
+                row[AT_KNOWN] = _known(likes, np.uint64(use[i]), 3)
             # It has been seen.
             if teaches and rows.first[at] < 0.0:
                 rows.first[at] = now
             rows.ends[at] = began if fresh else max(began, rows.ends[at])
             seen = rows.seen[at, 0] + 1.0
-            rows.seen[at, 0] = seen if seen < 1e6 else seen - 1e6 + 1e5 // RING * RING
+            rows.seen[at, 0] = seen if seen < 1e6 else seen - 1e6 + 1e5
             rows.seen[at, 1] = min(rows.seen[at, 1] + (1.0 if teaches else 0.0), 1e6)
             worth = (1.0 if answered[i] else UNANSWERED) + hosts.held[host, 3]
             used_again(rows.used, rows.worth, at, now, worth)

@@ -69,6 +69,7 @@ from .soundness import Unsound as Unsound
 from .soundness import check_tail as check_tail
 from .soundness import check_trees as check_trees
 from .trees import Trees as Trees
+from .trees import averaged as averaged
 from .trees import fit_classes as fit_classes
 from .trees import fit_trees as fit_trees
 from .trees import tabulate as tabulate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -110,6 +111,20 @@ def tabulate(features: Features, state: NDArray[np.float32]) -> NDArray[np.float
             features.first_packets,
         ],
         axis=1,
+    )
+
+
+def averaged(forests: Sequence[Trees]) -> Trees:
+    """One forest whose score is the mean of the scores of several."""
+    begin = np.cumsum([0, *(len(f.left) for f in forests)])[:-1].tolist()
+    return Trees(
+        root=np.concatenate([f.root + np.int32(b) for f, b in zip(forests, begin, strict=True)]),
+        output=np.concatenate([f.output for f in forests]),
+        feature=np.concatenate([f.feature for f in forests]),
+        threshold=np.concatenate([f.threshold for f in forests]),
+        left=np.concatenate([f.left + np.int32(b) for f, b in zip(forests, begin, strict=True)]),
+        unset_left=np.concatenate([f.unset_left for f in forests]),
+        value=np.concatenate([f.value for f in forests]) / len(forests),
     )
 
 

@@ -23,7 +23,7 @@ from cmdana_plugin.behaviour import (
     p_values,
     take_flows,
 )
-from cmdana_plugin.detector import Trees, fit_tail, fit_trees
+from cmdana_plugin.detector import Trees, averaged, fit_tail, fit_trees
 from cmdana_plugin.training.recording import PRESUMED, Corpus
 from cmdana_plugin.training.rehearsal import KINDS, Curriculum, rehearsed
 
@@ -31,12 +31,13 @@ Progress = Callable[[str, float], None]
 
 _WARM: Final = 0.25  # share of a long recording that only fills the streams
 _LONG: Final = 5000  # connections of one
-_ROUNDS: Final = 8  # lessons, each with rehearsals of its own
+_ROUNDS: Final = 8  # lessons of a course, each with rehearsals of its own
 _CONNECTIONS_PER_REHEARSAL: Final = 1000  # of normal use around each
 _REHEARSALS: Final = (2, 20)  # of a lesson in one recording, least and most
 _NORMAL_ROWS: Final = 120_000  # of all lessons together
 _DRAFT_TREES: Final = 40  # what a lesson is judged by before the next is made
-_TREES: Final = 250
+_COURSES: Final = 2  # each of lessons of its own; what they come to is averaged
+_TREES: Final = 250  # of each course
 _LEAVES: Final = 8
 _LEAST_ROWS: Final = 200  # of a leaf: a normal connection comes back in several lessons
 _FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
@@ -89,12 +90,12 @@ def normal_of(
         return found
     flows = concat_flows([r.flows for r in found])
     first = sum(map(len, parts[0][0].flows))
-    order = np.concatenate(
-        [
-            np.argsort(flows.end[:first], kind="stable"),
-            first + np.argsort(flows.end[first:], kind="stable"),
-        ]
-    )
+    order = np.argsort(flows.end[:first], kind="stable")
+    more = first + np.argsort(flows.end[first:], kind="stable")
+    if first and len(more) and flows.end[more[-1]] > flows.end[order[-1]]:
+        # Later traffic may bring its own past along, which has been seen.
+        more = more[flows.end[more] > flows.end[order[-1]]]
+    order = np.concatenate([order, more])
     return [
         Normal(
             take_flows(flows, order),
@@ -124,20 +125,32 @@ def fit_behaviour(
     recordings = [r for r in recordings if len(r)]
     if sum(int(r.normal[: r.learned].sum()) for r in recordings) < _LEAST_NORMAL:
         return None
-    rng = np.random.default_rng(seed)
+    forests, lessons = [], []
+    for course in range(_COURSES):
+        lessons = _course(recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds)
+        progress("behaviour", (course + 0.5) / (_COURSES + 0.5))
+        forests.append(_fit(lessons, seed, _TREES))
+        progress("behaviour", (course + 1.0) / (_COURSES + 0.5))
+    return _calibrated(averaged(forests), recordings, lessons, salt, bounds)
+
+
+def _course(
+    recordings: Sequence[Normal],
+    rng: np.random.Generator,
+    seed: int,
+    bounds: Bounds,
+    kinds: Sequence[str],
+    rounds: int,
+) -> list[Lesson]:
+    """Lessons, each harder in what a model of those before it sees."""
     curriculum = Curriculum.begin()
     lessons: list[Lesson] = []
     for turn in range(rounds):
-        progress("behaviour", turn / (rounds + 2))
         lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds)
         if turn < rounds - 1 and turn % 2 == 1:
-            draft = _fit([*lessons], seed, _DRAFT_TREES)
-            curriculum = curriculum.after(recall(draft, lesson))
+            curriculum = curriculum.after(recall(_fit(lessons, seed, _DRAFT_TREES), lesson))
         lessons.append(lesson)
-    progress("behaviour", rounds / (rounds + 2))
-    trees = _fit(lessons, seed, _TREES)
-    progress("behaviour", (rounds + 1) / (rounds + 2))
-    return _calibrated(trees, recordings, lessons, salt, bounds)
+    return lessons
 
 
 def lesson_of(

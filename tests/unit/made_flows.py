@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from cmdana_plugin.behaviour.fields import _column
 from cmdana_plugin.behaviour.flows import Flows, concat_flows, take_flows
+from cmdana_plugin.behaviour.streams import Streams, _possible
+from cmdana_plugin.behaviour.tables import KINDS
+from cmdana_plugin.behaviour.walk import WIDTH
 
 START = 1_763_769_600.0
 
@@ -59,3 +63,10 @@ def merged(*parts: Flows) -> Flows:
     """The parts in order of their end."""
     one = concat_flows(parts)
     return take_flows(one, np.argsort(one.end, kind="stable"))
+
+
+def statistics(streams: Streams, f: Flows, *wanted: str, teach: bool = True) -> np.ndarray:
+    """Of each connection the statistics of these names [n, len(wanted)], without logarithms; fields or not."""
+    raw = streams._walked(_possible(f), np.full(len(f), teach)).reshape(len(f), KINDS * WIDTH)
+    columns = [_column(name) for name in wanted]
+    return raw[:, [column[0] for column in columns if column is not None]]

@@ -102,7 +102,7 @@ def _calibrated(lesson: Lesson, seed: int) -> Callable[[], Detector]:
 
 def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Callable[[], Detector]:
     return _begun(
-        train(lesson.train, lesson.held, recipe=Recipe(seed=seed, trees=False, behaviour=behaviour))
+        train(lesson.train, lesson.held, recipe=Recipe(seed=seed, trees=False, behaviour=behaviour), salt=0)
     )
 
 

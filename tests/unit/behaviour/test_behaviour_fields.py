@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_flows import START, flows, merged, site
+from made_flows import START, flows, merged, site, statistics
 
 from cmdana_plugin.behaviour.fields import _column, names
 from cmdana_plugin.behaviour.flows import Flows, take_flows
@@ -17,8 +17,7 @@ from feature_extractors.features import load_schema
 
 
 def told(f: Flows, *wanted: str) -> np.ndarray:
-    out = Streams().receive(f)
-    return out[:, [names().index(name) for name in wanted]]
+    return statistics(Streams(), f, *wanted)
 
 
 def test_every_field_of_the_schema_is_known_and_no_two_are_the_same() -> None:
@@ -32,7 +31,7 @@ def test_every_field_of_the_schema_is_known_and_no_two_are_the_same() -> None:
 def test_fan_out_counts_each_responder_once_however_often_it_is_met() -> None:
     n = 300
     f = flows(n, ts=START + 0.1 * np.arange(n), resp=1000 + np.arange(n) % 30, port=22, service=5)
-    others = np.expm1(told(f, "host_others_1d", "host_ports_1d", "use_others_1d"))
+    others = told(f, "host_others_1d", "host_ports_1d", "use_others_1d")
     assert others[29] == pytest.approx([30, 1, 30], rel=0.01)
     assert others[-1] == pytest.approx([30, 1, 30], rel=0.01)
 
@@ -40,13 +39,13 @@ def test_fan_out_counts_each_responder_once_however_often_it_is_met() -> None:
 def test_ports_of_one_responder_are_fan_out_too() -> None:
     n = 500
     f = flows(n, ts=START + 0.002 * np.arange(n), port=1 + np.arange(n), service=0, state=3)
-    assert np.expm1(told(f, "host_ports_1h", "host_others_1h"))[-1] == pytest.approx([500, 1], rel=0.01)
+    assert told(f, "host_ports_1h", "host_others_1h")[-1] == pytest.approx([500, 1], rel=0.01)
 
 
 def test_fan_out_is_forgotten_with_its_horizon_and_no_sooner() -> None:
     n = 100
     f = flows(n, ts=START + np.append(0.1 * np.arange(n - 1), 7200.0), resp=1000 + np.arange(n))
-    hour, day = np.expm1(told(f, "host_others_1h", "host_others_1d"))[-1]
+    hour, day = told(f, "host_others_1h", "host_others_1d")[-1]
     assert hour == pytest.approx(1 + 99 * np.exp(-2), rel=0.02)
     assert day == pytest.approx(100 * np.exp(-1 / 12), rel=0.02)
 
@@ -77,17 +76,35 @@ def test_a_stream_of_a_domain_is_told_apart_from_other_use_of_the_same_server() 
 
 
 def test_minutes_and_tens_say_how_steadily_a_stream_is_there() -> None:
-    minutes, tens, run = told(flows(120), "pair_minutes", "pair_tens", "pair_run")[-1]
-    assert (minutes, tens, run) == (64, 12, 12)
+    minutes, tens = told(flows(120), "pair_minutes", "pair_tens")[-1]
+    assert (minutes, tens) == (64, 12)
+
+
+def test_connections_at_once_are_one_visit() -> None:
+    ts = np.repeat(START + 61.0 * np.arange(40), 5) + np.tile(0.1 * np.arange(5), 40)
+    interval, cv = told(flows(200, ts=ts), "pair_interval", "pair_interval_cv")[-1]
+    assert interval == pytest.approx(61.0)
+    assert cv < 0.01
+
+
+def test_looking_a_name_up_is_no_part_of_the_rhythm_of_going_there() -> None:
+    going = flows(40, domain=21)
+    looking = flows(40, ts=going.ts - 4.0, domain=21, port=53, proto=17, service=2, resp=7)
+    f = merged(going, looking)
+    assert told(f, "domain_interval_cv")[f.port == 443][-1] < 0.01
+
+
+def test_a_domain_that_nobody_knows_is_known_to_one() -> None:
+    f = merged(site(2000), flows(1, ts=START + 30_000, orig=105, domain=999))
+    known, surprise = told(f, "domain_known", "domain_surprise")[f.domain == 999][0]
+    usual = told(f, "domain_surprise")[-200:]
+    assert known == 1.0
+    assert surprise > np.nanmedian(usual) + 2.0
 
 
 def test_refusals_add_up_over_connections() -> None:
-    out = told(
-        flows(126, ts=START + 0.5 * np.arange(126), refused=1, service=5, port=22),
-        "use_refused_10m",
-        "refused",
-    )
-    assert np.expm1(out[-1]) == pytest.approx([120, 1], rel=0.05)
+    out = told(flows(126, ts=START + 0.5 * np.arange(126), refused=1, service=5, port=22), "use_refused_10m")
+    assert out[-1, 0] == pytest.approx(120, rel=0.05)
 
 
 def test_the_scan_of_one_who_scans_daily_is_his_usual_and_anothers_is_not() -> None:
@@ -100,10 +117,9 @@ def test_the_scan_of_one_who_scans_daily_is_his_usual_and_anothers_is_not() -> N
     days = merged(quiet, *(scan(103, START + 3600.0 * h + 60.0) for h in range(40)))
     streams = Streams()
     streams.receive(days)
-    at = names().index("host_others_1h_vs_own")
     later = days.end[-1] + 3600.0
-    usual = streams.receive(scan(103, later))[-1, at]
-    unusual = streams.receive(scan(107, later + 30.0))[-1, at]
+    usual = statistics(streams, scan(103, later), "host_others_1h_vs_own")[-1, 0]
+    unusual = statistics(streams, scan(107, later + 30.0), "host_others_1h_vs_own")[-1, 0]
     assert usual < 2.0
     assert unusual > 4.0
 
@@ -112,13 +128,11 @@ def test_a_contact_that_others_like_it_have_is_less_surprising() -> None:
     f = merged(site(8000, hosts=10, gap=10.0))
     streams = Streams()
     streams.receive(f)
-    at = names().index("pair_surprise")
     later = f.end[-1] + 10.0
     new = flows(1, ts=later, orig=555, resp=7, port=53, proto=17, service=2)
-    known = streams.receive(new)[0, at]
-    strange = streams.receive(
-        replace(new, resp=np.array([4444], np.uint64), port=np.array([8081], np.int32))
-    )[0, at]
+    known = statistics(streams, new, "pair_surprise")[0, 0]
+    nowhere = replace(new, resp=np.array([4444], np.uint64), port=np.array([8081], np.int32))
+    strange = statistics(streams, nowhere, "pair_surprise")[0, 0]
     assert known < 2.0
     assert strange > known + 3.0
 
@@ -128,10 +142,9 @@ def test_what_repeats_itself_against_habit_gains_and_habit_does_not() -> None:
     n = 3000
     habit = flows(n, ts=START + np.cumsum(rng.exponential(60.0, n)), orig_bytes=rng.lognormal(6, 2, n))
     streams = Streams()
-    at = names().index("pair_evidence")
-    ordinary = streams.receive(habit)[n // 2 :, at]
+    ordinary = statistics(streams, habit, "pair_evidence")[n // 2 :, 0]
     beat = flows(40, ts=habit.ts[-1] + 1.0 + 30.0 * np.arange(40), orig_bytes=333.0, resp_bytes=1e6)
-    assert streams.receive(beat)[-1, at] > np.quantile(ordinary, 0.99)
+    assert statistics(streams, beat, "pair_evidence")[-1, 0] > np.quantile(ordinary, 0.99)
 
 
 def test_rows_can_be_taken_of_flows() -> None:

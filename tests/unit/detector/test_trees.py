@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmdana_plugin.detector.trees import Trees
+from cmdana_plugin.detector.trees import Trees, averaged, fit_trees
 from feature_extractors.errors import CmdanaError
 
 FEATURES = 7
@@ -74,3 +74,12 @@ def test_the_leaf_is_the_one_that_a_walk_from_the_root_reaches(leaves: int, outp
 def test_trees_that_are_too_wide_are_refused_in_words() -> None:
     with pytest.raises(CmdanaError, match=r"33 leaves, expected 32 at most"):
         grown(np.random.default_rng(0), 2, 33).score(np.zeros((1, FEATURES), np.float32))
+
+
+def test_averaged_forests_score_the_mean_of_their_scores() -> None:
+    rng = np.random.default_rng(4)
+    table = rng.normal(size=(300, 5)).astype(np.float32)
+    forests = [fit_trees(table, table[:, k] > 0, np.ones(300), seed=k, rounds=5, repeats=1) for k in (0, 1)]
+    mean = np.mean([f.score(table) for f in forests], axis=0)
+    assert np.allclose(averaged(forests).score(table), mean)
+    assert not np.allclose(mean, forests[0].score(table))
