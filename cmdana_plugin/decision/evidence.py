@@ -68,6 +68,7 @@ class Evidence:
         self._source = np.zeros(
             (hosts, KEPT), np.uint64
         )  # of its oddest connections of the hour, their originators
+        self._before = [0.0] * ROLES  # what `_crowd` was of the hour before
         self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
         self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
 
@@ -127,6 +128,7 @@ class Evidence:
             kept = self._blocks[role]
             while len(kept) > 1 and sum(map(len, kept)) > _BLOCKS:
                 kept.pop(0)
+        self._before = [self._crowd(role) for role in range(ROLES)]
         self._hours = [*self._hours, self.active()][-24:]
         self._active[:] = 0
         self._peak[:] = 0.0
@@ -138,11 +140,15 @@ class Evidence:
         self.limits[:] = limit
 
     def everybody(self, role: int) -> float:
-        """How much more than in other hours the middle host is odd in this one: a surge, a roll-out, a wrong model."""
+        """How much more than in other hours the middle host is odd in this one, or was in the one before.
+
+        So it is in a surge, after a roll-out, and always where the model does not fit.
+        """
+        return max(self._crowd(role), self._before[role])
+
+    def _crowd(self, role: int) -> float:
         seen = self._rarest[(self._active > 1) & (self._role == role)]
-        if len(seen) < _CROWD:
-            return 0.0
-        return max(float(np.median(seen)) - _MIDDLE, 0.0)
+        return max(float(np.median(seen)) - _MIDDLE, 0.0) if len(seen) >= _CROWD else 0.0
 
     def active(self) -> int:
         """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""
