@@ -115,7 +115,7 @@ class Site:
 
     def any_service(self, rng: Rng, services: Sequence[Rows]) -> Rows:
         """The rows of one of the services; none where there is none."""
-        return services[rng.integers(len(services))] if services else NO_ROWS
+        return services[int(rng.integers(len(services)))] if services else NO_ROWS
 
     def any_server(self, rng: Rng, rows: Rows) -> Rows:
         """Those of a service's rows that have one of its servers."""
