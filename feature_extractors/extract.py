@@ -82,7 +82,8 @@ class Extractor:
 
     `early`: connections that live on after 32 packets or 10 s give an early window too, without log entries.
     `content`: payload is analysed for log entries and `service`. `logs`: also for the rows of Zeek's logs, which
-    `rows` hands out.
+    `rows` hands out. `brief`: unless `logs`, entries go without most of what neither a model nor an outcome reads
+    (`Schema.reads`): the windows encode to the same.
     """
 
     def __init__(
@@ -91,9 +92,10 @@ class Extractor:
         early: bool = False,
         content: bool = True,
         logs: bool = False,
+        brief: bool = False,
     ) -> None:
         self._limits = limits or ExtractorLimits()
-        self._content = Content(self._limits.content, logs) if content else None
+        self._content = Content(self._limits.content, logs, brief) if content else None
         self._logs = logs
         self._rows: list[LogRow] = []
         self._state = _new_state(self._limits.tracker, early, content)

@@ -106,17 +106,19 @@ def extract(
     summary: Summary,
     opened: Callable[[], object] = lambda: None,
     rows: Callable[[list[LogRow]], object] | None = None,
+    brief: bool = False,
 ) -> Iterator[Windows]:
     """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
     `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
-    given, is handed the rows of application logs before the windows of the connections that they belong to.
+    given, is handed the rows of application logs before the windows of the connections that they belong to. Without it
+    and with `brief`, entries go without most of what no feature reads, as `Extractor` says.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = open_captures(captures, config.capture.reader)
-    extractor = Extractor(limits_of(config), logs=rows is not None)
+    extractor = Extractor(limits_of(config), logs=rows is not None, brief=brief)
     opened()
     for block in in_order(readers):
         summary.frames += len(block)
@@ -209,7 +211,7 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready, rows):
+    for windows in extract(captures, config, summary, ready, rows, brief=True):
         numbers = {"frames": summary.frames, "bytes": summary.bytes}
         lines = next(made)
         while more := next(made):

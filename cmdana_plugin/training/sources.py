@@ -326,7 +326,7 @@ def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]
             report.logs.by_file.setdefault(file, Counter()).update(reasons)
         return
     summary = Summary([str(source)])
-    yield from extract([source], config, summary)
+    yield from extract([source], config, summary, brief=True)
     report.undecoded.update(summary.undecoded)
 
 

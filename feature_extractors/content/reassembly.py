@@ -80,13 +80,13 @@ class _Connection:
 class Content:
     """TCP stream reassembly and protocol analysis of all connections, from their first payload to `close`."""
 
-    def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
+    def __init__(self, limits: ContentLimits | None = None, logs: bool = False, brief: bool = False) -> None:
         self.limits = limits or ContentLimits()
         self.counts = Counts()
         self.rows: list[Row] = []  # where `logs`, of the connections that the last `close` ended
         self._connections: dict[int, _Connection] = {}
         self._pending_total = 0
-        self._run = Run(self.limits, self.counts, create, logs=logs)
+        self._run = Run(self.limits, self.counts, create, logs=logs, brief=brief and not logs)
 
     def receive(self, segments: Segments) -> Wanted:
         """The connections that want less than before, after a block of segments has been analysed."""

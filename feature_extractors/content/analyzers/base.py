@@ -101,6 +101,9 @@ class Run:
     )  # DHCP's, by xid
     certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
     logs: bool = False  # rows of Zeek's logs are asked for, with what no feature reads
+    brief: bool = (
+        False  # of DNS, TLS, HTTP, NTP and SSH little is logged that no feature reads, no x509 at all
+    )
     files: int = 0  # that were given an id
     sharing: dict[int, Shared] = field(
         default_factory=dict
@@ -148,8 +151,8 @@ class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
     __slots__ = (
-        "announcer", "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs", "nested",
-        "orig_p", "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
+        "announcer", "brief", "counts", "entries", "had_gap", "ip_proto", "last_bytes", "limits", "log_bytes", "logs",
+        "nested", "orig_p", "partial", "resp_p", "rows", "run", "services", "shared", "size", "weirds", "written",
     )  # fmt: skip
 
     def __init__(self, ip_proto: int, orig_p: int, resp_p: int, run: Run) -> None:
@@ -164,6 +167,7 @@ class Session:
         self.log_bytes = 0  # about, that the entries take
         self.last_bytes = 0  # of these the last entry's, when it was new
         self.logs = run.logs
+        self.brief = run.brief
         self.rows: list[tuple[str, float, Fields]] = []  # of logs that no feature reads
         self.written = _NOT_WRITTEN  # when Zeek writes an entry, by its identity; negative: it does not
         self.shared = _NO_SHARED

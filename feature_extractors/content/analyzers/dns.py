@@ -154,6 +154,7 @@ class Dns(Analyzer):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
+        self._brief = session.brief
         self._netbios = NETBIOS in (session.orig_p, session.resp_p)
         self._long_labels = session.resp_p == NETBIOS
         self._first: tuple[int, Fields, float] | None = None
@@ -213,22 +214,15 @@ class Dns(Analyzer):
         row = messages.rows[which]
         trans_id, flags, queries, records, begin, end, plain, qtype, qclass, first, last = row
         if flags < 0x8000 and self._first is None and not self._replies:  # as _pair has it, the frequent case
-            entry: Fields = {
-                "proto": self._proto, "trans_id": trans_id, "AA": False, "TC": False, "RD": False, "RA": False,
-                "Z": 0, "rejected": False, "opcode": 0, "opcode_name": "query",
-            }  # fmt: skip
+            entry = self._begun(trans_id)
             self.session.log("dns", ts, entry)
             self._first = trans_id, entry, ts
             began = ts
         else:
             entry, began = self._pair(ts, trans_id, flags, 0, queries, records)
         if queries and flags < 0x8000:
-            entry["RD"] = flags & 0x100 != 0
-            entry["TC"] = flags & 0x200 != 0
-            entry["Z"] = flags >> 4 & 7
-            entry["qclass"] = qclass
-            entry["qclass_name"] = QCLASSES.get(qclass) or f"qclass-{qclass}"
-            entry["qtype"] = qtype
+            if not self._brief:
+                self._asked(entry, flags, qtype, qclass)
             entry["qtype_name"] = QTYPES.get(qtype) or f"query-{qtype}"
             entry["query"] = messages.words[begin:end] if plain else text(messages.text[begin:end])
         if last > first and flags >= 0x8000:
@@ -238,8 +232,9 @@ class Dns(Analyzer):
                 entry["query"] = (
                     words[owner:owner_end] if owner_plain else text(messages.text[owner:owner_end])
                 )
-            entry["AA"] = flags & 0x400 != 0
-            entry["RA"] = flags & 0x80 != 0
+            if not self._brief:
+                entry["AA"] = flags & 0x400 != 0
+                entry["RA"] = flags & 0x80 != 0
             if "rtt" not in entry and ts != began:
                 entry["rtt"] = ts - began
             for ttl, begin, end, plain, _, _, _ in answers:
@@ -249,6 +244,24 @@ class Dns(Analyzer):
         if flags >= 0x8000:
             self.session.at(entry, ts)
         self.session.confirm(self.service)
+
+    def _begun(self, trans_id: int) -> Fields:
+        """The fields of a new entry, an ordinary query's."""
+        if self._brief:
+            return {"proto": self._proto}
+        return {
+            "proto": self._proto, "trans_id": trans_id, "AA": False, "TC": False, "RD": False, "RA": False,
+            "Z": 0, "rejected": False, "opcode": 0, "opcode_name": "query",
+        }  # fmt: skip
+
+    def _asked(self, entry: Fields, flags: int, qtype: int, qclass: int) -> None:
+        """What dns.log says of a query beside its name and the name of its type."""
+        entry["RD"] = flags & 0x100 != 0
+        entry["TC"] = flags & 0x200 != 0
+        entry["Z"] = flags >> 4 & 7
+        entry["qclass"] = qclass
+        entry["qclass_name"] = QCLASSES.get(qclass) or f"qclass-{qclass}"
+        entry["qtype"] = qtype
 
     def _pair(
         self, ts: float, trans_id: int, flags: int, opcode: int, queries: int, records: int
@@ -276,10 +289,7 @@ class Dns(Analyzer):
             if not queue:
                 del self._queries[trans_id]
         if found is None:
-            found = {
-                "proto": self._proto, "trans_id": trans_id, "AA": False, "TC": False, "RD": False, "RA": False,
-                "Z": 0, "rejected": False, "opcode": opcode, "opcode_name": "",
-            }  # fmt: skip
+            found = self._begun(trans_id)
             self.session.log("dns", ts, found)
             if not is_query:
                 self._enqueue(self._replies, trans_id, found, ts)
@@ -287,6 +297,10 @@ class Dns(Analyzer):
                 self._first = trans_id, found, ts
             else:
                 self._enqueue(self._queries, trans_id, found, ts)
+        if not is_query:
+            found["rcode_name"] = RCODES[flags & 15]
+        if self._brief:
+            return found, began
         found["opcode"] = opcode
         if self._netbios:
             found["opcode_name"] = NETBIOS_OPCODES.get(opcode) or f"netbios-opcode-{opcode}"
@@ -295,7 +309,6 @@ class Dns(Analyzer):
         if not is_query:
             rcode = flags & 15
             found["rcode"] = rcode
-            found["rcode_name"] = RCODES[rcode]
             if rcode and not queries:
                 found["rejected"] = True
             if queries and not records:
@@ -332,12 +345,8 @@ class Dns(Analyzer):
         message.pos = pos + 4
         if flags >= 0x8000 or opcode not in (0, 4, 5):
             return
-        entry["RD"] = flags & 0x100 != 0
-        entry["TC"] = flags & 0x200 != 0
-        entry["Z"] = flags >> 4 & 7
-        entry["qclass"] = qclass
-        entry["qclass_name"] = QCLASSES.get(qclass) or f"qclass-{qclass}"
-        entry["qtype"] = qtype
+        if not self._brief:
+            self._asked(entry, flags, qtype, qclass)
         name = QTYPES.get(qtype) or f"query-{qtype}"
         query = raw.lower()
         if self._long_labels:
@@ -384,8 +393,9 @@ class Dns(Analyzer):
             return
         if "query" not in entry:
             entry["query"] = text(name.lower())
-        entry["AA"] = flags & 0x400 != 0
-        entry["RA"] = flags & 0x80 != 0
+        if not self._brief:
+            entry["AA"] = flags & 0x400 != 0
+            entry["RA"] = flags & 0x80 != 0
         if "rtt" not in entry and ts != began:
             entry["rtt"] = ts - began
         if said:

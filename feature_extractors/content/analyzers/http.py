@@ -340,8 +340,9 @@ class Http(Analyzer):
             self._response += 1
         entry = self._open(self._response)
         entry["status_code"] = code
-        entry["status_msg"] = text(reason)
-        entry["version"] = version.decode("ascii")
+        if not self.session.brief:
+            entry["status_msg"] = text(reason)
+            entry["version"] = version.decode("ascii")
         if 100 <= code <= 199:
             entry["info_code"] = code
             entry["info_msg"] = text(reason)

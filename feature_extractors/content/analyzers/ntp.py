@@ -32,13 +32,14 @@ class Ntp(Analyzer):
             (_, stratum, poll, precision, delay, delay_fraction, dispersion, dispersion_fraction, reference,
              *times) = _MESSAGE.unpack_from(data)  # fmt: skip
             fields["stratum"] = stratum
-            fields["poll"] = 2.0**poll
-            fields["precision"] = 2.0**precision
-            fields["root_delay"] = delay + delay_fraction / 65536
-            fields["root_disp"] = dispersion + dispersion_fraction / 65536
-            fields["ref_id"] = text(reference) if stratum < 2 else address(reference)
-            for i, name in enumerate(("ref_time", "org_time", "rec_time", "xmt_time")):
-                fields[name] = _time(times[2 * i], times[2 * i + 1])
+            if not self.session.brief:
+                fields["poll"] = 2.0**poll
+                fields["precision"] = 2.0**precision
+                fields["root_delay"] = delay + delay_fraction / 65536
+                fields["root_disp"] = dispersion + dispersion_fraction / 65536
+                fields["ref_id"] = text(reference) if stratum < 2 else address(reference)
+                for i, name in enumerate(("ref_time", "org_time", "rec_time", "xmt_time")):
+                    fields[name] = _time(times[2 * i], times[2 * i + 1])
             fields["num_exts"] = _extensions(data)
         elif len(data) < {6: 12, 7: 8}.get(mode, 1) or (
             mode == 6 and len(data) < 12 + (data[10] << 8 | data[11])

@@ -147,10 +147,11 @@ class Ssh(Analyzer):
             lists.append(names[:200])
         self._offers[is_orig] = lists
         entry = self._log()
-        chosen = [lists[i] for i in ((0, 2, 4, 6) if is_orig else (0, 3, 5, 7))]
-        said = ";".join(",".join(text(n, 64) for n in names) for names in chosen)
-        digest = hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
-        entry["hassh" if is_orig else "hassh_server"] = digest
+        if not self.session.brief:
+            chosen = [lists[i] for i in ((0, 2, 4, 6) if is_orig else (0, 3, 5, 7))]
+            said = ";".join(",".join(text(n, 64) for n in names) for names in chosen)
+            digest = hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
+            entry["hassh" if is_orig else "hassh_server"] = digest
         server, client = self._offers
         if server is None or client is None:
             return

@@ -31,7 +31,9 @@ MAX_HANDSHAKE: Final = 128 * 1024
 MAX_LISTED: Final = 8192  # bytes of a hello's lists; one that lists more gets no fingerprint
 
 _TWO: Final = struct.Struct(">HH")
-_READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))  # extensions of a client hello that are looked into
+# Extensions of a client hello that are looked into, and which of them where no fingerprint is asked for.
+_READ: Final = frozenset((0, 10, 11, 13, 16, 35, 41, 43))
+_READ_IN_BRIEF: Final = frozenset((0, 35, 41))
 
 _VERSIONS: Final = {
     0x0002: "SSLv2", 0x0300: "SSLv3", 0x0301: "TLSv10", 0x0302: "TLSv11", 0x0303: "TLSv12", 0x0304: "TLSv13",
@@ -108,7 +110,9 @@ class Tls(Analyzer):
     def _log(self) -> Fields:
         """The connection's entry in ssl.log, begun by whatever is seen first."""
         if self._entry is None:
-            self._entry = {"resumed": False, "established": False, "ssl_history": ""}
+            self._entry = {"resumed": False, "established": False}
+            if not self.session.brief:
+                self._entry["ssl_history"] = ""
             self.session.log("ssl", self._ts, self._entry)
         return self._entry
 
@@ -118,7 +122,7 @@ class Tls(Analyzer):
 
     def _close(self) -> None:
         entry = self._entry
-        if entry is None:
+        if entry is None or self.session.brief:
             return
         entry["ssl_history"] = self._history
         if self._saw_certificates:
@@ -294,6 +298,8 @@ class Tls(Analyzer):
         body.skip(body.u8())
         self.session.confirm(self.service)
         entry = self._log()
+        brief = self.session.brief
+        read = _READ_IN_BRIEF if brief else _READ
         groups = formats = signatures = versions = b""
         extensions = bytearray()
         protocols: list[bytes] = []
@@ -304,7 +310,7 @@ class Tls(Analyzer):
             while inside.left >= 4:
                 kind, length = inside.unpack(_TWO)
                 extensions += data[inside.pos - 4 : inside.pos - 2]
-                if kind not in _READ:
+                if kind not in read:
                     inside.skip(length)
                     continue
                 extension = inside.sub(length)
@@ -329,6 +335,8 @@ class Tls(Analyzer):
         if session_id and session_id != b"\0" * 32:
             self._session_id = session_id
             self._empty_ticket_id = False
+        if brief:
+            return
         listed = len(suites) + len(extensions) + len(groups) + len(signatures) + len(versions)
         if listed > MAX_LISTED:
             self.session.counts.add("tls_hello_without_fingerprint")
@@ -375,6 +383,8 @@ class Tls(Analyzer):
         entry["version"] = version_name(self._version)
         if session_id and session_id == self._session_id and not self._is_tls13():
             entry["resumed"] = True
+        if self.session.brief:
+            return retry
         if len(extensions) <= MAX_LISTED:
             entry["ja3s"] = ja3s(version, cipher, bytes(extensions))
         else:
@@ -399,13 +409,16 @@ class Tls(Analyzer):
             self._log()["curve"] = GROUPS.get(curve) or f"unknown-{curve}"
 
     def _certificates(self, is_orig: bool, body: Reader) -> None:
-        """The certificates of a chain, each once in x509.log."""
+        """The certificates of a chain, each once in x509.log; in brief they are passed over, as many as are read."""
         self._log()
         inside = body.sub(min(body.u24(), body.left)) if body.left >= 3 else body
         chain = self._chains[is_orig != self._flipped]
         while inside.left >= 3 and len(chain) < MAX_CHAIN:
             der = inside.take(inside.u24())
             if not der:
+                continue
+            if self.session.brief:
+                chain.append("")
                 continue
             self._saw_certificates = True
             fingerprint = hashlib.sha256(der).hexdigest()
