@@ -85,6 +85,16 @@ def test_the_same_capture_gives_the_same_logs_byte_for_byte(
         assert digests(tmp_path / reader) == digests(out), reader
 
 
+def test_whether_the_applications_logs_are_asked_for_changes_no_other_log(
+    replayed: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out, _ = replayed
+    assert cmdana("replay", "--logs", "all", "--out", "all", DEMO, cwd=tmp_path).returncode == 0
+    all_of_them = digests(tmp_path / "all")
+    assert {"dns.log", "ssl.log", "x509.log"} <= all_of_them.keys()
+    assert digests(out).items() <= all_of_them.items()
+
+
 def test_a_pipe_is_read_as_a_file_is(replayed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     out, _ = replayed
     with gzip.open(DEMO) as plain:

@@ -101,9 +101,7 @@ class Run:
     )  # DHCP's, by xid
     certificates: OrderedDict[str, Fields] = field(default_factory=OrderedDict)  # of x509.log, by fingerprint
     logs: bool = False  # rows of Zeek's logs are asked for, with what no feature reads
-    brief: bool = (
-        False  # of DNS, TLS, HTTP, NTP and SSH little is logged that no feature reads, no x509 at all
-    )
+    brief: bool = False  # what is dear and read by no feature is not logged, x509 not at all
     files: int = 0  # that were given an id
     sharing: dict[int, Shared] = field(
         default_factory=dict
