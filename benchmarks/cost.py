@@ -70,7 +70,7 @@ WORDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one capture."""
+    """The processor seconds that one capture costs, and its size in bytes."""
 
     megabytes: float  # of frames
     packets: int
@@ -83,7 +83,7 @@ class Cost:
 
 
 def measured(path: Path, least: float = 0.0) -> Cost:
-    """The cheapest of some readings of a capture, until `least` seconds have gone: other load only adds."""
+    """The least cost of repeated readings of a capture, for `least` seconds: other load only adds."""
     best, spent = None, 0.0
     while best is None or spent < least:
         one = _read(path)
@@ -117,7 +117,7 @@ Part = tuple[bool, bytes]
 
 
 def conversation(parts: list[Part], port: int, segment: int, size: int) -> list[hostile.Frame]:
-    """These parts again and again, connection after connection of some 64 KB, until there are so many bytes."""
+    """The frames of `parts` repeated, connection after connection of some 64 KB, until there are `size` bytes."""
     frames: list[hostile.Frame] = []
     made = n = 0
     while made < size:
@@ -134,7 +134,9 @@ def conversation(parts: list[Part], port: int, segment: int, size: int) -> list[
 
 
 def mutated(parts: list[Part], rnd: random.Random) -> list[Part]:
-    """One step: a word more, a piece repeated, taken out or given to the other side, a byte changed."""
+    """The parts after one mutation: a word inserted, a piece repeated, removed or moved to the other side, a byte
+    changed.
+    """
     parts = list(parts)
     for _ in range(rnd.randrange(1, 4)):
         kind, at = rnd.randrange(6), rnd.randrange(len(parts))
@@ -158,7 +160,7 @@ def mutated(parts: list[Part], rnd: random.Random) -> list[Part]:
 
 
 def search(seconds: float, seed: int, folder: Path, say: Callable[[str], None]) -> list[tuple[float, Path]]:
-    """Climbs towards cost from conversations of each port; the dearest of each, dearest first."""
+    """The most expensive conversations of each port by hill climbing, most expensive first."""
     rnd = random.Random(seed)
     found = []
     until = time.monotonic() + seconds

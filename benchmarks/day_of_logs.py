@@ -49,12 +49,12 @@ def captures(golden: Path, longest: float) -> Iterator[list[tuple[str, dict[str,
 
 
 def written(stream: str, row: dict[str, Any]) -> float:
-    """About when Zeek wrote the record."""
+    """The time, about, at which Zeek wrote the record, seconds since the epoch."""
     return float(row["ts"] + (row.get("duration") or 0.0 if stream == "conn" else 0.0))
 
 
 def make(golden: Path, day: Path, connections: int, seed: int = 1) -> int:
-    """Writes the day; how many connections it holds."""
+    """The number of connections of the day that is written."""
     rng = random.Random(seed)
     parts = list(captures(golden, DAY / 24))
     each = sum(stream == "conn" for rows in parts for stream, _ in rows)

@@ -52,7 +52,7 @@ _HEAD: Final = struct.Struct("<qq")  # of the black box: number of the batch, it
 
 @dataclass
 class Tally:
-    """What came of a run."""
+    """The counts of a fuzzing run."""
 
     inputs: int = 0
     conversations: int = 0
@@ -131,7 +131,7 @@ class Corpus:
 
 
 class Worker:
-    """Reads mutants in a target, and what came of them."""
+    """The process that runs mutants in a target and keeps what is new."""
 
     def __init__(self, target: Any, rng: Random, keep: Path, box: BlackBox) -> None:
         self.target = target
@@ -361,7 +361,7 @@ def _smaller(talk: Talk) -> Iterator[Talk]:
 
 
 def kind_of(error: BaseException) -> str:
-    """What it says, and where it was raised, which is all there is of compiled code."""
+    """The kind of a fault: its message without numbers, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if "feature_extractors" in f.filename] or frames
     said = re.sub(r"\d+", "N", str(error).partition("\n")[0])[:80]
@@ -376,7 +376,7 @@ def resident() -> int:
 
 
 def supervise(name: str, args: argparse.Namespace) -> Tally:
-    """Runs a target until it is through, another process for each that dies or hangs."""
+    """The counts of a target run to its end, with a new process for each that dies or hangs."""
     total, deaths, begun = Tally(), 0, time.monotonic()
     box = BlackBox(args.keep / f"{name}.box")
     while True:

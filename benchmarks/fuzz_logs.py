@@ -146,7 +146,7 @@ def _whole(as_json: bool) -> bytes:
 
 
 def header(stream: str) -> bytes:
-    """Of a TSV log."""
+    """The header lines of a TSV log."""
     names = "\t".join(name for name, _, _ in STREAMS[stream])
     kinds = "\t".join(kind for _, kind, _ in STREAMS[stream])
     return (
@@ -178,7 +178,7 @@ def folder(rng: random.Random, at: Path, lines: int) -> None:
 
 
 def readers(at: Path, scratch: Path) -> dict[str, Callable[[], object]]:
-    """What each command does with the folder."""
+    """The functions that each command runs on a folder, by name."""
     schema = load_schema()
 
     def report() -> None:

@@ -47,7 +47,7 @@ _WORDS = (0, 1, 0x7F, 0xFF, 0x7FC00000, 0x7F800000, 0xFF800000, 0x7FFFFFFF, 0x80
 
 @dataclass(slots=True)
 class Mutant:
-    """A file in the making."""
+    """A mutated model file, not yet written."""
 
     table: dict[str, Any]  # what the header says
     data: bytes
@@ -67,7 +67,7 @@ class Mutant:
 
 
 class Mutator:
-    """One file in many wrong ways."""
+    """A generator of mutants of one model file."""
 
     def __init__(self, content: bytes) -> None:
         (size,) = struct.unpack_from("<Q", content)

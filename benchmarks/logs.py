@@ -97,7 +97,7 @@ def write(folder: Path, rows: int) -> dict[str, Path]:
 
 
 def spent(read: Callable[[], int]) -> tuple[int, float]:
-    """How many were read, and in how many seconds of processor time."""
+    """The number of rows read, and the processor seconds that it took."""
     begun = time.process_time()
     n = read()
     return n, time.process_time() - begun

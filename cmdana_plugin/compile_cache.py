@@ -9,12 +9,12 @@ import feature_extractors
 
 
 def folder() -> Path:
-    """Where compiled functions are kept: NUMBA_CACHE_DIR, or beside the packages' own files."""
+    """The folder of compiled functions: NUMBA_CACHE_DIR, or beside the packages' own files."""
     return Path(os.environ.get("NUMBA_CACHE_DIR") or Path(feature_extractors.__file__).parent / "__pycache__")
 
 
 def kept(module: str = "*") -> int:
-    """How many functions of `module`, or of all, are compiled and kept."""
+    """The number of compiled functions in the cache, of `module` or of all modules."""
     packages = [folder()] if os.environ.get("NUMBA_CACHE_DIR") else _packages()
     return sum(1 for place in packages for _ in place.rglob(f"{module}.*.nbi"))
 

@@ -192,7 +192,7 @@ class Found:
     ignored: tuple[str, ...] = ()  # keys of a working folder's file that are not taken from there
 
     def words(self) -> str:
-        """For the operator, "" where there is nothing to say."""
+        """Where the configuration came from, as a sentence for the operator; "" for the defaults."""
         if self.path is None:
             return ""
         if self.operators:
@@ -203,7 +203,7 @@ class Found:
         return f"{words}; not taken from there: {', '.join(self.ignored)} (name the file with --config)"
 
     def object(self) -> dict[str, object] | None:
-        """For `--json`."""
+        """Where the configuration came from, as an object for `--json`; None for the defaults."""
         if self.path is None:
             return None
         return {"file": str(self.path), "operators": self.operators, "ignored": list(self.ignored)}
@@ -215,8 +215,8 @@ def load(path: Path | None) -> Config:
 
 
 def find(path: Path | None) -> Found:
-    """The configuration in `path`; without one, in the first file of `operators_files`; without those, what cannot
-    run or hide anything of `./plugin.toml`; without that, the defaults.
+    """The configuration and its origin: in `path`; without one, in the first file of `operators_files`; without
+    those, what cannot run or hide anything of `./plugin.toml`; without that, the defaults.
 
     A path in it that is relative begins at the file's folder. Raises `ConfigError` with one line for the first mistake,
     and for an operator's file that others can write, if it holds what a working folder's may not.
@@ -237,7 +237,7 @@ def find(path: Path | None) -> Found:
         return Found(Config())
     text, _ = _read(here, follow=False)
     if (
-        len(text) > _MOST_HERE or text.count(b".") > _DOTS_HERE
+        len(text) > _MAX_FOLDER_FILE_BYTES or text.count(b".") > _MAX_FOLDER_FILE_DOTS
     ):  # keys in keys take the square of their number
         raise ConfigError(f"{here}: is too long for one of the working folder; name it with --config")
     config = parse(text, str(here))
@@ -246,7 +246,7 @@ def find(path: Path | None) -> Found:
 
 
 def operators_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Where an operator puts a configuration that is not named on the command line, in this order."""
+    """The paths of an operator's configuration, in order of precedence (XDG Base Directory, then /etc)."""
     homes = [environment.get("XDG_CONFIG_HOME", "")]
     if not os.path.isabs(homes[0]):  # a relative one is to be ignored, says the XDG specification
         homes = [f"{environment['HOME']}/.config"] if os.path.isabs(environment.get("HOME", "")) else []
@@ -254,7 +254,7 @@ def operators_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def to_write(found: Found | None) -> Path:
-    """The operator's file to write to: the one in use, or the user's own."""
+    """The path of the operator's configuration to change: the one in use, or the user's own."""
     if found is not None and found.path is not None and found.operators:
         return found.path
     return operators_files()[0]
@@ -282,9 +282,16 @@ _PATHS: Final = (
     ("endpoint", "key_file"),
     ("zeek", "scripts"),
 )
-_MAX_BYTES: Final = 1024 * 1024  # bytes of a file
-_MOST_HERE: Final = 64 * 1024  # bytes of one of the working folder
-_DOTS_HERE: Final = 2000
+_MAX_FILE_BYTES: Final = 1024 * 1024  # bytes of a file
+_MAX_FOLDER_FILE_BYTES: Final = 64 * 1024  # bytes of one of the working folder
+_MAX_FOLDER_FILE_DOTS: Final = 2000
+# similarity (difflib's ratio, 0 to 1) from which a known key is proposed for an unknown one
+_MIN_SIMILARITY: Final = 0.75
+_NO_SNIFFING: Final = "the endpoint no longer sniffs packets: delete the key"
+_REMOVED: Final[Mapping[tuple[str, ...], str]] = {
+    ("endpoint", "sniff"): _NO_SNIFFING,
+    ("endpoint", "sniff_connections"): _NO_SNIFFING,
+}
 
 
 def _not_from_anywhere(config: Config) -> tuple[str, ...]:
@@ -334,9 +341,9 @@ def _read(path: Path, *, follow: bool = True) -> tuple[bytes, str]:
         os.close(file)
         raise ConfigError(f"{path}: cannot be read: it is no regular file")
     with open(file, "rb") as opened:
-        text = opened.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise ConfigError(f"{path}: is too long; expected at most {_MAX_BYTES:,} bytes")
+        text = opened.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: is too long; expected at most {_MAX_FILE_BYTES:,} bytes")
     return text, writable_by_others(found) or _replaceable(path)
 
 
@@ -373,7 +380,7 @@ def _own_group(found: os.stat_result) -> bool:
 
 
 def shown(text: str) -> str:
-    """A name from a file or a folder as it can be shown: no character of it moves the cursor or colours the screen."""
+    """A text made safe to print: characters that are not printable are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -411,8 +418,10 @@ def _sentence(name: str, error: ValidationError) -> str:
     where = [shown(str(part)) for part in first["loc"]]
     key = f"[{where[0]}] {'.'.join(where[1:])}" if len(where) > 1 else f"[{where[0]}]"
     if first["type"] == "extra_forbidden":
+        if gone := _REMOVED.get(tuple(where)):
+            return f"{name}: unknown key {key}; {gone}"
         known = _known(where[:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1)
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=_MIN_SIMILARITY)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{name}: unknown key {key}; {hint}"
     expected = first["msg"][0].lower() + first["msg"][1:]

@@ -26,13 +26,13 @@ from feature_extractors.confinement import confine, programs
 
 State = Literal["ok", "missing", "wrong"]
 
-_WAIT: Final = 20.0  # seconds for a program to answer
+_ANSWER_SECONDS: Final = 20.0  # seconds for a program to answer
 _OLDEST_ZEEK: Final = (8, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `wrong` is broken; `missing` is absent, and needed only if `required`."""
+    """The result of one check. `wrong` is broken; `missing` is absent, and needed only if `required`."""
 
     what: str
     state: State
@@ -46,7 +46,7 @@ class Finding:
 
 
 def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
-    """Each finding as it is made, in the order of the walk, of the configuration and the model asked for."""
+    """The findings as they are made, in the order of the walk, for this configuration and model."""
     settings = Config()
     yield _python()
     try:
@@ -72,7 +72,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
 
 
 def finding_object(finding: Finding) -> dict[str, object]:
-    """For `--json`."""
+    """A finding as an object for `--json`."""
     return asdict(finding) | {"fails": finding.fails}
 
 
@@ -207,7 +207,7 @@ def _tshark(settings: Config) -> Iterator[Finding]:
     else:
         environment = programs.environment(os.devnull)
         yield Finding(
-            "tshark", "ok", f"{_first_line(_said([program, '--version'], environment))} ({program})"
+            "tshark", "ok", f"{_first_line(_answer_of([program, '--version'], environment))} ({program})"
         )
     try:
         yield Finding("pyshark", "ok", importlib.metadata.version("pyshark"))
@@ -233,15 +233,15 @@ def _zeek(settings: Config) -> Iterator[Finding]:
         )
         yield Finding("Zeek", "missing", f"no program {settings.zeek.path!r}", advice, wanted)
         return
-    said = _first_line(_said([zeek, "--version"]))
-    version = re.search(r"version (\d+)\.(\d+)", said)
+    answer = _first_line(_answer_of([zeek, "--version"]))
+    version = re.search(r"version (\d+)\.(\d+)", answer)
     if version is None:
-        yield Finding("Zeek", "wrong", f"{zeek} says {said!r}", "[zeek] path: expected Zeek's own program")
+        yield Finding("Zeek", "wrong", f"{zeek} says {answer!r}", "[zeek] path: expected Zeek's own program")
         return
     if (int(version[1]), int(version[2])) < _OLDEST_ZEEK:
-        yield Finding("Zeek", "wrong", f"{zeek}: {said}", "expected Zeek 8.0 or later", wanted)
+        yield Finding("Zeek", "wrong", f"{zeek}: {answer}", "expected Zeek 8.0 or later", wanted)
         return
-    yield Finding("Zeek", "ok", f"{said} ({zeek})")
+    yield Finding("Zeek", "ok", f"{answer} ({zeek})")
     if scripts is not None:
         command = [zeek, "--parse-only", str(scripts), str(scripts / "listen-websocket.zeek")]
         fault = _failed(command)
@@ -320,7 +320,7 @@ def _secret(settings: Config) -> Finding:
 
 
 def secret_made(path: Path) -> str:
-    """What there is to do with a new secret."""
+    """What to do with a new secret, in words."""
     return (
         f"{path}: made, for its owner only. Zeek finds it there if it runs as the same user; elsewhere copy it (chmod "
         '600, owned by the user that Zeek runs as) and say so: redef CMDANA::secret_file = "..."; every node of a '
@@ -332,10 +332,10 @@ def _version() -> str:
     return importlib.metadata.version("cmdana")
 
 
-def _said(command: list[str], environment: dict[str, str] | None = None) -> str:
+def _answer_of(command: list[str], environment: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT,
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=_ANSWER_SECONDS,
             stdin=subprocess.DEVNULL, cwd=os.sep, env=environment,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -348,8 +348,8 @@ def _failed(command: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
-                command, check=False, capture_output=True, text=True, errors="replace", timeout=_WAIT, cwd=folder,
-                stdin=subprocess.DEVNULL,
+                command, check=False, capture_output=True, text=True, errors="replace", timeout=_ANSWER_SECONDS,
+                cwd=folder, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)

@@ -48,11 +48,11 @@ class Replacement:
 
     @property
     def partial(self) -> Path:
-        """Where it lies until it is whole."""
+        """The path of the temporary file until `commit`."""
         return self.path.parent / self._name
 
     def commit(self, *, over: bool = True) -> None:
-        """The file is whole. Raises `FileExistsError` where one has the name, unless it may go `over` that."""
+        """Syncs the file to disk and renames it. Raises `FileExistsError` where the name is taken and not `over`."""
         try:
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -72,7 +72,7 @@ class Replacement:
         self._close()
 
     def abandon(self) -> None:
-        """Once more, or after `commit`, it does nothing."""
+        """Deletes the temporary file; does nothing a second time or after `commit`."""
         if self._folder >= 0:
             with suppress(OSError):
                 os.unlink(self._name, dir_fd=self._folder)
@@ -87,7 +87,7 @@ class Replacement:
 
 @contextmanager
 def replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
-    """A file to write whole; it takes the place of `path` at the end, or leaves it as it was. Raises `OSError`."""
+    """A context with a file to write, which replaces `path` at its end, but not where it fails. Raises `OSError`."""
     replacement = Replacement(path, mode)
     try:
         yield replacement.file
@@ -98,13 +98,13 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
 
 
 def replace(path: Path, content: bytes, mode: int | None = None) -> None:
-    """`content` in place of what `path` held. Raises `OSError`."""
+    """Replaces the content of `path` atomically. Raises `OSError`."""
     with replacing(path, mode) as file:
         file.write(content)
 
 
 def create(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """A new file of this content. Raises `FileExistsError` where there is one, or `OSError`."""
+    """Creates a file of this content atomically. Raises `FileExistsError` where there is one, or `OSError`."""
     if os.path.lexists(path):
         raise FileExistsError(path)
     new = Replacement(path, mode)
@@ -118,7 +118,7 @@ def create(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 @contextmanager
 def alone(folder: Path, name: str = "") -> Iterator[None]:
-    """Excludes every other process from writing the same file, or the same folder where there is no `name`.
+    """A context in which no other process writes the same file, or the same folder where there is no `name`.
 
     Raises `Busy`, or `OSError` where the folder cannot be written.
     """
@@ -140,7 +140,10 @@ def alone(folder: Path, name: str = "") -> Iterator[None]:
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Waits until no other process changes the file. Raises `OSError` where its folder cannot be written."""
+    """A context in which no other process changes the file; waits for it.
+
+    Raises `OSError` where its folder cannot be written.
+    """
     with folder_of(path.parent) as place:
         held = _held(place, f".{path.name}.lock", wait=True)
         assert held is not None
@@ -152,6 +155,7 @@ def in_turn(path: Path) -> Iterator[None]:
 
 @contextmanager
 def folder_of(path: Path) -> Iterator[int]:
+    """A context with a descriptor of a folder, for `dir_fd`. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -160,7 +164,7 @@ def folder_of(path: Path) -> Iterator[int]:
 
 
 def lock_file(path: Path) -> int | None:
-    """A descriptor that holds the lock of a lock file, made if need be; None where another has it."""
+    """A descriptor that holds the lock of a lock file (flock), made if need be; None where another process has it."""
     with folder_of(path.parent) as place:
         return _held(place, path.name, wait=False)
 

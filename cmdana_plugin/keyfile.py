@@ -54,7 +54,7 @@ def read_key(path: Path) -> bytes:
 
 
 def state_key_path(configured: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the key of the state's hashes lies: as configured, in systemd's StateDirectory, or in the user's home."""
+    """The path of the key of the state's hashes: as configured, in systemd's StateDirectory, or in the user's home."""
     if configured:
         return Path(configured)
     if service := environment.get("STATE_DIRECTORY"):
@@ -64,7 +64,7 @@ def state_key_path(configured: str, environment: Mapping[str, str] = os.environ)
 
 
 def secret_path(configured: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the secret lies that Zeek and the detector share: as configured, for the host, or in the user's home.
+    """The path of the secret that Zeek and the detector share: as configured, for the host, or in the user's home.
 
     Zeek looks in the same places (`CMDANA::secret_file`).
     """
@@ -77,7 +77,7 @@ def secret_path(configured: str, environment: Mapping[str, str] = os.environ) ->
 
 
 def new_secret(configured: str) -> Path:
-    """Makes that secret, for the whole host where root asks, else in the user's home; where it is.
+    """The path of a new secret, made for the whole host where root asks, else in the user's home.
 
     Raises `KeyFileError` where there is one already.
     """

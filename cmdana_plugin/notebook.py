@@ -55,7 +55,7 @@ def extract(
 def encode(windows: Windows) -> Encoded:
     """The windows as numbers in schema order, beside their connections: what a detector receives.
 
-    Scales and codes are those of `features/schema.yaml`; unset is NaN in numbers, 0 in codes. A row hangs on its own
+    Scales and codes are those of `features/schema.yaml`; unset is NaN in numbers, 0 in codes. A row depends on its own
     window alone. Raises `CmdanaError` where the schema that comes with the package cannot be read.
     """
     return encoded(windows, load_schema())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def is_ipv4(address: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of the addresses [n, 16] are IPv4, mapped."""
+    """Whether each address [n, 16] is IPv4, mapped into IPv6 (RFC 4291, 2.5.5.2)."""
     mapped: NDArray[np.bool_] = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
     return mapped
 
@@ -22,11 +22,11 @@ def address_texts(column: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> li
     return [_address(a) for a in raw]
 
 
-_MAPPED: Final = bytes(10) + b"\xff\xff"
+_IPV4_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
 
 
 @lru_cache(maxsize=65536)
 def _address(raw: bytes) -> str:
-    if raw[:12] == _MAPPED:
+    if raw[:12] == _IPV4_MAPPED_PREFIX:
         return socket.inet_ntop(socket.AF_INET, raw[12:])
     return socket.inet_ntop(socket.AF_INET6, raw)

@@ -18,7 +18,7 @@ _ICMP6_ANSWERS: Final = {
 }  # fmt: skip
 _PORTED: Final = frozenset((1, 6, 17, 58, 132))
 _ID: Final = "S30"  # "1:" and 20 bytes in base64
-_MAPPED: Final = bytes(10) + b"\xff\xff"
+_IPV4_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
 
 
 def community_id_v1(
@@ -29,9 +29,7 @@ def community_id_v1(
     ip_proto: NDArray[np.uint8],
     seed: int = 0,
 ) -> NDArray[np.bytes_]:
-    """Community IDs [n] (S30) of connections.
-
-    Of addresses [n, 16] (IPv4 as ::ffff:a.b.c.d), ports, or ICMP type and answer.
+    """The Community IDs [n] (S30) of connections: addresses [n, 16] (IPv4 mapped), ports, or ICMP type and answer.
 
     ICMP follows Zeek's ports: the originator's type, and the answer's type or, for a message without answer, its
     code. Other protocols than TCP, UDP, SCTP and ICMP are hashed without ports. `seed`: 0..65535.
@@ -116,4 +114,4 @@ def _swapped(port: int) -> int:
 
 
 def _address(packed: bytes) -> bytes:
-    return packed[12:] if packed.startswith(_MAPPED) else packed
+    return packed[12:] if packed.startswith(_IPV4_MAPPED_PREFIX) else packed

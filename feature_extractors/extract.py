@@ -65,13 +65,13 @@ G = TypeVar("G", bound=np.generic)
 # Streams whose rows Zeek writes at the time that they carry; others at the connection's end, unless an analyzer said.
 AT_ONCE: Final = frozenset(("modbus", "ntp", "weird", "x509", "irc"))
 
-_ROWS: Final = 16_384  # ended connections between two looks at them
-_SEGMENTS: Final = 4096
+_ENDED_CONNECTIONS: Final = 16_384  # ended connections between two looks at them
+_BLOCK_SEGMENTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractorLimits:
-    """How much the extractor may hold."""
+    """The bounds of what the extractor may hold."""
 
     tracker: TrackerLimits = field(default_factory=TrackerLimits)
     content: ContentLimits = field(default_factory=ContentLimits)
@@ -104,7 +104,7 @@ class Extractor:
 
     @property
     def counts(self) -> Counts:
-        """What was passed over or let go so far, by reason."""
+        """The counts of what was passed over or dropped so far, by reason."""
         counts = Counts()
         for name, n in zip(REASONS, self._state.counts.tolist(), strict=True):
             if not name.startswith("_"):
@@ -120,7 +120,7 @@ class Extractor:
         return rows
 
     def receive(self, block: FrameBlock) -> Windows:
-        """The windows that end by the last frame of the block."""
+        """The windows of connections that end by the last frame of the block, in order of `end`."""
         return _joined(list(self.parts(block)))
 
     def parts(self, block: FrameBlock) -> Iterator[Windows]:
@@ -151,7 +151,10 @@ class Extractor:
         self._latest = max(self._latest, float(latest[-1]))
 
     def finish(self) -> Windows:
-        """All connections still open end now, as they do in Zeek when it stops. Raises as `ending` does."""
+        """The windows of all connections still open, which end now, as in Zeek when it stops.
+
+        Raises as `ending` does.
+        """
         return _joined(list(self.ending()))
 
     def ending(self) -> Iterator[Windows]:
@@ -274,9 +277,9 @@ def _new_state(limits: TrackerLimits, early: bool, content: bool) -> State:
         free_kept=np.arange(4 * n - 1, -1, -1, dtype=np.int32),
         blocks=np.zeros(1024, BLOCK),
         free_blocks=np.arange(1023, -1, -1, dtype=np.int32),
-        rows=np.zeros(_ROWS, ROW),
-        row_packets=np.zeros(_ROWS * MAX_PACKETS, ROW_PACKET),
-        segments=np.zeros(_SEGMENTS, SEGMENT),
+        rows=np.zeros(_ENDED_CONNECTIONS, ROW),
+        row_packets=np.zeros(_ENDED_CONNECTIONS * MAX_PACKETS, ROW_PACKET),
+        segments=np.zeros(_BLOCK_SEGMENTS, SEGMENT),
         extra=np.zeros(2 * FRAME_EXTRA, np.uint8),
         fragments=np.zeros(limits.fragments, FRAGMENTS),
         fragment_data=np.zeros(limits.fragments * FRAGMENT_BUFFER, np.uint8),

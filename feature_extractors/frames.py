@@ -33,7 +33,7 @@ class FrameBlock:
 
 @dataclass(slots=True)
 class Counts:
-    """What could not be decoded or was let go, by reason. Nothing is lost silently."""
+    """Counters of what could not be decoded or was dropped, by reason."""
 
     by_reason: Counter[str] = field(default_factory=Counter)
 
@@ -43,7 +43,7 @@ class Counts:
 
 
 class Reader(Protocol):
-    """Reads one capture as a stream of blocks; memory does not grow with the capture.
+    """One capture as an iterable of blocks; memory does not grow with the capture.
 
     Raises `CaptureError` before the first block when the file is no capture. A file cut in the middle of a
     packet yields all whole packets and counts `capture_truncated`.
@@ -53,6 +53,6 @@ class Reader(Protocol):
 
     @property
     def once(self) -> bool:
-        """Whether it comes once only, as a pipe does."""
+        """Whether it can be read once only, as a pipe can."""
 
     def __iter__(self) -> Iterator[FrameBlock]: ...

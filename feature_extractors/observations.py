@@ -127,7 +127,9 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """All known of `n` connections: row i owns packets [packet_start[i], packet_start[i+1]), and likewise logs."""
+    """The three modalities of `n` connections: row i owns packets [packet_start[i], packet_start[i+1]), and likewise
+    logs.
+    """
 
     connections: Connections
     packets: Packets
@@ -140,7 +142,7 @@ class Windows:
 
 
 def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
-    """The given rows, in the given order. Time and memory are linear in what is taken."""
+    """The windows of `rows`, in the order given; time and memory are linear in what is taken."""
     packet_rows, packet_start = ragged(windows.packet_start, rows)
     log_rows, log_start = ragged(windows.log_start, rows)
     return Windows(
@@ -153,7 +155,7 @@ def take(windows: Windows, rows: NDArray[np.int64]) -> Windows:
 
 
 def take_connections(connections: Connections, rows: NDArray[np.int64]) -> Connections:
-    """The given rows, in the given order."""
+    """The connections of `rows`, in the order given."""
     columns: dict[str, Any] = {
         f.name: [connections.service[i] for i in rows]
         if f.name == "service"
@@ -164,7 +166,7 @@ def take_connections(connections: Connections, rows: NDArray[np.int64]) -> Conne
 
 
 def concat_connections(parts: Sequence[Connections]) -> Connections:
-    """The parts, of which there is one at least, joined end to end."""
+    """The connections of all parts, one or more, joined end to end."""
     columns: dict[str, Any] = {
         f.name: [s for c in parts for s in c.service]
         if f.name == "service"
@@ -175,7 +177,7 @@ def concat_connections(parts: Sequence[Connections]) -> Connections:
 
 
 def concat(blocks: Sequence[Windows]) -> Windows:
-    """The blocks joined end to end. Raises `ValueError` where there is none."""
+    """The windows of all blocks, joined end to end. Raises `ValueError` where there is none."""
     if not blocks:
         raise ValueError("concat needs at least one block of windows")
     return Windows(
@@ -190,7 +192,7 @@ def concat(blocks: Sequence[Windows]) -> Windows:
 
 
 def ragged(start: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What the rows own of things that lie end to end, and where each one's begin when these are taken."""
+    """The indices of the elements that `rows` own in a ragged array (CSR offsets `start`), and their new offsets."""
     lengths = start[rows + 1] - start[rows]
     new = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(lengths, out=new[1:])
@@ -198,6 +200,6 @@ def ragged(start: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[n
 
 
 def joined(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Where each row's things begin when the parts are joined end to end."""
+    """The offsets of a ragged array whose parts, with offsets `starts`, are joined end to end."""
     offsets = np.cumsum([0] + [int(s[-1]) for s in starts])
     return np.concatenate([[0]] + [s[1:] + o for s, o in zip(starts, offsets, strict=False)]).astype(np.int64)

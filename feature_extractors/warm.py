@@ -24,7 +24,7 @@ _ANSWER: Final = (
 
 
 def warm_up() -> None:
-    """One DNS lookup and one HTTP request, as far as their windows."""
+    """Extracts one DNS lookup and one HTTP request, so that all compiled code is loaded."""
     extractor = Extractor()
     schema = load_schema()
     none = np.zeros(0, np.int64)

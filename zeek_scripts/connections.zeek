@@ -17,12 +17,12 @@ export {
 	## Publishes a connection as it is now.
 	##
 	## final: it has ended, or nothing more of it will be seen.
-	global tell_connection: function(c: connection, final: bool);
+	global publish_connection: function(c: connection, final: bool);
 }
 
 redef record Packets += {
-	told_early: bool &default=F;
-	told_final: bool &default=F;
+	early_published: bool &default=F;
+	final_published: bool &default=F;
 };
 
 redef ConnThreshold::generic_packet_thresholds += { 3, 20, 24, 28, 32 };
@@ -71,7 +71,7 @@ function state_of(c: connection): string
 # In three parts: words with a space between, for each quote would be escaped on its way; counts; and the packets. cat
 # and to_json cost Zeek half of what fmt costs. -1 is unset. The other half is ConnectionRow in
 # cmdana_plugin/endpoint/observed.py.
-function tell_connection(c: connection, final: bool)
+function publish_connection(c: connection, final: bool)
 	{
 	local id = c$id;
 	local o = c$orig;
@@ -119,17 +119,17 @@ event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 			}
 		}
 
-	if ( (c$duration > early_after || threshold == 32) && threshold >= 3 && early_verdicts && ! c$cmdana$told_early )
+	if ( (c$duration > early_after || threshold == 32) && threshold >= 3 && early_verdicts && ! c$cmdana$early_published )
 		{
-		c$cmdana$told_early = T;
-		tell_connection(c, F);
+		c$cmdana$early_published = T;
+		publish_connection(c, F);
 		}
 	}
 
 # After the logs that the same end writes, so that the detector has them when the connection arrives.
 event connection_state_remove(c: connection) &priority=-100
 	{
-	if ( (c?$cmdana && c$cmdana$told_final) || is_remote_event() )
+	if ( (c?$cmdana && c$cmdana$final_published) || is_remote_event() )
 		return;
 
 	++tally$ended;
@@ -142,5 +142,5 @@ event connection_state_remove(c: connection) &priority=-100
 
 	++tally$sent;
 	++finals;
-	tell_connection(c, T);
+	publish_connection(c, T);
 	}

@@ -36,7 +36,7 @@ global refused_instances: set[string] &create_expire=1hr;
 global replaced_instances: set[string] &create_expire=1hr;
 global was_lost = F;
 global began: time;
-global never_told = F;
+global absence_noticed = F;
 global losses = 0;
 global lost_since: time;
 # As it was when the detector was lost, or as Zeek began.
@@ -66,7 +66,7 @@ function objection(who: Alive): string
 	}
 
 # One identifier for each, and never suppressed: a loss is a loss, however soon it follows another.
-function tell_of_detector(note: Notice::Type, msg: string, sub: string, n: count)
+function notice_detector(note: Notice::Type, msg: string, sub: string, n: count)
 	{
 	NOTICE(Notice::Info($note=note, $ts=network_time(), $identifier=unforeseen(fmt("%s %d", run_id, losses)), $suppress_for=0sec,
 	    $msg=msg, $sub=sub, $n=n));
@@ -88,7 +88,7 @@ function lose_detector(why: string)
 	# In a cluster the workers know what they sent, and the manager what came back.
 	local unanswered = tally$sent > tally$judged ? tally$sent - tally$judged : 0;
 	if ( is_judging_node() )
-		tell_of_detector(Detector_Lost, "The CMDANA detector is gone; connections are not judged until it is back",
+		notice_detector(Detector_Lost, "The CMDANA detector is gone; connections are not judged until it is back",
 		    Cluster::is_enabled() ? fmt("%s; last heard of at %.6f", why, lost_since) :
 		        fmt("%s; last heard of at %.6f; %d connections that it was told of are not answered", why,
 		            lost_since, unanswered), unanswered);
@@ -103,8 +103,8 @@ function find_detector(who: Alive)
 	    was_lost ? "is back" : "found", who$cmdana, who$model, who$schema, missed, was_lost ? lost_since : began));
 
 	# Each node knows of its own connections alone.
-	if ( (was_lost || never_told) && (is_judging_node() || missed > 0) )
-		tell_of_detector(Detector_Back, "The CMDANA detector is back; connections are judged again",
+	if ( (was_lost || absence_noticed) && (is_judging_node() || missed > 0) )
+		notice_detector(Detector_Back, "The CMDANA detector is back; connections are judged again",
 		    fmt("%d connections of %s ended unjudged since %.6f", missed, peer_description, was_lost ? lost_since : began),
 		    missed);
 	unsent_before = tally$unsent;
@@ -198,11 +198,11 @@ event check_detector() &is_used
 	if ( detector_ready && current_time() - last_alive > detector_timeout )
 		lose_detector(fmt("no heartbeat for %.0f seconds", detector_timeout));
 
-	if ( ! detector_ready && ! was_lost && ! never_told && current_time() - began > never_after )
+	if ( ! detector_ready && ! was_lost && ! absence_noticed && current_time() - began > never_after )
 		{
-		never_told = T;
+		absence_noticed = T;
 		if ( is_judging_node() )
-			tell_of_detector(Detector_Lost, "No CMDANA detector has come since Zeek started; connections are not judged",
+			notice_detector(Detector_Lost, "No CMDANA detector has come since Zeek started; connections are not judged",
 			    fmt("%s; %d connections of %s ended unjudged since %.6f",
 			        can_trust() ? "does cmdana run?" : "this Zeek has no secret, so none is believed", tally$unsent,
 			        peer_description, began), tally$unsent);

@@ -93,11 +93,11 @@ event Pcap::file_done(path: string)
 			c$cmdana = Packets();
 
 		# Its removal while Zeek stops is not another end.
-		c$cmdana$told_final = T;
+		c$cmdana$final_published = T;
 		++tally$ended;
 		++tally$sent;
 		++finals;
-		tell_connection(c, T);
+		publish_connection(c, T);
 		}
 
 	file_ended = T;

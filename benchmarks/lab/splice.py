@@ -40,6 +40,7 @@ ON_LEAVE = 0.25  # of the people, for some days of a fortnight
 ATTACKED = 0.65  # of the days that are not kept calm
 ATTACKS = (4, 9)  # in such a day, the second not reached
 CALM = 0.5  # share of the days at the beginning without attacks: to learn and calibrate on
+MOVED = "server-moved"
 MACHINES = ("server", "device")  # roles of machines without people; what has no role is a server
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _MOST = 400  # machines
@@ -227,7 +228,7 @@ class _Site:
         for day in plan:
             day.moved = moved if day.number >= self.moves else {}
             if day.number == self.moves and moved:
-                day.events.append({"kind": "server-moved", "at": 7 * 3600.0, "until": 19 * 3600.0})
+                day.events.append({"kind": MOVED, "at": 7 * 3600.0, "until": 19 * 3600.0})
             here = [m for m in machines if m.first <= day.number and day.number not in m.away]
             ends = _last_workdays(day.date)
             if day.date in ends:
@@ -380,6 +381,7 @@ def _write(
     others: dict[str, list[tuple[float, str]]] = defaultdict(list)
     labels: list[tuple[float, tuple[str, ...]]] = []
     number = 0
+    to_moved = set(day.moved.values()) if any(e["kind"] == MOVED for e in day.events) else set()
     for k, piece in enumerate(day.pieces):
         source, files = piece.source, _letters(k, 3)
         for i in piece.rows.tolist():
@@ -405,7 +407,8 @@ def _write(
             word = "malicious" if source.malicious[i] else "benign"
             labels.append(
                 (ts, ("", uid, f"{ts:.6f}", row.tail.split("\t", 1)[0], orig, row.orig_p, resp, row.resp_p, word,
-                      source.family[i], "strict", f"{piece.why}, of {source.name}", piece.event))
+                      source.family[i], "strict", f"{piece.why}, of {source.name}",
+                      piece.event or (MOVED if to_moved and resp in to_moved else "")))
             )  # fmt: skip
     conns.sort()
     for stream, lines in (("conn", [(end, text) for end, _, text in conns]), *others.items()):

@@ -26,8 +26,8 @@ from cmdana_plugin.logs import (
     moments,
     nothing_read,
     number,
+    print_passed_over,
     read_notices,
-    tell,
 )
 from feature_extractors import CmdanaError, RecordError
 from feature_extractors.readers import MAX_LINE, TOO_LONG, LogLines, PassedOver
@@ -38,7 +38,7 @@ _CHUNK_BYTES: Final = 1024 * 1024  # bytes of a growing log that are looked at t
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which notices to show; each unset part lets all through."""
+    """A predicate on notices; an unset criterion admits all."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
     note: str | None = None
@@ -56,7 +56,7 @@ class Filter:
         until: str | None,
         min_score: float = 0.0,
     ) -> Filter:
-        """From the words of the command line. Raises `CmdanaError` naming the option."""
+        """The filter that options of the command line describe. Raises `CmdanaError` naming the option."""
         network = None
         if host is not None:
             try:
@@ -102,7 +102,7 @@ def show_alerts(paths: Sequence[Path], wanted: Filter, *, follow: bool, as_json:
     rows = sorted(held.rows, key=lambda r: number(r, "ts"))
     if not follow:
         nothing_read(passed, files)
-    tell(passed)
+    print_passed_over(passed)
     none = "no notices" + (" that match" if wanted != Filter() else "")
     if not follow:
         _print(rows, as_json, none)
@@ -125,7 +125,7 @@ def notice_logs(paths: Iterable[Path]) -> list[Path]:
 
 
 def tail(path: Path) -> Iterator[Mapping[str, Field]]:
-    """Records written to `path` from now on, through rotation, for ever; it need not be there yet."""
+    """The records written to `path` from now on, through rotation, without end; the file need not exist yet."""
     file: IO[bytes] | None = None
     passed = PassedOver()
     lines = LogLines(str(path), "notice", passed, as_bytes=True)
@@ -148,7 +148,7 @@ def tail(path: Path) -> Iterator[Mapping[str, Field]]:
                 if found is not None and found[0] == "notice":
                     yield found[1]
             sys.stdout.flush()
-            tell(passed)
+            print_passed_over(passed)
             passed.by_file.clear()
             continue
         try:
@@ -171,7 +171,7 @@ def _header(file: IO[bytes], lines: LogLines) -> None:
     """Reads to the end of the file for what it says of how it is written."""
     begun = True  # at the beginning of a line
     while line := file.readline(MAX_LINE):
-        if begun and (line.startswith(b"#") or not lines.told):
+        if begun and (line.startswith(b"#") or not lines.has_format):
             lines.receive(line.rstrip(b"\n"))
         begun = line.endswith(b"\n")
 

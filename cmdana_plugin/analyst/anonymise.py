@@ -1,4 +1,4 @@
-"""Logs and labels without the names and addresses of a site: prefix-preserving Crypto-PAn, and keyed hashes.
+"""Pseudonymised logs and labels: addresses by prefix-preserving Crypto-PAn (Xu et al. 2002), names by keyed hash.
 
 Addresses keep their common prefixes (Xu et al., Prefix-Preserving IP Address Anonymization, ICNP 2002). A string is
 kept only where its field is known to hold none of the site's own words; every other one is hashed, label by label so
@@ -103,7 +103,7 @@ _LABELS: Final = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label"
 
 @dataclass(slots=True)
 class Done:
-    """What was written: rows by file, and what was passed over."""
+    """The outcome of `anonymise`: rows written by file, and what was passed over."""
 
     files: dict[str, int] = field(default_factory=dict)
     not_logs: list[str] = field(default_factory=list)  # files of other kinds, which were not copied
@@ -111,7 +111,7 @@ class Done:
 
 
 class Anonymiser:
-    """Addresses and names under one key; the same in, the same out."""
+    """A deterministic pseudonymisation of addresses and names under one key."""
 
     def __init__(self, key: bytes) -> None:
         pan = CryptoPAn(hashlib.sha256(b"addresses" + key).digest())
@@ -138,7 +138,7 @@ class Anonymiser:
         self.name: Callable[[str], str] = name
 
     def string(self, field_name: str, text: str, log: str) -> str:
-        """A string of a field of a log, as it may leave the site."""
+        """The pseudonymised text of a string field of a log."""
         kept = (field_name in _KEPT and log in _KNOWN_LOGS) or log in _NARROW.get(field_name, ())
         if not text or kept or field_name in _UIDS:
             return text
@@ -155,7 +155,7 @@ def anonymise(
     key: bytes,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Done:
-    """Writes every Zeek log and label file of `folder` to the same place under `out`, packed as its name says.
+    """The outcome of writing every Zeek log and label file of `folder` to the same place under `out`, pseudonymised.
 
     A log in TSV keeps its columns; one in JSON has Zeek's names and times in seconds. Nothing else is copied.
     Raises `CmdanaError` where `out` is not empty or cannot be written.
@@ -293,8 +293,8 @@ def _log(path: Path, anonymiser: Anonymiser, passed: PassedOver) -> Iterator[str
 
 def _json(record: Mapping[str, object], anonymiser: Anonymiser, log: str, known: str) -> str:
     kept = {k: _value(k, v, anonymiser, log) for k, v in record.items() if k not in _LEFT_OUT}
-    told = {} if log == known else {"_path": log if _WORD.fullmatch(log) else anonymiser.name(log)}
-    return json.dumps(told | kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+    path_field = {} if log == known else {"_path": log if _WORD.fullmatch(log) else anonymiser.name(log)}
+    return json.dumps(path_field | kept, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _value(name: str, value: object, anonymiser: Anonymiser, log: str) -> object:
@@ -368,7 +368,7 @@ def _csv_line(cells: list[str]) -> str:
 
 
 def done_object(done: Done, out: Path) -> Mapping[str, object]:
-    """What was written, for `--json`."""
+    """The outcome as an object for `--json`."""
     return {
         "out": str(out),
         "files": done.files,

@@ -19,13 +19,13 @@ from cmdana_plugin.logs import moments
 # Widths of time columns, seconds; each divides the next, so that narrower columns can be merged into wider ones.
 LADDER: Final = (1, 5, 15, 60, 300, 900, 3600, 10800, 21600, 86400, 604800, 2419200, 29030400, 290304000)
 
-_WIDE: Final = 880.0
-_NARROW: Final = 328.0
+_WIDE_PIXELS: Final = 880.0
+_NARROW_PIXELS: Final = 328.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One host in one role over time."""
+    """The odd connections and notices of one host in one role over time."""
 
     label: str
     dots: Sequence[tuple[float, int]]  # (middle of the column in seconds since the epoch, odd connections)
@@ -40,7 +40,7 @@ def time_columns(
     span: tuple[float, float],
     kind: str,
 ) -> Markup:
-    """Bars of a count per time column: `counts` are (start of the column, n), columns are `width` seconds wide."""
+    """A bar chart of counts over time: `counts` are (start of the column, n), columns are `width` seconds wide."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 132, left=48, bottom=26, top=20)
@@ -68,7 +68,7 @@ def time_columns(
 
 
 def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Markup:
-    """Counts of scores in equal bins over 0..1, logarithmic, with the threshold and the p-value above the scores."""
+    """A histogram of scores in equal bins over 0..1, logarithmic counts, with the threshold and an axis of p-values."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 250, left=48, bottom=42, top=52)
@@ -92,14 +92,14 @@ def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Mar
                 )
                 parts.append(bar)
         parts.append(_line(plot.left, plot.bottom, plot.right, plot.bottom, "axis"))
-        for k in range(6) if w > _NARROW else (0, 1, 2, 3, 4, 5):
+        for k in range(6) if w > _NARROW_PIXELS else (0, 1, 2, 3, 4, 5):
             parts.append(_text(plot.left + plot.width * k / 5, plot.bottom + 15, f"{k / 5:g}", "tick mid"))
         parts.append(
             _text(plot.left + plot.width / 2, plot.bottom + 32, "score (0 usual, 1 oddest)", "tick mid")
         )
         parts.append(_text(plot.left, 30, "p-value", "tick"))
         for score, p in [(0.25, "0.1"), (0.4, "0.01"), (0.5, "0.001"), (0.625, "1e-5"), (0.75, "1e-9")]:
-            if w > _NARROW or p not in ("0.01", "1e-5"):
+            if w > _NARROW_PIXELS or p not in ("0.01", "1e-5"):
                 at = plot.left + plot.width * score
                 parts += [_line(at, 34, at, 40, "axis"), _text(at, 30, p, "tick mid")]
         if threshold is not None:
@@ -114,10 +114,10 @@ def histogram(title: str, counts: Sequence[int], threshold: float | None) -> Mar
 
 
 def lanes(title: str, rows: Sequence[Lane], span: tuple[float, float]) -> Markup:
-    """One lane per host: a dot per time column, larger for more odd connections; a tick where a notice was raised."""
+    """A timeline, a lane per host: a dot per time column, larger for more odd connections; a tick for each notice."""
 
     def draw(w: float) -> Markup:
-        narrow = w <= _NARROW
+        narrow = w <= _NARROW_PIXELS
         pitch = 40.0 if narrow else 26.0
         gutter = 7.4 * min(max((len(lane.label) for lane in rows), default=0), 33) + 22
         plot = _Plot(w, pitch * len(rows) + 34, left=8 if narrow else gutter, bottom=26, top=8)
@@ -260,7 +260,7 @@ def _stepped(line: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float
 def shares(
     title: str, columns: Sequence[tuple[float, Sequence[float]]], width: int, span: tuple[float, float]
 ) -> Markup:
-    """Stacked columns of shares that sum to 1, over time: `columns` are (start, shares)."""
+    """A stacked area of shares that sum to 1 over time: `columns` are (start in seconds, shares)."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 190, left=48, bottom=26, top=20)
@@ -292,7 +292,7 @@ def meter(title: str, n: float, budget: float) -> Markup:
 
 
 def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
-    """Where in the whole span something began and ended, as a small bar."""
+    """A small bar that shows where in `span` (seconds) something began and ended."""
     length = max(span[1] - span[0], 1.0)
     begin, end = (min(max((t - span[0]) / length, 0.0), 1.0) * 96 for t in (first, last))
     return Markup(
@@ -302,7 +302,7 @@ def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
 
 
 def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup:
-    """A bar per day with the budget as a line across; `counts` are (date, notices) in order."""
+    """A bar chart of notices per day with the budget as a line; `counts` are (date, notices) in order."""
 
     def draw(w: float) -> Markup:
         plot = _Plot(w, 170, left=48, bottom=26, top=24)
@@ -342,7 +342,7 @@ def columns_of(span: tuple[float, float], narrowest: int) -> int:
 
 
 def words(seconds: int) -> str:
-    """A column width as a person says it."""
+    """A column width in words, such as "5 minutes"."""
     for size, name in ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= size:
             n = seconds // size
@@ -383,7 +383,7 @@ class _Plot:
             yield _text(x(t), self.bottom + 17, label, f"tick {edge}")
 
     def svg(self, title: str, parts: Sequence[Markup]) -> Markup:
-        name = "narrow" if self.total <= _NARROW else "wide"
+        name = "narrow" if self.total <= _NARROW_PIXELS else "wide"
         return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             name, _n(self.total), _n(self.height), title, Markup("").join(parts)
         )
@@ -413,7 +413,7 @@ def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
 
 
 def _both(draw: Callable[[float], Markup]) -> Markup:
-    return draw(_WIDE) + draw(_NARROW)
+    return draw(_WIDE_PIXELS) + draw(_NARROW_PIXELS)
 
 
 def _moment(t: float) -> str:
@@ -454,7 +454,7 @@ def _short(n: int) -> str:
 
 
 def one_in(p_value: float) -> str:
-    """A p-value as a person says it: "1 in 40,000"."""
+    """A p-value in words, such as "1 in 40,000"."""
     if p_value <= 0:
         return "none seen"
     n = 1.0 / p_value

@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from cmdana_plugin.analyst.charts import one_in
-from cmdana_plugin.analyst.report import RELIANCES, facts
+from cmdana_plugin.analyst.conn_facts import facts
+from cmdana_plugin.analyst.report import RELIANCES
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.analyst.unfolding import Unfolding
 from cmdana_plugin.analyst.units import plural, size, when
@@ -26,6 +27,7 @@ from cmdana_plugin.logs import (
     Held,
     find_logs,
     number,
+    p_value_in,
     read_notices,
     read_rows,
     text,
@@ -37,9 +39,9 @@ from feature_extractors.readers import NO_LOG, SUMMARY, PassedOver, is_summary, 
 Rows = Sequence[Mapping[str, Field]]
 
 _VERDICTS_AROUND: Final = 6  # verdicts of the host shown before and after
-_MOST_RELATED: Final = 50  # rows of other logs
-_MOST_NOTICES: Final = 20
-_BAR: Final = 30  # characters of a full bar
+_MAX_RELATED_ROWS: Final = 50  # rows of other logs
+_MAX_NOTICES: Final = 20
+_BAR_CHARACTERS: Final = 30  # characters of a full bar
 _NOT_RELATED: Final = ("cmdana", "notice", "conn")
 _STAGE_WORDS: Final = {
     "early": ", an early verdict: the connection was still open",
@@ -50,7 +52,7 @@ _EVERYWHERE: Final = frozenset(("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of one uid; rows are as the logs have them."""
+    """The rows of the logs about one uid, and its host's verdicts around it."""
 
     verdicts: Rows  # early and final, in order of time
     conn: Mapping[str, Field] | None
@@ -69,7 +71,7 @@ class Explanation:
 
 
 def explain(uid: str, folder: Path) -> Explanation:
-    """Gathers what the logs of `folder` say about `uid`. Raises `RecordError` for one that they do not hold."""
+    """What the logs of `folder` hold about `uid`. Raises `RecordError` for one that they do not hold."""
     scored = find_logs([folder], "cmdana")
     if not scored:
         raise RecordError(
@@ -104,18 +106,18 @@ def explain(uid: str, folder: Path) -> Explanation:
     related: list[tuple[str, Mapping[str, Field]]] = []
     for stream, row in _others(folder, uid, passed):
         named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
-        if named and len(related) < _MOST_RELATED:
+        if named and len(related) < _MAX_RELATED_ROWS:
             related.append((stream, row))
     return Explanation(
-        verdicts, conn, before, after, count, odd, notices[:_MOST_NOTICES], related, passed, unfolding
+        verdicts, conn, before, after, count, odd, notices[:_MAX_NOTICES], related, passed, unfolding
     )
 
 
 def explanation_object(found: Explanation) -> Mapping[str, object]:
-    """The same as an object for `--json`."""
+    """The explanation as an object for `--json`."""
     return {
         "verdicts": list(found.verdicts),
-        "usual_traffic_as_odd": one_in(number(found.verdict, "p_value", 1.0)),
+        "usual_traffic_as_odd": one_in(p_value_in(found.verdict)),
         "conn": found.conn,
         "host": {
             "address": text(found.verdict, "id.orig_h"),
@@ -141,7 +143,7 @@ def show(found: Explanation, logs: Path) -> None:
     _say(console, f"{when(_ts(v))} UTC, uid {_safe(v, 'uid')}{stage}")
     if found.conn:
         _say(console, escape(printable(facts(found.conn))))
-    score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), number(v, "p_value", 1.0)
+    score, threshold, p_value = number(v, "score"), number(v, "threshold", 1.0), p_value_in(v)
     odd = (text(v, "verdict") or BENIGN) != BENIGN
     _say(console, "")
     word = f"[bold red]{_safe(v, 'verdict')}[/bold red]" if odd else "benign"
@@ -160,7 +162,7 @@ def show(found: Explanation, logs: Path) -> None:
             kind = name.removesuffix("_reliance")
             share = min(max(number(v, name), 0.0), 1.0)
             absent = there and kind != "state" and kind not in there
-            bar = "█" * round(share * _BAR)
+            bar = "█" * round(share * _BAR_CHARACTERS)
             _say(console, f"  {kind:<11}{share:>5.0%}  {bar}{'  [dim]not there[/dim]' if absent else ''}")
     host = escape(printable(text(v, "id.orig_h")))
     _say(
@@ -268,7 +270,7 @@ def _course(unfolding: Unfolding) -> Table:
         table.add_row(
             when(step.begin),
             f"{step.connections:,}",
-            "█" * max(round(step.connections / most * _BAR / 2), 1),
+            "█" * max(round(step.connections / most * _BAR_CHARACTERS / 2), 1),
             f"{10.0**-step.evidence:.0e}",
             f"{step.targets:,}",
             f"{step.ports:,}",

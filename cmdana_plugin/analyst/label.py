@@ -1,4 +1,4 @@
-"""What an operator says about verdicts: a label store that the next training reads, and the allow-list."""
+"""An operator's labels of verdicts: the label store that the next training reads, and the allow-list."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def find(uid: str, folder: Path, passed: PassedOver | None = None) -> Mapping[st
 def store(
     row: Mapping[str, Field], label: Word, path: Path, *, family: str = "", reason: str = ""
 ) -> str | None:
-    """Writes the label of a verdict's connection into the store; returns the label that it replaces, if any.
+    """The label that this one of a verdict's connection replaces in the store, None for none.
 
     The store has one row for each connection, the latest label. The file is replaced whole, so that an interruption
     leaves the old one. Raises `LabelError` for a file of another kind.
@@ -94,7 +94,7 @@ def allow_entry(row: Mapping[str, Field]) -> str:
 
 
 def allow(entry: str, path: Path) -> bool:
-    """Adds the entry to `[verdict] allow` of a `plugin.toml`, comments and all else untouched; False if it is there.
+    """Whether the entry was added to `[verdict] allow` of a `plugin.toml`: False where it is there. All else is kept.
 
     Raises `ConfigError` where the file cannot be used, or has a form in which this cannot be done safely.
     """

@@ -14,11 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts, units
+from cmdana_plugin.analyst.conn_facts import facts, record
 from cmdana_plugin.analyst.terminal import printable
 from cmdana_plugin.analyst.timeline import Timeline
 from cmdana_plugin.analyst.unfolding import Unfolding, Unfoldings
@@ -38,42 +40,39 @@ from cmdana_plugin.logs import (
     find_logs,
     moments,
     number,
+    p_value_in,
     read_rows,
     text,
     texts,
     title,
 )
 from feature_extractors import RecordError
-from feature_extractors.readers import PassedOver
+from feature_extractors.readers import ConnRows, PassedOver
 
 RELIANCES: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
 BINS: Final = 50  # of the score histogram, over 0..1
 
-_TAILS: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
-_MOST_HOSTS: Final = 200_000  # distinct hosts counted
-_MOST_NAMES: Final = 500  # distinct services, models, verdicts counted
-_MOST_DAYS: Final = 50_000  # days with notices counted, the first ones met
-_MOST_INCIDENTS: Final = 5_000  # incidents held
-_MOST_ODD: Final = 2_000  # odd connections held, to name the oddest
-_LONGEST: Final = 1_000  # characters of anything held
-_MOST_REASONS: Final = 8  # held of one connection or notice
+_CALIBRATION_P_VALUES: Final = (0.1, 0.01, 0.001, 0.0001)  # p-values at which calibration is checked
+_MAX_HOSTS: Final = 200_000  # distinct hosts counted
+_MAX_NAMES: Final = 500  # distinct services, models, verdicts counted
+_MAX_DAYS: Final = 50_000  # days with notices counted, the first ones met
+_MAX_INCIDENTS: Final = 5_000  # incidents held
+_MAX_ODD_CONNECTIONS: Final = 2_000  # odd connections held, to name the oddest
+_MAX_CHARACTERS: Final = 1_000  # characters of anything held
+_MAX_REASONS: Final = 8  # held of one connection or notice
 _SHOWN_INCIDENTS: Final = 50
 _OPEN_INCIDENTS: Final = 2  # unfolded at once; the others are a line each
-_SHOWN_ODD: Final = 20
+_SHOWN_ODD_CONNECTIONS: Final = 20
 _SHOWN_HOSTS: Final = 12
 _SHOWN_SERVICES: Final = 12
 _SHOWN_DAYS: Final = 60
+_UID_BYTES: Final = 20  # of a uid in a column of `Connections`
+_NO_DATE: Final = "no time, or one out of range"
 
 _CMDANA_FIELDS: Final = frozenset(
     (
         "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "service", "stage", "score",
         "p_value", "threshold", "verdict", "reasons", "model", "incident", *RELIANCES,
-    )
-)  # fmt: skip
-_CONN_FIELDS: Final = frozenset(
-    (
-        "ts", "uid", "duration", "orig_bytes", "resp_bytes", "conn_state", "history", "orig_pkts", "resp_pkts",
-        "orig_ip_bytes", "resp_ip_bytes",
     )
 )  # fmt: skip
 
@@ -129,7 +128,7 @@ class Incident:
 
 @dataclass(slots=True)
 class Seen:
-    """What the logs say, in bounded space; counts are of final verdicts unless said otherwise."""
+    """The statistics of the logs of a folder, of bounded size; of final verdicts unless said otherwise."""
 
     connections: int = 0
     early: int = 0  # early verdicts
@@ -143,14 +142,13 @@ class Seen:
     services: dict[str, list[int]] = field(default_factory=dict)  # service -> [connections, odd]
     hosts: set[str] = field(default_factory=set)
     scores: list[int] = field(default_factory=lambda: [0] * BINS)
-    tails: list[int] = field(default_factory=lambda: [0] * len(_TAILS))  # connections with p at or below each
+    # connections with p at or below each
+    tails: list[int] = field(default_factory=lambda: [0] * len(_CALIBRATION_P_VALUES))
     odd_reliance: list[float] = field(default_factory=lambda: [0.0] * 5)  # sums of four, and how many
-    time: Timeline = field(
-        default_factory=lambda: Timeline(7)
-    )  # connections, odd, with reliance, its four sums
-    odd_hosts: Timeline = field(
-        default_factory=lambda: Timeline(1)
-    )  # "originator|10.0.0.5" -> odd connections
+    # connections, odd, with reliance, its four sums
+    time: Timeline = field(default_factory=lambda: Timeline(7))
+    # "originator|10.0.0.5" -> odd connections
+    odd_hosts: Timeline = field(default_factory=lambda: Timeline(1))
     oddest: dict[str, Row] = field(default_factory=dict)  # originator -> its oddest connection
     conn: int = 0  # rows of conn.log
     bytes: float = 0.0  # of IP packets, or of payload where conn.log does not say
@@ -158,9 +156,8 @@ class Seen:
     incidents: dict[tuple[str, str], Incident] = field(default_factory=dict)
     dropped_incidents: int = 0
     notices: int = 0
-    noticed: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # "originator|10.0.0.5" -> times of its notices
+    # "originator|10.0.0.5" -> times of its notices
+    noticed: dict[str, list[float]] = field(default_factory=dict)
     days: Counter[str] = field(default_factory=Counter)  # date -> notices that count against the budget
     health: list[tuple[float, str, str]] = field(default_factory=list)  # drift and lost detectors, 50 at most
     files: list[tuple[str, int]] = field(default_factory=list)  # log file, rows
@@ -169,7 +166,7 @@ class Seen:
 
 
 def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, _share: None) -> Seen:
-    """Reads notice.log, cmdana.log and conn.log of the folder, rotated ones too, in one pass each.
+    """The statistics of notice.log, cmdana.log and conn.log of the folder, rotated ones too, in one pass each.
 
     Raises `RecordError` where there is no cmdana.log, or a file that is no Zeek log.
     """
@@ -188,13 +185,12 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
         raise RecordError(f"{folder}: no verdict could be read{seen.passed.words()}")
     shown = {i.trigger.uid: i.trigger for i in seen.incidents.values() if i.trigger}
     sized = seen.unfoldings.wanted()
-    conns = find_logs([folder], "conn")
-    _each(seen, conns, "conn", _CONN_FIELDS, lambda row: _conn(seen, row, shown, sized), progress)
+    _connections(seen, find_logs([folder], "conn"), shown, sized, progress)
     return seen
 
 
 def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
-    """The page. `alerts_per_day` is the budget that notices are counted against."""
+    """The page as HTML. `alerts_per_day` is the budget that notices are counted against."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -214,7 +210,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         seen=seen,
         budget=alerts_per_day,
         made=units.when(datetime.now(UTC).timestamp()),
-        most_hosts=_MOST_HOSTS,
+        most_hosts=_MAX_HOSTS,
         incidents=_ranked(seen)[:_SHOWN_INCIDENTS],
         opened=_OPEN_INCIDENTS,
         extent=lambda i: charts.extent(i.first, i.last, _span_of(seen)),
@@ -226,7 +222,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         lasted=units.span(seen.last - seen.first) if seen.connections else "",
         oddest=_oddest(seen),
         services=_services(seen),
-        tails=[(p, n) for p, n in zip(_TAILS, seen.tails, strict=True)],
+        tails=[(p, n) for p, n in zip(_CALIBRATION_P_VALUES, seen.tails, strict=True)],
         days=_budget(seen),
         reliance=_mean_reliance(seen),
         pictures=_pictures(seen, alerts_per_day) if seen.connections else {},
@@ -288,7 +284,7 @@ def _each(
         for row in read_rows(file, stream, seen.passed, only):
             # Times from a log are the traffic's: a row without a time that a calendar knows cannot be placed.
             if not 0 <= number(row, "ts", -1.0) <= moments.LATEST:
-                seen.passed.add(str(file), "no time, or one out of range")
+                seen.passed.add(str(file), _NO_DATE)
                 continue
             take(row)
             rows += 1
@@ -301,19 +297,19 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     if note not in NOTICE_TYPES:
         return
     row, ts = completed(row), number(row, "ts")
-    msg, sub = text(row, "msg")[:_LONGEST], text(row, "sub")[: 4 * _LONGEST]
+    msg, sub = text(row, "msg")[:_MAX_CHARACTERS], text(row, "sub")[: 4 * _MAX_CHARACTERS]
     if note in (TRAFFIC_DRIFT, DETECTOR_LOST, DETECTOR_BACK):
         if len(seen.health) < 50:
             seen.health.append((ts, note.removeprefix("CMDANA::"), f"{msg} {sub}".strip()))
         return
     seen.notices += 1
     day = _date(ts)
-    if day in seen.days or len(seen.days) < _MOST_DAYS:
+    if day in seen.days or len(seen.days) < _MAX_DAYS:
         seen.days[day] += 1
     src, dst = text(row, "src")[:64], text(row, "dst")[:64]
     host = text(row, "cmdana.host")[:64]
     who = f"{text(row, 'cmdana.role')}|{host}"[:80] if host else f"originator|{src}"
-    times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MOST_INCIDENTS else []
+    times = seen.noticed.setdefault(who, []) if len(seen.noticed) < _MAX_INCIDENTS else []
     if len(times) < 200:
         times.append(ts)
     mark = text(row, "cmdana.incident")[:64]
@@ -325,14 +321,14 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
     if mark:
         note = ANOMALOUS_HOST
     known = seen.incidents.get((note, about))
-    if known is None and len(seen.incidents) >= _MOST_INCIDENTS:
+    if known is None and len(seen.incidents) >= _MAX_INCIDENTS:
         seen.dropped_incidents += 1
         return
     latest = Incident(
-        text(row, "note").removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_LONGEST],
+        text(row, "note").removeprefix("CMDANA::"), ts, ts, msg, sub, title(row)[:_MAX_CHARACTERS],
         _cut(row, "cmdana.reasons"), _cut(row, "cmdana.latest_reasons"),
         number(row, "cmdana.evidence") if "cmdana.evidence" in row else None,
-        text(row, "uid")[:_LONGEST], max(int(number(row, "n")), 1), id=mark, kind=text(row, "cmdana.kind")[:80],
+        text(row, "uid")[:_MAX_CHARACTERS], max(int(number(row, "n")), 1), id=mark, kind=text(row, "cmdana.kind")[:80],
         technique=text(row, "cmdana.technique")[:40], targets=_cut(row, "cmdana.targets"),
         limit=number(row, "cmdana.limit") if "cmdana.limit" in row else None,
         lasted=(number(row, "cmdana.first_seen"), number(row, "cmdana.last_seen")) if mark else None, times=[ts],
@@ -347,12 +343,12 @@ def _notice(seen: Seen, row: Mapping[str, Field]) -> None:
 
 def _cut(row: Mapping[str, Field], field: str) -> list[str]:
     """A vector of texts, short enough to be held."""
-    return [reason[:_LONGEST] for reason in texts(row, field)[:_MOST_REASONS]]
+    return [reason[:_MAX_CHARACTERS] for reason in texts(row, field)[:_MAX_REASONS]]
 
 
 def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequence[Incident]]) -> None:
     ts = number(row, "ts")
-    score, p_value = number(row, "score", math.nan), number(row, "p_value", math.nan)
+    score, p_value = number(row, "score", math.nan), p_value_in(row, math.nan)
     if not (0 <= score <= 1 and 0 <= p_value <= 1):
         seen.passed.add("cmdana.log", "score or p_value missing or out of range")
         return
@@ -360,7 +356,7 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
     odd = verdict != BENIGN
     reliance = [number(row, name, math.nan) for name in RELIANCES]
     known_reliance = all(0 <= r <= 1 for r in reliance)
-    raised = triggers.get(text(row, "uid")[:_LONGEST], ())
+    raised = triggers.get(text(row, "uid")[:_MAX_CHARACTERS], ())
     if odd or raised:
         found = _row(row, ts, score, p_value, verdict, reliance if known_reliance else ())
         for incident in raised:
@@ -381,19 +377,19 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         if len(seen.thresholds) < 100:
             seen.thresholds.add(threshold)
     orig, resp = text(row, "id.orig_h")[:64], text(row, "id.resp_h")[:64]
-    if len(seen.hosts) < _MOST_HOSTS:
+    if len(seen.hosts) < _MAX_HOSTS:
         seen.hosts.add(orig)
         seen.hosts.add(resp)
     _tally(seen.models, text(row, "model"))
     _tally(seen.verdicts, verdict)
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
     service = service[:64]
-    if service not in seen.services and len(seen.services) >= _MOST_NAMES:
+    if service not in seen.services and len(seen.services) >= _MAX_NAMES:
         service = "others"
     counts = seen.services.setdefault(service, [0, 0])
     counts[0] += 1
     seen.scores[min(int(score * BINS), BINS - 1)] += 1
-    for i, tail in enumerate(_TAILS):
+    for i, tail in enumerate(_CALIBRATION_P_VALUES):
         if p_value > tail:
             break
         seen.tails[i] += 1
@@ -409,43 +405,60 @@ def _verdict(seen: Seen, row: Mapping[str, Field], triggers: Mapping[str, Sequen
         seen.odd_hosts.add(f"responder|{resp}", ts, 1.0)
 
 
-def _conn(
-    seen: Seen, row: Mapping[str, Field], shown: Mapping[str, Row], sized: Mapping[str, Unfolding]
+def _connections(
+    seen: Seen,
+    files: Sequence[Path],
+    shown: Mapping[str, Row],
+    sized: Mapping[str, Unfolding],
+    progress: Callable[[str, float], None],
 ) -> None:
-    seen.conn += 1
-    if (unfolding := sized.get(text(row, "uid"))) is not None:
-        unfolding.sizes[text(row, "uid")] = number(row, "orig_bytes") + number(row, "resp_bytes")
-    for side in ("orig", "resp"):
-        seen.bytes += number(row, f"{side}_ip_bytes") or number(row, f"{side}_bytes")
-        seen.packets += number(row, f"{side}_pkts")
-    found = shown.get(text(row, "uid"))
-    if found:
-        found.facts = facts(row)
-
-
-def facts(row: Mapping[str, Field]) -> str:
-    """A row of conn.log in words."""
-    parts = []
-    if row.get("duration") is not None:
-        parts.append(f"lasted {units.span(number(row, 'duration'))}")
-    if row.get("orig_bytes") is not None or row.get("resp_bytes") is not None:
-        parts.append(
-            f"sent {units.size(number(row, 'orig_bytes'))}, got {units.size(number(row, 'resp_bytes'))}"
-        )
-    if row.get("conn_state"):
-        parts.append(f"state {text(row, 'conn_state')}")
-    if row.get("history"):
-        parts.append(f"history {text(row, 'history')}")
-    return ", ".join(parts)
+    """Adds up the columns of conn.log, and puts those connections into words that the page shows."""
+    by_uid = {uid.encode()[:_UID_BYTES]: uid for uid in (*shown, *sized)}
+    for k, file in enumerate(files):
+        rows = 0
+        for c in ConnRows(file, seen.passed).blocks():
+            dated = (c.ts >= 0.0) & (c.ts <= moments.LATEST)
+            seen.passed.add(str(file), _NO_DATE, int(np.count_nonzero(~dated)))
+            for packets, ip_bytes, payload in (
+                (c.orig_pkts, c.orig_ip_bytes, c.orig_bytes),
+                (c.resp_pkts, c.resp_ip_bytes, c.resp_bytes),
+            ):
+                sent = np.where(ip_bytes > 0, ip_bytes, payload)
+                seen.bytes += float(sent[dated & (sent > 0)].sum(dtype=np.float64))
+                seen.packets += float(packets[dated & (packets > 0)].sum(dtype=np.float64))
+            rows += int(np.count_nonzero(dated))
+            uids = c.uid.tolist()
+            if not by_uid.keys().isdisjoint(uids):
+                for i in np.flatnonzero(dated).tolist():
+                    uid = by_uid.get(uids[i])
+                    if uid is None:
+                        continue
+                    row = record(c, i)
+                    if uid in shown:
+                        shown[uid].facts = facts(row)
+                    if uid in sized:
+                        sized[uid].sizes[uid] = number(row, "orig_bytes") + number(row, "resp_bytes")
+        seen.conn += rows
+        seen.files.append((str(file), rows))
+        progress("reading conn.log", (k + 1) / len(files))
 
 
 def _row(
     row: Mapping[str, Field], ts: float, score: float, p_value: float, verdict: str, reliance: Sequence[float]
 ) -> Row:
     service = text(row, "service") or f"{text(row, 'id.resp_p')}/{text(row, 'proto')}"
-    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_LONGEST]
+    name = f"{text(row, 'id.orig_h')} -> {text(row, 'id.resp_h')} {service}"[:_MAX_CHARACTERS]
     reasons = _cut(row, "reasons")
-    return Row(ts, text(row, "uid")[:_LONGEST], name, score, p_value, verdict[:_LONGEST], reasons, reliance)
+    return Row(
+        ts,
+        text(row, "uid")[:_MAX_CHARACTERS],
+        name,
+        score,
+        p_value,
+        verdict[:_MAX_CHARACTERS],
+        reasons,
+        reliance,
+    )
 
 
 def _keep_oddest(seen: Seen, row: Row) -> None:
@@ -455,8 +468,10 @@ def _keep_oddest(seen: Seen, row: Row) -> None:
     if known is not None and known.score >= row.score:
         return
     seen.oddest[orig] = row
-    if len(seen.oddest) > _MOST_ODD:
-        seen.oddest = dict(sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MOST_ODD // 2])
+    if len(seen.oddest) > _MAX_ODD_CONNECTIONS:
+        seen.oddest = dict(
+            sorted(seen.oddest.items(), key=lambda kept: -kept[1].score)[: _MAX_ODD_CONNECTIONS // 2]
+        )
 
 
 def _oddest(seen: Seen) -> list[tuple[Row, int]]:
@@ -466,7 +481,7 @@ def _oddest(seen: Seen) -> list[tuple[Row, int]]:
         role, host = who.split("|", 1)
         if role == "originator":
             totals[host] += int(cell[0])
-    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD]
+    rows = sorted(seen.oddest.items(), key=lambda item: (-item[1].score, item[1].ts))[:_SHOWN_ODD_CONNECTIONS]
     return [(row, max(totals[orig], 1)) for orig, row in rows]
 
 
@@ -568,8 +583,8 @@ def _lanes(seen: Seen, span: tuple[float, float]) -> list[charts.Lane]:
 
 
 def _tally(counter: Counter[str], name: str) -> None:
-    name = name[:_LONGEST]
-    if name in counter or len(counter) < _MOST_NAMES:
+    name = name[:_MAX_CHARACTERS]
+    if name in counter or len(counter) < _MAX_NAMES:
         counter[name] += 1
 
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, the notices as a table, and the sums of a replay."""
+"""Terminal output: progress, the notices as a table, and the summary of a replay."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _UNSAFE = re.compile(
 
 
 def printable(text: str, most: int = 400) -> str:
-    """A text from the network as it may be shown: what is not printable as an escape, cut to `most` characters."""
+    """A text from the network made safe to print: escapes for what is not printable, cut to `most` characters."""
     shown = _UNSAFE.sub(
         lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text[: most + 1]
     )
@@ -48,7 +48,7 @@ def printable(text: str, most: int = 400) -> str:
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
-    """A line on stderr that counts what has been judged; nothing where stderr is no terminal."""
+    """A context with a function that shows the summary so far in a line on stderr, where that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -65,7 +65,7 @@ def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
 
 @contextmanager
 def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar for long work, told by `(what, share done 0..1)`; where no terminal is, a line now and then."""
+    """A context with a function of (what, share done 0..1) that shows progress: a bar, or lines without a terminal."""
     if quiet:
         yield lambda _what, _share: None
         return
@@ -73,17 +73,17 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        said: dict[str, float] = {}  # step -> when it was last spoken of
+        last_shown: dict[str, float] = {}  # step -> when it was last spoken of
 
         def line(what: str, share: float) -> None:
             now = time.monotonic()
-            if what not in said:
+            if what not in last_shown:
                 console.print(escape(what))
-            elif now - said[what] >= _SILENCE_SECONDS:
+            elif now - last_shown[what] >= _SILENCE_SECONDS:
                 console.print(f"{escape(what)} {share:.0%}")
             else:
                 return
-            said[what] = now
+            last_shown[what] = now
 
         yield line
         return
@@ -105,7 +105,7 @@ def steps(quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
 
 
 def notices(rows: list[Notice], width: int) -> Table:
-    """The notices as a table, in order of time, for a terminal of `width` columns."""
+    """The table of notices in order of time, for a terminal of `width` columns."""
     table = notice_table(width)
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
         time = moments.shown(n.ts, "%m-%d %H:%M:%S")
@@ -114,7 +114,7 @@ def notices(rows: list[Notice], width: int) -> Table:
 
 
 def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Table:
-    """A table for `add_notice`: columns where there is room for them, else a block for each notice."""
+    """An empty table for `add_notice`: columns where there is room for them, else a block for each notice."""
     table = Table(
         box=None, pad_edge=False, header_style="bold", show_header=header and width >= _NARROW_COLUMNS
     )
@@ -130,7 +130,7 @@ def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Tabl
 
 
 def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str = "") -> None:
-    """One notice, its words from the network made harmless."""
+    """Adds a notice to the table, its texts made safe to print."""
     kind, name = escape(printable(note.removeprefix("CMDANA::"))), escape(printable(uid))
     what, why = escape(printable(msg)), f"[dim]{escape(printable(sub))}[/dim]" if sub else ""
     if len(table.columns) == 1:
@@ -143,7 +143,7 @@ def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str 
 
 
 def summary(s: Summary, out: Path, found: Found | None) -> None:
-    """Prints the notices and the sums."""
+    """Prints the notices and counts of a replay."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     shown = latest(s)
     if shown:
@@ -198,7 +198,7 @@ _LOGS: Final = ("conn.log", "cmdana.log", "notice.log")  # of an engine that doe
 
 
 def converted(s: Summary) -> None:
-    """Prints what was written of captures that nobody judged."""
+    """Prints the outcome of converting captures."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     console.print(f"{s.connections:,} connections in {s.frames:,} frames")
     if s.undecoded:
@@ -216,7 +216,7 @@ def converted_object(s: Summary) -> Mapping[str, object]:
 
 
 def rewritten(done: Rewritten) -> None:
-    """Prints what was written of logs."""
+    """Prints the outcome of rewriting logs."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     rows = ", ".join(f"{stream} {n:,}" for stream, n in done.rows.items())
     console.print(escape(printable(f"rows: {rows}", 4000)))
@@ -224,7 +224,7 @@ def rewritten(done: Rewritten) -> None:
 
 
 def rewritten_object(done: Rewritten) -> Mapping[str, object]:
-    """The same as an object for `--json`, with what was passed over."""
+    """The outcome of rewriting logs as an object for `--json`."""
     return {
         "files": done.files, "rows": done.rows, "logs": done.logs, "refused": done.refused,
         "passed_over": done.passed.object(),
@@ -232,7 +232,7 @@ def rewritten_object(done: Rewritten) -> Mapping[str, object]:
 
 
 def labelled(console: Console, found: Found) -> None:
-    """Prints verdicts and notices against the labels."""
+    """Prints detections and false alarms against the labels."""
     benign, malicious = found.connections["benign"], found.connections["malicious"]
     console.print("\nagainst the capture's own labels:")
     for family, (n, flagged, noticed) in found.families.items():
@@ -270,7 +270,7 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
 
 
 def finding(f: Finding) -> None:
-    """One line of `cmdana doctor`, and one of advice where it is not well."""
+    """Prints a finding of `cmdana doctor`, with advice where something is wrong or missing."""
     console = Console(highlight=False, soft_wrap=True)
     colour = "red" if f.fails else "green" if f.state == "ok" else "yellow"
     console.print(f"[{colour}]{f.state:<7}[/{colour}] {f.what}: {escape(printable(f.found))}")

@@ -1,4 +1,4 @@
-"""Numbers, times and sizes as a page or a terminal shows them."""
+"""Numbers, times and sizes formatted for people."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cmdana_plugin.logs import moments
 
 
 def when(ts: float) -> str:
-    """A time (seconds since the epoch) in UTC."""
+    """A time (seconds since the epoch) as date and time in UTC."""
     return moments.shown(ts)
 
 
 def between(first: float, last: float) -> str:
-    """Two times in UTC; a date that they share is said once."""
+    """A span between two times in UTC; a date that they share stands once."""
     one, other = when(first), when(last)
     if one == other:
         return one
@@ -19,12 +19,12 @@ def between(first: float, last: float) -> str:
 
 
 def count(n: float) -> str:
-    """A number, its thousands parted."""
+    """A number with thousands separators."""
     return f"{n:,.0f}"
 
 
 def size(n: float) -> str:
-    """Bytes in the unit that fits."""
+    """A number of bytes in B, kB, MB or GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
@@ -33,12 +33,12 @@ def size(n: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share (0 to 1) in percent."""
+    """A share (0 to 1) as a percentage."""
     return f"{share * 100:.0f}\u00a0%" if share == 0 or share >= 0.1 else f"{share * 100:.2g}\u00a0%"
 
 
 def span(seconds: float) -> str:
-    """Seconds in the unit that fits."""
+    """A duration in seconds, minutes, hours or days."""
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 120:

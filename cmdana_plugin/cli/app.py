@@ -19,7 +19,7 @@ _COMMANDS = (judging, learning, reading, setup)  # in the order in which the hel
 
 
 def entry() -> NoReturn:
-    """Entry point: `main`, then gone at once.
+    """The console entry point: runs `main`, then ends the process without Python's teardown.
 
     Python would take torch and all that it has loaded apart piece by piece, for a third of a second. SIGTERM and
     SIGHUP end a command as Ctrl-C does, with nothing half-written left.
@@ -45,7 +45,7 @@ def entry() -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Every foreseen fault is one line on stderr and exit status 1."""
+    """Runs a command and exits with its status; every foreseen fault is one line on stderr and exit status 1."""
     try:
         with held:
             app()

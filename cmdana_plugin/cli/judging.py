@@ -19,9 +19,9 @@ from cmdana_plugin.cli.options import (
     ModelOption,
     app,
     configured,
+    notify,
+    notify_json,
     say_if_it_compiles,
-    tell,
-    tell_json,
 )
 from feature_extractors import CmdanaError
 
@@ -60,17 +60,18 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
 
 
 class Reload:
-    """A configuration that is read anew on SIGHUP; one that cannot be used is told of, and the old one kept."""
+    """A configuration that is read anew on SIGHUP; one that cannot be used is reported, and the old one kept."""
 
-    def __init__(self, settings: Config, path: Path | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, settings: Config, path: Path | None, notify: Callable[[str], None]) -> None:
         self.settings = settings
         self._path = path
-        self._tell = tell
+        self._notify = notify
         self._asked = False
         self._ready = False
 
     @contextmanager
     def on_sighup(self) -> Iterator[None]:
+        """A context in which SIGHUP reads the configuration anew; the earlier handler comes back at its end."""
         before = signal.signal(signal.SIGHUP, self._ask)
         try:
             yield
@@ -78,18 +79,18 @@ class Reload:
             signal.signal(signal.SIGHUP, before)
 
     def wanted(self) -> bool:
-        """Whether there is a new configuration to begin anew with."""
+        """Whether a new configuration has been read and not taken yet."""
         if self._asked:
             self._asked = False
             try:
-                self.settings = configured(self._path, self._tell).config
+                self.settings = configured(self._path, self._notify).config
                 self._ready = True
             except CmdanaError as error:
-                self._tell(f"SIGHUP: goes on as before: {error}")
+                self._notify(f"SIGHUP: goes on as before: {error}")
         return self._ready
 
     def taken(self) -> bool:
-        """Whether there was one, which is no longer new."""
+        """Whether a new configuration had been read; it counts as taken from now on."""
         ready, self._ready = self._ready, False
         return ready
 
@@ -182,20 +183,19 @@ def convert(
     """Write conn.log and every application's log of captures, as Zeek does; or write logs anew, one for each stream."""
     settings = configured(config).config
     from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import captures_or_logs
     from cmdana_plugin.replay import convert as write_logs
     from cmdana_plugin.replay import embedded as offline
-    from cmdana_plugin.replay import told_apart
 
-    captures, logs = told_apart(what)
+    captures, logs = captures_or_logs(what)
     if logs:
-        from cmdana_plugin.logs import rewrite
-        from cmdana_plugin.logs import tell as tell_passed
+        from cmdana_plugin.logs import print_passed_over, rewrite
 
         with offline.prepared(out, force), show.steps(quiet=as_json) as steps:
             done = rewrite(logs, out, to, steps, over=force)
         for line in done.refused:
-            tell(line)
-        tell_passed(done.passed)
+            notify(line)
+        print_passed_over(done.passed)
         if as_json:
             print(json.dumps(show.rewritten_object(done)))
         else:
@@ -226,8 +226,8 @@ def run(
 
     SIGTERM stops it cleanly; SIGHUP has it begin anew with configuration and model as they are then.
     """
-    said = tell_json if as_json else tell
-    reload = Reload(configured(config, said).config, config, said)
+    notify_line = notify_json if as_json else notify
+    reload = Reload(configured(config, notify_line).config, config, notify_line)
     from cmdana_plugin.endpoint import run as run_live
 
     say_if_it_compiles("state")
@@ -235,6 +235,6 @@ def run(
         while True:
             settings = reload.settings
             load = partial(load_judge, settings, model)
-            status = run_live(settings, load, until=reload.wanted, tell=said, quiet=quiet)
+            status = run_live(settings, load, until=reload.wanted, notify=notify_line, quiet=quiet)
             if not reload.taken():
                 raise typer.Exit(status)

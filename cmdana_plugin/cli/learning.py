@@ -16,9 +16,9 @@ from cmdana_plugin.cli.options import (
     ModelOption,
     app,
     configured,
+    notify,
     refuse_to_overwrite,
     say_if_it_compiles,
-    tell,
 )
 
 
@@ -71,6 +71,7 @@ def train(
     settings = used.config
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import settled_for_extraction
     from cmdana_plugin.training import sources as learn
 
     say_if_it_compiles("training")
@@ -86,19 +87,20 @@ def train(
             learning.duration(live)
             spool = learning.spool_of(out)
             judging = Path(init) if init and init != "shipped" else None
-            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, tell)
+            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, notify)
             names = [str(spool)]
-        report = learn.train(
-            names,
-            out,
-            settings,
-            labels=labels,
-            exclude=exclude or (),
-            init=start,
-            seed=seed,
-            epochs=epochs,
-            progress=progress,
-        )
+        with settled_for_extraction():
+            report = learn.train(
+                names,
+                out,
+                settings,
+                labels=labels,
+                exclude=exclude or (),
+                init=start,
+                seed=seed,
+                epochs=epochs,
+                progress=progress,
+            )
     if spool is not None:
         from cmdana_plugin.training import Spool
 
@@ -142,10 +144,11 @@ def calibrate(
     settings = used.config
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import terminal as show
+    from cmdana_plugin.replay import settled_for_extraction
     from cmdana_plugin.training import sources as learn
 
     path = model or (Path(settings.model.path) if settings.model.path else None)
-    with show.steps(quiet=as_json) as progress:
+    with show.steps(quiet=as_json) as progress, settled_for_extraction():
         done = learn.calibrate(
             sources, path, out, settings, labels=labels, exclude=exclude or (), progress=progress
         )
@@ -233,8 +236,9 @@ def evaluate(
     settings = used.config
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.evaluation import command as measure
+    from cmdana_plugin.replay import settled_for_extraction
 
-    with show.steps(quiet=as_json) as progress:
+    with show.steps(quiet=as_json) as progress, settled_for_extraction():
         words = measure.measure(
             folder,
             labels,

@@ -61,33 +61,36 @@ def about(
     """Says which connections and hosts behave unlike the network's own normal, why, and how sure it is."""
 
 
-def configured(path: Path | None, said: Callable[[str], None] | None = None) -> configuration.Found:
-    """The configuration; where it is not the defaults, the operator is told which file it is from."""
+def configured(path: Path | None, notify_line: Callable[[str], None] | None = None) -> configuration.Found:
+    """The configuration in use and its origin, of which the operator is notified unless it is the defaults."""
     found = configuration.find(path)
     if words := found.words():
-        (said or tell)(words)
+        (notify_line or notify)(words)
     return found
 
 
 def say_if_it_compiles(module: str) -> None:
-    """Says why a first run seems to stand still; `module` is one that the command compiles functions of."""
+    """Notifies the operator where numba compiles first, for a minute or two; `module` is one that the command needs."""
     from cmdana_plugin import compile_cache as compiled
 
     if not compiled.kept(module):
-        tell("compiling for this processor, once, for a minute or two; later runs start at once")
+        notify("compiling for this processor, once, for a minute or two; later runs start at once")
 
 
-def tell(line: str) -> None:
+def notify(line: str) -> None:
+    """Prints a line for the operator on stderr."""
     print(f"cmdana: {line}", file=sys.stderr, flush=True)
 
 
-def tell_json(line: str) -> None:
+def notify_json(line: str) -> None:
+    """Prints a line for the operator on stdout as a JSON object with its time."""
     print(
         json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "said": line}), flush=True
     )
 
 
 def refuse_to_overwrite(path: Path, force: bool) -> None:
+    """Locks the file to write until the end of the command. Raises `CmdanaError` where it cannot or may not be made."""
     if path.is_dir():
         raise CmdanaError(f"{path}: is a folder; expected a file to write")
     if path.exists() and not force:

@@ -76,11 +76,11 @@ def report(
     from cmdana_plugin.analyst import report as pages
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.analyst import units
-    from cmdana_plugin.logs import tell
+    from cmdana_plugin.logs import print_passed_over
 
     with show.steps(quiet=as_json) as progress:
         seen = pages.gather(logs, progress)
-    tell(seen.passed)
+    print_passed_over(seen.passed)
     budget = settings.verdict.alerts_per_day
     pages.write(pages.render(seen, logs, budget), out)
     if as_json:
@@ -137,12 +137,12 @@ def label(
     used = configured(config) if allow else None
     settings_file = config or configuration.to_write(used)
     from cmdana_plugin.analyst import label as feedback
-    from cmdana_plugin.logs import tell
+    from cmdana_plugin.logs import print_passed_over
     from feature_extractors.readers import PassedOver
 
     passed = PassedOver()
     row = feedback.find(uid, logs, passed)
-    tell(passed)
+    print_passed_over(passed)
     before = feedback.store(row, word, store, family=family)
     entry = feedback.allow_entry(row)
     if allow:

@@ -17,11 +17,11 @@ from feature_extractors.features import Encoded
 
 # Upper bounds of the score's histogram: steps of 0.1 where nearly all is, and what a threshold is likely to be.
 SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.57, 0.6, 0.7, 0.8, 0.9, 1.0)
-_MOST_WORDS: Final = 200  # verdicts and kinds of notices told apart
+_MAX_LABEL_VALUES: Final = 200  # verdicts and kinds of notices told apart
 
 
 class Watch:
-    """Counts over final verdicts since the start, and the drift. Read from another thread: numbers only ever grow."""
+    """Monotonic counters of final verdicts since the start, with the drift monitor. May be read from another thread."""
 
     def __init__(self, config: Config, components: Collection[str]) -> None:
         """`components` are those of a score that can be named as what has moved."""
@@ -37,10 +37,10 @@ class Watch:
     def receive(
         self, windows: Encoded, scores: Scores, counts: Mapping[tuple[str, str], int]
     ) -> list[Notice]:
-        """Takes in a block and its verdicts by stage and word; the notices that come of it, which are of drift."""
+        """The notices of drift that a block gives rise to; its verdicts by stage and word, `counts`, are added."""
         for (stage, verdict), n in counts.items():
             word = f"{stage} {verdict}"
-            if word in self.verdicts or len(self.verdicts) < _MOST_WORDS:
+            if word in self.verdicts or len(self.verdicts) < _MAX_LABEL_VALUES:
                 self.verdicts[word] += n
         rows = windows.connections.stage == Stage.FINAL
         score = scores.score[rows]
@@ -51,5 +51,5 @@ class Watch:
         return self.drift.receive(windows, scores)
 
     def noticed(self, notices: Sequence[Notice]) -> None:
-        """Counts the notices raised."""
+        """Adds notices to the counters, by their type."""
         self.notices.update(n.note.removeprefix("CMDANA::") for n in notices)

@@ -25,10 +25,11 @@ from feature_extractors.compiled import entry, hashed, new_key
 from feature_extractors.features import Encoded
 
 TAILS: Final = (0.1, 0.01)  # p-values at which the share of connections is compared with the nominal one
-_HIGH: Final = 1024  # the lowest port that is nobody's in particular
-_STRATA: Final = 512  # services and well-known ports of a window; the rest share one
-_SLOTS: Final = 1 << 16  # originators by kind of traffic in a window; one that finds no slot does not count
-_PROBES: Final = 16  # slots that an originator may take
+_FIRST_UNPRIVILEGED_PORT: Final = 1024  # the lowest port that is nobody's in particular
+_MAX_STRATA: Final = 512  # services and well-known ports of a window; the rest share one
+# originators by kind of traffic in a window; one that finds no slot does not count
+_ORIGINATOR_SLOTS: Final = 1 << 16
+_MAX_PROBES: Final = 16  # slots that an originator may take
 _MIN_SIGMAS: Final = 3.0  # standard deviations by which the share must exceed what is tolerated
 _NAMED_COMPONENTS: Final = 2  # at most, of a notice
 _NAMED_SHARE: Final = 0.2  # of the connections above which a component's being odd is named
@@ -36,7 +37,7 @@ _NAMED_SHARE: Final = 0.2  # of the connections above which a component's being 
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """One kind of traffic in the last whole window."""
+    """The observed over the nominal share of small p-values of one kind of traffic in the last whole window."""
 
     connections: int  # that counted
     hosts: int
@@ -46,7 +47,9 @@ class Lift:
 
 
 class DriftMonitor:
-    """P-values in, `CMDANA::Traffic_Drift` notices out; one set of counts for each kind of traffic and window."""
+    """Calibration monitor: p-values in, `CMDANA::Traffic_Drift` notices out, from the shares of small p-values by kind
+    and window.
+    """
 
     def __init__(self, settings: Drift, components: Collection[str]) -> None:
         """`components` are those of a score that can be named as what has moved."""
@@ -57,28 +60,35 @@ class DriftMonitor:
         self._names: list[str] = []
         self._window = -(2**62)  # number of the window that is being counted
         self._components: tuple[str, ...] = ()
-        self._n = np.zeros(_STRATA, np.int64)
-        self._hosts = np.zeros(_STRATA, np.int64)
-        self._tails = np.zeros((_STRATA, len(TAILS)), np.int64)
-        self._odd = np.zeros((_STRATA, 0), np.int64)  # connections whose component has p <= 0.1
-        self._owner = np.zeros(_SLOTS, np.int16)  # stratum of the originator of each slot
-        self._slot_key = np.zeros(_SLOTS, np.uint64)  # the keyed hash of the originator
+        self._n = np.zeros(_MAX_STRATA, np.int64)
+        self._hosts = np.zeros(_MAX_STRATA, np.int64)
+        self._tails = np.zeros((_MAX_STRATA, len(TAILS)), np.int64)
+        self._odd = np.zeros((_MAX_STRATA, 0), np.int64)  # connections whose component has p <= 0.1
+        self._owner = np.zeros(_ORIGINATOR_SLOTS, np.int16)  # stratum of the originator of each slot
+        self._slot_key = np.zeros(_ORIGINATOR_SLOTS, np.uint64)  # the keyed hash of the originator
         self._key = new_key()
-        self._used = np.zeros(_SLOTS, np.uint16)  # its connections that counted
-        self._used_tails = np.zeros((_SLOTS, len(TAILS)), np.uint16)  # those of them in each tail
+        self._used = np.zeros(_ORIGINATOR_SLOTS, np.uint16)  # its connections that counted
+        self._used_tails = np.zeros((_ORIGINATOR_SLOTS, len(TAILS)), np.uint16)  # those of them in each tail
         self._streak: dict[int, int] = {}  # stratum -> windows in a row that have drifted
         self._raised: dict[int, float] = {}  # stratum -> network time of its last notice
 
     def receive(self, windows: Encoded, scores: Scores) -> list[Notice]:
-        """Counts a block, in order of `end`; the notices of the windows that have ended with it."""
+        """The notices of the windows of network time that end with this block; blocks come in order of `end`."""
         c = windows.connections
         final = np.flatnonzero(c.stage == Stage.FINAL)
         if not len(final):
             return []
         if not self._components:
             self._components = tuple(name for name in scores.components if name in self._named)
-            self._odd = np.zeros((_STRATA, len(self._components)), np.int64)
-        kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
+            self._odd = np.zeros((_MAX_STRATA, len(self._components)), np.int64)
+        kinds = list(
+            zip(
+                c.service,
+                c.ip_proto.tolist(),
+                np.minimum(c.resp_p, _FIRST_UNPRIVILEGED_PORT).tolist(),
+                strict=True,
+            )
+        )
         kinds = [kinds[i] for i in final.tolist()]
         halves = np.ascontiguousarray(c.orig_h).view(np.uint64).reshape(-1, 2)[final]
         p = scores.p_value[final]
@@ -102,11 +112,14 @@ class DriftMonitor:
         return notices
 
     def _code(self, service: str, ip_proto: int, port: int) -> int:
-        name = service or f"{port if port < _HIGH else 'high ports'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+        name = (
+            service
+            or f"{port if port < _FIRST_UNPRIVILEGED_PORT else 'high ports'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+        )
         code = self._codes.get(name)
         if code is None:
-            if len(self._names) >= _STRATA - 1:
-                return _STRATA - 1
+            if len(self._names) >= _MAX_STRATA - 1:
+                return _MAX_STRATA - 1
             code = self._codes[name] = len(self._names)
             self._names.append(name)
         return code
@@ -135,7 +148,7 @@ class DriftMonitor:
             for code in range(len(self._names))
             if self._n[code] >= self._settings.least or code in self._streak or code in self._raised
         ]
-        new = {code: i for i, code in enumerate(kept)} | {_STRATA - 1: _STRATA - 1}
+        new = {code: i for i, code in enumerate(kept)} | {_MAX_STRATA - 1: _MAX_STRATA - 1}
         self._names = [self._names[code] for code in kept]
         self._codes = {name: code for code, name in enumerate(self._names)}
         self._streak = {new[code]: n for code, n in self._streak.items() if code in new}
@@ -210,7 +223,7 @@ def _count(stratum, host, p, parts, nominal, per_host, n, hosts, tails, odd, own
     for i in range(len(stratum)):
         s = stratum[i]
         slot = host[i] % np.uint64(len(used))
-        for _ in range(_PROBES):
+        for _ in range(_MAX_PROBES):
             if used[slot] == 0 or (key[slot] == host[i] and owner[slot] == s):
                 break
             slot = (slot + np.uint64(1)) % np.uint64(len(used))

@@ -1,4 +1,4 @@
-"""The only loop that drives data: encoded windows in, verdicts and notices out, offline and live alike."""
+"""The one loop that drives data: encoded windows in, verdicts and notices out, offline and live alike."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
 
-_EXPLAINED: Final = 16  # verdicts explained field by field at once, at some 10 ms each
-_EXPLAINED_A_SECOND: Final = 8.0  # and this many more in each second of network time
+_EXPLAINED_AT_ONCE: Final = 16  # verdicts explained field by field at once, at some 10 ms each
+_EXPLAINED_PER_SECOND: Final = 8.0  # and this many more in each second of network time
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Judge:
 
     A verdict that raises a notice is explained field by field; any other odd one names its oddest components, so
     that a flood of odd connections costs little more than one of ordinary ones. So does a flood of notices: how many
-    are explained hangs on network time alone, and so is the same live and offline, however the stream is cut.
+    are explained depends on network time alone, and so is the same live and offline, however the stream is cut.
     """
 
     def __init__(self, detector: Detector, config: Config, tails: Tails | None = None) -> None:
@@ -65,11 +65,11 @@ class Judge:
         self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails)
         self.watch = Watch(config, COMPONENT_WORDS)
         self._max_reasons = config.verdict.max_reasons
-        self._left = float(_EXPLAINED)
+        self._left = float(_EXPLAINED_AT_ONCE)
         self._now = -math.inf
 
     def judged(self, blocks: Iterable[Encoded], *, ahead: bool = False) -> Iterator[Judged]:
-        """What each block comes to, in turn; the blocks are one stream in order of `end`, some may be empty.
+        """The result for each block in turn; the blocks are one stream in order of `end`, some may be empty.
 
         A block is asked for when what came of the one before has been taken. With `ahead` it is asked for and scored in
         a thread, while the caller is at work on the one before.
@@ -79,7 +79,7 @@ class Judge:
             yield self.conclude(windows, scores)
 
     def conclude(self, windows: Encoded, scores: Scores) -> Judged:
-        """The second half of judging, block by block in the same order; the detector may be a block ahead."""
+        """The result for a block whose scores are known; blocks in stream order, the detector may be a block ahead."""
         if not len(windows):
             return Judged(windows, NO_VERDICTS, (), {})
         verdicts = self._verdicts(windows, scores)
@@ -113,7 +113,7 @@ class Judge:
 
     def _explains(self, now: float) -> bool:
         """Whether one more is explained at network time `now`; a step back in time is another capture."""
-        self._left = min(self._left + abs(now - self._now) * _EXPLAINED_A_SECOND, _EXPLAINED)
+        self._left = min(self._left + abs(now - self._now) * _EXPLAINED_PER_SECOND, _EXPLAINED_AT_ONCE)
         self._now = now
         if self._left < 1.0:
             return False
@@ -177,11 +177,11 @@ def _ahead(scored: Iterator[tuple[Encoded, Scores]]) -> Iterator[tuple[Encoded, 
 _OF_NAMES: Final = re.compile(r"dns query|longest name|server.name|http host")
 _STAGES = tuple(stage.name.lower() for stage in Stage)
 _PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number in range(256))
-_TELLING: Final = 0.05  # a component's p-value below which it is named beside another
+_NAMED_P_VALUE: Final = 0.05  # a component's p-value below which it is named beside another
 
 
 def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list[tuple[str, ...]]:
-    """For each odd row its components with the smallest p-values in words, least first; nothing for the others.
+    """At most `most` components with the smallest p-values in words for each `odd` row, least first; () for others.
 
     Only what is below 1 in 20, or else the least alone.
     """
@@ -193,12 +193,12 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
     table = np.stack([scores.components[name][rows] for name in names], axis=1)
     order = np.argsort(table, axis=1, kind="stable")[:, :most]
     p = np.take_along_axis(table, order, axis=1)
-    count = np.maximum((p < _TELLING).sum(axis=1), np.isfinite(p[:, 0]))
+    count = np.maximum((p < _NAMED_P_VALUE).sum(axis=1), np.isfinite(p[:, 0]))
     telling = np.arange(p.shape[1]) < count[:, None]
     which, p = order[telling], p[telling]
-    told: dict[tuple[int, float], str] = {}
+    texts: dict[tuple[int, float], str] = {}
     each = [
-        told.get(pair) or _component(told, names, *pair)
+        texts.get(pair) or _component(texts, names, *pair)
         for pair in zip(which.tolist(), p.tolist(), strict=True)
     ]
     end = 0
@@ -209,7 +209,7 @@ def component_reasons(scores: Scores, odd: NDArray[np.bool_], most: int) -> list
 
 
 def oddest_components(scores: Scores, rows: NDArray[np.int64]) -> list[str | None]:
-    """Of each of these rows the component with the smallest p-value; None where none applies."""
+    """The component with the smallest p-value of each of `rows`; None where none applies."""
     names = _components(scores)
     if not len(rows) or not names:
         return [None] * len(rows)
@@ -226,8 +226,8 @@ def _components(scores: Scores) -> list[str]:
     return sorted(name for name in scores.components if name in COMPONENT_WORDS)
 
 
-def _component(told: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
-    words = told[which, p] = f"{COMPONENT_WORDS[names[which]]} (p={p:.1g})"
+def _component(texts: dict[tuple[int, float], str], names: Sequence[str], which: int, p: float) -> str:
+    words = texts[which, p] = f"{COMPONENT_WORDS[names[which]]} (p={p:.1g})"
     return words
 
 

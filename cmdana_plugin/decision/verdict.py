@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded(Sequence[Any]):
-    """A column whose values are few: `words[code]`."""
+    """A dictionary-encoded column: row i is `words[code[i]]`, unset (None) where the code is -1."""
 
     code: NDArray[np.int64]  # [n] -1 unset
     words: Sequence[Any]
@@ -35,7 +35,7 @@ class Coded(Sequence[Any]):
         return iter(self._named(self.code))
 
     def of(self, rows: NDArray[np.int64]) -> list[Any]:
-        """The values of these rows."""
+        """The values of `rows`, None where unset."""
         return self._named(self.code[rows])
 
     def _named(self, code: NDArray[np.int64]) -> list[Any]:
@@ -43,13 +43,13 @@ class Coded(Sequence[Any]):
         return [words[k] for k in code.tolist()]
 
     def counted(self) -> Counter[Any]:
-        """How many there are of each value that is set."""
+        """The number of rows of each value that is set."""
         many = np.bincount(self.code[self.code >= 0], minlength=len(self.words)).tolist()
         return Counter({word: n for word, n in zip(self.words, many, strict=True) if n})
 
 
 def coded(column: Iterable[Any]) -> Coded:
-    """A column whose values repeat, None unset, its words in order of their first appearance."""
+    """The dictionary encoding of a column, None unset, words in order of their first appearance."""
     index: dict[Any, int] = {None: -1}
     code = [index.setdefault(v, len(index) - 1) for v in column]
     del index[None]
@@ -90,7 +90,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdicts(Sequence[Verdict]):
-    """The verdicts of a block as columns, since most are only written down; one is made when it is asked for."""
+    """The verdicts of a block as columns; a `Verdict` is made where one is asked for by its row."""
 
     ts: NDArray[np.float64]  # [n], as are all arrays but one
     uid: NDArray[np.bytes_]
@@ -128,7 +128,7 @@ class Verdicts(Sequence[Verdict]):
         return self.rows(range(len(self)))
 
     def rows(self, rows: Sequence[int]) -> Iterator[Verdict]:
-        """The verdicts of these rows, as they are by now."""
+        """The verdicts of `rows`, with the reasons that they have by now."""
         same = len(rows)
         columns = {name: self.of(name, rows) for name in _COLUMNS}
         columns |= {"threshold": [self.threshold] * same, "model": [self.model] * same}
@@ -137,28 +137,27 @@ class Verdicts(Sequence[Verdict]):
         return map(Verdict, *[columns[name] for name in Verdict._fields])
 
     def counted(self) -> dict[tuple[str, str], int]:
-        """How many there are by stage and word: ("final", "benign")."""
+        """The number of verdicts by stage and verdict, such as ("final", "benign")."""
         stages, words = self.stage.words, self.verdict.words
         each = np.bincount(self.stage.code * len(words) + self.verdict.code).tolist()
         pairs = [(stage, word) for stage in stages for word in words]
         return {pair: n for pair, n in zip(pairs, each, strict=False) if n}
 
     def of(self, name: str, rows: Sequence[int]) -> list[Any]:
-        """A column of these rows, in Python's own types."""
+        """The values of the column `name` in `rows`, in Python's own types."""
         column = getattr(self, name)
         if isinstance(column, Coded):
             return column.of(np.asarray(rows, np.int64))
         if isinstance(column, np.ndarray):
             chosen = column[np.asarray(rows, np.int64)]
-            told: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
-            return told
+            values: list[Any] = (chosen.astype(str) if chosen.dtype.kind == "S" else chosen).tolist()
+            return values
         return [column[i] for i in rows]
 
 
 _RELIANCE: Final = ("packet_reliance", "connection_reliance", "log_reliance", "state_reliance")
-_COLUMNS: Final = tuple(
-    name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model")
-)  # those that are one of `Verdicts`
+# those that are one of `Verdicts`
+_COLUMNS: Final = tuple(name for name in Verdict._fields if name not in (*_RELIANCE, "threshold", "model"))
 
 _NONE: Final = coded(())
 NO_VERDICTS: Final = Verdicts(

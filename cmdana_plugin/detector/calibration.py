@@ -15,8 +15,8 @@ from feature_extractors.compiled import entry
 KEPT: Final = 1024  # order statistics kept of a sample
 ENOUGH: Final = 2000  # benign rows from which on a kind of traffic stands on its own
 ENOUGH_HISTORY: Final = 500  # and those of hosts of which so much is known
-_TAIL: Final = 0.05  # share of the sample that the tail is fitted to
-_SINGLE: Final = 256  # of these, greatest values kept one by one
+_TAIL_SHARE: Final = 0.05  # share of the sample that the tail is fitted to
+_SINGLE_VALUES: Final = 256  # of these, greatest values kept one by one
 _TAIL_VALUES: Final = 10  # greatest values that the fit replaces
 _MIN_P_VALUE: Final = 1e-30
 
@@ -37,7 +37,7 @@ class Tail:
     scale: float
 
     def p_value(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """P(benign >= x), 0 < p <= 1; NaN stays NaN."""
+        """One-sided p-values [n] of scores `x` [n]: P(benign >= x), 0 < p <= 1, lower is odder; NaN stays NaN."""
         return self._alone.p_value(x, np.zeros(len(x), np.int64), ENOUGH)
 
     @cached_property
@@ -119,7 +119,10 @@ def _log_tail(x, start, shape, scale):  # type: ignore[no-untyped-def]
 
 
 def fit_tail(sample: NDArray[np.float64]) -> Tail:
-    """Learned from scores of benign traffic; NaN are left out. The tail by probability-weighted moments (Hosking)."""
+    """The p-values that scores of benign traffic `sample` [n] give; NaN are left out, and without any p is 1.
+
+    The generalised Pareto tail (Pickands 1975) is fitted by probability-weighted moments (Hosking and Wallis 1987).
+    """
     x = np.sort(sample[np.isfinite(sample)])
     n = len(x)
     if n == 0:
@@ -127,11 +130,13 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
     rows = np.arange(n)
     if n > KEPT:
         rows = np.unique(
-            np.concatenate([np.linspace(0, n - 1, KEPT - _SINGLE).astype(np.int64), rows[-_SINGLE:]])
+            np.concatenate(
+                [np.linspace(0, n - 1, KEPT - _SINGLE_VALUES).astype(np.int64), rows[-_SINGLE_VALUES:]]
+            )
         )
     order = x[rows]
     above = 1.0 - np.searchsorted(x, order, side="left") / n
-    start = float(x[int((n - 1) * (1.0 - _TAIL))])
+    start = float(x[int((n - 1) * (1.0 - _TAIL_SHARE))])
     y = x[x > start] - start
     if len(y) < 10:
         return Tail(order, above, n, start, 0.1, max(float(x.std()), 1e-3))
@@ -143,14 +148,16 @@ def fit_tail(sample: NDArray[np.float64]) -> Tail:
 
 @dataclass(frozen=True)
 class Strata:
-    """A tail for all traffic and one for each stratum that has benign rows, shrunk to the former where they are few."""
+    """Stratified calibration: a tail for all traffic and one for each stratum with benign rows (Mondrian conformal
+    prediction, Vovk 2003), shrunk towards the former where the stratum has few.
+    """
 
     everything: Tail
     each: Mapping[int, Tail]
     enough: int = ENOUGH  # benign rows from which on a stratum stands on its own
 
     def p_value(self, x: NDArray[np.float64], stratum: NDArray[np.int64]) -> NDArray[np.float64]:
-        """P(benign of its stratum >= x) [n], as `Tail.p_value`."""
+        """One-sided p-values [n] of scores `x` [n] among benign traffic of their `stratum` [n], as `Tail.p_value`."""
         codes, tails = self._flat
         at = np.minimum(np.searchsorted(codes, stratum), max(len(codes) - 1, 0))
         known = codes[at] == stratum if len(codes) else np.zeros(len(stratum), np.bool_)
@@ -165,24 +172,30 @@ class Strata:
 def fit_strata(
     sample: NDArray[np.float64], stratum: NDArray[np.int64], least: int = 50, enough: int = ENOUGH
 ) -> Strata:
+    """The calibration that benign scores `sample` [n] of strata `stratum` [n] give.
+
+    A stratum with fewer than `least` finite scores has no tail of its own; from `enough` on it stands on its own.
+    """
     codes, counts = np.unique(stratum[np.isfinite(sample)], return_counts=True)
     each = {int(c): fit_tail(sample[stratum == c]) for c, n in zip(codes, counts, strict=True) if n >= least}
     return Strata(fit_tail(sample), each, enough)
 
 
-ALONE: Final = (
-    0.35  # share of the false-alarm rate that isolation has where it stands beside the fused evidence
-)
+# Share of the false-alarm rate, 0..1, that isolation has where it stands beside the fused evidence.
+ALONE: Final = 0.35
 
 
 def weighted_bonferroni(fused: NDArray[np.float64], alone: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted Bonferroni of two p-values [n] of the same events: valid under any dependence."""
+    """The weighted Bonferroni p-value [n] of two p-values [n] of the same events: valid under any dependence."""
     joined: NDArray[np.float64] = np.minimum(np.minimum(fused / (1.0 - ALONE), alone / ALONE), 1.0)
     return joined
 
 
 def fuse(p_values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fisher's weighted sum of evidence [n] from p-values [n, C]; one that does not apply counts as expected."""
+    """The weighted Fisher statistic [n] of p-values [n, C], nats, higher is odder: sum over C of weight * -ln p.
+
+    A p-value that does not apply (NaN) counts 1, the mean of -ln p under benign traffic.
+    """
     evidence = np.where(np.isnan(p_values), 1.0, -np.log(np.clip(p_values, _MIN_P_VALUE, 1.0)))
     total: NDArray[np.float64] = evidence @ weights
     return total

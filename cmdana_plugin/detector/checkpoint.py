@@ -33,7 +33,7 @@ from feature_extractors.features import Schema
 
 SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
-_MAX_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
+_MAX_FILE_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
 # Of safetensors.
 _TYPES: Final = {
     "F32": np.float32, "F64": np.float64, "I32": np.int32, "BOOL": np.bool_, "I64": np.int64, "U64": np.uint64,
@@ -43,7 +43,7 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What `train` makes and `load_detector` reads."""
+    """A trained detector as arrays and text: what `cmdana train` writes and `load_detector` reads."""
 
     shape: Shape
     network: Mapping[str, NDArray[np.float32]]
@@ -68,7 +68,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """What the package says of the model that comes with it."""
+    """The digest and reference scores that the package expects of the model that comes with it."""
 
     sha256: str
     reference: str  # as in a checkpoint's metadata
@@ -76,13 +76,13 @@ class Shipped:
 
 @cache
 def shipped_model() -> Shipped:
-    """What the package says of its model."""
-    said = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
-    return Shipped(str(said["sha256"]), json.dumps(said["reference"]))
+    """The digest and reference scores expected of the shipped model, from `models/cmdana.json`."""
+    shipped = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
+    return Shipped(str(shipped["sha256"]), json.dumps(shipped["reference"]))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write to a temporary name first, so that a reader never sees half a model."""
+    """Writes the checkpoint as safetensors, in one move: a reader never sees half a model. Raises `OSError`."""
     tensors: dict[str, NDArray[Any]] = {f"network.{k}": v for k, v in checkpoint.network.items()}
     p = checkpoint.preparation
     tensors |= {
@@ -119,7 +119,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:
-    """All of it checked before any of it is used (`sound`): a model may come from a stranger.
+    """The checkpoint in a file, all of it checked before any is used (`soundness`): a model may come from a stranger.
 
     Raises `CmdanaError`, one line with file, entry, found and expected, where the file is no checkpoint or not sound,
     or has another SHA-256 than `digest`; `SchemaError` where it was made with another schema.
@@ -231,9 +231,9 @@ def _content(path: Path) -> bytes:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise CmdanaError(f"{path}: found no regular file, expected a model")
-            if about.st_size > _MAX_BYTES:
+            if about.st_size > _MAX_FILE_BYTES:
                 raise CmdanaError(
-                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MAX_BYTES:,} at most"
+                    f"{path}: found {about.st_size:,} bytes, expected a model of {_MAX_FILE_BYTES:,} at most"
                 )
             return file.read(about.st_size)
     except OSError as error:
@@ -255,7 +255,7 @@ def _opened(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 
 def renamed(checkpoint: Checkpoint, **about: str) -> Checkpoint:
-    """The same with other words about itself."""
+    """The same checkpoint with these entries of `about` replaced."""
     return replace(checkpoint, about=dict(checkpoint.about) | about)
 
 

@@ -57,14 +57,18 @@ from feature_extractors.features import (
     take_features,
 )
 
-_BLOCK_GPU: Final = 8192  # rows of one computation there, always: its products do hang on their number
+_GPU_BLOCK_ROWS: Final = (
+    8192  # rows of one computation there, always: on a GPU a product depends on their number
+)
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
-_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
+_CHUNK_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _NAMED_PROBABILITY: Final = 0.7  # probability from which on the supervised head names a class
 _NAMED_P_VALUE: Final = 1e-2  # p-value below which it does so at all
-_SWITCH_INTERVAL: Final = 5e-4  # seconds that a thread may keep the interpreter
-_EXACT: Final = 80.0  # logarithm of a sum of exponentials, either way, up to which single precision holds it
-_HISTORY: Final = (5.0, 20.0, 50.0)  # connections of a host so far; where the state's count ends it is known
+_SWITCH_INTERVAL_SECONDS: Final = 5e-4  # seconds that a thread may keep the interpreter
+# logarithm of a sum of exponentials, either way, up to which single precision holds it
+_MAX_EXACT_LOGARITHM: Final = 80.0
+# connections of a host so far; where the state's count ends it is known
+_HISTORY_CONNECTIONS: Final = (5.0, 20.0, 50.0)
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
@@ -75,7 +79,7 @@ Remembered = tuple[Floats32, Floats32, NDArray[np.int32]]
 
 @dataclass(slots=True)
 class EventContext:
-    """One block as the detector saw it: enough to explain it."""
+    """One block with the state before each event: all that scoring and explaining it takes."""
 
     features: Features
     state: NDArray[np.float32]  # [n, F] raw counts
@@ -87,7 +91,7 @@ class EventContext:
 
 @dataclass(slots=True)
 class RawScores:
-    """What the network and its kin say of `n` events before calibration."""
+    """Uncalibrated component scores of `n` events; higher is odder."""
 
     raw: dict[str, NDArray[np.float64]]  # component -> [n], NaN where it does not apply
     gate: NDArray[np.float32]  # [n, 4]
@@ -95,7 +99,9 @@ class RawScores:
 
 
 class CrossModal:
-    """`Detector` over a checkpoint. One instance follows one stream; state lives as long as the instance.
+    """The trained `Detector`: network, mixture, trees and isolation forest of a checkpoint, calibrated and fused.
+
+    One instance follows one stream; its state lives as long as the instance.
 
     `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
     while there are cores to `spare` (always, unless told), one otherwise. `network` is the class of an ablation's.
@@ -122,7 +128,7 @@ class CrossModal:
             {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
         )
         self.network.to(self.device).eval()
-        self._block = BLOCK if self.device.type == "cpu" else _BLOCK_GPU
+        self._block = BLOCK if self.device.type == "cpu" else _GPU_BLOCK_ROWS
         # Blocks side by side, each on one thread: small products do not gain from being shared out.
         several = threads > 1 and self.device.type == "cpu"
         self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
@@ -133,7 +139,7 @@ class CrossModal:
         self.seen: EventContext | None = None
 
     def reset(self) -> None:
-        """Forget everything about the stream, as before the first window."""
+        """Empties the state of all hosts, services and pairs, as before the first window."""
         self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
         self.seen = None
 
@@ -153,8 +159,8 @@ class CrossModal:
         if windows.schema != self.schema_digest:
             raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
-        for begin in range(0, len(windows), _ROWS):
-            rows = np.arange(begin, min(begin + _ROWS, len(windows)))
+        for begin in range(0, len(windows), _CHUNK_ROWS):
+            rows = np.arange(begin, min(begin + _CHUNK_ROWS, len(windows)))
             outcome, looked = self._advance(
                 windows if len(rows) == len(windows) else take_encoded(windows, rows)
             )
@@ -174,11 +180,11 @@ class CrossModal:
     def p_values(
         self, raw: Mapping[str, NDArray[np.float64]], seen: EventContext
     ) -> dict[str, NDArray[np.float64]]:
-        """Each component as a one-sided p-value among its own kind, isolation's among hosts known as well."""
+        """One-sided p-values by component [n] among traffic of their stratum, isolation's among hosts known as well."""
         return component_p_values(self.checkpoint, raw, seen.stratum, history_of(seen.state, self.schema))
 
     def evidence(self, components: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """The fused evidence [n], before its own calibration."""
+        """The fused evidence [n] of p-values by component (`fuse`), nats, higher is odder, not yet calibrated."""
         names = list(self.checkpoint.weights)
         return fuse(
             np.stack([components[k] for k in names], axis=1),
@@ -186,7 +192,7 @@ class CrossModal:
         )
 
     def score_context(self, seen: EventContext, keep: bool = False) -> RawScores:
-        """Score events from what was known before them; reads no table and changes none."""
+        """Uncalibrated components of events with the state that `seen` holds; reads no table and changes none."""
         prepared = prepare(seen.features, seen.state, self.checkpoint.preparation, self.schema)
         return self.judge(prepared, seen, self.latents(prepared), keep)
 
@@ -242,13 +248,13 @@ class CrossModal:
         return pad_rows(x, self._size(len(x))).to(self.device)
 
     def rate(self) -> NDArray[np.float32]:
-        """Decay of the learned memory per second, [KINDS, MEMORY]."""
+        """The decay rate of the learned memory per second, [KINDS, MEMORY], positive."""
         with torch.inference_mode():
             out: NDArray[np.float32] = self.network.rate().cpu().numpy()
         return out
 
     def latents(self, prepared: Prepared) -> NDArray[np.float32]:
-        """[n, 3, latents, width], zero where a modality is absent; in blocks, whatever arrives.
+        """The latents of each modality [n, 3, latents, width], zero where one is absent; in blocks of fixed size.
 
         What looks the same in a modality is encoded once.
         """
@@ -296,7 +302,7 @@ class CrossModal:
     def memory_update(
         self, latents: NDArray[np.float32], prepared: Prepared
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """What events write: gate and value [n, KINDS, MEMORY], and their entries in the ring [n, RING_WIDTH]."""
+        """The memory update of events: gate (0..1) and value [n, KINDS, MEMORY], and ring entries [n, RING_WIDTH]."""
         n = len(prepared)
         write = np.empty((n, KINDS, MEMORY), np.float32)
         value, recent = np.empty_like(write), np.empty((n, RING_WIDTH), np.float32)
@@ -311,7 +317,7 @@ class CrossModal:
     def judge(
         self, prepared: Prepared, seen: EventContext, latents: NDArray[np.float32], keep: bool = False
     ) -> RawScores:
-        """All components from what was known before; `keep` also returns the log probabilities."""
+        """Uncalibrated components of events from the state before them; with `keep` log probabilities too."""
         n, shape, network = len(prepared), self.checkpoint.shape, self.network
         raw = {name: np.full(n, np.nan) for name in COMPONENTS}
         gate = np.empty((n, 4), np.float32)
@@ -418,13 +424,13 @@ def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
     asked = targets >= 0
     picked = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
     total = logits.exp().sum(dim=-1).log()
-    if not bool((total.abs() < _EXACT).all()):  # a third slower, and good for any logits
+    if not bool((total.abs() < _MAX_EXACT_LOGARITHM).all()):  # a third slower, and good for any logits
         total = torch.logsumexp(logits, dim=-1)
     return ((total - picked) * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
 
 
 def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
-    """Protocol by service: what calibration keeps apart."""
+    """The calibration stratum [n] of each event: its protocol by its service."""
     names = [c.name for c in schema.categorical]
     proto = features.categorical[:, names.index("proto")].astype(np.int64)
     service = features.categorical[:, names.index("service")].astype(np.int64)
@@ -432,9 +438,11 @@ def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
 
 
 def history_of(state: NDArray[np.float32], schema: Schema) -> NDArray[np.int64]:
-    """How little of the originator has been seen [n]: 0 it is well known .. 3 it is new."""
+    """How new the originator is [n], by its number of earlier connections: 0 (50 or more) to 3 (fewer than 5)."""
     seen = np.expm1(np.nan_to_num(state[:, schema.state.index("orig_seen")], nan=np.inf))
-    return len(_HISTORY) - np.searchsorted(_HISTORY, seen + 0.5, side="right").astype(np.int64)
+    return len(_HISTORY_CONNECTIONS) - np.searchsorted(_HISTORY_CONNECTIONS, seen + 0.5, side="right").astype(
+        np.int64
+    )
 
 
 def component_p_values(
@@ -443,9 +451,10 @@ def component_p_values(
     stratum: NDArray[np.int64],
     history: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each component [n] among its own kind of traffic; isolation's among hosts that are known as well.
+    """One-sided p-values [n] by component among traffic of the same stratum; isolation's among hosts known as well.
 
-    Within its own kind a scan is no longer alone; and a host that is new is parted from all others for that alone.
+    Isolation is not stratified by traffic: within its own stratum a scan is not isolated. It is by how known the host
+    is, since a new host would be isolated for that alone.
     """
     return {
         name: s.p_value(raw[name], history if name == "isolation" else stratum)
@@ -459,7 +468,7 @@ def overall_p_value(
     components: Mapping[str, NDArray[np.float64]],
     history: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """The fused evidence's p [n], isolation's beside it where there is one, among hosts that are known as well."""
+    """The p-value [n], 0 < p <= 1, of the fused evidence, joined with isolation's where there is one (Bonferroni)."""
     p = checkpoint.fused.p_value(evidence)
     if "isolation" in components:
         p = weighted_bonferroni(p, components["isolation"])
@@ -471,17 +480,20 @@ def overall_p_value(
 
 
 def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The columns that the isolation forest looks at, standardised."""
+    """The input of the isolation forest [n, F], standardised: numeric fields and the columns of `isolation_columns`."""
     return np.concatenate([prepared.values, prepared.state[:, isolation_columns(schema)]], axis=1)
 
 
 def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The columns that the mixture looks at, standardised."""
+    """The input of the Gaussian mixture [n, F], standardised: numeric fields and the columns of `density_columns`."""
     return np.concatenate([prepared.values, prepared.state[:, density_columns(schema)]], axis=1)
 
 
 def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
-    """How new the event's peer, port and name are to the host and the site; higher is newer."""
+    """The novelty [n] of the event's peer, port and name to the host and the site; 0..1, higher is newer.
+
+    0 where nothing of it is known.
+    """
     columns = [
         schema.state.index(k)
         for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
@@ -510,7 +522,7 @@ def share_cores() -> None:
     so would a thread that keeps the interpreter while another comes back from a product.
     """
     torch.set_num_threads(1)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
 
 
 def load_detector(

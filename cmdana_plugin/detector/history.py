@@ -19,10 +19,10 @@ from feature_extractors.features import Features
 
 MEMORY: Final = 32  # floats of learned memory per entity
 RING: Final = 8  # recent connections of a host that attention looks back on
-RING_WIDTH: Final = 16
+RING_WIDTH: Final = 16  # floats kept of each of them
 KINDS: Final = 3  # originating host, (responder, port), (originator, responder, port)
-WAYS: Final = 8
-_AT_FIRST: Final = 4096  # slots of a table at the beginning
+WAYS: Final = 8  # slots of a set
+_INITIAL_SLOTS: Final = 4096  # slots of a table at the beginning
 # A count so far tells new from known; beyond this it would only tell the stream's age.
 _MAX_COUNT: Final = 50.0
 
@@ -51,7 +51,7 @@ _PORT_WIDTH: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Salted 64-bit names of everything an event touches; 0 is nobody."""
+    """Salted 64-bit hashes [n] of the entities that each event involves; 0 stands for none."""
 
     orig: NDArray[np.uint64]  # [n]
     resp: NDArray[np.uint64]
@@ -64,20 +64,22 @@ class Keys:
     orig_name: NDArray[np.uint64]
 
     def entity(self, kind: int) -> NDArray[np.uint64]:
-        """The key of the learned memory of one of `KINDS`."""
+        """The keys [n] of the learned memory of one of `KINDS`."""
         return (self.orig, self.service, self.pair)[kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Where the learned memory of each event's entities lies, and whether it is empty."""
+    """The slots of the learned memory of each event's entities, and whether they are empty."""
 
     index: NDArray[np.int64]  # [n, KINDS] -1 where the event may only read and there is nothing to read
     fresh: NDArray[np.bool_]  # [n, KINDS]
 
 
 class Tables:
-    """The bounded tables. `hosts`, `pairs` and `marks` are capacities, rounded up to a power of two.
+    """Bounded set-associative tables of counts and learned memory (LRU within a set).
+
+    `hosts`, `pairs` and `marks` are capacities in entries, rounded up to a power of two.
 
     They begin small and double when a set is full, until the capacity is reached: a short capture pays for no more
     memory than it needs, and nothing is displaced before its time.
@@ -98,7 +100,10 @@ class Tables:
     def counts(
         self, c: Connections, features: Features, keys: Keys, spans: tuple[float, ...]
     ) -> tuple[NDArray[np.float32], Slots]:
-        """The schema's state columns [n, F] for events in stream order, each from its past only; then remember it."""
+        """The schema's state columns [n, F] of events in stream order, each from its past only, and its memory slots.
+
+        Each event is entered after its own row is read; early ones leave no trace.
+        """
         n = len(c)
         failed = np.isin(c.conn_state, (0, 3, 7, 8, 9, 10)) | ((c.ip_proto == 17) & (c.resp_pkts == 0))
         size = np.stack(
@@ -151,7 +156,7 @@ class Tables:
         rate: NDArray[np.float32],
         recent: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-        """Read and update the learned memory, event by event.
+        """The learned memory and ring before each event, which are then updated, event by event.
 
         `write` (gate, 0..1) and `value` are [n, KINDS, MEMORY], `rate` [KINDS, MEMORY] per second, `recent`
         [n, RING_WIDTH] what the host's ring keeps of each event. Returns memory before each event, decayed to
@@ -181,7 +186,7 @@ def remember_all(
     rate: NDArray[np.float32],
     recent: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """As `Tables.remember` from an empty state, in which each of the entities `ids` [n, KINDS] keeps its place."""
+    """What `Tables.remember` gives from an empty state where no entity of `ids` [n, KINDS] is ever displaced."""
     n = len(ts)
     size = ids.max(axis=0) + 1 if n else np.zeros(KINDS, np.int64)
     fresh = np.zeros((n, KINDS), np.bool_)  # what begins empty needs no clearing
@@ -196,11 +201,11 @@ def remember_all(
 
 
 class _Table:
-    """`capacity` is the most slots, of which `_AT_FIRST` or fewer are there at the beginning."""
+    """`capacity` is the most slots, of which `_INITIAL_SLOTS` or fewer are there at the beginning."""
 
     def __init__(self, capacity: int, width: int) -> None:
         self.capacity = 1 << max(int(np.ceil(np.log2(max(capacity, WAYS)))), 3)
-        size = min(self.capacity, _AT_FIRST)
+        size = min(self.capacity, _INITIAL_SLOTS)
         self.keys = np.zeros(size, np.uint64)
         self.used = np.zeros(size, np.int64)  # tick of last use, 0 never
         self.rows = np.zeros((size, width), np.float32 if width < _PAIR_WIDTH else np.float64)
@@ -234,7 +239,7 @@ def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def make_keys(c: Connections, features: Features, salt: int) -> Keys:
-    """The keys of each window under a site's `salt` (128 bits, kept secret)."""
+    """The keyed hashes of each window's entities under a site's `salt` (128 bits, kept secret)."""
     secret = key_of(salt)
 
     def keys(kind: int, one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Features as the network eats them: bins learned on benign traffic, standardised values, padded tensors."""
+"""Features as the network takes them: bins learned on benign traffic, standardised values, padded tensors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from feature_extractors.compiled import entry
 from feature_extractors.features import Features, Schema
 
 BLOCK: Final = 1024  # rows of one computation at most
-_STEP: Final = 16  # of which their number is a multiple, padded
-_MANY: Final = 128  # rows for which a computation of their own pays
-PACKET_LENGTHS: Final = (4, 16)
-LOG_LENGTHS: Final = (8, 16)
+_ROW_MULTIPLE: Final = 16  # of which their number is a multiple, padded
+_MIN_GROUP_ROWS: Final = 128  # rows for which a computation of their own pays
+PACKET_LENGTHS: Final = (4, 16)  # tokens that packet sequences are padded to
+LOG_LENGTHS: Final = (8, 16)  # tokens that log sequences are padded to
 _BINS: Final = CLASSES - 4  # between unset, zero, over and under
 EDGES: Final = _BINS + 1  # of the bins of a column
 _OVER, _UNDER = CLASSES - 2, CLASSES - 1
@@ -32,12 +32,12 @@ class Bins:
     edges: NDArray[np.float32]  # [F, _BINS + 1] rising, first the least and last the greatest value seen
 
     def codes(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
-        """[n, F] to codes [n, F]."""
+        """The bin [n, F] of each value [n, F], 0..CLASSES - 1."""
         out: NDArray[np.int64] = _digitise(np.ascontiguousarray(values, np.float32), self.edges)
         return out
 
     def words(self, column: int, code: int) -> tuple[float, float]:
-        """The range of values that a code stands for, in the column's own scale."""
+        """The least and greatest value of a code's bin, in the column's own scale."""
         edges = self.edges[column]
         if code == 1:
             return 0.0, 0.0
@@ -49,7 +49,7 @@ class Bins:
 
 
 def learn_bins(values: NDArray[np.float32]) -> Bins:
-    """Equal-count bins over what is set and not zero."""
+    """Equal-count bins (quantiles) of the columns of `values` [n, F], over what is set and not zero."""
     edges = np.zeros((values.shape[1], EDGES), np.float32)
     for j in range(values.shape[1]):
         x = values[:, j]
@@ -83,7 +83,7 @@ def _digitise(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArra
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Everything learned about the scale of features, before the network."""
+    """Bins, means and spreads of the features, learned on benign traffic before the network."""
 
     numeric: Bins
     numeric_scale: NDArray[np.float32]  # [2, F] mean and spread
@@ -112,7 +112,7 @@ def _scale(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def standardise(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In spreads from the mean, at most six either way; 0 where unset."""
+    """The standard scores [n, F] of columns: spreads from the mean, clipped to -6..6, 0 where unset (NaN)."""
     out: NDArray[np.float32] = np.nan_to_num(np.clip((x - scale[0]) / scale[1], -6.0, 6.0), nan=0.0).astype(
         np.float32
     )
@@ -121,7 +121,7 @@ def standardise(x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[n
 
 @dataclass(slots=True)
 class Prepared:
-    """Features of `n` events, ready to be cut into blocks."""
+    """The network's input of `n` events, ready to be cut into blocks."""
 
     codes: NDArray[np.int64]  # [n, numeric + categorical] offset into one table
     values: NDArray[np.float32]  # [n, numeric]
@@ -172,13 +172,13 @@ def prepare(features: Features, state: NDArray[np.float32], how: Preparation, sc
 
 
 def isolation_columns(schema: Schema) -> list[int]:
-    """The state columns that the isolation forest looks at: all but the counts over the longest span."""
+    """The indices of the isolation forest's state columns: all but the counts over the longest span."""
     longest = f"_{max(schema.spans):g}s"
     return [i for i, name in enumerate(schema.state) if not name.endswith(longest)]
 
 
 def density_columns(schema: Schema) -> list[int]:
-    """The state columns that the mixture looks at.
+    """The indices of the mixture's state columns.
 
     Only what compares an event with the usual, and the counts of the shortest span: the others tell how old the
     stream is, go on growing beyond what a recording may have shown, and begin at nothing after a restart.
@@ -194,7 +194,7 @@ def density_columns(schema: Schema) -> list[int]:
 def groups(
     start: NDArray[np.int64], rows: NDArray[np.int64], lengths: tuple[int, ...]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """The rows that have tokens, by the shortest padded length that holds them."""
+    """The rows that have tokens, with the shortest padded length that holds them, a group for each length."""
     have = start[rows + 1] - start[rows]
     least = 0
     for length in lengths:
@@ -245,7 +245,10 @@ def _alike(words, start, rows, slots):  # type: ignore[no-untyped-def]
 def group_by_requested_fields(
     targets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64] | None]]:
-    """The rows by which of their fields [n, F] are asked for, with these fields; few of a kind together, with None."""
+    """Groups of rows that ask for the same fields of `targets` [n, F] (-1: not asked), with the fields' indices.
+
+    Small groups come together, with None for all fields.
+    """
     asked = targets[rows] >= 0
     bits = np.zeros((len(rows), -(-targets.shape[1] // 32) * 4), np.uint8)
     packed = np.packbits(asked, axis=1)
@@ -254,9 +257,9 @@ def group_by_requested_fields(
     kinds, kind, count = np.unique(
         first_identical_row(bits, every, every[:-1]), return_inverse=True, return_counts=True
     )
-    for k in np.flatnonzero(count >= _MANY):
+    for k in np.flatnonzero(count >= _MIN_GROUP_ROWS):
         yield rows[kind == k], np.flatnonzero(asked[kinds[k]])
-    few = rows[count[kind] < _MANY]
+    few = rows[count[kind] < _MIN_GROUP_ROWS]
     if len(few):
         yield few, None
 
@@ -264,7 +267,7 @@ def group_by_requested_fields(
 def encoded_together(
     f: Features, where: Sequence[NDArray[np.int64]]
 ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
-    """Modality, rows of `where` (those that have it, by modality) and the length that holds the tokens of them all."""
+    """Modality, rows that have it (`where`, by modality) and the shortest padded length that holds their tokens."""
     if len(where[CONNECTION]):
         yield CONNECTION, where[CONNECTION], 0
     for modality, start, lengths in (
@@ -278,7 +281,7 @@ def encoded_together(
 def tokens_of(
     prepared: Prepared, modality: int, rows: NDArray[np.int64], length: int, size: int
 ) -> tuple[Tensor, Tensor]:
-    """What `Network.encode` takes of rows and a length of `encoded_together`, padded to `size` rows."""
+    """The two arguments of `Network.encode` for rows and a length of `encoded_together`, padded to `size` rows."""
     if modality == CONNECTION:
         return pad_rows(prepared.codes[rows], size), pad_rows(prepared.values[rows], size)
     pad = pad_packets if modality == PACKET else pad_logs
@@ -286,7 +289,7 @@ def tokens_of(
 
 
 def pad_packets(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:
-    """[size, length, 4] and mask; the rows beyond `rows` are padding."""
+    """Packet tokens [size, length, 4] and their mask [size, length]; rows beyond `rows` are padding."""
     out = np.zeros((size, length, features.packets.shape[1]), np.float32)
     mask = np.zeros((size, length), np.bool_)
     _pad(features.packets, features.packet_start, rows, out, mask)
@@ -301,13 +304,13 @@ def pad_logs(features: Features, rows: NDArray[np.int64], length: int, size: int
 
 
 def block_size(rows: int) -> int:
-    """The padded size of a block that holds so many rows, `BLOCK` at most.
+    """The padded number of rows of a block that holds `rows`, a multiple of 16, `BLOCK` at most.
 
     Products over so few terms add them in the same order for any number of rows that is a multiple of 16, so that a
     score does not depend on its neighbours; where a library should not keep to that, scores are rounded far above the
     difference.
     """
-    return -(-rows // _STEP) * _STEP
+    return -(-rows // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
 
 def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:

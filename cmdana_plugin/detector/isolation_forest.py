@@ -1,4 +1,4 @@
-"""How few splits at random part an event from benign traffic: an isolation forest (Liu, Ting and Zhou 2008)."""
+"""Isolation forest (Liu, Ting and Zhou 2008): events that few random splits isolate from benign traffic are odd."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from cmdana_plugin.detector.trees import Trees
 
 _TREES: Final = 200
-_SAMPLE: Final = 32  # rows that a tree is grown from: as many leaves as `Trees` may have
-_DEPTH: Final = 5  # log2 of it
-_EULER: Final = 0.5772156649
+_SAMPLE_ROWS: Final = 32  # rows that a tree is grown from: as many leaves as `Trees` may have
+_MAX_DEPTH: Final = 5  # log2 of it
+_EULER_GAMMA: Final = 0.5772156649
 
 
 def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
-    """A forest grown from benign rows `x` [n, F]; its score [n] is the mean path length, negated: higher is odder."""
+    """An isolation forest grown from benign rows `x` [n, F]; its score [n] is the negated mean path length: higher is
+    odder.
+    """
     rng = np.random.default_rng(seed)
     root: list[int] = []
     feature, threshold, left, value = [], [], [], []  # type: ignore[var-annotated]
@@ -24,7 +26,7 @@ def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
     def place(rows: NDArray[np.int64], depth: int, me: int) -> None:
         low, high = x[rows].min(axis=0), x[rows].max(axis=0)
         varied = np.flatnonzero(high > low)
-        if depth == _DEPTH or not len(varied):
+        if depth == _MAX_DEPTH or not len(varied):
             value[me] = -(depth + _further(len(rows))) / _TREES
             return
         f = int(rng.choice(varied))
@@ -48,7 +50,7 @@ def fit_isolation(x: NDArray[np.float32], seed: int) -> Trees:
 
     for _ in range(_TREES):
         root.append(_add(1))
-        place(rng.choice(len(x), min(_SAMPLE, len(x)), replace=False), 0, root[-1])
+        place(rng.choice(len(x), min(_SAMPLE_ROWS, len(x)), replace=False), 0, root[-1])
     return Trees(
         root=np.array(root, np.int32),
         output=np.zeros(_TREES, np.int32),
@@ -64,4 +66,4 @@ def _further(rows: int) -> float:
     """Steps that a search among so many rows would still take on average (their equation 1)."""
     if rows < 2:
         return 0.0
-    return 1.0 if rows == 2 else 2.0 * (np.log(rows - 1.0) + _EULER) - 2.0 * (rows - 1.0) / rows
+    return 1.0 if rows == 2 else 2.0 * (np.log(rows - 1.0) + _EULER_GAMMA) - 2.0 * (rows - 1.0) / rows

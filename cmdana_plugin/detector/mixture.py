@@ -1,4 +1,4 @@
-"""How far an event lies from benign traffic in plain numbers: a Gaussian mixture over whitened columns."""
+"""Density of benign traffic over standardised columns: a Gaussian mixture with full covariances."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.detector.inputs import block_size
 
-_TOGETHER: Final = 256  # rows of one product at most
-_MAX_ROWS: Final = 50_000  # rows to learn from
+_PRODUCT_ROWS: Final = 256  # rows of one product at most
+_MAX_TRAINING_ROWS: Final = 50_000  # rows to learn from
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Full-covariance Gaussians; `score` is the negative log likelihood, higher is odder."""
+    """A Gaussian mixture of K components with full covariance."""
 
     weight: NDArray[np.float64]  # [K] log weights
     mean: NDArray[np.float64]  # [K, F]
@@ -29,8 +29,8 @@ class Mixture:
         components, width = self.mean.shape
         roots, shift = self._side_by_side
         out = np.empty(len(x))
-        for begin in range(0, len(x), _TOGETHER):
-            rows = x[begin : begin + _TOGETHER]
+        for begin in range(0, len(x), _PRODUCT_ROWS):
+            rows = x[begin : begin + _PRODUCT_ROWS]
             block = np.zeros((block_size(len(rows)), width))
             block[: len(rows)] = rows
             # By torch, whose threads we keep count of: numpy's would be more than there are cores.
@@ -58,13 +58,15 @@ class Mixture:
 def fit_mixture(
     x: NDArray[np.float32], components: int, seed: int, rounds: int = 12, floor: float = 0.05
 ) -> Mixture:
-    """Expectation-maximisation from `components` rows of `x`; `floor` is added to every variance.
+    """The mixture fitted to benign rows `x` [n, F] by expectation-maximisation, begun at `components` of them.
 
-    Of more than `_MAX_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
+    `floor` is added to every variance, `rounds` are the steps.
+
+    Of more than `_MAX_TRAINING_ROWS` rows that many are drawn: more would sharpen nothing but take their time.
     """
     rng = np.random.default_rng(seed)
-    if len(x) > _MAX_ROWS:
-        x = x[rng.choice(len(x), _MAX_ROWS, replace=False)]
+    if len(x) > _MAX_TRAINING_ROWS:
+        x = x[rng.choice(len(x), _MAX_TRAINING_ROWS, replace=False)]
     n, width = x.shape
     components = max(1, min(components, n // (2 * width) or 1))
     mean = x[rng.choice(n, components, replace=n < components)].astype(np.float64)

@@ -25,7 +25,7 @@ _HALF_LIVES: Final = (1.0, 7 * 86400.0)  # seconds, shortest and longest at the 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The creation parameters of a network; stored in the checkpoint."""
+    """The sizes of a network (its hyperparameters), stored in the checkpoint."""
 
     numeric: int
     categorical: tuple[int, ...]  # codes of each
@@ -41,7 +41,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Past:
-    """What was known before each event."""
+    """The state of each event's entities before it, as tensors."""
 
     memory: Tensor  # [B, KINDS, MEMORY]
     ring: Tensor  # [B, RING, RING_WIDTH]
@@ -49,14 +49,14 @@ class Past:
 
 
 def _softmax_of_tokens(scores: Tensor) -> Tensor:
-    """Scores [B, T, H] to weights [B, H, T], which sum to one over the tokens; few are faster side by side."""
+    """Softmax [B, H, T] over the tokens of scores [B, T, H]; a short axis is summed unrolled, which is faster."""
     if scores.shape[1] < 16:
         return scores.softmax(dim=1).transpose(1, 2)
     return scores.transpose(1, 2).softmax(dim=2)
 
 
 class Pool(nn.Module):
-    """Softmax attention over tokens with `latents` queries per head (source S2, made multi-head)."""
+    """Attention pooling: softmax attention over tokens with `latents` learned queries per head."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Pool(nn.Module):
         self.out = nn.LayerNorm(d)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, T, d] and mask [B, T] to [B, latents, d]. Rows without a token give zeros: mask them downstream."""
+        """The pooled tokens [B, latents, d] of `x` [B, T, d] under `mask` [B, T]; zeros for rows without a token."""
         b, _, d = x.shape
         x = self.norm(x)
         scores = self.score(x)
@@ -84,6 +84,8 @@ class Pool(nn.Module):
 
 
 class ConnectionEncoder(nn.Module):
+    """Latents of connection records: one token for each field, then attention pooling."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.code = nn.Embedding(shape.numeric * CLASSES + sum(shape.categorical), shape.width)
@@ -99,7 +101,7 @@ class ConnectionEncoder(nn.Module):
 
 
 class PacketEncoder(nn.Module):
-    """Each packet is read with its neighbours, then pooled."""
+    """Latents of packet sequences: a convolution over neighbouring packets, then attention pooling."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -117,6 +119,8 @@ class PacketEncoder(nn.Module):
 
 
 class LogEncoder(nn.Module):
+    """Latents of log sequences: embedded field and value tokens, then attention pooling."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.bucket = nn.Embedding(shape.log_buckets, shape.width, padding_idx=0)
@@ -131,7 +135,7 @@ class LogEncoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """What one modality should look like: the state asks, the other modalities and the state answer."""
+    """Cross-modal attention: one modality predicted with queries from the state, keys and values from the others."""
 
     def __init__(self, shape: Shape, targets: int) -> None:
         super().__init__()
@@ -150,7 +154,10 @@ class Predictor(nn.Module):
         return out
 
     def forward(self, state: Tensor, others: Tensor, bias: Tensor) -> Tensor:
-        """State [B, d], tokens of the others [B, N, d], their log weights [B, N] (-inf: not there): [B, latents, d]."""
+        """The predicted latents [B, latents, d] from state [B, d], other tokens [B, N, d] and their log weights [B, N].
+
+        A weight of -inf masks a token.
+        """
         b, _, d = others.shape
         h, c = self.heads, d // self.heads
         # Keys are taken of the query and values of what was pooled, not of every token; what a key's bias adds is
@@ -165,7 +172,7 @@ class Predictor(nn.Module):
         return out
 
     def decode(self, z: Tensor, fields: Tensor | None = None) -> Tensor:
-        """Logits [B, targets, CLASSES] of what `forward` gave; of the `fields` alone (indices) where they are named."""
+        """Logits [B, targets, CLASSES] of the latents that `forward` gave; of `fields` (indices) alone where given."""
         z = F.gelu(self.widen(z.flatten(1)))
         if fields is None:
             logits: Tensor = self.classes(z)
@@ -176,7 +183,7 @@ class Predictor(nn.Module):
 
 
 class Network(nn.Module):
-    """Everything learned but the boosted trees, in the steps that training, scoring and explaining take alike.
+    """The neural network, in the steps that training, scoring and explaining take alike.
 
     `encode` each modality; `memory_update`, what is remembered of the event; `read_state`, the state before it;
     `gate_weights` and `gate_bias`, how much each source counts; `forward`, one modality predicted from the others and
@@ -227,11 +234,11 @@ class Network(nn.Module):
         return write, torch.tanh(self.value(v)).view(b, KINDS, MEMORY), self.recent(v)
 
     def rate(self) -> Tensor:
-        """Decay per second, [KINDS, MEMORY]."""
+        """The decay rate of the memory per second, [KINDS, MEMORY], positive."""
         return 0.6931472 * torch.exp(-self.log_half_life)
 
     def read_state(self, state: Tensor, known: Tensor, past: Past) -> Tensor:
-        """The state before the event, [B, d]: counts, learned memory, and attention over the host's recent events."""
+        """The state vector before the event [B, d]: counts, memory, and attention over the host's recent events."""
         counts = self.counts(torch.cat([state, known], dim=1))
         query = self.look_back(counts)
         scores = torch.einsum("bk,brk->br", query, past.ring) / RING_WIDTH**0.5
@@ -258,7 +265,7 @@ class Network(nn.Module):
         return torch.cat([bias[:, :MODALITIES].repeat_interleave(m, dim=1), bias[:, MODALITIES:]], dim=1)
 
     def sources(self, modality: int) -> Sequence[int]:
-        """The modalities that one is predicted from: the others."""
+        """The modalities that `modality` is predicted from: all others."""
         return [j for j in range(MODALITIES) if j != modality]
 
     def __call__(
@@ -270,7 +277,7 @@ class Network(nn.Module):
     def forward(
         self, modality: int, z: Tensor, s: Tensor, bias: Tensor, fields: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One modality as its sources and the state let expect it: its latents [B, latents, d] and its fields' logits.
+        """One modality predicted from the others and the state: latents [B, latents, d] and logits of its fields.
 
         `z` [B, 3, latents, d] are the latents of all modalities, of which its own are not looked at; `s` the state;
         `bias` what `gate_bias` gave, by which what is absent cannot leak; `fields` (indices) of which logits are
@@ -290,20 +297,20 @@ class Network(nn.Module):
         return found
 
     def look_ahead(self, s: Tensor) -> Tensor:
-        """The connection's fields from the state alone, [B, targets, CLASSES]."""
+        """Logits of the connection's fields predicted from the state alone, [B, targets, CLASSES]."""
         logits: Tensor = self.next(s)
         return logits.view(len(s), self.shape.targets[CONNECTION], CLASSES)
 
 
 def latent_residual(expected: Tensor, seen: Tensor) -> Tensor:
-    """Squared distance [B] of `seen` from what was expected, both [B, latents, d]; `seen` learns nothing by it."""
+    """The mean squared error [B] between `expected` and `seen` latents [B, latents, d]; no gradient flows to `seen`."""
     return (expected - seen.detach()).pow(2).mean(dim=(1, 2))
 
 
 def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:
-    """h_t = keep_t * h_{t-1} + add_t along the first axis, by doubling; `keep` is 0 where a segment begins.
+    """The linear recurrence h_t = keep_t * h_{t-1} + add_t [n, ...] by a parallel prefix scan (Blelloch 1990).
 
-    Exact up to rounding, log2(n) steps, differentiable. Returns h [n, ...].
+    `keep` is 0 where a segment begins. Exact up to rounding, log2(n) steps, differentiable.
     """
     n, step = len(keep), 1
     while step < n:
@@ -314,7 +321,7 @@ def segmented_scan(keep: Tensor, add: Tensor) -> Tensor:
 
 
 def parameters_of(shape: Shape) -> dict[str, object]:
-    """The creation parameters as plain values."""
+    """The sizes of a network as JSON values."""
     return asdict(shape)
 
 
@@ -322,7 +329,7 @@ _ONCE: Final = {"static_gate": False, "use_memory": True, "cross": True, "concat
 
 
 def shape_of(parameters: Mapping[str, Any]) -> Shape:
-    """The creation parameters from plain values. Raises `ValueError` for a network that is an ablation.
+    """The sizes of a network from JSON values. Raises `ValueError` for a network that is an ablation.
 
     Older models name what ablations of theirs left out: here those are other classes, and never on disk.
     """
@@ -335,7 +342,7 @@ def shape_of(parameters: Mapping[str, Any]) -> Shape:
 
 
 def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of a `Network` by its name, without making one."""
+    """The shape of every parameter of a `Network` by name, without allocating any."""
     d, wide = shape.width, 2 * shape.width
     found: dict[str, tuple[int, ...]] = {}
 

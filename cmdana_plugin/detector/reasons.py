@@ -22,17 +22,16 @@ from feature_extractors.features import Features, Schema, take_features
 if TYPE_CHECKING:
     from cmdana_plugin.detector.cross_modal import CrossModal, EventContext, RawScores
 
-TOP: Final = 3
-_TOGETHER: Final = 64  # events explained at once; bounds memory, changes nothing
+TOP: Final = 3  # reasons given of an event
+_EVENTS_AT_ONCE: Final = 64  # events explained at once; bounds memory, changes nothing
 Reset = Callable[[Features, NDArray[np.float32], int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One thing that can be reset: how, and what to say about it.
+    """A group of columns that are reset together, with the words for the oddest of them.
 
-    Columns that follow from one another are reset together, for an event with other bytes has other rates too;
-    the words are those of the oddest among them.
+    Columns that follow from one another are one group: an event with other bytes has other rates too.
     """
 
     name: str
@@ -53,10 +52,10 @@ class Explained:
 def reasons(
     detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
 ) -> list[list[str]]:
-    """At most `top` reasons for each row; a field that takes no evidence away is no reason."""
+    """At most `top` reasons in words for each of `rows`, most telling first: fields whose reset lowers the evidence."""
     out: list[list[str]] = []
-    for begin in range(0, len(rows), _TOGETHER):
-        some = explain_rows(detector, seen, rows[begin : begin + _TOGETHER], top)
+    for begin in range(0, len(rows), _EVENTS_AT_ONCE):
+        some = explain_rows(detector, seen, rows[begin : begin + _EVENTS_AT_ONCE], top)
         out += [[f.words for f in explained.fields] for explained in some]
     return out
 
@@ -64,11 +63,10 @@ def reasons(
 def explain_rows(
     detector: CrossModal, seen: EventContext, rows: NDArray[np.int64], top: int = TOP
 ) -> list[Explained]:
-    """The fields of each row that speak most against it.
+    """The fields of each row whose reset lowers the evidence most, by greedy occlusion (Zeiler and Fergus 2014).
 
-    Greedy: the field whose reset lowers the evidence most, then the next given the first.
-
-    Events are searched side by side, a round of all of them at once; none changes what another is given.
+    First the field that lowers it most alone, then the next given the first. Rows are searched side by side; none
+    changes another's result.
     """
     ones = _repeat(seen, rows)
     outcome = detector.score_context(ones, keep=True)
@@ -104,7 +102,7 @@ def explain_rows(
 
 
 def evidence_of(detector: CrossModal, seen: EventContext) -> NDArray[np.float64]:
-    """What speaks against events as given [n]: the fused evidence and, where there is one, isolation's added to it."""
+    """The fused evidence [n] of events, nats, higher is odder, with isolation's added where there is one."""
     return _evidence(detector, detector.score_context(seen), seen)
 
 
@@ -260,9 +258,8 @@ def _expected(
     chance: NDArray[np.float64], code: int, bins: Bins, column: int
 ) -> tuple[float, float, float, float]:
     """p of what was seen, the central 80 % of what was expected, and its middle, in the column's own scale."""
-    order = np.array(
-        [1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2]
-    )  # zero, under, bins, over
+    # zero, under, bins, over
+    order = np.array([1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2])
     mass = np.cumsum(chance[order])
     mass /= max(mass[-1], 1e-12)
     places = np.minimum(np.searchsorted(mass, [0.1, 0.5, 0.9]), len(order) - 1)

@@ -17,7 +17,7 @@ ANOMALOUS: Final = "anomalous"
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One row per window, in the windows' order."""
+    """Anomaly scores of a block, one row per window in the windows' order; scores and p-values say the same thing."""
 
     # [n] 0..1, higher is odder: x / (x + 3) with x = -log10(p_value); .5 is p = 1e-3
     score: NDArray[np.float64]
@@ -39,10 +39,12 @@ class Detector(Protocol):
     name: str  # name and version for the `model` column
     schema_digest: str
 
-    def receive(self, windows: Encoded) -> Scores: ...
+    def receive(self, windows: Encoded) -> Scores:
+        """The scores of a block [n], after which its final windows are part of the state."""
+        ...
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        """Reasons in an analyst's words for the given rows of a block and its scores, most telling first.
+        """Reasons in an analyst's words for the given rows of a block, most telling first, [] where there are none.
 
         May be asked while a later block is scored.
         """
@@ -50,18 +52,18 @@ class Detector(Protocol):
 
 
 def score_of(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The score of a tail probability, 0..1, strictly falling in `p_value`."""
+    """The score [n] of tail probabilities [n]: x / (x + 3) with x = -log10 p, 0..1, higher is odder, .5 at p = 1e-3."""
     x = -np.log10(np.clip(p_value, 1e-300, 1.0))
     return x / (x + 3.0)
 
 
 def p_value_of(score: float) -> float:
-    """The inverse of `score_of` for 0 <= score < 1."""
+    """The tail probability of a score, 0 <= score < 1: the inverse of `score_of`."""
     return float(10.0 ** (-3.0 * score / (1.0 - score)))
 
 
 def significant(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positive values [n] to six significant digits, as the logs have them."""
+    """Positive values [n] rounded to six significant digits, which the logs have of them."""
     at = np.floor(np.log10(p_value)).astype(np.int64)
     scale = _POWERS[5 - at]
     rounded: NDArray[np.float64] = np.rint(p_value * scale) / scale

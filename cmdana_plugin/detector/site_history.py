@@ -25,7 +25,7 @@ COMPONENT: Final = "site"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One thing that is compared with the past of its service; higher is odder."""
+    """A quantity of a connection that is compared with the past of its service; higher is odder."""
 
     words: str
     unit: str
@@ -46,31 +46,32 @@ MEASURES: Final = (
 _ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
-_STRATA: Final = (
-    512  # services and well-known ports that have a history; a new one takes the place of the idlest
-)
-_HIGH: Final = 1024  # the lowest port that is nobody's in particular
-_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
+# services and well-known ports that have a history; a new one takes the place of the idlest
+_STRATA: Final = 512
+_FIRST_UNPRIVILEGED_PORT: Final = 1024  # the lowest port that is nobody's in particular
+_TABLE_SLOTS: Final = 1 << 17  # hosts, and pairs, remembered
 _WAYS: Final = 8  # places that a host or pair may take; a new one takes that of the idlest
-_FADE: Final = 1 << 17  # connections after which a host's or pair's past use counts half
-_FADE_STRATUM: Final = 1 << 20  # likewise a service's
-_UNANSWERED: Final = 0.01  # what a connection without content from the responder counts of a service's use
+_HALF_LIFE_USES: Final = 1 << 17  # connections after which a host's or pair's past use counts half
+_STRATUM_HALF_LIFE_USES: Final = 1 << 20  # likewise a service's
+# what a connection without content from the responder counts of a service's use
+_UNANSWERED_WEIGHT: Final = 0.01
 _MIN_CONNECTIONS: Final = 40  # connections of a service before its tail is believed
-_TAIL: Final = 0.1  # share of the past that makes the tail
+_TAIL_SHARE: Final = 0.1  # share of the past that makes the tail
 _HALF_LIFE_CONNECTIONS: Final = 20_000.0  # connections of a service after which the past counts half
 _ODD_P_VALUE: Final = 0.002  # below this p a connection enters the history with
-_LITTLE: Final = 0.01  # this weight
-_INTERVALS: Final = 8  # intervals of a pair before they are called regular
-_KINDS: Final = 4  # volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
-_ELSEWHERE: Final = (
-    0.5  # share of the false-alarm rate that is the site's where the model comes from other networks
-)
-_LEARNED_HERE: Final = 0.1  # where it learned this network: it knows more of what is normal than the tails do
+_ODD_WEIGHT: Final = 0.01  # this weight
+_MIN_INTERVALS: Final = 8  # intervals of a pair before they are called regular
+# volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
+_BONFERRONI_FACTOR: Final = 4
+# share of the false-alarm rate that is the site's where the model comes from other networks
+_SHARE_LEARNED_ELSEWHERE: Final = 0.5
+# where it learned this network: it knows more of what is normal than the tails do
+_SHARE_LEARNED_HERE: Final = 0.1
 
 
 def share_of(weights: Container[str]) -> float:
-    """The site's share beside a model with these components: smaller where no attacks of other networks weigh."""
-    return _ELSEWHERE if "attack" in weights else _LEARNED_HERE
+    """The share of the false-alarm rate, 0..1, that the site's history has beside a model with these components."""
+    return _SHARE_LEARNED_ELSEWHERE if "attack" in weights else _SHARE_LEARNED_HERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ class _Seen:
 
 
 class WithSiteHistory:
-    """A detector whose p-value is joined with that of the site's history (weighted Bonferroni)."""
+    """A `Detector` around another, its p-value joined with that of the site's history (weighted Bonferroni)."""
 
-    def __init__(self, inner: Detector, salt: int = 0, share: float = _ELSEWHERE) -> None:
+    def __init__(self, inner: Detector, salt: int = 0, share: float = _SHARE_LEARNED_ELSEWHERE) -> None:
         """`salt`, 128 secret bits, keys the hashes of hosts; `share`, 0..1, is the site's part of the rate."""
         self.inner = inner
         self._share = share
@@ -99,8 +100,8 @@ class WithSiteHistory:
         self._past = np.zeros((_STRATA, len(MEASURES), _BINS))
         self._total = np.zeros((_STRATA, len(MEASURES)))  # sums of the above
         self._top = np.zeros((_STRATA, len(MEASURES)), np.int64)  # the last bin that holds anything
-        self._hosts = np.zeros(_SLOTS, _HOST_TYPE)
-        self._pairs = np.zeros(_SLOTS, _PAIR_TYPE)
+        self._hosts = np.zeros(_TABLE_SLOTS, _HOST_TYPE)
+        self._pairs = np.zeros(_TABLE_SLOTS, _PAIR_TYPE)
         self._clock = np.zeros(2, np.int64)  # connections so far; services that had a place so far
 
     def receive(self, windows: Encoded) -> Scores:
@@ -117,7 +118,14 @@ class WithSiteHistory:
         values[:, _NAME] = windows.longest_name
         p = np.ones((n, len(MEASURES)))
         usual = np.zeros((n, len(MEASURES)))
-        kinds = list(zip(c.service, c.ip_proto.tolist(), np.minimum(c.resp_p, _HIGH).tolist(), strict=True))
+        kinds = list(
+            zip(
+                c.service,
+                c.ip_proto.tolist(),
+                np.minimum(c.resp_p, _FIRST_UNPRIVILEGED_PORT).tolist(),
+                strict=True,
+            )
+        )
         known = {kind: _service(*kind) for kind in dict.fromkeys(kinds)}
         code = {name: i for i, name in enumerate(dict.fromkeys(known.values()))}
         kind = np.array([code[known[k]] for k in kinds])
@@ -138,7 +146,7 @@ class WithSiteHistory:
                 self._strata.pop(self._names[place], None)
                 self._names[place] = names[owner[place]]
         self._strata.update((names[i], place) for place, i in enumerate(owner.tolist()) if i >= 0)
-        site = np.minimum(p.min(axis=1) * _KINDS, 1.0)
+        site = np.minimum(p.min(axis=1) * _BONFERRONI_FACTOR, 1.0)
         own = scores.p_value / (1.0 - self._share)
         joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
         return replace(
@@ -150,7 +158,7 @@ class WithSiteHistory:
         )
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        """The site's reasons first where they weigh more than the model's, the model's after them."""
+        """Reasons in words for `rows`: the site's before the model's where they weigh more."""
         seen = scores.seen
         assert isinstance(seen, _Seen), "scores of another detector"
         of_model = self.inner.explain(windows, seen.inner, rows)
@@ -163,7 +171,10 @@ class WithSiteHistory:
 
 
 def _service(service: str, ip_proto: int, port: int) -> str:
-    return service or f"{port if port < _HIGH else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+    return (
+        service
+        or f"{port if port < _FIRST_UNPRIVILEGED_PORT else 'high'}/{PROTO_NAMES.get(ip_proto, ip_proto)}"
+    )
 
 
 def _words(seen: _Seen, row: int, m: int) -> str:
@@ -221,7 +232,7 @@ def _find(table, key, now):  # type: ignore[no-untyped-def]
     for at in range(first, first + _WAYS):
         if table[at].key == key:
             return at, True
-        uses = _uses(table[at], now, _FADE) if table[at].key != 0 else -1.0
+        uses = _uses(table[at], now, _HALF_LIFE_USES) if table[at].key != 0 else -1.0
         if uses < least:
             idlest, least = at, uses
     return idlest, False
@@ -232,7 +243,7 @@ def _freed(place, past, total, top, at, owner, now):  # type: ignore[no-untyped-
     """The place of the service that was used least, now empty."""
     idlest, least = 0, np.inf
     for s in range(len(place)):
-        uses = _uses(place[s], now, _FADE_STRATUM)
+        uses = _uses(place[s], now, _STRATUM_HALF_LIFE_USES)
         if uses < least:
             idlest, least = s, uses
     if owner[idlest] >= 0:
@@ -283,7 +294,7 @@ def _walk(  # type: ignore[no-untyped-def]
         values[i, 4] = paced + 1.0
         values[i, 5] = new + (0.0 if known_pair else 1.0)
         values[i, 7] = sent + values[i, 0]
-        if n >= _INTERVALS and mean >= 1.0:
+        if n >= _MIN_INTERVALS and mean >= 1.0:
             values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
         least = 1.0
         for m in range(values.shape[1] if s >= 0 else 0):
@@ -291,7 +302,7 @@ def _walk(  # type: ignore[no-untyped-def]
             least = min(least, p[i, m])
         if not final[i]:
             continue
-        weight = 1.0 if least >= _ODD_P_VALUE else _LITTLE
+        weight = 1.0 if least >= _ODD_P_VALUE else _ODD_WEIGHT
         for m in range(values.shape[1]):
             b = _bin(values[i, m])
             past[s, m, b] += weight
@@ -302,15 +313,17 @@ def _walk(  # type: ignore[no-untyped-def]
                 total[s, m] = past[s, m].sum()  # nothing that rounding leaves adds up
         clock[0] += 1
         now = clock[0]
-        place[s].uses = _uses(place[s], now, _FADE_STRATUM) + (1.0 if values[i, 1] > 0.0 else _UNANSWERED)
+        place[s].uses = _uses(place[s], now, _STRATUM_HALF_LIFE_USES) + (
+            1.0 if values[i, 1] > 0.0 else _UNANSWERED_WEIGHT
+        )
         place[s].used = now
-        host.uses = (_uses(host, now, _FADE) if known_host else 0.0) + 1.0
+        host.uses = (_uses(host, now, _HALF_LIFE_USES) if known_host else 0.0) + 1.0
         host.used = now
         host.key = host_key
         host.last = ts[i]
         host.paced = paced + 1.0
         host.new = values[i, 5]
-        pair.uses = (_uses(pair, now, _FADE) if known_pair else 0.0) + 1.0
+        pair.uses = (_uses(pair, now, _HALF_LIFE_USES) if known_pair else 0.0) + 1.0
         pair.used = now
         pair.key = pair_key
         pair.last = ts[i]
@@ -336,7 +349,7 @@ def _tail(past, total, top, x, spread):  # type: ignore[no-untyped-def]
     if total < _MIN_CONNECTIONS:
         return 1.0, 0.0
     above, u = 0.0, top
-    while u > 0 and above + past[u] <= _TAIL * total:
+    while u > 0 and above + past[u] <= _TAIL_SHARE * total:
         above += past[u]
         u -= 1
     edge = (u + 1) / 8.0  # in doublings; `above` lies at or past it

@@ -31,32 +31,31 @@ TREES: Final = ("trees", "namer", "isolation")
 INCIDENTS: Final = (2, 8, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
 BEHAVIOUR: Final = "behaviour"  # whose arrays the room of that name checks before it uses them
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
-_MOST_TEXT: Final = 1 << 20  # characters of one entry of the metadata
-_MOST_CLASSES: Final = 256
-_MOST_NAME: Final = 100  # characters of a name, as it is shown
-_GREATEST: Final = (
-    1e3  # of a weight, either way: training comes to ten; products of more may leave single precision
-)
-_LONGEST: Final = 40.0  # logarithm of a half-life in seconds, either way
-_FAR: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
-_VALUE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
-_MOST_WIDTH: Final = 512
-_MOST_PARTS: Final = 64  # latents, heads
-_MOST_GAUSSIANS: Final = 256
-_MOST_STRATUM: Final = 1 << 31
-_WEIGHT: Final = 1e3
+_MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata
+_MAX_CLASSES: Final = 256
+_MAX_NAME_CHARACTERS: Final = 100  # characters of a name, as it is shown
+# of a weight, either way: training comes to ten; products of more may leave single precision
+_GREATEST: Final = 1e3
+_MAX_LOG_HALF_LIFE: Final = 40.0  # logarithm of a half-life in seconds, either way
+_MAX_FEATURE_MAGNITUDE: Final = 1e9  # of a feature's mean, spread or bin, and of a tail, either way
+_MAX_LEAF_MAGNITUDE: Final = 1e6  # of a leaf, or an entry of the mixture, either way
+_MAX_WIDTH: Final = 512
+_MAX_PARTS: Final = 64  # latents, heads
+_MAX_GAUSSIANS: Final = 256
+_MAX_STRATUM: Final = 1 << 31
+_MAX_FUSION_WEIGHT: Final = 1e3
 
 
 class Unsound(Exception):
-    """One entry is not as expected; the message says what was found and what was expected."""
+    """An entry of a model file is not as expected; the message says what was found and what was expected."""
 
     def __init__(self, entry: str, found: object, expected: str) -> None:
         super().__init__(f"{shown(entry)}: found {found}, expected {expected}")
 
 
 def shown(text: str) -> str:
-    """A name of the file as it may be written anywhere: one line, no control characters, not too long."""
-    cut = text if len(text) <= _MOST_NAME else text[: _MOST_NAME - 1] + "…"
+    """A text of a model file made safe to print: one line, no control characters, 100 characters at most."""
+    cut = text if len(text) <= _MAX_NAME_CHARACTERS else text[: _MAX_NAME_CHARACTERS - 1] + "…"
     return cut if cut.isprintable() else "".join(map(_sign, cut))
 
 
@@ -67,8 +66,8 @@ def _sign(c: str) -> str:
 
 
 def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
-    """The creation parameters of the network. Raises `Unsound`, as all below."""
-    said = _json(meta, "shape")
+    """The sizes of the network from the metadata. Raises `Unsound`, as all below."""
+    given = _json(meta, "shape")
     fixed: dict[str, object] = {
         "numeric": len(schema.numeric),
         "categorical": [c.size for c in schema.categorical],
@@ -81,21 +80,21 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
         ],
     }  # fmt: skip
     flags = ("static_gate", "use_memory", "cross", "concatenate", "own")
-    sizes = {"width": _MOST_WIDTH, "latents": _MOST_PARTS, "heads": _MOST_PARTS}
-    if not isinstance(said, dict) or not fixed.keys() <= said.keys() <= fixed.keys() | {*flags, *sizes}:
-        raise Unsound("shape", _brief(said), f"an object with {', '.join(fixed)} and more")
+    sizes = {"width": _MAX_WIDTH, "latents": _MAX_PARTS, "heads": _MAX_PARTS}
+    if not isinstance(given, dict) or not fixed.keys() <= given.keys() <= fixed.keys() | {*flags, *sizes}:
+        raise Unsound("shape", _brief(given), f"an object with {', '.join(fixed)} and more")
     for name, wanted in fixed.items():
-        if not _same(said[name], wanted):
-            raise Unsound(f"shape {name}", _brief(said[name]), f"{wanted} as in schema.yaml")
+        if not _same(given[name], wanted):
+            raise Unsound(f"shape {name}", _brief(given[name]), f"{wanted} as in schema.yaml")
     for name in flags:
-        if not isinstance(said.get(name, False), bool):
-            raise Unsound(f"shape {name}", _brief(said[name]), "true or false")
+        if not isinstance(given.get(name, False), bool):
+            raise Unsound(f"shape {name}", _brief(given[name]), "true or false")
     for name, most in sizes.items():
-        value = said.get(name, 1)
+        value = given.get(name, 1)
         if not _whole(value) or not 1 <= value <= most:
             raise Unsound(f"shape {name}", _brief(value), f"a whole number of 1..{most}")
     try:
-        shape = shape_of_network(said)
+        shape = shape_of_network(given)
     except ValueError as error:
         raise Unsound("shape", "an ablation", f"a model to judge with: {error}") from None
     if shape.width % shape.heads:
@@ -104,11 +103,11 @@ def shape_of(meta: Mapping[str, str], schema: Schema) -> Shape:
 
 
 def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
-    """The names that the supervised head may give, as they may be shown."""
-    said = _json(meta, "classes")
-    if not isinstance(said, list) or len(said) > _MOST_CLASSES or not all(isinstance(c, str) for c in said):
-        raise Unsound("classes", _brief(said), f"a list of {_MOST_CLASSES} names at most")
-    names = tuple(map(shown, said))
+    """The names of attacks that the supervised head may give, safe to print."""
+    given = _json(meta, "classes")
+    if not isinstance(given, list) or len(given) > _MAX_CLASSES or not all(isinstance(c, str) for c in given):
+        raise Unsound("classes", _brief(given), f"a list of {_MAX_CLASSES} names at most")
+    names = tuple(map(shown, given))
     for name in names:
         if not name.strip() or name in (BENIGN, ANOMALOUS) or names.count(name) > 1:
             raise Unsound("classes", repr(name), "names of attacks, each once")
@@ -116,52 +115,56 @@ def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
-    """The weight of each component in the fusion."""
-    said = _json(meta, "weights")
+    """The weight of each component in the fusion, by name."""
+    given = _json(meta, "weights")
     fused = [c for c in COMPONENTS if c != "isolation"]
-    if not isinstance(said, dict) or not said or not said.keys() <= set(fused):
-        raise Unsound("weights", _brief(said), f"an object of numbers by component ({', '.join(fused)})")
-    for name, weight in said.items():
-        if not _number(weight) or not 0.0 <= weight <= _WEIGHT:
-            raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_WEIGHT:g}")
-    if not sum(said.values()) > 0.0:
-        raise Unsound("weights", _brief(said), "one above 0")
-    if "attack" in said and "trees.root" not in there:
-        raise Unsound("weights attack", said["attack"], "none, or trees")
-    return {k: float(v) for k, v in said.items()}
+    if not isinstance(given, dict) or not given or not given.keys() <= set(fused):
+        raise Unsound("weights", _brief(given), f"an object of numbers by component ({', '.join(fused)})")
+    for name, weight in given.items():
+        if not _number(weight) or not 0.0 <= weight <= _MAX_FUSION_WEIGHT:
+            raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_MAX_FUSION_WEIGHT:g}")
+    if not sum(given.values()) > 0.0:
+        raise Unsound("weights", _brief(given), "one above 0")
+    if "attack" in given and "trees.root" not in there:
+        raise Unsound("weights attack", given["attack"], "none, or trees")
+    return {k: float(v) for k, v in given.items()}
 
 
 def tails_of(meta: Mapping[str, str], tensors: Arrays, weights: Iterable[str]) -> dict[str, Any]:
     """Size, start, shape and scale of each tail by its name, `fused`, COMPONENT.all or COMPONENT.STRATUM."""
-    said = _json(meta, "tails")
-    if not isinstance(said, dict):
-        raise Unsound("tails", _brief(said), "an object")
+    given = _json(meta, "tails")
+    if not isinstance(given, dict):
+        raise Unsound("tails", _brief(given), "an object")
     arrays = {k.removeprefix("tail.") for k in tensors if k.startswith("tail.")}
-    for name in arrays ^ said.keys():
+    for name in arrays ^ given.keys():
         raise Unsound("tails", repr(shown(name)), "the same tails in the metadata and as tensors")
     for name in ("fused", *(f"{w}.all" for w in weights)):
-        if name not in said:
+        if name not in given:
             raise Unsound("tails", f"no {name}", "one for each component and the whole")
-    for name, numbers in said.items():
-        _tail_name(name, said, tensors)
+    for name, numbers in given.items():
+        _tail_name(name, given, tensors)
         x = _array(tensors, f"tail.{name}", np.float64, (2, None))
         check_tail(name, numbers, x)
-    return said
+    return given
 
 
 def check_tail(name: str, numbers: object, x: NDArray[Any]) -> None:
-    """Size, start, shape and scale of a tail, and its sample [2, n]: values that rise and shares that fall."""
+    """Raises `Unsound` unless a tail has four numbers and a sample [2, n] of rising values and falling shares."""
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_number, numbers)):
         raise Unsound(f"tails {name}", _brief(numbers), "size, start, shape and scale")
     size, start, xi, scale = numbers
     if not _whole(size) or not 0 <= size < 1 << 53:
         raise Unsound(f"tails {name}", f"size {_brief(size)}", "a whole number from 0 on")
-    if abs(start) > _FAR or not 0.0 <= xi <= 1.0 or not 1e-9 <= scale <= _FAR:
+    if (
+        abs(start) > _MAX_FEATURE_MAGNITUDE
+        or not 0.0 <= xi <= 1.0
+        or not 1e-9 <= scale <= _MAX_FEATURE_MAGNITUDE
+    ):
         raise Unsound(f"tails {name}", _brief(numbers), "a start, a shape of 0..1 and a scale above 0")
     if x.shape[1] > KEPT:
         raise Unsound(f"tail.{name}", f"{x.shape[1]} values", f"{KEPT} at most")
     order, above = x
-    _within(f"tail.{name}", order, _FAR)
+    _within(f"tail.{name}", order, _MAX_FEATURE_MAGNITUDE)
     if (order[1:] < order[:-1]).any():
         raise Unsound(f"tail.{name}", "values that fall", "rising ones")
     # 1 - k / n may be rounded to a little below nothing.
@@ -169,14 +172,14 @@ def check_tail(name: str, numbers: object, x: NDArray[Any]) -> None:
         raise Unsound(f"tail.{name}", "other shares", "falling ones from 1 to 0")
 
 
-def _tail_name(name: str, said: Mapping[str, Any], tensors: Arrays) -> None:
+def _tail_name(name: str, given: Mapping[str, Any], tensors: Arrays) -> None:
     if name == "fused":
         return
     component, _, stratum = name.partition(".")
-    known = component in _TAILS and f"{component}.all" in said
+    known = component in _TAILS and f"{component}.all" in given
     if stratum != "all":
         known &= stratum.isascii() and stratum.isdigit() and len(stratum) <= 10
-        known = known and str(int(stratum)) == stratum and int(stratum) < _MOST_STRATUM
+        known = known and str(int(stratum)) == stratum and int(stratum) < _MAX_STRATUM
     if not known:
         raise Unsound("tails", repr(shown(name)), "fused, COMPONENT.all or COMPONENT.NUMBER")
     if component == "isolation" and "isolation.root" not in tensors:
@@ -184,7 +187,7 @@ def _tail_name(name: str, said: Mapping[str, Any], tensors: Arrays) -> None:
 
 
 def check_network(shape: Shape, tensors: Arrays) -> None:
-    """Every parameter is there, of its shape, finite and of a size that training comes to."""
+    """Raises `Unsound` unless every parameter is there, of its shape, finite and of a magnitude that training gives."""
     expected = parameter_shapes(shape)
     found = {k.removeprefix("network.") for k in tensors if k.startswith("network.")}
     for name in sorted(found ^ expected.keys()):
@@ -194,39 +197,39 @@ def check_network(shape: Shape, tensors: Arrays) -> None:
     for name, size in expected.items():
         entry = f"network.{name}"
         x = _array(tensors, entry, np.float32, size)
-        _within(entry, x, _LONGEST if name == "log_half_life" else _GREATEST)
+        _within(entry, x, _MAX_LOG_HALF_LIFE if name == "log_half_life" else _GREATEST)
 
 
 def check_preparation(tensors: Arrays, schema: Schema) -> None:
-    """Bins rise, means are finite, spreads are above nothing."""
+    """Raises `Unsound` unless bins rise, means are finite and spreads positive."""
     for name, width in (
         ("numeric", len(schema.numeric)), ("first_packets", 2 * FIRST_SIZES), ("summary", len(schema.summary))
     ):  # fmt: skip
         entry = f"preparation.{name}"
         edges = _array(tensors, entry, np.float32, (width, EDGES))
-        _within(entry, edges, _FAR)
+        _within(entry, edges, _MAX_FEATURE_MAGNITUDE)
         if (edges[:, 1:] < edges[:, :-1]).any():
             raise Unsound(entry, "bins that fall", "rising ones")
     for name, width in (("numeric_scale", len(schema.numeric)), ("state_scale", len(schema.state))):
         entry = f"preparation.{name}"
         scale = _array(tensors, entry, np.float32, (2, width))
-        _within(entry, scale, _FAR)
+        _within(entry, scale, _MAX_FEATURE_MAGNITUDE)
         if (scale[1] < 1e-3).any():
             raise Unsound(entry, f"a spread of {scale[1].min():g}", "one above 0")
 
 
 def check_mixture(tensors: Arrays, schema: Schema) -> None:
-    """Gaussians whose covariance is positive definite, each share as a logarithm."""
+    """Raises `Unsound` unless every covariance of the mixture is positive definite and weights are logarithms."""
     width = len(schema.numeric) + len(density_columns(schema))
     mean = _array(tensors, "mixture.mean", np.float64, (None, width))
     k = len(mean)
-    if not 1 <= k <= _MOST_GAUSSIANS:
-        raise Unsound("mixture.mean", f"{k} Gaussians", f"1..{_MOST_GAUSSIANS}")
+    if not 1 <= k <= _MAX_GAUSSIANS:
+        raise Unsound("mixture.mean", f"{k} Gaussians", f"1..{_MAX_GAUSSIANS}")
     root = _array(tensors, "mixture.root", np.float64, (k, width, width))
     weight = _array(tensors, "mixture.weight", np.float64, (k,))
     constant = _array(tensors, "mixture.constant", np.float64, (k,))
     for name, x in (("mean", mean), ("root", root), ("weight", weight), ("constant", constant)):
-        _within(f"mixture.{name}", x, _VALUE)
+        _within(f"mixture.{name}", x, _MAX_LEAF_MAGNITUDE)
     diagonal = np.diagonal(root, axis1=1, axis2=2)
     # An upper triangle with a positive diagonal is the root of a positive definite matrix.
     if not (diagonal > 0.0).all() or (np.abs(np.tril(root, -1)) > 1e-6).any():
@@ -238,7 +241,7 @@ def check_mixture(tensors: Arrays, schema: Schema) -> None:
 
 
 def columns_of(prefix: str, schema: Schema) -> int:
-    """How many columns the table has that a forest of the checkpoint is shown."""
+    """The number of columns of the table that a forest of the checkpoint takes."""
     if prefix == "isolation":
         return len(schema.numeric) + len(isolation_columns(schema))
     listed = len(schema.numeric) + len(schema.categorical) + len(schema.state) + len(schema.summary)
@@ -246,7 +249,7 @@ def columns_of(prefix: str, schema: Schema) -> int:
 
 
 def check_trees(prefix: str, tensors: Arrays, width: int, outputs: int) -> None:
-    """A forest over `width` columns: every node is reached once, from one root, within `LEAVES` leaves a tree."""
+    """Raises `Unsound` unless it is a forest over `width` columns: each node has one parent or is a root."""
     root = _array(tensors, f"{prefix}.root", np.int32, (None,))
     left = _array(tensors, f"{prefix}.left", np.int32, (None,))
     trees, nodes = len(root), len(left)
@@ -269,7 +272,7 @@ def check_trees(prefix: str, tensors: Arrays, width: int, outputs: int) -> None:
         raise Unsound(f"{prefix}.threshold", "NaN", "numbers")
     if unset_left.view(np.uint8).max() > 1:
         raise Unsound(f"{prefix}.unset_left", int(unset_left.view(np.uint8).max()), "0 or 1")
-    _within(f"{prefix}.value", value, _VALUE)
+    _within(f"{prefix}.value", value, _MAX_LEAF_MAGNITUDE)
     leaf = left == np.arange(nodes)
     if (left[~leaf] <= np.flatnonzero(~leaf)).any() or (left[~leaf] >= nodes - 1).any():
         raise Unsound(f"{prefix}.left", "children that do not lie behind their parent", "ones that do")
@@ -295,14 +298,21 @@ def incidents_of(tensors: Arrays) -> NDArray[np.float64] | None:
         return None
     x = _array(tensors, "incidents.tails", np.float64, INCIDENTS)
     level, scale, xi = x[..., 0], x[..., 1], x[..., 2]
-    fine = (level >= 0.0) & (level <= _FAR) & (scale >= 1e-9) & (scale <= _FAR) & (xi >= 0.0) & (xi <= 1.0)
+    fine = (
+        (level >= 0.0)
+        & (level <= _MAX_FEATURE_MAGNITUDE)
+        & (scale >= 1e-9)
+        & (scale <= _MAX_FEATURE_MAGNITUDE)
+        & (xi >= 0.0)
+        & (xi <= 1.0)
+    )
     if not fine.all():
         raise Unsound("incidents.tails", "other numbers", "levels, scales above 0 and shapes of 0..1")
     return x
 
 
 def check_names(tensors: Arrays) -> None:
-    """Nothing is in the file but what a checkpoint has."""
+    """Raises `Unsound` where the file has an entry that no checkpoint has."""
     parts = {
         "preparation": ("numeric", "numeric_scale", "first_packets", "summary", "state_scale"),
         "mixture": ("weight", "mean", "root", "constant"),
@@ -317,11 +327,11 @@ def check_names(tensors: Arrays) -> None:
 
 
 def check_about(about: Mapping[str, str]) -> None:
-    """What else the metadata say is text of a sane size."""
+    """Raises `Unsound` unless the other metadata are texts of bounded length."""
     if len(about) > 64:
         raise Unsound("metadata", f"{len(about)} entries", "64 at most")
     for name, text in about.items():
-        if len(name) > _MOST_NAME or len(text) > 1 << 16:
+        if len(name) > _MAX_NAME_CHARACTERS or len(text) > 1 << 16:
             raise Unsound(f"metadata {name}", f"{len(text):,} characters", "65,536 at most")
 
 
@@ -351,8 +361,8 @@ def _json(meta: Mapping[str, str], entry: str) -> Any:
     text = meta.get(entry)
     if text is None:
         raise Unsound(entry, "nothing", "JSON")
-    if len(text) > _MOST_TEXT:
-        raise Unsound(entry, f"{len(text):,} characters", f"{_MOST_TEXT:,} at most")
+    if len(text) > _MAX_TEXT_CHARACTERS:
+        raise Unsound(entry, f"{len(text):,} characters", f"{_MAX_TEXT_CHARACTERS:,} at most")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -19,7 +19,10 @@ LEAVES: Final = 32  # of a tree at most: one bit of a mask each
 
 @dataclass(frozen=True)
 class Trees:
-    """Sums of trees, one sum per output. Children lie side by side; a leaf is its own left child."""
+    """An ensemble of decision trees as arrays, one sum of leaves per output.
+
+    Children lie side by side; a leaf is its own left child.
+    """
 
     root: NDArray[np.int32]  # [trees] first node of each
     output: NDArray[np.int32]  # [trees] the output that each adds to
@@ -30,7 +33,7 @@ class Trees:
     value: NDArray[np.float64]  # [nodes] of a leaf
 
     def scores(self, table: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Log odds [n, outputs] of a table as `tabulate` makes it. Raises `CmdanaError` for trees of over 32 leaves."""
+        """Log odds [n, outputs] of a table of `tabulate`. Raises `CmdanaError` for trees of over 32 leaves."""
         out = np.zeros((len(table), int(self.output.max()) + 1))
         s = self._splits
         _walk(
@@ -40,7 +43,7 @@ class Trees:
         return out
 
     def score(self, table: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Log odds [n] of malicious."""
+        """Log odds [n] of being malicious; higher is odder."""
         return self.scores(table)[:, 0]
 
     @cached_property
@@ -101,7 +104,7 @@ def _split_by_split(trees: Trees) -> _Splits:
 
 
 def tabulate(features: Features, state: NDArray[np.float32]) -> NDArray[np.float32]:
-    """All of an event in one row [n, F], for detectors that want a flat table."""
+    """Features and state of each event as one flat row [n, F], float32, NaN unset."""
     return np.concatenate(
         [
             features.numeric,
@@ -138,7 +141,9 @@ def fit_trees(
     leaves: int = 15,
     least: int = 10,
 ) -> Trees:
-    """Average of `repeats` forests of boosted trees, each tree with `leaves` leaves of `least` rows or more.
+    """Gradient-boosted trees (LightGBM) for malicious rows of `table` [n, F], the average of `repeats` ensembles.
+
+    Each tree has `leaves` leaves of `least` rows or more.
 
     Raises `CmdanaError` where LightGBM is not installed.
     """
@@ -159,7 +164,10 @@ def fit_classes(
     seed: int,
     rounds: int = 40,
 ) -> Trees:
-    """Which kind of attack, given that it is one: an output for each of the codes 0.. in `kind` (three or more)."""
+    """Gradient-boosted trees that tell kinds of attack apart: an output for each code 0.. of `kind` [n], three or more.
+
+    Raises `CmdanaError` where LightGBM is not installed.
+    """
     model = _classifier(n_estimators=rounds, random_state=seed, objective="multiclass")
     model.fit(table, kind, sample_weight=weight)
     return _flatten([model.booster_.dump_model()], int(kind.max()) + 1)
@@ -218,9 +226,9 @@ def _at_most(threshold: float) -> np.float32:
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
 
-_BRUIJN: Final = 0x077CB531  # times a power of two, the top five bits tell which
+_DE_BRUIJN: Final = 0x077CB531  # times a power of two, the top five bits tell which
 _BIT: Final = np.array(
-    [j for _, j in sorted((((1 << j) * _BRUIJN & 0xFFFFFFFF) >> 27, j) for j in range(32))]
+    [j for _, j in sorted((((1 << j) * _DE_BRUIJN & 0xFFFFFFFF) >> 27, j) for j in range(32))]
 )
 
 
@@ -249,5 +257,5 @@ def _walk(table, first, feature, threshold, unset_right, mask, value, output, bi
                         left[i] &= keep if values[i] > limit else every
             for i in range(rows):
                 lowest = left[i] & (~left[i] + np.uint32(1))
-                leaf = bit[np.uint32(lowest * np.uint32(_BRUIJN)) >> np.uint32(27)]
+                leaf = bit[np.uint32(lowest * np.uint32(_DE_BRUIJN)) >> np.uint32(27)]
                 out[begin + i, output[t]] += value[t, leaf]

@@ -1,4 +1,4 @@
-"""Zeek's observations brought together by uid: batches in, blocks of complete windows out."""
+"""Stream join by uid of what Zeek observes: batches in, blocks of complete windows out."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ from feature_extractors import (
 )
 
 _STATE_CODE: Final = {name: code for code, name in enumerate(CONN_STATES)}
-_MAX_SKEW: Final = (
-    60.0  # seconds that workers of a cluster may be apart; a greater step back is another capture
-)
-_CERTIFICATES: Final = (
-    10_000  # x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
-)
+# seconds that workers of a cluster may be apart; a greater step back is another capture
+_MAX_SKEW: Final = 60.0
+# x509 entries remembered by fingerprint, as Zeek logs each certificate once a day
+_CERTIFICATES: Final = 10_000
 
 _CERTIFICATES_SHARE: Final = 4  # their part of the bytes that log entries may hold, beside these
 
@@ -64,7 +62,7 @@ class Aligner:
         self._end = -np.inf
 
     def receive(self, batches: Sequence[Batch]) -> Windows:
-        """The windows that these batches complete, early ones among them."""
+        """The windows that these batches complete, early ones among them, in order of `end`."""
         rows: list[ConnectionRow] = []
         logs: list[list[LogEntry]] = []
         for batch in batches:
@@ -79,7 +77,7 @@ class Aligner:
         return windows
 
     def finish(self) -> None:
-        """Counts what never met its connection and forgets it."""
+        """Counts the log entries whose connection never came, and drops them."""
         self.counts.add("log_without_connection", sum(len(p.entries) for p in self._pending.values()))
         self._pending.clear()
         self._pending_bytes = 0
@@ -149,7 +147,7 @@ class Aligner:
 
 
 def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> Windows:
-    """The rows as a block of windows, in the order given, each with its log entries."""
+    """Connection rows and their log entries as a block of windows, in the order given."""
     n = len(rows)
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(ConnectionRow._fields)
     c = dict(zip(ConnectionRow._fields, columns, strict=True))
@@ -194,8 +192,8 @@ def _packets(described: Sequence[list[int]], ts: NDArray[np.float64]) -> tuple[P
     """Time, direction and size of each packet, from what each side of its connection had sent by then."""
     start = np.zeros(len(described) + 1, np.int64)
     np.cumsum([min(len(d) // 3, MAX_PACKETS) for d in described], out=start[1:])
-    told = np.array([v for d in described for v in d[: 3 * MAX_PACKETS]], np.float64)
-    at, orig, resp = told.reshape(-1, 3).T
+    packet_values = np.array([v for d in described for v in d[: 3 * MAX_PACKETS]], np.float64)
+    at, orig, resp = packet_values.reshape(-1, 3).T
     n = len(at)
     first = np.zeros(n, np.bool_)
     first[start[:-1][np.diff(start) > 0]] = True

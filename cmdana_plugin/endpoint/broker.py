@@ -27,9 +27,9 @@ _PLACES: Final = (
     "/usr/lib/zeek/python",
     "/usr/lib/python3/dist-packages",
 )
-_QUEUE: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
-_CONNECT_TIMEOUT: Final = 10.0  # seconds for a handshake
-_GLANCE: Final = 0.05  # seconds from one look at it to the next
+_QUEUE_MESSAGES: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
+_CONNECT_SECONDS: Final = 10.0  # seconds for a handshake
+_POLL_SECONDS: Final = 0.05  # seconds from one look at it to the next
 
 
 def bindings() -> ModuleType:
@@ -81,7 +81,10 @@ class BrokerTransport:
         self._lock = threading.Lock()
 
     def open(self) -> str:
-        """Peers and subscribes. Broker reconnects by itself only while open; we close and open anew instead."""
+        """Peers and subscribes; the peer's address.
+
+        Broker reconnects by itself only while open; we close and open anew instead.
+        """
         endpoint, subscriber, status = self._parked or self._made()
         if not self._peered(endpoint, status):
             where = f"{self._host}:{self._port}"
@@ -111,12 +114,12 @@ class BrokerTransport:
             configuration.openssl_key = self._files["key_file"]
         endpoint = broker.Endpoint(configuration)
         make = getattr(endpoint, "make_safe_subscriber", endpoint.make_subscriber)
-        subscriber = make(self._topic, _QUEUE)
+        subscriber = make(self._topic, _QUEUE_MESSAGES)
         status = getattr(endpoint, "make_safe_status_subscriber", endpoint.make_status_subscriber)(True)
         return endpoint, subscriber, status
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """The events that have come. `get` would hold the interpreter's lock, so wait on the descriptor instead."""
+        """The events that have come within `timeout` seconds. Waits on the descriptor: `get` would hold the GIL."""
         with self._lock:
             subscriber, status = self._subscriber, self._status
         if subscriber is None:
@@ -135,14 +138,14 @@ class BrokerTransport:
         return received
 
     def send(self, event: Event) -> None:
-        """One Zeek event."""
+        """Publishes one Zeek event. Raises `Disconnected`."""
         with self._lock:
             if self._endpoint is None or self._lost:
                 raise Disconnected
             self._endpoint.publish(event.topic, self._broker.zeek.Event(event.name, event.payload))
 
     def close(self) -> None:
-        """Leaves; what was published before is delivered first.
+        """Closes the endpoint; what was published before is delivered first.
 
         An endpoint that has lost its peer is kept for the next `open`: to shut it down may wait for ever for an actor
         that does not end (seen with Broker 1.4), and holds the interpreter's lock meanwhile.
@@ -160,7 +163,7 @@ class BrokerTransport:
             endpoint.shutdown()
 
     def _peered(self, endpoint: Any, status: Any) -> bool:
-        """Waits for the handshake, not longer than `_CONNECT_TIMEOUT`.
+        """Waits for the handshake, not longer than `_CONNECT_SECONDS`.
 
         `Endpoint.peer` would wait for ever for a peer that accepts the connection and says nothing, and hold the
         interpreter's lock meanwhile, so that nothing else in the process would go on either.
@@ -168,11 +171,11 @@ class BrokerTransport:
         if status.available():
             status.poll()  # of an earlier peer
         endpoint.peer_nosync(self._host, self._port, 0.0)
-        deadline = time.monotonic() + _CONNECT_TIMEOUT
+        deadline = time.monotonic() + _CONNECT_SECONDS
         while time.monotonic() < deadline:
             if any(peer.status == self._broker.PeerStatus.Peered for peer in endpoint.peers()):
                 return True
-            select.select([status.fd()], [], [], _GLANCE)
+            select.select([status.fd()], [], [], _POLL_SECONDS)
             if status.available() and any(map(self._is_loss, status.poll())):
                 return False
         return False

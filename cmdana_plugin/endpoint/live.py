@@ -1,8 +1,7 @@
-"""The live endpoint: a Zeek's observations judged as they come."""
+"""The live endpoint: connections of a running Zeek judged as they end."""
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import secrets
 import signal
@@ -23,6 +22,7 @@ from cmdana_plugin.endpoint.session import Identity, Session
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
+from cmdana_plugin.replay import settle_for_live
 from feature_extractors import CmdanaError, Counts, Windows
 from feature_extractors.features import Encoded, encoded, load_schema
 
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import Detector
 
 VERSION: Final = importlib.metadata.version("cmdana")
-_STUCK: Final = 30.0  # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
-_LEAVE: Final = 30.0  # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
-_UNANSWERED: Final = 5  # heartbeats without an answer after which the operator is told
-_COLLECT: Final = (20_000, 10, 10)  # thresholds of the garbage collector: little of what we make is garbage
-_QUIET: Final = 0.7  # seconds of silence after which nothing is in flight
+# seconds in one batch after which the heartbeat stops: a detector that hangs is lost
+_STUCK_SECONDS: Final = 30.0
+# seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
+_LEAVE_SECONDS: Final = 30.0
+_UNANSWERED_HEARTBEATS: Final = 5  # heartbeats without an answer after which the operator is told
+_QUIET_SECONDS: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
 _SAME: Final = "CMDANA::secret_file; where both run as one user it is found there"
@@ -51,7 +52,7 @@ _DROPPED: Final = frozenset(
 
 
 class Live:
-    """Session, aligner and judge around one transport; `judged` moves on what has come.
+    """Session, aligner and judge around one transport; `judged` processes what has come.
 
     A thread drains the transport and keeps the heartbeat; everything else runs where `judged` is asked. `secret` is the
     one shared with Zeek; without it everybody is believed. `keep` is given all windows as they come.
@@ -62,7 +63,7 @@ class Live:
         settings: Endpoint,
         judge: Judge,
         transport: Transport,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         secret: bytes | None = None,
         keep: Callable[[Windows], None] = lambda _: None,
@@ -71,7 +72,7 @@ class Live:
         self._settings = settings
         self._judge = judge
         # A line may quote a peer: what would move the cursor is shown as an escape.
-        self._tell: Callable[[str], None] = lambda line: tell(_printable(line))
+        self._notify: Callable[[str], None] = lambda line: notify(_printable(line))
         self._clock = clock
         self._progress = clock()
         self._unanswered = 0
@@ -88,16 +89,16 @@ class Live:
         self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
         self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
-            transport, self.inbox, self.session.connected, self._overhear, self._beat, self._tell, self._seal,
+            transport, self.inbox, self.session.connected, self._overhear, self._beat, self._notify, self._seal,
             reconnect=(settings.reconnect_min, settings.reconnect_max), clock=clock,
         )  # fmt: skip
 
     def start(self) -> None:
-        """Begins to connect."""
+        """Starts the thread that connects, drains the transport and keeps the heartbeat."""
         self.drain.start()
 
     def judged(self, timeout: float, over: Callable[[], bool]) -> Iterator[Judged]:
-        """What each micro-batch came to, when it has been answered.
+        """The result for each micro-batch, once its verdicts are sent.
 
         Ends when `over` says so, which is asked after each and whenever nothing has come for `timeout` seconds.
         """
@@ -106,23 +107,23 @@ class Live:
             yield judged
 
     def leave(self) -> None:
-        """Stops cleanly: tells Zeek, judges and answers what was in flight, then closes."""
+        """Stops cleanly: says goodbye to Zeek, judges and answers what was in flight, then closes."""
         self._leaving = True  # one more heartbeat, and Zeek would think us back
         self.drain.send(self.session.finish())
-        self._silent, deadline = False, self._clock() + _LEAVE
+        self._silent, deadline = False, self._clock() + _LEAVE_SECONDS
 
         def left() -> bool:
             parted = self._silent and not len(self.inbox) and self.session.parted
             return parted or not self.drain.connected or self._clock() >= deadline
 
-        for _ in self.judged(_QUIET, left):
+        for _ in self.judged(_QUIET_SECONDS, left):
             pass
         self.drain.stop()
         self.inbox.forget()
         self.aligner.finish()
 
     def counters(self) -> dict[str, int]:
-        """Every count that this endpoint keeps, by reason."""
+        """The counters of this endpoint since its start, by name."""
         total: Counter[str] = Counter({"connections_judged": self.session.judged})
         for counts in (
             self.counts, self.session.counts, self.aligner.counts, self.drain.counts, self._seal.counts,
@@ -133,7 +134,7 @@ class Live:
         return dict(total)
 
     def gauges(self) -> dict[str, float]:
-        """What holds now."""
+        """The present values of this endpoint, by name: lag in seconds, queue length, connection state."""
         return {
             "connected": float(self.drain.connected),
             "records_waiting": float(len(self.inbox)),
@@ -141,7 +142,7 @@ class Live:
         }
 
     def words(self) -> str:
-        """What has come of it so far, in a line."""
+        """The counts so far as one line for the operator."""
         counters = self.counters()
         dropped = sum(n for what, n in counters.items() if what in _DROPPED)
         return (
@@ -175,7 +176,7 @@ class Live:
         if unsent:
             self.counts.add("verdict_events_unsent", unsent)
         for line in self.session.news:
-            self._tell(line)
+            self._notify(line)
         self.session.news.clear()
         self.odd += sum(n for (_, word), n in judged.counts.items() if word != BENIGN)
         self.notices += len(judged.notices)
@@ -187,13 +188,13 @@ class Live:
         if self._leaving:
             return []
         self._unanswered = 0 if self.session.nodes else self._unanswered + 1
-        if self._unanswered == _UNANSWERED:
-            self._tell(
+        if self._unanswered == _UNANSWERED_HEARTBEATS:
+            self._notify(
                 f"connected, but no Zeek node answers on {self._settings.topic_events}; does Zeek load cmdana, does it "
                 "have our secret (CMDANA::secret_file, CMDANA::authentication), and are [endpoint] topic_events and "
                 "topic_verdicts the same as CMDANA::topic_observations and CMDANA::topic_verdicts?"
             )
-        return self.session.alive() if self._clock() - self._progress < _STUCK else []
+        return self.session.alive() if self._clock() - self._progress < _STUCK_SECONDS else []
 
 
 def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -216,13 +217,14 @@ def run(
     *,
     until: Callable[[], bool] = lambda: False,
     gauges: Callable[[], Mapping[str, float]] = dict,
-    tell: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     quiet: bool = False,
     keep: Callable[[Windows], None] = lambda _: None,
 ) -> int:
-    """Judges a running Zeek's connections until SIGTERM, SIGINT or `until`, asked after each block; the exit status.
+    """The exit status of judging a running Zeek's connections until SIGTERM, SIGINT or `until` (asked after each
+    block).
 
-    `gauges` are served beside the endpoint's own; `tell` gets the lines for the operator, which else go to stderr, with
+    `gauges` are served beside the endpoint's own; `notify` gets the lines for the operator (else stderr does), with
     one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
@@ -230,21 +232,18 @@ def run(
     """
     from cmdana_plugin.endpoint.metrics import Numbers, serve
 
-    tell = tell or _tell
+    notify = notify or _notify
     secret = shared_secret(settings.endpoint)
     if secret is None:
-        tell(
+        notify(
             '[endpoint] authentication = "none": whoever reaches the port of Zeek or takes its place is believed, can '
             "forge verdicts and observations and take our place"
         )
     transport = make_transport(settings.endpoint, VERSION)
     _warm_up(load().detector, settings)
     judge = load()
-    # What is loaded by now stays: to walk it once for cycles holds up verdicts for a fifth of a second.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
-    live = Live(settings.endpoint, judge, transport, tell, secret=secret, keep=keep)
+    settle_for_live()
+    live = Live(settings.endpoint, judge, transport, notify, secret=secret, keep=keep)
     stop_metrics = (
         serve(
             settings.endpoint.metrics_port,
@@ -266,7 +265,7 @@ def run(
             nonlocal due
             if every and time.monotonic() >= due:
                 due = time.monotonic() + every
-                tell(live.words())
+                notify(live.words())
             return stop.is_set() or until()
 
         for _ in live.judged(0.2, over):
@@ -278,7 +277,7 @@ def run(
         if stop_metrics is not None:
             stop_metrics()
     counters = live.counters()
-    tell(
+    notify(
         "stopped: "
         + (", ".join(f"{n} {what}" for what, n in sorted(counters.items()) if n) or "nothing seen")
     )
@@ -286,7 +285,7 @@ def run(
 
 
 def shared_secret(endpoint: Endpoint) -> bytes | None:
-    """The secret shared with Zeek, None where it is to be done without. Raises `CmdanaError`."""
+    """The secret shared with Zeek, None where `authentication = "none"`. Raises `CmdanaError`."""
     if endpoint.authentication == "none":
         return None
     path = secret_path(endpoint.secret_file)
@@ -322,5 +321,5 @@ def _printable(line: str) -> str:
     )
 
 
-def _tell(line: str) -> None:
+def _notify(line: str) -> None:
     print(f"cmdana: {line}", file=sys.stderr, flush=True)

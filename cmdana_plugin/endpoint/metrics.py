@@ -21,7 +21,7 @@ _MOST_DRIFTS = 20  # kinds of traffic that are shown, those that moved most
 
 
 class Numbers(Collector):
-    """All families, made anew at each scrape."""
+    """A Prometheus collector: all metric families, made anew at each scrape."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a Zeek node observed, as it tells it: a batch of connections and log entries, every value looked at before use.
+"""Decoding of a Zeek node's observations: batches of connections and log entries, every value checked before use.
 
 The Zeek half is `zeek_scripts/batches.zeek`, `connections.zeek` and `logs.zeek`. A record in which something cannot be
 is counted and passed over, a message that is no batch refused in words (`WireError`).
@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from cmdana_plugin.endpoint import wire
 from cmdana_plugin.endpoint.wire import (
+    MAX_NUMBER,
     MAX_TEXT,
     MAX_WORD,
-    MOST,
     OBSERVATIONS,
     WireError,
     dump,
@@ -34,9 +34,9 @@ _MAX_DESCRIBED: Final = 64  # packets of a connection that a message may describ
 
 
 class ConnectionRow(NamedTuple):
-    """One connection; a number below 0 is unset."""
+    """One connection as Zeek publishes it; a number below 0 is unset."""
 
-    # The words of `CMDANA::tell_connection`.
+    # The words of `CMDANA::publish_connection`.
     uid: str
     orig_h: str
     resp_h: str
@@ -67,7 +67,7 @@ class ConnectionRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Observations of one Zeek node, in the order in which it made them."""
+    """A decoded batch of one Zeek node: its connections and log entries in the order in which Zeek published them."""
 
     node: str
     run: str  # one start of that node
@@ -96,9 +96,9 @@ _INT: Final = (int,)
 _FLOAT: Final = (float, int)
 _NONE: Final = (type(None),)
 MAX_RECORDS: Final = 65_536  # in a batch
-_LEAST_RECORD: Final = 4  # characters of a record at least
+_MIN_RECORD_CHARACTERS: Final = 4  # characters of a record at least
 _MAX_NESTED: Final = 16  # levels of a log field that are looked into
-_COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
+_MAX_COUNT: Final = 2**64 - 1  # Zeek counts in 64 bits without sign, and its differences may wrap
 # The logs that Zeek can tell in brief (`CMDANA::compact_renderers`): the words in one string, and what follows them.
 # Of `answers` only their number is told.
 BRIEF: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -120,10 +120,10 @@ _NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {
     "status_code": int,
 }
 _ROW: Final = (str, list, list)  # a connection
-_WORDS: Final = 9  # of a connection
-_TEXTS: Final = 6  # those of them that are no numbers
-_LEAST_COUNTS: Final = 12  # without VLANs
-_MOST_COUNTS: Final = 14
+_CONNECTION_WORDS: Final = 9  # of a connection
+_CONNECTION_TEXTS: Final = 6  # those of them that are no numbers
+_MIN_COUNTS: Final = 12  # without VLANs
+_MAX_COUNTS: Final = 14
 _UID: Final = re.compile(r"[A-Za-z0-9]{1,20}\Z")
 _HEAD: Final = re.compile(
     r'\{"v":\d{1,9},"node":"[^"\\]{0,256}","run":"[^"\\]{0,256}","to":"[^"\\]{0,64}","seq":\d{1,19},"before":\d{1,19},'
@@ -132,14 +132,15 @@ _HEAD: Final = re.compile(
 
 
 def head(payload: str) -> tuple[int, int]:
-    """Final connections and records in a payload of observations, without decoding it; (0, 0) for another, and where
-    it states more records than its length can hold.
+    """The numbers of final connections and of records that a payload of observations states, without decoding it.
+
+    (0, 0) for another payload, and where it states more records than its length can hold.
     """
     match = _HEAD.match(payload)
     if match is None:
         return 0, 0
     finals, records = int(match[1]), int(match[2])
-    return (finals, records) if finals <= records <= len(payload) // _LEAST_RECORD else (0, 0)
+    return (finals, records) if finals <= records <= len(payload) // _MIN_RECORD_CHARACTERS else (0, 0)
 
 
 def decode_batch(payload: str) -> Batch:
@@ -193,8 +194,8 @@ def decode_batch(payload: str) -> Batch:
 
 
 def sample() -> str:
-    """A small batch with every kind of thing in it, to see that all runs."""
-    told = [
+    """The payload of a small batch with every kind of record in it, to warm up on."""
+    parsed = [
         ["dns", "C1 1.0 A NOERROR 0.01 1", "a.example", [60.0]],
         ["C1 10.0.0.1 10.0.0.2 SF Dd dns 1.0 1.01 0.01", [1, 1024, 53, 17, 0, 1, 55, 1, 71, 0, 27, 43],
          [0, 55, 0, 10_000, 55, 71]],
@@ -208,25 +209,25 @@ def sample() -> str:
     ]  # fmt: skip
     message = {
         "v": wire.WIRE_VERSION, "node": "", "run": "", "to": "", "seq": 1, "before": 0, "finals": 2,
-        "records": len(told), "now": 1.3, "last": False, "r": told,
+        "records": len(parsed), "now": 1.3, "last": False, "r": parsed,
     }  # fmt: skip
     return dump(message)
 
 
 def _connection(words: str, counts: list[Any], packets: list[Any]) -> ConnectionRow:
-    told: list[Any] = words.split(" ")
-    if len(told) != _WORDS:
-        raise refused("r", words, f"{_WORDS} words of a connection")
-    if not _LEAST_COUNTS <= len(counts) <= _MOST_COUNTS:
-        raise refused("r", f"{len(counts)} counts", f"{_LEAST_COUNTS} to {_MOST_COUNTS} in a connection")
+    parsed: list[Any] = words.split(" ")
+    if len(parsed) != _CONNECTION_WORDS:
+        raise refused("r", words, f"{_CONNECTION_WORDS} words of a connection")
+    if not _MIN_COUNTS <= len(counts) <= _MAX_COUNTS:
+        raise refused("r", f"{len(counts)} counts", f"{_MIN_COUNTS} to {_MAX_COUNTS} in a connection")
     try:
-        ts, end, duration = map(float, told[_TEXTS:])
+        ts, end, duration = map(float, parsed[_CONNECTION_TEXTS:])
     except ValueError:
-        raise refused("r", told[_TEXTS:], "ts, end and duration in seconds") from None
+        raise refused("r", parsed[_CONNECTION_TEXTS:], "ts, end and duration in seconds") from None
     if duration <= 0:  # as in conn.log: where all was seen at one time there is none
-        duration = counts[_LEAST_COUNTS - 2] = counts[_LEAST_COUNTS - 1] = -1
-    unset = [-1] * (_MOST_COUNTS - len(counts))
-    return ConnectionRow._make([*told[:_TEXTS], ts, end, duration, *counts, *unset, packets])
+        duration = counts[_MIN_COUNTS - 2] = counts[_MIN_COUNTS - 1] = -1
+    unset = [-1] * (_MAX_COUNTS - len(counts))
+    return ConnectionRow._make([*parsed[:_CONNECTION_TEXTS], ts, end, duration, *counts, *unset, packets])
 
 
 def _brief(record: list[Any]) -> LogEntry | None:
@@ -258,7 +259,7 @@ def _brief(record: list[Any]) -> LogEntry | None:
 
 
 def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
-    """A log record as `to_json` renders it, flat and in Zeek's field names; None where it has neither uid nor ts.
+    """The log entry of a record as Zeek's `to_json` renders it, flat; None where it has neither uid nor ts.
 
     `x509` records have no uid in Zeek: theirs is "" and the fingerprint joins them.
     """
@@ -268,7 +269,7 @@ def log_entry(stream: str, record: Mapping[str, Any]) -> LogEntry | None:
     finite(ts, "ts")  # type: ignore[arg-type]
     fields: dict[str, LogValue] = {}
     for name, value in record.items():
-        if (type(value) in _PLAIN and -MOST < value < MOST) or (
+        if (type(value) in _PLAIN and -MAX_NUMBER < value < MAX_NUMBER) or (
             type(value) is str and len(value) <= MAX_TEXT
         ):
             fields[name] = value
@@ -288,14 +289,14 @@ _COLUMNS: Final[Mapping[str, tuple[tuple[type, ...], float, float]]] = {
     "orig_p": (_INT, 0, 65535),
     "resp_p": (_INT, 0, 65535),
     "ip_proto": (_INT, 0, 65535),
-    "missed_bytes": (_INT, 0, _COUNT),
-    "orig_pkts": (_INT, 0, _COUNT),
-    "orig_ip_bytes": (_INT, 0, _COUNT),
-    "resp_pkts": (_INT, 0, _COUNT),
-    "resp_ip_bytes": (_INT, 0, _COUNT),
+    "missed_bytes": (_INT, 0, _MAX_COUNT),
+    "orig_pkts": (_INT, 0, _MAX_COUNT),
+    "orig_ip_bytes": (_INT, 0, _MAX_COUNT),
+    "resp_pkts": (_INT, 0, _MAX_COUNT),
+    "resp_ip_bytes": (_INT, 0, _MAX_COUNT),
     "tunneled": (_INT, 0, 1),
-    "orig_bytes": (_INT, -1, _COUNT),
-    "resp_bytes": (_INT, -1, _COUNT),
+    "orig_bytes": (_INT, -1, _MAX_COUNT),
+    "resp_bytes": (_INT, -1, _MAX_COUNT),
     "vlan": (_INT, -1, 65535),
     "inner_vlan": (_INT, -1, 65535),
 }
@@ -306,7 +307,9 @@ def _check(rows: Sequence[ConnectionRow]) -> None:
     if not rows:
         return
     columns = list(zip(*rows, strict=True))
-    for (name, (types, least, most)), column in zip(_COLUMNS.items(), columns[_TEXTS:-1], strict=True):
+    for (name, (types, least, most)), column in zip(
+        _COLUMNS.items(), columns[_CONNECTION_TEXTS:-1], strict=True
+    ):
         if not set(map(type, column)) <= set(types):
             bad = next(v for v in column if type(v) not in types)
             raise refused(name, bad, " or ".join(t.__name__ for t in types))

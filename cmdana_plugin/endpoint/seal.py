@@ -1,4 +1,4 @@
-"""The secret that Zeek and the detector share: who does not know it can say nothing that either believes.
+"""Message authentication by the secret that Zeek and the detector share (HMAC, RFC 2104).
 
 A sealed payload is 64 hexadecimal digits of HMAC-SHA256 and then the message, a JSON object. The key depends on the
 direction, and the event's name goes into the digest, so that no message passes for one of another kind. Messages to
@@ -27,7 +27,7 @@ _WHY: Final = (
 
 
 class Seal:
-    """Seals what goes to Zeek and opens what comes; without a secret it stamps only, and believes everybody."""
+    """Authenticates messages to and from Zeek; without a secret it numbers them only, and accepts everybody's."""
 
     def __init__(self, secret: bytes | None, instance: str) -> None:
         self.instance = instance
@@ -38,7 +38,7 @@ class Seal:
         self._lock = threading.Lock()
 
     def send(self, event: Event, send: Callable[[Event], None]) -> None:
-        """Sends the event, stamped and sealed; numbers are sent in their order, whichever thread asks."""
+        """Sends the event, numbered and authenticated; thread-safe, numbers go out in their order."""
         with self._lock:
             self._n += 1
             payload = f'{event.payload[:-1]},"instance":"{self.instance}","n":{self._n}}}'
@@ -47,7 +47,7 @@ class Seal:
             send(Event(event.topic, event.name, payload))
 
     def opened(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
-        """Those whose seal is good, without it, and the first fault in words; the others are counted.
+        """The authentic events among those received, stripped of their seal, and the first fault in words ("" none).
 
         Runs before anything else looks at what came, so that a stranger's messages take no place in a queue.
         """
@@ -70,11 +70,11 @@ class Seal:
     def _body(self, event: Event) -> str | None:
         given, body = event.payload[:DIGITS], event.payload[DIGITS:]
         try:
-            told = body.encode()
+            content = body.encode()
             mark = given.encode("ascii")
         except UnicodeEncodeError:  # a lone surrogate, which Zeek does not write
             return None
-        wanted = _digest(self._from_zeek, event.name, told)
+        wanted = _digest(self._from_zeek, event.name, content)
         return body if hmac.compare_digest(wanted.encode(), mark) else None
 
     def _plain(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
@@ -93,13 +93,13 @@ class Seal:
 
 
 def sealed_by_zeek(secret: bytes, event: Event) -> Event:
-    """What a Zeek with this secret publishes; for a stand-in."""
+    """The event as a Zeek with this secret publishes it; for a stand-in of Zeek."""
     mark = _digest(_keyed(secret, b"cmdana zeek"), event.name, event.payload.encode())
     return Event(event.topic, event.name, mark + event.payload)
 
 
 def opened_by_zeek(secret: bytes, event: Event) -> Event | None:
-    """What a Zeek with this secret reads, None for what it refuses; for a stand-in."""
+    """The event as a Zeek with this secret reads it, None where it refuses it; for a stand-in of Zeek."""
     body = event.payload[DIGITS:]
     wanted = _digest(_keyed(secret, b"cmdana detector"), event.name, body.encode())
     return Event(event.topic, event.name, body) if wanted == event.payload[:DIGITS] else None
@@ -110,9 +110,9 @@ def _keyed(secret: bytes | None, direction: bytes) -> hmac.HMAC:
     return hmac.new(hmac.digest(secret, direction, hashlib.sha256), digestmod=hashlib.sha256)
 
 
-def _digest(keyed: hmac.HMAC | None, name: str, told: bytes) -> str:
+def _digest(keyed: hmac.HMAC | None, name: str, content: bytes) -> str:
     assert keyed is not None
     mark = keyed.copy()
     mark.update(name.encode())
-    mark.update(told)
+    mark.update(content)
     return mark.hexdigest()

@@ -1,4 +1,4 @@
-"""The conversation with Zeek, without a socket and without a clock: events in, batches to judge and events out."""
+"""The protocol with Zeek, sans-IO (no socket, no clock): events in, batches to judge and events to send out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_GAP: Final = 1_000_000  # batches of a run that can have been lost between 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What this endpoint says of itself."""
+    """What the heartbeat says of this endpoint: version, model, schema, instance."""
 
     instance: str  # unlike any other start of an endpoint
     cmdana: str  # version of the package
@@ -36,22 +36,21 @@ class Identity:
 
 @dataclass(slots=True)
 class Run:
-    """What became of the final connections that one start of one Zeek node published."""
+    """The account of one start (run) of one Zeek node: final connections published, received, answered."""
 
     node: str
     seq: int = 0
-    expected: int | None = (
-        None  # `before` of the next batch if nothing is lost; None until there has been one
-    )
+    # `before` of the next batch if nothing is lost; None until there has been one
+    expected: int | None = None
     earlier: int = 0  # published before this endpoint met the run
     received: int = 0
     lost: int = 0
-    told: int = 0  # the number of its last welcome
+    welcome_number: int = 0  # the number of its last welcome
 
 
 @dataclass(slots=True)
 class Session:
-    """Keeps account of every Zeek node's connections and words what goes back.
+    """Keeps account of every Zeek node's connections and builds the events that go back.
 
     Call `connected` whenever the transport has (re)connected, `receive` with what came, `answer` with what became
     of it, `alive` once a second, and `finish` before leaving; each returns what is to be sent. `connected`, `overhear`
@@ -78,30 +77,33 @@ class Session:
 
     @property
     def lost(self) -> int:
-        """Final connections that Zeek published to us and that we never saw, by the gaps in its own count."""
+        """The number of final connections that Zeek published to us and we never received, by the gaps in its count."""
         return self.counts.by_reason["connections_lost"]
 
     @property
     def runs(self) -> Sequence[Run]:
-        """The Zeek nodes' starts that were met, the longest silent first."""
+        """The runs of Zeek nodes that are remembered, the longest silent first."""
         return list(self._runs.values())
 
     @property
     def finished(self) -> bool:
-        """A run has told its last batch and it has been answered."""
+        """Whether a run has published its last batch and it has been answered."""
         return bool(self._finished)
 
     def connected(self, endpoint: str = "") -> list[Event]:
-        """A new connection, which Zeek calls `endpoint`: say who we are; what was said on an older one is no longer
-        known to hold.
+        """The events to send on a new connection, which Zeek calls `endpoint`: a heartbeat that says who we are.
+
+        What was agreed on an older connection no longer holds.
         """
         self.nodes.clear()
         self._named, self._endpoint = (), endpoint
         return self.alive()
 
     def overhear(self, events: Sequence[Event | PeerError]) -> list[Event]:
-        """What is to be sent at once where a run has answered for the first time on this connection, for it waits to
-        hear its name; `receive` may be far behind.
+        """The events to send at once for a run that answers for the first time on this connection: it waits to be
+        named.
+
+        `receive` may be far behind.
         """
         named = self._named
         for event in events:
@@ -118,7 +120,7 @@ class Session:
         return self.alive()
 
     def receive(self, events: Sequence[Event | PeerError]) -> list[Batch]:
-        """The batches to judge among what came. A message that is not understood is counted and told once."""
+        """The batches to judge among what came. A message that is not understood is counted, and shown once."""
         batches = []
         for event in events:
             match event:
@@ -154,16 +156,16 @@ class Session:
         return events
 
     def alive(self, *, leaving: bool = False) -> list[Event]:
-        """The heartbeat."""
+        """The heartbeat event."""
         me = self.identity
-        said = Alive(
+        alive_event = Alive(
             me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving, me.streams, me.brief,
             self._named, self._endpoint,
         )  # fmt: skip
-        return [wire.encode_alive(f"{self.topic_verdicts}/alive", said)]
+        return [wire.encode_alive(f"{self.topic_verdicts}/alive", alive_event)]
 
     def finish(self) -> list[Event]:
-        """A clean leave, so that Zeek need not wait for the heartbeat to fail."""
+        """The events of a clean leave, so that Zeek need not wait for the heartbeat to fail."""
         return self.alive(leaving=True)
 
     def _account(self, batch: Batch) -> bool:
@@ -174,9 +176,9 @@ class Session:
             return False
         run = self._runs.get(batch.run)
         if run is None or run.expected is None:
-            told = run.told if run is not None else 0
+            welcome_number = run.welcome_number if run is not None else 0
             run = self._runs[batch.run] = Run(
-                batch.node, expected=batch.before, earlier=batch.before, told=told
+                batch.node, expected=batch.before, earlier=batch.before, welcome_number=welcome_number
             )
             self._forget_runs()
         elif batch.seq <= run.seq:
@@ -209,7 +211,7 @@ class Session:
 
     def _begin_anew(self, batch: Batch, fault: str) -> None:
         """The account of a run that said what cannot be; its connections in this batch are counted as refused."""
-        self._runs[batch.run] = Run(batch.node, told=self._runs[batch.run].told)
+        self._runs[batch.run] = Run(batch.node, welcome_number=self._runs[batch.run].welcome_number)
         self.counts.add("connections_refused", batch.finals)
         self._complain(
             "session_restarted",
@@ -226,7 +228,7 @@ class Session:
 
     @property
     def parted(self) -> bool:
-        """Every node that had accepted us has answered our goodbye."""
+        """Whether every node that had accepted us has answered our goodbye."""
         return not any(welcome.accepted for welcome in self.nodes.values())
 
     def _welcome(self, welcome: Welcome) -> None:
@@ -236,10 +238,10 @@ class Session:
         run = self._runs.setdefault(welcome.run, Run(welcome.node))
         self._runs.move_to_end(welcome.run)
         self._forget_runs()
-        if welcome.n <= run.told:
+        if welcome.n <= run.welcome_number:
             self._complain("welcome_repeated", f"{welcome.node}: a welcome came again; passed over")
             return
-        run.told = welcome.n
+        run.welcome_number = welcome.n
         if welcome.waits:
             return
         if welcome.parted:

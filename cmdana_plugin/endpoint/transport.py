@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 Received = Event | PeerError
 
-_POLL: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
+_POLL_SECONDS: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
 
 _ARREARS: Final = 4
-_MOST_BYTES: Final = 32 * 1024 * 1024  # taken together
-_MEMORY: Final = 400  # bytes that a message takes besides its payload
-_BEAT: Final = 1.0  # seconds between two heartbeats
+_MAX_BATCH_BYTES: Final = 32 * 1024 * 1024  # taken together
+_MESSAGE_OVERHEAD_BYTES: Final = 400  # bytes that a message takes besides its payload
+_HEARTBEAT_SECONDS: Final = 1.0  # seconds between two heartbeats
 
 
 class TransportError(CmdanaError):
@@ -37,29 +37,29 @@ class Disconnected(Exception):
 
 
 class Transport(Protocol):
-    """One road to Zeek. `send` may be called from another thread than `receive`."""
+    """A message transport to Zeek. `send` may be called from another thread than `receive`."""
 
     endpoint: str  # what Zeek calls our connection; "" where it does not say
 
     def open(self) -> str:
-        """Connects and subscribes; says who answered. Raises `TransportError`."""
+        """Connects and subscribes; the peer's address and version in words. Raises `TransportError`."""
         ...
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """What has come, after at most `timeout` seconds; empty if nothing. Raises `Disconnected`."""
+        """The messages received within `timeout` seconds, [] for none. Raises `Disconnected`."""
         ...
 
     def send(self, event: Event) -> None:
-        """Raises `Disconnected`."""
+        """Publishes one event. Raises `Disconnected`."""
         ...
 
     def close(self) -> None:
-        """Says goodbye; may be called in any state and more than once."""
+        """Closes the connection; may be called in any state and more than once."""
         ...
 
 
 class Inbox:
-    """What the drain thread has received and nobody has judged yet: bounded in records and in bytes, the oldest let go
+    """A bounded queue of messages that wait to be judged: in records and bytes; the oldest are dropped, and counted,
     first.
     """
 
@@ -77,16 +77,18 @@ class Inbox:
         return self._records
 
     def lag(self, now: float) -> float:
-        """Seconds for which the oldest has waited, by the clock of `put`."""
+        """The seconds for which the oldest message has waited, by the clock of `put`."""
         with self._changed:
             return max(now - self._waiting[0][2], 0.0) if self._waiting else 0.0
 
     def put(self, received: Sequence[Received], now: float) -> None:
-        """Never waits. `now` is the arrival in seconds of any steady clock."""
+        """Appends a message; never blocks. `now` is the arrival in seconds of any steady clock."""
         with self._changed:
             for event in received:
                 connections, records = head(event.payload) if isinstance(event, Event) else (0, 0)
-                size = _MEMORY + (sys.getsizeof(event.payload) if isinstance(event, Event) else 0)
+                size = _MESSAGE_OVERHEAD_BYTES + (
+                    sys.getsizeof(event.payload) if isinstance(event, Event) else 0
+                )
                 self._waiting.append((event, max(records, 1), now, size))
                 self._records += max(records, 1)
                 self._bytes += size
@@ -103,7 +105,7 @@ class Inbox:
             self._changed.notify()
 
     def forget(self) -> None:
-        """Counts what is still waiting when nobody will judge it any more."""
+        """Drops, and counts, all that still waits."""
         with self._changed:
             for event, records, _, _ in self._waiting:
                 self._counts.add("records_unjudged_at_stop", records)
@@ -118,7 +120,7 @@ class Inbox:
         """Up to about `max_records` records, waiting until the first has lain for `gather` seconds to get so many.
 
         Where more are waiting, up to `_ARREARS` times as many: judging costs less for each in a larger block, so
-        arrears are caught up with; but not more than `_MOST_BYTES` and one message. Returns an empty list after
+        arrears are caught up with; but not more than `_MAX_BATCH_BYTES` and one message. Returns an empty list after
         `timeout` seconds without any.
         """
         deadline = clock() + timeout
@@ -140,7 +142,7 @@ class Inbox:
             taken: list[Received] = []
             records = weight = 0
             while self._waiting and (
-                not taken or (records + self._waiting[0][1] <= max_records and weight <= _MOST_BYTES)
+                not taken or (records + self._waiting[0][1] <= max_records and weight <= _MAX_BATCH_BYTES)
             ):
                 event, n, _, size = self._waiting.popleft()
                 self._records -= n
@@ -152,12 +154,12 @@ class Inbox:
 
 
 class Drain(threading.Thread):
-    """Keeps a transport connected and empty, so that Zeek never waits for us nor holds our arrears in its memory.
+    """The thread that keeps a transport connected and drained, so that Zeek never buffers for us.
 
     `hello` gives the events to send on every new connection, which Zeek calls as it is told, `overhear` those to send
     at once on what has come, `beat` those to send every second, from this thread because the one that judges may be
     long at it. All that goes passes `seal`, and what comes and is not authentic goes no further. What happens is told
-    to `tell` in lines for the operator.
+    to `notify` in lines for the operator.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Drain(threading.Thread):
         hello: Callable[[str], Sequence[Event]],
         overhear: Callable[[Sequence[Received]], Sequence[Event]],
         beat: Callable[[], Sequence[Event]],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         seal: Seal,
         reconnect: tuple[float, float] = (0.5, 30.0),
         clock: Callable[[], float] = time.monotonic,
@@ -179,7 +181,7 @@ class Drain(threading.Thread):
         self._hello = hello
         self._overhear = overhear
         self._beat = beat
-        self._tell = tell
+        self._notify = notify
         self._seal = seal
         self._faults = 0
         self._least, self._most = reconnect
@@ -190,11 +192,11 @@ class Drain(threading.Thread):
 
     @property
     def connected(self) -> bool:
-        """Whether Zeek is there now, as far as we know."""
+        """Whether the transport is connected now."""
         return self._open.is_set()
 
     def send(self, events: Sequence[Event]) -> int:
-        """Sends what can be sent and counts the rest; how many were sent."""
+        """The number of events that were sent; the rest are counted."""
         for sent, event in enumerate(events):
             try:
                 if not self.connected:
@@ -206,27 +208,27 @@ class Drain(threading.Thread):
         return len(events)
 
     def stop(self) -> None:
-        """Ends the thread, which closes the transport itself; waits at most for one attempt to connect."""
+        """Ends the thread, which closes the transport; waits for one attempt to connect at most."""
         self._stop_asked.set()
         self.join(15.0)
 
     def run(self) -> None:
-        """The thread; a bug in it is kept in `crashed` for the main thread to raise."""
+        """Runs the thread; an exception is kept in `crashed` for the main thread to raise."""
         try:
             self._keep_connected()
         except BaseException as bug:  # noqa: BLE001 - handed to the main thread, which raises it
             self.crashed = bug
 
     def _keep_connected(self) -> None:
-        delay, told = self._least, ""
+        delay, last_error = self._least, ""
         while not self._stop_asked.is_set():
             try:
                 peer = self._transport.open()
             except TransportError as error:
                 self.counts.add("connects_failed")
-                if str(error) != told:
-                    told = str(error)
-                    self._tell(f"{told}; trying again")
+                if str(error) != last_error:
+                    last_error = str(error)
+                    self._notify(f"{last_error}; trying again")
                 # Full jitter: many endpoints that lost one Zeek must not come back as one.
                 self._stop_asked.wait(random.uniform(self._least / 2, delay))
                 delay = min(2 * delay, self._most)
@@ -234,24 +236,24 @@ class Drain(threading.Thread):
             if self._stop_asked.is_set():
                 self._transport.close()
                 return
-            delay, told = self._least, ""
+            delay, last_error = self._least, ""
             self.counts.add("connects")
-            self._tell(f"connected to {peer}")
+            self._notify(f"connected to {peer}")
             self._open.set()
             self.send(self._hello(self._transport.endpoint))
-            due = self._clock() + _BEAT
+            due = self._clock() + _HEARTBEAT_SECONDS
             try:
                 while not self._stop_asked.is_set():
                     if self._clock() >= due:
-                        due = self._clock() + _BEAT
+                        due = self._clock() + _HEARTBEAT_SECONDS
                         self.send(self._beat())
-                    received = self._transport.receive(_POLL)
+                    received = self._transport.receive(_POLL_SECONDS)
                     if received:
                         self._take_in(received)
             except Disconnected as lost:
                 self.counts.add("disconnects")
                 if not self._stop_asked.is_set():
-                    self._tell(f"lost {peer}{f': {lost}' if str(lost) else ''}; reconnecting")
+                    self._notify(f"lost {peer}{f': {lost}' if str(lost) else ''}; reconnecting")
             finally:
                 self._open.clear()
                 self._transport.close()
@@ -263,7 +265,7 @@ class Drain(threading.Thread):
             # A stranger may send as much as he likes: one line for the first, the second, the fourth and so on.
             before, self._faults = self._faults, self._seal.counts.by_reason["message_not_authentic"]
             if before.bit_length() != self._faults.bit_length():
-                self._tell(fault if not before else f"{fault} ({self._faults} such messages by now)")
+                self._notify(fault if not before else f"{fault} ({self._faults} such messages by now)")
         if good:
             self._inbox.put(good, self._clock())
             self.send(self._overhear(good))

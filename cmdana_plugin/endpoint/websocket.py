@@ -27,10 +27,10 @@ _NO_TLS: Final = (
     "; does Zeek offer TLS here (CMDANA::websocket_cert_file), or is it ws://? does it ask for a certificate "
     "(CMDANA::websocket_ca_file; ours is [endpoint] cert_file and key_file)?"
 )
-_OPEN_TIMEOUT: Final = 10.0  # seconds
-_MOST_AT_ONCE: Final = 64  # frames given by one receive
-_MOST_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
-_PING: Final = 10.0  # seconds; a cut network is noticed after two of them
+_OPEN_SECONDS: Final = 10.0  # seconds
+_MAX_FRAMES_AT_ONCE: Final = 64  # frames given by one receive
+_MAX_FRAGMENTS: Final = 1024  # of one message; Zeek cuts one into pieces of 32 KiB
+_PING_SECONDS: Final = 10.0  # seconds; a cut network is noticed after two of them
 
 
 class WebSocketTransport:
@@ -62,9 +62,11 @@ class WebSocketTransport:
         self.refused_frames = 0
 
     def open(self) -> str:
-        """Connects, subscribes, and waits for Zeek's acknowledgement."""
+        """Connects, subscribes, and waits for Zeek's acknowledgement; the endpoint's id and version. Raises
+        `TransportError`.
+        """
         try:
-            sock = socket.create_connection((self._host, self._port), timeout=_OPEN_TIMEOUT)
+            sock = socket.create_connection((self._host, self._port), timeout=_OPEN_SECONDS)
         except OSError as error:
             raise TransportError(
                 f"{self._url}: nobody listens there ({error.strerror or error}); "
@@ -76,8 +78,8 @@ class WebSocketTransport:
             connection = stack.enter_context(
                 connect(
                     self._url, sock=sock, ssl=self._tls, compression=None, max_size=MAX_PAYLOAD,
-                    open_timeout=_OPEN_TIMEOUT, close_timeout=2.0, ping_interval=_PING, ping_timeout=_PING,
-                    logger=_SILENT,
+                    open_timeout=_OPEN_SECONDS, close_timeout=2.0, ping_interval=_PING_SECONDS,
+                    ping_timeout=_PING_SECONDS, logger=_SILENT,
                     additional_headers={"X-Application-Name": self._client},
                     create_connection=_Bounded,
                 )
@@ -94,7 +96,7 @@ class WebSocketTransport:
             ) from None
         try:
             connection.send(json.dumps([self._topic]))
-            self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_TIMEOUT))
+            self.endpoint, zeek = decode_ack(_bytes(connection, _OPEN_SECONDS))
         except (WireError, WebSocketException, TimeoutError, OSError) as error:
             with contextlib.suppress(WebSocketException, OSError):
                 connection.close()
@@ -105,13 +107,13 @@ class WebSocketTransport:
         return f"Zeek {zeek} at {self._url} (as {self.endpoint})"
 
     def receive(self, timeout: float) -> Sequence[Received]:
-        """The frames that have come, decoded."""
+        """The events and errors in the frames received within `timeout` seconds. Raises `Disconnected`."""
         connection = self._connection
         if connection is None:
             raise Disconnected
         received: list[Received] = []
         try:
-            while len(received) < _MOST_AT_ONCE:
+            while len(received) < _MAX_FRAMES_AT_ONCE:
                 frame = _bytes(connection, 0 if received else timeout)
                 try:
                     event = decode_frame(frame)
@@ -128,7 +130,7 @@ class WebSocketTransport:
         return received
 
     def send(self, event: Event) -> None:
-        """One text frame."""
+        """Sends one event as a text frame. Raises `Disconnected`."""
         connection = self._connection
         if connection is None:
             raise Disconnected
@@ -138,7 +140,7 @@ class WebSocketTransport:
             raise Disconnected(str(closed)) from None
 
     def close(self) -> None:
-        """Waits at most two seconds for Zeek's answer to the goodbye."""
+        """Closes the connection (RFC 6455, 7); waits at most two seconds for Zeek's close frame."""
         self._connection = None
         with contextlib.suppress(WebSocketException, OSError):
             self._stack.close()
@@ -157,7 +159,7 @@ class _Bounded(ClientConnection):
     def process_event(self, event: WebSocketEvent) -> None:
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             self._fragments = 0 if event.fin else self._fragments + 1
-            if self._fragments > _MOST_FRAGMENTS:
+            if self._fragments > _MAX_FRAGMENTS:
                 with contextlib.suppress(OSError):
                     self.socket.shutdown(socket.SHUT_RDWR)
                 return

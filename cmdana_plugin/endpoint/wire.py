@@ -1,4 +1,4 @@
-"""The wire between Zeek and the endpoint: every message is one event with one JSON string, versioned.
+"""The wire format between Zeek and the endpoint: every message is one event with one JSON string, versioned.
 
 The other half of this contract is `zeek_scripts/types.zeek`; both sides state `WIRE_VERSION` in every message and
 refuse another one in words. Zeek tells `observations` and `welcome`, the endpoint `verdicts` and `alive`.
@@ -21,9 +21,8 @@ from feature_extractors import CmdanaError, Stage
 
 T = TypeVar("T")
 WIRE_VERSION: Final = 7
-MAX_PAYLOAD: Final = (
-    16 * 1024 * 1024
-)  # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
+# bytes of one message; Zeek flushes a batch at 256 KiB and one record more
+MAX_PAYLOAD: Final = 16 * 1024 * 1024
 VERDICTS_PER_EVENT: Final = 256
 
 OBSERVATIONS: Final = "CMDANA::observations"
@@ -47,7 +46,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class PeerError:
-    """What Zeek answers to a message that it could not take; the connection stays up."""
+    """Zeek's error message for a message that it could not take; the connection stays up."""
 
     code: str
     context: str
@@ -55,7 +54,7 @@ class PeerError:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What a Zeek node says to an endpoint that it met."""
+    """A Zeek node's answer to a heartbeat: its version and run, and whether it accepts the endpoint."""
 
     node: str
     run: str
@@ -65,19 +64,18 @@ class Welcome:
     to: str = ""  # the instance of the detector that it is meant for
     n: int = 0  # 1, 2, 3 ... within a run
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
-    benign: bool | None = (
-        None  # whether it writes down benign verdicts; None from a node that writes none at all
-    )
+    # whether it writes down benign verdicts; None from a node that writes none at all
+    benign: bool | None = None
 
     @property
     def waits(self) -> bool:
-        """It has nothing against us and waits to hear its run named."""
+        """Whether the node accepts us and waits for its run to be named."""
         return not (self.accepted or self.parted or self.why)
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """What the endpoint says of itself on connecting and every second, beside its stamp (`endpoint/seal.py`)."""
+    """The heartbeat of the endpoint, on connecting and every second; `endpoint.seal` adds number and seal."""
 
     cmdana: str
     model: str
@@ -95,7 +93,7 @@ class Alive:
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
 MAX_TEXT: Final = 4096
 _INT64: Final = 2**63 - 1
-MOST: Final = 1e300  # a number beyond it is none that Zeek writes
+MAX_NUMBER: Final = 1e300  # a number beyond it is none that Zeek writes
 MAX_WORD: Final = 256  # characters of a node's name and the like
 _EARLY: Final = Stage.EARLY.name.lower()
 _FINAL: Final = Stage.FINAL.name.lower()
@@ -110,7 +108,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def decode_welcome(payload: str) -> Welcome:
-    """What a node says to us. Raises `WireError`."""
+    """The welcome in a payload. Raises `WireError`."""
     message = message_of(WELCOME, payload)
     return Welcome(
         node=word(message, "node"), run=word(message, "run"), zeek=word(message, "zeek"),
@@ -122,10 +120,10 @@ def decode_welcome(payload: str) -> Welcome:
 
 
 def decode_alive(payload: str) -> Alive:
-    """What an endpoint says of itself; the stand-in for Zeek in our tests reads it. Raises `WireError`."""
+    """The heartbeat in a payload, for a stand-in of Zeek. Raises `WireError`."""
     message = message_of(ALIVE, payload)
-    said = {name: message[name] for name in Alive.__dataclass_fields__}
-    return Alive(**said | {name: tuple(said[name]) for name in ("streams", "brief", "runs")})
+    alive_fields = {name: message[name] for name in Alive.__dataclass_fields__}
+    return Alive(**alive_fields | {name: tuple(alive_fields[name]) for name in ("streams", "brief", "runs")})
 
 
 def encode_verdicts(
@@ -136,17 +134,17 @@ def encode_verdicts(
     *,
     benign: bool = True,
 ) -> list[Event]:
-    """The verdicts, at most `VERDICTS_PER_EVENT` in an event, and the notices after those that they belong to.
+    """The events of verdicts, at most `VERDICTS_PER_EVENT` in each, with the notices after those that they belong to.
 
     Then come the verdicts on earlier connections that are `revised`. Without `benign`, those that are plainly so are
     counted only.
     """
     everyone = range(len(verdicts))
-    told = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
-    bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(told)]
-    if len(told) < len(everyone):
+    reported = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
+    bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(reported)]
+    if len(reported) < len(everyone):
         bodies = bodies or [_columns(verdicts, ()) | {"notices": []}]
-        untold = verdicts.stage.counted() - Counter(verdicts.stage[i] for i in told)
+        untold = verdicts.stage.counted() - Counter(verdicts.stage[i] for i in reported)
         bodies[0]["finals"] += untold[_FINAL]
         bodies[0]["earlies"] += untold.total() - untold[_FINAL]
     for some_notices in _in_turn(notices):
@@ -163,7 +161,7 @@ def _in_turn(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def encode_alive(topic: str, alive: Alive) -> Event:
-    """The endpoint's word of itself."""
+    """The event of a heartbeat."""
     body = {"v": WIRE_VERSION} | {name: getattr(alive, name) for name in Alive.__dataclass_fields__}
     return Event(topic, ALIVE, dump(body))
 
@@ -186,9 +184,9 @@ def encode_frame(event: Event) -> str:
 
 
 def decode_frame(frame: bytes) -> Event | PeerError | None:
-    """The event in a frame of Zeek's WebSocket API, or its complaint; None for an event that is none of ours.
+    """The event, or the error, in a frame of Zeek's WebSocket API; None for an event that is none of ours.
 
-    Frames are bytes on purpose: a Zeek `string` that is not UTF-8 travels raw in a text frame, and a client that
+    Frames are bytes, not text: a Zeek `string` that is not UTF-8 travels raw in a text frame, and a client that
     insists on UTF-8 loses its connection to one name in the traffic. Raises `WireError`.
     """
     message = _json("frame", _text(frame))
@@ -289,6 +287,7 @@ def _port(number: int, proto: str) -> str:
 
 
 def dump(value: object) -> str:
+    """The compact JSON of a value. Raises `ValueError` for NaN and infinity."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
@@ -310,6 +309,7 @@ def _without_surrogates(text: str) -> str:
 
 
 def message_of(what: str, payload: str) -> Mapping[str, Any]:
+    """The JSON object in a payload of this wire version. Raises `WireError`, as all below."""
     message = _json(what, payload)
     if not isinstance(message, dict):
         raise refused(what, message, "a JSON object")
@@ -322,6 +322,7 @@ def message_of(what: str, payload: str) -> Mapping[str, Any]:
 
 
 def typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
+    """The field `name` of a message, of exactly one of `types`."""
     value = message.get(name)
     if type(value) not in types:
         raise refused(name, value, " or ".join(t.__name__ for t in types))
@@ -329,6 +330,7 @@ def typed(message: Mapping[str, Any], name: str, *types: type) -> Any:
 
 
 def natural(message: Mapping[str, Any], name: str, most: int = _INT64) -> int:
+    """The field `name` of a message, an integer of 0 to `most`."""
     value: int = typed(message, name, int)
     if not 0 <= value <= most:
         raise refused(name, value, f"0..{most}")
@@ -336,6 +338,7 @@ def natural(message: Mapping[str, Any], name: str, most: int = _INT64) -> int:
 
 
 def word(message: Mapping[str, Any], name: str) -> str:
+    """The field `name` of a message, a text of at most `MAX_WORD` characters."""
     value: str = typed(message, name, str)
     if len(value) > MAX_WORD:
         raise refused(name, value, f"at most {MAX_WORD} characters")
@@ -343,7 +346,10 @@ def word(message: Mapping[str, Any], name: str) -> str:
 
 
 def finite(value: float, name: str) -> float:
-    if not -MOST < value < MOST:  # whole numbers of any length too, for which there is no math.isfinite
+    """The value of the field `name`, where its magnitude is below `MAX_NUMBER`."""
+    if (
+        not -MAX_NUMBER < value < MAX_NUMBER
+    ):  # whole numbers of any length too, for which there is no math.isfinite
         raise refused(name, value, "a finite number")
     return value
 
@@ -353,6 +359,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def refused(name: str, found: object, expected: str) -> WireError:
+    """The error for a field, with what was found, cut short, and what was expected."""
     try:
         words = str(found) if isinstance(found, str) else _SHORT.repr(found)
     except (ValueError, RecursionError):  # a number of thousands of digits

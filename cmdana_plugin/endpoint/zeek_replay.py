@@ -1,4 +1,4 @@
-"""Captures replayed through a Zeek of our own, the detector at its side: `cmdana replay --engine zeek`."""
+"""Captures replayed through a Zeek process with the detector beside it: `cmdana replay --engine zeek`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replay_through_zeek(
     load: Callable[[], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Reads each capture with a Zeek that has CMDANA loaded; Zeek writes its own logs and notices to `out`.
+    """The summary of reading each capture with a Zeek that has CMDANA loaded and writes its logs and notices to `out`.
 
     Several captures are read one after another in the order of their first frames, each into a folder of its own
     below `out`, and the detector remembers the earlier ones. Raises `ZeekError` where Zeek or its scripts are missing
@@ -71,7 +71,7 @@ def _by_first_frame(captures: list[Path | str], settings: Config) -> list[Path |
 
 
 def zeek_program(settings: Config) -> str:
-    """The Zeek to run. Raises `ZeekError`."""
+    """The path of the Zeek program to run. Raises `ZeekError`."""
     found = programs.find(settings.zeek.path)
     if found is None:
         raise ZeekError(

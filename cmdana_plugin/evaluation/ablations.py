@@ -78,7 +78,7 @@ class _OpenNetwork(Network):
 
 @dataclass(frozen=True)
 class Only(Variant):
-    """Some of packets, connection and logs are used, the others are not there."""
+    """The variant that uses some of packets, connection and logs; the others count as missing."""
 
     modalities: tuple[bool, bool, bool]
 
@@ -88,21 +88,21 @@ class Only(Variant):
 
 @dataclass(frozen=True)
 class StaticGate(Variant):
-    """One set of weights for all events."""
+    """The network with one set of gate weights for all events."""
 
     network: ClassVar[type[Network]] = _StaticGateNetwork
 
 
 @dataclass(frozen=True)
 class NoMemory(Variant):
-    """The state is counts: no learned memory, no ring."""
+    """The network whose state is counts alone: no learned memory, no ring."""
 
     network: ClassVar[type[Network]] = _CountsNetwork
 
 
 @dataclass(frozen=True)
 class NoState(NoMemory):
-    """Nor any counts."""
+    """The variant without any state: no memory, no counts."""
 
     def material(self, corpus: Corpus, schema: Schema, seed: int) -> Corpus:
         return replace(corpus, state=np.full_like(corpus.state, np.nan))
@@ -110,21 +110,23 @@ class NoState(NoMemory):
 
 @dataclass(frozen=True)
 class StateAlone(Variant):
-    """Every modality is predicted from the state alone."""
+    """The network that predicts every modality from the state alone."""
 
     network: ClassVar[type[Network]] = _StateNetwork
 
 
 @dataclass(frozen=True)
 class Concatenation(Variant):
-    """The others side by side through one layer, no attention and no gate."""
+    """The network that concatenates the other modalities through one layer, without attention or gate."""
 
     network: ClassVar[type[Network]] = _ConcatenationNetwork
 
 
 @dataclass(frozen=True)
 class RandomMask(Variant):
-    """Fields hidden at random and guessed from all the rest, instead of a modality from the others."""
+    """The variant that predicts fields hidden at random from all the rest (masked modelling), not a modality from
+    others.
+    """
 
     network: ClassVar[type[Network]] = _OpenNetwork
 

@@ -45,7 +45,7 @@ WORST: Final = "worst of these, connection by connection"
 
 @dataclass(slots=True)
 class Changed:
-    """Columns of one recording while they are being changed."""
+    """The columns of one recording while they are being changed."""
 
     windows: Windows
     mine: NDArray[np.bool_]  # [n] connections of the attacker
@@ -65,7 +65,7 @@ def _owner(w: Windows) -> NDArray[np.int64]:
 
 
 def pad(x: Changed) -> Windows:
-    """Every payload of the originator twice as long, a packet's worth at most."""
+    """The windows with every payload of the originator padded to twice its length, 1,400 bytes at most."""
     w = x.windows
     owner = _owner(w)
     p = w.packets
@@ -79,7 +79,7 @@ def pad(x: Changed) -> Windows:
 
 
 def split(x: Changed) -> Windows:
-    """Every payload of the originator in two packets."""
+    """The windows with every payload of the originator split into two packets."""
     w = x.windows
     owner = _owner(w)
     p = w.packets
@@ -101,17 +101,17 @@ def split(x: Changed) -> Windows:
 
 
 def junk(x: Changed) -> Windows:
-    """One more packet of the originator at the end, full of nothing."""
+    """The windows with one more packet of the originator at the end, of 512 bytes without meaning."""
     return _appended(x, 1, _JUNK)
 
 
 def chatter(x: Changed) -> Windows:
-    """Three more packets of the originator at the end: empty ones, or of a byte where there is no connection."""
+    """The windows with three more packets of the originator at the end: empty, or of one byte for datagrams."""
     return _appended(x, 3, 0)
 
 
 def delay(x: Changed) -> Windows:
-    """Four times as long between the packets of a connection."""
+    """The windows with four times the time between the packets of a connection."""
     w, c = x.windows, x.windows.connections
     p = w.packets
     owner = _owner(w)
@@ -125,7 +125,7 @@ def delay(x: Changed) -> Windows:
 
 
 def pace(x: Changed) -> Windows:
-    """Ten times as long between the connections."""
+    """The windows with ten times the time between connections."""
     w, c = x.windows, x.windows.connections
     if not x.mine.any():
         return w
@@ -138,7 +138,7 @@ def pace(x: Changed) -> Windows:
 
 
 def everything(x: Changed) -> Windows:
-    """All but splitting, one after the other."""
+    """The windows after all these changes but splitting."""
     for change in (pad, junk, chatter, delay, pace):
         x = replace(x, windows=change(x))
     return x.windows
@@ -158,7 +158,7 @@ CHANGES: Final[Mapping[str, Callable[[Changed], Windows]]] = {
 def perturbed(
     recording: Recording, change: Callable[[Changed], Windows]
 ) -> tuple[Recording, NDArray[np.int64]]:
-    """The recording as the attacker would have it, in stream order, and each row's number in the original."""
+    """The perturbed recording in stream order, and each row's index [n] in the original."""
     windows = change(_changed(recording))
     order = np.argsort(windows.connections.end, kind="stable")
     assert recording.label is not None
@@ -176,7 +176,7 @@ def evaluate(
     cache: Path | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> Section:
-    """Share of each family's connections still found at 1e-3, macro, by perturbation; the limit is that of before."""
+    """Macro recall at a false-positive rate of 1e-3 by perturbation, at the threshold of the unperturbed traffic."""
     schema = load_schema()
     learn = gather(data.train, schema)
     models = models_of(data, cache)

@@ -1,4 +1,4 @@
-"""Simple detectors behind one interface, to be beaten: the same features, the same training rows, the same judge."""
+"""Baseline detectors behind one interface: the same features, training rows and metrics as the detector."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Baseline(Protocol):
 
 
 @dataclass(slots=True)
-class Calm:
-    """Learns from benign rows of a flat standardised table: connection and state columns."""
+class OneClass:
+    """A one-class detector on benign rows of a flat standardised table of connection and state columns."""
 
     make: Callable[[Table, int], Callable[[Table], NDArray[np.float64]]]
     state: bool = True
@@ -55,7 +55,7 @@ class Calm:
 
 @dataclass(slots=True)
 class Volume:
-    """Box-plot: how far bytes, packets or duration lie beyond the upper whisker of benign traffic."""
+    """Tukey's box-plot rule: how far bytes, packets or duration lie beyond the upper whisker of benign traffic."""
 
     _upper: NDArray[np.float32] | None = None
     _width: NDArray[np.float32] | None = None
@@ -76,7 +76,7 @@ class Volume:
 
 @dataclass(slots=True)
 class Rarity:
-    """Sum over the connection's fields of the surprise of its value among benign traffic."""
+    """The sum over the connection's fields of the surprisal (-log p) of their values among benign traffic."""
 
     _bins: Bins | None = None
     _surprise: list[NDArray[np.float64]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Rarity:
 
 @dataclass(slots=True)
 class Boosted:
-    """LightGBM with labels, balanced like the shipped head."""
+    """Gradient-boosted trees (LightGBM) on labels, balanced like the shipped head."""
 
     columns: int | None = None  # how many of the first columns it may see
     _trees: Trees | None = None
@@ -123,7 +123,7 @@ class Boosted:
 
 @dataclass(slots=True)
 class Forest:
-    """Random forest with labels."""
+    """A random forest on labels (Breiman 2001)."""
 
     _model: Any = None
 
@@ -350,11 +350,11 @@ DETECTORS_OF_TABLES: Final[
 BASELINES: Final[dict[str, Callable[[], Baseline]]] = {
     "volume": Volume,
     "rarity": Rarity,
-    "isolation-forest": lambda: Calm(_forest_of_isolation),
-    "knn": lambda: Calm(_neighbours),
-    "gaussians": lambda: Calm(_gaussians),
-    "autoencoder": lambda: Calm(_autoencoder),
-    "kitsune": lambda: Calm(_kitsune),
+    "isolation-forest": lambda: OneClass(_forest_of_isolation),
+    "knn": lambda: OneClass(_neighbours),
+    "gaussians": lambda: OneClass(_gaussians),
+    "autoencoder": lambda: OneClass(_autoencoder),
+    "kitsune": lambda: OneClass(_kitsune),
     "gru": Recurrent,
     "late-fusion": LateFusion,
     "forest": Forest,

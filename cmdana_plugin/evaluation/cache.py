@@ -25,7 +25,7 @@ _CODE: Final = (
 
 
 def key_of(sources: Iterable[Path], *more: str) -> str:
-    """Changes when a source, anything in `more` or the code that reads sources does."""
+    """The cache key of sources: a digest of them, of `more` and of the code that reads sources."""
     digest = hashlib.sha256(code_digest(*_CODE).encode())
     for path in sources:
         there = path.stat()

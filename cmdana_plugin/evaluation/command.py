@@ -26,7 +26,7 @@ Progress = Callable[[str, float], None]
 
 
 def load_findings(path: Path) -> dict[str, Section]:
-    """What earlier runs found, by section; nothing where there is no such file."""
+    """The findings of earlier runs by section; {} where there is no such file."""
     if not path.is_file():
         return {}
     found: dict[str, Section] = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def measure(
     cache: Path | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> str:
-    """What was found, in Markdown. Each part that is asked for replaces its section of `out` as soon as it is known.
+    """The findings in Markdown. Each part that is asked for replaces its section of `out` as soon as it is known.
 
     Without anything to measure the page is written again from `out`. Raises `CmdanaError` for a folder, a name or a
     page that cannot be used, before anything is measured.

@@ -218,7 +218,7 @@ def evaluate(
     progress: Progress = lambda _what, _share: None,
     partial: Callable[[Section], None] = lambda _found: None,
 ) -> Section:
-    """Every detector on every task: how it ranks the test rows, and what a threshold from train folds makes of it."""
+    """The findings of every detector on every task: ranking of test rows, and F1 at a threshold from train folds."""
     found: Section = {}
     names = [n for n in (SHIPPED, *DETECTORS_OF_TABLES) if only is None or n in only]
     plan = [(t, n, s) for t in tasks for n in names for s in seeds]
@@ -330,7 +330,7 @@ def _ours(learn: Table, held: Table, test: Table, seed: int) -> Trial:
 
 
 class Groups(nn.Module):
-    """Leave-one-group-out prediction: no group of fields sees itself. One pool and one predictor per group."""
+    """A network that predicts each group of fields from the others, one pool and one predictor per group."""
 
     def __init__(self, table: Table) -> None:
         super().__init__()
@@ -348,7 +348,7 @@ class Groups(nn.Module):
         self.predictors = nn.ModuleList(Predictor(shape, len(m)) for m in self.members)
 
     def forward(self, codes: Tensor, values: Tensor) -> list[Tensor]:
-        """Codes [B, fields] and standardised numbers [B, numeric] to logits per group [B, members, CLASSES]."""
+        """Logits per group [B, members, CLASSES] of codes [B, fields] and standardised numbers [B, numeric]."""
         offset = torch.arange(codes.shape[1]) * CLASSES
         x = self.code(codes + offset)
         x = torch.cat([x[:, : self.numeric] + values[:, :, None] * self.slope, x[:, self.numeric :]], dim=1)

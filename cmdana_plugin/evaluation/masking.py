@@ -12,7 +12,7 @@ from feature_extractors.features import FIRST_SIZES, Schema
 
 
 def hide(prepared: Prepared, schema: Schema, chosen: np.random.Generator | int) -> Prepared:
-    """About half of every event hidden and asked for, the rest shown and not asked for.
+    """The events with about half of their fields hidden and to be predicted, the rest shown.
 
     At random for training; for scoring, 0 and 1 hide what the other shows: fields and packets in turn, logs whole.
     """

@@ -1,4 +1,4 @@
-"""How a ranking is judged: per family at false-positive rates that one could live with, with intervals by capture."""
+"""Metrics of a ranking: recall per family at low false-positive rates, with bootstrap intervals by capture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One family, or the mean over families, against the benign rows of the whole set."""
+    """The metrics of one family, or their mean over families, against the benign rows of the whole set."""
 
     count: int
     tpr: tuple[float, ...]  # at RATES, NaN where benign rows are too few
@@ -35,12 +35,15 @@ class Judged:
     pr_rare: tuple[float, ...]  # the same with malicious rows weighted down to PREVALENCES
 
     def row(self) -> list[float]:
-        """In the order of COLUMNS."""
+        """The metrics in the order of COLUMNS."""
         return [*self.tpr, self.auroc, self.pr, *self.pr_rare]
 
 
 def judge(score: Floats, label: NDArray[np.int8], family: Sequence[str]) -> tuple[dict[str, Judged], Judged]:
-    """Per family and macro. Raises `CmdanaError` where one of the classes is missing."""
+    """The metrics of scores [n] per family, and their macro average.
+
+    Raises `CmdanaError` where one of the classes is missing.
+    """
     benign = np.sort(score[label == 0])
     names = np.array(family, dtype=object)
     bad = label == 1
@@ -86,7 +89,7 @@ def _precision(benign: Floats, s: Floats, weight: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
-    """A test set to be drawn from again and again, whole blocks (captures, hours) at a time.
+    """Bootstrap samples of a test set, by whole blocks such as captures or hours (block bootstrap).
 
     Paired: whatever is judged on it is judged on the same draws.
     """
@@ -122,7 +125,10 @@ def draws(
     rounds: int = 1000,
     seed: int = 0,
 ) -> Resampled:
-    """Blocks with replacement, as many as there are. Draws without benign or malicious rows are drawn again."""
+    """The bootstrap samples of blocks with replacement, as many as there are.
+
+    Draws without benign or malicious rows are drawn again.
+    """
     rng = np.random.default_rng(seed)
     names = np.array(family, dtype=object)
     bad = np.flatnonzero(label == 1)
@@ -153,7 +159,7 @@ def _weighted_quantile(rising: Floats, many: NDArray[np.float32], q: float) -> F
 
 
 def interval(values: Floats) -> tuple[float, float]:
-    """95 %, by percentiles."""
+    """The 95 % interval of bootstrap values, by percentiles."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
@@ -176,7 +182,7 @@ def holm(differences: Mapping[str, Floats]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Supervised:
-    """A probability of malicious against the truth, at the native prevalence."""
+    """The metrics of a probability of being malicious against the truth, at the native prevalence."""
 
     ece: float  # expected calibration error, 15 bins of equal width
     brier: float
@@ -187,7 +193,7 @@ class Supervised:
 
 
 def quality(chance: Floats, malicious: NDArray[np.bool_]) -> Supervised:
-    """`chance` [n] in 0..1."""
+    """The metrics of probabilities `chance` [n], 0..1, against the truth [n]."""
     codes = np.minimum((chance * 15).astype(np.int64), 14)
     gap = np.bincount(codes, chance - malicious, minlength=15)
     said = chance >= 0.5

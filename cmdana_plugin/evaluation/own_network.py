@@ -60,7 +60,7 @@ _CAPTURES: Final = ("*.pcap", "*.pcap.gz", "*.pcapng", "*.pcapng.gz")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of a recording and what it is for."""
+    """A stretch of a recording and its role: train, calibrate, later or test."""
 
     folder: Path  # holds one capture and labels.csv
     network: str
@@ -70,7 +70,10 @@ class Part:
 
 
 def read_plan(path: Path) -> list[Part]:
-    """CSV with the columns recording, network, part and, optionally, begin and end (0..1). Raises `CmdanaError`."""
+    """The parts of a plan: CSV with the columns recording, network, part and, optionally, begin and end (0..1).
+
+    Raises `CmdanaError`.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -105,7 +108,7 @@ def read_plan(path: Path) -> list[Part]:
 
 
 def read_recording(folder: Path, config: Config, cache: Path | None) -> Recording:
-    """The capture of a folder with the truth of its labels.csv; what has no label there is unknown."""
+    """The recording in a folder, labelled by its labels.csv; connections without a label are unknown."""
     captures = [p for pattern in _CAPTURES for p in sorted(folder.glob(pattern))]
     if len(captures) != 1:
         raise CmdanaError(f"{folder}: found {len(captures)} captures; expected one, and labels.csv")
@@ -159,7 +162,7 @@ def after(past: Sequence[Recording], now: Recording) -> tuple[Recording, NDArray
 
 @dataclass(slots=True)
 class Judged:
-    """All that is judged, recordings one after another, and which of their rows count as what."""
+    """The test recordings end to end, with the role of each row."""
 
     recordings: list[Recording]
     network: list[str]  # of each recording

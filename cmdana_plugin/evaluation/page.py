@@ -70,7 +70,7 @@ def write_page(found: Mapping[str, Section], page: Path) -> None:
 
 
 def words(found: Mapping[str, Section]) -> str:
-    """All that was measured, in Markdown."""
+    """The findings in Markdown, all tables."""
     parts = [
         of_days.in_short(found["days"]) if "days" in found else "",
         of_days.words(found["days"]) if "days" in found else "",
@@ -88,7 +88,7 @@ def words(found: Mapping[str, Section]) -> str:
 
 
 def in_short(found: Mapping[str, Section]) -> str:
-    """The answers that the tables give, as sentences; every figure from the findings."""
+    """The summary of the findings in sentences; every figure is theirs."""
     lines = []
     captures = found.get("captures")
     if captures and SHIPPED in captures["detectors"]:
@@ -234,7 +234,7 @@ def _own(found: Section) -> str:
     out = [
         "## A network of one's own",
         "Learn a network's normal, calibrate on later normal of the same, judge later normal and bad days; all "
-        "detectors take their thresholds from the same calm rows. Baselines without labels learn the same normal; "
+        "detectors take their thresholds from the same benign rows. Baselines without labels learn the same normal; "
         "those with labels learn the labelled captures of other networks and this normal. Networks that nobody "
         "learned are judged with what was learned on the first.",
     ]

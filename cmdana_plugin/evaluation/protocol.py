@@ -70,7 +70,7 @@ class Split:
 
 @dataclass(slots=True)
 class Trial:
-    """What one detector made of the test split with one seed: all that the tables need."""
+    """The scores of one detector with one seed on the test split: all that the tables need."""
 
     score: Floats  # [n] higher is odder
     p_value: Floats | None = None  # [n] calibrated, of detectors that calibrate
@@ -99,7 +99,7 @@ class Store:
         self._depends = (*depends, code_digest(code))
 
     def trial(self, name: str, seed: int, make: Callable[[], Trial]) -> Trial:
-        """What `make` made of it once."""
+        """The trial under this name and seed, made by `make` where it is not stored."""
         if self._folder is None:
             return make()
         key = hashlib.sha256("|".join([*self._depends, name, str(seed)]).encode())
@@ -142,7 +142,7 @@ def _read_trial(path: Path) -> Trial:
 
 
 def corpus_digest(corpus: Corpus) -> str:
-    """Of everything that a detector may learn from or be judged by."""
+    """A digest of everything in a corpus that a detector may learn from or be judged by."""
     digest = hashlib.sha256(corpus.digest.encode())
     for array in (corpus.state, corpus.label, corpus.bounds):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -211,13 +211,13 @@ def _parts(
 
 
 def weighted(parts: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """Fisher's sum of evidence of named p-values."""
+    """The weighted Fisher statistic [n] of named p-values."""
     names = list(weights)
     return fuse(np.stack([parts[k] for k in names], axis=1), np.array([weights[k] for k in names]))
 
 
 def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
-    """A trained detector on a corpus, with what the recipe's variant does to a corpus done to it too."""
+    """The trial of a trained detector on a corpus, which the recipe's variant may change first."""
     judged = recipe.variant.material(corpus, load_schema(), recipe.seed)
     parts, weights, raw = _parts(made, judged, recipe)
     evidence = weighted(parts, weights)
@@ -227,7 +227,7 @@ def judge_with(made: Checkpoint, corpus: Corpus, recipe: Recipe) -> Trial:
 
 
 def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:
-    """Fitted on one corpus, judged on another."""
+    """The trial of a baseline fitted on one corpus and judged on another."""
     baseline = BASELINES[name]()
     baseline.fit(learn, np.ones(len(learn), np.bool_), seed)
     score = baseline.score(judged)
@@ -238,7 +238,7 @@ def run_baseline(name: str, learn: Corpus, judged: Corpus, seed: int) -> Trial:
 
 
 def calibrated(trial: Trial, benign: NDArray[np.bool_]) -> Trial:
-    """With p-values from the benign rows, by one rule for every detector."""
+    """The trial with p-values from the benign rows, by one rule for every detector."""
     return replace(trial, p_value=fit_tail(trial.score[benign]).p_value(trial.score))
 
 
@@ -257,7 +257,10 @@ def evaluate(
     progress: Progress = lambda _what, _share: None,
     partial: Callable[[Section], None] = lambda _found: None,
 ) -> Section:
-    """Every detector on the split. Ablations run on the first `variant_seeds` seeds, baselines and cmdana on all."""
+    """The findings of every detector on the split.
+
+    Ablations run on the first `variant_seeds` seeds, baselines and cmdana on all.
+    """
     schema = load_schema()
     learn = gather(split.train, schema)
     judged = gather([*split.calibrate, *split.test], schema)
@@ -322,7 +325,7 @@ def evaluate(
 
 
 def models_of(split: Split, cache: Path | None) -> Store:
-    """Where detectors trained on the split are kept."""
+    """The store of detectors trained on the split."""
     schema = load_schema()
     return Store(
         cache,
@@ -353,7 +356,7 @@ def _told(
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known of the rows of a test set."""
+    """Labels, families and blocks of the rows of a test set."""
 
     label: NDArray[np.int8]
     family: Sequence[str]
@@ -375,7 +378,7 @@ def section(
     ours: str = SHIPPED,
     second: str = UNLABELLED,
 ) -> Section:
-    """Tables of all detectors over a test set, as plain numbers."""
+    """The tables of all detectors over a test set, as plain numbers."""
     taught = test.taught
     benign = test.label == 0
     if sampled is None:
@@ -434,7 +437,7 @@ def _against(
 
 
 def without(trial: Trial, names: Sequence[str]) -> Trial:
-    """The fusion with some of its components left out."""
+    """The trial whose fusion leaves out the components `names`."""
     weights = {k: w for k, w in trial.weights.items() if k not in names}
     return Trial(weighted(trial.parts, weights), parts={k: trial.parts[k] for k in weights}, weights=weights)
 

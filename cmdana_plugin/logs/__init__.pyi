@@ -6,6 +6,9 @@ from .labels import bounded_lines as bounded_lines
 from .labels import labels_by_capture as labels_by_capture
 from .labels import read_labels as read_labels
 from .labels import rows as rows
+from .log_folder import LogFolder as LogFolder
+from .log_folder import To as To
+from .log_folder import opener as opener
 from .notices import completed as completed
 from .notices import is_notice as is_notice
 from .notices import message as message
@@ -20,13 +23,12 @@ from .reader import Held as Held
 from .reader import find_logs as find_logs
 from .reader import nothing_read as nothing_read
 from .reader import number as number
+from .reader import p_value_in as p_value_in
+from .reader import print_passed_over as print_passed_over
 from .reader import read_rows as read_rows
-from .reader import tell as tell
 from .reader import text as text
 from .reader import texts as texts
 from .rewriting import Rewritten as Rewritten
-from .rewriting import To as To
-from .rewriting import Written as Written
 from .rewriting import rewrite as rewrite
 from .row_lines import Lines as Lines
 from .row_lines import RowWriter as RowWriter
@@ -37,7 +39,6 @@ from .streams import Format as Format
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError
 from .streams import LogWriter as LogWriter
-from .streams import Stream as Stream
 from .streams import cmdana_columns as cmdana_columns
 from .streams import conn_columns as conn_columns
 from .streams import conn_lines as conn_lines

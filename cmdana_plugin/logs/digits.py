@@ -1,4 +1,4 @@
-"""Columns of values as the lines of a log, compiled: the words are given, numbers are put into digits here."""
+"""Columns of values as the lines of a log, compiled: texts are given, numbers are formatted here."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ IPV4: Final = 5  # an address, unless it is negative: then -1 less the index of 
 
 _WIDEST: Final = np.array([0, 20, 26, 26, 0, 15])  # bytes of a cell of each kind at most; 0: by its text
 _MAX_SECONDS: Final = 9e12  # seconds that six decimals are told of, in 64 bits
-_LOWEST: Final = 323  # the powers of ten begin at its negative
-_POWERS: Final = np.array([float(f"1e{k}") for k in range(-_LOWEST, 309)])
+_LOWEST_POWER: Final = 323  # the powers of ten begin at its negative
+_POWERS: Final = np.array([float(f"1e{k}") for k in range(-_LOWEST_POWER, 309)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,19 @@ _NO_START: Final = np.zeros(1, np.int64)
 
 
 def worded(code: NDArray[np.int64], words: Sequence[bytes], kind: int = WORD) -> Cells:
-    """The words [k] that the codes [n] name, of kind WORD or IPV4."""
+    """A dictionary-encoded column [n] of kind WORD or IPV4: `words` [k] by `code` [n], -1 unset."""
     start = np.zeros(len(words) + 1, np.int64)
     np.cumsum([len(w) for w in words], out=start[1:])
     return Cells(kind, code, np.frombuffer(b"".join(words), np.uint8), start)
 
 
 def counted(column: NDArray[np.integer]) -> Cells:
-    """Integers [n]; negative: unset."""
+    """A column of integers [n]; negative: unset."""
     return Cells(COUNT, column.astype(np.int64), _NO_TEXT, _NO_START)
 
 
 def measured(column: NDArray[np.float64], kind: int) -> Cells | None:
-    """Doubles [n] of kind SECONDS or DOUBLE, NaN unset; none where one is beyond what is put so."""
+    """A column of doubles [n] of kind SECONDS or DOUBLE, NaN unset; None where one is out of the range of the kind."""
     size = np.abs(column)
     if (size > (_MAX_SECONDS if kind == SECONDS else 1e300)).any():
         return None
@@ -63,7 +63,7 @@ def measured(column: NDArray[np.float64], kind: int) -> Cells | None:
 
 
 def texts(column: NDArray[np.bytes_]) -> Cells | None:
-    """Texts [n] of fixed width, empty: unset; none where one holds anything but letters, digits and `+/=:^`."""
+    """A column of texts [n] of fixed width, empty: unset; None where one needs escaping (not in `[A-Za-z0-9+/=:^]`)."""
     width = column.dtype.itemsize
     text = np.ascontiguousarray(column).view(np.uint8).reshape(-1)
     if not _PLAIN[text].all():
@@ -84,10 +84,10 @@ def join(
     end: bytes,
     short: bool,
 ) -> bytes:
-    """The lines. `around` each set value of a column stand its first and second; its third stands for unset ones.
+    """The lines of a log, UTF-8. `around` has prefix, suffix and the text of an unset value for each column.
 
-    Where the third is None an unset value is left out, with what would part it. `begin` and `end` stand around a
-    line. `short`: no zeros at the end of decimals of seconds.
+    Where that text is None an unset value is left out, with its separator `between`. `begin` and `end` enclose a
+    line. `short`: seconds have no trailing zeros.
     """
     n = len(columns[0].cell)
     base = np.cumsum([0] + [len(c.text) for c in columns])

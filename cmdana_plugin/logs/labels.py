@@ -29,7 +29,7 @@ class LabelError(CmdanaError):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The truth about one connection."""
+    """The label of one connection: benign or malicious, and its family."""
 
     ts: float  # start, seconds since the epoch
     label: str  # benign, malicious, unknown
@@ -41,13 +41,11 @@ class Label:
 class Found:
     """Verdicts and notices counted against labels."""
 
-    connections: Counter[str] = field(
-        default_factory=Counter
-    )  # label -> labelled connections that were scored
+    # label -> labelled connections that were scored
+    connections: Counter[str] = field(default_factory=Counter)
     flagged: Counter[str] = field(default_factory=Counter)  # label -> of these, not benign by verdict
-    families: dict[str, tuple[int, int, bool]] = field(
-        default_factory=dict
-    )  # family -> (all, flagged, noticed)
+    # family -> (all, flagged, noticed)
+    families: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
     true_notices: int = 0  # notices that rest on a malicious connection, at least one
     false_notices: int = 0  # notices that rest on benign connections only
     unlabelled_notices: int = 0  # the rest
@@ -76,7 +74,7 @@ class Labels:
         return next((e for e in entries if uid and e.uid == uid), None)
 
     def count(self, folder: Path) -> Found:
-        """Counts the verdicts and notices in `folder`'s logs against these labels."""
+        """The verdicts and notices of `folder`'s logs counted against these labels."""
         found = Found()
         seen: set[int] = set()
         all_of: Counter[str] = Counter()
@@ -128,7 +126,7 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Reads labels.csv (or .xz), all its captures as one. Raises `LabelError`."""
+    """The labels of a labels.csv (or .xz), all its captures as one. Raises `LabelError`."""
     merged: dict[Key, list[Label]] = defaultdict(list)
     for labels in labels_by_capture(path).values():
         for key, entries in labels.by_key.items():
@@ -137,7 +135,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def labels_by_capture(path: Path) -> dict[str, Labels]:
-    """Reads labels.csv (or .xz) with the columns of the project's data, by the `capture` column ("" without one).
+    """The labels of a labels.csv (or .xz) by its `capture` column, "" without one.
 
     Raises `LabelError`.
     """
@@ -163,7 +161,7 @@ def labels_by_capture(path: Path) -> dict[str, Labels]:
 
 
 def bounded_lines(file: IO[str], name: str, passed: PassedOver | None) -> Iterator[str]:
-    """The lines, each with its end; one that is too long is passed over piece by piece and counted.
+    """The lines of a file, each with its end; one longer than the limit is passed over and counted in `passed`.
 
     Raises `RecordError` for it without `passed`.
     """

@@ -1,4 +1,4 @@
-"""Times of traffic in words: what a calendar knows as a date, everything else as the number that it is."""
+"""Times of traffic as text: a date where the year is 1 to 9999, else the number of seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EARLIEST: Final = -62135596800.0  # the first of the year 1
 
 
 def shown(ts: float, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time (seconds since the epoch) in UTC as `form` has it; as a number where no calendar knows it."""
+    """A time (seconds since the epoch) in UTC by `form` (strftime); outside the years 1 to 9999 as a number."""
     if EARLIEST <= ts <= LATEST:
         return datetime.fromtimestamp(ts, UTC).strftime(form)
     return f"{ts:.6f}" if abs(ts) < 1e15 else repr(float(ts))

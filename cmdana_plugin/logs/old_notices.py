@@ -1,4 +1,4 @@
-"""Fields of notices in logs of versions that wrote words only, read from those words; nothing else parses them."""
+"""Fields of notices in logs of versions that wrote sentences only, parsed from them; nothing else parses sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmdana_plugin.detector import ANOMALOUS
 from cmdana_plugin.logs.reader import Field, text
 from feature_extractors import LogValue
 
-_LONGEST: Final = 4_000  # characters of a sentence that are looked at
+_MAX_CHARACTERS: Final = 4_000  # characters of a sentence that are looked at
 _CONNECTION: Final = re.compile(
     r"\S+ -> \S+ (?P<service>\S+) (?:is unlike this network's normal|looks like (?P<attack>.*)) "
     r"\(score (?P<score>\d\.\d+), threshold (?P<threshold>\d\.\d+)\)"
@@ -32,30 +32,30 @@ _LATEST: Final = "latest: "
 
 
 def _connection(message: str, reasons: list[LogValue]) -> dict[str, Field]:
-    said = _CONNECTION.fullmatch(message)
-    if said is None:
+    match = _CONNECTION.fullmatch(message)
+    if match is None:
         return {}
     return {
-        "verdict": said["attack"] or ANOMALOUS,
-        "score": float(said["score"]),
-        "threshold": float(said["threshold"]),
-        "services": [str(said["service"])],
+        "verdict": match["attack"] or ANOMALOUS,
+        "score": float(match["score"]),
+        "threshold": float(match["threshold"]),
+        "services": [str(match["service"])],
         "service_count": 1,
         "reasons": reasons,
     }
 
 
 def _host(message: str, parts: list[LogValue]) -> dict[str, Field]:
-    said = _HOST.fullmatch(message)
-    if said is None:
+    match = _HOST.fullmatch(message)
+    if match is None:
         return {}
-    services: list[LogValue] = [*said["services"].split(", ")]
+    services: list[LogValue] = [*match["services"].split(", ")]
     fields: dict[str, Field] = {
-        "role": "originator" if said["does"] == "is behind" else "responder",
-        "host": said["host"],
-        "peers": int(said["peers"]),
+        "role": "originator" if match["does"] == "is behind" else "responder",
+        "host": match["host"],
+        "peers": int(match["peers"]),
         "services": services,
-        "service_count": len(services) + int(said["more"] or 0),
+        "service_count": len(services) + int(match["more"] or 0),
     }
     at = next((i for i, part in enumerate(parts) if _EVIDENCE.fullmatch(str(part))), len(parts))
     fields["reasons"], latest = parts[:at], parts[at + 1 :]
@@ -67,17 +67,17 @@ def _host(message: str, parts: list[LogValue]) -> dict[str, Field]:
 
 
 def _drift(message: str, reasons: list[LogValue]) -> dict[str, Field]:
-    said = _DRIFT.fullmatch(message)
-    if said is None:
+    match = _DRIFT.fullmatch(message)
+    if match is None:
         return {}
-    count = 1.0 if said["count"] == "one" else float(said["count"])
+    count = 1.0 if match["count"] == "one" else float(match["count"])
     return {
-        "traffic": said["traffic"],
-        "share": int(said["share"]) / 100.0,
-        "tail": float(said["tail"]),
-        "hosts": int(said["hosts"].replace(",", "")),
-        "window": count * _UNITS[said["unit"]],
-        "windows": int(said["windows"]),
+        "traffic": match["traffic"],
+        "share": int(match["share"]) / 100.0,
+        "tail": float(match["tail"]),
+        "hosts": int(match["hosts"].replace(",", "")),
+        "window": count * _UNITS[match["unit"]],
+        "windows": int(match["windows"]),
         "reasons": reasons[:-1],  # the last is advice
     }
 
@@ -95,7 +95,7 @@ def old_notice(row: Mapping[str, Field]) -> dict[str, Field]:
     parse = _PARSERS.get(text(row, "note"))
     if parse is None:
         return {}
-    sub = text(row, "sub")[:_LONGEST]
+    sub = text(row, "sub")[:_MAX_CHARACTERS]
     reasons: list[LogValue] = [*sub.split("; ")]
-    fields = parse(text(row, "msg")[:_LONGEST], reasons) or {"reasons": [sub]}
+    fields = parse(text(row, "msg")[:_MAX_CHARACTERS], reasons) or {"reasons": [sub]}
     return {name: value for name, value in fields.items() if value not in ([], [""])}

@@ -22,7 +22,7 @@ def need_pyarrow() -> None:
 
 
 class ParquetLog:
-    """One log that gets its name in `close`, with Zeek's path and types beside those of Parquet.
+    """One log as a Parquet file that gets its name in `close`, with Zeek's path and types in its metadata.
 
     Times are timestamps of microseconds in UTC, intervals seconds. Each write is a group of rows. A value that its
     column cannot hold is unset, and counted in `unfit`. Raises `LogError` when it cannot be written.
@@ -47,12 +47,12 @@ class ParquetLog:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def write_lines(self, data: bytes, first: float, last: float) -> None:
-        """Whole lines of JSON, as `LogWriter` takes them."""
+        """Appends a row group of whole lines of JSON, as `LogWriter.write_lines` takes them."""
         if rows := [json.loads(line) for line in data.split(b"\n") if line]:
             self.write_rows(rows)
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A group of rows; what is not set in one is left out of it."""
+        """Appends a row group; a field that a row lacks is null."""
         import pyarrow
 
         columns = [
@@ -65,7 +65,7 @@ class ParquetLog:
             raise LogError(f"{self.path}: cannot be written: {error}") from None
 
     def close(self) -> None:
-        """Ends the log and gives it its name."""
+        """Writes the footer and gives the file its name."""
         try:
             self._writer.close()
             self._replacement.commit()
@@ -73,7 +73,7 @@ class ParquetLog:
             raise LogError(f"{self.path}: cannot be written: {error}") from None
 
     def abandon(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes what was written."""
         self._replacement.abandon()
 
     def _column(self, values: Sequence[Any], kind: str, of: Any) -> Any:
@@ -95,8 +95,8 @@ class ParquetLog:
 
 
 _NO_FIT: Final = (TypeError, ValueError, OverflowError)  # pyarrow's own are among them
-_FIRST: Final = -62_135_596_800  # seconds: the years 1 to 9999, which readers know
-_LAST: Final = 253_402_300_799
+_FIRST_SECOND: Final = -62_135_596_800  # seconds: the years 1 to 9999, which readers know
+_LAST_SECOND: Final = 253_402_300_799
 
 
 def _arrow(kind: str) -> Any:
@@ -130,11 +130,11 @@ def _same(value: Any) -> Any:
 
 
 def _micros(value: float) -> int:
-    if not _FIRST <= value <= _LAST:
+    if not _FIRST_SECOND <= value <= _LAST_SECOND:
         raise ValueError("a year that no calendar has")
     return round(value * 1e6)
 
 
 def worded(value: Any) -> str:
-    """The value as a text: itself, or as JSON has it."""
+    """The value as text: itself, or its JSON."""
     return value if isinstance(value, str) else dumps(value)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cmdana_plugin.detector import p_value_of
 from feature_extractors import LogValue, RecordError
 from feature_extractors.readers import HALF_WRITTEN, PassedOver, logs_of, records
 
@@ -17,7 +18,7 @@ TOO_MANY: Final = f"more than {MOST_HELD >> 20} MiB of rows at once"
 
 
 class Held:
-    """Rows that are kept, `MOST_HELD` bytes of them; those past that are counted in `passed`."""
+    """A bounded list of rows, `MOST_HELD` bytes at most; rows past that are counted in `passed`."""
 
     def __init__(self, passed: PassedOver) -> None:
         self.rows: list[Mapping[str, Field]] = []
@@ -25,7 +26,7 @@ class Held:
         self._left = MOST_HELD
 
     def add(self, row: Mapping[str, Field], file: str = "") -> bool:
-        """Keeps the row of a file; False where there is no room."""
+        """Whether the row of a file was kept: False where there is no room."""
         size = 256 + sum(64 + _size(value) for value in row.values())
         if size > self._left:
             self._passed.add(file or "all", TOO_MANY)
@@ -46,7 +47,7 @@ def _size(value: object) -> int:
 
 
 def find_logs(paths: Iterable[Path], stream: str) -> list[Path]:
-    """The logs named, and those in the folders named that hold records of one stream, the oldest first.
+    """The files named, and those in the folders named that hold records of one stream, oldest first.
 
     The stream is what a log says itself, and only then what its name says. A folder may hold none. Raises
     `RecordError` for a path that does not exist.
@@ -66,7 +67,7 @@ def read_rows(
     only: Collection[str] | None = None,
     containing: str | None = None,
 ) -> Iterator[Mapping[str, Field]]:
-    """Each record of the stream ("": of any) in a log with its set fields, typed: times and doubles as float.
+    """The records of one stream ("": of any) in a log, each the set fields by name, typed: times and doubles are float.
 
     `only` names the fields wanted (missing ones stay out), `containing` a text that a line must hold to be looked at
     (before unescaping). A line that is no record, that is too long or holds a number that Zeek cannot write is counted
@@ -89,18 +90,29 @@ def nothing_read(passed: PassedOver, files: Sequence[Path]) -> None:
         raise RecordError(f"{', '.join(map(str, files[:3]))}: no record could be read{passed.words()}")
 
 
-def tell(passed: PassedOver) -> None:
-    """Says on stderr what was passed over, a line for each file and reason."""
+def print_passed_over(passed: PassedOver) -> None:
+    """Prints on stderr what was passed over, a line for each file and reason."""
     for line in passed.lines():
         print(f"cmdana: {line}", file=sys.stderr)
 
 
 def number(row: Mapping[str, Field], field: str, default: float = 0.0) -> float:
-    """A numeric field of a row, finite, or `default` where it is unset or no such number."""
+    """A numeric field of a row as a finite float, or `default` where it is unset, no number, or not finite."""
     value = row.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         return default
     return float(value)
+
+
+def p_value_in(row: Mapping[str, Field], default: float = 1.0) -> float:
+    """The p-value of a row of cmdana.log, 0 to 1; `default` where it is unset.
+
+    Zeek writes doubles in TSV with six decimals, so that a p-value below 5e-7 stands there as 0. Then it is computed
+    from `score`, which holds the same number on a logarithmic scale (`score_of`), to four significant digits.
+    """
+    value = number(row, "p_value", default)
+    score = number(row, "score", -1.0)
+    return p_value_of(score) if value == 0.0 and 0.0 <= score < 1.0 else value
 
 
 def text(row: Mapping[str, Field], field: str) -> str:
@@ -110,7 +122,7 @@ def text(row: Mapping[str, Field], field: str) -> str:
 
 
 def texts(row: Mapping[str, Field], field: str) -> list[str]:
-    """A set or vector of a row, empty where it is unset."""
+    """The elements of a set or vector of a row as texts, [] where it is unset."""
     value = row.get(field)
     return [str(v) for v in value] if isinstance(value, list) else []
 

@@ -1,4 +1,4 @@
-"""Logs in whatever dialect in, logs as Zeek writes them out: one of each stream."""
+"""Logs of any dialect in, logs as Zeek writes them out: one of each stream."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from cmdana_plugin.logs.parquet import ParquetLog, need_pyarrow, worded
-from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, LogError, LogWriter, Stream, dumps
+from cmdana_plugin.logs.log_folder import LogFolder, To, opener
+from cmdana_plugin.logs.parquet import ParquetLog, worded
+from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, LogWriter, Stream, dumps
 from cmdana_plugin.logs.tables import APPLICATION
 from feature_extractors import LogValue, RecordError
 from feature_extractors.readers import (
@@ -26,8 +27,6 @@ from feature_extractors.readers import (
     unescaped,
 )
 
-To = Literal["tsv", "json", "parquet"]
-
 MOST_STREAMS: Final = 200
 MOST_FIELDS: Final = 10_000  # of a stream
 NO_STREAM: Final = "no telling of which log"
@@ -36,8 +35,8 @@ TOO_MANY_FIELDS: Final = f"more than {MOST_FIELDS:,} fields in one log"
 CHANGED: Final = "written while it was read"
 UNFIT: Final = "a value that its column cannot hold, taken as unset"
 
-_WAITING: Final = 32 * 1024 * 1024  # bytes of rows that wait to be written, of all streams together
-_ROWS: Final = 65_536  # of a stream that wait
+_MAX_WAITING_BYTES: Final = 32 * 1024 * 1024  # bytes of rows that wait to be written, of all streams together
+_MAX_WAITING_ROWS: Final = 65_536  # of a stream that wait
 _PATH: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 _KNOWN: Final = {stream.path: stream for stream in (CONN, CMDANA, NOTICE, *APPLICATION.values())}
 _TIMES: Final = {
@@ -50,60 +49,13 @@ _CONTAINER: Final = re.compile(r"(?:set|vector)\[(.*)\]")
 
 @dataclass(slots=True)
 class Rewritten:
-    """What was read, and what was written of it."""
+    """The outcome of `rewrite`: what was read, written, refused and passed over."""
 
     files: list[str]  # that were read, in this order
     rows: dict[str, int] = field(default_factory=dict)  # by stream
     logs: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # why files could not be read
     passed: PassedOver = field(default_factory=PassedOver)
-
-
-class Written:
-    """The logs of one folder, each made with its first lines. All methods raise `LogError`."""
-
-    def __init__(self, folder: Path, to: To, *, over: bool = True) -> None:
-        """`over`: a log of the same name may go."""
-        if to == "parquet":
-            need_pyarrow()
-        self._folder = folder
-        self._to = to
-        self._over = over
-        self._logs: dict[str, LogWriter | ParquetLog] = {}
-
-    def log(self, stream: Stream) -> LogWriter | ParquetLog:
-        """The log of a stream."""
-        if stream.path not in self._logs:
-            name = f"{stream.path}.{'parquet' if self._to == 'parquet' else 'log'}"
-            if not self._over and (self._folder / name).exists():
-                raise LogError(
-                    f"{self._folder}: already holds {name}; choose another --out, or --force to overwrite"
-                )
-            self._logs[stream.path] = (
-                ParquetLog(self._folder, stream)
-                if self._to == "parquet"
-                else LogWriter(self._folder, stream, self._to)
-            )
-        return self._logs[stream.path]
-
-    def abandon(self) -> None:
-        """Leaves nothing behind."""
-        for log in self._logs.values():
-            log.abandon()
-
-    def close(self) -> list[str]:
-        """Ends them all, and says which they are."""
-        for log in self._logs.values():
-            log.close()
-        return [str(log.path) for log in self._logs.values()]
-
-    def unfit(self) -> dict[str, int]:
-        """How many values each log could not hold."""
-        return {
-            str(log.path): log.unfit
-            for log in self._logs.values()
-            if isinstance(log, ParquetLog) and log.unfit
-        }
 
 
 def rewrite(
@@ -122,7 +74,7 @@ def rewrite(
     """
     files = list(_in_order(paths))
     done = Rewritten([str(file) for file in files])
-    written = Written(out, to, over=over)
+    written = LogFolder(out, opener(to), overwrite=over)
     try:
         streams = {} if to == "json" else _streams(files, progress)
         rows = _Rows(written, streams, to)
@@ -192,7 +144,9 @@ def _plain(path: str, record: Mapping[str, LogValue]) -> Mapping[str, Any]:
 class _Rows:
     """Rows that wait until there are enough of them to write."""
 
-    def __init__(self, written: Written, streams: Mapping[str, Stream], to: To) -> None:
+    def __init__(
+        self, written: LogFolder[LogWriter | ParquetLog], streams: Mapping[str, Stream], to: To
+    ) -> None:
         self.written: dict[str, int] = {}
         self._logs = written
         self._streams = dict(streams)
@@ -241,9 +195,9 @@ class _Rows:
         ts = float(record["ts"]) if isinstance(record.get("ts"), int | float) else 0.0
         self._times[path] = self._times.get(path, (ts, ts))[0], ts
         self._size += size
-        if self._size > _WAITING:
+        if self._size > _MAX_WAITING_BYTES:
             self.flush()
-        elif len(waiting) == _ROWS:
+        elif len(waiting) == _MAX_WAITING_ROWS:
             self._flush(path)
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Rows of Zeek's application logs as lines, where they are extracted: what crosses to the writer is bytes."""
+"""Rows of Zeek's application logs as lines, formatted in the extraction process: only bytes cross to the writer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cmdana_plugin.logs.streams import Format, LocalNets, Stream, dumps
 from cmdana_plugin.logs.tables import APPLICATION
 from feature_extractors import LogRow
 
-_ROWS: Final = 8192  # that are put into lines at once
-_MOST_ONCE: Final = 65536  # names of weird.log by originator that are remembered
+_ROWS_AT_ONCE: Final = 8192  # that are put into lines at once
+_MAX_REMEMBERED_NAMES: Final = 65536  # names of weird.log by originator that are remembered
 # What weird.log tells of once for each originator (Weird::actions).
 _PER_ORIG: Final = frozenset((
     "DNS_label_forward_compress_offset", "DNS_label_len_gt_name_len", "DNS_label_len_gt_pkt", "DNS_label_too_long",
@@ -30,7 +30,7 @@ class Lines(NamedTuple):
 
 
 class RowWriter:
-    """Makes the lines of rows in one format. What it does with a row depends on weird.log's rows before it alone."""
+    """Formats rows as lines of TSV or JSON; stateless but for weird.log, whose repeated names Zeek writes once."""
 
     def __init__(self, fmt: Format, local: LocalNets) -> None:
         self._line: Mapping[str, Callable[[LogRow], str]] = {
@@ -40,11 +40,11 @@ class RowWriter:
         self._told: dict[tuple[str, str], None] = {}
 
     def lines(self, rows: Sequence[LogRow]) -> Iterator[list[Lines]]:
-        """The lines of the rows by stream, `_ROWS` rows at a time, by the time at which Zeek writes them."""
+        """The lines of the rows by stream, `_ROWS_AT_ONCE` rows at a time, by the time at which Zeek writes them."""
         ordered = sorted(rows, key=itemgetter(0))
-        for begin in range(0, len(ordered), _ROWS):
+        for begin in range(0, len(ordered), _ROWS_AT_ONCE):
             by_stream: dict[str, list[LogRow]] = {}
-            for row in ordered[begin : begin + _ROWS]:
+            for row in ordered[begin : begin + _ROWS_AT_ONCE]:
                 if row.stream == "weird" and row.fields["name"] in _PER_ORIG and not self._is_new(row):
                     continue
                 by_stream.setdefault(row.stream, []).append(row)
@@ -62,7 +62,7 @@ class RowWriter:
         if key in self._told:
             return False
         self._told[key] = None
-        if len(self._told) > _MOST_ONCE:
+        if len(self._told) > _MAX_REMEMBERED_NAMES:
             del self._told[next(iter(self._told))]
         return True
 
@@ -112,7 +112,7 @@ _SPECIAL: Final = re.compile(r"[\x00-\x1f\x7f]|\\(?!x[0-9a-f]{2})|[\ud800-\udfff
 _SPECIAL_IN_SET: Final = re.compile(r"[\x00-\x1f\x7f,]|\\(?!x[0-9a-f]{2})|[\ud800-\udfff]")
 
 
-_ODD: Final = frozenset(("", "-", "(empty)"))  # texts that read like none
+_READ_AS_NONE: Final = frozenset(("", "-", "(empty)"))  # texts that read like none
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -122,11 +122,11 @@ def _escape(match: re.Match[str]) -> str:
 
 def _text(value: str, special: re.Pattern[str] = _SPECIAL) -> str:
     # Analyzers have put bytes that are no text as \xNN already (`content.analyzers.base.text`).
-    if value.isascii() and value.isprintable() and "\\" not in value and value not in _ODD:
+    if value.isascii() and value.isprintable() and "\\" not in value and value not in _READ_AS_NONE:
         return value if special is _SPECIAL else value.replace(",", "\\x2c")
     if not value:
         return "(empty)"
-    if value in _ODD:
+    if value in _READ_AS_NONE:
         return f"\\x{ord(value[0]):02x}{value[1:]}"
     return special.sub(_escape, value) if special.search(value) else value
 
@@ -193,21 +193,21 @@ def _json(stream: Stream) -> Callable[[LogRow], str]:
     def line(row: LogRow) -> str:
         _, _, ts, uid, orig_h, orig_p, resp_h, resp_p, fields = row
         get = fields.get
-        said: dict[str, Any] = {"ts": round(ts, 6)}
+        record: dict[str, Any] = {"ts": round(ts, 6)}
         if fuid_first:
-            said["fuid"] = get("fuid")
+            record["fuid"] = get("fuid")
         if whole:
-            said["uid"] = uid
-            said["id.orig_h"] = orig_h
-            said["id.orig_p"] = orig_p
-            said["id.resp_h"] = resp_h
-            said["id.resp_p"] = resp_p
+            record["uid"] = uid
+            record["id.orig_h"] = orig_h
+            record["id.orig_p"] = orig_p
+            record["id.resp_h"] = resp_h
+            record["id.resp_p"] = resp_p
         for name in own:
             if (value := get(name)) is not None:
-                said[name] = value
+                record[name] = value
         for name in times:
-            if name in said:
-                said[name] = round(said[name], 6)
-        return dumps(said) + "\n"
+            if name in record:
+                record[name] = round(record[name], 6)
+        return dumps(record) + "\n"
 
     return line

@@ -104,7 +104,7 @@ NOTICE: Final = Stream(
 
 
 class Words(NamedTuple):
-    """What of `n` connections is put into words for a log; verdicts have them too, under the same names."""
+    """The text columns of `n` connections for a log; `Verdicts` has the same attributes."""
 
     orig_h: Sequence[str]
     resp_h: Sequence[str]
@@ -114,7 +114,7 @@ class Words(NamedTuple):
 
 
 def words_of(c: Connections) -> Words:
-    """The words of connections that nobody judges."""
+    """The text columns of connections that are not judged."""
     return Words(
         orig_h=address_texts(c.orig_h),
         resp_h=address_texts(c.resp_h),
@@ -128,13 +128,13 @@ _PROTOS: Final = tuple(PROTO_NAMES.get(number, "unknown_transport") for number i
 
 
 def conn_lines(connections: Connections, local: LocalNets, fmt: Format) -> bytes:
-    """The lines of conn.log of connections that nobody judges."""
+    """The lines of conn.log, without a header, of connections that are not judged."""
     form = _TSV if fmt == "tsv" else _JSON
     return form.lines(CONN, conn_columns(connections, words_of(connections), local))
 
 
 def conn_columns(connections: Connections, verdicts: Verdicts | Words, local: LocalNets) -> list[Column]:
-    """Columns of conn.log, in the order of `CONN.fields`; what the verdicts have in words already is theirs."""
+    """The columns of conn.log in the order of `CONN.fields`; text columns are those of `verdicts`."""
     c, v = connections, verdicts
     none = Coded(np.full(len(c), -1), ())
     return [
@@ -146,7 +146,7 @@ def conn_columns(connections: Connections, verdicts: Verdicts | Words, local: Lo
 
 
 def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]:
-    """Columns of cmdana.log, in the order of `CMDANA.fields`, which is that of `Verdict`."""
+    """The columns of cmdana.log in the order of `CMDANA.fields`, which is that of `Verdict`."""
     c, v = connections, verdicts
     same = np.zeros(len(v), np.int64)
     return [
@@ -157,7 +157,7 @@ def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]
 
 
 class LocalNets:
-    """Whether an address lies in the site's networks (Site::is_local_addr)."""
+    """The site's networks: whether an address lies in one of them, as Zeek's Site::is_local_addr."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = [ipaddress.ip_network(n, strict=False) for n in networks]
@@ -174,7 +174,7 @@ class LocalNets:
         return known
 
     def each(self, addresses: Sequence[str]) -> Coded:
-        """Of each address."""
+        """Whether each of `addresses` is local, as a column of booleans."""
         known = {address: int(self(address)) for address in set(addresses)}
         return Coded(np.array([known[address] for address in addresses], np.int64), (False, True))
 
@@ -185,6 +185,8 @@ class LogWriter:
     The times of opening and closing in the header are network time, as Zeek's are when it reads a capture.
     Raises `LogError` when it cannot be written.
     """
+
+    unfit: Final = 0  # values that a column could not hold: text holds all
 
     def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
         self.path = folder / f"{stream.path}.log"
@@ -200,11 +202,11 @@ class LogWriter:
         self._file = self._replacement.file
 
     def write(self, rows: Iterable[tuple[Value, ...]], now: float, opened: float | None = None) -> None:
-        """Rows in the order of the stream's fields; else as `write_columns`."""
+        """Appends rows, values in the order of the stream's fields; else as `write_columns`."""
         self.write_columns(list(zip(*rows, strict=True)), now, opened)
 
     def write_columns(self, columns: Sequence[Column], now: float, opened: float | None = None) -> None:
-        """Columns in the order of the stream's fields, at network time `now` (seconds since the epoch); none: no rows.
+        """Appends rows as columns in the order of the stream's fields, at network time `now` (seconds since the epoch).
 
         `opened` is the time that the header names if this is the first write; without it `now`.
         """
@@ -217,7 +219,7 @@ class LogWriter:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def write_lines(self, data: bytes, first: float, last: float) -> None:
-        """Whole lines, the first and the last of which are of these network times."""
+        """Appends whole lines; `first` and `last` are the network times of the first and the last of them."""
         try:
             self._open(first)
             self._now = last
@@ -226,7 +228,7 @@ class LogWriter:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
-        """Ends the log and gives it its name."""
+        """Writes the closing header line (TSV) and gives the file its name."""
         try:
             self._open(self._now)
             if self._tsv:
@@ -236,7 +238,7 @@ class LogWriter:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def abandon(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes what was written."""
         self._replacement.abandon()
 
     def _open(self, now: float) -> None:

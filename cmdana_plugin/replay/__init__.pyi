@@ -1,10 +1,12 @@
 from . import embedded as embedded
 from . import reference as reference
+from .conversion import captures_or_logs as captures_or_logs
 from .conversion import convert as convert
-from .conversion import told_apart as told_apart
 from .embedded import extract as extract
 from .embedded import limits_of as limits_of
 from .embedded import merge_counts as merge_counts
 from .embedded import sources as sources
+from .gc_policy import settle_for_live as settle_for_live
+from .gc_policy import settled_for_extraction as settled_for_extraction
 from .reference import with_reference as with_reference
 from .summary import Summary as Summary

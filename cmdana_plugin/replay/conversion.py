@@ -1,4 +1,4 @@
-"""Captures in, Zeek's logs out, without anybody judging what is in them."""
+"""Captures in, Zeek's logs out, without a detector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.logs import APPLICATION, CONN, Format, Lines, LocalNets, To, Written, conn_lines
+from cmdana_plugin.logs import CONN, Format, Lines, LocalNets, LogFolder, To, conn_lines, opener
 from cmdana_plugin.replay.embedded import application_lines, extract, sources
 from cmdana_plugin.replay.summary import Summary
 from feature_extractors import CaptureError, RecordError, Windows
@@ -38,21 +38,22 @@ def convert(
 
     Raises `CaptureError` or `LogError`; then nothing is left in `out`.
     """
-    from cmdana_plugin.replay.extraction_process import Beside  # and numba, for which a process is forked
+    from cmdana_plugin.replay.extraction_process import (
+        ChildProcess,  # and numba, for which a process is forked
+    )
 
     summary = Summary([str(c) for c in captures])
     to = config.logs.format if to is None else to
     crossing: Format = "json" if to == "parquet" else to  # how lines come from the other process
     logs_of = config.logs.model_copy(update={"format": crossing})
     config = config.model_copy(update={"logs": logs_of})
-    logs = Written(out, to)
-    blocks = Beside(lambda: _extracted(captures, config))
+    logs = LogFolder(out, opener(to))
+    blocks = ChildProcess(lambda: _extracted(captures, config))
     try:
         try:
             logs.log(CONN)
             for _, numbers, lines in blocks:
-                for stream, first, last, data in lines:
-                    logs.log(CONN if stream == "conn" else APPLICATION[stream]).write_lines(data, first, last)
+                logs.write(lines)
                 summary.frames, summary.bytes = numbers.pop("frames"), numbers.pop("bytes")
                 summary.connections = numbers.pop("connections")
                 summary.undecoded.update(numbers)
@@ -68,8 +69,8 @@ def convert(
     return summary
 
 
-def told_apart(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
-    """The captures among the files and folders named, or their Zeek logs: what is no log is taken to be a capture.
+def captures_or_logs(names: Sequence[str]) -> tuple[list[Path | str], list[Path]]:
+    """The captures, or the Zeek logs, among the files and folders named; what is no log is taken to be a capture.
 
     Raises `CaptureError` where there are both, and as `find_captures`.
     """

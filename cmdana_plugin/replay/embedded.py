@@ -18,12 +18,11 @@ from cmdana_plugin.logs import (
     CMDANA,
     CONN,
     NOTICE,
-    Format,
     Lines,
     LocalNets,
     LogError,
+    LogFolder,
     LogWriter,
-    Stream,
     cmdana_columns,
     conn_columns,
     notice_row,
@@ -34,15 +33,15 @@ from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Judge, Judged
-    from cmdana_plugin.replay.extraction_process import Beside, Part
+    from cmdana_plugin.replay.extraction_process import ChildProcess, Part
     from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
-_WINDOWS = 8192  # windows scored at once
+_BLOCK_WINDOWS = 8192  # windows scored at once
 
 
 def limits_of(config: Config) -> ExtractorLimits:
-    """The extractor's limits as `plugin.toml` sets them."""
+    """The extractor's limits of the tables [tracker] and [content] of `plugin.toml`."""
     from feature_extractors import ExtractorLimits
     from feature_extractors.content import ContentLimits
     from feature_extractors.tracker import TrackerLimits
@@ -54,7 +53,7 @@ def limits_of(config: Config) -> ExtractorLimits:
 
 @contextmanager
 def prepared(folder: Path, force: bool) -> Iterator[None]:
-    """The folder for the logs, made if need be; where what is done inside fails, a folder that was made goes again.
+    """A context in which the folder for the logs exists and is locked; one that it made goes again where it fails.
 
     Raises `LogError` where it cannot be used or already holds such logs, `Busy` where another process writes there.
     """
@@ -137,17 +136,17 @@ def extract(
 
 
 def _parts(windows: Windows) -> Iterator[Windows]:
-    """At most `_WINDOWS` rows at a time: a flood or the end of a capture ends a quarter of a million at once."""
-    if len(windows) <= _WINDOWS:
+    """At most `_BLOCK_WINDOWS` rows at a time: a flood or the end of a capture ends a quarter of a million at once."""
+    if len(windows) <= _BLOCK_WINDOWS:
         if len(windows):
             yield windows
         return
-    for first in range(0, len(windows), _WINDOWS):
-        yield take(windows, np.arange(first, min(first + _WINDOWS, len(windows))))
+    for first in range(0, len(windows), _BLOCK_WINDOWS):
+        yield take(windows, np.arange(first, min(first + _BLOCK_WINDOWS, len(windows))))
 
 
 def merge_counts(into: Counter[str], parts: Iterable[Counts]) -> None:
-    """Adds counters by reason."""
+    """Adds the counts by reason of `parts` to `into`."""
     for part in parts:
         into.update(part.by_reason)
 
@@ -159,7 +158,7 @@ def replay(
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Writes the logs of the captures to `out` that `config.logs.streams` asks for, and says what it saw.
+    """The summary of a replay that writes the logs of the captures to `out`, as `config.logs.streams` asks for.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
     `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
@@ -167,14 +166,14 @@ def replay(
     """
     summary = Summary([str(c) for c in captures])
     from cmdana_plugin.replay.extraction_process import (
-        Beside,  # and numba, which both processes need: loaded once
+        ChildProcess,  # and numba, which both processes need: loaded once
     )
 
-    blocks = Beside(lambda: _extracted(captures, config))
+    blocks = ChildProcess(lambda: _extracted(captures, config))
     try:
-        logs = Logs(
+        logs = LogFolder(
             out,
-            config.logs.format,
+            lambda folder, stream: LogWriter(folder, stream, config.logs.format),
             (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
         )
     except LogError:
@@ -195,46 +194,6 @@ def replay(
     summary.logs = logs.close()
     summary.finish(judge)
     return summary
-
-
-class Logs:
-    """The logs of one run: those of every run from its beginning, an application's with its first line.
-
-    All methods raise `LogError` where one cannot be written.
-    """
-
-    def __init__(self, folder: Path, fmt: Format, streams: Sequence[Stream]) -> None:
-        self._folder = folder
-        self._format = fmt
-        self._writers: dict[str, LogWriter] = {}
-        try:
-            for stream in streams:
-                self._writers[stream.path] = LogWriter(folder, stream, fmt)
-        except LogError:
-            self.abandon()
-            raise
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._writers
-
-    def __getitem__(self, path: str) -> LogWriter:
-        return self._writers[path]
-
-    def write(self, lines: Iterable[Lines]) -> None:
-        for stream, first, last, data in lines:
-            if stream not in self._writers:
-                self._writers[stream] = LogWriter(self._folder, APPLICATION[stream], self._format)
-            self._writers[stream].write_lines(data, first, last)
-
-    def abandon(self) -> None:
-        for writer in self._writers.values():
-            writer.abandon()
-
-    def close(self) -> list[str]:
-        """Ends them all, and says which they are."""
-        for writer in self._writers.values():
-            writer.close()
-        return [str(writer.path) for writer in self._writers.values()]
 
 
 def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
@@ -264,7 +223,7 @@ def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]
 
 
 def application_lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None]]:
-    """What gives lines, none where none are ready, and what takes the rows that they are made of."""
+    """An iterator of formatted lines, [] where none are ready, and the function that takes their rows."""
     from cmdana_plugin.logs import RowWriter
 
     waiting: deque[list[LogRow]] = deque()
@@ -288,7 +247,7 @@ def _undecoded(summary: Summary) -> dict[str, int]:
     return {f"undecoded {reason}": n for reason, n in summary.undecoded.items()}
 
 
-def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
+def _counted(blocks: ChildProcess, summary: Summary, logs: LogFolder[LogWriter]) -> Iterator[Encoded]:
     """The windows alone; what has been read so far goes into `summary`, at the end what was passed over too.
 
     Lines of application logs are written as they come.
@@ -301,13 +260,13 @@ def _counted(blocks: Beside, summary: Summary, logs: Logs) -> Iterator[Encoded]:
             yield windows
 
 
-def _write(judged: Judged, logs: Logs, local: LocalNets) -> None:
+def _write(judged: Judged, logs: LogFolder[LogWriter], local: LocalNets) -> None:
     c, verdicts = judged.windows.connections, judged.verdicts
     now, first = float(c.end.max()), float(c.end[0])
     if "conn" in logs:
-        logs["conn"].write_columns(conn_columns(c, verdicts, local), now, first)
+        logs.log(CONN).write_columns(conn_columns(c, verdicts, local), now, first)
     if judged.revised:
-        logs["cmdana"].write(judged.rows(), now, first)
+        logs.log(CMDANA).write(judged.rows(), now, first)
     else:
-        logs["cmdana"].write_columns(cmdana_columns(c, verdicts), now, first)
-    logs["notice"].write(map(notice_row, judged.notices), now, first)
+        logs.log(CMDANA).write_columns(cmdana_columns(c, verdicts), now, first)
+    logs.log(NOTICE).write(map(notice_row, judged.notices), now, first)

@@ -1,4 +1,4 @@
-"""Work in a process of its own whose blocks come over a pipe: extraction has a core to itself while another scores.
+"""Extraction in a child process whose blocks come over a pipe: it has a core to itself while another scores.
 
 A child of this process, forked before anything heavy is loaded, so that it costs next to nothing to start. What
 travels is the columns' bytes, and the little else as `marshal` has it: both ends are one program.
@@ -7,7 +7,6 @@ travels is the columns' bytes, and the little else as `marshal` has it: both end
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import marshal
 import os
@@ -24,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from cmdana_plugin.logs import Lines
+from cmdana_plugin.replay.gc_policy import settle_for_extraction
 from feature_extractors import CaptureError, CmdanaError, Connections
 from feature_extractors.confinement import confine
 from feature_extractors.features import COLUMNS, Encoded, Features, concat_encoded
@@ -34,17 +34,17 @@ Part = tuple[
 ]  # a block, counts as of then, and lines of logs that go with it
 
 _HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
-_ALIGN: Final = 64  # columns begin at multiples of it
-_ROWS: Final = 8192  # windows that are handed on at once
-_MOST: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
-_MOST_LINES: Final = 64 * 1024 * 1024  # bytes of lines that wait at most, beside those that come
-_AHEAD: Final = 16384  # that wait where the child is ahead
-_WORTH: Final = 4096  # windows that are handed on at once where so many come
-_PATIENCE: Final = 0.5  # within so many seconds
-_LOOK: Final = 5.0  # so often the child is looked at while nothing comes, seconds
-_STUCK: Final = 600.0  # seconds of its processor time without a block; compiling takes one minute at most
-_COLLECT: Final = (200_000, 20, 50)  # thresholds of the cycle collector in the child
-_LESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
+_ALIGN_BYTES: Final = 64  # columns begin at multiples of it
+_BLOCK_WINDOWS: Final = 8192  # windows that are handed on at once
+_MAX_WAITING_WINDOWS: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
+_MAX_WAITING_LINE_BYTES: Final = 64 * 1024 * 1024  # bytes of lines that wait at most, beside those that come
+_AHEAD_WINDOWS: Final = 16384  # that wait where the child is ahead
+_WORTHWHILE_WINDOWS: Final = 4096  # windows that are handed on at once where so many come
+_PATIENCE_SECONDS: Final = 0.5  # within so many seconds
+_LOOK_SECONDS: Final = 5.0  # so often the child is looked at while nothing comes, seconds
+# seconds of its processor time without a block; compiling takes one minute at most
+_STUCK_CPU_SECONDS: Final = 600.0
+_CHILD_NICENESS: Final = 3  # niceness of the child: what it makes waits here, so nothing waits for it
 _COLUMNS: Final = tuple(
     (part, field.name)
     for part, kind in (("connections", Connections), ("features", Features))
@@ -57,18 +57,18 @@ _ours: Final[list[int]] = []  # in the child: its end of the pipe
 
 
 def lock_in() -> None:
-    """For the work in a child: confines it for good, when all that it needs is loaded and open, and before the first
-    byte of traffic is looked at (`feature_extractors.confinement.confine.lock_in`).
+    """Confines the child process for good (`feature_extractors.confinement.confine.lock_in`).
 
-    From here on Python looks seldom for cycles, of which a stream of records makes none, and not among what is loaded.
+    Called by its work when all that it needs is loaded and open, before the first byte of traffic is looked at.
+
+    From here on the garbage collector runs seldom (`gc_policy`).
     """
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    settle_for_extraction()
     confine.lock_in(_ours[-1])
 
 
-class Beside:
-    """Blocks that `work` makes in a child process, in its order; `work` yields them as parts.
+class ChildProcess:
+    """An iterator of the parts that `work` yields in a forked child process, in its order.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
     a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
@@ -76,7 +76,7 @@ class Beside:
     `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
     """
 
-    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK) -> None:
+    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK_CPU_SECONDS) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -86,7 +86,7 @@ class Beside:
         if self._child == 0:
             os.close(reading)
             confine.end_with_parent(parent)
-            os.nice(_LESS)
+            os.nice(_CHILD_NICENESS)
             _run(work, writing)
         os.close(writing)
         self._pipe = open(reading, "rb", buffering=0)
@@ -103,9 +103,9 @@ class Beside:
 
     def __iter__(self) -> Iterator[Part]:
         while blocks := self._take():
-            kind, said, _ = blocks[-1]
+            kind, header, _ = blocks[-1]
             if kind == "failed":
-                raise CaptureError(said)
+                raise CaptureError(header)
             if kind == "end":
                 self.close()
                 return
@@ -113,7 +113,7 @@ class Beside:
             lines = [Lines(*line) for _, s, _ in blocks for line in s["lines"]]
             yield (
                 concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None,
-                said["numbers"],
+                header["numbers"],
                 lines,
             )
         if self._closed:
@@ -126,8 +126,8 @@ class Beside:
         raise RuntimeError("extraction ended before its end: see above")
 
     def ahead(self) -> bool:
-        """Whether the child needs no core for now: it is at its end, or much waits."""
-        return self._ended or self._rows >= _AHEAD
+        """Whether the child needs no core for now: it has ended, or `_AHEAD_WINDOWS` windows or more wait."""
+        return self._ended or self._rows >= _AHEAD_WINDOWS
 
     def close(self) -> None:
         """Ends the child if it is still at work."""
@@ -145,16 +145,18 @@ class Beside:
     def _take(self) -> list[_Block]:
         """What waits, as much as makes one block; none at the pipe's end, or once closed."""
         with self._moved:
-            while not self._moved.wait_for(lambda: self._blocks or self._closed, min(_LOOK, self._stuck)):
+            while not self._moved.wait_for(
+                lambda: self._blocks or self._closed, min(_LOOK_SECONDS, self._stuck)
+            ):
                 self._look()
             if self._closed:
                 return []
-            self._moved.wait_for(self._worth_taking, _PATIENCE)
+            self._moved.wait_for(self._worth_taking, _PATIENCE_SECONDS)
             taken: list[_Block] = []
             rows = 0
             while self._blocks and (block := self._blocks[0]) is not None:
                 mergeable = block[0] == "block" and block[1]["columns"] is not None
-                if taken and (not mergeable or rows + _rows_of(block) > _ROWS):
+                if taken and (not mergeable or rows + _rows_of(block) > _BLOCK_WINDOWS):
                     break
                 taken.append(block)
                 self._blocks.popleft()
@@ -181,17 +183,17 @@ class Beside:
 
     def _worth_taking(self) -> bool:
         last = self._blocks[-1] if self._blocks else None
-        return self._rows >= _WORTH or last is None or not _rows_of(last)
+        return self._rows >= _WORTHWHILE_WINDOWS or last is None or not _rows_of(last)
 
     def _receive(self) -> None:
         """Takes blocks off the pipe as they come, so that the child seldom waits."""
         try:
             while (head := _read(self._pipe, _HEAD.size)) is not None:
                 words, columns = _HEAD.unpack(head)
-                said, data = _read(self._pipe, words), _read(self._pipe, columns)
-                if said is None or data is None:
+                header, data = _read(self._pipe, words), _read(self._pipe, columns)
+                if header is None or data is None:
                     break
-                kind, value = marshal.loads(said)  # noqa: S302  # written by ourselves
+                kind, value = marshal.loads(header)  # noqa: S302  # written by ourselves
                 self._put((kind, value, np.frombuffer(data, np.uint8)))
         finally:
             self._pipe.close()
@@ -199,7 +201,12 @@ class Beside:
 
     def _put(self, block: _Block | None) -> None:
         with self._moved:
-            self._moved.wait_for(lambda: self._closed or (self._rows < _MOST and self._bytes < _MOST_LINES))
+            self._moved.wait_for(
+                lambda: (
+                    self._closed
+                    or (self._rows < _MAX_WAITING_WINDOWS and self._bytes < _MAX_WAITING_LINE_BYTES)
+                )
+            )
             if not self._closed:
                 self._blocks.append(block)
                 self._received += 1
@@ -224,14 +231,14 @@ def _processor_seconds(pid: int) -> float:
 
 def _rows_of(block: _Block) -> int:
     """The windows of a block; none in what is not one."""
-    kind, said, _ = block
-    return len(said["service"]) if kind == "block" and said["columns"] is not None else 0
+    kind, header, _ = block
+    return len(header["service"]) if kind == "block" and header["columns"] is not None else 0
 
 
 def _bytes_of(block: _Block) -> int:
     """The bytes of lines that come with a block; none in what is not one."""
-    kind, said, _ = block
-    return sum(len(data) for *_, data in said["lines"]) if kind == "block" else 0
+    kind, header, _ = block
+    return sum(len(data) for *_, data in header["lines"]) if kind == "block" else 0
 
 
 def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
@@ -263,50 +270,50 @@ def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
 def _packed(
     block: Encoded | None, numbers: Numbers, lines: list[Lines]
 ) -> tuple[dict[str, Any], list[bytes | memoryview]]:
-    """What is marshalled of a block, and its columns padded to `_ALIGN`."""
-    told = [tuple(line) for line in lines]
+    """What is marshalled of a block, and its columns padded to `_ALIGN_BYTES`."""
+    line_tuples = [tuple(line) for line in lines]
     if block is None:
-        return {"numbers": numbers, "columns": None, "lines": told}, []
+        return {"numbers": numbers, "columns": None, "lines": line_tuples}, []
     arrays = [getattr(getattr(block, part), name) for part, name in _COLUMNS]
     arrays += [getattr(block, name) for name in COLUMNS]
     data: list[bytes | memoryview] = []
     for array in map(np.ascontiguousarray, arrays):
-        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN)]
-    said = {
+        data += [array.view(np.uint8).reshape(-1).data, bytes(-array.nbytes % _ALIGN_BYTES)]
+    header = {
         "numbers": numbers,
-        "lines": told,
+        "lines": line_tuples,
         "columns": [(a.dtype.str, a.shape) for a in arrays],
         "service": list(block.connections.service),
         "domain": list(block.domain),
         "schema": block.schema,
     }
-    return said, data
+    return header, data
 
 
-def _unpacked(said: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
-    if said["columns"] is None:
+def _unpacked(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
+    if header["columns"] is None:
         return None
     arrays, at = [], 0
-    for kind, shape in said["columns"]:
+    for kind, shape in header["columns"]:
         dtype = np.dtype(kind)
         size = int(np.prod(shape)) * dtype.itemsize
         arrays.append(data[at : at + size].view(dtype).reshape(shape))
-        at += size + -size % _ALIGN
-    parts: dict[str, dict[str, Any]] = {"connections": {"service": said["service"]}, "features": {}}
+        at += size + -size % _ALIGN_BYTES
+    parts: dict[str, dict[str, Any]] = {"connections": {"service": header["service"]}, "features": {}}
     for (part, name), array in zip(_COLUMNS, arrays, strict=False):
         parts[part][name] = array
     return Encoded(
         connections=Connections(**parts["connections"]),
         features=Features(**parts["features"]),
-        schema=said["schema"],
-        domain=said["domain"],
+        schema=header["schema"],
+        domain=header["domain"],
         **dict(zip(COLUMNS, arrays[len(_COLUMNS) :], strict=True)),
     )
 
 
 def _send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
-    said = marshal.dumps((kind, value))
-    for part in (_HEAD.pack(len(said), sum(map(len, data))), said, *data):
+    header = marshal.dumps((kind, value))
+    for part in (_HEAD.pack(len(header), sum(map(len, data))), header, *data):
         view = memoryview(part)
         while view:
             view = view[pipe.write(view) :]

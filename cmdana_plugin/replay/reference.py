@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ENTRY: Final = "reference"  # of a checkpoint's metadata
 _CAPTURE: Final = "reference.pcap.gz"
-_HOSTS: Final = 1024
+_MAX_HOSTS: Final = 1024
 _SCORE_TOLERANCE: Final = 0.01  # of a score, 0..1: what rounding on another processor may come to
 _MAX_VERDICTS: Final = 10_000
 
@@ -39,31 +39,31 @@ def scores(detector: CrossModal) -> list[float]:
 
 
 def with_reference(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint, which tells its scores of the capture."""
+    """The same checkpoint with its scores of the capture in its metadata."""
     from cmdana_plugin.detector import CrossModal, renamed
     from feature_extractors.features import load_schema
 
-    detector = CrossModal(checkpoint, load_schema(), hosts=_HOSTS)
+    detector = CrossModal(checkpoint, load_schema(), hosts=_MAX_HOSTS)
     return renamed(checkpoint, **{ENTRY: json.dumps(scores(detector))})
 
 
 def differs(found: list[float], expected: str) -> str:
-    """In words how the scores differ from those that a model tells; "" where they do not."""
+    """How scores differ from the `expected` ones of a model's metadata, in words; "" within .01 of each."""
     try:
-        told = json.loads(expected)
+        listed = json.loads(expected)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, list) or len(told) > _MAX_VERDICTS or not all(map(_is_score, told)):
+        listed = None
+    if not isinstance(listed, list) or len(listed) > _MAX_VERDICTS or not all(map(_is_score, listed)):
         return f"metadata {ENTRY}: found {expected[:40]!r}, expected a list of scores of 0..1"
-    if len(told) != len(found):
-        return f"found {len(found)} connections in the built-in capture, expected {len(told)} as where it was made"
-    apart = [i for i, (a, b) in enumerate(zip(found, told, strict=True)) if abs(a - b) > _SCORE_TOLERANCE]
+    if len(listed) != len(found):
+        return f"found {len(found)} connections in the built-in capture, expected {len(listed)} as where it was made"
+    apart = [i for i, (a, b) in enumerate(zip(found, listed, strict=True)) if abs(a - b) > _SCORE_TOLERANCE]
     if not apart:
         return ""
-    worst = max(apart, key=lambda i: abs(found[i] - told[i]))
+    worst = max(apart, key=lambda i: abs(found[i] - listed[i]))
     return (
         f"{len(apart)} of {len(found)} scores of the built-in capture differ: connection {worst} found "
-        f"{found[worst]:.4f}, expected {told[worst]:.4f}"
+        f"{found[worst]:.4f}, expected {listed[worst]:.4f}"
     )
 
 
@@ -81,9 +81,9 @@ def _write_shipped() -> None:
 
     folder = Path(__file__).parents[1] / "models"
     model = folder / DEFAULT_MODEL
-    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_HOSTS)
-    said = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
-    (folder / SHIPPED).write_text(json.dumps(said) + "\n", encoding="ascii")
+    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_MAX_HOSTS)
+    entry = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
+    (folder / SHIPPED).write_text(json.dumps(entry) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":

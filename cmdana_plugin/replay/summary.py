@@ -1,4 +1,4 @@
-"""What a replay comes to, whichever engine analyses the capture."""
+"""The result of a replay in numbers, whichever engine analyses the capture."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Summary:
     logs: list[str] = field(default_factory=list)  # paths of those that the embedded engine has written
 
     def receive(self, judged: Judged) -> None:
-        """Counts a block: the connections that have ended, and all notices."""
+        """Adds a block: its final verdicts and all its notices."""
         c = judged.windows.connections
         final = c.stage == Stage.FINAL
         if final.any():
@@ -63,7 +63,7 @@ class Summary:
         self.notices += judged.notices
 
     def finish(self, judge: Judge) -> None:
-        """Takes over what is known at the end only."""
+        """Takes over from the judge what is known at the end only: model, threshold and the decider's counts."""
         self.suppressed = judge.decider.suppressed
         self.allowed = judge.decider.allowed
         self.forgotten = judge.decider.forgotten

@@ -1,4 +1,4 @@
-"""P-values taken from benign events: a checkpoint and a sample in, the calibrated checkpoint out."""
+"""Calibration: a checkpoint and a sample of benign events in, the calibrated checkpoint out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MIN_CONNECTIONS_PER_STRATUM: Final = 250
 
 @dataclass(slots=True)
 class Sample:
-    """Benign events that p-values are taken from."""
+    """The scores of a calibration sample of benign events."""
 
     raw: dict[str, NDArray[np.float64]]  # component -> [n]
     stratum: NDArray[np.int64]
@@ -72,7 +72,7 @@ def calibrated_on(
     recipe: Recipe,
     schema: Schema,
 ) -> Checkpoint:
-    """Calibrated on the benign rows of a corpus with the past they had, and on streams that begin with benign rows."""
+    """A calibrated checkpoint, half on benign rows of a corpus with their own past, half on cold starts."""
     sample = _sample(draft, corpus, benign, recipe, schema)
     if cold_starts:
         again = recipe.variant.material(gather(cold_starts, schema), schema, recipe.seed)
@@ -88,7 +88,7 @@ def calibrated_on(
 
 
 def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = None) -> Checkpoint:
-    """The same detector, its p-values taken from these benign events."""
+    """The same checkpoint with its p-values taken from these benign events."""
     recipe = recipe or Recipe()
     strata: dict[str, Strata] = {}
     for k in (k for k in benign.raw if k in recipe.components):
@@ -114,7 +114,7 @@ def calibrate(checkpoint: Checkpoint, benign: Sample, recipe: Recipe | None = No
 def recalibrate(
     checkpoint: Checkpoint, recordings: Iterable[Recording], salt: int | None = None
 ) -> Checkpoint:
-    """Calibrate an existing detector on later benign traffic of a site, whose hosts are told under `salt`."""
+    """The same checkpoint calibrated on later benign traffic of a site, whose hosts are hashed under `salt`."""
     schema = load_schema()
     cold_starts: list[Recording] = []
     corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema, salt=salt or 0)

@@ -1,4 +1,4 @@
-"""Learning normal, and known attacks where there are labels: recordings in, a checkpoint out."""
+"""Training: recordings in, a checkpoint of normal, and of known attacks where there are labels, out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from cmdana_plugin.training.fit_behaviour import fit_behaviour, normal_of
 from cmdana_plugin.training.loss import Carry, previous_of_entity, step_loss
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import (
-    LEAST_ROWS,
+    MIN_ROWS,
     PRESUMED,
     Corpus,
     Recording,
@@ -56,14 +56,17 @@ from feature_extractors.features import (
 )
 
 Progress = Callable[[str, float], None]
-_CHUNK: Final = 512  # events of one step
-_EVENTS: Final = 300_000  # events that the network learns from, repeats included, unless told how many passes
-_LARGE: Final = 150_000  # events of a large recording that the network learns from: a day in minutes
-_RUN: Final = 16  # steps that follow each other where not all of a large recording is learned from
-_MOST_EPOCHS: Final = 40
+_CHUNK_EVENTS: Final = 512  # events of one step
+# events that the network learns from, repeats included, unless told how many passes
+_TRAINING_EVENTS: Final = 300_000
+# events of a large recording that the network learns from: a day in minutes
+_LARGE_RECORDING_EVENTS: Final = 150_000
+# steps that follow each other where not all of a large recording is learned from
+_CONSECUTIVE_STEPS: Final = 16
+_MAX_EPOCHS: Final = 40
 # Share of each recording, its last, that p-values are taken from if nothing else is given.
 _CALIBRATION_FRACTION: Final = 0.2
-_LEAST_KIND: Final = 20  # connections of a kind of attack that may be named
+_MIN_ATTACK_CONNECTIONS: Final = 20  # connections of a kind of attack that may be named
 
 
 def train(
@@ -79,7 +82,8 @@ def train(
     salt: int | None = None,
     hosts: int | None = None,
 ) -> Checkpoint:
-    """Learn from `recordings`; calibrate on `calibration`, or on the last fifth by time of each recording.
+    """A checkpoint trained on `recordings` and calibrated on `calibration`, or on the last fifth by time of each
+    recording.
 
     With labels, malicious windows teach the boosted trees only, never what is normal. `init` starts from an
     earlier model and keeps its trees where there are no labels: to name kinds of attack, not to be weighed. `inspect`
@@ -108,9 +112,9 @@ def train(
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
             learn[b - int((b - a) * _CALIBRATION_FRACTION) : b] = False
     benign = learn & ((corpus.label == 0) | (corpus.label == PRESUMED))
-    if benign.sum() < LEAST_ROWS:
+    if benign.sum() < MIN_ROWS:
         raise CmdanaError(
-            f"training: found {int(benign.sum())} benign connections, expected at least {LEAST_ROWS}"
+            f"training: found {int(benign.sum())} benign connections, expected at least {MIN_ROWS}"
         )
     corpus = recipe.variant.material(corpus, schema, recipe.seed)
     how = (
@@ -172,7 +176,7 @@ def train(
         made = calibrated_on(draft, held, held.label == 0, cold_starts, recipe, schema)
     else:
         held_out = ~learn & (corpus.label == 0)
-        if held_out.sum() < LEAST_ROWS:
+        if held_out.sum() < MIN_ROWS:
             held_out = corpus.label == 0
         made = calibrated_on(draft, corpus, held_out, cold_starts, recipe, schema)
     return _with_behaviour(made, corpus, held, recipe, schema, salt, hosts, init, progress)
@@ -189,7 +193,7 @@ def _with_behaviour(
     init: Checkpoint | None,
     progress: Progress,
 ) -> Checkpoint:
-    """With what was learned of behaviour, or where that is nothing, with what `init` knew."""
+    """The checkpoint with what was learned of behaviour, or where that is nothing, with what `init` knew."""
     learned = None
     if recipe.behaviour and find_spec("lightgbm") is not None:
         parts = [(c, overall_p_values(made, c, recipe, schema)) for c in (corpus, held) if c is not None]
@@ -237,9 +241,9 @@ def _fit(
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
     previous = previous_of_entity(corpus.ids[:, 0])
-    most = _LARGE // _CHUNK if recipe.epochs is None else None
+    most = _LARGE_RECORDING_EVENTS // _CHUNK_EVENTS if recipe.epochs is None else None
     plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
-    epochs = recipe.epochs or min(max(_EVENTS // int(benign.sum()), 1), _MOST_EPOCHS)
+    epochs = recipe.epochs or min(max(_TRAINING_EVENTS // int(benign.sum()), 1), _MAX_EPOCHS)
     total = epochs * len(plan)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.rate, total_steps=max(total, 2), pct_start=0.15
@@ -295,11 +299,11 @@ def _chunks(
         a, b = bounds[r], bounds[r + 1]
         if not useful[a:b].any():
             continue
-        for begin in range(a, b, _CHUNK):
-            rows = np.arange(begin, min(begin + _CHUNK, b))
+        for begin in range(a, b, _CHUNK_EVENTS):
+            rows = np.arange(begin, min(begin + _CHUNK_EVENTS, b))
             held.append(rows)
             size += len(rows)
-            if size >= _CHUNK:
+            if size >= _CHUNK_EVENTS:
                 out.append(np.concatenate(held))
                 held, size = [], 0
     if held:
@@ -314,9 +318,13 @@ def _spread(
     if most is None or len(chunks) <= most:
         return chunks
     chunks = [rows for rows in chunks if useful[rows].any()]
-    runs = len(chunks) // _RUN
-    drawn = np.sort(rng.choice(runs, min(most // _RUN, runs), replace=False))
-    return [rows for run in drawn.tolist() for rows in chunks[run * _RUN : (run + 1) * _RUN]]
+    runs = len(chunks) // _CONSECUTIVE_STEPS
+    drawn = np.sort(rng.choice(runs, min(most // _CONSECUTIVE_STEPS, runs), replace=False))
+    return [
+        rows
+        for run in drawn.tolist()
+        for rows in chunks[run * _CONSECUTIVE_STEPS : (run + 1) * _CONSECUTIVE_STEPS]
+    ]
 
 
 def _fit_trees(corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe) -> Trees:
@@ -332,11 +340,13 @@ def _fit_trees(corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe) -> Tree
 def _fit_classes(
     corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe
 ) -> tuple[Trees | None, tuple[str, ...]]:
-    """Kinds are the first word of the families ("scan" of "scan-port-tcp"); one needs `_LEAST_KIND` connections."""
+    """Trees that tell kinds of attack apart, with the kinds' names: the first word of each family ("scan" of
+    "scan-port-tcp") with `_MIN_ATTACK_CONNECTIONS` or more. (None, ()) where there are too few kinds.
+    """
     bad = learn & (corpus.label == 1)
     kind = np.array([f.split("-")[0] for f in corpus.family], dtype=object)
     names, counts = np.unique(kind[bad].astype(str), return_counts=True)
-    classes = tuple(str(n) for n, c in zip(names, counts, strict=True) if n and c >= _LEAST_KIND)
+    classes = tuple(str(n) for n, c in zip(names, counts, strict=True) if n and c >= _MIN_ATTACK_CONNECTIONS)
     if len(classes) < 3:
         return None, ()
     rows = bad & np.isin(kind.astype(str), classes)

@@ -1,4 +1,4 @@
-"""Learning from a running Zeek: a phase that is seen, that can be interrupted, and that judges all the while.
+"""Learning from a running Zeek: a phase of a given length, which can be interrupted and judges meanwhile.
 
 The model there is (the shipped one, or that of `--init`) goes on judging, and says in the `model` column of every
 verdict that it is learning and how far it is: there is never a score that means nothing.
@@ -22,7 +22,7 @@ from feature_extractors import CmdanaError
 from feature_extractors.features import Encoded
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TELL: Final = 600.0  # seconds between two lines about the progress
+_PROGRESS_SECONDS: Final = 600.0  # seconds between two lines about the progress
 
 
 class Interrupted(CmdanaError):
@@ -30,7 +30,7 @@ class Interrupted(CmdanaError):
 
 
 def duration(words: str) -> float:
-    """Seconds in `24h`, `90m`, `7d` or `30s`. Raises `CmdanaError`."""
+    """The seconds of a duration such as `24h`, `90m`, `7d` or `30s`. Raises `CmdanaError`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", words)
     if not found or float(found[1]) <= 0:
         raise CmdanaError(f"--live: found {words!r}; expected a time such as 24h, 90m or 7d")
@@ -38,20 +38,20 @@ def duration(words: str) -> float:
 
 
 def spool_of(out: Path) -> Path:
-    """The folder in which a model to be gathers its traffic."""
+    """The folder in which the traffic for the model `out` is gathered."""
     return out.with_name(out.name + ".learning")
 
 
 @dataclass(slots=True)
 class Phase:
-    """How far a learning phase is."""
+    """The progress of a learning phase, in network time."""
 
     spool: Spool
     wanted: str  # as `--live` says it
 
     @property
     def seconds(self) -> float:
-        """Of network time that are wanted."""
+        """The seconds of network time that are wanted."""
         return duration(self.wanted)
 
     @property
@@ -69,7 +69,7 @@ class Phase:
 
 
 class LearningJudge(Judge):
-    """A judge whose every verdict says that a model is being learned, and which remembers whose are odd."""
+    """A `Judge` during learning: verdicts name the phase as their model, and odd originators are counted."""
 
     def __init__(self, detector: Detector, config: Config, phase: Phase) -> None:
         super().__init__(detector, config)
@@ -91,7 +91,7 @@ def learn(
     folder: Path,
     wanted: str,
     progress: Callable[[str, float], None],
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
     """Gathers `wanted` (24h, 90m) of network time from a running Zeek into `folder`, or goes on where it stopped.
 
@@ -99,14 +99,14 @@ def learn(
     """
     spool = Spool(folder, settings.learning.max_connections, create=True)
     phase = Phase(spool, wanted)
-    told = time.monotonic()
+    notified_at = time.monotonic()
 
     def over() -> bool:
-        nonlocal told
+        nonlocal notified_at
         progress("learning from Zeek", phase.share)
-        if time.monotonic() - told >= _TELL:
-            told = time.monotonic()
-            tell(f"learning: {phase.words()}")
+        if time.monotonic() - notified_at >= _PROGRESS_SECONDS:
+            notified_at = time.monotonic()
+            notify(f"learning: {phase.words()}")
         return phase.over
 
     def loaded() -> Judge:
@@ -115,9 +115,9 @@ def learn(
 
     try:
         if not phase.over:
-            tell(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
+            notify(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
             run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share}, keep=spool.add)
-            tell("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
+            notify("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
     finally:
         spool.close()
     if not phase.over:

@@ -1,4 +1,4 @@
-"""What the network makes of one step's events, with the learned memory carried from step to step."""
+"""The training loss of one step's events, with the learned memory carried from step to step (truncated BPTT)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from feature_extractors.features import (
 
 
 class Carry:
-    """Learned memory at the end of the last chunk, by entity; detached."""
+    """The learned memory by entity at the end of the last step, without gradients."""
 
     def __init__(self, ids: NDArray[np.int64]) -> None:
         sizes = ids.max(axis=0) + 1
@@ -122,7 +122,7 @@ def step_loss(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> Tensor | None:
-    """What the network makes of one step's events; None where they moved the state and had nothing to teach."""
+    """The loss of one step's events, a scalar; None where none of them is to be learned from."""
     present = prepared.present[rows].copy()
     z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width)
     local = np.full(len(corpus), -1, np.int64)
@@ -214,10 +214,10 @@ def _prediction_loss(
         if not len(rows):
             continue
         index = torch.from_numpy(rows)
-        expected, said = network(modality, sources[index], s[index], bias[index], fields)
+        expected, field_logits = network(modality, sources[index], s[index], bias[index], fields)
         far = far + latent_residual(expected, z[index, modality]).sum()
         wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
-        logits, classes = _asked(said, wanted)
+        logits, classes = _asked(field_logits, wanted)
         total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)
     return total / max(count, 1) + 0.5 * far / len(have) / MODALITIES
 

@@ -1,4 +1,4 @@
-"""What training material holds: what is normal in it, in numbers for a person, and who in it may be no normal."""
+"""Quality of training material: its normal by service, in numbers, and hosts that look like attackers."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector import Checkpoint
     from cmdana_plugin.training.recording import Corpus
 
-_SHOWN: Final = 12  # services in the table
-_KINDS: Final = 200  # services told apart
-_SHARES: Final = (0.1, 0.5, 0.9)
-_FAILED: Final = (0, 3)  # S0 and REJ: nobody answered, or nobody wanted to
-_MANY: Final = 100  # failed targets, or names, from which on a host is told
-_LONG: Final = 60  # characters of a name that is long
-_TOLD: Final = 5  # hosts named for each reason
-_ALIKE: Final = 1e-3  # p-value of the supervised head from which on a connection is like a known attack
-_MIN_ALIKE: Final = 20  # such connections of a host
-_ALIKE_SHARE: Final = 0.1  # and their share of its connections
-_ROWS: Final = 65_536  # connections looked at together
+_SHOWN_SERVICES: Final = 12  # services in the table
+_MAX_SERVICES: Final = 200  # services told apart
+_QUANTILES: Final = (0.1, 0.5, 0.9)
+_FAILED_STATES: Final = (0, 3)  # S0 and REJ: nobody answered, or nobody wanted to
+_MANY_TARGETS: Final = 100  # failed targets, or names, from which on a host is told
+_LONG_NAME_CHARACTERS: Final = 60  # characters of a name that is long
+_NAMED_HOSTS: Final = 5  # hosts named for each reason
+# p-value of the supervised head from which on a connection is like a known attack
+_ATTACK_P_VALUE: Final = 1e-3
+_MIN_ATTACK_CONNECTIONS: Final = 20  # such connections of a host
+_MIN_ATTACK_SHARE: Final = 0.1  # and their share of its connections
+_CHUNK_CONNECTIONS: Final = 65_536  # connections looked at together
 
 
 @dataclass(slots=True)
 class Usual:
-    """The connections of one service that were learned from."""
+    """Bytes and durations of the connections of one service that were learned from."""
 
     connections: int = 0
     failed: int = 0
     originators: set[bytes] = field(default_factory=set)
     responders: set[bytes] = field(default_factory=set)
-    values: list[NDArray[np.float32]] = field(
-        default_factory=list
-    )  # [n, 3] bytes each way, seconds; NaN unset
+    # [n, 3] bytes each way, seconds; NaN unset
+    values: list[NDArray[np.float32]] = field(default_factory=list)
 
     def quantiles(self) -> NDArray[np.float64]:
-        """[3, 3]: of bytes from the originator, from the responder and of seconds, at 10, 50 and 90 %; NaN unset."""
+        """Quantiles [3, 3] of bytes of the originator, of the responder, and seconds, at 10, 50 and 90 %; NaN unset."""
         values = np.concatenate(self.values)
-        out = np.full((3, len(_SHARES)), np.nan)
+        out = np.full((3, len(_QUANTILES)), np.nan)
         for i in range(3):
             known = values[np.isfinite(values[:, i]), i]
             if len(known):
-                out[i] = np.quantile(known, _SHARES)
+                out[i] = np.quantile(known, _QUANTILES)
         return out
 
 
 @dataclass(slots=True)
 class Normal:
-    """What normal looks like, by service."""
+    """The statistics of normal traffic, by service."""
 
     services: dict[str, Usual] = field(default_factory=dict)
 
     def receive(self, connections: Connections, rows: NDArray[np.bool_]) -> None:
-        """Takes in the connections that teach what is normal."""
+        """Adds the connections of `rows`, which are learned from."""
         c = connections
         names = np.array([service or PROTO_NAMES.get(p, "other") for service, p in _kinds(c)], object)
         orig = np.ascontiguousarray(c.orig_h).view("V16").ravel()
@@ -72,9 +72,9 @@ class Normal:
             ],
             axis=1,
         ).astype(np.float32)
-        failed = np.isin(c.conn_state, _FAILED)
+        failed = np.isin(c.conn_state, _FAILED_STATES)
         for name in sorted(set(names[rows])):
-            if name not in self.services and len(self.services) >= _KINDS:
+            if name not in self.services and len(self.services) >= _MAX_SERVICES:
                 continue
             chosen = rows & (names == name)
             usual = self.services.setdefault(name, Usual())
@@ -85,21 +85,21 @@ class Normal:
             usual.values.append(values[chosen])
 
     def ranked(self) -> Sequence[tuple[str, Usual]]:
-        """Services, most connections first."""
+        """The services with their statistics, most connections first."""
         return sorted(self.services.items(), key=lambda item: (-item[1].connections, item[0]))
 
     def table(self) -> list[str]:
-        """Lines of at most 80 characters, the commonest services first."""
+        """The statistics as lines of at most 80 characters, most frequent services first."""
         lines = [
             f"{'normal here':<13}{'conns':>9}{'hosts':>7}{'servers':>9}{'sent':>14}{'received':>14} {'seconds':>13}"
         ]
-        for name, usual in self.ranked()[:_SHOWN]:
+        for name, usual in self.ranked()[:_SHOWN_SERVICES]:
             sent, got, took = usual.quantiles()
             lines.append(
                 f"{name[:12]:<13}{usual.connections:>9,}{len(usual.originators):>7,}{len(usual.responders):>9,}"
                 f"{_range(sent, _size):>14}{_range(got, _size):>14} {_range(took, _seconds):>13}"
             )
-        more = len(self.services) - _SHOWN
+        more = len(self.services) - _SHOWN_SERVICES
         if more > 0:
             lines.append(f"and {more} more services")
         lines.append("sent, received, seconds: 8 of 10 connections lie between these")
@@ -129,33 +129,28 @@ class Normal:
 
 @dataclass(slots=True)
 class Suspects:
-    """Hosts that would teach a model that an attack is normal, by what needs no model to see."""
+    """Hosts whose traffic in the training material looks like an attack (poisoning), found by simple rules."""
 
-    scans: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> hosts and ports that did not answer it
-    names: Counter[tuple[str, str]] = field(
-        default_factory=Counter
-    )  # originator, domain -> long names asked for
-    odd: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> connections that the model before found odd
+    # originator -> hosts and ports that did not answer it
+    scans: Counter[str] = field(default_factory=Counter)
+    # originator, domain -> long names asked for
+    names: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # originator -> connections that the model before found odd
+    odd: Counter[str] = field(default_factory=Counter)
 
-    attacks: Counter[str] = field(
-        default_factory=Counter
-    )  # originator -> connections that resemble known attacks
-    origins: list[NDArray[np.uint8]] = field(
-        default_factory=list
-    )  # [n, 16] of every connection that was received
+    # originator -> connections that resemble known attacks
+    attacks: Counter[str] = field(default_factory=Counter)
+    # [n, 16] of every connection that was received
+    origins: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def receive(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
-        """Looks through the connections that are to teach what is normal."""
+        """Adds the connections of `rows`, which are learned from."""
         self.origins.append(windows.connections.orig_h)
         self._scans(windows.connections, rows)
         self._names(windows, rows)
 
     def resembling(self, corpus: Corpus, init: Checkpoint | None = None) -> None:
-        """Names the hosts whose connections are, far more often than benign ones, like attacks that a model knows.
+        """Adds the hosts whose connections resemble known attacks far more often than benign ones do.
 
         `corpus` is of the windows received, in their order; the model is `init`, or the shipped one.
         """
@@ -170,35 +165,35 @@ class Suspects:
         schema = load_schema()
         p = np.ones(len(corpus))
         benign = np.flatnonzero(corpus.label == 0)
-        for rows in np.array_split(benign, len(benign) // _ROWS + 1):
+        for rows in np.array_split(benign, len(benign) // _CHUNK_CONNECTIONS + 1):
             features = take_features(corpus.features, rows)
             score = known.trees.score(tabulate(features, corpus.state[rows]))
             p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, schema))
         hosts, at = np.unique(np.ascontiguousarray(orig).view("V16").ravel(), return_inverse=True)
         all_of = np.bincount(at[benign], minlength=len(hosts))
-        alike = np.bincount(at[benign], p[benign] <= _ALIKE, minlength=len(hosts)).astype(np.int64)
-        for host in np.flatnonzero((alike >= _MIN_ALIKE) & (alike > _ALIKE_SHARE * all_of)):
+        alike = np.bincount(at[benign], p[benign] <= _ATTACK_P_VALUE, minlength=len(hosts)).astype(np.int64)
+        for host in np.flatnonzero((alike >= _MIN_ATTACK_CONNECTIONS) & (alike > _MIN_ATTACK_SHARE * all_of)):
             self.attacks[address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] = int(
                 alike[host]
             )
 
     def words(self) -> list[str]:
-        """Warnings, each with what to do."""
+        """The warnings, each with what to do."""
         found = [
             f"{host} got no answer from {n:,} hosts and ports, as one that scans; --exclude {host} leaves it out"
-            for host, n in self.scans.most_common(_TOLD)
+            for host, n in self.scans.most_common(_NAMED_HOSTS)
         ]
         found += [
             f"{host} asked for {n:,} different long names under {domain}, as through a tunnel; --exclude {host} "
             "leaves it out"
-            for (host, domain), n in self.names.most_common(_TOLD)
+            for (host, domain), n in self.names.most_common(_NAMED_HOSTS)
         ]
         found += [
             f"{n:,} connections of {host} are like attacks that an earlier model knows; --exclude {host} leaves it out"
-            for host, n in self.attacks.most_common(_TOLD)
+            for host, n in self.attacks.most_common(_NAMED_HOSTS)
             if host not in self.scans
         ]
-        odd = [f"{host} {n:,}" for host, n in self.odd.most_common(_TOLD) if n >= 3]
+        odd = [f"{host} {n:,}" for host, n in self.odd.most_common(_NAMED_HOSTS) if n >= 3]
         if odd:
             found.append(
                 f"while learning, the model before found connections odd, by originator: {', '.join(odd)}; look "
@@ -211,7 +206,7 @@ class Suspects:
         if not len(tcp):
             return
         hosts, at = np.unique(np.ascontiguousarray(c.orig_h[tcp]).view("V16").ravel(), return_inverse=True)
-        failed = np.isin(c.conn_state[tcp], _FAILED)
+        failed = np.isin(c.conn_state[tcp], _FAILED_STATES)
         share = np.bincount(at, failed, len(hosts)) / np.bincount(at, minlength=len(hosts))
         target = np.concatenate([c.resp_h[tcp], c.resp_p[tcp, None].view(np.uint8)], axis=1)
         key = np.concatenate([at[:, None].astype("<u4").view(np.uint8), target], axis=1)[
@@ -222,7 +217,7 @@ class Suspects:
         distinct = np.unique(np.ascontiguousarray(key).view(f"V{key.shape[1]}").ravel())
         owner = distinct.view(np.uint8).reshape(-1, key.shape[1])[:, :4].copy().view("<u4").ravel()
         for host, n in zip(*np.unique(owner, return_counts=True), strict=True):
-            if n >= _MANY:
+            if n >= _MANY_TARGETS:
                 self.scans[address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]] += int(n)
 
     def _names(self, windows: Windows, rows: NDArray[np.bool_]) -> None:
@@ -235,12 +230,16 @@ class Suspects:
                 if entry.stream != "dns":
                     continue
                 name = entry.fields.get("query")
-                if isinstance(name, str) and len(name) >= _LONG and not name.endswith((".arpa", ".local")):
+                if (
+                    isinstance(name, str)
+                    and len(name) >= _LONG_NAME_CHARACTERS
+                    and not name.endswith((".arpa", ".local"))
+                ):
                     known = asked.setdefault((int(at[i]), ".".join(name.split(".")[-2:])), set())
-                    if len(known) < 100 * _MANY:
+                    if len(known) < 100 * _MANY_TARGETS:
                         known.add(name)
         for (host, domain), names in asked.items():
-            if len(names) >= _MANY:
+            if len(names) >= _MANY_TARGETS:
                 text = address_texts(hosts[host : host + 1].view(np.uint8).reshape(1, 16))[0]
                 self.names[text, domain] += len(names)
 

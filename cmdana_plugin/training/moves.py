@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from cmdana_plugin.behaviour import Flows, concat_flows, take_flows
 from cmdana_plugin.training.templates import (
     MOST_LAG,
-    NO_ROWS,
     S0,
     TCP,
     UDP,
@@ -131,7 +130,7 @@ def _beacon(site: Site, rng: Rng, hard: float) -> Flows | None:
 def _console(site: Site, rng: Rng, hard: float) -> Flows | None:
     """Somebody works through one server: bursts with pauses between."""
     inside = rng.random() < 0.5
-    rows = site.outward if not inside else site.tcp_services[rng.integers(len(site.tcp_services))]
+    rows = site.any_service(rng, site.tcp_services) if inside else site.outward
     rows = rows[site.answered[rows]]
     if not len(rows):
         return None
@@ -175,7 +174,7 @@ def _sweep(site: Site, rng: Rng, hard: float) -> Flows | None:
         proto=UDP if udp else TCP, **columns,
     )  # fmt: skip
     # At those that have the service the scanner may look at what answers.
-    rows = site.tcp_services[rng.integers(len(site.tcp_services))] if site.tcp_services else NO_ROWS
+    rows = site.any_service(rng, site.tcp_services)
     rows = rows[site.answered[rows]]
     if len(rows) and rng.random() < 0.3:
         k = min(len(rows), int(rng.integers(1, 8)))
@@ -285,7 +284,10 @@ def _leak(site: Site, rng: Rng, hard: float) -> Flows | None:
 
 def _flood(site: Site, rng: Rng, hard: float) -> Flows | None:
     """One service is asked by more, or held longer, than it can bear."""
-    rows = site.any_server(rng, site.tcp_services[rng.integers(len(site.tcp_services))])
+    service = site.any_service(rng, site.tcp_services)
+    if not len(service):
+        return None
+    rows = site.any_server(rng, service)
     n = number_of(rng, hard, 40, MOST_ROWS)
     ts = times_of(rng, site.start(rng), pace_of(rng, hard, 0.0005, 0.5), n)
     f = site.flows

@@ -1,4 +1,4 @@
-"""How to train, and where an ablation does something else."""
+"""Hyperparameters of training, and the hooks where an ablation departs from what ships."""
 
 from __future__ import annotations
 
@@ -23,57 +23,55 @@ from feature_extractors.features import (
     Schema,
 )
 
-_DROPOUT: Final = 0.15  # share of events that lose a modality in training
+_MODALITY_DROPOUT: Final = 0.15  # share of events that lose a modality in training
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What ships, at the places where an ablation (`ablations`, docs/results.md) does something else."""
+    """The hooks of training and scoring that an ablation (`evaluation.ablations`) overrides; here, what ships."""
 
     network: ClassVar[type[Network]] = Network
 
     def material(self, corpus: Corpus, schema: Schema, seed: int) -> Corpus:
-        """A corpus as it is learned from, calibrated on or judged."""
+        """The corpus that is learned from, calibrated on or judged."""
         return corpus
 
     def prepared(self, prepared: Prepared) -> Prepared:
-        """What of it the network is shown."""
+        """The input that the network is given."""
         return prepared
 
     def lesson(self, prepared: Prepared, schema: Schema, rng: np.random.Generator) -> Prepared:
-        """What one pass learns from."""
+        """The input of one epoch, which may be augmented."""
         return prepared
 
     def past(self, past: Past, rng: np.random.Generator) -> Past:
-        """What one step of training takes for the past of its events."""
+        """The past of the events of one step of training."""
         return past
 
     def remembered(self, past: Remembered, seed: int) -> Remembered:
-        """What scoring takes for it."""
+        """The past of events in scoring."""
         return past
 
     def scored(
         self, detector: CrossModal, prepared: Prepared, outcome: RawScores, seen: EventContext
     ) -> dict[str, NDArray[np.float64]]:
-        """The uncalibrated components of scored events."""
+        """The uncalibrated components of scored events, by name [n]."""
         return outcome.raw
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. The defaults are what ships."""
+    """Hyperparameters of training; the defaults are what ships."""
 
     seed: int = 0
-    epochs: int | None = (
-        None  # passes; None: as many as a small recording needs and a large one can do without
-    )
+    # passes; None: as many as a small recording needs and a large one can do without
+    epochs: int | None = None
     rate: float = 2e-3
     width: int = 48
-    dropout: float = _DROPOUT
+    dropout: float = _MODALITY_DROPOUT
     trees: bool = True
     behaviour: bool = True
     components: tuple[str, ...] = COMPONENTS
-    attack_weight: float = (
-        3.0  # of the supervised head in the fusion, the anomaly components together weigh 1
-    )
+    # of the supervised head in the fusion, the anomaly components together weigh 1
+    attack_weight: float = 3.0
     variant: Variant = Variant()

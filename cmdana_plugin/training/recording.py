@@ -26,17 +26,17 @@ from feature_extractors.features import (
     encoded,
 )
 
-PRESUMED: Final = (
-    -2
-)  # label of windows that are probably benign: they teach normal, never what is not an attack
-_STARTS: Final = 4  # pieces of benign traffic that are also judged from an empty state, as after a restart
-_START: Final = 4096  # connections of such a piece, at most
-LEAST_ROWS: Final = 64
+# label of windows that are probably benign: they teach normal, never what is not an attack
+PRESUMED: Final = -2
+# pieces of benign traffic that are also judged from an empty state, as after a restart
+_COLD_START_PIECES: Final = 4
+_COLD_START_CONNECTIONS: Final = 4096  # connections of such a piece, at most
+MIN_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One network over one span: windows in stream order, and what is known of them.
+    """Labelled windows of one network over one span, in stream order.
 
     `label` is 1 malicious, 0 benign, -1 unknown for each window; None: all presumed benign. Unknown windows move
     the state and teach nothing.
@@ -50,7 +50,7 @@ class Recording:
 
 @dataclass(slots=True)
 class Corpus:
-    """All recordings as features, in order, each with its own state."""
+    """The features of all recordings in order, each recording with a state of its own."""
 
     features: Features
     state: NDArray[np.float32]
@@ -70,7 +70,7 @@ class Corpus:
 
 
 def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0, salt: int = 0) -> Corpus:
-    """Encode recordings one by one; their state never mixes. Raises `CmdanaError` where there is nothing.
+    """The corpus of recordings, each encoded from an empty state. Raises `CmdanaError` where there is nothing.
 
     `salt` keys the hashes of hosts in their flows.
     """
@@ -116,7 +116,7 @@ def gather(recordings: Iterable[Recording], schema: Schema, seed: int = 0, salt:
 def with_cold_starts(
     recordings: Iterable[Recording], cold_starts: list[Recording], share: float
 ) -> Iterator[Recording]:
-    """The same recordings; from the last `share` of each that has benign windows enough, pieces into `cold_starts`.
+    """The same recordings; benign pieces of the last `share` of each are appended to `cold_starts`.
 
     A detector that begins knows no host. Pieces that are recordings of their own show what is normal then.
     """
@@ -125,16 +125,16 @@ def with_cold_starts(
         label = np.zeros(n, np.int8) if r.label is None else r.label
         benign = np.flatnonzero(label == 0)
         benign = benign[benign >= n - int(n * share)]
-        if len(benign) >= _STARTS * LEAST_ROWS:
-            for piece in np.array_split(np.arange(benign[0], benign[-1] + 1), _STARTS):
-                rows = piece[:_START]
+        if len(benign) >= _COLD_START_PIECES * MIN_ROWS:
+            for piece in np.array_split(np.arange(benign[0], benign[-1] + 1), _COLD_START_PIECES):
+                rows = piece[:_COLD_START_CONNECTIONS]
                 known = np.where(label[rows] == 0, np.int8(0), np.int8(-1))
                 cold_starts.append(Recording(r.name, take(r.windows, rows), known))
         yield r
 
 
 def balance(corpus: Corpus, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights [n]: both classes alike; within a class a group counts by the root of its size.
+    """Sample weights [n]: both classes alike; within a class a group counts by the square root of its size.
 
     Groups are families among the malicious and recordings' collections among the benign, so that neither a flood
     of one kind nor one chatty device drowns the rest. From the given rows only, never from what is judged.

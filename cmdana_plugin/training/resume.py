@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on: what the network has come to, kept beside the checkpoint to be."""
+"""Resuming an interrupted training: network and optimiser, kept in a file beside the checkpoint to be."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cmdana_plugin import files
 from cmdana_plugin.detector import Network
 
 FORMAT: Final = "1"
-_EVERY: Final = 20.0  # seconds between two writes
+_WRITE_SECONDS: Final = 20.0  # seconds between two writes
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(slots=True)
 class Position:
-    """Where a training is: passes and steps done, and the random numbers that come next."""
+    """The position of a training: epochs and steps done, and the state of its random numbers."""
 
     epoch: int = 0
     chunk: int = 0  # of this epoch
@@ -35,7 +35,7 @@ class Position:
 
 
 class Progressed:
-    """Keeps a training in one file, written at most every `_EVERY` seconds, in one move.
+    """The file that keeps a training, written at most every `_WRITE_SECONDS` seconds, in one move.
 
     `key` names material, recipe and start: a file of another key is passed over. What a host remembers within a
     pass is not kept: it begins anew where a training goes on, so that such a model is as good as, but not bit for
@@ -54,7 +54,7 @@ class Progressed:
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
     ) -> Position | None:
-        """Puts all back as it was, and says where; None where there is nothing of this training, or it is damaged.
+        """The position of the kept training, whose state is restored; None where there is none, or it is damaged.
 
         All of it is checked before anything is put back.
         """
@@ -68,10 +68,10 @@ class Progressed:
             return None
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         try:
-            said = json.loads(meta["said"])
-            position = _position(said["position"])
-            groups = [_group(*g) for g in said["groups"]]
-            done = _count(said["schedule"])
+            progress = json.loads(meta["said"])
+            position = _position(progress["position"])
+            groups = [_group(*g) for g in progress["groups"]]
+            done = _count(progress["schedule"])
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
         known = network.state_dict()
@@ -104,8 +104,8 @@ class Progressed:
         rng: np.random.Generator,
         position: Position,
     ) -> None:
-        """Writes where the training is, if the last write was long enough ago."""
-        if self._clock() - self._written < _EVERY:
+        """Writes the state and position of the training, if the last write was `_WRITE_SECONDS` ago."""
+        if self._clock() - self._written < _WRITE_SECONDS:
             return
         position.at_chunk = rng.bit_generator.state
         tensors: dict[str, Tensor] = {
@@ -116,18 +116,18 @@ class Progressed:
             for name, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"{i}.{name}"] = value.detach().clone()
         tensors["random"] = torch.get_rng_state()
-        said = {
+        progress = {
             "groups": [[group["lr"], list(group["betas"])] for group in optimiser.param_groups],
             "schedule": schedule.last_epoch,
             "position": {name: getattr(position, name) for name in Position.__slots__},
         }
         files.replace(
-            self.path, serialised(tensors, {"format": FORMAT, "key": self._key, "said": json.dumps(said)})
+            self.path, serialised(tensors, {"format": FORMAT, "key": self._key, "said": json.dumps(progress)})
         )
         self._written = self._clock()
 
     def done(self) -> None:
-        """The checkpoint has been made."""
+        """Deletes the file: the checkpoint has been written."""
         self.path.unlink(missing_ok=True)
 
 
@@ -162,9 +162,9 @@ def _group(rate: float, betas: Sequence[float]) -> tuple[float, tuple[float, flo
     return float(rate), (first, second)
 
 
-def _position(said: Mapping[str, Any]) -> Position:
+def _position(progress: Mapping[str, Any]) -> Position:
     """Raises `TypeError`, `ValueError` or `KeyError` for counts or states of a generator that are none."""
-    position = Position(**said)
+    position = Position(**progress)
     for name in ("epoch", "chunk", "step"):
         _count(getattr(position, name))
     for state in (position.at_epoch, position.at_chunk):

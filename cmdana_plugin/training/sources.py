@@ -1,4 +1,4 @@
-"""An operator's own material for training and calibration: captures, Zeek logs and what a running Zeek told."""
+"""An operator's own material for training and calibration: captures, Zeek logs and learning phases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Progress = Callable[[str, float], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FEW_CONNECTIONS: Final = 1000  # connections under which what is learned is thin
-_RARE: Final = 40  # connections of a service under which its normal is not known
+_RARE_SERVICE_CONNECTIONS: Final = 40  # connections of a service under which its normal is not known
 _CUT: Final = frozenset(
     (
         "half_written_line", "compressed_stream_truncated", "compressed_stream_damaged", "bad_record",
@@ -45,7 +45,7 @@ _CUT: Final = frozenset(
 
 @dataclass(slots=True)
 class Learned:
-    """What was learned, from how much, and what to be wary of."""
+    """The outcome of a training or calibration: from how much, and warnings."""
 
     out: str
     recordings: int = 0
@@ -69,7 +69,7 @@ class Learned:
     joined: int = 0  # of these, labels of a connection that was there
 
     def warnings(self) -> list[str]:
-        """What in the material makes a poor teacher."""
+        """The warnings about the material, each with what to do."""
         found = []
         if self.connections < _FEW_CONNECTIONS:
             found.append(
@@ -77,7 +77,9 @@ class Learned:
             )
         if self.hours < 24:
             found.append(f"only {_hours(self.hours)}: what happens daily or weekly has not been seen")
-        rare = [f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE]
+        rare = [
+            f"{name} {n}" for name, n in self.services.most_common() if name and n < _RARE_SERVICE_CONNECTIONS
+        ]
         if rare:
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
             found.append(f"seen too rarely to know what is normal: {', '.join(rare[:6])}{more}")
@@ -100,11 +102,11 @@ class Learned:
         return found
 
     def passed_over(self) -> str:
-        """What of the input was cut off or damaged, by reason."""
+        """What of the input was truncated or damaged, by reason, as the end of a sentence."""
         return ", ".join(f"{name} {n:,}" for name, n in self.undecoded.items() if name in _CUT)
 
     def object(self) -> dict[str, object]:
-        """For `--json`."""
+        """The outcome as an object for `--json`."""
         plain = {f: getattr(self, f) for f in self.__slots__ if f not in ("normal", "suspects", "logs")}
         more = {
             "normal": self.normal.object(),
@@ -114,7 +116,7 @@ class Learned:
         return {**plain, **more}
 
     def text(self) -> str:
-        """For a person."""
+        """The outcome as text for a person."""
         lines = [
             f"learned from {self.connections:,} connections of {_some(self.hosts, 'host')} over "
             f"{_hours(self.hours)} in {_some(self.recordings, 'recording')}: {self.benign:,} normal, "
@@ -148,9 +150,9 @@ def train(
     epochs: int | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
-    """Trains on the sources, writes the checkpoint to `out` in one move, and says what was learned.
+    """The outcome of training on the sources; the checkpoint is written to `out` in one move.
 
-    What a training has come to is kept beside `out` until it is written: the same command goes on from there.
+    The state of a training is kept beside `out` until it is written: the same command goes on from there.
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
@@ -193,7 +195,7 @@ def calibrate(
     exclude: Sequence[str] = (),
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
-    """Takes the p-values of a model from later benign traffic, and writes the checkpoint to `out`."""
+    """The outcome of calibrating a model on later benign traffic; the checkpoint is written to `out`."""
     from cmdana_plugin.detector import shipped_checkpoint
 
     report = Learned(str(out))
@@ -227,7 +229,7 @@ def _as_judging(config: Config) -> Callable[[Checkpoint], Detector]:
 
 
 def initial(words: str | None) -> Checkpoint | None:
-    """What `--init` names: nothing, the shipped checkpoint, or a file. Raises `CmdanaError`."""
+    """The checkpoint that `--init` names: none, the shipped one, or that of a file. Raises `CmdanaError`."""
     from cmdana_plugin.detector import shipped_checkpoint
 
     if words is None:

@@ -1,4 +1,4 @@
-"""What a running Zeek has told while a model learns: connections in blocks on disk, so that nothing is lost by a stop.
+"""The traffic of a learning phase: connections in blocks on disk, so that a stop loses nothing.
 
 A folder beside the model to be, readable by its owner only. It holds what a training needs (the columns of `Windows`
 and the log entries), so addresses and names too, and is deleted when the model has been made. Each block is written
@@ -36,13 +36,13 @@ from feature_extractors import (
 
 FORMAT: Final = 1
 _ABOUT: Final = "about.json"
-_BLOCK: Final = 4096  # connections that are written together
-_WAIT: Final = 30.0  # seconds that fewer wait for more
+_BLOCK_CONNECTIONS: Final = 4096  # connections that are written together
+_MAX_WAIT_SECONDS: Final = 30.0  # seconds that fewer wait for more
 # Seconds without a connection that count as observed: a longer silence may be a dead Zeek.
 _MAX_SILENCE_SECONDS: Final = 600.0
-_MOST_HOSTS: Final = 10_000  # hosts whose odd connections are counted
-_TOLD_HOSTS: Final = 20  # of these, kept on disk
-_MOST_BYTES: Final = 1 << 30  # of a block, unpacked
+_MAX_HOSTS: Final = 10_000  # hosts whose odd connections are counted
+_KEPT_HOSTS: Final = 20  # of these, kept on disk
+_MAX_BLOCK_BYTES: Final = 1 << 30  # of a block, unpacked
 
 
 class SpoolError(CmdanaError):
@@ -90,11 +90,11 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """Connections not on disk yet."""
+        """The number of connections that are not on disk yet."""
         return sum(map(len, self._waiting))
 
     def add(self, windows: Windows) -> None:
-        """Takes in a block in order of `end`; early windows are left out, their connection is still to end."""
+        """Appends a block, in order of `end`; early windows are left out, since their connection is still to end."""
         final = np.flatnonzero(windows.connections.stage == Stage.FINAL)
         if len(final):
             kept = windows if len(final) == len(windows) else take(windows, final)
@@ -111,16 +111,18 @@ class Spool:
                 self._since = self._clock()
             self._waiting.append(kept)
             self.connections += len(kept)
-        if self._waiting and (self.waiting >= _BLOCK or self._clock() - self._since >= _WAIT):
+        if self._waiting and (
+            self.waiting >= _BLOCK_CONNECTIONS or self._clock() - self._since >= _MAX_WAIT_SECONDS
+        ):
             self.flush()
 
     def suspect(self, host: str) -> None:
-        """Counts a connection of this originator that the model before found odd."""
-        if host in self.odd or len(self.odd) < _MOST_HOSTS:
+        """Counts an odd connection of this originator, by the verdict of the present model."""
+        if host in self.odd or len(self.odd) < _MAX_HOSTS:
             self.odd[host] += 1
 
     def flush(self) -> None:
-        """Writes what waits. Raises `SpoolError`."""
+        """Writes the connections that wait. Raises `SpoolError`."""
         if self._waiting:
             windows = concat(self._waiting)
             number = max(self._blocks, default=0) + 1
@@ -140,12 +142,12 @@ class Spool:
             "connections": self.connections,
             "dropped": self.dropped,
             "blocks": {str(number): n for number, n in self._blocks.items()},
-            "odd": dict(self.odd.most_common(_TOLD_HOSTS)),
+            "odd": dict(self.odd.most_common(_KEPT_HOSTS)),
         }
         self._write(_ABOUT, json.dumps(about).encode())
 
     def windows(self) -> Iterator[Windows]:
-        """All blocks on disk in order; one that is damaged is counted as `learning_block_damaged` and passed over."""
+        """The blocks on disk in order; one that is damaged is counted as `learning_block_damaged` and passed over."""
         for number in sorted(self._blocks):
             try:
                 yield _unpacked((self.folder / f"{number:08d}.npz").read_bytes())
@@ -156,14 +158,14 @@ class Spool:
                 self.counts.add("learning_block_damaged")
 
     def close(self) -> None:
-        """Writes what waits and lets others have the folder."""
+        """Writes the connections that wait and unlocks the folder."""
         try:
             self.flush()
         finally:
             self._lock.close()
 
     def delete(self) -> None:
-        """The model has been made: nothing of the traffic stays."""
+        """Deletes the folder: the model has been made."""
         for path in [*self.folder.glob("*.npz"), *self.folder.glob(".*.partial"), self.folder / _ABOUT]:
             path.unlink(missing_ok=True)
         self._lock.close()
@@ -234,14 +236,14 @@ def _packed(windows: Windows) -> bytes:
 def _unpacked(content: bytes) -> Windows:
     """Raises `ValueError` and its kin for what is no block: each column is compared with what `Windows` says of it."""
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
-        if sum(member.file_size for member in packed.infolist()) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes unpacked")
+        if sum(member.file_size for member in packed.infolist()) > _MAX_BLOCK_BYTES:
+            raise ValueError(f"more than {_MAX_BLOCK_BYTES:,} bytes unpacked")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         connections: dict[str, Any] = {f.name: arrays[f"connections.{f.name}"] for f in fields(Connections)}
         packets = {f.name: arrays[f"packets.{f.name}"] for f in fields(Packets)}
         packet_start, log_start = arrays["packet_start"], arrays["log_start"]
-        said = json.loads(arrays["logs"].tobytes())
-    logs = [_entry(*one) for one in said]
+        parsed = json.loads(arrays["logs"].tobytes())
+    logs = [_entry(*one) for one in parsed]
     n = len(connections["ts"])
     for kind, columns, size in ((Connections, connections, n), (Packets, packets, len(packets["ts"]))):
         for field in fields(kind):
@@ -267,12 +269,12 @@ def _column(name: str, column: np.ndarray[Any, Any], size: int) -> None:
         raise ValueError(f"{name}: found {column.dtype} {column.shape}")
 
 
-def _entry(stream: object, ts: object, uid: object, said: object) -> LogEntry:
-    if not (isinstance(stream, str) and isinstance(uid, str) and isinstance(said, dict)):
+def _entry(stream: object, ts: object, uid: object, parsed: object) -> LogEntry:
+    if not (isinstance(stream, str) and isinstance(uid, str) and isinstance(parsed, dict)):
         raise ValueError("logs: found no entry")
     if isinstance(ts, bool) or not isinstance(ts, (int, float)) or not abs(ts) < 1e300:
         raise ValueError("logs: found no time")
-    return LogEntry(stream, float(ts), uid, said)
+    return LogEntry(stream, float(ts), uid, parsed)
 
 
 def _count(x: object) -> int:

@@ -113,6 +113,10 @@ class Site:
     def start(self, rng: Rng, share: float = 0.85) -> float:
         return self.begin + float(rng.uniform(0.0, share)) * self.span
 
+    def any_service(self, rng: Rng, services: Sequence[Rows]) -> Rows:
+        """The rows of one of the services; none where there is none."""
+        return services[int(rng.integers(len(services)))] if services else NO_ROWS
+
     def any_server(self, rng: Rng, rows: Rows) -> Rows:
         """Those of a service's rows that have one of its servers."""
         return self.server(rows, rng.choice(rows))

@@ -1,4 +1,4 @@
-"""Where numba keeps compiled code: never in a folder that others can write, since it runs what it finds there."""
+"""The folder of numba's cache: never in a folder that others can write, since it runs what it finds there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def choose() -> None:
 
 
 def refused() -> str:
-    """What `choose` did not take, and why, in words; "" where all was well."""
+    """The folder that `choose` refused, and why, in words; "" for none."""
     return _refused[-1] if _refused else ""
 
 

@@ -1,4 +1,4 @@
-"""numba's decorator as we use it: what is compiled is kept while the code that it was compiled from is the same."""
+"""numba's decorators as we use them: compiled code is cached as long as its sources are the same (`code_digest`)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Kept(FunctionCache):  # type: ignore[misc]
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """A compiled function that Python calls; it is compiled once and then read from the cache."""
+    """A compiled function that Python calls; compiled at its first call and cached on disk."""
     compiled = njit(nogil=True)(function)
     if not config.DISABLE_JIT:
         compiled._cache = _Kept(function)
@@ -61,7 +61,7 @@ def entry(function: Callable[..., Any]) -> Any:
 
 
 def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """As `entry`, for arguments of these types only, so that numba need not look at what it is given."""
+    """A decorator as `entry`, for arguments of these types only, which spares numba's dispatch by type."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         compiled = entry(function)
@@ -74,7 +74,7 @@ def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def helper(function: F) -> F:
-    """A compiled function that only compiled functions call; it lives in their cache."""
+    """A compiled function that only compiled functions call; it is cached as part of them."""
     return cast(F, njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
 
 

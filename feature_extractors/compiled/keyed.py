@@ -15,7 +15,7 @@ from feature_extractors.compiled.jit import entry, helper
 
 
 def new_key() -> tuple[int, int]:
-    """128 bits from the system's source of random numbers, as two words."""
+    """A key of 128 random bits from the operating system, as two words."""
     return secrets.randbits(64), secrets.randbits(64)
 
 
@@ -26,7 +26,7 @@ def key_of(salt: int) -> tuple[int, int]:
 
 @helper
 def begun(k0: Any, k1: Any) -> Any:
-    """The four words of the state, with the key in them."""
+    """The initial state of a hash under a key, four words."""
     return (
         k0 ^ np.uint64(0x736F6D6570736575),
         k1 ^ np.uint64(0x646F72616E646F6D),
@@ -57,14 +57,14 @@ def _round(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @helper
 def absorbed(a: Any, b: Any, c: Any, d: Any, word: Any) -> Any:
-    """The state after one more word."""
+    """The state after one more word of the message."""
     a, b, c, d = _round(a, b, c, d ^ word)
     return a ^ word, b, c, d
 
 
 @helper
 def ended(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The hash. How many words there were has to follow from the words."""
+    """The hash, 64 bits. The length is not hashed: it has to follow from the words."""
     a, b, c, d = _round(a, b, c ^ np.uint64(0xFF), d)
     a, b, c, d = _round(a, b, c, d)
     a, b, c, d = _round(a, b, c, d)
@@ -73,7 +73,7 @@ def ended(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @helper
 def hashed_two(k0: Any, k1: Any, one: Any, other: Any) -> Any:
-    """The hash of two words."""
+    """The hash, 64 bits, of a message of two words."""
     a, b, c, d = begun(k0, k1)
     a, b, c, d = absorbed(a, b, c, d, one)
     a, b, c, d = absorbed(a, b, c, d, other)
@@ -90,7 +90,7 @@ def _hashed(words: NDArray[np.uint64], k0: np.uint64, k1: np.uint64, out: NDArra
 
 
 def hashed(key: tuple[int, int], *columns: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The hash of each row [n] of the columns [n], of which there are as many for all that share a table."""
+    """The hash of each row [n] of the columns [n], the same number of them for all keys of a table."""
     out = np.empty(len(columns[0]), np.uint64)
     _hashed(np.stack(columns, axis=1), np.uint64(key[0]), np.uint64(key[1]), out)
     return out

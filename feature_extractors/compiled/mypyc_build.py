@@ -26,18 +26,18 @@ _LEFT_OUT: Final = ("__init__", "dns_columns")  # the latter is compiled by numb
 
 
 def sources() -> list[Path]:
-    """What is compiled."""
+    """The source files that mypyc compiles."""
     analyzers = sorted(p for p in (_CONTENT / "analyzers").glob("*.py") if p.stem not in _LEFT_OUT)
     return [_CONTENT / "reassembly.py", *analyzers]
 
 
 def modules() -> dict[str, Path]:
-    """The same by name."""
+    """The source files that mypyc compiles, by module name."""
     return {".".join(p.relative_to(_FOLDER.parents[1]).with_suffix("").parts): p for p in sources()}
 
 
 def library() -> str:
-    """The module that holds the compiled code of these sources, as they are now, less mypyc's own suffix."""
+    """The name of the extension module for the sources as they are now, less mypyc's own suffix."""
     return f"{__package__}.analyzers_{code_digest(*modules())[:8]}"
 
 
@@ -48,7 +48,7 @@ def built() -> bool:
 
 
 def choose() -> None:
-    """Has Python take the sources where what was compiled is not theirs, or is not wanted."""
+    """Makes Python import the sources where the extension modules are not theirs, or not wanted."""
     if not any(f"reassembly{suffix}" in os.listdir(_CONTENT) for suffix in EXTENSION_SUFFIXES):
         return
     if os.environ.get("CMDANA_INTERPRETED") or not built():

@@ -23,7 +23,7 @@ _COMMENT: Final = re.compile("#[^\n]*")
 
 
 def code_digest(*names: str) -> str:
-    """Changes when these modules do, what they import from our packages, or a data file that one of all these names.
+    """A digest of modules, of what they import from our packages, and of the data files that any of these names.
 
     A package stands for all its modules. 32 hexadecimal digits. Raises `ModuleNotFoundError`. Each file is read once
     in a process, in less than 10 ms for all of them.

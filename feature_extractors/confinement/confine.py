@@ -49,7 +49,7 @@ _RETURN: Final = 0x06  # BPF_RET
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0x400000  # __O_TMPFILE
 _THREAD: Final = 0x00010000  # CLONE_THREAD
 _TERMINAL: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: put words into a terminal's input
-_KNOWN: Final = 452  # what came later is not there for us: C libraries do without it
+_FIRST_UNKNOWN_SYSCALL: Final = 452  # what came later is not there for us: C libraries do without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,8 @@ _SECCOMP_CALL: Final = {"x86_64": 317, "aarch64": 277}
 
 # Denied in part only, by their arguments.
 _IN_PART: Final = frozenset({"open", "openat", "clone", "kill", "tgkill", "ioctl", "prlimit64"})
-_ABSENT: Final = frozenset(
-    {"openat2", "clone3"}
-)  # their flags are out of a filter's reach; the older calls serve
+# their flags are out of a filter's reach; the older calls serve
+_ABSENT: Final = frozenset({"openat2", "clone3"})
 # Left to another program: its start, and giving up a user's privileges, with which tshark begins.
 _TO_START: Final = frozenset({
     "execve", "execveat", "setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",
@@ -144,14 +143,14 @@ _NET_RIGHTS: Final = 0b11  # from version 4: bind, connect
 _SCOPES: Final = 0b11  # from version 6: abstract sockets, signals
 
 _MEBIBYTE: Final = 1024 * 1024
-_TOLD_AT_MOST: Final = _MEBIBYTE  # bytes more in a file that stderr is
+_MAX_STDERR_BYTES: Final = _MEBIBYTE  # bytes more in a file that stderr is
 
 _libc: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What is in force."""
+    """Which parts of the confinement are in force."""
 
     privileges: bool = False  # none are gained any more
     seccomp: bool = False
@@ -169,8 +168,10 @@ class Confinement:
 
 
 def confine(*, programs: bool = False) -> Confinement:
-    """Gives up, for this thread (seccomp: process) and all that it starts: gaining privileges, running programs
-    (unless `programs`), starting processes, the network, signals to others, and changing anything in any file system.
+    """The confinement of this thread (seccomp: process) and all that it starts, from now on (Landlock, seccomp-bpf).
+
+    It gives up gaining privileges, running programs (unless `programs`), starting processes, the network, signals to
+    others, and changing anything in any file system.
 
     Files can still be read, and what is open be written to. It cannot be taken back.
     """
@@ -182,7 +183,10 @@ def confine(*, programs: bool = False) -> Confinement:
 
 
 def limit(*, memory: int | None = None, seconds: int | None = None, told: int = 0) -> None:
-    """Resource limits: no core dump, no file grown beyond `told` bytes, few more descriptors than are open."""
+    """Sets resource limits (setrlimit): no core dump, no file beyond `told` bytes, few more descriptors than are open.
+
+    `memory` in bytes of address space, `seconds` of processor time.
+    """
     highest = max((int(fd) for fd in _descriptors()), default=2)
     wanted = {
         resource.RLIMIT_CORE: 0,
@@ -217,13 +221,13 @@ def lock_in(pipe: int) -> Confinement:
             if _writable(fd):
                 os.close(fd)
     told = os.fstat(2)
-    limit(told=(told.st_size if stat.S_ISREG(told.st_mode) else 0) + _TOLD_AT_MOST)
+    limit(told=(told.st_size if stat.S_ISREG(told.st_mode) else 0) + _MAX_STDERR_BYTES)
     _keep_what_is_compiled()
     return confine()
 
 
 def end_with_parent(parent: int) -> None:
-    """Has this process killed when the process `parent`, or its thread that started this one, ends."""
+    """Makes the kernel kill this process when the process `parent`, or its thread that started this one, ends."""
     if not (sys.platform.startswith("linux") and _prctl(_SET_PDEATHSIG, signal.SIGKILL)):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if os.getppid() != parent:  # it ended before we asked
@@ -231,12 +235,12 @@ def end_with_parent(parent: int) -> None:
 
 
 def ready() -> None:
-    """Loads what a process needs that confines itself between fork and exec."""
+    """Loads the libraries that a process needs to confine itself between fork and exec."""
     _system()
 
 
 def probe() -> Confinement:
-    """What would be in force here, found out by a process that confines itself."""
+    """The confinement that this kernel provides, found out by a child process that confines itself."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -349,7 +353,7 @@ def _program(machine: _Machine, programs: bool, own: int) -> bytes:
         _step(_LOAD, _ARCH), _step(_EQUAL, machine.audit, 1, 0), _step(_RETURN, _KILL),
         _step(_LOAD, _NR),
         # Also the 32-bit numbers on 64 bits, which begin at 2^30.
-        _step(_AT_LEAST, _KNOWN, 0, 1), _step(_RETURN, _ERRNO | ENOSYS),
+        _step(_AT_LEAST, _FIRST_UNKNOWN_SYSCALL, 0, 1), _step(_RETURN, _ERRNO | ENOSYS),
     ]  # fmt: skip
     for name, number in calls.items():
         if name in _IN_PART or (programs and name in _TO_START):

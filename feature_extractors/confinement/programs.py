@@ -14,7 +14,8 @@ from typing import Final
 from feature_extractors.confinement import confine
 
 _PLAIN: Final = ("LANG", "LC_ALL", "LC_CTYPE", "TZ")  # what words and times look like
-_PATIENCE: Final = 4  # seconds by the clock for each second of CPU time that a program may take
+# seconds by the clock for each second of CPU time that a program may take
+_CLOCK_SECONDS_PER_CPU_SECOND: Final = 4
 _USUAL: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -39,8 +40,9 @@ def find(name: str) -> str | None:
 
 
 def environment(home: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Next to nothing of our own: a program takes neither settings, plugins nor libraries from it. `home` is its own
-    folder, for settings and temporary files."""
+    """The environment for a program: next to nothing of our own, so no settings, plugins or libraries.
+
+    `home` is its own folder, for settings and temporary files."""
     kept = {name: os.environ[name] for name in _PLAIN if name in os.environ}
     return {
         **kept,
@@ -58,7 +60,7 @@ def environment(home: str, more: Mapping[str, str] | None = None) -> dict[str, s
 def confined(
     command: Sequence[str], *, seconds: int, memory: int, environ: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program at work that reads files and writes to its two pipes only; killed at the end, whatever it does.
+    """A context with a running program that can read files and write to its two pipes only; killed at its end.
 
     `command` begins with an absolute path. It has an empty folder of its own as working folder and home, which it
     cannot write to either, `seconds` of CPU time, `memory` bytes, no network (`confine.confine`), and ends with us.
@@ -81,7 +83,7 @@ def confined(
             stderr=subprocess.PIPE,
             preexec_fn=give_up,  # noqa: PLW1509  # it takes no lock: ctypes and system calls
         )
-        timer = threading.Timer(_PATIENCE * seconds, process.kill)
+        timer = threading.Timer(_CLOCK_SECONDS_PER_CPU_SECOND * seconds, process.kill)
         timer.daemon = True
         timer.start()
         try:

@@ -7,6 +7,7 @@ given up when the other side speaks on, when too much waits behind it, or at the
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,17 +36,24 @@ EXPECT_SECONDS = 300.0  # how long a connection that another one announced is aw
 Row = tuple[int, float, str, float, Fields]
 
 
+# Most streams never need one of their own: what is empty is made when something goes into it.
+_NOTHING_PENDING: Final[dict[int, tuple[bytes, int]]] = {}
+_NO_ORDER: Final[list[int]] = []
+
+
 class _Stream:
     """One direction of a TCP connection: what comes next, and what came too early."""
 
-    __slots__ = ("counted", "free", "next", "order", "pending", "pending_bytes")
+    __slots__ = ("counted", "next", "order", "pending", "pending_bytes", "skippable_until")
 
     def __init__(self) -> None:
         self.next = 0
         self.counted = 0  # offset up to which the connection's size counts this direction
-        self.free = 0  # content before this offset was declared unneeded and may be missing without harm
-        self.pending: dict[int, tuple[bytes, int]] = {}  # by offset: captured bytes, bytes on the wire
-        self.order: list[int] = []  # the offsets of what waits, as a heap
+        self.skippable_until = (
+            0  # content before this offset was declared unneeded and may be missing without harm
+        )
+        self.pending = _NOTHING_PENDING  # by offset: captured bytes, bytes on the wire
+        self.order = _NO_ORDER  # the offsets of what waits, as a heap
         self.pending_bytes = 0
 
 
@@ -53,22 +61,24 @@ _NO_STREAMS = (_Stream(), _Stream())  # of every connection without any
 
 
 class _Connection:
-    __slots__ = ("dns", "root", "session", "streams", "told", "waited")
+    __slots__ = ("dns", "root", "session", "streams", "waited", "wanted_from")
 
     def __init__(self, session: Session, root: Detector) -> None:
         self.session = session
         self.root = root
-        only = root.only()
-        self.dns = only if isinstance(only, Dns) else None  # takes datagrams that were read with their block
+        sole_analyzer = root.sole_analyzer()
+        self.dns = (
+            sole_analyzer if isinstance(sole_analyzer, Dns) else None
+        )  # takes datagrams that were read with their block
         self.streams = (
             (_Stream(), _Stream()) if session.ip_proto == 6 else _NO_STREAMS
         )  # responder's, originator's
-        self.told = (0, 0)
+        self.wanted_from = (0, 0)
         self.waited = 0.0  # when the last segment came that had to wait
 
 
 class Content:
-    """All connections whose content is being analysed. State lives from a connection's first payload to `close`."""
+    """TCP stream reassembly and protocol analysis of all connections, from their first payload to `close`."""
 
     def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
         self.limits = limits or ContentLimits()
@@ -79,7 +89,7 @@ class Content:
         self._run = Run(self.limits, self.counts, create, logs=logs)
 
     def receive(self, segments: Segments) -> Wanted:
-        """Analyses a block of segments. The answer names every connection that wants less than before."""
+        """The connections that want less than before, after a block of segments has been analysed."""
         connections = self._connections
         view = memoryview(segments.data.data)
         changed: dict[int, None] = {}
@@ -115,9 +125,9 @@ class Content:
                     continue
                 session.size += lengths[i]
                 root.data(from_orig[i], times[i], view[begins[i] : ends[i]].tobytes())
-                if connection.dns is not None and root.only() is None:
+                if connection.dns is not None and root.sole_analyzer() is None:
                     connection.dns = None
-                if root.over():
+                if root.is_finished():
                     changed[serial] = None
                 continue
             if logs and ends[i] - begins[i] < lengths[i] and session.first("truncated"):
@@ -128,18 +138,20 @@ class Content:
             is_orig, offset, length = from_orig[i], offsets[i], lengths[i]
             stream = connection.streams[is_orig]
             upper = offset + length
-            if upper <= stream.next or upper <= stream.free:
+            if upper <= stream.next or upper <= stream.skippable_until:
                 continue  # what was declared unneeded may also never be handed in
-            if stream.next < stream.free and not stream.pending:
-                upto = min(int(segments.before[i]), stream.free)
+            if stream.next < stream.skippable_until and not stream.pending:
+                upto = min(int(segments.before[i]), stream.skippable_until)
                 if stream.next < upto:
                     self._pass(connection, stream, is_orig, upto)
             ts, begin, end = times[i], begins[i], ends[i]
             session.partial = partials[i]
-            if offset <= stream.next or offset <= stream.free:
+            if offset <= stream.next or offset <= stream.skippable_until:
                 if end - begin == length:
                     self._deliver(connection, stream, is_orig, ts, offset, view[begin:end].tobytes(), length)
-                elif root.deaf and not stream.free:  # cut short, and nobody listens: only counted
+                elif (
+                    root.ignored and not stream.skippable_until
+                ):  # cut short, and nobody listens: only counted
                     stream.next = upper
                     session.had_gap = True
                     cut_short += 1
@@ -156,7 +168,7 @@ class Content:
             if other.pending and not stream.pending:
                 # The peer speaks on, so it has what we lack.
                 self._give_up(connection, other, not is_orig, ts)
-            if root.done or stream.free > stream.next:
+            if root.done or stream.skippable_until > stream.next:
                 changed[serial] = None
         if cut_short:
             self.counts.add("tcp_payload_not_captured", cut_short)
@@ -169,7 +181,7 @@ class Content:
         ends: NDArray[np.int64] | None = None,
         hosts: NDArray[np.uint8] | None = None,
     ) -> tuple[list[str], list[LogEntry], NDArray[np.int64]]:
-        """Ends `n` connections: their services [n], log entries, and where each one's entries start [n + 1].
+        """The services [n], log entries and their offsets [n + 1] of `n` connections, which end now.
 
         `ends` [n, 2]: stream offsets that originator and responder reached, -1 unknown. They tell how much came of
         content that was not wanted. `hosts` [n, 2, 16]: addresses of originator and responder.
@@ -216,11 +228,11 @@ class Content:
                 if claimant is session and hosts is not None:
                     host = address_texts(hosts[which, 0 if is_orig else 1][None])[0]
                     if host not in NO_HOST:
-                        shared.told[i] = host
+                        shared.claim_hosts[i] = host
             if not shared.open:
                 del self._run.sharing[id(shared.fields)]
                 row: Fields = {**shared.fields, "uids": shared.uids}
-                for i, host in sorted(shared.told.items()):
+                for i, host in sorted(shared.claim_hosts.items()):
                     row[shared.claims[i][0]] = host
                 self.rows.append((which, NOT_SAID, shared.stream, shared.ts, row))
         if not session.entries:
@@ -232,13 +244,13 @@ class Content:
             stream = connection.streams[is_orig]
             if stream.pending:
                 self._give_up(connection, stream, is_orig, connection.waited)
-            upto = min(end, stream.free)
+            upto = min(end, stream.skippable_until)
             if upto > stream.next and not connection.root.done:
                 connection.root.gap(is_orig, upto - stream.next)
                 stream.next = upto
 
     def flip(self, connection: int) -> None:
-        """The connection's originator and responder have changed sides, as a rule before any content."""
+        """Swaps originator and responder of a connection, as a rule before any content."""
         old = self._connections.get(connection)
         if old is None:
             return
@@ -291,7 +303,7 @@ class Content:
         else:
             root.data(is_orig, ts, data[old:] if old else data)
         if skip := root.skip(is_orig):
-            stream.free = min(stream.next + skip, NEVER)
+            stream.skippable_until = min(stream.next + skip, NEVER)
         self._count(session, stream)
 
     def _pass(self, connection: _Connection, stream: _Stream, is_orig: bool, upto: int) -> None:
@@ -303,7 +315,7 @@ class Content:
     @staticmethod
     def _count(session: Session, stream: _Stream) -> None:
         """Counts what has passed, and what need not be looked at as if it had: it may never be shown to us."""
-        upto = stream.free if stream.next < stream.free < NEVER else stream.next
+        upto = stream.skippable_until if stream.next < stream.skippable_until < NEVER else stream.next
         if upto > stream.counted:
             session.size += upto - stream.counted
             stream.counted = upto
@@ -325,6 +337,8 @@ class Content:
                 return
             self._forget(stream, offset)
         else:
+            if not stream.pending:
+                stream.pending, stream.order = {}, []
             heappush(stream.order, offset)
         connection.waited = ts
         stream.pending[offset] = data, length
@@ -347,7 +361,7 @@ class Content:
     def _drain(self, connection: _Connection, stream: _Stream, is_orig: bool, ts: float) -> None:
         """Hands on waiting segments whose turn has come."""
         order = stream.order
-        while order and (order[0] <= stream.next or order[0] <= stream.free):
+        while order and (order[0] <= stream.next or order[0] <= stream.skippable_until):
             offset = heappop(order)
             data, length = self._forget(stream, offset)
             if offset + length > stream.next:
@@ -362,7 +376,7 @@ class Content:
             data, length = self._forget(stream, offset)
             if offset + length <= stream.next:
                 continue
-            if offset > stream.next and offset > stream.free:
+            if offset > stream.next and offset > stream.skippable_until:
                 self.counts.add("tcp_content_gap")
                 session.had_gap = True
                 connection.root.gap(is_orig, offset - stream.next)
@@ -370,20 +384,20 @@ class Content:
             self._deliver(connection, stream, is_orig, ts, offset, data, length)
 
     def _wanted(self, changed: dict[int, None]) -> Wanted:
-        """The bounds of those connections that now want less than they were told."""
+        """The bounds of those connections that now want less than before."""
         serials: list[int] = []
         bounds: list[tuple[int, int]] = []
         for serial in changed:
             connection = self._connections[serial]
             if connection.root.done:
-                told = NEVER, NEVER
+                wanted_from = NEVER, NEVER
             else:
                 resp, orig = connection.streams
-                told = max(orig.free, 0), max(resp.free, 0)
-            if told != connection.told:
-                connection.told = told
+                wanted_from = max(orig.skippable_until, 0), max(resp.skippable_until, 0)
+            if wanted_from != connection.wanted_from:
+                connection.wanted_from = wanted_from
                 serials.append(serial)
-                bounds.append(told)
+                bounds.append(wanted_from)
         orig_from, resp_from = np.asarray(bounds, np.int64).reshape(-1, 2).T
         return Wanted(connection=np.asarray(serials, np.int64), orig_from=orig_from, resp_from=resp_from)
 

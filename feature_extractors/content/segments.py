@@ -45,7 +45,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """From now on only segments of these connections that end beyond the given stream offsets are wanted.
+    """Bounds on what analysis still wants: segments of these connections that end beyond these stream offsets.
 
     A datagram counts as ending at offset 0: any bound above 0 stops them. `NEVER` ends a direction. Connections
     that are not named keep what they had (all is wanted from the start).

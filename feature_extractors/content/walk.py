@@ -11,9 +11,9 @@ from feature_extractors.compiled import compiled_for
     "UniTuple(int64, 2)(int32[::1], Array(uint8, 1, 'C', True), Array(uint8, 1, 'C', True), int64, int64, int64)"
 )
 def walk(table: Any, kinds: Any, data: Any, state: Any, pos: Any, dead: Any) -> Any:
-    """From `state` over `data` from `pos` on, as long as transitions are known and complete nothing.
+    """The state and offset after a walk over `data` from `pos` on, as long as transitions are known.
 
-    Returns the state and the end of `data`; or -1 less the place in `table` of a transition that is another, and the
+    The state and the end of `data`; or -1 less the place in `table` of a transition that is another, and the
     offset of its byte. `dead` is left by no byte.
     """
     size = len(data)

@@ -2,6 +2,7 @@ from .captures import begins_as_capture as begins_as_capture
 from .captures import find_captures as find_captures
 from .captures import open_capture as open_capture
 from .captures import open_captures as open_captures
+from .dialects.conn_rows import ConnRows as ConnRows
 from .dialects.fields import NO_FIT as NO_FIT
 from .dialects.fields import TYPES as TYPES
 from .dialects.fields import flattened as flattened

@@ -13,9 +13,9 @@ from feature_extractors.readers.source import STDIN, open_source, read_exactly
 
 ReaderName = Literal["auto", "native", "scapy", "pyshark"]
 
-_PIECE: Final = 4 * 1024 * 1024
-_PIECES: Final = 128 * 1024 * 1024  # of all captures that are open together
-_LEAST_PIECE: Final = 64 * 1024
+_PIECE_BYTES: Final = 4 * 1024 * 1024
+_ALL_PIECES_BYTES: Final = 128 * 1024 * 1024  # of all captures that are open together
+_MIN_PIECE_BYTES: Final = 64 * 1024
 
 # Formats that tshark reads for us, by their first bytes.
 _FOREIGN: Final = (
@@ -33,13 +33,16 @@ _FOREIGN: Final = (
 
 
 def open_captures(sources: Sequence[str | Path], reader: ReaderName = "auto") -> list[Reader]:
-    """As `open_capture`, of captures that are read at a time: what is held of them all is bounded."""
-    piece = max(_LEAST_PIECE, min(_PIECE, _PIECES // max(len(sources), 1)))
+    """The readers of captures that are read side by side; their buffers together are bounded.
+
+    Raises as `open_capture`.
+    """
+    piece = max(_MIN_PIECE_BYTES, min(_PIECE_BYTES, _ALL_PIECES_BYTES // max(len(sources), 1)))
     return [open_capture(source, reader, piece) for source in sources]
 
 
-def open_capture(source: str | Path, reader: ReaderName = "auto", piece: int = _PIECE) -> Reader:
-    """The capture as a reader, which asks for `piece` bytes at a time; "-" is standard input.
+def open_capture(source: str | Path, reader: ReaderName = "auto", piece: int = _PIECE_BYTES) -> Reader:
+    """The reader of a capture, which reads `piece` bytes at a time; "-" is standard input.
 
     `auto` is our own reader for pcap and pcapng (also in gzip, bzip2 or xz), and tshark, where it is installed, for
     whatever else tshark knows. Raises `CaptureError` in one line that names the file, what was found in it and what

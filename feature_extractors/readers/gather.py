@@ -14,6 +14,8 @@ _BLOCK_FRAMES: Final = 16 * 1024
 
 
 class RawFrame(NamedTuple):
+    """One frame as another library read it."""
+
     data: bytes
     length: int  # bytes on the wire
     ts: float  # seconds since the epoch

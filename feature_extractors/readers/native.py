@@ -495,9 +495,9 @@ def read_header(source: Source, name: str) -> bytes:
     return head
 
 
-def snapshot_length(said: int) -> int:
+def snapshot_length(declared: int) -> int:
     """The snapshot length as libpcap takes it: 0 and nonsense mean none."""
-    return said if 0 < said < 1 << 31 else MAX_FRAME
+    return declared if 0 < declared < 1 << 31 else MAX_FRAME
 
 
 def _pcap(head: bytes) -> _Pcap:

@@ -32,11 +32,11 @@ _LINKS: Final = {
 _DISSECTORS: Final = ("eth", "sll", "null", "ip", "ipv6", "ppp", "wlan", "radiotap", "fr", "chdlc", "nflog")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS: Final = 60  # of CPU time for any file, and another for each
-_BYTES_A_SECOND: Final = 64 * 1024  # of a file, which may be compressed
-_MEMORY: Final = 4 * 1024**3
-_PACKET: Final = 4 * 1024**2  # bytes of a frame in words: two digits a byte, and little besides
-_TOLD: Final = 4096  # bytes of what it says in the end
+_CPU_SECONDS: Final = 60  # of CPU time for any file, and another for each
+_BYTES_PER_SECOND: Final = 64 * 1024  # of a file, which may be compressed
+_MEMORY_BYTES: Final = 4 * 1024**3
+_MAX_FRAME_BYTES: Final = 4 * 1024**2  # bytes of a frame in words: two digits a byte, and little besides
+_STDERR_BYTES: Final = 4096  # bytes of what it says in the end
 _HEAD: Final = struct.Struct("<dqii")  # time, bytes on the wire, LINKTYPE, bytes that follow
 
 
@@ -88,9 +88,9 @@ class PysharkReader:
         command = [program, "-n", "-r", os.path.abspath(self._path), "-T", "json", "-x", "-J", "frame"]
         for dissector in _DISSECTORS:
             command += ["--disable-protocol", dissector]
-        most = _SECONDS + self._path.stat().st_size // _BYTES_A_SECOND
+        most = _CPU_SECONDS + self._path.stat().st_size // _BYTES_PER_SECOND
         frames = 0
-        with programs.confined(command, seconds=most, memory=_MEMORY) as tshark:
+        with programs.confined(command, seconds=most, memory=_MEMORY_BYTES) as tshark:
             assert tshark.stdout is not None
             assert tshark.stderr is not None
             # What it says first may fill its pipe: little is said on stderr, and that in the end.
@@ -109,16 +109,16 @@ class PysharkReader:
                     continue
                 file.write(_HEAD.pack(frame.ts, frame.length, frame.link, len(frame.data)))
                 file.write(frame.data)
-            said = tshark.stderr.read(_TOLD).decode("utf-8", "replace")
+            message = tshark.stderr.read(_STDERR_BYTES).decode("utf-8", "replace")
             status = tshark.wait()
         if status < 0:
             name = signal.Signals(-status).name
             raise CaptureError(
                 f"tshark was killed by {name} while it read {self._path}; it may take {most} seconds of CPU time and "
-                f"{_MEMORY // 1024**3} GiB"
+                f"{_MEMORY_BYTES // 1024**3} GiB"
             )
         if status and not frames:
-            why = [line for line in said.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
+            why = [line for line in message.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
             raise CaptureError(f"tshark cannot read {self._path}: {why[-1].removeprefix('tshark: ')}")
         if status:
             self._found.add("capture_truncated")
@@ -143,12 +143,12 @@ class PysharkReader:
 def _packets(printed: IO[bytes]) -> Iterator[bytes]:
     """The packets in a list of tshark's, each in lines of its own; of one that is too large what fits, in vain."""
     packet = bytearray()
-    while line := printed.readline(_PACKET):
+    while line := printed.readline(_MAX_FRAME_BYTES):
         begins = line.startswith(b"  {")
         if begins and packet:
             yield bytes(packet)
             packet.clear()
-        if (begins or packet) and len(packet) < _PACKET:
+        if (begins or packet) and len(packet) < _MAX_FRAME_BYTES:
             packet += line
         if packet and line.startswith(b"  }"):
             yield bytes(packet.rstrip(b",\n"))

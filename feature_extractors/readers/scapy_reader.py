@@ -18,8 +18,8 @@ from feature_extractors.readers.gather import RawFrame, gather, seconds
 from feature_extractors.readers.native import MAX_FRAME, PCAPNG_MAGIC, read_header, snapshot_length
 from feature_extractors.readers.source import Source, is_live, label, open_source
 
-_BUFFER: Final = 256 * 1024
-_MAX_READ: Final = 16 * 1024 * 1024  # bytes that no record reaches
+_BUFFER_BYTES: Final = 256 * 1024
+_MAX_READ_BYTES: Final = 16 * 1024 * 1024  # bytes that no record reaches
 
 
 class ScapyReader:
@@ -111,7 +111,7 @@ class _File:
         self.ended = False  # at the end, between two records
         self.truncated = False  # at the end, within a record
         self._source = source
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = bytearray(_BUFFER_BYTES)
         self._ready = head
         self._at = 0
         self._in_record = True
@@ -120,7 +120,7 @@ class _File:
         self._in_record = False
 
     def read(self, n: int) -> bytes:
-        if n > _MAX_READ:
+        if n > _MAX_READ_BYTES:
             raise EOFError
         while len(self._ready) - self._at < n:
             got = self._source.fill(memoryview(self._buffer))

@@ -19,19 +19,19 @@ from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts
 
 STDIN: Final = "-"
-_HOLD: Final = 0.5  # seconds for which bytes of a live pipe wait for more to come
-_INPUT: Final = 64 * 1024  # compressed bytes read at a time
+_HOLD_SECONDS: Final = 0.5  # seconds for which bytes of a live pipe wait for more to come
+_INPUT_BYTES: Final = 64 * 1024  # compressed bytes read at a time
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_ZSTD_WINDOW: Final = 128 * 1024 * 1024  # bytes of its window; `zstd --long` needs as many
-_ZSTD_PIECE: Final = 1024  # compressed bytes that are unpacked at a time: 32 MiB at most come of them
-_XZ_MEMORY: Final = 128 * 1024 * 1024  # bytes an xz dictionary may take; `xz -9` needs 65 MiB
+_ZSTD_WINDOW_BYTES: Final = 128 * 1024 * 1024  # bytes of its window; `zstd --long` needs as many
+_ZSTD_PIECE_BYTES: Final = 1024  # compressed bytes that are unpacked at a time: 32 MiB at most come of them
+_XZ_MEMORY_BYTES: Final = 128 * 1024 * 1024  # bytes an xz dictionary may take; `xz -9` needs 65 MiB
 
 
 class Source(Protocol):
     """A stream of bytes."""
 
     def fill(self, view: memoryview) -> int:
-        """Bytes put at the start of `view`: 0 at the end, fewer than its length at the end or where a pipe is slow."""
+        """The number of bytes put at the start of `view`: 0 at the end, fewer than its length where a pipe is slow."""
 
     def close(self) -> None: ...
 
@@ -49,7 +49,7 @@ class FileSource:
 
     def fill(self, view: memoryview) -> int:
         got = os.readv(self._fd, [view])
-        deadline = time.monotonic() + _HOLD
+        deadline = time.monotonic() + _HOLD_SECONDS
         while 0 < got < len(view):
             if self.live and not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 break
@@ -106,7 +106,7 @@ class _Zstd:
     def __init__(self) -> None:
         import zstandard
 
-        made = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        made = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
         self._zstd = made.decompressobj()
         self._error: type[Exception] = zstandard.ZstdError
         self._input = b""
@@ -127,7 +127,7 @@ class _Zstd:
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         self._input += data
         while self._input and not self._output and not self._zstd.eof:
-            piece, self._input = self._input[:_ZSTD_PIECE], self._input[_ZSTD_PIECE:]
+            piece, self._input = self._input[:_ZSTD_PIECE_BYTES], self._input[_ZSTD_PIECE_BYTES:]
             try:
                 self._output = self._zstd.decompress(piece)
             except self._error as error:
@@ -139,19 +139,19 @@ class _Zstd:
 _COMPRESSIONS: Final[tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = (
     (b"\x1f\x8b\x08", _Gzip),
     (b"BZh", bz2.BZ2Decompressor),
-    (b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)),
+    (b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)),
 )
 
 
 class DecompressedSource:
-    """What a gzip, bzip2, xz or zstd stream holds; members joined end to end. Bad bytes end it and are counted."""
+    """The decompressed bytes of a gzip, bzip2, xz or zstd stream, all its members; damage ends it and is counted."""
 
     def __init__(self, source: PeekedSource, new: Callable[[], _Decompressor], counts: Counts) -> None:
         self._source = source
         self._new = new
         self._decompressor = new()
         self._counts = counts
-        self._input = bytearray(_INPUT)
+        self._input = bytearray(_INPUT_BYTES)
         self._pending = b""
         self._ended = False
 
@@ -227,7 +227,7 @@ class PeekedSource:
 
 
 def is_live(name: str | Path) -> bool:
-    """Whether the bytes come once only: standard input, a FIFO, a process substitution."""
+    """Whether the bytes can be read once only: standard input, a FIFO, a process substitution."""
     return str(name) == STDIN or not stat.S_ISREG(_stat(name).st_mode)
 
 

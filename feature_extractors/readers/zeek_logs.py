@@ -58,7 +58,7 @@ from feature_extractors.readers.dialects.names import ABOUT_ZEEK, is_summary, lo
 _NOT_JOINED: Final = frozenset(
     {"conn", "notice", "notice_alarm", "intel", "signatures", "cmdana", *ABOUT_ZEEK}
 )
-_AHEAD: Final = 300.0  # seconds by which the other logs are read ahead of conn.log
+_AHEAD_SECONDS: Final = 300.0  # seconds by which the other logs are read ahead of conn.log
 _REASONS: Final = {
     HALF_WRITTEN: "half_written_line",
     TOO_LONG: "line_too_long",
@@ -105,7 +105,7 @@ class ZeekLogs:
         held: Connections | None = None
         for connections in _pieces(_merged_connections(self._connections, self.passed), self._block):
             if held is not None:
-                while upcoming is not None and upcoming[0] <= held.end[-1] + _AHEAD:
+                while upcoming is not None and upcoming[0] <= held.end[-1] + _AHEAD_SECONDS:
                     waiting.receive(upcoming[1], upcoming[2])
                     upcoming = next(entries, None)
                 yield _joined(held, waiting)

@@ -24,7 +24,7 @@ def drop_first(st: Any, e: Any) -> None:
 
 @helper
 def drop_blocks(st: Any, e: Any) -> None:
-    """Gives all waiting blocks back."""
+    """Frees all waiting blocks."""
     while e.blocks != NONE:
         drop_first(st, e)
 

@@ -8,9 +8,9 @@ from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import reasons
 from feature_extractors.tracker.state import FRAGMENT_BUFFER, N_FRAGMENTS
 
-_TIMEOUT: Final = 300.0  # Zeek's frag_timeout, seconds
-_SPANS: Final = 64  # pieces of one datagram that may stand apart
-_LARGEST: Final = 65535
+_TIMEOUT_SECONDS: Final = 300.0  # Zeek's frag_timeout, seconds
+_MAX_SPANS: Final = 64  # pieces of one datagram that may stand apart
+_MAX_DATAGRAM_BYTES: Final = 65535
 
 
 @helper
@@ -51,7 +51,9 @@ def add_fragment(
         f.size = upper
     if size <= 0:
         return reasons.FRAGMENT_HELD
-    if upper > _LARGEST or not _insert(st, f, row, data, packet.ip_begin + header_len, offset, upper):
+    if upper > _MAX_DATAGRAM_BYTES or not _insert(
+        st, f, row, data, packet.ip_begin + header_len, offset, upper
+    ):
         f.used = 0
         return reasons.FRAGMENT_BAD
     if f.seq[0] > 0 or f.size == 0 or f.upper[0] < f.size:
@@ -113,7 +115,7 @@ def _take(st: Any, packet: Any, ident: int) -> int:
     f.used = 1
     f.src_hi, f.src_lo, f.dst_hi, f.dst_lo = packet.src_hi, packet.src_lo, packet.dst_hi, packet.dst_lo
     f.id = ident
-    f.expires = st.clock[0] + _TIMEOUT
+    f.expires = st.clock[0] + _TIMEOUT_SECONDS
     f.size = 0
     f.spans = 0
     return row
@@ -140,7 +142,7 @@ def _insert(st: Any, f: Any, row: int, data: Any, source: int, seq: int, upper: 
         high = max(high, i64(f.upper[last]))
         last += 1
     spans = f.spans - (last - first) + 1
-    if spans > _SPANS:
+    if spans > _MAX_SPANS:
         return False
     if last == first:
         for i in range(f.spans, first, -1):

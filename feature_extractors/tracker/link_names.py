@@ -35,7 +35,7 @@ _EXPECTED: Final = "Ethernet, raw IP, loopback, PPP, HDLC, Linux cooked, 802.11,
 
 
 def refusal(links: Iterable[int]) -> str:
-    """Says which framings were found, none of which is read, and what makes a capture of one that is.
+    """The message that none of these link types is read, with their names and what to capture instead.
 
     A number without a name here is private use or newer than this list.
     """

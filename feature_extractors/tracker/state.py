@@ -153,7 +153,7 @@ N_DECODED, N_UNKNOWN_LINK, N_SEED, N_SEED_2 = range(10, 14)  # the seeds: the ke
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that outlives a frame. Arrays are replaced by larger ones between two calls of the loop."""
+    """The state of the tracker between frames, as arrays, which grow between two calls of the loop."""
 
     conns: NDArray[np.void]  # [c] CONNECTION
     ends: NDArray[np.void]  # [2c] ENDPOINT
@@ -195,7 +195,7 @@ class State:
 
     @property
     def pointer(self) -> int:
-        """Where `addresses` begins; the state must outlive its use."""
+        """The address of `addresses`; the state must outlive its use."""
         return int(self.addresses.ctypes.data)
 
 
@@ -216,7 +216,7 @@ L_CONNECTIONS, L_BLOCKS, L_EARLY, L_CONTENT = range(4)
 
 @dataclass(frozen=True, slots=True)
 class TrackerLimits:
-    """How much the tracker may hold. What is let go is counted."""
+    """The bounds of the connection table; what is evicted is counted."""
 
     connections: int = 262_144  # at once; the one whose timer is next makes room
     blocks_per_direction: int = 256  # out-of-order blocks waiting for a hole to be filled

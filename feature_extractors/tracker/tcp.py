@@ -28,7 +28,7 @@ OUTSIDE: Final = -2  # the stream offset of a segment that belongs to no stream
 _TOO_LARGE_SEQ_DELTA: Final = 1048576
 _MAX_INITIAL_WINDOW: Final = 16384
 _MAX_ABOVE_HOLE: Final = 16384
-_EXCESSIVE_DATA: Final = 10 * 1024 * 1024
+_EXCESSIVE_DATA_BYTES: Final = 10 * 1024 * 1024
 _M32: Final = 0xFFFFFFFF
 _SEEN_SYN, _SEEN_FIN, _SEEN_RST, _SEEN_FIN_RST, _SEEN_DATA, _SEEN_ACK, _SEEN_MULTI = (
     1,
@@ -65,7 +65,7 @@ def check_history(st: Any, c: Any, mask: int, code: int) -> bool:
 
 @helper
 def flip(st: Any, c: Any) -> None:
-    """Originator and responder change roles."""
+    """Swaps originator and responder of a connection (Zeek's Connection::FlipRoles)."""
     c.orig_side = 1 - c.orig_side
     if c.proto == 6:
         c.first_seen = ((c.first_seen & 1) << 1) | (c.first_seen >> 1)
@@ -93,7 +93,7 @@ def tcp_segment(
     length: int,
     captured: int,
 ) -> int:
-    """One segment of `length` payload bytes, `captured` of them present. Returns its payload's stream offset.
+    """The stream offset of the payload of one segment, `length` bytes, `captured` of them present.
 
     The offset is 0 for the first byte after the SYN, -1 where the payload begins in the SYN's own place, as in
     captures made by hand (Zeek passes over that byte), and `OUTSIDE` where the segment lies outside the stream.
@@ -558,7 +558,7 @@ def _data_sent(st: Any, c: Any, e: Any, p: Any, side: int, begin: int, length: i
     held = e.held_bytes
     tail = st.blocks[e.last_block].upper if e.blocks != NONE else e.reassembled
     if (_no_data_acked(e) and tail - e.reassembled > _MAX_ABOVE_HOLE) or (
-        held + max(e.reassembled - e.trimmed, 0) > _EXCESSIVE_DATA
+        held + max(e.reassembled - e.trimmed, 0) > _EXCESSIVE_DATA_BYTES
     ):
         drop_blocks(st, e)
         e.skip = 1

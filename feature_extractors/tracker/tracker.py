@@ -57,7 +57,7 @@ _MAX_TUNNEL_CHANGES: Final = 5
 def process(
     st: Any, data: Any, starts: Any, captured: Any, lengths: Any, times: Any, links: Any, first: int
 ) -> int:
-    """Tracks frames from `first` on until the block ends or an array in `st` is full; returns the next frame.
+    """The next frame to track, after those from `first` on until the block ends or an array in `st` is full.
 
     A frame at which the loop stopped is begun again with the next call; its timers go on where they stopped.
     """
@@ -400,7 +400,7 @@ def _hand_over(
 
 @entry
 def finish(st: Any, order: Any, first: int) -> int:
-    """Ends the connections in the slots `order` from `first` on, until the rows are full; returns the next."""
+    """The next index into `order`, after the connections in its slots from `first` on have ended or rows are full."""
     i = first
     while i < len(order) and len(st.rows) - st.n[N_ROWS] >= FRAME_ROWS:
         if len(st.row_packets) - st.n[N_ROW_PACKETS] < FRAME_ROWS * MAX_PACKETS:

@@ -120,7 +120,7 @@ def test_a_detector_has_run_once_before_the_first_connection_comes_and_the_one_t
         return Judge(made[-1], Config())
 
     nobody = Config(endpoint=Endpoint(url=f"ws://127.0.0.1:{free_port()}/", authentication="none"))
-    assert run(nobody, load, until=lambda: True, tell=lambda _: None) == 0
+    assert run(nobody, load, until=lambda: True, notify=lambda _: None) == 0
     warmed, judges = made
     assert warmed.received
     assert warmed.explained
@@ -134,7 +134,7 @@ def test_a_line_of_counts_is_told_every_so_often_unless_quiet_is_wanted(quiet: b
     steps = iter(range(4))
     run(
         Config(endpoint=nobody), lambda: judge(Config()), until=lambda: next(steps, None) is None,
-        tell=told.append, quiet=quiet,
+        notify=told.append, quiet=quiet,
     )  # fmt: skip
     assert any("0 connections told, 0 judged, 0 odd verdicts, 0 notices" in line for line in told) is lines
     assert any('authentication = "none": whoever reaches' in line for line in told)

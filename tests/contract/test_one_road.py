@@ -58,7 +58,7 @@ class Memory:
 
 
 def told(windows: Windows, i: int) -> list[Any]:
-    """A row as `CMDANA::tell_connection` tells it, its logs in full before it."""
+    """A row as `CMDANA::publish_connection` tells it, its logs in full before it."""
     c, p = windows.connections, windows.packets
     uid, ts = c.uid[i].decode(), float(c.ts[i])
     orig, resp = address_texts(c.orig_h[i : i + 1])[0], address_texts(c.resp_h[i : i + 1])[0]

@@ -154,8 +154,8 @@ def test_where_nobody_listens_a_line_says_where_and_what_to_look_at(pair: Pair) 
 def test_a_port_that_accepts_and_says_nothing_is_given_up_in_time(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmdana_plugin.endpoint.broker._CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr("cmdana_plugin.endpoint.websocket._OPEN_TIMEOUT", 1.0)
+    monkeypatch.setattr("cmdana_plugin.endpoint.broker._CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("cmdana_plugin.endpoint.websocket._OPEN_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         transport = pair.transport(silent.getsockname()[1])
         start = time.monotonic()

@@ -33,7 +33,18 @@ def test_the_shipped_file_holds_every_key_with_its_default() -> None:
             "unknown key [verdict] alert_per_day; did you mean 'alerts_per_day'?",
         ),
         (b"[verdicts]\n", "unknown key [verdicts]; did you mean 'verdict'?"),
-        (b"[endpoint]\nsniff = 'eth0'", "unknown key [endpoint] sniff; known here: transport, url"),
+        (
+            b"[endpoint]\nsniff = 'eth0'",
+            "unknown key [endpoint] sniff; the endpoint no longer sniffs packets",
+        ),
+        (
+            b"[endpoint]\nsniff_connections = 9",
+            "unknown key [endpoint] sniff_connections; the endpoint no longer sniffs",
+        ),
+        (
+            b"[endpoint]\nmost_connections = 9",
+            "unknown key [endpoint] most_connections; known here: transport, url",
+        ),
         (b"[zzz]\n", "unknown key [zzz]; known here: capture, tracker"),
         (
             b"[verdict]\nalerts_per_day = 'many'",

@@ -7,9 +7,9 @@ connections that it rests on are the attack's. An alarm that is true of none and
 is false; one that rests on nothing but connections of unknown kind is neither.
 
 False alarms that name the same host, each at most an hour after the one before, are one **false incident**: somebody
-looks into a host once. An alarm with the key of an earlier one of the day is the same alarm again, and not counted.
-Attacks are found once, by the first true alarm; its delay runs from the attack's first packet, and counts the
-connections of the attack that had ended.
+looks into a host once. An alarm with the key of an earlier one of the day is the same alarm again: it may have come
+true of an attack by now, and is not counted else. Attacks are found once, by the first true alarm; its delay runs from
+the attack's first packet, and counts the connections of the attack that had ended.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Alarm:
     role: str  # of the host in its connections: originator, responder
     score: float  # higher is surer; a curve moves a threshold along it
     rows: NDArray[np.int64]  # connections of the day that it rests on
-    key: str = ""  # what the same alarm has again; "": none is
+    key: str = ""  # what the same alarm has again, when there is more to it; "": none is
+    also: tuple[str, ...] = ()  # other hosts that it names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,9 @@ class Truth:
     attacks: tuple[Attack, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)  # address -> role of the host
+    event: Sequence[
+        str
+    ] = ()  # of each connection, the name of the stretch that it is part of; none: nobody tells
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -170,19 +174,19 @@ class Tally:
         told: set[str] = set()
         last: dict[tuple[str, str], float] = {}
         for alarm in sorted(alarms, key=lambda a: a.ts):
+            true = true_of(alarm, truth, owner)
+            for k in true:
+                first.setdefault(k, alarm.ts)
             if alarm.key and alarm.key in told:
                 continue
             told.add(alarm.key)
             self.alarms += 1
-            true = true_of(alarm, truth, owner)
-            for k in true:
-                first.setdefault(k, alarm.ts)
             if true:
                 continue
             if len(alarm.rows) and (truth.label[alarm.rows] < 0).all():
                 self.unlabelled += 1
                 continue
-            during = next((s.name for s in truth.stretches if s.begin <= alarm.ts <= s.end), "")
+            during = _stretch(alarm, truth)
             before = last.get((during, alarm.host))
             last[during, alarm.host] = alarm.ts
             if before is not None and alarm.ts - before <= MERGE:
@@ -238,10 +242,20 @@ def true_of(alarm: Alarm, truth: Truth, owner: NDArray[np.int64]) -> list[int]:
         if (mine == k).sum() < LEAST_SHARE * len(mine):
             continue
         rows = attack.rows
-        at_an_end = (truth.orig[rows] == alarm.host).any() or (truth.resp[rows] == alarm.host).any()
-        if alarm.host in attack.hosts or at_an_end:
+        named = {alarm.host, *alarm.also}
+        if named & attack.hosts or named & {*truth.orig[rows].tolist(), *truth.resp[rows].tolist()}:
             found.append(k)
     return found
+
+
+def _stretch(alarm: Alarm, truth: Truth) -> str:
+    """What an alarm is about: a stretch that at least half of its connections are part of; by time if nobody tells."""
+    names = {s.name for s in truth.stretches}
+    if not truth.event:
+        return next((s.name for s in truth.stretches if s.begin <= alarm.ts <= s.end), "")
+    said = Counter(truth.event[i] for i in alarm.rows.tolist() if truth.event[i] in names)
+    name, many = said.most_common(1)[0] if said else ("", 0)
+    return name if 2 * many >= len(alarm.rows) else ""
 
 
 def _service(alarm: Alarm, truth: Truth) -> str:

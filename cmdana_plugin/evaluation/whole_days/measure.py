@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector import Detector
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import LEAST, RATES, judge
 from cmdana_plugin.evaluation.own_network import after
 from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, most_found, within_budget
-from cmdana_plugin.evaluation.whole_days.peers import PEERS, programs_of
+from cmdana_plugin.evaluation.whole_days.peers import PEERS
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, in_turn, networks_of
+from cmdana_plugin.evaluation.whole_days.programs import programs_of
 from cmdana_plugin.evaluation.whole_days.told import (
     OURS,
     Elsewhere,
     Judged,
+    Learned,
     Lesson,
     Listed,
     Teller,
@@ -192,9 +193,9 @@ def _network(
         seeded = OURS[name].seeded if name in OURS else name not in _SEEDLESS
         for seed in seeds if seeded else seeds[:1]:
             progress(f"{network}: {name}, seed {seed}", k / len(names))
-            begin = OURS[name].learn(lesson, seed) if name in OURS else baseline(name, lesson, seed)
-            again = _again(begin, config) if name in OURS and seed == seeds[0] else None
-            runs.setdefault(name, []).append(_Run(Judged(begin, config), again))
+            made = OURS[name].learn(lesson, seed) if name in OURS else baseline(name, lesson, seed)
+            again = _again(made, config) if name in OURS and seed == seeds[0] else None
+            runs.setdefault(name, []).append(_Run(Judged(made, config), again))
     for name, peer in PEERS.items():
         if not only or name in only:
             runs[name] = [_Run(Listed(peer), None)]
@@ -236,8 +237,8 @@ def _last(day: Day) -> Encoded:
     return take_encoded(day.encoded, np.arange(max(n - WARM, 0), n))
 
 
-def _again(begin: Callable[[], Detector], config: Config) -> Callable[[], Teller]:
-    return lambda: Judged(begin, config, (1.0,))
+def _again(made: Learned, config: Config) -> Callable[[], Teller]:
+    return lambda: Judged(made, config, (1.0,))
 
 
 def _known(name: str) -> Section:

@@ -2,7 +2,7 @@
 
 Formulas, not the programs: RITA 5 needs a ClickHouse server, and Zeek's scripts a Zeek, where a day of connections and
 their log entries is all that is at hand. Thresholds are the documented defaults. What a program itself said of a day
-can be put beside the recording as `alarms-NAME.csv` (`said_elsewhere`) and is counted in the same tables.
+can be put beside the recording (`programs`) and is counted in the same tables.
 
 RITA (github.com/activecm/rita v5.1, analysis/beacons.go, analysis.go, default_config.hjson, GPL-3.0): for each pair of
 an inner host and an outer address or server name of a day, the mean of four scores (Bowley's skewness and median
@@ -16,13 +16,11 @@ Zeek: policy/misc/scan.zeek (as of 6.0; removed in 6.1), policy/protocols/{ssh,f
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,7 +28,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.evaluation.whole_days.alarms import Alarm, Truth
 from cmdana_plugin.logs import LocalNets
-from feature_extractors import CONN_STATES, CmdanaError, Windows
+from feature_extractors import CONN_STATES, Windows
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -353,64 +351,3 @@ PEERS: Final[Mapping[str, Peer]] = {
     "zeek-scan": Peer("scan.zeek alone", zeek_scan, 1.0, _SHARES),
     "zeek-guessing": Peer("detect-bruteforcing.zeek of SSH and FTP alone", zeek_guessing, 1.0, _SHARES),
 }
-
-
-# What programs themselves said
-
-
-def said_elsewhere(
-    folder: Path, truth: Truth, uid: NDArray[np.bytes_], shift: float
-) -> dict[str, list[Alarm]]:
-    """By name the alarms of `alarms-NAME.csv` files: columns ts, host, and, where known, role, score, uid, key.
-
-    `uid` has several parted by spaces; without it an alarm rests on the host's connections of the hour before. `shift`
-    seconds are added to their times. Raises `CmdanaError`.
-    """
-    row_of = {u.decode(): i for i, u in enumerate(uid.tolist())}
-    out: dict[str, list[Alarm]] = {}
-    for path in sorted(folder.glob("alarms-*.csv")):
-        name = path.stem.removeprefix("alarms-")
-        out[name] = []
-        with path.open(encoding="utf-8", newline="") as file:
-            for at, row in enumerate(csv.DictReader(file), 2):
-                try:
-                    ts, host = float(row["ts"]) + shift, row["host"]
-                    score = float(row.get("score") or 1.0)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise CmdanaError(
-                        f"{path}:{at}: {error}; expected the columns ts and host, and role, score, uid, key if known"
-                    ) from None
-                rows = np.array([row_of[u] for u in (row.get("uid") or "").split() if u in row_of], np.int64)
-                role = row.get("role") or "originator"
-                if not len(rows):
-                    rows = connections_before(truth, host, role, ts)
-                out[name].append(Alarm(ts, host, role, score, rows, row.get("key") or ""))
-    return out
-
-
-def programs_of(folders: Iterable[Path]) -> dict[str, list[float]]:
-    """By name of `alarms-NAME.csv` in these folders, the scores that are in them: falling, different, few."""
-    scores: dict[str, set[float]] = defaultdict(set)
-    for path in (p for folder in folders for p in sorted(folder.glob("alarms-*.csv"))):
-        with path.open(encoding="utf-8", newline="") as file:
-            found = {float(row.get("score") or 1.0) for row in csv.DictReader(file)}
-        scores[path.stem.removeprefix("alarms-")] |= found
-    return {name: _few(found) for name, found in scores.items()}
-
-
-def _few(scores: Iterable[float]) -> list[float]:
-    falling = sorted(scores, reverse=True) or [1.0]
-    return (
-        falling
-        if len(falling) <= _MOST
-        else [falling[k * (len(falling) - 1) // (_MOST - 1)] for k in range(_MOST)]
-    )
-
-
-_MOST: Final = 32  # thresholds of a program's curve
-
-
-def connections_before(truth: Truth, host: str, role: str, ts: float, span: float = 3600.0) -> Rows:
-    """A host's connections in a role that ended in the time before."""
-    side = truth.resp if role == "responder" else truth.orig
-    return np.flatnonzero((side == host) & (truth.end <= ts + 1e-6) & (truth.end > ts - span) & truth.final)

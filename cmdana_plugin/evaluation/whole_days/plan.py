@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.cache import key_of, recall
 from cmdana_plugin.evaluation.whole_days.alarms import Stretch, Truth, attacks_of
-from cmdana_plugin.logs import LabelError, read_labels
+from cmdana_plugin.logs import LabelError, read_labels, rows
 from cmdana_plugin.training import Learned, Recording, joining, recordings
 from feature_extractors import CmdanaError, Stage, Windows, address_texts, take
 from feature_extractors.features import Encoded, encoded, load_schema
@@ -29,6 +30,7 @@ PARTS: Final = ("train", "calibrate", "later", "test")
 USES: Final = ("choosing", "unseen")
 _CAPTURES: Final = ("*.pcap", "*.pcap.gz", "*.pcapng", "*.pcapng.gz")
 _DAY: Final = 86400.0
+_SLACK: Final = 0.1  # seconds between a label's start and a connection's
 _LARGEST_STORY: Final = 16 * 1024 * 1024  # bytes
 
 
@@ -49,11 +51,11 @@ def read_days(path: Path) -> list[Planned]:
     """CSV with the columns recording, network, part and, if wanted, use, scenario, begin, end. Raises `CmdanaError`."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CmdanaError(f"{path}: cannot be read as a plan: {error}") from None
     plan: list[Planned] = []
-    for at, row in enumerate(rows, 2):
+    for at, row in enumerate(lines, 2):
         try:
             one = Planned(
                 path.parent / row["recording"], row["network"], row["part"], row.get("use") or "choosing",
@@ -173,17 +175,45 @@ def read_day(planned: Planned, config: Config, cache: Path | None, not_before: f
     truth = Truth(
         c.ts, c.end, orig, resp, list(c.service), label, family, final,
         attacks_of(np.where(final, label, np.int8(-1)), family, orig, resp, c.ts, c.end, story.actors),
-        stretches, story.roles,
+        stretches, story.roles, [] if planned.scenario else _events(folder, windows, orig, resp, shift),
     )  # fmt: skip
     return Day(folder.name, planned.part, windows, encoded(windows, load_schema()), truth, shift, folder)
 
 
+def _events(
+    folder: Path, windows: Windows, orig: NDArray[np.str_], resp: NDArray[np.str_], shift: float
+) -> list[str]:
+    """The event that labels.csv says each connection is part of ("" none); nothing where it has no such column."""
+    by_ends: dict[frozenset[tuple[str, int]], list[tuple[float, str]]] = {}
+    told = False
+    for _, row in rows(_labels(folder)):
+        told = told or "event" in row
+        if event := row.get("event"):
+            ends = frozenset(((row["orig_h"], int(row["orig_p"])), (row["resp_h"], int(row["resp_p"]))))
+            by_ends.setdefault(ends, []).append((float(row["ts"]) + shift, event))
+    if not told:
+        return []
+    c = windows.connections
+    out = [""] * len(c)
+    if by_ends:
+        columns = zip(
+            orig.tolist(), c.orig_p.tolist(), resp.tolist(), c.resp_p.tolist(), c.ts.tolist(), strict=True
+        )
+        for i, (one, one_p, other, other_p, ts) in enumerate(columns):
+            found = by_ends.get(frozenset(((one, one_p), (other, other_p))), ())
+            out[i] = next((event for at, event in found if abs(at - ts) <= _SLACK), "")
+    return out
+
+
+def _labels(folder: Path) -> Path:
+    for name in ("labels.csv", "labels.csv.xz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise LabelError(f"{folder}: found no labels.csv; a day needs its labels")
+
+
 def _read(folder: Path, config: Config, cache: Path | None) -> Recording:
-    labels = folder / "labels.csv"
-    if not labels.is_file():
-        labels = folder / "labels.csv.xz"
-    if not labels.is_file():
-        raise LabelError(f"{folder}: found no labels.csv; a day needs its labels")
+    labels = _labels(folder)
     captures = [p for pattern in _CAPTURES for p in sorted(folder.glob(pattern))]
     sources = captures or sorted(log_files(folder))
     if len(captures) > 1 or not sources:
@@ -210,12 +240,12 @@ def _cut(recording: Recording, begin: float, end: float) -> Recording:
     c = recording.windows.connections
     first, last = float(c.ts.min()), float(c.end.max())
     share = (c.end - first) / max(last - first, 1e-9)
-    rows = np.flatnonzero((share >= begin) & ((share < end) | (end == 1.0)))
-    if not len(rows):
+    kept = np.flatnonzero((share >= begin) & ((share < end) | (end == 1.0)))
+    if not len(kept):
         raise CmdanaError(f"{recording.name}: found no connection between {begin:g} and {end:g} of its time")
-    label = None if recording.label is None else recording.label[rows]
+    label = None if recording.label is None else recording.label[kept]
     family = recording.family or [""] * len(c)
-    return Recording(recording.name, take(recording.windows, rows), label, [family[i] for i in rows.tolist()])
+    return Recording(recording.name, take(recording.windows, kept), label, [family[i] for i in kept.tolist()])
 
 
 def moved(windows: Windows, seconds: float) -> Windows:

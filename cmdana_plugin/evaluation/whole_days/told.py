@@ -6,6 +6,7 @@ score for peers. One of them is how it ships.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour import with_behaviour_beside
-from cmdana_plugin.config import Config
-from cmdana_plugin.decision import Judge, Notice, threshold
+from cmdana_plugin.config import Config, Verdict
+from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
+from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
     Checkpoint,
     CrossModal,
@@ -31,18 +33,30 @@ from cmdana_plugin.detector import (
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS, Baseline
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
 from cmdana_plugin.evaluation.whole_days.alarms import Alarm, at_level
-from cmdana_plugin.evaluation.whole_days.peers import Peer, said_elsewhere
+from cmdana_plugin.evaluation.whole_days.peers import Peer
 from cmdana_plugin.evaluation.whole_days.plan import Day
+from cmdana_plugin.evaluation.whole_days.programs import said_of
 from cmdana_plugin.training import Corpus, Recipe, Recording, entities_of, gather, recalibrate, train
-from feature_extractors import CmdanaError, Stage
-from feature_extractors.features import Encoded, load_schema, take_encoded
+from feature_extractors import CmdanaError, Stage, take
+from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
 
 Floats = NDArray[np.float64]
 
 _BLOCK: Final = 4096  # connections judged at once
-_SPAN: Final = 3600.0  # seconds before a notice that it speaks of: the half-life of evidence
-MULTIPLES: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the budget of alerts, for the curve
-SHIPPED_AS: Final = MULTIPLES.index(1.0)
+_HOURS: Final = 100_000  # connections of a recording that tails of evidence are learned from, its last
+_NEVER: Final = 1e-9  # alerts a day: hours are measured whole
+MULTIPLES: Final = (
+    0.01,
+    0.03,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    10.0,
+    30.0,
+)  # of the budget of alerts, for the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,38 @@ class Lesson:
 # Detectors: each learned once, then begun anew as often as wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A detector that can be begun anew, and how rare evidence against a host is by it on the network learned."""
+
+    begin: Callable[[], Detector]
+    tails: Floats | None
+
+
+def _mute() -> Detector:
+    """Has no words for why: nobody reads them here."""
+    return PrecomputedScores(scores_of(np.zeros(0)))
+
+
+def _with_tails(begin: Callable[[], Detector], normal: Sequence[Recording]) -> Learned:
+    """The tails of evidence from normal hours, for everybody as the product learns them (`training.fit_incidents`)."""
+    schema = load_schema()
+    blocks: tuple[list[Floats], ...] = ([], [])
+    for r in normal:
+        calm = np.flatnonzero(np.ones(len(r.windows), np.bool_) if r.label is None else r.label == 0)[
+            -_HOURS:
+        ]
+        judge, detector = Judge(_mute(), Config(verdict=Verdict(alerts_per_day=_NEVER))), begin()
+        for rows in _blocks(len(calm)):
+            block = encoded(take(r.windows, calm[rows]), schema)
+            judge.conclude(block, detector.receive(block))
+        judge.decider.evidence.turn()
+        for role, found in enumerate(blocks):
+            found.append(judge.decider.evidence.blocks(role))
+    maxima = [np.concatenate(found) for found in blocks]
+    return Learned(begin, tails_of(maxima) if len(maxima[0]) >= ENOUGH_BLOCKS else None)
+
+
 def _begun(made: Checkpoint) -> Callable[[], Detector]:
     """As the product judges with a checkpoint: what is learned of behaviour and the site's history beside."""
 
@@ -92,21 +138,23 @@ def _begun(made: Checkpoint) -> Callable[[], Detector]:
     return begin
 
 
-def _as_shipped(lesson: Lesson, seed: int) -> Callable[[], Detector]:
-    return _begun(shipped_checkpoint())
+def _as_shipped(lesson: Lesson, seed: int) -> Learned:
+    made = shipped_checkpoint()
+    return Learned(_begun(made), made.incidents)
 
 
-def _calibrated(lesson: Lesson, seed: int) -> Callable[[], Detector]:
-    return _begun(recalibrate(shipped_checkpoint(), lesson.held))
+def _calibrated(lesson: Lesson, seed: int) -> Learned:
+    return _with_tails(_begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
 
 
-def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Callable[[], Detector]:
-    return _begun(
-        train(lesson.train, lesson.held, recipe=Recipe(seed=seed, trees=False, behaviour=behaviour), salt=0)
+def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Learned:
+    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour)
+    return _with_tails(
+        _begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), [*lesson.train, *lesson.held]
     )
 
 
-def _without(lesson: Lesson, seed: int) -> Callable[[], Detector]:
+def _without(lesson: Lesson, seed: int) -> Learned:
     return _learned(lesson, seed, behaviour=False)
 
 
@@ -115,7 +163,7 @@ class Kind:
     """A detector that an evaluation knows by name."""
 
     words: str
-    learn: Callable[[Lesson, int], Callable[[], Detector]]
+    learn: Callable[[Lesson, int], Learned]
     seeded: bool = True
 
 
@@ -164,7 +212,7 @@ class Streamed:
         return [[] for _ in rows]
 
 
-def baseline(name: str, lesson: Lesson, seed: int) -> Callable[[], Detector]:
+def baseline(name: str, lesson: Lesson, seed: int) -> Learned:
     """Learned like ours; those that need labels learn from other networks' captures too."""
     schema = load_schema()
     if name in WITH_LABELS and not lesson.foreign:
@@ -176,7 +224,7 @@ def baseline(name: str, lesson: Lesson, seed: int) -> Callable[[], Detector]:
     made.fit(learn, np.ones(len(learn), np.bool_), seed)
     held = gather(lesson.held, schema)
     calm = made.score(held)[held.label == 0]
-    return lambda: Streamed(name, made, calm)
+    return _with_tails(lambda: Streamed(name, made, calm), [*lesson.train, *lesson.held])
 
 
 # What is told
@@ -185,16 +233,12 @@ def baseline(name: str, lesson: Lesson, seed: int) -> Callable[[], Detector]:
 class Judged:
     """A detector behind the product's decisions, at several budgets at once."""
 
-    def __init__(
-        self, begin: Callable[[], Detector], config: Config, multiples: Sequence[float] = MULTIPLES
-    ) -> None:
+    def __init__(self, learned: Learned, config: Config, multiples: Sequence[float] = MULTIPLES) -> None:
         self.levels = tuple(-m * config.verdict.alerts_per_day for m in multiples)  # a small budget is strict
         self.shipped = multiples.index(1.0)
-        self._begin = begin
-        self._detector = begin()
-        configs = [_with_budget(config, -level) for level in self.levels]
-        self._judges = [Judge(PrecomputedScores(scores_of(np.zeros(0))), c) for c in configs]
-        self._thresholds = [threshold(c.verdict) for c in configs]
+        self._begin = learned.begin
+        self._detector = learned.begin()
+        self._judges = [Judge(_mute(), _with_budget(config, -level), learned.tails) for level in self.levels]
 
     def warm(self, past: Encoded) -> None:
         """Shows connections that are not counted."""
@@ -210,21 +254,79 @@ class Judged:
             assert isinstance(again, Streamed)
             again.remember(past)
         n = len(day.encoded)
-        p, score = np.ones(n), np.zeros(n)
-        notices: list[list[Notice]] = [[] for _ in self.levels]
+        p = np.ones(n)
+        c = day.encoded.connections
+        row_of = {key: i for i, key in enumerate(zip(c.uid.tolist(), c.stage.tolist(), strict=True))}
+        members = [_Members(row_of) for _ in self.levels]
         for rows in _blocks(n):
             block = take_encoded(day.encoded, rows)
             scores = self._detector.receive(block)
-            p[rows], score[rows] = scores.p_value, scores.score
-            for k, judge in enumerate(self._judges):
-                notices[k] += judge.conclude(block, scores).notices
-        c = day.encoded.connections
-        row_of = {key: i for i, key in enumerate(zip(c.uid.tolist(), c.stage.tolist(), strict=True))}
-        alarms = [
-            alarms_of(told, day, row_of, score >= limit)
-            for told, limit in zip(notices, self._thresholds, strict=True)
-        ]
-        return Told(alarms, p, _revised(p, alarms[self.shipped], day))
+            p[rows] = scores.p_value
+            for judge, known in zip(self._judges, members, strict=True):
+                known.add(judge.conclude(block, scores), int(rows[0]))
+        alarms = [known.alarms(day) for known in members]
+        return Told(alarms, p, members[self.shipped].revised(p))
+
+
+class _Members:
+    """The incidents of a day at one budget: which connections belong to each, since when that is known, notices."""
+
+    def __init__(self, row_of: Mapping[tuple[bytes, int], int]) -> None:
+        self._row_of = row_of
+        self._rows: dict[str, list[tuple[int, int]]] = defaultdict(list)  # incident -> (row, known at row)
+        self._notices: list[tuple[int, Notice]] = []  # at row
+        self._evidence: dict[str, float] = {}  # -log10, by incident
+
+    def add(self, judged: Decided, begin: int) -> None:
+        for i, incident in enumerate(judged.verdicts.incident):
+            if incident is not None:
+                self._rows[incident].append((begin + i, begin + i))
+        for i, verdict in judged.revised:
+            row = self._row(verdict.uid, "revised")
+            if verdict.incident is not None and row is not None:
+                self._rows[verdict.incident].append((row, begin + i))
+        for notice in judged.notices:
+            row = None if notice.verdict is None else self._row(notice.verdict.uid, notice.verdict.stage)
+            if row is not None:  # else drift: about no connection in particular
+                self._notices.append((row, notice))
+                if notice.incident is not None:
+                    self._evidence[notice.incident.id] = notice.incident.evidence
+
+    def _row(self, uid: str, stage: str) -> int | None:
+        stages = (Stage.EARLY,) if stage == "early" else (Stage.FINAL, Stage.EARLY)
+        return next((i for s in stages if (i := self._row_of.get((uid.encode(), int(s)))) is not None), None)
+
+    def alarms(self, day: Day) -> list[Alarm]:
+        """A notice rests on the connections that were known to belong to its incident by then."""
+        out = []
+        for row, notice in self._notices:
+            incident, now = notice.incident, float(day.truth.end[row])
+            if incident is None:
+                assert notice.verdict is not None
+                score = -float(np.log10(notice.verdict.p_value))
+                out.append(Alarm(now, notice.verdict.orig_h, "originator", score, np.array([row])))
+                continue
+            rows = sorted({i for i, known in self._rows[incident.id] if known <= row} | {row})
+            out.append(
+                Alarm(
+                    now,
+                    incident.host,
+                    incident.role,
+                    incident.evidence,
+                    np.array(rows),
+                    incident.id,
+                    incident.hosts,
+                )
+            )
+        return out
+
+    def revised(self, p: Floats) -> Floats:
+        """p-values of connections once their incidents are known: no more than the share of hosts' hours like it."""
+        out = p.copy()
+        for incident, evidence in self._evidence.items():
+            rows = np.array([i for i, _ in self._rows[incident]], np.int64)
+            out[rows] = np.minimum(out[rows], 10.0 ** -min(evidence, 300.0))
+        return out
 
 
 def _blocks(n: int) -> list[NDArray[np.int64]]:
@@ -233,49 +335,6 @@ def _blocks(n: int) -> list[NDArray[np.int64]]:
 
 def _with_budget(config: Config, alerts: float) -> Config:
     return config.model_copy(update={"verdict": config.verdict.model_copy(update={"alerts_per_day": alerts})})
-
-
-def alarms_of(
-    notices: Sequence[Notice], day: Day, row_of: Mapping[tuple[bytes, int], int], odd: NDArray[np.bool_]
-) -> list[Alarm]:
-    """The product's notices as alarms; a host's rests on its odd connections of the hour before."""
-    truth = day.truth
-    out = []
-    for notice in notices:
-        if notice.verdict is None:  # drift: about no connection in particular
-            continue
-        stage = Stage.EARLY if notice.verdict.stage == "early" else Stage.FINAL
-        row = row_of[notice.verdict.uid.encode(), int(stage)]
-        now = float(truth.end[row])
-        incident = notice.incident
-        if incident is None:
-            rows = np.array([row])
-            host, role, score = notice.verdict.orig_h, "originator", -np.log10(notice.verdict.p_value)
-        else:
-            host, role, score = incident.host, incident.role, incident.evidence
-            side = (truth.orig if role == "originator" else truth.resp)[: row + 1]
-            recent = truth.end[: row + 1] >= now - _SPAN
-            rows = np.flatnonzero((side == host) & odd[: row + 1] & recent)
-        out.append(Alarm(now, host, role, float(score), rows))
-    return out
-
-
-def _revised(p: Floats, alarms: Sequence[Alarm], day: Day) -> Floats:
-    """Each connection with the evidence of the alarm that it turned out to belong to.
-
-    Those are what an alarm rests on and, of the hour before it, what the host did in the same role to (as a responder:
-    got at) the same ports, whatever it looked like by itself.
-    """
-    out = p.copy()
-    truth, c = day.truth, day.encoded.connections
-    port = c.resp_p.astype(np.int64) << 8 | c.ip_proto
-    for alarm in alarms:
-        side = truth.orig if alarm.role == "originator" else truth.resp
-        mine = (side == alarm.host) & (truth.end <= alarm.ts + 1e-6) & (truth.end >= alarm.ts - _SPAN)
-        mine &= np.isin(port, port[alarm.rows])
-        mine[alarm.rows] = True
-        out[mine] = np.minimum(out[mine], 10.0 ** -min(alarm.score, 300.0))
-    return out
 
 
 class Listed:
@@ -301,5 +360,5 @@ class Elsewhere:
 
     def take(self, day: Day, past: Encoded) -> Told:
         uid = day.encoded.connections.uid
-        said = said_elsewhere(day.folder, day.truth, uid, day.shift).get(self._name, [])
+        said = said_of(day.folder, day.truth, uid, day.shift).get(self._name, [])
         return Told([at_level(said, level) for level in self.levels])

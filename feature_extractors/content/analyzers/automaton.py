@@ -76,7 +76,7 @@ class Automaton:
         return state, pos, 0
 
     def explore(self, most: int) -> int:
-        """Works out every transition there is, for as long as there are at most so many states, and counts these."""
+        """The number of states, after every transition has been worked out; stops beyond `most` states."""
         row = 0
         while row < len(self._states) <= most:
             for kind in range(self._width):

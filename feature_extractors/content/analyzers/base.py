@@ -44,7 +44,7 @@ class ParseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ContentLimits:
-    """Bounds on what one run of protocol analysis may hold; `plugin.toml` names them alike."""
+    """The bounds of protocol analysis; `plugin.toml` names them alike ([content])."""
 
     pending_bytes: int = 256 * 1024  # out-of-order bytes kept per direction while its hole may still fill
     pending_segments: int = 128  # out-of-order segments kept per direction
@@ -60,16 +60,16 @@ class ContentLimits:
 
 
 class Shared:
-    """A row that several connections make together, which is written when the last of them has ended."""
+    """A row of several connections, which is written when the last of them has ended."""
 
-    __slots__ = ("claims", "fields", "open", "stream", "told", "ts", "uids")
+    __slots__ = ("claim_hosts", "claims", "fields", "open", "stream", "ts", "uids")
 
     def __init__(self, stream: str, ts: float, fields: Fields) -> None:
         self.stream = stream
         self.ts = ts
         self.fields = fields
         self.open = 0  # connections
-        self.told: dict[int, str] = {}  # the addresses of claims whose connections have ended
+        self.claim_hosts: dict[int, str] = {}  # the addresses of claims whose connections have ended
         self.claims: list[
             tuple[str, Session, bool]
         ] = []  # which field is which one's originator or responder
@@ -77,7 +77,7 @@ class Shared:
 
 
 class Announcer:
-    """What announces a connection, and is told of the file that this brings."""
+    """The analyzer that announced a data connection and is notified of its file."""
 
     def brought(self, fuid: str, kind: str) -> None:
         """The file of this id has begun, or is of this kind, where that is not empty."""
@@ -86,7 +86,7 @@ class Announcer:
 
 @dataclass(slots=True)
 class Run:
-    """What the connections of one run share: bounds, counts, and what one connection tells of another."""
+    """The state that all connections of a run share: bounds, counters, announced connections, logged certificates."""
 
     limits: ContentLimits
     counts: Counts
@@ -138,6 +138,12 @@ class Run:
             self.expected.popitem(last=False)
 
 
+# Most connections never need one of their own: what is empty is made when something goes into it.
+_NOT_WRITTEN: Final[dict[int, float]] = {}
+_NO_SHARED: Final[list[Shared]] = []
+_NO_WEIRDS: Final[dict[str, int]] = {}
+
+
 class Session:
     """One connection as its analyzers see it: who speaks on which port, what is confirmed, what is logged."""
 
@@ -159,19 +165,17 @@ class Session:
         self.last_bytes = 0  # of these the last entry's, when it was new
         self.logs = run.logs
         self.rows: list[tuple[str, float, Fields]] = []  # of logs that no feature reads
-        self.written: dict[
-            int, float
-        ] = {}  # when Zeek writes an entry, by its identity; negative: it does not
-        self.shared: list[Shared] = []
+        self.written = _NOT_WRITTEN  # when Zeek writes an entry, by its identity; negative: it does not
+        self.shared = _NO_SHARED
         self.announcer: Announcer | None = None  # of this connection
-        self.weirds: dict[str, int] = {}  # how often each was met
+        self.weirds = _NO_WEIRDS  # how often each was met
         self.partial = False  # a TCP connection whose beginning was not captured
         self.had_gap = False
         self.size = 0  # payload bytes of both directions so far
         self.nested = 0  # connections inside it, each in the one before
 
     def confirm(self, service: str) -> None:
-        """The content is this protocol beyond doubt, as Zeek's analyzer of that name confirms it."""
+        """Adds a service: the content is this protocol beyond doubt (Zeek's AnalyzerConfirmation)."""
         self.services[service] = None
 
     def _over_limit(self) -> bool:
@@ -189,7 +193,7 @@ class Session:
         return False
 
     def log(self, stream: str, ts: float, fields: Fields) -> Fields:
-        """Adds one log entry, whose fields may still be filled in; an entry without fields is never handed out."""
+        """The fields of a new log entry, which may still be filled in; an entry without fields is never handed out."""
         run = self.run
         if self._over_limit():
             return fields
@@ -217,12 +221,14 @@ class Session:
         run.entries_open += 1
         self.rows.append((stream, ts, fields))
         if written >= 0:
-            self.written[id(fields)] = written
+            self.at(fields, written)
         return fields
 
     def at(self, fields: Fields, ts: float) -> None:
         """Zeek writes this entry at `ts`, or not at all where that is negative."""
         if self.logs:
+            if not self.written:
+                self.written = {}
             self.written[id(fields)] = ts
 
     def share(self, stream: str, ts: float, fields: Fields) -> None:
@@ -236,6 +242,8 @@ class Session:
             self.at(fields, -1.0)
         if shared not in self.shared:
             shared.open += 1
+            if not self.shared:
+                self.shared = []
             self.shared.append(shared)
 
     def claim(self, fields: Fields, name: str, is_orig: bool) -> None:
@@ -246,8 +254,14 @@ class Session:
 
     def first(self, what: str) -> bool:
         """Whether this is asked of `what` for the first time on this connection."""
-        met = self.weirds[f" {what}"] = self.weirds.get(f" {what}", 0) + 1
-        return met == 1
+        return self._met(f" {what}") == 1
+
+    def _met(self, name: str) -> int:
+        """How often a name was met, this time included."""
+        if not self.weirds:
+            self.weirds = {}
+        met = self.weirds[name] = self.weirds.get(name, 0) + 1
+        return met
 
     def weird(self, ts: float, name: str, source: str = "", addl: str = "") -> None:
         """Something odd that Zeek tells of in weird.log, each name 25 times a connection (sampling_threshold).
@@ -256,8 +270,7 @@ class Session:
         """
         if not self.logs:
             return
-        met = self.weirds[name] = self.weirds.get(name, 0) + 1
-        if met > WEIRD_THRESHOLD:
+        if self._met(name) > WEIRD_THRESHOLD:
             return
         said: Fields = {"name": name, "notice": False, "peer": "zeek"}
         if addl:
@@ -322,7 +335,7 @@ class Session:
 
 
 def about_bytes(fields: Fields) -> int:
-    """About the bytes that the fields of a log entry take."""
+    """An estimate of the memory of a log entry's fields, bytes."""
     size = 512 + 64 * len(fields)
     for value in fields.values():
         if isinstance(value, str):
@@ -365,7 +378,7 @@ class Analyzer:
         """Nothing more is wanted in either direction."""
         self.done = True
 
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing more is wanted, asked anew after content was handed in."""
         return self.done
 

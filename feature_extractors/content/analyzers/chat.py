@@ -20,7 +20,7 @@ _COMMANDS: Final = frozenset((
     "USERS", "WALLOPS", "WATCH", "WHO", "WHOIS", "WHOWAS", "STARTTLS",
 ))  # fmt: skip
 _DCC: Final = re.compile(rb"\x01DCC (?:SEND|CHAT|TSEND|TSEND) (\S{1,255}+) (\d{1,10}) (\d{1,5})")
-_MAX_LINE: Final = 512
+_MAX_LINE_BYTES: Final = 512
 
 
 class Irc(LineProtocol):
@@ -30,7 +30,7 @@ class Irc(LineProtocol):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._lines = (Lines(_MAX_LINE * 16), Lines(_MAX_LINE * 16))
+        self._lines = (Lines(_MAX_LINE_BYTES * 16), Lines(_MAX_LINE_BYTES * 16))
         self._nick: str | None = None
         self._user: str | None = None
         self._addl: str | None = None  # what was said last, which Zeek goes on saying
@@ -123,7 +123,7 @@ class Irc(LineProtocol):
 
 _TAG: Final = re.compile(rb"<(/?[?:0-9A-Za-z]{1,256}+)[^<>]{0,4096}+>")
 _IDLE: Final = re.compile(rb"(?:<[/?]?[0-9A-Za-z]{1,6}>)*+")  # tags too short to be any that matter
-_MAX_STREAM: Final = 64 * 1024
+_MAX_STREAM_BYTES: Final = 64 * 1024
 
 
 class Xmpp(LineProtocol):

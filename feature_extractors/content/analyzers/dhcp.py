@@ -19,14 +19,14 @@ _TYPES: Final = {
     9: "FORCERENEW", 10: "LEASEQUERY", 11: "LEASEUNASSIGNED", 12: "LEASEUNKNOWN", 13: "LEASEACTIVE",
     14: "BULKLEASEQUERY", 15: "LEASEQUERYDONE", 16: "ACTIVELEASEQUERY", 17: "LEASEQUERYSTATUS", 18: "TLS",
 }  # fmt: skip
-_WATCH: Final = 30.0  # DHCP::max_txid_watch_time
-_SILENCE: Final = 5.0  # after which a transaction is over
-_EXPIRY: Final = 10.0  # before which nobody looks whether it is
+_WATCH_SECONDS: Final = 30.0  # DHCP::max_txid_watch_time
+_SILENCE_SECONDS: Final = 5.0  # after which a transaction is over
+_EXPIRY_SECONDS: Final = 10.0  # before which nobody looks whether it is
 _MAX_TRANSACTIONS: Final = 1024
 
 
 class Dhcp(Analyzer):
-    """Messages joined by transaction id."""
+    """DHCP (RFC 2131): messages joined by transaction id."""
 
     service: ClassVar[str] = "dhcp"
 
@@ -61,8 +61,8 @@ class Dhcp(Analyzer):
         found = transactions.get(xid)
         if (
             found is not None
-            and (ts - found[2] > _SILENCE or ts - found[1] > _WATCH)
-            and ts - found[1] > _EXPIRY
+            and (ts - found[2] > _SILENCE_SECONDS or ts - found[1] > _WATCH_SECONDS)
+            and ts - found[1] > _EXPIRY_SECONDS
         ):
             found = None
         if found is None:

@@ -30,18 +30,18 @@ ANSWER: Final = np.dtype(
 )  # fmt: skip
 
 _A, _NS, _CNAME, _SOA, _PTR, _MX, _TXT, _AAAA, _SRV, _A6, _SPF = 1, 2, 5, 6, 12, 15, 16, 28, 33, 38, 99
-_UNSAID: Final = (13, 29, 32, 41, 64, 65, 249, 250, 257, 65534)  # records that Zeek does not log
-_UNKNOWN: Final = (10,)  # `<unknown type=...>`, but frequent in tunnels
-_MOST_NAME: Final = 250  # bytes; a longer name is odd
-_MOST_JUMPS: Final = 16  # compression pointers in one name
-_MOST_RECORDS: Final = 100
-_MOST_QUERIES: Final = 25
+_UNLOGGED_TYPES: Final = (13, 29, 32, 41, 64, 65, 249, 250, 257, 65534)  # records that Zeek does not log
+_UNKNOWN_TYPES: Final = (10,)  # `<unknown type=...>`, but frequent in tunnels
+_MAX_NAME_BYTES: Final = 250  # bytes; a longer name is odd
+_MAX_JUMPS: Final = 16  # compression pointers in one name
+_MAX_RECORDS: Final = 100
+_MAX_QUERIES: Final = 25
 _DOT: Final = 46
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """What the plain ones of a block's datagrams say; `text` holds names in lower case and answers in words."""
+    """The plain DNS messages of a block as columns; `text` holds names in lower case and answers as text."""
 
     which: list[int]  # [s] index into `rows`, -1 where the datagram is no plain message
     rows: list[tuple[Any, ...]]  # MESSAGE
@@ -53,7 +53,7 @@ class Messages:
 def read(
     data: NDArray[np.uint8], starts: NDArray[np.int64], captured: NDArray[np.int32], wanted: NDArray[np.int64]
 ) -> Messages:
-    """Reads the datagrams whose index is in `wanted`, of all that begin at `starts` in `data`."""
+    """The plain DNS messages among the datagrams with index in `wanted`, of those that begin at `starts` in `data`."""
     which = np.full(len(starts), -1, np.int64)
     if not len(wanted):
         return Messages(which.tolist(), [], [], b"", "")
@@ -99,7 +99,7 @@ def _message(
     if size < 12:
         return False, n, at
     flags, queries, count = _u16(data, base + 2), _u16(data, base + 4), _u16(data, base + 6)
-    if flags >> 11 & 15 or queries > _MOST_QUERIES or count > _MOST_RECORDS:
+    if flags >> 11 & 15 or queries > _MAX_QUERIES or count > _MAX_RECORDS:
         return False, n, at
     row.trans_id = _u16(data, base)
     row.flags = flags
@@ -129,10 +129,10 @@ def _message(
         if pos < 0 or pos + 10 > size:
             return False, n, at
         answer.owner_end = at
-        pos, at, said = _record(data, base, pos, size, answer, text, at)
+        pos, at, text_end = _record(data, base, pos, size, answer, text, at)
         if pos < 0:
             return False, n, at
-        n += said
+        n += text_end
     row.last = n
     return True, n, at
 
@@ -181,9 +181,9 @@ def _record(
         at, answer.plain = _strings(data, base, pos, end, kind, text, at)
         if at < 0:
             return i64(-1), i64(0), i64(0)
-    elif kind in _UNSAID:
+    elif kind in _UNLOGGED_TYPES:
         return end, at, i64(0)
-    elif kind in _UNKNOWN:
+    elif kind in _UNKNOWN_TYPES:
         for letter in (60, 117, 110, 107, 110, 111, 119, 110, 32, 116, 121, 112, 101, 61):  # "<unknown type="
             text[at] = letter
             at += 1
@@ -200,7 +200,7 @@ def _record(
 def _name(data: Any, base: int, pos: int, end: int, text: Any, at: int) -> tuple[int, int, bool]:
     """Writes a name in lower case; the offset behind it (-1: odd), the end of the text, whether it is plain ASCII."""
     after, jumps, size, plain, first = i64(-1), i64(0), i64(0), True, True
-    if at + _MOST_NAME + 1 > len(text):
+    if at + _MAX_NAME_BYTES + 1 > len(text):
         return i64(-1), at, False
     while True:
         if pos >= end:
@@ -213,7 +213,7 @@ def _name(data: Any, base: int, pos: int, end: int, text: Any, at: int) -> tuple
         if n >= 0xC0:
             target = (n & 0x3F) << 8 | i64(data[base + pos + 1])
             jumps += 1
-            if target >= pos or jumps > _MOST_JUMPS:
+            if target >= pos or jumps > _MAX_JUMPS:
                 return i64(-1), at, False
             if after < 0:
                 after = pos + 2
@@ -222,7 +222,7 @@ def _name(data: Any, base: int, pos: int, end: int, text: Any, at: int) -> tuple
             continue
         pos += 1
         size += n + 1
-        if n > 63 or n > end - pos or size > _MOST_NAME:
+        if n > 63 or n > end - pos or size > _MAX_NAME_BYTES:
             return i64(-1), at, False
         if not first:
             text[at] = _DOT

@@ -129,6 +129,10 @@ _SIP_REPLY: Final = re.compile(rb" ?SIP/[0-9]\.[0-9](?:\r\n| [0-9]{3} )")
 _RDPEUDP: Final = re.compile(rb"\xff{4}...\x01", re.S)
 
 
+# Most directions never need one of their own: what is empty is made when something goes into it.
+_NO_LINES: Final[dict[int, int]] = {}
+
+
 class Head:
     """The first `2 * BUFFER_SIZE` bytes of one direction, each looked at once and then forgotten."""
 
@@ -141,7 +145,7 @@ class Head:
         self._later = _LATER.start
         self._newline = -1  # offset of the last one in what was looked at
         self._greeted = self._user = self._nick = -1  # offsets behind the first of each
-        self._lines: dict[int, int] = {}  # signatures that lack but a line's end, from which offset on
+        self._lines = _NO_LINES  # signatures that lack but a line's end, from which offset on
 
     def feed(self, data: bytes) -> None:
         if self._size + len(data) > 2 * BUFFER_SIZE:
@@ -183,7 +187,7 @@ class Head:
         if complete & _LOGGED_IN and 0 <= self._greeted <= newline:
             self.seen |= _FTP_SERVER
         if complete & _SERVER:
-            self._lines.setdefault(_IRC_PEER, end + 1)
+            self._await_line(_IRC_PEER, self._lines.get(_IRC_PEER, end + 1))
         if complete & _USER:
             self.seen |= _FTP_CLIENT
             if 0 <= self._nick < newline:
@@ -204,7 +208,12 @@ class Head:
 
     def _await_client(self, least: int) -> None:
         if not self.seen & _IRC_CLIENT:
-            self._lines[_IRC_CLIENT] = min(least, self._lines.get(_IRC_CLIENT, least))
+            self._await_line(_IRC_CLIENT, min(least, self._lines.get(_IRC_CLIENT, least)))
+
+    def _await_line(self, signature: int, least: int) -> None:
+        if not self._lines:
+            self._lines = {}
+        self._lines[signature] = least
 
 
 def tcp_signatures(orig: bytes, resp: bytes, is_orig: bool) -> list[str]:
@@ -322,10 +331,10 @@ class Detector(Analyzer):
         self._analyzers: list[Analyzer] = []
         self._tried: dict[str, Analyzer] = {}
         self._agreed = ["", ""]  # what the responder's and the originator's first bytes asked for
-        self.deaf = False  # signatures are still looked for, but no analyzer hears what is missing
+        self.ignored = False  # signatures are still looked for, but no analyzer hears what is missing
         self._udp = session.ip_proto == 17
         self._matching = True
-        self._heads = (Head(), Head())  # responder's, originator's first bytes
+        self._heads: tuple[Head, Head] | None = None  # responder's, originator's first bytes, of TCP
         self._chunks: list[tuple[bool, bytes]] = []
         self._size = 0
         for name in names:
@@ -371,7 +380,7 @@ class Detector(Analyzer):
                     done = done and analyzer.done
             self.done = self.done or done
             return
-        self.deaf = False
+        self.ignored = False
         there = [analyzer for analyzer in self._analyzers if not analyzer.done]
         for analyzer in there:
             if not (analyzer.needs_start and session.partial):
@@ -384,6 +393,8 @@ class Detector(Analyzer):
             if not data:
                 return
             heads = self._heads
+            if heads is None:
+                heads = self._heads = Head(), Head()
             heads[is_orig].feed(data)
             found = _asked_for(heads[1].seen, heads[0].seen, is_orig)
         self._chunks.append((is_orig, data))
@@ -401,7 +412,7 @@ class Detector(Analyzer):
             self._chunks = []
         self._settle()
 
-    def only(self) -> Analyzer | None:
+    def sole_analyzer(self) -> Analyzer | None:
         """The one analyzer that every further datagram goes to and to nothing else; None where there is more to it."""
         if self._udp and len(self._analyzers) == 1 and not self._chunks and self._matching:
             return None if self._analyzers[0].done else self._analyzers[0]
@@ -415,12 +426,12 @@ class Detector(Analyzer):
             self.done = True
 
     def gap(self, is_orig: bool, length: int) -> None:
-        deaf = True
+        ignored = True
         for analyzer in self._analyzers:
             if not analyzer.done:
                 analyzer.gap(is_orig, length)
-                deaf = deaf and analyzer.done
-        self.deaf = deaf
+                ignored = ignored and analyzer.done
+        self.ignored = ignored
         self._settle()
 
     def skip(self, is_orig: bool) -> int:

@@ -64,7 +64,7 @@ class _Transfers(Announcer):
 
 
 class Ftp(LineProtocol):
-    """One control connection."""
+    """FTP (RFC 959): one control connection."""
 
     service: ClassVar[str] = "ftp"
 

@@ -52,9 +52,8 @@ _READ: Final = _PROXY_HEADERS | {
 
 # What a direction waits for
 _LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
-_WORTH_PASSING: Final = (
-    1024 * 1024
-)  # bytes of a body that are not looked at, though what is missing is to be logged
+# bytes of a body that are not looked at, though what is missing is to be logged
+_WORTH_PASSING: Final = 1024 * 1024
 _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 
 
@@ -215,7 +214,7 @@ class Http(Analyzer):
         if (
             body.parts is not None
             or body.decoder is not None
-            or body.deaf
+            or body.undecodable
             or not body.sniffed
             or side.state not in (_BODY, _CHUNK)
         ):

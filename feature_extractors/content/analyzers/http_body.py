@@ -18,7 +18,7 @@ from feature_extractors.content.analyzers.mime import Holder, Mime
 MAX_FILES: Final = 15  # of one message that http.log names (HTTP::max_files_orig)
 EXPANSION: Final = 100  # so many times the compressed bytes of a connection are unpacked, and the first
 FREE_EXPANSION: Final = 256 * 1024  # bytes besides
-_PIECE: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
+_PIECE_BYTES: Final = 64 * 1024  # unpacked at once: as much as a processor's cache holds
 
 
 class Budget:
@@ -71,8 +71,22 @@ class Body:
     """The body of the message under way in one direction."""
 
     __slots__ = (
-        "_budget", "_first", "_is_orig", "deaf", "decoder", "file", "filename", "holed", "length", "missing",
-        "multipart", "offered", "parts", "sniffed", "total", "ts",
+        "_budget",
+        "_first",
+        "_is_orig",
+        "decoder",
+        "file",
+        "filename",
+        "holed",
+        "length",
+        "missing",
+        "multipart",
+        "offered",
+        "parts",
+        "sniffed",
+        "total",
+        "ts",
+        "undecodable",
     )  # fmt: skip
 
     def __init__(self, budget: Budget, is_orig: bool) -> None:
@@ -85,7 +99,7 @@ class Body:
         self.length = 0  # as Zeek counts it
         self.decoder: zlib._Decompress | None = None
         self.holed = False  # a compressed body that lacks a piece
-        self.deaf = False  # what cannot be decompressed is not counted any more, only what is missing
+        self.undecodable = False  # what cannot be decompressed is not counted any more, only what is missing
         self.sniffed = False
         self._first = b""
         self.filename = b""
@@ -109,7 +123,7 @@ class Body:
 
     def take(self, ts: float, data: bytes, entry: Fields) -> None:
         """The next bytes, of the message whose row of http.log is `entry`."""
-        if self.deaf:
+        if self.undecodable:
             return
         if self.decoder is not None:
             data = self._decoded(data) if not self.holed else self._decoded_past_hole(data)
@@ -198,12 +212,12 @@ class Body:
         first, rest, more = b"", data, 0
         while True:
             try:
-                out = decoder.decompress(rest, max(min(room, _PIECE), 1))
+                out = decoder.decompress(rest, max(min(room, _PIECE_BYTES), 1))
             except zlib.error:
                 self.decoder = None
                 owner.session.counts.add("http_body_not_decoded")
-                self.deaf = self.length > 0
-                return b"" if self.deaf else data
+                self.undecodable = self.length > 0
+                return b"" if self.undecodable else data
             rest = decoder.unconsumed_tail
             room -= len(out)
             budget.unpackable -= len(out)
@@ -216,7 +230,7 @@ class Body:
                 self.decoder = None
                 owner.session.counts.add("http_body_over_limit")
                 break
-            if not rest and len(out) < _PIECE:
+            if not rest and len(out) < _PIECE_BYTES:
                 break
         self.length += more
         return first
@@ -236,14 +250,14 @@ class Body:
             rest = b""
         while rest and self.length + len(first) < limit:
             if budget.unpackable <= 0:
-                self.decoder, self.deaf = None, True
+                self.decoder, self.undecodable = None, True
                 owner.session.counts.add("http_body_over_limit")
                 break
             try:
                 out = decoder.decompress(rest, 4096)
             except zlib.error:
                 if not restarts:
-                    self.decoder, self.deaf = None, True
+                    self.decoder, self.undecodable = None, True
                     owner.session.counts.add("http_body_not_decoded")
                     break
                 decoder = self.decoder = zlib.decompressobj(-15)

@@ -6,9 +6,11 @@ import re
 from typing import Final
 
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,2})\r?\n")
-_TINY: Final = 8  # bytes of chunks that are read many at once
-_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY + 1)]
-_RUNS: Final = [re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY + 1)]
+_TINY_CHUNK_BYTES: Final = 8  # bytes of chunks that are read many at once
+_HELD: Final = [re.compile(rb"0?%d\r?\n(.{%d})\r?\n" % (n, n), re.S) for n in range(_TINY_CHUNK_BYTES + 1)]
+_RUNS: Final = [
+    re.compile(rb"(?:0?%d\r?\n.{%d}\r?\n)++" % (n, n), re.S) for n in range(_TINY_CHUNK_BYTES + 1)
+]
 _EMPTY: Final = re.compile(rb"(?:\r?\n)*+")
 _SHORT: Final = [re.compile(rb"(?:[^\r\n]{0,%d}+\r?\n)*+" % n) for n in range(4)]
 _DOT: Final = re.compile(rb"\n\.\r?\n")
@@ -138,7 +140,7 @@ class Lines:
         while n < most and (head := _CHUNK.match(buffer, pos)) is not None:
             begin = head.end()
             size = int(head[1], 16)
-            if 0 < size <= _TINY:
+            if 0 < size <= _TINY_CHUNK_BYTES:
                 run = _RUNS[size].match(buffer, pos)
                 held = _HELD[size].findall(buffer, pos, run.end()) if run is not None else []
                 if run is not None and 1 < len(held) <= most - n:

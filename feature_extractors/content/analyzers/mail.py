@@ -40,7 +40,7 @@ _HEADERS: Final = {
 
 
 class LineProtocol(Analyzer):
-    """A protocol of lines that may turn to TLS."""
+    """An analyzer of a line protocol that may turn to TLS."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -105,7 +105,7 @@ class _Files(Holder):
 
 
 class Smtp(LineProtocol):
-    """Mail transactions."""
+    """SMTP (RFC 5321): mail transactions."""
 
     service: ClassVar[str] = "smtp"
 

@@ -30,7 +30,7 @@ def filename(value: bytes) -> bytes:
 
 
 class Holder:
-    """Whoever's message it is, and is told of the files in it."""
+    """The analyzer whose message it is, notified of the files in it."""
 
     def begins(self, fuid: str, name: bytes) -> None:
         """A file of this name, empty where it has none."""
@@ -58,7 +58,7 @@ class _Entity:
 
 
 class Mime:
-    """One message."""
+    """The parser of one MIME message (RFC 2045, 2046)."""
 
     def __init__(
         self, session: Session, source: str, is_orig: bool, holder: Holder, depth: int, headers: bytes = b""

@@ -19,7 +19,7 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 
-_PAYLOAD: Final = 100  # bytes of a message that are logged (MQTT::max_payload_size)
+_LOGGED_PAYLOAD_BYTES: Final = 100  # bytes of a message that are logged (MQTT::max_payload_size)
 _QOS: Final = ("at most once", "at least once", "exactly once", "unknown")
 _VERSIONS: Final = {3: "3.1", 4: "3.1.1", 5: "5.0"}
 _RETURN: Final = (
@@ -34,7 +34,7 @@ _EMPTY: Final = re.compile(
 
 
 class Mqtt(Analyzer):
-    """One client connection."""
+    """MQTT 3.1.1 (OASIS): one client connection."""
 
     service: ClassVar[str] = "mqtt"
 
@@ -116,7 +116,7 @@ class Mqtt(Analyzer):
             "topic": text(topic, 1024), "payload_len": length - (body.pos - begin),
         })  # fmt: skip
         if self.session.logs:
-            entry["payload"] = text(body.take(min(body.left, _PAYLOAD)))
+            entry["payload"] = text(body.take(min(body.left, _LOGGED_PAYLOAD_BYTES)))
         if qos:
             self._remember("publish", identifier, entry)
 

@@ -24,18 +24,18 @@ _COMMANDS: Final = (
     "set_option", "fetch", "daemon", "binlog_dump_gtid", "reset_connection",
 )  # fmt: skip
 _SSL: Final = 0x0800
-_MAX_PACKET: Final = 64 * 1024  # of one packet that is looked at; longer ones are passed over
+_MAX_PACKET_BYTES: Final = 64 * 1024  # of one packet that is looked at; longer ones are passed over
 
 
 class Mysql(Analyzer):
-    """One client connection."""
+    """The MySQL client/server protocol: one client connection."""
 
     service: ClassVar[str] = "mysql"
     needs_start: ClassVar[bool] = True
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self._streams = (Framed(_MAX_PACKET + 4), Framed(_MAX_PACKET + 4))
+        self._streams = (Framed(_MAX_PACKET_BYTES + 4), Framed(_MAX_PACKET_BYTES + 4))
         self._skip = [0, 0]
         self._greeted = False
         self._logged_in = False
@@ -59,7 +59,7 @@ class Mysql(Analyzer):
         stream.feed(data)
         while (head := stream.peek(4)) is not None:
             length = head[0] | head[1] << 8 | head[2] << 16
-            if length > _MAX_PACKET:
+            if length > _MAX_PACKET_BYTES:
                 gone = stream.drop(4 + length)
                 self._skip[is_orig] = 4 + length - gone
                 return

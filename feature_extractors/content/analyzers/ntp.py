@@ -9,11 +9,11 @@ from feature_extractors.content.analyzers.base import Analyzer, Fields, ParseErr
 from feature_extractors.content.analyzers.ip import address
 
 _MESSAGE: Final = struct.Struct(">BBbbhhhh4s8I")  # parts of a second are signed, as Zeek reads them
-_EPOCH: Final = 2208988800  # seconds from 1900 to 1970
+_SECONDS_1900_TO_1970: Final = 2208988800  # seconds from 1900 to 1970
 
 
 def _time(seconds: int, fraction: int) -> float:
-    return seconds - _EPOCH + fraction / 2**32 if seconds or fraction else 0.0
+    return seconds - _SECONDS_1900_TO_1970 + fraction / 2**32 if seconds or fraction else 0.0
 
 
 class Ntp(Analyzer):

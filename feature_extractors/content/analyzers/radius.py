@@ -12,7 +12,7 @@ from feature_extractors.content.analyzers.ip import address
 
 
 class Radius(Analyzer):
-    """Access requests, challenges and their outcome."""
+    """RADIUS (RFC 2865): access requests, challenges and their result."""
 
     service: ClassVar[str] = "radius"
 

@@ -30,7 +30,7 @@ _MAX_HEADERS: Final = 200
 
 
 class Sip(Analyzer):
-    """One entry per dialogue under way."""
+    """SIP (RFC 3261): one entry per dialogue under way."""
 
     service: ClassVar[str] = "sip"
 

@@ -14,7 +14,7 @@ MAX_OPEN: Final = 128  # files of one connection that are known at once
 
 
 class Contents:
-    """What passes of the files of one connection."""
+    """The contents of the files of one SMB connection, as they pass."""
 
     __slots__ = ("_carried", "_ends", "_names", "_session")
 

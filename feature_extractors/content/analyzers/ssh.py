@@ -33,7 +33,7 @@ _Offer = list[list[bytes]]
 
 
 class Ssh(Analyzer):
-    """One SSH connection."""
+    """SSH (RFC 4253): one connection, until its keys are exchanged."""
 
     service: ClassVar[str] = "ssh"
     needs_start: ClassVar[bool] = True

@@ -16,7 +16,7 @@ _SEVERITIES: Final = ("EMERG", "ALERT", "CRIT", "ERR", "WARNING", "NOTICE", "INF
 
 
 class Syslog(Analyzer):
-    """One entry per datagram."""
+    """Syslog (RFC 3164): one entry per datagram."""
 
     service: ClassVar[str] = "syslog"
 

@@ -54,7 +54,7 @@ def version_name(version: int) -> str:
 
 
 class Tls(Analyzer):
-    """One TLS connection over a stream."""
+    """TLS (RFC 8446, 5246): one connection over a stream."""
 
     service: ClassVar[str] = "ssl"
     needs_start: ClassVar[bool] = True
@@ -433,7 +433,7 @@ class Tls(Analyzer):
 
 
 class Dtls(Tls):
-    """One DTLS connection over datagrams; handshake messages in fragments are put together."""
+    """DTLS (RFC 6347): one connection over datagrams; fragmented handshake messages are reassembled."""
 
     service: ClassVar[str] = "dtls"
     needs_start: ClassVar[bool] = False

@@ -38,7 +38,7 @@ def _remembered(function: Callable[P, str]) -> Callable[P, str]:
 
 @_remembered
 def ja3(version: int, suites: bytes, extensions: bytes, groups: bytes, formats: bytes) -> str:
-    """Digest of the numbers that a client hello lists, without GREASE."""
+    """The JA3 digest of a client hello, from the numbers that it lists without GREASE (Salesforce, 2017)."""
     lists = (_numbers(suites), _numbers(extensions), _numbers(groups), list(formats))
     said = [str(version), *("-".join([str(n) for n in numbers if not _is_grease(n)]) for numbers in lists)]
     return hashlib.md5(",".join(said).encode(), usedforsecurity=False).hexdigest()

@@ -22,7 +22,7 @@ def _is_ip(data: bytes) -> bool:
 
 
 class Vxlan(Analyzer):
-    """Port 4789 with the I flag."""
+    """VXLAN (RFC 7348): port 4789 with the I flag."""
 
     service: ClassVar[str] = "vxlan"
 
@@ -33,7 +33,7 @@ class Vxlan(Analyzer):
 
 
 class Geneve(Analyzer):
-    """Port 6081 with version 0 and options that fit."""
+    """Geneve (RFC 8926): port 6081 with version 0 and options that fit."""
 
     service: ClassVar[str] = "geneve"
 
@@ -95,7 +95,7 @@ class Gtpv1(Analyzer):
 
 
 class Teredo(_BothSides):
-    """IPv6 packets behind authentication and origin indications."""
+    """Teredo (RFC 4380): IPv6 packets behind authentication and origin indications."""
 
     service: ClassVar[str] = "teredo"
 
@@ -106,8 +106,7 @@ class Teredo(_BothSides):
         if data[pos : pos + 2] == b"\0\0":
             pos += 8
         inner = data[pos:]
-        is_bubble = (
-            len(inner) >= 40 and inner[6] == 59 and inner[4:6] == b"\0\0"
-        )  # no next header, whatever follows
+        # no next header, whatever follows
+        is_bubble = len(inner) >= 40 and inner[6] == 59 and inner[4:6] == b"\0\0"
         if inner[:1] and inner[0] >> 4 == 6 and (is_bubble or _is_ip(inner)):
             self._saw(is_orig)

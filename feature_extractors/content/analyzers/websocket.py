@@ -19,7 +19,7 @@ _OPCODES: Final = frozenset((0, 1, 2, 8, 9, 10))
 
 
 class WebSocket(Analyzer):
-    """Both directions' frames."""
+    """WebSocket (RFC 6455): the frames of both directions."""
 
     service: ClassVar[str] = "websocket"
 

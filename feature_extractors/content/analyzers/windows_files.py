@@ -26,7 +26,7 @@ from feature_extractors.content.analyzers.windows_auth import Gssapi, Ntlm
 
 MAX_MESSAGE: Final = 256 * 1024  # of one SMB message that is looked at whole; of a longer one, the head
 MAX_ERRORS: Final = 32  # segments that are no DCE-RPC before we stop looking
-_HEAD: Final = 4096
+_HEAD_BYTES: Final = 4096
 _IGNORED: Final = {
     "winreg": frozenset((
         "BaseRegCloseKey", "BaseRegGetVersion", "BaseRegOpenKey", "BaseRegQueryValue", "BaseRegDeleteKeyEx",
@@ -44,7 +44,7 @@ _PIPE_NAMES: Final = frozenset((
 ))  # fmt: skip
 _SHARES2: Final = {1: "DISK", 2: "PIPE", 3: "PRINT"}
 _DELETE_ON_CLOSE: Final = 0x1000
-_EPOCH_1601: Final = 11644473600
+_SECONDS_1601_TO_1970: Final = 11644473600
 
 
 class DceRpc(Analyzer):
@@ -229,7 +229,7 @@ class Smb(Analyzer):
             if head[0] not in (0, 0x81, 0x82, 0x83, 0x84, 0x85):
                 raise ParseError("not_netbios")
             if length > MAX_MESSAGE - 4:
-                start = stream.peek(_HEAD)
+                start = stream.peek(_HEAD_BYTES)
                 if start is None:
                     break
                 self._message(is_orig, ts, start[4:])
@@ -405,7 +405,7 @@ class Smb(Analyzer):
             self._remember(ts, 5, identifier, name, Reader(message, 64 + 40).u32le() & _DELETE_ON_CLOSE)
         elif answer and (asked := self._asked.pop((5, identifier), None)) and size == 89:
             body = Reader(message, 64 + 8)
-            times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
+            times = [body.u64le() / 1e7 - _SECONDS_1601_TO_1970 for _ in range(4)]
             body.skip(8)
             size = body.u64le()
             self._opened(asked[2], tree, asked[0] or "<share_root>", size, times, bool(asked[1]))
@@ -507,7 +507,7 @@ class Smb(Analyzer):
             self._remember(ts, 0xA2, identifier, name)
         elif answer and (asked := self._asked.pop((0xA2, identifier), None)) and count >= 34:
             body = Reader(parameters, 11)
-            times = [body.u64le() / 1e7 - _EPOCH_1601 for _ in range(4)]
+            times = [body.u64le() / 1e7 - _SECONDS_1601_TO_1970 for _ in range(4)]
             body.skip(12)
             size = body.u64le()
             if tree in self._pipe_trees:

@@ -1,4 +1,4 @@
-"""Many lines of conn.log at once, as columns, compiled: those that are as Zeek writes them; the others are named.
+"""Lines of conn.log parsed into columns by compiled code where they are as Zeek writes them; the others are named.
 
 What is taken here means what `log_lines` makes of it, digit by digit; whatever is in any way unusual is left to it.
 """
@@ -41,18 +41,18 @@ _TS, _DURATION, _ORIG_H, _ORIG_P, _COUNT, _WORD, _UID, _HISTORY, _PARENTS = 0, 1
 _SMALL: Final = 7  # of the counts: from here on 16 bits, the last one 8
 _N: Final = len(TARGETS)
 _ABSENT, _BARE, _TEXT, _EMPTY, _LIST = 0, 1, 2, 3, 4  # what a value is
-_BUCKETS: Final = 1024
+_HASH_BUCKETS: Final = 1024
 _NOT_HERE: Final = -2  # the target of a field that is not read here
 _LINE_FEED: Final = 10
 _UID_WIDTH, _HISTORY_WIDTH = 20, 64
 _SPARE_WORDS: Final = 1024
 _WORD_BYTES: Final = 64
-_UNITS_FROM: Final = 6.3e11  # from here on a time may be milliseconds
+_MILLISECONDS_FROM: Final = 6.3e11  # from here on a time may be milliseconds
 
 
 @dataclass(slots=True)
 class Rows:
-    """What of `n` lines was read: where `done` is not, a line is left to others and its cells mean nothing."""
+    """The columns of `n` lines; where `done` is false the line was not parsed and its values mean nothing."""
 
     done: NDArray[np.bool_]  # [n]
     time: NDArray[np.float64]  # [2, n] ts, and duration, NaN unset
@@ -67,7 +67,7 @@ class Rows:
 
 
 class Table:
-    """The words met in a log, each with a number: services, states, protocols."""
+    """The dictionary of the words of a log (services, states, protocols), by number."""
 
     def __init__(self) -> None:
         self.bytes = np.zeros((_SPARE_WORDS, _WORD_BYTES), np.uint8)
@@ -76,13 +76,13 @@ class Table:
         self.used = np.zeros(1, np.int64)
 
     def words(self) -> list[str]:
-        """Each by its number."""
+        """The words in order of their numbers."""
         n = int(self.used[0])
         return [bytes(self.bytes[i, : self.size[i]]).decode("ascii") for i in range(n)]
 
 
 class Columns:
-    """How the lines of one log are cut: by the place of a column, or by the name of a JSON field."""
+    """The parser of the lines of one log: TSV by the place of a column, JSON by the name of a field."""
 
     def __init__(self, *, separator: bytes = b"", empty: bytes = b"", unset: bytes = b"") -> None:
         self.table = Table()
@@ -94,20 +94,20 @@ class Columns:
         self._key_start = np.zeros(1, np.int32)
         self._key_target = np.zeros(0, np.int32)
         self._first = np.full(
-            _BUCKETS, -1, np.int32
+            _HASH_BUCKETS, -1, np.int32
         )  # of the keys of one length, first and last letter, and so on
         self._next = np.zeros(0, np.int32)
 
     @classmethod
     def of_tsv(cls, names: Sequence[str], separator: str, empty: str, unset: str) -> Columns:
-        """`names` are Zeek's, in the order of the columns; the separator is one byte."""
+        """The parser of a TSV log: `names` are Zeek's, in the order of the columns; the separator is one byte."""
         made = cls(separator=separator.encode(), empty=empty.encode(), unset=unset.encode())
         made._place = np.array([TARGET.get(name, -1) for name in names], np.int32)
         return made
 
     @classmethod
     def of_json(cls, names: Mapping[str, str]) -> Columns:
-        """`names` are those of the fields as they stand in one record -> Zeek's; others may have more of Zeek's."""
+        """The parser of a JSON log: `names` maps the names of one record to Zeek's; other records may have more."""
         made = cls()
         keys = dict.fromkeys(SHIPPED, _NOT_HERE) | TARGET
         keys |= {name: TARGET.get(zeek, -1) for name, zeek in names.items() if name not in SHIPPED}
@@ -123,7 +123,7 @@ class Columns:
         return made
 
     def read(self, chunk: bytes) -> tuple[Rows, NDArray[np.int64]]:
-        """What can be read of the lines of a chunk, and where each begins and, last, the chunk ends [n + 1]."""
+        """The parsed columns of the lines of a chunk, and the offset of each line and of the chunk's end [n + 1]."""
         data = np.frombuffer(chunk + b"\n", np.uint8)
         edge = np.concatenate([[0], np.flatnonzero(data == _LINE_FEED) + 1])
         n = len(edge) - 1
@@ -146,7 +146,7 @@ class Columns:
         late = late[:used]
         rows.time[late[:, 0], late[:, 1]] = [float(chunk[begin:end]) for begin, end in late[:, 2:].tolist()]
         rows.done &= ~(np.abs(np.nan_to_num(rows.time)) > MAX_SECONDS).any(axis=0)
-        rows.done &= ~(rows.time[0] >= _UNITS_FROM)
+        rows.done &= ~(rows.time[0] >= _MILLISECONDS_FROM)
         return rows, edge
 
 
@@ -436,7 +436,7 @@ def _bare_end(data, k, last):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _bucket(size, first, last):  # type: ignore[no-untyped-def]
-    return (np.int64(size) * 37 + np.int64(first) * 101 + np.int64(last) * 13) & (_BUCKETS - 1)
+    return (np.int64(size) * 37 + np.int64(first) * 101 + np.int64(last) * 13) & (_HASH_BUCKETS - 1)
 
 
 @njit(nogil=True)

@@ -55,7 +55,7 @@ _Row = tuple[
 
 
 class ConnRows:
-    """One file that holds conn.log, or that among others."""
+    """The reader of the conn.log in one file, which may hold other streams too."""
 
     def __init__(self, path: Path, passed: PassedOver) -> None:
         self._path = path
@@ -248,7 +248,7 @@ def row_of(record: Record) -> _Row | None:
 
 
 def written(ts: float, duration: float) -> float:
-    """About when Zeek wrote the row of a connection."""
+    """The time, about, at which Zeek wrote the row of a connection: its end, seconds since the epoch."""
     return ts + duration if 0 <= duration <= MAX_SECONDS else float(ts)
 
 

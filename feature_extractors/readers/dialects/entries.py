@@ -1,4 +1,4 @@
-"""Log entries that wait for their connection, and what is said of files and certificates: a bounded number of both."""
+"""The join of log entries with their connections, and of rows about files and certificates; both are bounded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _LEFT_OUT: Final = frozenset(
     )
 )  # fmt: skip
 _LOG_VALUES: Final = (bool, int, float, str, list)
-_OF_FILES: Final = frozenset(
-    {"x509", "pe", "ocsp"}
-)  # they name a file or certificate instead of a connection
+# they name a file or certificate instead of a connection
+_OF_FILES: Final = frozenset({"x509", "pe", "ocsp"})
 
 _MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
 _MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
@@ -29,7 +28,7 @@ _MAX_FILES: Final = 65_536  # certificates and files that are remembered
 
 
 class Waiting:
-    """Log entries that wait for their connection's row; the oldest connections are the first to go."""
+    """The log entries that wait for their connection's row, by uid; those of the oldest are dropped first."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
@@ -66,7 +65,7 @@ class Waiting:
                     self._add(LogEntry(stream_of_file, ts, uid, said))
 
     def take(self, uid: str) -> list[LogEntry]:
-        """The entries of a connection, in order of time."""
+        """The entries of a connection in order of time, which no longer wait."""
         entries = self._entries.pop(uid, None)
         if entries is None:
             return []

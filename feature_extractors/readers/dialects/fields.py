@@ -169,7 +169,7 @@ def zeek_name(name: str) -> str:
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """The fields' names as they stand -> Zeek's, each of Zeek's once; a name that is nobody's stays as it is."""
+    """Zeek's name for each of `names`, each used once; an unknown name stays as it is."""
     given = list(names)
     plan: dict[str, str] = {}
     taken = set(given)
@@ -204,7 +204,7 @@ def renamed(names: Iterable[str]) -> dict[str, str]:
 
 
 def default_columns(cells: list[str]) -> tuple[str, list[str]] | None:
-    """Stream and columns in Zeek's order that so many cells fit, told by what is in them; none where none fits."""
+    """The stream and columns in Zeek's order that the cells of a headerless line fit; None where none fits."""
     if len(cells) < len(REQUIRED) or not _fits_id(cells):
         return None
     for stream, names in _DEFAULT.items():
@@ -249,14 +249,14 @@ def _fits_id(cells: list[str]) -> bool:
 
 
 _UNITS: Final = (1e3, 1e6, 1e9)
-_EARLIEST: Final = 631_152_000.0  # 1990
-_LATEST: Final = 7_258_118_400.0  # 2200
+_EARLIEST_SECOND: Final = 631_152_000.0  # 1990
+_LATEST_SECOND: Final = 7_258_118_400.0  # 2200
 _FORMS: Final = (
     "%b %d, %Y @ %H:%M:%S.%f", "%b %d %Y %H:%M:%S.%f", "%b %d %Y %H:%M:%S", "%Y/%m/%d %H:%M:%S.%f",
     "%Y/%m/%d %H:%M:%S", "%Y/%m/%d-%H:%M:%S.%f", "%d/%b/%Y:%H:%M:%S %z", "%m/%d/%Y %H:%M:%S", "%a %b %d %H:%M:%S %Y",
     "%a, %d %b %Y %H:%M:%S %z",
 )  # fmt: skip
-_LONGEST_TIME: Final = 64  # characters
+_MAX_TIME_CHARACTERS: Final = 64  # characters
 
 
 def seconds(value: LogValue) -> float | None:
@@ -269,9 +269,9 @@ def seconds(value: LogValue) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    if number >= _EARLIEST * 1e3:
+    if number >= _EARLIEST_SECOND * 1e3:
         for unit in _UNITS:
-            if _EARLIEST <= number / unit <= _LATEST:
+            if _EARLIEST_SECOND <= number / unit <= _LATEST_SECOND:
                 return value / unit
     return number if abs(number) <= MAX_SECONDS else None
 
@@ -279,7 +279,7 @@ def seconds(value: LogValue) -> float | None:
 @lru_cache(maxsize=4096)
 def _in_words(text: str) -> float | None:
     text = text.strip()
-    if len(text) > _LONGEST_TIME or not text.isascii():
+    if len(text) > _MAX_TIME_CHARACTERS or not text.isascii():
         return None
     if re.fullmatch(r"-?\d{1,20}(?:\.\d*)?(?:[eE][-+]?\d{1,2})?", text):
         return seconds(int(text) if text.lstrip("-").isdigit() else float(text))
@@ -317,7 +317,7 @@ Plan = tuple[tuple[str, str, Callable[[Any], Any] | None], ...]
 
 
 def plan_of(names: Iterable[str]) -> Plan:
-    """What to do with each field of a JSON record: its name, Zeek's, and how its value is read (`None`: as it is)."""
+    """For each field of a JSON record its name, Zeek's name, and the function that reads its value (None: as it is)."""
     given = list(names)
     new = renamed(given)
     plan = []
@@ -372,7 +372,7 @@ _WORDED: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def flattened(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """The record with the fields of the records in it beside its own, names joined by dots."""
+    """The record with nested records flattened, names joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict) and depth < MAX_DEPTH:
@@ -386,13 +386,13 @@ def flattened(record: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Stream ("" unknown) and record out of what exporters put around it: a `message`, a `_source`, the stream's name.
+    """The stream ("" unknown) and record inside an exporter's envelope: a `message`, a `_source`, the stream's name.
 
     Raises `ValueError` where what is inside is no record.
     """
-    told = ""
+    stream_name = ""
     for _ in range(4):
-        told = stream_told(record) or told
+        stream_name = stream_told(record) or stream_name
         if "ts" in record or "id.orig_h" in record or "id_orig_h" in record or "source" in record:
             break
         if "source.ip" in record or "source.address" in record:
@@ -410,14 +410,14 @@ def unwrapped(record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             ((name, inner),) = record.items()
             if not isinstance(inner, dict):
                 break
-            told, record = name, inner
+            stream_name, record = name, inner
     if any(isinstance(record.get(name), dict) for name in ("id", "cmdana", *_OF_SHIPPERS, "@meta")):
         record = flattened(record)
-    return told, record
+    return stream_name, record
 
 
 def stream_told(record: Mapping[str, Any]) -> str:
-    """The stream that a record says it is of, "" where it does not."""
+    """The stream that a record names as its own, "" for none."""
     for name in STREAM:
         value = record.get(name)
         if value is None and "." in name:
@@ -425,9 +425,9 @@ def stream_told(record: Mapping[str, Any]) -> str:
             within = record.get(outer)
             value = within.get(inner) if isinstance(within, dict) else None
         if isinstance(value, str) and 0 < len(value) <= 64:
-            told = value.rpartition(".")[2] if value.startswith(("zeek.", "corelight.")) else value
-            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", told):
-                return told
+            stream_name = value.rpartition(".")[2] if value.startswith(("zeek.", "corelight.")) else value
+            if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", stream_name):
+                return stream_name
     return ""
 
 

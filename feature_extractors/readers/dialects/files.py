@@ -22,9 +22,9 @@ DAMAGED: Final = "compressed file is damaged"
 NO_LOG: Final = "no Zeek log"
 SUMMARY: Final = "a summary of connections, no log of an application"
 
-_READ: Final = 1024 * 1024
-_MAX_DECLARED: Final = 1024  # streams
-_PEEK: Final = 64 * 1024
+_READ_BYTES: Final = 1024 * 1024
+_MAX_DECLARED_STREAMS: Final = 1024  # streams
+_PEEK_BYTES: Final = 64 * 1024
 _WORDS: Final = {"compressed_stream_truncated": CUT_SHORT, "compressed_stream_damaged": DAMAGED}
 _UTF8: Final = codecs.BOM_UTF8
 _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -59,7 +59,7 @@ def records(
     for chunk, whole in chunks(path, passed):
         for line in chunk.split(b"\n"):
             if not line or (
-                holding is not None and lines.told and not line.startswith(b"#") and holding not in line
+                holding is not None and lines.has_format and not line.startswith(b"#") and holding not in line
             ):
                 continue
             found = lines.receive(line, whole=whole)
@@ -68,7 +68,7 @@ def records(
             passed.read += 1
             if declared is not None and lines.declared is not columns:
                 columns = lines.declared
-                if columns and (found[0] in declared or len(declared) < _MAX_DECLARED):
+                if columns and (found[0] in declared or len(declared) < _MAX_DECLARED_STREAMS):
                     of = declared.setdefault(found[0], {})
                     of.update({name: kind or of.get(name, "") for name, kind in columns.items()})
             yield found
@@ -76,8 +76,8 @@ def records(
         raise RecordError(f"{path}: {cut.pop()}")
 
 
-def chunks(path: Path, passed: PassedOver, size: int = _READ) -> Iterator[tuple[bytes, bool]]:
-    """Whole lines, about `size` bytes of them at once, without the end of the last; and whether that one had an end.
+def chunks(path: Path, passed: PassedOver, size: int = _READ_BYTES) -> Iterator[tuple[bytes, bool]]:
+    """Pieces of whole lines, about `size` bytes each, without the last line end, and whether there was one.
 
     Raises `RecordError` for a file that cannot be read.
     """
@@ -115,7 +115,7 @@ def chunks(path: Path, passed: PassedOver, size: int = _READ) -> Iterator[tuple[
 
 
 class Probe(NamedTuple):
-    """What the beginning of a file tells of it."""
+    """What the beginning of a file shows: stream, first time, other streams, or why it is refused."""
 
     stream: str  # of its first record, by its header or itself before the name; "" where nothing says
     named: str  # the stream that its name says
@@ -125,7 +125,7 @@ class Probe(NamedTuple):
 
 
 def probe(path: Path) -> Probe:
-    """What the beginning of a file tells; the same file is looked at once."""
+    """The probe of a file's beginning; cached."""
     try:
         found = path.stat()
     except OSError:
@@ -149,7 +149,7 @@ def _probe(name: str, _inode: int, _size: int, _changed: int) -> Probe:
 def _first(path: Path, named: str) -> Probe:
     lines = LogLines(str(path), named, PassedOver())
     missing = ""
-    for chunk, whole in chunks(path, PassedOver(), size=_PEEK):
+    for chunk, whole in chunks(path, PassedOver(), size=_PEEK_BYTES):
         for line in chunk.split(b"\n"):
             found = lines.receive(line, whole=whole) if line else None
             if found is None:
@@ -160,13 +160,13 @@ def _first(path: Path, named: str) -> Probe:
                 missing = missing or without  # said of the first, if others are no better
                 if without:
                     continue
-            told = stream != lines.stream  # by the record itself
-            return Probe(stream, named, stream != named or told, _time(record), "")
+            has_format = stream != lines.stream  # by the record itself
+            return Probe(stream, named, stream != named or has_format, _time(record), "")
     if lines.layout is not None and lines.stream == "conn":
         missing = missing or _missing(lines.layout.names)
     if missing:
         raise RecordError(f"{path}: {missing}")
-    stream = lines.stream if lines.told or _is_empty(path) else named
+    stream = lines.stream if lines.has_format or _is_empty(path) else named
     return Probe(stream, named, stream != named, math.inf, "")
 
 
@@ -195,7 +195,7 @@ def holds(path: Path, stream: str) -> bool:
 def _holds(name: str, stream: str, _inode: int, _size: int, _changed: int) -> bool:
     # Whatever tells the stream has its name in it, or that which shippers give it.
     found = records(Path(name), PassedOver(), only=("ts",), containing=stream)
-    return any(told == stream for told, _ in found)
+    return any(has_format == stream for has_format, _ in found)
 
 
 def logs_of(path: Path, stream: str) -> list[Path]:
@@ -259,7 +259,7 @@ class _Utf16:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._decoder = codecs.getincrementaldecoder("utf-16")("backslashreplace")
-        self._buffer = bytearray(_READ // 4)
+        self._buffer = bytearray(_READ_BYTES // 4)
         self._ready = b""
         self._ended = False
 

@@ -45,7 +45,7 @@ HALF_WRITTEN: Final = "half-written last line"
 TOO_LONG: Final = "line too long"
 TOO_LARGE: Final = "a count past 2^62, taken as unset"
 
-_MANY_DIGITS: Final = 20  # of 64 bits
+_MAX_DIGITS: Final = 20  # of 64 bits
 _MAX_SHAPES: Final = 4096  # of JSON records, of which it is kept how they are read
 _COUNTS: Final = (
     "orig_bytes", "resp_bytes", "missed_bytes", "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes",
@@ -58,7 +58,7 @@ _DECLARED: Final = re.compile(r"(\W{1,4})separator (.*)", re.ASCII | re.DOTALL)
 
 @dataclass(slots=True)
 class PassedOver:
-    """What was not read, by file and reason, and how many records were. Reasons are a few fixed words."""
+    """Counters of lines passed over, by file and reason (a few fixed texts), and of records read."""
 
     by_file: dict[str, Counter[str]] = field(default_factory=dict)
     read: int = 0
@@ -69,7 +69,7 @@ class PassedOver:
             self.by_file.setdefault(file, Counter())[reason] += n
 
     def total(self) -> int:
-        """Lines passed over in all."""
+        """The number of lines passed over."""
         return sum(sum(reasons.values()) for reasons in self.by_file.values())
 
     def lines(self) -> Iterator[str]:
@@ -80,11 +80,11 @@ class PassedOver:
 
     def words(self) -> str:
         """What was passed over, as the end of a sentence; "" for nothing."""
-        told = "; ".join(
+        has_format = "; ".join(
             f"{file}: " + ", ".join(f"{n:,} ({reason})" for reason, n in reasons.items())
             for file, reasons in self.by_file.items()
         )
-        return f"; lines passed over: {told}" if told else ""
+        return f"; lines passed over: {has_format}" if has_format else ""
 
     def object(self) -> dict[str, dict[str, int]]:
         """For `--json`: file -> reason -> lines."""
@@ -92,7 +92,7 @@ class PassedOver:
 
 
 class Layout(NamedTuple):
-    """How the lines of a TSV log are to be read."""
+    """The format of the lines of a TSV log: columns, types and separators."""
 
     names: Sequence[str]  # Zeek's
     types: Sequence[str]
@@ -139,8 +139,8 @@ class LogLines:
         self._shapes: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
 
     @property
-    def told(self) -> bool:
-        """Whether a header, or a record, has said by now how the log is written."""
+    def has_format(self) -> bool:
+        """Whether the format of the log is known, from a header or a record."""
         return self.layout is not None or self.is_json
 
     def receive(self, line: bytes, *, whole: bool = True) -> tuple[str, Record] | None:
@@ -170,7 +170,7 @@ class LogLines:
         return self._tsv_line(line)
 
     def receive_row(self, row: dict[str, Any]) -> tuple[str, Record] | None:
-        """As `receive`, of a record that was no line."""
+        """Stream and record of a row that is a JSON object already, as `receive`."""
         try:
             self.is_json = True
             return self._known(checked(row))
@@ -283,7 +283,7 @@ class LogLines:
             return None
 
     def cells(self, line: str) -> list[str]:
-        """The cells of a line of TSV that was a record, as they stand."""
+        """The raw cells of a line of TSV that was a record."""
         layout = self.layout
         assert layout is not None
         if layout.quoted and '"' in line:
@@ -291,7 +291,7 @@ class LogLines:
         return line.split(layout.separator, len(layout.names))
 
     def joined(self, cells: Sequence[str]) -> str:
-        """A line of the cells."""
+        """The line of TSV that holds these raw cells."""
         layout = self.layout
         assert layout is not None
         if not layout.quoted:
@@ -325,12 +325,12 @@ class LogLines:
         fields = self._plan(shape)
         nested = any(isinstance(value, dict) for value in row.values())
         simple = not nested and ("ts" in row or bool({zeek for _, zeek, _ in fields} & _ABOUT_CONNECTIONS))
-        told = ""
+        has_format = ""
         if not simple:
-            told, row = unwrapped(row)
+            has_format, row = unwrapped(row)
             fields = self._plan(tuple(row))
         else:
-            told = stream_told(row) if not _TELLING.isdisjoint(shape) else ""
+            has_format = stream_told(row) if not _TELLING.isdisjoint(shape) else ""
             self.json_names = shape
         record: dict[str, LogValue] = {}
         for name, zeek, read in fields:
@@ -342,7 +342,7 @@ class LogLines:
             if ts is None:
                 raise BadRecord(NO_TIME)
             record["ts"] = ts
-        stream = stream_of(told) if told else self.stream
+        stream = stream_of(has_format) if has_format else self.stream
         return stream, self._counted(stream, record)
 
     def _plan(self, shape: tuple[str, ...]) -> Plan:
@@ -453,7 +453,7 @@ def _finite(cell: str) -> float:
 
 
 def _integer(cell: str) -> int:
-    if len(cell) > _MANY_DIGITS or not -LARGEST_INTEGER <= (value := int(cell)) <= LARGEST_INTEGER:
+    if len(cell) > _MAX_DIGITS or not -LARGEST_INTEGER <= (value := int(cell)) <= LARGEST_INTEGER:
         raise BadRecord(OUT_OF_RANGE)
     return value
 

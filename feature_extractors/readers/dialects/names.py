@@ -1,4 +1,4 @@
-"""Which stream of Zeek a file's name says it holds, where the file itself does not tell."""
+"""The Zeek stream that a file's name says it holds, for files that do not say so themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def is_known(stream: str) -> bool:
 
 
 def stream_of(stream: str) -> str:
-    """The stream as Zeek names it."""
+    """Zeek's name of a stream that may be named otherwise."""
     stream = stream.lower()
     return _OTHER_NAMES.get(stream, stream)
 

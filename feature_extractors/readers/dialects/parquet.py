@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _MAGIC: Final = b"PAR1"
-_ROWS: Final = 4096  # of a batch
-_MAX_GROUP: Final = 1024 * 1024 * 1024  # bytes of a group of rows, unpacked
+_BATCH_ROWS: Final = 4096  # of a batch
+_MAX_GROUP_BYTES: Final = 1024 * 1024 * 1024  # bytes of a group of rows, unpacked
 
 
 def is_parquet(path: Path) -> bool:
@@ -67,14 +67,14 @@ def _rows(path: Path, lines: LogLines, declared: dict[str, dict[str, str]]) -> I
     with ParquetFile(path, memory_map=False) as file:
         _bounded(path, file)
         schema = file.schema_arrow
-        told = (schema.metadata or {}).get(b"zeek.path", b"").decode("utf-8", "backslashreplace")
-        if 0 < len(told) <= 64:  # as our own writer says it
-            lines.stream = told_stream(told)
+        zeek_path = (schema.metadata or {}).get(b"zeek.path", b"").decode("utf-8", "backslashreplace")
+        if 0 < len(zeek_path) <= 64:  # as our own writer says it
+            lines.stream = told_stream(zeek_path)
             kinds = {
                 f.name: (f.metadata or {}).get(b"zeek.type", b"").decode("ascii", "replace") for f in schema
             }
             declared.setdefault(lines.stream, {}).update(kinds)
-        for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
             for row in batch.to_pylist():
                 found = lines.receive_row(_plain(row))
                 if found is not None:
@@ -84,9 +84,9 @@ def _rows(path: Path, lines: LogLines, declared: dict[str, dict[str, str]]) -> I
 def _bounded(path: Path, file: ParquetFile) -> None:
     for group in range(file.metadata.num_row_groups):
         size = file.metadata.row_group(group).total_byte_size
-        if size > _MAX_GROUP:
+        if size > _MAX_GROUP_BYTES:
             raise RecordError(
-                f"{path}: found a group of rows of {size >> 20:,} MiB, expected {_MAX_GROUP >> 20:,} MiB at most"
+                f"{path}: found a group of rows of {size >> 20:,} MiB, expected {_MAX_GROUP_BYTES >> 20:,} MiB at most"
             )
 
 

@@ -9,14 +9,15 @@ import numpy as np
 from feature_extractors.compiled import njit
 from feature_extractors.readers.dialects.fields import LARGEST_COUNT
 
-_EXACT: Final = 1 << 53  # below it, and with so few decimals, dividing by a power of ten rounds once
-_DECIMALS: Final = 22
-TENS: Final = np.array([10.0**k for k in range(_DECIMALS + 1)])
+# below it, and with so few decimals, dividing by a power of ten rounds once
+_MAX_EXACT_INTEGER: Final = 1 << 53
+_MAX_EXACT_DECIMALS: Final = 22
+TENS: Final = np.array([10.0**k for k in range(_MAX_EXACT_DECIMALS + 1)])
 
 
 @njit(nogil=True)
 def is_word(data, first, upto):  # type: ignore[no-untyped-def]
-    """Whether it is of printable ASCII, without an escape."""
+    """Whether a cell is of printable ASCII, without an escape."""
     for k in range(first, upto):  # noqa: SIM110  # compiled
         if data[k] < 33 or data[k] > 126 or data[k] == 92:
             return False
@@ -40,7 +41,7 @@ def read_number(data, first, upto, tens):  # type: ignore[no-untyped-def]
             value = value * 10 + np.int64(c - 48)
     if size == 0 or size > 40 or data[first] == 46 or (point and decimals == 0):
         return 0, 0.0
-    if size > 18 or value > _EXACT or decimals > _DECIMALS:
+    if size > 18 or value > _MAX_EXACT_INTEGER or decimals > _MAX_EXACT_DECIMALS:
         return 2, 0.0
     return 1, value / tens[decimals]
 
@@ -127,7 +128,7 @@ def read_iso(data, first, upto):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def read_address(data, first, upto, out):  # type: ignore[no-untyped-def]
-    """Whether it is an IPv4 address, or an IPv6 address in hexadecimal; its 16 bytes into `out`."""
+    """Whether a cell is an IPv4 address, or an IPv6 address in hexadecimal; its 16 bytes go into `out`."""
     size = upto - first
     if size < 2 or size > 39:
         return False
@@ -217,7 +218,7 @@ def _address6(data, first, upto, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def read_code(data, first, upto, words, size, slot, used):  # type: ignore[no-untyped-def]
-    """The number of a word, a new one where it was not met yet; -1 where it is none, or there are too many."""
+    """The number of a word in the dictionary, where it is entered; -1 where it is none, or there are too many."""
     length = upto - first
     if length == 0 or length > words.shape[1] or not is_word(data, first, upto):
         return -1

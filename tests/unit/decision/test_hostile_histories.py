@@ -73,7 +73,7 @@ def demo() -> Demo:
 
 def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
     """One as `cmdana replay` has it, with fewer places."""
-    monkeypatch.setattr(site_history, "_SLOTS", PLACES)
+    monkeypatch.setattr(site_history, "_TABLE_SLOTS", PLACES)
     model = load_detector(threads=1, salt=12345, hosts=PLACES)
     detector = WithSiteHistory(model, 12345, share_of(model.checkpoint.weights))
     return Judge(detector, Config(incident=Incident(max_hosts=INCIDENTS)))

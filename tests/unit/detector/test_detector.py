@@ -125,7 +125,7 @@ def test_only_what_is_asked_for_is_predicted_and_says_the_same(
 ) -> None:
     windows = office(1500, seed=3, scan=300)
     some, gate, _ = detector(trained).raw(block_of(windows))
-    monkeypatch.setattr(batch, "_MANY", 1 << 30)
+    monkeypatch.setattr(batch, "_MIN_GROUP_ROWS", 1 << 30)
     every, same_gate, _ = detector(trained).raw(block_of(windows))
     assert np.array_equal(gate, same_gate)
     for name, raw in every.items():
@@ -134,7 +134,7 @@ def test_only_what_is_asked_for_is_predicted_and_says_the_same(
         batch.group_by_requested_fields(np.array([[1, -1], [-1, -1], [2, -1]]), np.array([0, 1, 2]))
     )
     assert [(rows.tolist(), fields) for rows, fields in groups] == [([0, 1, 2], None)]
-    monkeypatch.setattr(batch, "_MANY", 2)
+    monkeypatch.setattr(batch, "_MIN_GROUP_ROWS", 2)
     (rows, fields), (rest, none) = batch.group_by_requested_fields(
         np.array([[1, -1], [-1, -1], [2, -1]]), np.array([0, 1, 2])
     )
@@ -168,9 +168,9 @@ def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large
 ) -> None:
     windows = office(2000, seed=8, scan=400)
     small = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
-    monkeypatch.setattr(state, "_AT_FIRST", 1 << 20)
+    monkeypatch.setattr(state, "_INITIAL_SLOTS", 1 << 20)
     large = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
-    monkeypatch.setattr(state, "_AT_FIRST", 16)
+    monkeypatch.setattr(state, "_INITIAL_SLOTS", 16)
     tiny = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     assert np.array_equal(small.p_value, large.p_value)
     assert np.array_equal(small.p_value, tiny.p_value)
@@ -184,16 +184,16 @@ def test_a_score_does_not_know_what_comes_after(trained: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("labels", [False, True])
-@pytest.mark.parametrize(("many", "off"), [(1 << 30, 0.0), (batch._MANY, 1.5e-5)])
+@pytest.mark.parametrize(("many", "off"), [(1 << 30, 0.0), (batch._MIN_GROUP_ROWS, 1.5e-5)])
 def test_scores_at_calibration_are_scores_at_run_time(
     trained: Checkpoint, labels: bool, many: int, off: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """p-values are valid only if what they were taken from is what is compared with them.
 
-    To the last digit, but that rows with the same fields are predicted together where they are many (`_MANY`), which
-    may move the last of the five digits that are kept.
+    To the last digit, but that rows with the same fields are predicted together where they are many
+    (`_MIN_GROUP_ROWS`), which may move the last of the five digits that are kept.
     """
-    monkeypatch.setattr(batch, "_MANY", many)
+    monkeypatch.setattr(batch, "_MIN_GROUP_ROWS", many)
     made = shipped_checkpoint() if labels else trained
     recordings = [office(500, seed=3, scan=60), office(300, seed=4)]
     early = np.random.default_rng(1).random(560) < 0.1

@@ -40,7 +40,7 @@ LOG = {"ts": 100.6, "uid": "CHhAvVGS1DHFjwGM9", "id": {"orig_h": "10.0.0.1"}, "q
 
 
 def told(row: ConnectionRow) -> list[Any]:
-    """The connection as `CMDANA::tell_connection` words it."""
+    """The connection as `CMDANA::publish_connection` words it."""
     counts = row[9:-1] if row.vlan != -1 else row[9:-3]
     return [" ".join(map(str, row[:9])), list(counts), row.packets]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_the_same_alarm_again_is_not_counted() -> None:
     assert (counted.alarms, counted.false) == (2, 2)
 
 
+def test_an_alarm_that_grows_may_come_true() -> None:
+    truth = day([*CALM, *SCAN])
+    counted = tally(truth, alarm(1.5, EVIL, [1], key="a"), alarm(2.05, EVIL, [12, 13], key="a"))
+    assert (counted.alarms, counted.false, counted.found) == (1, 1, 1)
+
+
+def test_an_alarm_may_name_several_hosts() -> None:
+    rows = np.array([12, 13], np.int64)
+    told = Alarm(2.05 * HOUR, DESK, "originator", 1.0, rows, also=(EVIL,))
+    assert tally(day([*CALM, *SCAN], {"scan": [EVIL]}), told).found == 1
+
+
 def test_two_hosts_that_scan_are_two_attacks_and_one_that_scans_twice_is_one() -> None:
     two = [*SCAN, *((6.0 + i / 100, DESK, WEB, 1, "scan") for i in range(4))]
     truth = day([*CALM, *two], {"scan": [EVIL, DESK]})
@@ -128,6 +141,15 @@ def test_what_is_false_during_a_roll_out_is_counted_apart() -> None:
     counted = tally(truth, alarm(5.5, DESK, [5]), alarm(5.6, WEB, [5]), alarm(9.0, DESK, [9]))
     assert counted.false == 1
     assert counted.stretches == {"roll-out": [1, 2]}
+
+
+def test_where_connections_say_what_they_are_part_of_an_alarm_is_about_what_most_of_its_are() -> None:
+    truth = replace(
+        day(CALM, stretches=(Stretch("roll-out", 5 * HOUR, 6 * HOUR),)), event=["roll-out"] * 4 + [""] * 8
+    )
+    counted = tally(truth, alarm(5.5, DESK, [5]), alarm(9.0, WEB, [2, 3, 8]), alarm(3.0, DESK, [3, 8, 9]))
+    assert counted.false == 2
+    assert counted.stretches == {"roll-out": [1, 1]}
 
 
 def test_a_curve_takes_the_best_point_that_is_quiet_enough() -> None:

@@ -18,13 +18,12 @@ from cmdana_plugin.evaluation.whole_days.peers import (
     duration_score,
     evenness,
     histogram_score,
-    programs_of,
     quartiles,
-    said_elsewhere,
     severity,
     zeek_guessing,
     zeek_scan,
 )
+from cmdana_plugin.evaluation.whole_days.programs import programs_of, said_of
 from feature_extractors import CONN_STATES, CmdanaError, LogEntry, Windows, take
 
 DAY = 86400.0
@@ -161,12 +160,27 @@ def test_what_a_program_said_is_read_from_beside_the_recording(tmp_path: Path) -
     path = tmp_path / "alarms-other.csv"
     path.write_text(f"ts,host,score,uid\n{START + 7000},10.0.0.7,3,C1 C2\n{START + 7100},10.0.0.7,0.5,\n")
     assert programs_of([tmp_path]) == {"other": [3.0, 0.5]}
-    first, second = said_elsewhere(tmp_path, truth, windows.connections.uid, 100.0)["other"]
+    first, second = said_of(tmp_path, truth, windows.connections.uid, 100.0)["other"]
     assert (first.ts, first.rows.tolist()) == (START + 7100, [1, 2])
     assert second.rows.tolist() == [6, 7, 8, 9, 10, 11]
     path.write_text("when,host\n1,2\n")
     with pytest.raises(CmdanaError, match=r"alarms-other.csv:2: .*expected the columns ts and host"):
-        said_elsewhere(tmp_path, truth, windows.connections.uid, 0.0)
+        said_of(tmp_path, truth, windows.connections.uid, 0.0)
+
+
+def test_what_a_zeek_noticed_is_read_too(tmp_path: Path) -> None:
+    windows, truth = made([(600.0 * k, "10.0.0.7", "10.0.1.1", 22, "SF") for k in range(12)])
+    (tmp_path / "notice-zeek.log").write_text(
+        "#separator \\x09\n#path\tnotice\n#fields\tts\tuid\tnote\tsrc\n#types\ttime\tstring\tenum\taddr\n"
+        f"{START + 3000:.6f}\t-\tSSH::Password_Guessing\t10.0.0.7\n"
+        f"{START + 3100:.6f}\tC2\tScan::Port_Scan\t10.0.0.7\n"
+        f"{START + 3200:.6f}\t-\tCaptureLoss::Too_Much_Loss\t-\n"
+    )
+    assert programs_of([tmp_path]) == {"zeek": [1.0]}
+    first, second = said_of(tmp_path, truth, windows.connections.uid, 0.0)["zeek"]
+    assert (first.host, first.key) == ("10.0.0.7", "SSH::Password_Guessing|10.0.0.7")
+    assert first.rows.tolist() == [0, 1, 2, 3, 4]
+    assert second.rows.tolist() == [2]
 
 
 def test_every_peer_takes_a_day_without_connections() -> None:

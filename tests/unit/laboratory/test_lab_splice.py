@@ -218,6 +218,9 @@ def test_what_a_fortnight_brings_is_told_and_happens(woven: Path) -> None:
     told = [json.loads((f / "story.json").read_text()) for f in sorted((woven / "one").glob("day*"))]
     kinds = [e["kind"] for t in told for e in t["events"]]
     assert sorted(set(kinds)) == ["month-end", "roll-out", "server-moved"]
+    for folder, t in zip(sorted((woven / "one").glob("day*")), told, strict=True):
+        with (folder / "labels.csv").open() as file:
+            assert {r["event"] for r in csv.DictReader(file)} - {""} == {e["kind"] for e in t["events"]}
     web = [next(h["address"] for h in t["hosts"] if h["name"] == "web") for t in told]
     assert web[0] == WEB
     assert web[-1] != WEB

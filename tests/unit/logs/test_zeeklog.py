@@ -5,11 +5,13 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmdana_plugin.logs.reader import find_logs, number, read_rows, text, texts
+from cmdana_plugin.detector import score_of
+from cmdana_plugin.logs.reader import find_logs, number, p_value_in, read_rows, text, texts
 from feature_extractors.errors import RecordError
 from feature_extractors.readers.dialects.lines import LogLines, PassedOver
 
@@ -202,3 +204,13 @@ def test_logs_behind_a_link_to_a_folder_are_found_once_and_a_ring_of_links_ends(
     (logs / "again").symlink_to(spool)
     (logs / "2026-11-22" / "up").symlink_to(logs)
     assert len(find_logs([logs], "notice")) == 2
+
+
+@pytest.mark.parametrize(("power", "rest"), [(6.5, 1.0), (9.0, 1.0), (12.0, 3.0), (40.0, 1.0)])
+def test_a_p_value_that_zeek_wrote_as_zero_is_read_from_the_score(power: float, rest: float) -> None:
+    p_value = rest * 10.0**-power
+    score = float(f"{float(score_of(np.array([p_value]))[0]):.6f}")
+    assert p_value_in({"score": score, "p_value": 0.0}) == pytest.approx(p_value, rel=0.01)
+    assert p_value_in({"score": score, "p_value": 0.25}) == 0.25
+    assert p_value_in({"score": score}) == 1.0
+    assert p_value_in({"p_value": 0.0}) == 0.0

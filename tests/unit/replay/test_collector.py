@@ -1,4 +1,4 @@
-"""Python's cycle collector is left as it is, but in the process that extracts: there it looks seldom."""
+"""Python's cycle collector is left as it is, but in processes of our own that extract: there it looks seldom."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from made_windows import block_of, office
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.replay.embedded import Summary, extract
-from cmdana_plugin.replay.extraction_process import Beside, Part, lock_in
+from cmdana_plugin.replay.extraction_process import ChildProcess, Part, lock_in
+from cmdana_plugin.replay.gc_policy import settled_for_extraction
 
 REFERENCE = Path(__file__).parents[3] / "cmdana_plugin" / "models" / "reference.pcap.gz"
 
@@ -22,7 +23,7 @@ def test_the_process_that_extracts_looks_seldom_and_never_at_what_was_loaded() -
         yield block, {"threshold": gc.get_threshold()[0], "frozen": gc.get_freeze_count()}, []
 
     before = gc.get_threshold(), gc.get_freeze_count()
-    ((_, numbers, _),) = Beside(work)
+    ((_, numbers, _),) = ChildProcess(work)
     assert numbers["threshold"] > before[0][0]
     assert numbers["frozen"] > 10_000
     assert (gc.get_threshold(), gc.get_freeze_count()) == before
@@ -33,3 +34,12 @@ def test_extraction_in_a_process_of_somebody_else_changes_nothing_of_it() -> Non
     blocks = list(extract([REFERENCE], Config(), Summary([])))
     assert sum(map(len, blocks)) > 3
     assert (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()) == before
+
+
+def test_a_command_that_extracts_looks_seldom_and_leaves_all_as_it_was() -> None:
+    gc.unfreeze()  # what another test may have left frozen
+    before = gc.get_threshold()
+    with settled_for_extraction():
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_freeze_count() > 10_000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)

@@ -166,3 +166,26 @@ def test_a_site_of_next_to_nothing_is_left_alone() -> None:
     assert len(made.flows) == 5
     none = take_flows(SITE, np.arange(0))
     assert len(rehearsed(none, np.random.default_rng(0)).flows) == 0
+
+
+@pytest.mark.parametrize("proto", [6, 17, 1])
+@pytest.mark.parametrize("least", [2, 4, 30])
+def test_of_a_site_that_does_little_what_can_be_rehearsed_is(proto: int, least: int) -> None:
+    """One protocol, few services, few connections of each, nothing answered or nothing within: none is an error."""
+    rows = take_flows(SITE, np.arange(60))
+    n = len(rows)
+    for answered, local in ((True, True), (True, False), (False, True), (False, False)):
+        flows = replace(
+            rows,
+            proto=np.full(n, proto, np.int8),
+            port=(np.arange(n) // least).astype(np.int32),
+            service=np.zeros(n, rows.service.dtype),
+            resp_pkts=np.full(n, float(answered)),
+            resp_local=np.full(n, local),
+            orig_local=np.full(n, not local),
+            domain=np.zeros(n, np.uint64),
+            told_by=np.zeros(n, np.int8),
+        )
+        for seed in range(6):
+            made = rehearsed(flows, np.random.default_rng(seed), count=26)
+            assert len(made.flows) >= n

@@ -25,7 +25,7 @@ class Cut(Exception):
 
 @pytest.fixture(autouse=True)
 def keep_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "_EVERY", -1.0)
+    monkeypatch.setattr(resume, "_WRITE_SECONDS", -1.0)
 
 
 def recordings() -> list[Recording]:

@@ -175,7 +175,7 @@ def test_a_block_that_unpacks_to_more_than_any_is_not_unpacked(
     spool = Spool(tmp_path / "m.learning", create=True)
     spool.add(office(40))
     spool.flush()
-    monkeypatch.setattr("cmdana_plugin.training.spool._MOST_BYTES", 1000)
+    monkeypatch.setattr("cmdana_plugin.training.spool._MAX_BLOCK_BYTES", 1000)
     assert list(spool.windows()) == []
     assert spool.counts.by_reason["learning_block_damaged"] == 1
 

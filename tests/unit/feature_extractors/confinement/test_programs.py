@@ -110,7 +110,7 @@ def test_it_has_a_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with programs.confined([sys.executable, "-c", "while True: pass"], seconds=1, memory=2**30) as process:
         process.communicate(timeout=120)
     assert process.returncode < 0
-    monkeypatch.setattr(programs, "_PATIENCE", 1)
+    monkeypatch.setattr(programs, "_CLOCK_SECONDS_PER_CPU_SECOND", 1)
     with programs.confined(["/bin/sh", "-c", "exec sleep 600"], seconds=1, memory=2**30) as process:
         process.communicate(timeout=120)
     assert process.returncode < 0
@@ -267,7 +267,7 @@ def test_a_tshark_that_takes_no_end_or_dies_is_told(tmp_path: Path, monkeypatch:
     with pytest.raises(CaptureError, match="tshark was killed by SIGSEGV"):
         open_capture(capture, "pyshark")
     program(tmp_path / "bin" / "tshark", "exec cat /dev/zero")
-    monkeypatch.setattr("feature_extractors.readers.pyshark_reader._SECONDS", 1)
+    monkeypatch.setattr("feature_extractors.readers.pyshark_reader._CPU_SECONDS", 1)
     begun = time.monotonic()
     with pytest.raises(CaptureError, match="tshark was killed by"):
         open_capture(capture, "pyshark")

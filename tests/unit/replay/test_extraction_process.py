@@ -12,7 +12,7 @@ import pytest
 from made_windows import office, without_logs
 
 from cmdana_plugin.logs.row_lines import Lines
-from cmdana_plugin.replay.extraction_process import Beside, Part
+from cmdana_plugin.replay.extraction_process import ChildProcess, Part
 from feature_extractors.errors import CaptureError
 from feature_extractors.features.encoding import COLUMNS, Encoded, concat_encoded, encoded, take_encoded
 from feature_extractors.features.schema import load_schema
@@ -32,7 +32,7 @@ def test_windows_arrive_as_they_were_sent_in_order_and_whole() -> None:
             yield block, {"frames": i}, [Lines("dns", 1.0, 2.0, b"line %d\n" % i)]
         yield None, {"frames": 9, "undecoded x": 2}, []
 
-    *blocks, last = list(Beside(work))
+    *blocks, last = list(ChildProcess(work))
     assert last == (None, {"frames": 9, "undecoded x": 2}, [])
     lines = [line for _, _, some in blocks for line in some]
     assert lines == [("dns", 1.0, 2.0, b"line %d\n" % i) for i in range(len(sent))]
@@ -67,7 +67,7 @@ def test_what_waits_is_handed_on_together_and_never_more_than_fits() -> None:
             yield take_encoded(made_up(1), np.zeros(n, np.int64)), {"frames": i}, []
 
     blocks = []
-    for windows, numbers, _ in Beside(work):
+    for windows, numbers, _ in ChildProcess(work):
         assert windows is not None
         blocks.append((len(windows), numbers["frames"]))
         time.sleep(0.3)  # a slow reader
@@ -84,7 +84,7 @@ def test_it_is_ahead_when_much_waits_and_when_nothing_more_comes() -> None:
         for _ in range(6):
             yield take_encoded(made_up(1), np.zeros(8000, np.int64)), {}, []
 
-    beside = Beside(work)
+    beside = ChildProcess(work)
     blocks = iter(beside)
     next(blocks)
     assert not beside.ahead()
@@ -102,7 +102,7 @@ def test_what_the_work_refuses_is_said_here() -> None:
         yield made_up(2), {}, []
         raise CaptureError("x.pcap: is none")
 
-    blocks = iter(Beside(work))
+    blocks = iter(ChildProcess(work))
     next(blocks)
     with pytest.raises(CaptureError, match=r"^x\.pcap: is none$"):
         next(blocks)
@@ -113,7 +113,7 @@ def test_a_killed_process_is_no_end_of_the_capture() -> None:
         yield made_up(2), {}, []
         os.kill(os.getpid(), signal.SIGKILL)
 
-    beside = Beside(work)
+    beside = ChildProcess(work)
     with pytest.raises(CaptureError, match=r"^extraction was killed by SIGKILL; is memory short\?$"):
         list(beside)
     beside.close()
@@ -125,7 +125,7 @@ def test_a_bug_crashes_both(capfd: pytest.CaptureFixture[str]) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(RuntimeError):
-        list(Beside(work))
+        list(ChildProcess(work))
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
@@ -135,7 +135,7 @@ def test_closing_ends_the_process_however_much_it_still_has() -> None:
         while True:
             yield made_up(500), {"pid": os.getpid()}, []
 
-    beside = Beside(work)
+    beside = ChildProcess(work)
     _, numbers, _ = next(iter(beside))
     time.sleep(0.1)
     beside.close()
@@ -149,7 +149,7 @@ def test_closing_lets_a_reader_in_another_thread_go() -> None:
         yield made_up(1), {}, []
         time.sleep(600)
 
-    beside, read = Beside(work), []
+    beside, read = ChildProcess(work), []
     reader = threading.Thread(target=lambda: read.extend(beside))
     reader.start()
     deadline = time.monotonic() + 60.0
@@ -166,7 +166,7 @@ def test_few_windows_are_handed_on_though_no_more_come() -> None:
         yield made_up(1), {"at": 1}, []
         time.sleep(60)
 
-    beside = Beside(work)
+    beside = ChildProcess(work)
     windows, numbers, _ = next(iter(beside))
     beside.close()
     assert (len(windows or ()), numbers) == (1, {"at": 1})
@@ -178,7 +178,7 @@ def test_a_stream_of_few_at_a_time_is_handed_on_in_larger_blocks() -> None:
             yield made_up(10), {"at": k}, []
             time.sleep(0.005)
 
-    beside = Beside(work)
+    beside = ChildProcess(work)
     sizes = [len(windows) for windows, _, _ in beside if windows is not None]
     assert sum(sizes) == 400
     assert len(sizes) < 20
@@ -190,7 +190,7 @@ def test_a_child_that_computes_without_end_is_an_error_in_words() -> None:
         while True:
             pass
 
-    blocks = Beside(work, stuck=0.2)
+    blocks = ChildProcess(work, stuck=0.2)
     with pytest.raises(CaptureError, match="without getting on, after 1 blocks"):
         list(blocks)
     with pytest.raises(ProcessLookupError):
@@ -202,4 +202,4 @@ def test_a_child_that_waits_is_let_be() -> None:
         time.sleep(1.0)
         yield made_up(1), {"frames": 1}, []
 
-    assert len(list(Beside(work, stuck=0.1))) == 1
+    assert len(list(ChildProcess(work, stuck=0.1))) == 1
