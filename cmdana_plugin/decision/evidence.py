@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import (
-    ENOUGH_BLOCKS,
     HORIZONS,
     KEPT,
     ROLES,
     SIZES,
     STATISTICS,
     Tails,
-    robust_tails,
 )
 from feature_extractors.compiled import entry, hashed, helper, new_key
 
@@ -45,8 +43,7 @@ Ints = NDArray[np.int64]
 class Evidence:
     """The table, and what the hours of this site have come to.
 
-    `weigh` says where the evidence against a host passes `limit`. The tails are those learned, and those of the site's
-    own hours where there are enough; what is usual by either is usual.
+    `weigh` says where the evidence against a host passes `limit`.
     """
 
     def __init__(self, tails: Tails, hosts: int, quiet: float) -> None:
@@ -56,8 +53,6 @@ class Evidence:
         self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
         self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
         self._tails = tails
-        self._site = np.zeros_like(tails)
-        self._site[:, :, 1] = 1e-9  # so narrow that whatever lies beyond is as rare as can be: none yet
         self._quiet = quiet
         self._hash_key = new_key()
         self._key = np.zeros(hosts, np.uint64)  # 0 free
@@ -73,6 +68,7 @@ class Evidence:
         self._source = np.zeros(
             (hosts, KEPT), np.uint64
         )  # of its oddest connections of the hour, their originators
+        self._before = [0.0] * ROLES  # what `_crowd` was of the hour before
         self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
         self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
 
@@ -99,7 +95,7 @@ class Evidence:
         belongs to, -1 none, and `told` [n], what the evidence against the host of the row has come to.
         """
         row, slot, forgotten = _weigh(
-            begin, orig, resp, end, e, tried, early, owner, told, self._tails, self._site, _SIZES, _HORIZON_OF,
+            begin, orig, resp, end, e, tried, early, owner, told, self._tails, _SIZES, _HORIZON_OF,
             _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
             self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
         )  # fmt: skip
@@ -132,8 +128,7 @@ class Evidence:
             kept = self._blocks[role]
             while len(kept) > 1 and sum(map(len, kept)) > _BLOCKS:
                 kept.pop(0)
-            if sum(map(len, kept)) >= ENOUGH_BLOCKS:
-                self._site[role] = robust_tails(np.concatenate(kept))
+        self._before = [self._crowd(role) for role in range(ROLES)]
         self._hours = [*self._hours, self.active()][-24:]
         self._active[:] = 0
         self._peak[:] = 0.0
@@ -145,11 +140,15 @@ class Evidence:
         self.limits[:] = limit
 
     def everybody(self, role: int) -> float:
-        """How much more than in other hours the middle host is odd in this one: a surge, a roll-out, a wrong model."""
+        """How much more than in other hours the middle host is odd in this one, or was in the one before.
+
+        So it is in a surge, after a roll-out, and always where the model does not fit.
+        """
+        return max(self._crowd(role), self._before[role])
+
+    def _crowd(self, role: int) -> float:
         seen = self._rarest[(self._active > 1) & (self._role == role)]
-        if len(seen) < _CROWD:
-            return 0.0
-        return max(float(np.median(seen)) - _MIDDLE, 0.0)
+        return max(float(np.median(seen)) - _MIDDLE, 0.0) if len(seen) >= _CROWD else 0.0
 
     def active(self) -> int:
         """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""
@@ -183,13 +182,6 @@ def _surprise(tail: Any, value: Any) -> Any:
     over = (value - level) / scale
     nats = over if shape < 1e-6 else np.log1p(shape * over) / shape
     return 1.0 + nats / 2.302585092994046
-
-
-@helper
-def _rarity(learned: Any, site: Any, by_learned: Any, by_site: Any) -> Any:
-    """How rare it is that the rarest statistic is as rare as this, by either of the tails."""
-    last = len(learned) - 1
-    return min(_surprise(learned[last], by_learned), _surprise(site[last], by_site))
 
 
 @helper
@@ -235,7 +227,6 @@ def _compare(
     h: Any,
     role: Any,
     learned: Any,
-    site: Any,
     peak: Any,
     ordered: Any,
 ) -> Any:
@@ -250,7 +241,7 @@ def _compare(
                 j -= 1
             ordered[j] = v
             n += 1
-    by_learned, by_site = 0.0, 0.0
+    rarest = 0.0
     total = 0.0
     taken = 0
     for k in range(len(sizes)):
@@ -261,15 +252,14 @@ def _compare(
             taken += 1
         value = total / sizes[k]
         peak[k] = max(peak[k], np.float32(value))
-        by_learned = max(by_learned, _surprise(learned[role, k], value))
-        by_site = max(by_site, _surprise(site[role, k], value))
-    return _rarity(learned[role], site[role], by_learned, by_site)
+        rarest = max(rarest, _surprise(learned[role, k], value))
+    return _surprise(learned[role, len(sizes)], rarest)
 
 
 @entry
 def _weigh(
     begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
-    Any, site: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
+    Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
     Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any,
     source: Any, last_open: Any,
 ) -> Any:  # fmt: skip
@@ -296,9 +286,7 @@ def _weigh(
         if early[i]:
             # A verdict before the end speaks for itself alone, and is not counted: the end will be.
             if owner[i] < 0 and not tried[i] and e[i] >= FIRM:
-                told[i] = _rarity(
-                    learned[0], site[0], _surprise(learned[0, 0], e[i]), _surprise(site[0, 0], e[i])
-                )
+                told[i] = _surprise(learned[0, len(sizes)], _surprise(learned[0, 0], e[i]))
                 if told[i] >= limit[0] and a >= 0:
                     return i, a, forgotten
             continue
@@ -353,7 +341,7 @@ def _weigh(
                 if kept < 0 and (h > 0 or e[i] < FIRM or last_open[slot] < now):
                     continue
                 rare = _compare(
-                    values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned, site,
+                    values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned,
                     peak[slot], ordered,
                 )  # fmt: skip
                 best = max(best, rare)

@@ -16,8 +16,11 @@ from cmdana_plugin.decision.seen import Seen
 W = TypeVar("W")
 TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
 MOST: Final = 4096  # ports, and targets, told apart in a strand
-_STRANDS: Final = 32
+_STRANDS: Final = 16
+_ROOM: Final = 12_288  # ports, targets and sources told apart in an incident
 _RING: Final = 64  # intervals, and names, that are remembered
+_LIKE: Final = 0.3  # share of evident connections from which on those like them belong to an incident
+_BURST: Final = 50
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -42,18 +45,19 @@ class Strand:
     bits: Counter[str] = field(default_factory=Counter)  # by domain
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
-    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_RING))
 
-    def add(self, s: Seen) -> None:
+    def add(self, s: Seen, most: int = MOST) -> int:
+        """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
         v = s.verdict
+        before = len(self.targets) + len(self.sources) + len(self.ports)
         self.first, self.last = min(self.first, v.ts), max(self.last, s.end)
         self.connections += 1
         if s.evidence >= 1.0:
             self.evident += 1
             self.evidence += s.evidence - 1.0
-        tally(self.targets, v.resp_h)
-        tally(self.sources, v.orig_h)
-        if len(self.ports) < MOST:
+        tally(self.targets, v.resp_h, most=most)
+        tally(self.sources, v.orig_h, most=most)
+        if len(self.ports) < most:
             self.ports.add(f"{v.resp_p}/{v.proto}")
         self.sent += s.sent
         self.got += s.got
@@ -66,16 +70,21 @@ class Strand:
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
         self.begun.append(v.ts)
-        self.sizes.append(s.sent + s.got)
+        return len(self.targets) + len(self.sources) + len(self.ports) - before
 
     @property
     def target(self) -> str:
         """The host that most are to."""
-        return self.targets.most_common(1)[0][0]
+        return self.targets.most_common(1)[0][0] if self.targets else ""
 
     @property
     def lasted(self) -> float:
         return max(self.last - self.first, 0.0)
+
+    def a_second(self) -> float:
+        """How many there have been a second, of the latest half a hundred; 0 of fewer."""
+        times = np.sort(np.array(self.begun))
+        return (_BURST - 1) / max(float(times[-1] - times[-_BURST]), 1e-3) if len(times) >= _BURST else 0.0
 
     def beat(self) -> tuple[float, float, int] | None:
         """Seconds between calls, their spread (half of them differ by less, as a share), and how many there were."""
@@ -92,8 +101,10 @@ class Strand:
 class Facts:
     """The strands of an incident, and what they have in common."""
 
+    role: str = "originator"  # of the incident's host
     strands: dict[str, Strand] = field(default_factory=dict)
-    pairs: set[tuple[str, str]] = field(default_factory=set)  # strand and target of what was evidence
+    # By strand and host at the other end, where there was evidence: connections that were, and all.
+    pairs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     components: Counter[str] = field(
         default_factory=Counter
     )  # of the score, the oddest of each evident connection
@@ -102,16 +113,26 @@ class Facts:
     evident: int = 0
     first: float = math.inf
     last: float = -math.inf
+    held: int = 0  # ports, targets and sources told apart
 
     def takes(self, s: Seen) -> bool:
-        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use."""
-        if s.evidence >= FIRM:
-            return True
+        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use.
+
+        It is by itself, or is like others of which a good part are: tries to whomever, the same with the same host.
+        """
         name = strand_of(s)
         known = self.strands.get(name)
-        if known is None:
-            return False
-        return (name == TRIES and known.evident >= 3) or (name, s.verdict.resp_h) in self.pairs
+        pair = self.pairs.get((name, self._other(s)))
+        if pair is not None:
+            pair[1] += 1
+        if s.evidence >= FIRM:
+            return True
+        if name == TRIES and known is not None and known.evident >= 3:
+            return known.evident >= _LIKE * known.connections
+        return pair is not None and pair[0] >= _LIKE * pair[1]
+
+    def _other(self, s: Seen) -> str:
+        return s.verdict.resp_h if self.role == "originator" else s.verdict.orig_h
 
     def add(self, s: Seen) -> None:
         name = strand_of(s)
@@ -119,15 +140,19 @@ class Facts:
         if strand is None:
             if len(self.strands) >= _STRANDS:
                 least = min(self.strands, key=lambda k: self.strands[k].evidence)
-                del self.strands[least]
+                gone = self.strands.pop(least)
+                self.held -= len(gone.targets) + len(gone.sources) + len(gone.ports)
             strand = self.strands[name] = Strand(name)
-        strand.add(s)
+        self.held += strand.add(s, MOST if self.held < _ROOM else 1)
         self.connections += 1
         self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
         if s.evidence >= 1.0:
             self.evident += 1
-            if len(self.pairs) < MOST:
-                self.pairs.add((name, s.verdict.resp_h))
+            pair = self.pairs.get((name, self._other(s)))
+            if pair is not None:
+                pair[0] += 1
+            elif len(self.pairs) < MOST:
+                self.pairs[name, self._other(s)] = [1, 1]
             if s.component is not None:
                 tally(self.components, s.component)
             self.strongest.append((s.evidence, s.verdict.uid))

@@ -43,7 +43,8 @@ _ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
 _NAMED: Final = 3  # services of an incident
 _HOSTS: Final = 8  # and hosts and targets
-_MOST_CASES: Final = 4096  # incidents, open or lately closed
+_MOST_CASES: Final = 512  # hosts with an incident that is open or may go on
+_MOST_ENDED: Final = 4096  # incidents remembered after that
 _COMMON: Final = 3  # hosts that do the same unusual thing, from which on it is the site's and not theirs
 _MOST_HOSTS: Final = 256  # that do the same thing in one incident
 _MOST_NEAR: Final = 256
@@ -104,6 +105,7 @@ class Decider:
         self._known: dict[tuple[str, str, int, str], bool] = {}  # whether these are allowed
         self._cases: OrderedDict[tuple[Role, str], _Case] = OrderedDict()  # by host that does it
         self._by_place: dict[int, _Case] = {}
+        self._ended: deque[HostIncident] = deque(maxlen=_MOST_ENDED)
         self._past = _Past()
         self._habits = _Habits(incident.max_hosts)
         self._hour: int | None = None
@@ -143,13 +145,14 @@ class Decider:
         return frozenset(host for (_, host), case in self._cases.items() if case.until + self._quiet >= now)
 
     def incidents(self) -> list[HostIncident]:
-        """Those that are open or have closed lately, as known by now, in the order in which they opened."""
+        """All that there have been of late, as known by now: those that are over first."""
         unique = {case.id: case for case in self._cases.values()}
-        return [self._described(case)[0] for case in sorted(unique.values(), key=lambda c: c.opened)]
+        now = [self._described(case)[0] for case in sorted(unique.values(), key=lambda c: c.opened)]
+        return [*self._ended, *now]
 
     def nearest(self) -> list[tuple[float, str]]:
         """The evidence against the originators that came nearest to an alarm without being one, most first."""
-        known = {host for _, host in self._cases}
+        known = {host for _, host in self._cases} | {i.host for i in self._ended}
         return sorted(((e, host) for host, e in self._near.items() if host not in known), reverse=True)
 
     def _counted(self, rows: Rows) -> NDArray[np.float64]:
@@ -216,18 +219,18 @@ class Decider:
     def _alarm(self, rows: Rows, row: int, place: int, key: int, evidence: float, out: Decided) -> None:
         """Opens an incident, or finds the one that this belongs to."""
         (s,) = rows.seen([row])
+        self._bound(s.end)
         which = self.evidence.role(place)
         common = self.evidence.limit + self.evidence.everybody(which)
         if evidence < common:  # what everybody does at the same time is no incident of one
             self.evidence.limits[which] = common
-            self._past.keep(s)
+            if not rows.early[row]:
+                self._past.keep(s)
             return
         role = _ROLES[which]
         host = s.verdict.orig_h if role == "originator" else s.verdict.resp_h
         earlier = self._past.of(role, host, s)
         case = self._cases.get((role, host))
-        if case is not None and s.end - case.until > self._quiet + self._budget.suppress_for:
-            case = None
         resumed = case is not None
         if case is None:
             case = self._same_thing(role, host, s, [*earlier, s])
@@ -235,13 +238,12 @@ class Decider:
         if case is None:
             mark = hashlib.blake2s(f"{role}|{host}|{s.verdict.ts:.6f}".encode(), digest_size=6).hexdigest()
             usual = self._habits.usual(key) if role == "originator" else {}
-            case = _Case(mark, role, host, s.end, s.end, Facts(), evidence, {}, [host], usual)
+            case = _Case(mark, role, host, s.end, s.end, Facts(role), evidence, {}, [host], usual)
         if len(case.hosts) < _MOST_HOSTS:
             case.hosts[host] = None
         self._by_place[place] = case
         self._cases[role, host] = case
         self._cases.move_to_end((role, host))
-        self._bound(s.end)
         self.evidence.hold(place, s.end)
         other = self.evidence.place(self.evidence.keys(rows.resp[row : row + 1], 1)[0])
         case.alone = (
@@ -349,15 +351,19 @@ class Decider:
         ), 2 * known > max(facts.evident, 1)
 
     def _bound(self, now: float) -> None:
-        if len(self._cases) <= _MOST_CASES:
-            return
-        # Closed ones go first, and of the open ones the one of least evidence.
-        worst = min(
-            self._cases, key=lambda k: (self._cases[k].until + self._quiet >= now, self._cases[k].evidence)
-        )
-        gone = self._cases.pop(worst)
-        if gone not in self._cases.values():
-            self._by_place = {place: case for place, case in self._by_place.items() if case is not gone}
+        """Lets go of what is over for good, and of what is too much: the least evidence first."""
+        over = self._quiet + self._budget.suppress_for
+        gone = [key for key, case in self._cases.items() if abs(now - case.until) > over]
+        if len(self._cases) - len(gone) > _MOST_CASES:
+            left = set(self._cases).difference(gone)
+            gone.append(min(left, key=lambda key: (self._cases[key].until, self._cases[key].evidence)))
+        ended = {case.id: case for case in map(self._cases.pop, gone)}
+        still = {case.id for case in self._cases.values()}
+        for mark, case in ended.items():
+            if mark not in still:
+                self._ended.append(self._described(case)[0])
+        if ended:
+            self._by_place = {place: case for place, case in self._by_place.items() if case.id in still}
 
 
 class _Past:

@@ -92,11 +92,12 @@ def _no_names(s: Strand, at: Setting) -> tuple[str, str] | None:
 
 
 def _floods(s: Strand, at: Setting) -> tuple[str, str] | None:
-    if s.connections < 100 or s.connections < 10.0 * s.lasted or len(s.targets) > 2 or len(s.ports) > 3:
+    a_second = s.a_second()
+    if s.connections < 50 or a_second < 10.0 or len(s.targets) > 2 or len(s.ports) > 3:
         return None
     to = ", ".join(sorted(s.ports)) + (f" of {s.target}" if at.role == "originator" else "")
     does, n = _does(at, "floods", "is flooded at"), count(s.connections, "connection")
-    return f"{does} {to}: {n}{_over(s, at)}{_sources(s, at)}", "T1498"
+    return f"{does} {to}: {n}, {a_second:,.0f} a second{_sources(s, at)}", "T1498"
 
 
 def _scans(s: Strand, at: Setting) -> tuple[str, str] | None:

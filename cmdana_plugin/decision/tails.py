@@ -10,7 +10,7 @@ assumed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -47,33 +47,19 @@ def fitted(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([level, max(mean * (1.0 - shape), _LEAST_SCALE), shape])
 
 
-def robust(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same where a few blocks may be attacks: an exponential tail through quantiles that they do not move."""
-    half, level, high = np.quantile(maxima, [0.5, 1.0 - ABOVE, 1.0 - ABOVE / 2])
-    scale = max((level - half) / math.log(0.5 / ABOVE), (high - level) / math.log(2.0), _LEAST_SCALE)
-    return np.array([level, scale, 0.0])
-
-
 def tails_of(maxima: Sequence[NDArray[np.float64]]) -> Tails:
     """The tails of block maxima [n, STATISTICS] of each role; of a role with few blocks, those of no learning."""
     out = UNLEARNED.copy()
     for role, blocks in enumerate(maxima):
         if len(blocks) >= ENOUGH_BLOCKS:
-            out[role] = _each(blocks, fitted)
+            out[role] = _each(blocks)
     return out
 
 
-def robust_tails(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tails of one role's blocks of which a few may be attacks [STATISTICS + 1, PARAMETERS]."""
-    return _each(blocks, robust)
-
-
-def _each(
-    blocks: NDArray[np.float64], fit: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    tails = [fit(blocks[:, k]) for k in range(STATISTICS)]
+def _each(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    tails = [fitted(blocks[:, k]) for k in range(STATISTICS)]
     rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
-    return np.stack([*tails, fit(rarest)])
+    return np.stack([*tails, fitted(rarest)])
 
 
 def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:

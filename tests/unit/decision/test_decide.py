@@ -198,7 +198,7 @@ def test_in_an_hour_in_which_everybody_is_odder_only_who_is_odder_than_they_is_a
         "one that does so alone"
     )
     assert len(told) <= 3
-    attack = scan(range(1, 300), 3 * HOUR + 3000.0, "10.1.0.9", 1e-7)
+    attack = scan(range(1, 300), 3 * HOUR + 3000.0, "10.1.0.9", 1e-10)
     found = Decider(Budget(alerts_per_day=3.0), Incident())
     notices(found, [*calm, *surge, *attack])
     assert "scan" in {i.kind for i in found.incidents()}

@@ -70,14 +70,14 @@ def tries(n: int, gap: float, ports: int = 1, hosts: int = 1, sources: int = 1) 
             tries(300, 0.01, sources=40),
             RESPONDER,
             "flood",
-            "is flooded at 1/tcp: 300 connections in 3 s from 40 hosts",
+            "is flooded at 1/tcp: 300 connections, 100 a second from 40 hosts",
             "T1498",
         ),
         (
             tries(300, 0.01),
             ORIGINATOR,
             "flood",
-            "floods 1/tcp of 10.0.1.0: 300 connections in 3 s",
+            "floods 1/tcp of 10.0.1.0: 300 connections, 100 a second",
             "T1498",
         ),
         (
