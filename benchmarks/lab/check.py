@@ -119,7 +119,14 @@ def _features(flow: flows.Flow, start: float) -> list[float]:
         for pair in (flow.ttl, flow.window, flow.mss)
         for value in (pair[0], pair[1] if answered else np.nan)
     ]
-    addresses = [*ipaddress.ip_address(flow.key[1]).packed, *ipaddress.ip_address(flow.key[3]).packed]
+    addresses: list[float] = [
+        *ipaddress.ip_address(flow.key[1]).packed,
+        *ipaddress.ip_address(flow.key[3]).packed,
+    ]
+    if (
+        ipaddress.ip_address(flow.key[3]) in far.NETWORK
+    ):  # that intruders' sites are new is behaviour: who knows the
+        addresses[4:] = [np.nan] * 4  # old ones finds the new
     return [*numbers, delay, flow.start - start, *flow.macs[6:12], *flow.macs[:6], *addresses]
 
 

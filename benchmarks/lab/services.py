@@ -152,23 +152,37 @@ def _certificates(world: World) -> None:
         days = rng.choice((90, 90, 365, 365, 825))
         for ending, valid in (("pem", days), ("late", -1)) if name in world.expiring() else (("pem", days),):
             _sign(folder, name, ending, valid, rng)
+    _openssl_key(str(folder / "far.key"))  # of all sites that nobody listed: hundreds, and new every day
+    asked = ("-key", str(folder / "far.key"), "-out", str(folder / "far.csr"), "-subj", "/CN=far")
+    command("openssl", "req", "-new", *asked)
     for name in sorted(world.far):
         rng = random.Random(f"{world.scenario.kin}/tls/{name}")
-        own, request = str(folder / f"{name}.key"), str(folder / f"{name}.csr")
-        _openssl_key(own)
-        command("openssl", "req", "-new", "-key", own, "-out", request, "-subj", f"/CN={name}")
         (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n", encoding="utf-8")
-        _sign(folder, name, "pem", -1 if far.has_expired(name) else rng.choice((90, 90, 365, 365)), rng)
+        days = -1 if far.has_expired(name) else rng.choice((90, 90, 365, 365))
+        _sign(folder, name, "pem", days, rng, request="far")
     for path in folder.iterdir():
         path.chmod(0o644)
 
 
-def _sign(folder: Path, name: str, ending: str, days: int, rng: random.Random) -> None:
-    """A certificate for a request, valid for so many days; with -1 until yesterday."""
+def _sign(
+    folder: Path, name: str, ending: str, days: int, rng: random.Random, request: str | None = None
+) -> None:
+    """A certificate for a name, valid for so many days; with -1 until yesterday. `request`: another name's."""
     signed = ("-CA", str(folder / "ca.pem"), "-CAkey", str(folder / "ca.key"), "-days", str(days))
     serial = ("-set_serial", str(rng.getrandbits(64)))
     out = ("-out", str(folder / f"{name}.{ending}"), "-extfile", str(folder / f"{name}.ext"))
-    command("openssl", "x509", "-req", "-in", str(folder / f"{name}.csr"), *signed, *serial, *out)
+    command(
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        str(folder / f"{request or name}.csr"),
+        "-subj",
+        f"/CN={name}",
+        *signed,
+        *serial,
+        *out,
+    )
 
 
 def _openssl_key(path: str) -> None:
@@ -306,7 +320,7 @@ def _web(world: World, host: Host, folder: Path) -> list[Daemon]:
         servers += f"""
  server {{ listen 443 ssl http2; listen 80; server_name ~[.]example$; root {www}/$host;
   error_page 405 =200 $uri;
-  ssl_certificate {tls}/$ssl_server_name.pem; ssl_certificate_key {tls}/$ssl_server_name.key;
+  ssl_certificate {tls}/$ssl_server_name.pem; ssl_certificate_key {tls}/far.key;
   location /files/ {{ dav_methods PUT DELETE; client_max_body_size 4g; }}
   {extra.replace("$server_name", "$host")} }}"""
     hashed = "".join(f"{name}:{word}\n" for name, word in _hashed(world, "-apr1").items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from pathlib import Path
 
 import numpy as np
@@ -85,27 +86,37 @@ def test_the_demonstration_is_read_with_its_labels() -> None:
     assert "ssh/tcp inside, answered" in found.service
 
 
+def made(folder: Path, ttl: int = 64, servers: tuple[str, str] = ("10.0.0.2", "10.0.0.2")) -> check.Recording:
+    """A recording in which both classes come from the same hosts; `ttl`: the attackers', `servers`: whom each asks."""
+    folder.mkdir()
+    frames, rows, dice = [], [",".join(truth.COLUMNS)], random.Random(folder.name)
+    for number in range(400):
+        bad, host, port, ts = dice.random() < 0.3, dice.randrange(20), 40_000 + number, 1_000.0 + number
+        ends = (f"10.0.0.{10 + host}", port, servers[bad], 22)
+        frames += [
+            (ts, with_ttl(frame("tcp", *ends, 2), ttl if bad else 64)),
+            (ts + 0.001, frame("tcp", *ends[2:], *ends[:2], 18)),
+        ]
+        label = "malicious,ssh-bruteforce" if bad else "benign,"
+        rows.append(f"capture,,{ts:.6f},tcp,{','.join(map(str, ends))},{label},strict,made here")
+    capture(folder / "capture.pcap", *frames)
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return check.load(folder)
+
+
 def test_a_laboratory_whose_attackers_have_a_ttl_of_their_own_is_found_out(tmp_path: Path) -> None:
-    """A recording made here: both classes ask the same server in the same way, and only the TTL differs."""
-    for given, name in ((64, "alike"), (61, "marked")):
-        folder = tmp_path / name
-        folder.mkdir()
-        frames, rows = [], [",".join(truth.COLUMNS)]
-        for number in range(400):
-            bad, host, port, ts = number % 4 == 0, number % 20, 40_000 + number, 1_000.0 + number
-            ends = (f"10.0.0.{10 + host}", port, "10.0.0.2", 22)
-            frames += [
-                (ts, with_ttl(frame("tcp", *ends, 2), given if bad else 64)),
-                (ts + 0.001, frame("tcp", *ends[2:], *ends[:2], 18)),
-            ]
-            label = "malicious,ssh-bruteforce" if bad else "benign,"
-            rows.append(f"capture,,{ts:.6f},tcp,{','.join(map(str, ends))},{label},strict,made here")
-        capture(folder / "capture.pcap", *frames)
-        (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    assert check.judge([check.load(tmp_path / "alike")]).fine
-    found = check.judge([check.load(tmp_path / "marked")])
+    assert check.judge([made(tmp_path / "alike")]).fine
+    found = check.judge([made(tmp_path / "marked", ttl=61)])
     assert not found.fine
     assert found.areas["ssh/tcp inside, answered"] > 0.95
+
+
+def test_that_intruders_go_to_new_sites_is_behaviour_and_to_other_hosts_inside_a_shortcut(
+    tmp_path: Path,
+) -> None:
+    for servers, fine in ((("198.18.1.1", "198.18.1.9"), True), (("10.0.0.2", "10.0.0.3"), False)):
+        days = [made(tmp_path / f"{servers[0]}-{day}", servers=servers) for day in range(2)]
+        assert check.judge(days).fine == fine
 
 
 def with_ttl(whole: bytes, ttl: int) -> bytes:

@@ -33,6 +33,7 @@ about: two desks for a few seconds
 network: 10.77.0.0/24
 page_kb: 1
 busy: 20
+wander: 0.1
 link: {delay_ms: 2, jitter_ms: 1}
 inside:
   - {name: dns, services: [resolver, ssh]}
