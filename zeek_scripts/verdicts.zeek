@@ -113,7 +113,7 @@ function raise_notice(w: RaisedNotice)
 		}
 
 	local n = Notice::Info($note=notice_types[w$note], $ts=w$ts, $msg=w$msg, $sub=w$sub,
-	    $identifier=unforeseen(w$identifier), $suppress_for=w$fields?$incident ? 0secs : suppress_for,
+	    $identifier=unforeseen(w$identifier), $suppress_for=(w$fields?$incident ? 0secs : suppress_for),
 	    $cmdana=w$fields);
 
 	if ( w?$uid )

@@ -28,6 +28,7 @@ from cmdana_plugin.logs import (
     number,
     print_passed_over,
     read_notices,
+    texts,
 )
 from feature_extractors import CmdanaError, RecordError
 from feature_extractors.readers import MAX_LINE, TOO_LONG, LogLines, PassedOver
@@ -82,6 +83,7 @@ class Filter:
         if self.network is None:
             return True
         named = {str(row[f]) for f in ("src", "dst", "id.orig_h", "id.resp_h") if row.get(f)}
+        named.update(texts(row, "cmdana.actors"), texts(row, "cmdana.targets"))
         return any(_within(a, self.network) for a in named)
 
 

@@ -34,7 +34,6 @@ from cmdana_plugin.behaviour.walk import (
     AT_EVIDENCE,
     AT_GAIN,
     AT_GAP,
-    AT_KNOWN,
     AT_MINUTES,
     AT_OWN,
     AT_PEAK,
@@ -69,13 +68,14 @@ _RHYTHM: Final = ("interval", "interval_cv", "off_beat", "sent_cv")
 # By itself: its column, and whether its logarithm is taken.
 _ALONE: Final = {
     "seen": (AT_SEEN, True), "age": (AT_AGE, True), "idle": (AT_GAP, True), "surprise": (AT_SURPRISE, False),
-    "known": (AT_KNOWN, True), "slow_bits": (AT_BITS, False), "gain": (AT_GAIN, False), "evidence": (AT_EVIDENCE, True),
+    "slow_bits": (AT_BITS, False), "gain": (AT_GAIN, False), "evidence": (AT_EVIDENCE, True),
     "minutes": (AT_MINUTES, False), "tens": (AT_TENS, False),
     **{name: (AT_RHYTHM + i, name == "interval") for i, name in enumerate(_RHYTHM)},
 }  # fmt: skip
+_SURPRISING: Final = np.float32(5.0)  # bits of a first contact, of which more tell nothing more
 # Which kinds have it, where not all do.
 _ONLY: Final = {
-    "known": (USE, TARGET, DOMAIN), "surprise": (PAIR, DOMAIN), "minutes": (PAIR, DOMAIN), "tens": (PAIR, DOMAIN),
+    "surprise": (PAIR, DOMAIN), "minutes": (PAIR, DOMAIN), "tens": (PAIR, DOMAIN),
     **dict.fromkeys(("slow_bits", "gain", "evidence"), (PAIR, USE, TARGET, HOST)),
     **dict.fromkeys(_RHYTHM, (PAIR, USE, DOMAIN)),
 }  # fmt: skip
@@ -220,6 +220,10 @@ def fields_of(raw: Raw) -> Floats:
     places, columns, logarithms, made = _plan()
     out = np.empty((len(raw.of), len(names())), np.float32)
     values = raw.of.reshape(len(raw.of), KINDS * WIDTH)[:, columns]
+    # What is new enough is new: how new a rehearsal or a recording makes it is no matter.
+    values[:, columns % WIDTH == AT_SURPRISE] = np.minimum(
+        values[:, columns % WIDTH == AT_SURPRISE], _SURPRISING
+    )
     values[:, logarithms] = np.log1p(values[:, logarithms])
     out[:, places] = values
     for place, name in made:

@@ -42,7 +42,7 @@ _PURPOSE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much is remembered: of each host about ten streams, 10 kB where all are used."""
+    """How much is remembered: of each host about ten streams, 12 kB where all are used."""
 
     hosts: int = 32_768
 

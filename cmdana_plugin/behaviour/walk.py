@@ -67,8 +67,7 @@ AT_EVIDENCE: Final = AT_GAIN + 1
 AT_MINUTES: Final = AT_EVIDENCE + 1  # of the last 64 in which it was there
 AT_TENS: Final = AT_MINUTES + 1  # of the last 64 ten minutes
 AT_SURPRISE: Final = AT_TENS + 1  # bits of the first contact
-AT_KNOWN: Final = AT_SURPRISE + 1  # hosts here that have met it: the target, the domain, or the service
-WIDTH: Final = AT_KNOWN + 1
+WIDTH: Final = AT_SURPRISE + 1
 
 _HORIZONS: Final = np.array(HORIZONS)
 # For compiled code: by kind, padded, with their numbers.
@@ -131,12 +130,6 @@ def _surprise(marks: Any, groups: Any, cluster: Any, target: Any, use: Any, host
     of_target = _share(marks.value[a], members, of_target)
     marks.value[a] = min(marks.value[a] + 1.0, 1e6)
     return -np.log2(max(of_target, 1e-9)), evicted
-
-
-@helper
-def _known(marks: Any, what: Any, salt: Any) -> Any:
-    at = find(marks.keys, key_of(what, np.uint64(salt), 0))
-    return marks.value[at] if at >= 0 else 0.0
 
 
 @helper
@@ -413,12 +406,6 @@ def walk(  # type: ignore[no-untyped-def]
             row[AT_AGE] = max(now - rows.first[at], 0.0) if rows.first[at] >= 0.0 else 0.0
             row[AT_GAP] = np.nan if fresh else gap
             row[AT_SURPRISE] = rows.held[at, 1] if k == DOMAIN else surprise
-            if k == DOMAIN:
-                row[AT_KNOWN] = _known(likes, name, 7)
-            elif k == TARGET:
-                row[AT_KNOWN] = _known(likes, target, 7)
-            elif k == USE:
-                row[AT_KNOWN] = _known(likes, np.uint64(use[i]), 3)
             # It has been seen.
             if teaches and rows.first[at] < 0.0:
                 rows.first[at] = now

@@ -185,7 +185,7 @@ def waits(words: list[str], folder: Path) -> None:
     try:
         assert process.stdout
         for line in process.stdout:
-            if WAITING.search(line) or ("--follow" in words and "odd connections" in line):
+            if WAITING.search(line) or ("--follow" in words and "connection" in line):
                 break
         else:
             raise AssertionError(f"{words} ended with {process.wait()}")
