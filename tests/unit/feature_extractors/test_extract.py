@@ -158,7 +158,7 @@ class Recorder:
     times: list[float]
     enough = NEVER
 
-    def __init__(self, limits: ContentLimits | None = None, logs: bool = False) -> None:
+    def __init__(self, limits: ContentLimits | None = None, logs: bool = False, brief: bool = False) -> None:
         self._content = Content(limits, logs)
 
     def __getattr__(self, name: str) -> Any:
