@@ -30,6 +30,7 @@ _PLACES: Final = (
 _QUEUE_MESSAGES: Final = 4096  # messages that Broker holds for us; we drain it at once into our own
 _CONNECT_SECONDS: Final = 10.0  # seconds for a handshake
 _POLL_SECONDS: Final = 0.05  # seconds from one look at it to the next
+_UNPEER_SECONDS: Final = 2.0  # that leaving a peer may take
 
 
 def bindings() -> ModuleType:
@@ -78,6 +79,7 @@ class BrokerTransport:
             None  # an endpoint that lost its peer, and its subscribers
         )
         self._lost = False
+        self._ever_lost = False  # the endpoint, before this peering
         self._lock = threading.Lock()
 
     def open(self) -> str:
@@ -147,20 +149,25 @@ class BrokerTransport:
     def close(self) -> None:
         """Closes the endpoint; what was published before is delivered first.
 
-        An endpoint that has lost its peer is kept for the next `open`: to shut it down may wait for ever for an actor
-        that does not end (seen with Broker 1.4), and holds the interpreter's lock meanwhile.
+        An endpoint that has ever lost its peer is kept for the next `open`: to shut it down may wait for ever for an
+        actor that does not end (seen with Broker 1.4), and holds the interpreter's lock meanwhile.
         """
         with self._lock:
             endpoint, kept = self._endpoint, (self._endpoint, self._subscriber, self._status)
             self._endpoint = self._subscriber = self._status = None
-            if endpoint is not None and self._lost:
-                ctypes.pythonapi.Py_IncRef(
-                    ctypes.py_object(endpoint)
-                )  # nor may the interpreter's end destroy it
-                self._parked = kept
-                return
-        if endpoint is not None:
+        if endpoint is None:
+            return
+        if not (self._lost or self._ever_lost):
             endpoint.shutdown()
+            return
+        if not self._ever_lost:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(endpoint))  # nor may the interpreter's end destroy it
+        self._ever_lost, self._parked = True, kept
+        if not self._lost:
+            endpoint.unpeer_nosync(self._host, self._port)
+            deadline = time.monotonic() + _UNPEER_SECONDS
+            while endpoint.peers() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
 
     def _peered(self, endpoint: Any, status: Any) -> bool:
         """Waits for the handshake, not longer than `_CONNECT_SECONDS`.
