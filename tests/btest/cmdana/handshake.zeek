@@ -21,15 +21,15 @@ event detector_lost(why: string) { print "lost", why; }
 event zeek_init() &priority=-20
 	{
 	say(9, "future", "s", "false");
-	say(6, "other-model", "t", "false");
+	say(wire_version, "other-model", "t", "false");
 	event CMDANA::alive("{nonsense");
 	event CMDANA::alive("sealed");
-	say(6, "a", "s", "false", "");
-	say(6, "a", "s", "false", "\"run-0\"");
-	say(6, "a", "s", "false");
-	say(6, "b", "s", "false");
-	say(6, "a", "s", "false");
-	say(6, "a", "s", "true");
-	say(6, "b", "s", "true");
-	say(6, "c", "s", "false");
+	say(wire_version, "a", "s", "false", "");
+	say(wire_version, "a", "s", "false", "\"run-0\"");
+	say(wire_version, "a", "s", "false");
+	say(wire_version, "b", "s", "false");
+	say(wire_version, "a", "s", "false");
+	say(wire_version, "a", "s", "true");
+	say(wire_version, "b", "s", "true");
+	say(wire_version, "c", "s", "false");
 	}
