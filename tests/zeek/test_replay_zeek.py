@@ -236,7 +236,7 @@ def test_several_captures_get_a_folder_each_and_tsv_is_zeeks(tmp_path: Path) -> 
         assert header.split("\t")[1:] == [
             "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "service", "community_id",
             "stage", "score", "p_value", "threshold", "verdict", "packet_reliance", "connection_reliance",
-            "log_reliance", "state_reliance", "modalities", "reasons", "model",
+            "log_reliance", "state_reliance", "modalities", "reasons", "model", "incident",
         ]  # fmt: skip
         assert text.count("\tfinal\t") * 2 == summary.connections
 
