@@ -209,7 +209,7 @@ class Streamed:
         return scores_of(self._tail.p_value(self._baseline.score(corpus)))
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        return [[] for _ in rows]
+        return [[f"unusual to {self.name}"] for _ in rows]
 
 
 def baseline(name: str, lesson: Lesson, seed: int) -> Learned:

@@ -23,11 +23,13 @@ from cmdana_plugin.detector.checkpoint import Checkpoint
 from cmdana_plugin.detector.cross_modal import CrossModal
 from cmdana_plugin.detector.scores import Detector, Scores, score_of
 from cmdana_plugin.detector.site_history import WithSiteHistory
+from cmdana_plugin.evaluation.baselines import BASELINES
 from cmdana_plugin.evaluation.operator_view import PrecomputedScores, scores_of
+from cmdana_plugin.evaluation.whole_days.told import Streamed
 from cmdana_plugin.training.fit import train
 from cmdana_plugin.training.fit_behaviour import Normal, fit_behaviour
 from cmdana_plugin.training.recipe import Recipe
-from cmdana_plugin.training.recording import Recording
+from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
 
@@ -38,6 +40,13 @@ Floats = NDArray[np.float64]
 
 def precomputed(n: int = 2 * len(WINDOWS)) -> PrecomputedScores:
     return PrecomputedScores(scores_of(np.random.default_rng(1).uniform(1e-9, 1.0, n)))
+
+
+def streamed() -> Detector:
+    learned = gather([Recording("a", office(700, seed=1))], load_schema())
+    baseline = BASELINES["gaussians"]()
+    baseline.fit(learned, np.ones(len(learned), np.bool_), 0)
+    return Streamed("gaussians", baseline, baseline.score(learned))
 
 
 def cross_modal(made: Checkpoint, threads: int = 1) -> CrossModal:
@@ -74,6 +83,7 @@ DETECTORS: Final = {
     "WithSiteHistory around PrecomputedScores": Made(
         lambda _: WithSiteHistory(precomputed()), knows_windows=False, from_disk=False
     ),
+    "Streamed gaussians": Made(lambda _: streamed(), from_disk=False),
     "PrecomputedScores": Made(lambda _: precomputed(), knows_windows=False, remembers=False, from_disk=False),
 }
 
