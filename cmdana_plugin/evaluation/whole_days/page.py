@@ -278,7 +278,7 @@ def _shown(detectors: Mapping[str, Any]) -> list[str]:
 
 
 def _who(detectors: Mapping[str, Any]) -> str:
-    said = [f"`{n}`: {d['words']}" for n, d in detectors.items() if d["words"] and d["kind"] != "baseline"]
+    said = [f"**{n}**: {d['words']}" for n, d in detectors.items() if d["words"] and d["kind"] != "baseline"]
     return "; ".join(said) + "." if said else ""
 
 
