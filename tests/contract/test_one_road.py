@@ -136,6 +136,8 @@ def test_verdicts_reasons_and_notices_are_the_same_live_and_offline(windows: Win
     assert len(odd) > 20
     assert all(odd.values())
     assert len(notices) > 3
-    said = {a["uid"][o["i"]]: tuple(o["reasons"]) for a in answers for o in a["odd"]}
-    assert said == odd
+    said = [(a["uid"][o["i"]], tuple(o["reasons"])) for a in answers for o in a["odd"]]
+    assert any(v.stage == "revised" for v in expected.rows())
+    # A verdict that raises an incident's notice has reasons, odd by itself or not.
+    assert sorted(said) == sorted((v.uid, v.reasons) for v in expected.rows() if v.reasons)
     assert [n["sub"] for a in answers for n in a["notices"]] == [sub_message(n) for n in expected.notices]
