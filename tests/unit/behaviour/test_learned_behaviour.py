@@ -35,6 +35,8 @@ from cmdana_plugin.training.rehearsal import KINDS, Curriculum
 from feature_extractors import CmdanaError, SchemaError
 from feature_extractors.features import Encoded, load_schema
 
+pytestmark = pytest.mark.slow  # learns several models
+
 SALT: Final = 5
 DAY: Final = 86_400.0
 
