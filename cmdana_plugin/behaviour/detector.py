@@ -117,7 +117,8 @@ class WithBehaviour:
         table = np.tile(seen, (width + 1, 1))
         table[np.arange(1, width + 1), np.arange(width)] = usual
         odds = self._behaviour.trees.score(table)
-        more = odds[0] - odds[1:]
+        # That there is nothing is no reason to read.
+        more = np.where(np.isnan(seen), -np.inf, odds[0] - odds[1:])
         most = np.argsort(-more, kind="stable")[:_REASONS].tolist()
         return [told(f, float(seen[f]), float(usual[f])) for f in most if more[f] > _TELLING]
 
