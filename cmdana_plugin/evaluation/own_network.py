@@ -135,10 +135,9 @@ def cut(recording: Recording, begin: float, end: float) -> Recording:
     first, last = float(c.ts.min()), float(c.end.max())
     share = (c.end - first) / max(last - first, 1e-9)
     rows = np.flatnonzero((share >= begin) & ((share < end) | (end == 1.0)))
-    label = np.zeros(len(c), np.int8) if recording.label is None else recording.label
+    label = None if recording.label is None else recording.label[rows]
     family = recording.family or [""] * len(c)
-    kinds = [family[i] for i in rows.tolist()]
-    return Recording(recording.name, take(recording.windows, rows), label[rows], kinds)
+    return Recording(recording.name, take(recording.windows, rows), label, [family[i] for i in rows.tolist()])
 
 
 def after(past: Sequence[Recording], now: Recording) -> tuple[Recording, NDArray[np.bool_]]:

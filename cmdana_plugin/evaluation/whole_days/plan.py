@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.cache import key_of, recall
+from cmdana_plugin.evaluation.own_network import cut
 from cmdana_plugin.evaluation.whole_days.alarms import Stretch, Truth, attacks_of
 from cmdana_plugin.logs import LabelError, read_labels, rows
 from cmdana_plugin.training import Learned, Recording, joining, recordings
-from feature_extractors import CmdanaError, Stage, Windows, address_texts, take
+from feature_extractors import CmdanaError, Stage, Windows, address_texts
 from feature_extractors.features import Encoded, encoded, load_schema
 from feature_extractors.readers import log_files
 
@@ -157,7 +158,11 @@ def read_day(planned: Planned, config: Config, cache: Path | None, not_before: f
     other.
     """
     folder = planned.folder
-    recording = _cut(_read(folder, config, cache), planned.begin, planned.end)
+    recording = cut(_read(folder, config, cache), planned.begin, planned.end)
+    if not len(recording.windows):
+        raise CmdanaError(
+            f"{recording.name}: found no connection between {planned.begin:g} and {planned.end:g} of its time"
+        )
     story = read_story(folder)
     windows = recording.windows
     n = len(windows)
@@ -231,21 +236,6 @@ def _read(folder: Path, config: Config, cache: Path | None) -> Recording:
     if len(found) != 1:
         raise CmdanaError(f"{source}: found {len(found)} recordings; expected one with connections")
     return replace(found[0], name=folder.name)
-
-
-def _cut(recording: Recording, begin: float, end: float) -> Recording:
-    """The stretch between two shares of the recording's time."""
-    if (begin, end) == (0.0, 1.0):
-        return recording
-    c = recording.windows.connections
-    first, last = float(c.ts.min()), float(c.end.max())
-    share = (c.end - first) / max(last - first, 1e-9)
-    kept = np.flatnonzero((share >= begin) & ((share < end) | (end == 1.0)))
-    if not len(kept):
-        raise CmdanaError(f"{recording.name}: found no connection between {begin:g} and {end:g} of its time")
-    label = None if recording.label is None else recording.label[kept]
-    family = recording.family or [""] * len(c)
-    return Recording(recording.name, take(recording.windows, kept), label, [family[i] for i in kept.tolist()])
 
 
 def moved(windows: Windows, seconds: float) -> Windows:
