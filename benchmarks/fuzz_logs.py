@@ -192,8 +192,8 @@ def readers(at: Path, scratch: Path) -> dict[str, Callable[[], object]]:
 
     everything = Filter.parse(host=None, note=None, since=None, until=None)
     return {
-        "alerts": lambda: show_alerts([at], everything, follow=False, as_json=False),
-        "alerts --json": lambda: show_alerts([at], everything, follow=False, as_json=True),
+        "alerts": lambda: show_alerts([at], everything, follow=False, form="table"),
+        "alerts --json": lambda: show_alerts([at], everything, follow=False, form="json"),
         "report": report,
         "explain": explain,
         "label": lambda: feedback.store(feedback.find(KNOWN, at), "benign", scratch / "store.csv"),

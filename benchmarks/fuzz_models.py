@@ -215,7 +215,8 @@ class Known:
         self._sound, self._meta = sound, meta
         self._shape = sound.shape_of(meta, schema)
         self._classes = sound.classes_of(meta)
-        self._weights = sound.weights_of(meta, tensors)
+        self._detector = sound.detector_of(meta)
+        self._weights = sound.weights_of(meta, tensors, self._detector)
         self._tails = sound.tails_of(meta, tensors, self._weights)
         self.groups: set[str] = set()  # whose tensors differ
 
@@ -230,17 +231,17 @@ class Known:
             return self._sound.tails_of(meta, tensors, weights)
         return self._tails
 
-    def check_network(self, shape: Any, tensors: Any) -> None:
-        if "network" in self.groups or shape != self._shape:
-            self._sound.check_network(shape, tensors)
+    def check_network(self, shape: Any, tensors: Any, detector: str, classes: int) -> None:
+        if "network" in self.groups or (shape, detector) != (self._shape, self._detector):
+            self._sound.check_network(shape, tensors, detector, classes)
 
     def check_preparation(self, tensors: Any, schema: Any) -> None:
         if "preparation" in self.groups:
             self._sound.check_preparation(tensors, schema)
 
-    def check_mixture(self, tensors: Any, schema: Any) -> None:
-        if "mixture" in self.groups:
-            self._sound.check_mixture(tensors, schema)
+    def check_mixture(self, tensors: Any, width: int) -> None:
+        if "mixture" in self.groups or self._meta.get("detector") != self._detector:
+            self._sound.check_mixture(tensors, width)
 
     def check_trees(self, prefix: str, tensors: Any, schema: Any, outputs: int) -> None:
         if prefix in self.groups or (prefix == "namer" and outputs != len(self._classes)):
@@ -262,7 +263,7 @@ class Judge:
         self._detector = self._make(
             checkpoint.loads(content, Path("small"), self._schema), self._schema, hosts=64
         )
-        self._parameters = dict(self._detector.network.named_parameters())
+        self._parameters = dict(self._detector.engine.network.named_parameters())
         self._tensors, self._meta = checkpoint._opened(content)
         self._places = Mutator(content).table
         self._known = Known(checkpoint.sound, self._tensors, self._meta, self._schema)

@@ -1,12 +1,14 @@
 """What CMDANA costs Zeek, and how soon a verdict is back:
 
     live.py cost CAPTURE...
+    live.py roads CAPTURE...
     live.py load PPS SECONDS CAPTURE...
     live.py latency RATE SECONDS [--model]
 
 `cost` reads each capture with Zeek alone and with the plugin and a detector at its side, in turn, five times, and
 prints the ratio of the best of each, for other work on the machine only adds: of Zeek's processor time, and of its
-wall time, which says something where the machine has a core for each side. Reading a capture, Zeek also drives the
+wall time, which says something where the machine has a core for each side. `roads` does so
+for each way to spare Zeek work, and prints the ratio of the medians. Reading a capture, Zeek also drives the
 clock of Broker by the packets' time, which no live Zeek does: `load` (as root, in a network namespace) sends the
 frames of each Ethernet capture to a live Zeek, alone and with CMDANA in turn, and prints the ratio of processor time.
 `latency` (likewise) sends RATE DNS connections a second to a live Zeek and prints how long after a connection's
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,6 +59,60 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, time.monotonic() - start
 
 
+ROADS = {  # what Zeek is given beside the capture; None: without the plugin
+    "Zeek alone": None,
+    "told of everything": [],
+    "`CMDANA::log_benign = F`": ["CMDANA::log_benign=F"],
+    "`cmdana/without-packets`": [str(rig.SCRIPTS / "without-packets.zeek")],
+    "both": [str(rig.SCRIPTS / "without-packets.zeek"), "CMDANA::log_benign=F"],
+}
+
+
+def roads(captures: list[Path]) -> None:
+    """Medians of processor time of Zeek by road, in turn."""
+    for capture in captures:
+        taken: dict[str, list[float]] = {road: [] for road in ROADS}
+        for turn in range(ROUNDS):
+            for i, (road, words) in enumerate(ROADS.items()):
+                if words is None:
+                    with tempfile.TemporaryDirectory() as name:
+                        command = ["zeek", "-C", "-r", str(capture.resolve())]
+                        taken[road].append(measured(command, Path(name))[0])
+                else:
+                    port = 28_000 + 10 * turn + i
+                    taken[road].append(_beside(capture, port, words)[0][0])
+        alone = statistics.median(taken["Zeek alone"])
+        print(f"{capture.name}: processor time of Zeek, medians of {ROUNDS}, load {os.getloadavg()[0]:.1f}")
+        for road, seconds in taken.items():
+            middle = statistics.median(seconds)
+            print(f"| {road} | {middle:.2f} s | {middle / alone:.2f} |", flush=True)
+
+
+def _beside(capture: Path, port: int, words: list[str]) -> tuple[tuple[float, float], str]:
+    """Processor and wall time of Zeek with CMDANA and a detector, given these words, and what it counted."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "plugin.toml").write_text(
+            f'[endpoint]\nurl = "ws://127.0.0.1:{port}/v1/messages/json"\nreconnect_min = 0.05\n'
+            f'secret_file = "{rig.secret_in(folder)}"\n'
+            "reconnect_max = 0.1\nbatch_records = 4096\nbatch_seconds = 0.25\nqueue_records = 10000000\n"
+        )
+        with (folder / "endpoint.out").open("wb") as out:
+            endpoint = subprocess.Popen(
+                [sys.executable, rig.HERE / "endpoint.py", folder / "plugin.toml"],
+                stdout=out, stderr=out,
+            )  # fmt: skip
+            rig.wait_for(lambda: "nobody listens" in (folder / "endpoint.out").read_text(), "the endpoint")
+            scripts = [
+                str(rig.SCRIPTS / "replay.zeek"), f"CMDANA::websocket_port={port}/tcp",
+                f"CMDANA::secret_file={folder / 'secret'}", *words,
+            ]  # fmt: skip
+            used = measured(["zeek", "-C", "-r", str(capture.resolve()), *scripts], folder)
+            endpoint.terminate()
+            endpoint.wait()
+        return used, re.findall(r"cmdana: (\d+ connections ended.*)", (folder / "out").read_text())[-1]
+
+
 def cost(captures: list[Path]) -> None:
     port = 27_900
     for capture in captures:
@@ -66,29 +123,8 @@ def cost(captures: list[Path]) -> None:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 alone.append(measured(["zeek", "-C", "-r", str(capture.resolve())], folder))
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                (folder / "plugin.toml").write_text(
-                    f'[endpoint]\nurl = "ws://127.0.0.1:{port}/v1/messages/json"\nreconnect_min = 0.05\n'
-                    f'secret_file = "{rig.secret_in(folder)}"\n'
-                    "reconnect_max = 0.1\nbatch_records = 4096\nbatch_seconds = 0.25\nqueue_records = 10000000\n"
-                )
-                with (folder / "endpoint.out").open("wb") as out:
-                    endpoint = subprocess.Popen(
-                        [sys.executable, rig.HERE / "endpoint.py", folder / "plugin.toml"],
-                        stdout=out, stderr=out,
-                    )  # fmt: skip
-                    rig.wait_for(
-                        lambda f=folder: "nobody listens" in (f / "endpoint.out").read_text(), "the endpoint"
-                    )
-                    scripts = [
-                        str(rig.SCRIPTS / "replay.zeek"), f"CMDANA::websocket_port={port}/tcp",
-                        f"CMDANA::secret_file={folder / 'secret'}",
-                    ]  # fmt: skip
-                    beside.append(measured(["zeek", "-C", "-r", str(capture.resolve()), *scripts], folder))
-                    endpoint.terminate()
-                    endpoint.wait()
-                counted = re.findall(r"cmdana: (\d+ connections ended.*)", (folder / "out").read_text())[-1]
+            used, counted = _beside(capture, port, [])
+            beside.append(used)
             port += 1
         a, b = ([min(column) for column in zip(*runs, strict=True)] for runs in (alone, beside))
         print(
@@ -177,6 +213,8 @@ def latency(rate: float, seconds: float, shipped: bool) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "cost":
         cost([Path(word) for word in sys.argv[2:]])
+    elif sys.argv[1] == "roads":
+        roads([Path(word) for word in sys.argv[2:]])
     elif sys.argv[1] == "load":
         load(sys.argv[2], sys.argv[3], [Path(word) for word in sys.argv[4:]])
     else:

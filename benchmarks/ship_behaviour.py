@@ -24,9 +24,7 @@ from cmdana_plugin.detector import checkpoint, shipped_checkpoint
 from cmdana_plugin.evaluation.command import captures_split
 from cmdana_plugin.evaluation.own_network import read_recording
 from cmdana_plugin.replay import with_reference
-from cmdana_plugin.training.calibrate import overall_p_values
 from cmdana_plugin.training.fit_behaviour import fit_behaviour, held_out, normal_of
-from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors import CmdanaError
 from feature_extractors.features import load_schema
@@ -59,11 +57,11 @@ def main() -> int:
     started, schema, made = time.monotonic(), load_schema(), shipped_checkpoint()
     try:
         corpus = gather(networks(asked.captures, asked.recordings, asked.cache), schema)
-        p = overall_p_values(made, corpus, Recipe(), schema)
-        normal = normal_of([(corpus, p)], _LEARNED, one_site=False)
+        normal = normal_of([corpus], _LEARNED, one_site=False)
         learned = fit_behaviour(
-            normal, seed=asked.seed, progress=lambda _what, share: print(f"{share:.0%}", end=" ", flush=True)
-        )
+            normal, seed=asked.seed,
+            progress=lambda _what, share: print(f"{share:.0%}", end=" ", flush=True),
+        )  # fmt: skip
     except CmdanaError as error:
         print(error, file=sys.stderr)
         return 1

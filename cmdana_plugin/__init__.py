@@ -1,4 +1,4 @@
-"""Observations in, verdicts out. In a notebook: read, extract, encode, load_detector, judge, fit, calibrate."""
+"""Observations in, verdicts out. In a notebook: read, extract, judge and others."""
 
 import lazy_loader
 

@@ -5,3 +5,5 @@ from .notebook import fit as fit
 from .notebook import judge as judge
 from .notebook import load_detector as load_detector
 from .notebook import read as read
+from .notebook import read_log as read_log
+from .notebook import table as table

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from feature_extractors import CmdanaError
 
+MAX_SHARDS: Final = 256  # as in zeek_scripts/batches.zeek
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -66,6 +67,9 @@ class Model(_Table):
     """The detector."""
 
     path: str = ""
+    detector: Literal[
+        "auto", "cross-modal", "residual-attention", "residual-attention-fields", "spatio-temporal"
+    ] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     max_hosts: Count = 131_072
@@ -88,8 +92,8 @@ class Learning(_Table):
 class Verdict(_Table):
     """The budget and the notices."""
 
-    alerts_per_day: Annotated[float, Field(gt=0)] = 20.0
-    connections_per_day: Count = 20_000
+    alerts_per_day: Annotated[float, Field(gt=0)] = 10.0
+    connections_per_day: Count = 10_000
     early: bool = True
     suppress_for: Seconds = 3600.0
     max_reasons: Annotated[int, Field(ge=1, le=20)] = 3
@@ -115,6 +119,26 @@ class Drift(_Table):
     suppress_for: Seconds = 86_400.0
 
 
+class Adaptation(_Table):
+    """What may follow the site by itself (`cmdana_plugin.decision.adaptation`)."""
+
+    mode: Literal["off", "calibration", "always", "shadow"] = "calibration"
+    step: Annotated[float, Field(gt=0, le=12)] = 1.0
+    passes: Literal[1, 2] = 1
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether captures and logs have a first pass that listens."""
+        return self.passes > 1 and self.mode != "off"
+
+
+class State(_Table):
+    """What is known of the site, kept on disk (`cmdana_plugin.statefile`)."""
+
+    folder: str = ""
+    seconds: Seconds = 60.0
+
+
 class Endpoint(_Table):
     """The road to a running Zeek."""
 
@@ -128,16 +152,29 @@ class Endpoint(_Table):
     broker_ssl: bool = True
     authentication: Literal["hmac", "none"] = "hmac"
     secret_file: str = ""
+    shard: str = ""
+    stand_in: Annotated[int, Field(ge=0, le=16)] = 1
+    stand_in_seconds: Seconds = 30.0
     topic_events: str = "zeek/cmdana/observations"
     topic_verdicts: str = "zeek/cmdana/verdicts"
     queue_records: Count = 200_000
     queue_bytes: Count = 256 * 1024 * 1024
     batch_records: Count = 1024
     batch_seconds: Seconds = 0.05
+    log_seconds: Seconds = 3.0
     reconnect_min: Seconds = 0.5
     reconnect_max: Seconds = 30.0
     counts_seconds: Annotated[float, Field(ge=0)] = 60.0
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+    @field_validator("shard")
+    @classmethod
+    def _shard(cls, value: str) -> str:
+        number, _, of = value.partition("/")
+        whole = all(part.isascii() and part.isdigit() and len(part) <= 3 for part in (number, of))
+        if value and not (whole and 1 <= int(number) <= int(of) <= MAX_SHARDS):
+            raise ValueError(f'expected such as "2/8", the second of eight, of {MAX_SHARDS} at most')
+        return value
 
 
 class Zeek(_Table):
@@ -165,6 +202,21 @@ class Logs(_Table):
         return value
 
 
+class Desk(_Table):
+    """`cmdana serve`: where else a connection can be looked up, "" nowhere."""
+
+    arkime: str = ""
+    zui: str = ""
+    kibana: str = ""
+
+    @field_validator("arkime", "zui", "kibana")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not value.startswith(("https://", "http://", "zui://", "brim://")):
+            raise ValueError("expected an address that begins with https:// or http://")
+        return value
+
+
 class Config(_Table):
     """The whole of `plugin.toml`, tables in the order of the walk."""
 
@@ -177,9 +229,12 @@ class Config(_Table):
     verdict: Verdict = Verdict()
     incident: Incident = Incident()
     drift: Drift = Drift()
+    adaptation: Adaptation = Adaptation()
+    state: State = State()
     endpoint: Endpoint = Endpoint()
     zeek: Zeek = Zeek()
     logs: Logs = Logs()
+    desk: Desk = Desk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +332,8 @@ _ANYWHERE: Final[Mapping[tuple[str, str], Callable[[Any], bool]]] = {
 _PATHS: Final = (
     ("model", "path"),
     ("model", "state_key"),
+    ("state", "folder"),
+    ("endpoint", "secret_file"),
     ("endpoint", "ca_file"),
     ("endpoint", "cert_file"),
     ("endpoint", "key_file"),

@@ -61,6 +61,7 @@ def examine(path: Path | None, model: Path | None = None) -> Iterator[Finding]:
     yield _torch(settings)
     yield _numba()
     yield _analyzers()
+    yield _lightgbm()
     yield from _model(settings, model)
     yield _state_key(settings)
     yield _sandbox()
@@ -87,7 +88,10 @@ def _torch(settings: Config) -> Finding:
     try:
         torch = importlib.import_module("torch")
     except (ImportError, OSError) as error:
-        return Finding("torch", "missing", str(error), "pip install torch", required=True)
+        wanted = settings.model.device == "cuda"
+        return Finding(
+            "torch", "missing", str(error), "only to train, and for a GPU: pip install torch", wanted
+        )
     there = torch.cuda.is_available()
     device = torch.cuda.get_device_name(0) if there else "no GPU, runs on the CPU"
     if settings.model.device == "cuda" and not there:
@@ -119,7 +123,11 @@ def _numba() -> Finding:
             "every start compiles for a minute: set NUMBA_CACHE_DIR to a folder that this user may write",
         )  # fmt: skip
     kept = compiled.kept()
-    state = f"{kept} functions compiled" if kept else "empty: the first run compiles for a minute"
+    state = (
+        f"{kept} functions compiled"
+        if kept
+        else "empty: the first run compiles for a minute or two; cmdana doctor --compile does so now"
+    )
     return Finding("numba", "ok", f"{numba.__version__}, cache {state}")
 
 
@@ -130,6 +138,17 @@ def _analyzers() -> Finding:
         "analyzers", "missing", "protocol analyzers run as plain Python",
         "for captures read in half the time: apt-get install gcc python3-dev, then install cmdana once more",
     )  # fmt: skip
+
+
+def _lightgbm() -> Finding:
+    from cmdana_plugin.detector import trees_fault
+
+    fault, _, advice = trees_fault().rpartition(": ")
+    if fault:
+        return Finding(
+            "lightgbm", "missing", fault, f"`cmdana train` learns no behaviour without it: {advice}"
+        )
+    return Finding("lightgbm", "ok", importlib.metadata.version("lightgbm"))
 
 
 def _model(settings: Config, model: Path | None) -> Iterator[Finding]:

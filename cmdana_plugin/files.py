@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EAGAIN
+from errno import EACCES, EAGAIN, EINVAL
 from pathlib import Path
 from typing import IO, Final
 
@@ -85,6 +85,85 @@ class Replacement:
         self._folder = -1
 
 
+class Appended:
+    """A file that others read while it grows; where it was moved away, it is begun anew under its name.
+
+    All methods raise `OSError`; what is no regular file, or a link, is refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+
+    def size(self) -> int:
+        """How many bytes the file under the name has now; it is there from now on."""
+        if self._descriptor >= 0 and not self._is_there():
+            self.close()
+        if self._descriptor < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self.path, flags, 0o666)
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                self.close()
+                raise OSError(EINVAL, "is no regular file")
+        return os.fstat(self._descriptor).st_size
+
+    def write(self, data: bytes) -> None:
+        """Appends to the file that `size` was asked of."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def close(self) -> None:
+        """Closes the file; does nothing a second time."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path, follow_symlinks=False))
+        except OSError:
+            return False
+
+
+class Resumed:
+    """A file that grows at `partial`, over several runs if need be, and takes its name in `commit`.
+
+    It begins with the first `size` bytes of what an earlier run has left there. All methods raise `OSError`.
+    """
+
+    def __init__(self, path: Path, partial: Path, size: int = 0) -> None:
+        self.path = path
+        self.partial = partial
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.file: IO[bytes] = open(os.open(partial, flags, 0o600), "r+b")
+        if os.fstat(self.file.fileno()).st_size < size:
+            self.file.close()
+            raise OSError(EINVAL, f"is shorter than the {size:,} bytes that were written")
+        self.file.truncate(size)
+        self.file.seek(size)
+
+    def settled(self) -> int:
+        """How many bytes it has, all of them on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def commit(self) -> None:
+        """Gives it its name and the mode of any new file here."""
+        self.settled()
+        mask = os.umask(0o077)
+        os.umask(mask)
+        os.fchmod(self.file.fileno(), 0o666 & ~mask)
+        self.file.close()
+        self.partial.rename(self.path)
+
+    def abandon(self) -> None:
+        """Leaves it where it is, for who goes on."""
+        with suppress(OSError):
+            self.file.close()
+
+
 @contextmanager
 def replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
     """A context with a file to write, which replaces `path` at its end, but not where it fails. Raises `OSError`."""
@@ -116,6 +195,40 @@ def create(path: Path, content: bytes, mode: int = 0o600) -> None:
     new.commit(over=False)
 
 
+class Growing:
+    """A file that whole lines are appended to, made anew where it was moved away. All methods raise `OSError`."""
+
+    def __init__(self, path: Path, mode: int = 0o640) -> None:
+        self._path = path
+        self._mode = mode
+        self._file = -1
+
+    def write(self, line: bytes) -> None:
+        """Appends a line, end and all, in one piece."""
+        if self._file >= 0 and not self._named():
+            self.close()
+        if self._file < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.open(self._path, flags, self._mode)
+        while line:
+            line = line[os.write(self._file, line) :]
+
+    def close(self) -> None:
+        """Closes the file; the next line opens it anew."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _named(self) -> bool:
+        """Whether the file that is open still has its name."""
+        try:
+            there = os.lstat(self._path)
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(self._file)
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
 @contextmanager
 def alone(folder: Path, name: str = "") -> Iterator[None]:
     """A context in which no other process writes the same file, or the same folder where there is no `name`.
@@ -136,6 +249,24 @@ def alone(folder: Path, name: str = "") -> Iterator[None]:
             with suppress(OSError):
                 os.unlink(lock, dir_fd=place)
             os.close(held)
+
+
+def is_free(folder: Path, name: str) -> bool:
+    """Whether no process is `alone` with a file now. Raises `OSError` where the folder cannot be read."""
+    with folder_of(folder) as place:
+        try:
+            seen = os.open(
+                f".{name}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=place
+            )
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(seen, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _BUSY
+        finally:
+            os.close(seen)
+        return True
 
 
 @contextmanager

@@ -98,9 +98,9 @@ def new_secret(configured: str) -> Path:
 def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> int:
     """128 secret bits for the hashes of hosts and names, from the site's key, which is made if it is not there.
 
-    Where it can neither be read nor made in its usual place, the bits are of this process only: no state outlives a
-    process, so that nothing is lost but that two runs are alike to the last bit of a full table. Raises `KeyFileError`
-    for a key that was configured and cannot be used, and for one that others can read.
+    Where it can neither be read nor made in its usual place, the bits are of this process only, and a state that it
+    leaves (`statefile`) is of no use to the next one, which says so. Raises `KeyFileError` for a key that was
+    configured and cannot be used, and for one that others can read.
     """
     path = state_key_path(configured, environment)
     try:
@@ -115,6 +115,17 @@ def state_salt(configured: str, environment: Mapping[str, str] = os.environ) -> 
     return int.from_bytes(
         hashlib.blake2b(read_key(path), digest_size=16, person=b"cmdana state").digest(), "little"
     )
+
+
+def evidence_key(salt: int) -> tuple[int, int]:
+    """The key of the hashes that evidence is held by: of 128 bits, of a site's salt, and no key of anything else."""
+    words = hashlib.blake2b(salt.to_bytes(16, "little"), digest_size=16, person=b"cmdana evidence").digest()
+    return int.from_bytes(words[:8], "little"), int.from_bytes(words[8:], "little")
+
+
+def history_key(salt: int) -> bytes:
+    """The key that the history of a site's models is signed with: of 128 bits, of a site's salt, and no key else."""
+    return hashlib.blake2b(salt.to_bytes(16, "little"), digest_size=32, person=b"cmdana models").digest()
 
 
 def _new() -> bytes:

@@ -6,21 +6,23 @@ defaults to the defaults of `plugin.toml`; no file is looked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Reader, Windows, concat
+from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Modality, Reader, Windows, concat
 from feature_extractors.features import Encoded, encoded, load_schema
-from feature_extractors.readers import open_capture
+from feature_extractors.readers import PassedOver, open_capture
 
 if TYPE_CHECKING:
-    from cmdana_plugin.decision import Judged
+    from cmdana_plugin.decision import Judged, Notice
     from cmdana_plugin.detector import Checkpoint, Detector
+    from cmdana_plugin.detector import Scores as _Scores
     from cmdana_plugin.training import Recording
 
 
@@ -77,7 +79,7 @@ def load_detector(
     from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
 
     if isinstance(model, detectors.Checkpoint):
-        made = detectors.CrossModal(model, load_schema(), device=device, threads=threads)
+        made = detectors.detector_of(model, load_schema(), device=device, threads=threads)
     else:
         made = detectors.load_detector(Path(model) if model else None, device=device, threads=threads)
     config = config or Config()
@@ -98,7 +100,7 @@ def judge(
     from cmdana_plugin.decision import Judge
 
     config = config or Config()
-    judging = Judge(load_detector(config=config) if detector is None else detector, config)
+    judging = Judge(load_detector(config=config) if detector is None else detector, config, adapting=True)
     yield from judging.judged(map(encode, windows))
 
 
@@ -142,6 +144,80 @@ def calibrate(
     if not isinstance(before, detectors.Checkpoint):
         before = detectors.load(Path(before), load_schema())
     return recalibrate(before, [_recording(windows, label, (), "calibration")])
+
+
+def table(result: Windows | Encoded | _Scores | Judged | Sequence[Notice]) -> Any:
+    """The result as a `pyarrow.Table`; its `to_pandas()` is a frame of pandas, `polars.from_arrow` makes one of polars.
+
+    Windows: the columns of conn.log. Encoded: `uid` and the schema's numbers and codes, scaled as it says. Scores: a
+    row for each window, `score` 0..1, `p_value`, `p.` and a component's name, `reliance.` and a modality's. Judged: the
+    columns of cmdana.log. Notices: those of notice.log. Times are UTC to the microsecond, sizes bytes, intervals
+    seconds; unset is null. Raises `CmdanaError` where pyarrow is not installed: `pip install 'cmdana[parquet]'`.
+    """
+    from cmdana_plugin.detector import Scores
+    from cmdana_plugin.logs import CMDANA, CONN, NOTICE, LocalNets, arrow_table, conn_lines, notice_columns
+
+    if isinstance(result, Windows):
+        lines = conn_lines(result.connections, LocalNets(Config().logs.local_nets), "json")
+        return arrow_table(CONN, [json.loads(line) for line in lines.splitlines()])[0]
+    if isinstance(result, Encoded):
+        schema = load_schema()
+        numbers = dict(zip([f.name for f in schema.numeric], result.features.numeric.T, strict=True))
+        codes = dict(zip([f.name for f in schema.categorical], result.features.categorical.T, strict=True))
+        return _arrow({"uid": result.connections.uid.astype("U"), **numbers, **codes})
+    if isinstance(result, Sequence):
+        return arrow_table(NOTICE, [notice_columns(n) for n in result])[0]
+    if isinstance(result, Scores):
+        reliance = dict(zip([f"reliance.{m.name.lower()}" for m in Modality], result.reliance.T, strict=True))
+        components = {f"p.{name}": p for name, p in result.components.items()}
+        return _arrow({"score": result.score, "p_value": result.p_value, **components, **reliance})
+    names = [name for name, _ in CMDANA.fields]
+    return arrow_table(CMDANA, [dict(zip(names, v, strict=True)) for v in result.rows()])[0]
+
+
+def read_log(path: str | Path, stream: str) -> Any:
+    """All rows of one stream ("conn", "cmdana", "dns") in a log, or in a folder of them, as a `pyarrow.Table`.
+
+    In whatever dialect they are; columns and types are those of Zeek, or of cmdana. What is passed over is printed on
+    stderr. It is held in memory as a whole. Raises `CmdanaError` for what is not there, for a stream that is not known,
+    and where pyarrow is not installed.
+    """
+    from cmdana_plugin.logs import (
+        APPLICATION,
+        CMDANA,
+        CONN,
+        NOTICE,
+        arrow_table,
+        find_logs,
+        nothing_read,
+        print_passed_over,
+        read_notices,
+        read_rows,
+    )
+
+    known = {s.path: s for s in (CONN, CMDANA, NOTICE, *APPLICATION.values())}
+    if stream not in known:
+        raise CmdanaError(f"{stream}: found no such stream; expected one of {', '.join(sorted(known))}")
+    files, passed = find_logs([Path(path)], stream), PassedOver()
+    rows = [
+        row
+        for file in files
+        for row in (read_notices(file, passed) if stream == "notice" else read_rows(file, stream, passed))
+    ]
+    nothing_read(passed, files)
+    print_passed_over(passed)
+    return arrow_table(known[stream], rows)[0]
+
+
+def _arrow(columns: Mapping[str, Any]) -> Any:
+    from cmdana_plugin.logs import need_pyarrow
+
+    need_pyarrow()
+    import pyarrow
+
+    return pyarrow.table({
+        name: pyarrow.array(np.ascontiguousarray(column), from_pandas=True) for name, column in columns.items()
+    })  # fmt: skip
 
 
 def _recording(

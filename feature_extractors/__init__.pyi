@@ -1,4 +1,5 @@
 from .addresses import address_texts as address_texts
+from .addresses import addresses_of as addresses_of
 from .addresses import is_ipv4 as is_ipv4
 from .community_id import community_id_v1 as community_id_v1
 from .errors import CaptureError as CaptureError

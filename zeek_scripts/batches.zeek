@@ -3,6 +3,7 @@
 
 @load base/frameworks/cluster
 @load base/frameworks/telemetry
+@load ./types
 @load ./seal
 
 module CMDANA;
@@ -16,6 +17,10 @@ export {
 
 	## For how long (network time) a record waits for others at most.
 	option batch_interval: interval = 50msec;
+
+	## Into how many shards the originators are divided, each told to a detector of its own, by a keyed hash of its
+	## address. Must match ``[endpoint] shard`` = "2/8" in plugin.toml, the second of eight; 1 tells all to one.
+	const shards = 1 &redef;
 
 	## Connections of this node, by what became of them. Final connections only.
 	type Tally: record {
@@ -42,90 +47,146 @@ export {
 	## The running count since Zeek's start.
 	global tally = Tally();
 
-	## Whether a detector is there and has been accepted.
+	## One shard: its detector, what waits for it, and what became of its hosts' connections on this node.
+	type Shard: record {
+		## From 1 on.
+		number: count;
+		topic: string;
+		## Whether its detector is there and has been accepted.
+		ready: bool &default=F;
+		## The start of the detector that has been accepted last.
+		instance: string &default="";
+		## What Zeek calls that one's connection, where it is one to this node.
+		connection_of: string &default="";
+		## What that one said last.
+		detector: Alive &optional;
+		last_alive: time &optional;
+		was_lost: bool &default=F;
+		lost_since: time &optional;
+		absence_noticed: bool &default=F;
+		sent: count &default=0;
+		unsent: count &default=0;
+		judged: count &default=0;
+		## ``unsent`` as it was when the detector was lost, or as Zeek began.
+		unsent_before: count &default=0;
+		records: vector of string &default=vector();
+		record_bytes: count &default=0;
+		finals: count &default=0;
+		batches_sent: count &default=0;
+		finals_sent: count &default=0;
+		timer_runs: bool &default=F;
+	};
+
+	## All of them.
+	global all_shards: vector of Shard = vector();
+
+	## The shard that an originator belongs to.
+	global shard_of: function(orig: addr): Shard;
+
+	## The topic on which a detector of one of so many shards listens.
+	global topic_of: function(number: count, of_all: count): string;
+
+	## Whether any detector is there and has been accepted.
 	global detector_ready = F;
 
-	## The start of the detector that has been accepted last.
-	global instance = "";
+	## Adds one record, rendered as a JSON array, to the shard's batch.
+	global enqueue_record: function(s: Shard, rendered: string);
 
-	## Adds one record, rendered as a JSON array, to the batch.
-	global enqueue_record: function(rendered: string);
-
-	## Publishes the batch.
+	## Publishes the batches.
 	##
 	## last: nothing follows.
 	global flush: function(last: bool &default=F);
 
+	## Publishes the batch of one shard.
+	global flush_shard: function(s: Shard, last: bool &default=F);
+
 	## Forgets the batch, for there is nobody to read it.
-	global discard_batch: function();
+	global discard_batch: function(s: Shard);
 
 	## This start of this node, unlike any other.
 	global run_id = "" &redef;
 }
 
-global records: vector of string = vector();
-global record_bytes = 0;
-global finals = 0;
-global batches_sent = 0;
-global finals_sent = 0;
-global timer_runs = F;
-
-event flush_due() &is_used
+event flush_due(number: count) &is_used
 	{
 	if ( is_remote_event() )
 		return;
 
-	timer_runs = F;
-	flush();
+	all_shards[number - 1]$timer_runs = F;
+	flush_shard(all_shards[number - 1]);
 	}
 
-function enqueue_record(rendered: string)
+function topic_of(number: count, of_all: count): string
 	{
-	records += rendered;
-	record_bytes += |rendered|;
+	return of_all <= 1 ? topic_observations : fmt("%s/%d/%d", topic_observations, number, of_all);
+	}
 
-	if ( |records| >= batch_records || record_bytes >= batch_bytes )
-		flush();
-	else if ( ! timer_runs )
+function shard_of(orig: addr): Shard
+	{
+	return all_shards[shards == 1 ? 0 : part_of(orig, shards)];
+	}
+
+function enqueue_record(s: Shard, rendered: string)
+	{
+	s$records += rendered;
+	s$record_bytes += |rendered|;
+
+	if ( |s$records| >= batch_records || s$record_bytes >= batch_bytes )
+		flush_shard(s);
+	else if ( ! s$timer_runs )
 		{
-		timer_runs = T;
-		schedule batch_interval { flush_due() };
+		s$timer_runs = T;
+		schedule batch_interval { flush_due(s$number) };
 		}
 	}
 
-function begin_batch()
+function begin_batch(s: Shard)
 	{
-	records = vector();
-	record_bytes = 0;
-	finals = 0;
+	s$records = vector();
+	s$record_bytes = 0;
+	s$finals = 0;
 	}
 
-function discard_batch()
+function discard_batch(s: Shard)
 	{
-	tally$sent -= finals;
-	tally$unsent += finals;
-	begin_batch();
+	tally$sent -= s$finals;
+	tally$unsent += s$finals;
+	s$sent -= s$finals;
+	s$unsent += s$finals;
+	begin_batch(s);
+	}
+
+function flush_shard(s: Shard, last: bool)
+	{
+	if ( |s$records| == 0 && ! last )
+		return;
+
+	++s$batches_sent;
+	local head = fmt("{\"v\":%d,\"node\":\"%s\",\"run\":\"%s\",\"to\":\"%s\",\"seq\":%d,\"before\":%d,\"finals\":%d,\"records\":%d,\"now\":%.6f,\"last\":%s,\"r\":[",
+	    wire_version, peer_description, run_id, s$instance, s$batches_sent, s$finals_sent, s$finals, |s$records|,
+	    network_time(), last ? "true" : "false");
+	Cluster::publish(s$topic, observations,
+	    sealed("CMDANA::observations", head + join_string_vec(s$records, ",") + "]}"));
+	s$finals_sent += s$finals;
+	begin_batch(s);
 	}
 
 function flush(last: bool)
 	{
-	if ( |records| == 0 && ! last )
-		return;
-
-	++batches_sent;
-	local head = fmt("{\"v\":%d,\"node\":\"%s\",\"run\":\"%s\",\"to\":\"%s\",\"seq\":%d,\"before\":%d,\"finals\":%d,\"records\":%d,\"now\":%.6f,\"last\":%s,\"r\":[",
-	    wire_version, peer_description, run_id, instance, batches_sent, finals_sent, finals, |records|,
-	    network_time(), last ? "true" : "false");
-	Cluster::publish(topic_observations, observations,
-	    sealed("CMDANA::observations", head + join_string_vec(records, ",") + "]}"));
-	finals_sent += finals;
-	begin_batch();
+	for ( _, s in all_shards )
+		flush_shard(s, last);
 	}
 
 event zeek_init() &priority=50
 	{
 	if ( run_id == "" )
 		run_id = fmt("%s-%d-%.6f", peer_description, getpid(), current_time());
+
+	if ( shards < 1 || shards > 256 )
+		Reporter::fatal(fmt("cmdana: CMDANA::shards: found %d; expected 1 to 256", shards));
+
+	while ( |all_shards| < shards )
+		all_shards += Shard($number=|all_shards| + 1, $topic=topic_of(|all_shards| + 1, shards));
 	}
 
 global counters_cf = Telemetry::register_counter_family(Telemetry::MetricOpts(

@@ -14,10 +14,13 @@ export {
 	## Age from which on a connection is judged early.
 	option early_after = 10sec;
 
-	## Publishes a connection as it is now.
+	## Publishes a connection as it is now to the detector of its shard.
 	##
 	## final: it has ended, or nothing more of it will be seen.
-	global publish_connection: function(c: connection, final: bool);
+	global publish_connection: function(s: Shard, c: connection, final: bool);
+
+	## The same at its end, and counts it.
+	global publish_final: function(c: connection);
 }
 
 redef record Packets += {
@@ -71,7 +74,7 @@ function state_of(c: connection): string
 # In three parts: words with a space between, for each quote would be escaped on its way; counts; and the packets. cat
 # and to_json cost Zeek half of what fmt costs. -1 is unset. The other half is ConnectionRow in
 # cmdana_plugin/endpoint/observed.py.
-function publish_connection(c: connection, final: bool)
+function publish_connection(s: Shard, c: connection, final: bool)
 	{
 	local id = c$id;
 	local o = c$orig;
@@ -92,7 +95,7 @@ function publish_connection(c: connection, final: bool)
 			counts += int_to_count(c$inner_vlan);
 		}
 
-	enqueue_record(cat("[\"", c$uid, " ", id$orig_h, " ", id$resp_h, " ", state, " ", c$history, " ", service, " ", c$start_time,
+	enqueue_record(s, cat("[\"", c$uid, " ", id$orig_h, " ", id$resp_h, " ", state, " ", c$history, " ", service, " ", c$start_time,
 	    " ", network_time(), " ", c$duration / 1sec, "\",", to_json(counts), ",",
 	    c?$cmdana ? to_json(c$cmdana$seen) : "[]", "]"));
 	}
@@ -122,8 +125,28 @@ event conn_generic_packet_threshold_crossed(c: connection, threshold: count)
 	if ( (c$duration > early_after || threshold == 32) && threshold >= 3 && early_verdicts && ! c$cmdana$early_published )
 		{
 		c$cmdana$early_published = T;
-		publish_connection(c, F);
+		local s = shard_of(c$id$orig_h);
+		if ( s$ready )
+			publish_connection(s, c, F);
 		}
+	}
+
+function publish_final(c: connection)
+	{
+	local s = shard_of(c$id$orig_h);
+	++tally$ended;
+
+	if ( ! s$ready || zeek_is_terminating() )
+		{
+		++tally$unsent;
+		++s$unsent;
+		return;
+		}
+
+	++tally$sent;
+	++s$sent;
+	++s$finals;
+	publish_connection(s, c, T);
 	}
 
 # After the logs that the same end writes, so that the detector has them when the connection arrives.
@@ -132,15 +155,5 @@ event connection_state_remove(c: connection) &priority=-100
 	if ( (c?$cmdana && c$cmdana$final_published) || is_remote_event() )
 		return;
 
-	++tally$ended;
-
-	if ( ! detector_ready || zeek_is_terminating() )
-		{
-		++tally$unsent;
-		return;
-		}
-
-	++tally$sent;
-	++finals;
-	publish_connection(c, T);
+	publish_final(c);
 	}

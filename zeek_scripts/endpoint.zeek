@@ -29,28 +29,34 @@ export {
 	global detector_alive: event(who: Alive);
 }
 
-# What Zeek calls the accepted detector's connection, where it is one to this node.
-global connection_of = "";
-global last_alive: time;
 global refused_instances: set[string] &create_expire=1hr;
 global replaced_instances: set[string] &create_expire=1hr;
-global was_lost = F;
 global began: time;
-global absence_noticed = F;
 global losses = 0;
-global lost_since: time;
-# As it was when the detector was lost, or as Zeek began.
-global unsent_before = 0;
 global welcomes = 0;
 global replays = 0;
 
-function answer_detector(to: string, accepted: bool, why: string, parted: bool &default=F)
+# "the detector", or the one of which shard.
+function named(s: Shard): string
+	{
+	return shards == 1 ? "detector" : fmt("detector of shard %d of %d", s$number, shards);
+	}
+
+function answer_detector(topic: string, to: string, accepted: bool, why: string, parted: bool &default=F)
 	{
 	local w = Welcome($v=wire_version, $node=peer_description, $run=run_id, $zeek=zeek_version(),
 	    $accepted=accepted, $why=why, $to=to, $n=++welcomes, $parted=parted);
 	if ( is_judging_node() )
+		{
 		w$benign = log_benign;
-	Cluster::publish(topic_observations, welcome, sealed("CMDANA::welcome", to_json(w)));
+		if ( shards > 1 )
+			{
+			w$detectors = vector();
+			for ( _, s in all_shards )
+				w$detectors += (s$ready ? s$instance : "");
+			}
+		}
+	Cluster::publish(topic, welcome, sealed("CMDANA::welcome", to_json(w)));
 	}
 
 function objection(who: Alive): string
@@ -58,6 +64,9 @@ function objection(who: Alive): string
 	if ( who$v != wire_version )
 		return fmt("found wire version %d; expected %d: install the same version of the Zeek package and of the Python package",
 		    who$v, wire_version);
+	if ( who$shards != shards || who$shard < 1 || who$shard > shards )
+		return fmt("found shard %d of %d; CMDANA::shards is %d: [endpoint] shard in plugin.toml must agree", who$shard,
+		    who$shards, shards);
 	if ( expected_schema != "" && who$schema != expected_schema )
 		return fmt("found a model of schema %s; CMDANA::expected_schema is %s", who$schema, expected_schema);
 	if ( who$instance in replaced_instances )
@@ -72,42 +81,57 @@ function notice_detector(note: Notice::Type, msg: string, sub: string, n: count)
 	    $msg=msg, $sub=sub, $n=n));
 	}
 
-function lose_detector(why: string)
+function lose_detector(s: Shard, why: string)
 	{
-	if ( ! detector_ready )
+	if ( ! s$ready )
 		return;
 
-	detector_ready = F;
-	connection_of = "";
-	was_lost = T;
-	lost_since = last_alive;
-	unsent_before = tally$unsent;
+	s$ready = F;
+	s$connection_of = "";
+	s$was_lost = T;
+	s$lost_since = s$last_alive;
+	s$unsent_before = s$unsent;
 	++losses;
-	discard_batch();
+	discard_batch(s);
+	detector_ready = F;
+	for ( _, other in all_shards )
+		{
+		if ( other$ready )
+			detector_ready = T;
+		}
 
 	# In a cluster the workers know what they sent, and the manager what came back.
-	local unanswered = tally$sent > tally$judged ? tally$sent - tally$judged : 0;
+	local unanswered = s$sent > s$judged ? s$sent - s$judged : 0;
 	if ( is_judging_node() )
-		notice_detector(Detector_Lost, "The CMDANA detector is gone; connections are not judged until it is back",
-		    Cluster::is_enabled() ? fmt("%s; last heard of at %.6f", why, lost_since) :
+		notice_detector(Detector_Lost, shards == 1 ?
+		    "The CMDANA detector is gone; connections are not judged until it is back" :
+		    fmt("The CMDANA %s is gone; connections of its hosts are not judged until it is back or another stands in", named(s)),
+		    Cluster::is_enabled() ? fmt("%s; last heard of at %.6f", why, s$lost_since) :
 		        fmt("%s; last heard of at %.6f; %d connections that it was told of are not answered", why,
-		            lost_since, unanswered), unanswered);
+		            s$lost_since, unanswered), unanswered);
 	event detector_lost(why);
 	}
 
-function find_detector(who: Alive)
+function find_detector(s: Shard, who: Alive)
 	{
-	local missed = tally$unsent - unsent_before;
+	local missed = s$unsent - s$unsent_before;
+	local since = s$was_lost ? s$lost_since : began;
+	s$ready = T;
 	detector_ready = T;
-	Reporter::info(fmt("cmdana: detector %s: cmdana %s, model %s, schema %s; %d connections ended unjudged since %.6f",
-	    was_lost ? "is back" : "found", who$cmdana, who$model, who$schema, missed, was_lost ? lost_since : began));
+	Reporter::info(fmt("cmdana: %s %s: cmdana %s, model %s, schema %s; %d connections ended unjudged since %.6f",
+	    named(s), s$was_lost ? "is back" : "found", who$cmdana, who$model, who$schema, missed, since));
 
 	# Each node knows of its own connections alone.
-	if ( (was_lost || absence_noticed) && (is_judging_node() || missed > 0) )
-		notice_detector(Detector_Back, "The CMDANA detector is back; connections are judged again",
-		    fmt("%d connections of %s ended unjudged since %.6f", missed, peer_description, was_lost ? lost_since : began),
+	if ( (s$was_lost || s$absence_noticed) && (is_judging_node() || missed > 0) )
+		notice_detector(Detector_Back, who$stands_in == 0 ?
+		    (shards == 1 ? "The CMDANA detector is back; connections are judged again" :
+		        fmt("The CMDANA %s is back; connections of its hosts are judged again", named(s))) :
+		    fmt("The CMDANA detector of shard %d stands in for that of shard %d of %d; connections of its hosts are judged again",
+		        who$stands_in, s$number, shards),
+		    fmt("%d connections of %s ended unjudged since %.6f%s", missed, peer_description, since,
+		        shards > 1 && who$known != "" ? fmt("; it %s", who$known) : ""),
 		    missed);
-	unsent_before = tally$unsent;
+	s$unsent_before = s$unsent;
 	event detector_found(who);
 	}
 
@@ -122,6 +146,7 @@ event CMDANA::alive(words: string)
 
 	local parsed = from_json(message, Alive);
 	local who = parsed$valid ? (parsed$v as Alive) : Alive();
+	local topic = topic_of(who$shard, who$shards);
 	local why = objection(who);
 
 	if ( why != "" )
@@ -130,7 +155,7 @@ event CMDANA::alive(words: string)
 			Reporter::warning(fmt("cmdana: a detector (%s %s) is refused: %s", who$model, who$cmdana, why));
 		if ( |refused_instances| < 1000 )
 			add refused_instances[who$instance];
-		answer_detector(who$instance, F, why);
+		answer_detector(topic, who$instance, F, why);
 		return;
 		}
 
@@ -143,51 +168,63 @@ event CMDANA::alive(words: string)
 		}
 
 	# What it said to another start of Zeek is not said to this one.
-	local named = F;
+	local is_named = F;
 	for ( _, r in who$runs )
 		{
 		if ( r == run_id )
-			named = T;
+			is_named = T;
 		}
-	if ( ! named )
+	if ( ! is_named )
 		{
 		if ( ! who$leaving )
-			answer_detector(who$instance, F, "");
+			answer_detector(topic, who$instance, F, "");
 		return;
 		}
+
+	local s = all_shards[who$shard - 1];
 
 	if ( who$leaving )
 		{
-		if ( who$instance == instance )
+		if ( who$instance == s$instance )
 			{
-			last_alive = current_time();
-			flush();
-			lose_detector("it was stopped");
+			s$last_alive = current_time();
+			flush_shard(s);
+			lose_detector(s, "it was stopped");
 			}
 		# After all that was sent to it, so that it knows that nothing more comes.
-		answer_detector(who$instance, F, "", T);
+		answer_detector(topic, who$instance, F, "", T);
 		return;
 		}
 
-	last_alive = current_time();
+	s$last_alive = current_time();
 
-	if ( who$instance != instance )
+	if ( who$instance != s$instance )
 		{
 		# What is gathered was begun for the other.
-		flush();
-		if ( instance != "" )
-			add replaced_instances[instance];
-		instance = who$instance;
-		want_logs(who$streams, who$brief);
+		flush_shard(s);
+		if ( s$instance != "" )
+			{
+			add replaced_instances[s$instance];
+			delete shard_number[s$instance];
+			}
+		s$instance = who$instance;
+		shard_number[s$instance] = s$number;
+		s$detector = who;
+		want_logs();
 		}
 
-	connection_of = who$endpoint;
-	answer_detector(who$instance, T, "");
+	s$connection_of = who$endpoint;
+	answer_detector(topic, who$instance, T, "");
 
-	if ( ! detector_ready )
-		find_detector(who);
+	if ( ! s$ready )
+		find_detector(s, who);
 
 	event detector_alive(who);
+	}
+
+# Detectors tell one another through the node that hosts the WebSocket, which takes only events that it knows.
+event CMDANA::evidence(words: string) &is_used
+	{
 	}
 
 event check_detector() &is_used
@@ -195,18 +232,29 @@ event check_detector() &is_used
 	if ( is_remote_event() )
 		return;
 
-	if ( detector_ready && current_time() - last_alive > detector_timeout )
-		lose_detector(fmt("no heartbeat for %.0f seconds", detector_timeout));
-
-	if ( ! detector_ready && ! was_lost && ! absence_noticed && current_time() - began > never_after )
+	local absent = "";
+	local unsent = 0;
+	for ( _, s in all_shards )
 		{
-		absence_noticed = T;
-		if ( is_judging_node() )
-			notice_detector(Detector_Lost, "No CMDANA detector has come since Zeek started; connections are not judged",
-			    fmt("%s; %d connections of %s ended unjudged since %.6f",
-			        can_trust() ? "does cmdana run?" : "this Zeek has no secret, so none is believed", tally$unsent,
-			        peer_description, began), tally$unsent);
+		if ( s$ready && current_time() - s$last_alive > detector_timeout )
+			lose_detector(s, fmt("no heartbeat for %.0f seconds", detector_timeout));
+
+		if ( ! s$ready && ! s$was_lost && ! s$absence_noticed && current_time() - began > never_after )
+			{
+			s$absence_noticed = T;
+			absent += fmt("%s%d", absent == "" ? "" : ", ", s$number);
+			unsent += s$unsent;
+			}
 		}
+
+	if ( absent != "" && is_judging_node() )
+		notice_detector(Detector_Lost, shards == 1 ?
+		    "No CMDANA detector has come since Zeek started; connections are not judged" :
+		    fmt("No CMDANA detector of shards %s of %d has come since Zeek started; connections of their hosts are not judged",
+		        absent, shards),
+		    fmt("%s; %d connections of %s ended unjudged since %.6f",
+		        can_trust() ? "does cmdana run?" : "this Zeek has no secret, so none is believed", unsent,
+		        peer_description, began), unsent);
 
 	schedule 1sec { check_detector() };
 	}
@@ -214,15 +262,21 @@ event check_detector() &is_used
 # The node that it was connected to knows at once; the others by the heartbeat.
 event Cluster::websocket_client_lost(endpoint: Cluster::EndpointInfo, code: count, reason: string)
 	{
-	if ( connection_of != "" && endpoint$id == connection_of && ! is_remote_event() )
-		lose_detector(fmt("its connection was closed (code %d)", code));
+	if ( is_remote_event() )
+		return;
+
+	for ( _, s in all_shards )
+		{
+		if ( s$connection_of != "" && endpoint$id == s$connection_of )
+			lose_detector(s, fmt("its connection was closed (code %d)", code));
+		}
 	}
 
 event zeek_init() &priority=4
 	{
 	began = current_time();
 
-	if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE )
+	if ( ! has_backend() )
 		{
 		Reporter::warning("cmdana: no cluster backend is loaded, so no detector can reach this Zeek; load cmdana/listen-websocket besides");
 		return;

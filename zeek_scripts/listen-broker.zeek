@@ -6,8 +6,13 @@
 @load base/frameworks/cluster
 @load ./doors
 
+# Zeek 9 deprecates Broker; a Zeek may be built without it.
+@ifdef ( Broker::listen )
+
+@ifdef ( Cluster::CLUSTER_BACKEND_NONE )
 @if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE && |Cluster::nodes| == 0 )
 @load frameworks/cluster/backend/broker
+@endif
 @endif
 
 module CMDANA;
@@ -36,3 +41,12 @@ event zeek_init() &priority=-100
 		Reporter::fatal(fmt("cmdana: cannot listen on %s:%d for the detector; is the port taken? CMDANA::broker_port is where to choose another",
 		    broker_addr, broker_port));
 	}
+
+@else
+
+event zeek_init() &priority=100
+	{
+	Reporter::fatal("cmdana: this Zeek is built without Broker; load cmdana/listen-websocket instead of listen-broker");
+	}
+
+@endif

@@ -7,8 +7,14 @@
 @load base/frameworks/cluster
 @load ./doors
 
+# From Zeek 8.1 on a Zeek of its own has no backend, and the WebSocket needs one. Where Broker is not built in, the site
+# loads another.
+@ifdef ( Cluster::CLUSTER_BACKEND_NONE )
 @if ( Cluster::backend == Cluster::CLUSTER_BACKEND_NONE && |Cluster::nodes| == 0 )
+@ifdef ( Broker::listen )
 @load frameworks/cluster/backend/broker
+@endif
+@endif
 @endif
 
 module CMDANA;

@@ -93,16 +93,67 @@ function learn_path(rec: any, id: Log::ID): string
 	return |wanted_logs| == 0 || path in wanted_logs ? path : "";
 	}
 
-# Another detector may look at other logs.
-function want_logs(streams: vector of string, briefly: vector of string)
+# Another detector may look at other logs; of several, all are told what any of them looks at.
+function want_logs()
 	{
+	local everything = F;
+	local brief: set[string] = set();
+	local full: set[string] = set();
 	wanted_logs = set();
-	brief_logs = set();
-	for ( _, path in streams )
-		add wanted_logs[path];
-	for ( _, path in briefly )
-		add brief_logs[path];
 	paths = table();
+
+	for ( _, s in all_shards )
+		{
+		if ( s$instance == "" )
+			next;
+		for ( _, briefly in s$detector$brief )
+			add brief[briefly];
+		if ( |s$detector$streams| == 0 )
+			everything = T;
+		for ( _, path in s$detector$streams )
+			{
+			add wanted_logs[path];
+			local enough = F;
+			for ( _, one in s$detector$brief )
+				{
+				if ( one == path )
+					enough = T;
+				}
+			if ( ! enough )
+				add full[path];
+			}
+		}
+
+	brief_logs = brief - full;
+
+	# Who does not say which logs it looks at is told all of them whole.
+	if ( everything )
+		{
+		wanted_logs = set();
+		brief_logs = set();
+		}
+	}
+
+# To the detector of the connection's shard; what names no connection, to all.
+function enqueue_log(rec: any, rendered: string)
+	{
+	if ( shards > 1 )
+		{
+		local fields = record_fields(rec);
+		if ( "id" in fields && fields["id"]?$value && (fields["id"]$value is conn_id) )
+			{
+			local s = shard_of((fields["id"]$value as conn_id)$orig_h);
+			if ( s$ready )
+				enqueue_record(s, rendered);
+			return;
+			}
+		}
+
+	for ( _, each in all_shards )
+		{
+		if ( each$ready )
+			enqueue_record(each, rendered);
+		}
 	}
 
 hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
@@ -135,5 +186,5 @@ hook Log::log_stream_policy(rec: any, id: Log::ID) &priority=-50
 		}
 
 	++tally$logs;
-	enqueue_record(rendered);
+	enqueue_log(rec, rendered);
 	}

@@ -94,10 +94,7 @@ event Pcap::file_done(path: string)
 
 		# Its removal while Zeek stops is not another end.
 		c$cmdana$final_published = T;
-		++tally$ended;
-		++tally$sent;
-		++finals;
-		publish_connection(c, T);
+		publish_final(c);
 		}
 
 	file_ended = T;

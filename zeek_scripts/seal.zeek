@@ -31,6 +31,10 @@ export {
 
 	## Whether messages can be told from those of others, or need not.
 	global can_trust: function(): bool;
+
+	## Which of so many equal parts an originator belongs to, from 0 on: a keyed hash, so that nobody can choose
+	## addresses that fall to one detector. Without a secret there is no key.
+	global part_of: function(orig: addr, parts: count): count;
 }
 
 # In these rather than in strings, so that no event or log can tell a key.
@@ -47,6 +51,7 @@ const max_words = 4194304;
 
 global key_to_detector: Key;
 global key_from_detector: Key;
+global key_of_parts = sha256_hash_init();
 global secret_known = F;
 global not_authentic = 0;
 
@@ -96,7 +101,16 @@ function learn_secret(secret: string)
 	local master = keyed(secret);
 	key_to_detector = keyed(hmac(master, "cmdana zeek", ""));
 	key_from_detector = keyed(hmac(master, "cmdana detector", ""));
+	key_of_parts = padded(hmac(master, "cmdana shards", ""), 0x36);
 	secret_known = T;
+	}
+
+# One digest, not the two of an HMAC: it is asked for each connection and each log record, and nobody is told it.
+function part_of(orig: addr, parts: count): count
+	{
+	local hash: opaque of sha256 = copy(key_of_parts);
+	sha256_hash_update(hash, cat(orig));
+	return bytestring_to_count(hexstr_to_bytestring(sha256_hash_finish(hash)[:8])) % parts;
 	}
 
 function can_trust(): bool

@@ -5,9 +5,10 @@ module CMDANA;
 
 export {
 	## Version of the wire. A detector that states another one is refused, in words, on both sides.
-	const wire_version = 7;
+	const wire_version = 8;
 
-	## Topic on which Zeek publishes. Must match ``[endpoint] topic_events`` in plugin.toml.
+	## Topic on which Zeek publishes, with shards ``/2/8`` below it for the second of eight. Must match
+	## ``[endpoint] topic_events`` in plugin.toml.
 	const topic_observations = "zeek/cmdana/observations" &redef;
 
 	## Topic on which the detector publishes; its heartbeat goes to ``/alive`` below it. Must match
@@ -25,6 +26,10 @@ export {
 
 	## Detector to Zeek: a :zeek:type:`CMDANA::Alive`, on connecting and then every second.
 	global alive: event(words: string);
+
+	## Detector to the detector of another shard, on that one's topic: what speaks against responders that are its to
+	## watch. Zeek passes it on and does not read it.
+	global evidence: event(words: string);
 
 	## What the detector says of itself. All but the version may be missing in another version of the wire.
 	type Alive: record {
@@ -55,6 +60,13 @@ export {
 		runs: vector of string &default=vector();
 		## What Zeek calls its connection.
 		endpoint: string &default="";
+		## Which of how many shards it judges.
+		shard: count &default=1;
+		shards: count &default=1;
+		## The shard whose detector has begun it to stand in; 0 where this is its own.
+		stands_in: count &default=0;
+		## What it goes on from, in words.
+		known: string &default="";
 	};
 
 	## What a Zeek node answers.
@@ -74,6 +86,8 @@ export {
 		parted: bool;
 		## Whether benign verdicts are written down; unset where none are. Those that are not are not told either.
 		benign: bool &optional;
+		## The detectors that are accepted, by shard, "" for none; unset where no verdicts are written, or no shards are.
+		detectors: vector of string &optional;
 	};
 
 	## One judged connection: a row of cmdana.log.

@@ -33,7 +33,8 @@ export {
 	};
 
 	## For how long a notice of the same identifier is not repeated. Not of incidents: the detector tells of one again
-	## only where it has grown tenfold, or is by then known for what it is.
+	## only where it has grown tenfold, is by then known for what it is, or does something
+	## else beside.
 	option suppress_for = 1hr;
 
 	## Whether benign verdicts are logged as well.
@@ -45,7 +46,7 @@ export {
 	## Raised for each verdict as it is logged.
 	global log_cmdana: event(rec: Info);
 
-	## Whether this is said by the accepted detector, and for the first time.
+	## Whether this is said by an accepted detector, and for the first time.
 	global is_news: function(who: string, n: count): bool;
 
 	## Whether this node logs verdicts and raises notices: the manager, or a Zeek on its own.
@@ -93,15 +94,31 @@ function is_newer(who: string, n: count): bool
 	return T;
 	}
 
+# The shard of each detector that has been accepted last.
+global shard_number: table[string] of count = table();
+
 function is_news(who: string, n: count): bool
 	{
-	return who == instance && is_newer(who, n);
+	return who in shard_number && is_newer(who, n);
 	}
 
 function is_judging_node(): bool
 	{
 	return ! Cluster::is_enabled() || Cluster::local_node_type() == Cluster::MANAGER;
 	}
+
+# In Zeek 8.0 there is no such thing as no backend.
+@ifdef ( Cluster::CLUSTER_BACKEND_NONE )
+function has_backend(): bool
+	{
+	return Cluster::backend != Cluster::CLUSTER_BACKEND_NONE;
+	}
+@else
+function has_backend(): bool
+	{
+	return T;
+	}
+@endif
 
 # The connection is often gone by now, so the notice is filled from the wire and not from a connection record.
 function raise_notice(w: RaisedNotice)
@@ -198,6 +215,7 @@ event CMDANA::verdicts(answer: string)
 	local a = parsed$v as Answer;
 	tally$judged += a$finals;
 	tally$judged_early += a$earlies;
+	all_shards[shard_number[a$instance] - 1]$judged += a$finals;
 
 	local odd_ones: table[count] of NonBenign = table();
 	for ( _, o in a$odd )
@@ -233,7 +251,7 @@ event zeek_init() &priority=5
 	{
 	Log::create_stream(LOG, Log::Stream($columns=Info, $ev=log_cmdana, $path="cmdana", $policy=log_policy));
 
-	if ( is_judging_node() && Cluster::backend != Cluster::CLUSTER_BACKEND_NONE )
+	if ( is_judging_node() && has_backend() )
 		Cluster::subscribe(topic_verdicts);
 	}
 

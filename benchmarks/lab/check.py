@@ -265,7 +265,7 @@ def _fit(train: Recording, test: Recording) -> Array:
     try:
         from lightgbm import LGBMClassifier
     except ImportError:
-        raise LabError("check needs lightgbm: pip install 'cmdana[evaluate]'") from None
+        raise LabError("check needs lightgbm: pip install lightgbm scikit-learn") from None
     weights = np.zeros(len(train.malicious))
     for service in set(train.service):
         chosen = np.array([s == service for s in train.service])

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -63,12 +64,22 @@ def require(tools: Iterable[str]) -> None:
     """Refuse to start without root or with a tool missing; what was found is then also what runs."""
     if os.geteuid() != 0:
         raise LabError("the laboratory makes network namespaces: run it as root")
+    if (closed := closed_folder()) is not None:
+        raise LabError(
+            f"{closed}: closed to other users, and the laboratory's people run programs below it: move the project"
+        )
     missing = sorted({tool for tool in tools if shutil.which(tool, path=search_path()) is None})
     if missing:
         raise LabError(
             f"missing programs: {', '.join(missing)} (benchmarks/lab/README.md names their packages)"
         )
     os.environ["PATH"] = f"{search_path()}:{os.environ.get('PATH', '')}"
+
+
+def closed_folder() -> Path | None:
+    """The folder that keeps other users from the programs that the laboratory's people run."""
+    programs = Path(__file__).resolve().parent / "programs"
+    return next((f for f in (programs, *programs.parents) if not f.stat().st_mode & stat.S_IXOTH), None)
 
 
 def search_path() -> str:

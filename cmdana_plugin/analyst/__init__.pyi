@@ -1,8 +1,11 @@
 from . import alerts as alerts
 from . import anonymise as anonymise
+from . import brief as brief
+from . import charts as charts
 from . import explain as explain
 from . import label as label
 from . import report as report
 from . import terminal as terminal
 from . import units as units
+from .conn_facts import facts as facts
 from .terminal import printable as printable

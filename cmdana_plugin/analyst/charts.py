@@ -7,7 +7,8 @@ are the style sheet's. Nothing is drawn from text that is not escaped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -236,7 +237,7 @@ def _reach(reached: Sequence[tuple[float, int, int]]) -> _Strip | None:
     ]
     hosts, ports = reached[-1][1:]
     return (
-        f"reached: {hosts:,} hosts (whole line), {ports:,} ports (dashed)",
+        f"hosts reached: {hosts:,}; ports (dashed): {ports:,}",
         [(0.0, "0"), (1.0, f"{most:,}")],
         (),
         lines,
@@ -291,6 +292,52 @@ def meter(title: str, n: float, budget: float) -> Markup:
     ).format(title, _n(200 * n / most), "odd" if n > budget else "all", _n(at))
 
 
+def matrix(title: str, said: Mapping[str, Mapping[str, int]], first: str) -> Markup:
+    """A confusion matrix: a row for each truth, a column for each verdict, shaded by its share of the row.
+
+    The row and the column called `first` come first, then the largest; the columns for which there is no room are one.
+    """
+    total: Counter[str] = Counter()
+    for of in said.values():
+        total.update(of)
+    names = sorted(total, key=lambda name: (name != first, -total[name], name))
+    rows = sorted(said, key=lambda name: (name != first, -sum(said[name].values()), name))
+
+    def draw(w: float) -> Markup:
+        left, most = (130.0, 10) if w > _NARROW_PIXELS else (90.0, 3)
+        columns = [[name] for name in names]
+        if len(names) > most:
+            columns[most - 1 :] = [names[most - 1 :]]
+        plot = _Plot(w, 30.0 * (len(rows) + 1), left=left, bottom=0, top=30)
+        wide = plot.width / len(columns)
+        parts = []
+        for j, column in enumerate(columns):
+            x = left + j * wide
+            called = column[0] if len(column) == 1 else "others"
+            parts.append(_text(x + wide / 2, 20, _middle(called, int(wide / 8)), "mid"))
+            for i, row in enumerate(rows):
+                y, all_of = 30.0 * (i + 1), max(sum(said[row].values()), 1)
+                n = sum(said[row].get(name, 0) for name in column)
+                kind = "all" if (row == first) == (called == first) else "odd"
+                parts += [
+                    Markup(
+                        '<g><title>{}</title><rect x="{}" y="{}" width="{}" height="29" class="{}" fill-opacity="{}"/>'
+                        "</g>"
+                    ).format(
+                        f"{row} called {called}: {n:,} of {all_of:,}", _n(x), _n(y), _n(wide - 1), kind,
+                        _n(max(0.75 * n / all_of, 0.04)),
+                    ),
+                    _text(x + wide / 2, y + 19, f"{n:,}", "mid host"),
+                ]  # fmt: skip
+        parts += [
+            _text(left - 8, 30 * i + 49, _middle(row, int(left / 8)), "end host")
+            for i, row in enumerate(rows)
+        ]
+        return plot.svg(title, parts)
+
+    return _both(draw)
+
+
 def extent(first: float, last: float, span: tuple[float, float]) -> Markup:
     """A small bar that shows where in `span` (seconds) something began and ended."""
     length = max(span[1] - span[0], 1.0)
@@ -309,7 +356,7 @@ def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup
         most = max([n for _, n in counts] + [budget]) * 1.08
         pitch = plot.width / max(len(counts), 1)
         wide = min(pitch * 0.8, 34.0)
-        every = math.ceil(len(counts) * 46 / plot.width)
+        every = math.ceil(len(counts) * 82 / plot.width)
         parts: list[Markup] = [_text(0, 12, "notices per day (UTC)", "unit")]
         parts += plot.grid([(0.0, "0"), (budget / most, f"{budget:g}")])
         for i, (day, n) in enumerate(counts):
@@ -323,8 +370,8 @@ def days(title: str, counts: Sequence[tuple[str, int]], budget: float) -> Markup
             if wide >= 20:
                 parts.append(_text(middle, plot.y(n / most) - 4, f"{n:,}", "tick mid"))
             if i % every == 0:
-                when = datetime.fromisoformat(day)
-                parts.append(_text(middle, plot.bottom + 16, f"{when.day} {when:%b}", "tick mid"))
+                edge = "start" if middle < plot.left + 30 and wide < 34 else "mid"
+                parts.append(_text(middle, plot.bottom + 16, day, f"tick {edge}"))
         at = plot.y(budget / most)
         parts += [
             _line(plot.left, at, plot.right, at, "limit"),
@@ -398,16 +445,16 @@ _STEPS: Final = (
 def _ticks(span: tuple[float, float], most: int) -> Iterator[tuple[float, str]]:
     length = max(span[1] - span[0], 1.0)
     step = next((s for s in _STEPS if length / s <= most), _STEPS[-1])
-    form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%-d %b" if step < 7776000 else "%b %Y"
+    form = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%Y-%m-%d" if step < 7776000 else "%b %Y"
     t = math.ceil(span[0] / step) * step
     day = ""
     while t <= min(span[1], moments.LATEST):
         when = datetime.fromtimestamp(t, UTC)
         # The day is said where it begins, so that a time of day never stands without its date.
         label = when.strftime(form)
-        if step < 86400 and when.strftime("%m-%d") != day:
-            day = when.strftime("%m-%d")
-            label = f"{when:%-d %b} {label}" if most > 3 else label
+        if step < 86400 and when.strftime("%Y-%m-%d") != day:
+            day = when.strftime("%Y-%m-%d")
+            label = f"{day} {label}"
         yield t, label
         t += step
 

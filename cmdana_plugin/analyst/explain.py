@@ -34,13 +34,23 @@ from cmdana_plugin.logs import (
     texts,
 )
 from feature_extractors import RecordError
-from feature_extractors.readers import NO_LOG, SUMMARY, PassedOver, is_summary, log_files, probe, records
+from feature_extractors.readers import (
+    NO_LOG,
+    SUMMARY,
+    ConnRows,
+    PassedOver,
+    is_summary,
+    log_files,
+    probe,
+    records,
+)
 
 Rows = Sequence[Mapping[str, Field]]
 
 _VERDICTS_AROUND: Final = 6  # verdicts of the host shown before and after
 _MAX_RELATED_ROWS: Final = 50  # rows of other logs
 _MAX_NOTICES: Final = 20
+_UID_BYTES: Final = 20  # of a uid in a column of `Connections`
 _BAR_CHARACTERS: Final = 30  # characters of a full bar
 _NOT_RELATED: Final = ("cmdana", "notice", "conn")
 _STAGE_WORDS: Final = {
@@ -70,8 +80,10 @@ class Explanation:
         return self.verdicts[-1]
 
 
-def explain(uid: str, folder: Path) -> Explanation:
-    """What the logs of `folder` hold about `uid`. Raises `RecordError` for one that they do not hold."""
+def explain(uid: str, folder: Path, *, around: bool = True) -> Explanation:
+    """What the logs of `folder` hold about `uid`; without `around` nothing of its host's and incident's other
+    connections, which takes the longest. Raises `RecordError` for one that they do not hold.
+    """
     scored = find_logs([folder], "cmdana")
     if not scored:
         raise RecordError(
@@ -90,7 +102,7 @@ def explain(uid: str, folder: Path) -> Explanation:
     chosen = verdicts[-1]
     orig, resp = text(chosen, "id.orig_h"), text(chosen, "id.resp_h")
     incident = text(chosen, "incident")
-    before, after, count, odd = _history(scored, orig, uid, _ts(chosen))
+    before, after, count, odd = _history(scored, orig, uid, _ts(chosen)) if around else ((), (), 0, 0)
     conns = _rows(find_logs([folder], "conn"), "conn", uid, passed)
     conn = next((r for r in conns if text(r, "uid") == uid), None)
     held = Held(passed)
@@ -102,7 +114,7 @@ def explain(uid: str, folder: Path) -> Explanation:
     notices = held.rows
     own = {"", incident}
     notices.sort(key=lambda r: (text(r, "cmdana.incident") not in own, text(r, "uid") != uid, _ts(r)))
-    unfolding = _unfolding(folder, scored, incident)
+    unfolding = _unfolding(folder, scored, incident) if around else Unfolding()
     related: list[tuple[str, Mapping[str, Field]]] = []
     for stream, row in _others(folder, uid, passed):
         named = any(value == uid or (isinstance(value, list) and uid in value) for value in row.values())
@@ -205,11 +217,12 @@ def _unfolding(folder: Path, scored: Sequence[Path], incident: str) -> Unfolding
     for row in _rows(scored, "cmdana", incident, PassedOver()):  # counted before
         if text(row, "incident") == incident and row.get("stage") != "early":
             found.add(row)
-    wanted = {p.uid for p in found.points}
+    wanted = {p.uid.encode()[:_UID_BYTES]: p.uid for p in found.points}
     for file in find_logs([folder], "conn"):
-        for row in read_rows(file, "conn", PassedOver()):
-            if (uid := text(row, "uid")) in wanted:
-                found.sizes[uid] = number(row, "orig_bytes") + number(row, "resp_bytes")
+        for c in ConnRows(file, PassedOver()).blocks():
+            for i, name in enumerate(c.uid.tolist()):
+                if (uid := wanted.get(name)) is not None:
+                    found.sizes[uid] = float(max(int(c.orig_bytes[i]), 0) + max(int(c.resp_bytes[i]), 0))
     return found
 
 

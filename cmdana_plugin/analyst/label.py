@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +31,9 @@ from feature_extractors import RecordError
 from feature_extractors.readers import PassedOver
 
 Word = Literal["benign", "malicious", "unknown"]
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,30}", re.ASCII)
+_NO_FORMULA: Final = re.compile(r"^[=+\-@\s]+|[\x00-\x1f\x7f]")
 
 COLUMNS: Final = (
     "capture", "uid", "ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "label", "family", "strength", "reason",
@@ -67,21 +72,43 @@ def store(
     The store has one row for each connection, the latest label. The file is replaced whole, so that an interruption
     leaves the old one. Raises `LabelError` for a file of another kind.
     """
-    new = _label_row(row, label, family, reason or f"operator, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    before = store_all([row], label, path, family=family, reason=reason)
+    return before[0] if before else None
+
+
+def store_all(
+    of: Sequence[Mapping[str, Field]], label: Word, path: Path, *, family: str = "", reason: str = ""
+) -> list[str]:
+    """The labels that this one of many verdicts' connections replaces in the store, as `store` does for one.
+
+    Raises `LabelError` as well where one of them cannot be labelled (`fits`).
+    """
+    why = reason or f"operator, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    new = {_key(made): made for made in (_label_row(row, label, family, why) for row in of)}
     with _locked(path):
         kept = [
             {name: old.get(name) or "" for name in COLUMNS}
             for _, old in (label_rows(path) if path.exists() else ())
         ]
-        replaced = [old for old in kept if _key(old) == _key(new)]
-        if len(replaced) == 1 and replaced[0]["label"] == label and replaced[0]["family"] == family:
-            return label
+        replaced = {_key(old): old for old in kept if _key(old) in new}
+        same = all(old["label"] == label and old["family"] == family for old in replaced.values())
+        if len(replaced) == len(new) and same:
+            return [label] * len(new)
         text_of = io.StringIO(newline="")
         writer = csv.DictWriter(text_of, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([old for old in kept if _key(old) != _key(new)] + [new])
+        writer.writerows([old for old in kept if _key(old) not in new] + list(new.values()))
         _replace(path, text_of.getvalue())
-    return replaced[-1]["label"] if replaced else None
+    return [old["label"] for old in replaced.values()]
+
+
+def fits(row: Mapping[str, Field]) -> bool:
+    """Whether a verdict's connection can be labelled: its ends are addresses."""
+    try:
+        _label_row(row, "unknown", "", "")
+    except LabelError:
+        return False
+    return True
 
 
 def allow_entry(row: Mapping[str, Field]) -> str:
@@ -141,10 +168,23 @@ def _with_entry(toml: str, entry: str, more: bool) -> str:
 
 
 def _label_row(row: Mapping[str, Field], label: str, family: str, reason: str) -> dict[str, str]:
+    """A row of the store. What would not be told from a formula by a spreadsheet is no address, uid or protocol.
+
+    Raises `LabelError` for ends that are no addresses.
+    """
+    try:
+        orig, resp = (str(ipaddress.ip_address(text(row, name))) for name in ("id.orig_h", "id.resp_h"))
+    except ValueError:
+        raise LabelError(
+            f"uid {printable(text(row, 'uid'), 60)}: its ends are no addresses: no label fits"
+        ) from None
+    uid, proto = text(row, "uid"), text(row, "proto")
+    ports = [str(int(min(max(number(row, name), 0.0), 65535.0))) for name in ("id.orig_p", "id.resp_p")]
     return {
-        "capture": "", "uid": text(row, "uid"), "ts": f"{number(row, 'ts'):.6f}", "proto": text(row, "proto"),
-        "orig_h": text(row, "id.orig_h"), "orig_p": text(row, "id.orig_p"), "resp_h": text(row, "id.resp_h"),
-        "resp_p": text(row, "id.resp_p"), "label": label, "family": family, "strength": "strict", "reason": reason,
+        "capture": "", "uid": uid if uid.isascii() and uid.isalnum() else "", "ts": f"{number(row, 'ts'):.6f}",
+        "proto": proto if _WORD.fullmatch(proto) else "unknown_transport",
+        "orig_h": orig, "orig_p": ports[0], "resp_h": resp, "resp_p": ports[1],
+        "label": label, "family": family, "strength": "strict", "reason": _NO_FORMULA.sub(" ", reason),
     }  # fmt: skip
 
 

@@ -189,8 +189,13 @@ def gather(folder: Path, progress: Callable[[str, float], None] = lambda _what, 
     return seen
 
 
-def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
-    """The page as HTML. `alerts_per_day` is the budget that notices are counted against."""
+def render(
+    seen: Seen,
+    folder: Path,
+    alerts_per_day: float,
+    said: Mapping[str, Mapping[str, int]] | None = None,
+) -> str:
+    """The page as HTML. Notices are counted against `alerts_per_day`; `said` counts verdicts by what labels say."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -228,6 +233,7 @@ def render(seen: Seen, folder: Path, alerts_per_day: float) -> str:
         pictures=_pictures(seen, alerts_per_day) if seen.connections else {},
         host_lanes=min(_SHOWN_HOSTS, len({key for key, _ in seen.odd_hosts.cells})),
         hosts_odd=len({key for key, _ in seen.odd_hosts.cells}),
+        truth=charts.matrix("Verdicts by what the labels say", said, BENIGN) if said else "",
     )
 
 

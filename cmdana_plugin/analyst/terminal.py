@@ -25,25 +25,37 @@ if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
     from cmdana_plugin.doctor import Finding
     from cmdana_plugin.logs import Found, Rewritten
-    from cmdana_plugin.replay import Summary
+    from cmdana_plugin.replay import Progress, Summary
 
 _FILE_COLUMNS = 140  # columns where the output is no terminal
 _NARROW_COLUMNS = 120  # columns below which a notice is a block of lines and not a row
 _SILENCE_SECONDS = 30.0  # seconds between lines about one step where the output is no terminal
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
 
-# Control characters, bidirectional overrides, separators and lone surrogates: what could move a cursor or hide a word.
+# Control characters, bidirectional overrides, separators, lone surrogates, and what takes no room or is no text: what
+# could move a cursor, turn a line round, or hide a word.
 _UNSAFE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff\\ud800-\\udfff]"
+    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u2028-\\u202e"
+    "\\u2060-\\u206f\\u3164\\ud800-\\udfff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\uffff\\U000e0000-\\U000e0fff]"
+    "|(?<=[\\u0300-\\u036f]{3})[\\u0300-\\u036f]"  # letters under a heap of marks, which reach into other lines
 )
 
 
 def printable(text: str, most: int = 400) -> str:
-    """A text from the network made safe to print: escapes for what is not printable, cut to `most` characters."""
-    shown = _UNSAFE.sub(
-        lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", text[: most + 1]
-    )
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    """A text from the network made safe to print: escapes for what is not printable, cut in the middle to `most`."""
+    return middle(_UNSAFE.sub(_escape, middle(text, most)), most)
+
+
+def middle(text: str, most: int) -> str:
+    """A text of `most` characters at most: beginning and end, where names tell most, with … between."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - most // 2 - 1]}…{text[len(text) - most // 2 :]}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    n = ord(found[0])
+    return f"\\x{n:02x}" if n < 0x100 else f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}"
 
 
 @contextmanager
@@ -61,6 +73,37 @@ def progress(quiet: bool = False) -> Iterator[Callable[[Summary], None]]:
             )
 
         yield update
+
+
+@contextmanager
+def hunting(quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """A context with a function that shows how far a hunt has come, on stderr: in a line, or every half a minute."""
+    if quiet:
+        yield lambda _: None
+        return
+
+    def words(p: Progress) -> str:
+        s = p.summary
+        left = (1.0 - p.share) / p.share * p.seconds if p.share > 0.01 and not p.begun else 0.0
+        return (
+            f"{s.connections:,} connections, {p.share:.0%} of the logs, at {moments.shown(s.last)}, "
+            f"{p.pace:,.0f} a second, {plural(len(s.notices), 'notice')}"
+            + (f", about {_span(left)} left" if left >= 60 else "")
+        )
+
+    if not sys.stderr.isatty():
+        told = time.monotonic()
+
+        def line(p: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _SILENCE_SECONDS:
+                told = time.monotonic()
+                print(f"cmdana: {words(p)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    with Console(stderr=True).status("reading") as status:
+        yield lambda p: status.update(words(p))
 
 
 @contextmanager
@@ -108,8 +151,7 @@ def notices(rows: list[Notice], width: int) -> Table:
     """The table of notices in order of time, for a terminal of `width` columns."""
     table = notice_table(width)
     for n in sorted(rows, key=lambda r: r.ts)[:_TABLE_ROWS]:
-        time = moments.shown(n.ts, "%m-%d %H:%M:%S")
-        add_notice(table, time, n.note, message(n), sub_message(n))
+        add_notice(table, moments.shown(n.ts), n.note, message(n), sub_message(n))
     return table
 
 
@@ -154,8 +196,9 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
     odd = sum(n for word, n in s.verdicts.items() if word != "benign")
     span = s.last - s.first
     console.print(
-        f"{s.connections:,} connections in {s.frames:,} frames over {_span(span)}: {odd:,} odd at a threshold of "
-        f"{s.threshold:.3f}, {plural(len(s.incidents), 'incident')} in {plural(len(s.notices), 'notice')}"
+        f"{s.connections:,} connections {f'in {s.frames:,} frames ' if s.frames else ''}over {_span(span)}: "
+        f"{odd:,} odd at a threshold of {s.threshold:.3f}, "
+        f"{plural(len(s.incidents), 'incident')} in {plural(len(s.notices), 'notice')}"
         + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
         + (f", {s.allowed:,} on the allow-list" if s.allowed else "")
         + (f", evidence against {s.forgotten:,} hosts let go" if s.forgotten else "")

@@ -1,7 +1,5 @@
-from .detector import evidence as evidence
 from .detector import has_direction as has_direction
 from .detector import is_known as is_known
-from .detector import p_values as p_values
 from .detector import with_behaviour_beside as with_behaviour_beside
 from .flows import Flows as Flows
 from .flows import concat_flows as concat_flows

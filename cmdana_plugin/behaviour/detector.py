@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.fields import names, told
-from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_of
+from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_of, take_flows
 from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
-from cmdana_plugin.behaviour.past import ending_before
+from cmdana_plugin.behaviour.past import ending_before, packed, unpacked
 from cmdana_plugin.behaviour.streams import Bounds, Streams
-from cmdana_plugin.detector import Checkpoint, Detector, Scores, score_of, significant
+from cmdana_plugin.behaviour.suspicion import Suspicion
+from cmdana_plugin.detector import (
+    Checkpoint,
+    Detector,
+    Scores,
+    Unsound,
+    restore_to,
+    score_of,
+    significant,
+    state_of,
+)
+from cmdana_plugin.statefile import prefixed, under
 from feature_extractors import CONN_STATES, CmdanaError
 from feature_extractors.features import Encoded
 
@@ -22,12 +34,15 @@ _SEEN: Final = "host_seen"
 _REASONS: Final = 3  # fields that are named
 _TELLING: Final = 0.3  # log odds that a field must account for to be named
 _MIN_P_VALUE: Final = 1e-30
-_INNER: Final = (
-    0.5  # weight of the inner detector's evidence, whose single connections are many; behaviour's is 1
-)
+_SHARE: Final = 0.5  # of the rate of false alarms, 0..1, that is behaviour's
+_TREES: Final = "attack"  # the component of such a model
 _OTH: Final = CONN_STATES.index("OTH")
 _TCP: Final = 6
 _FEW: Final = float(np.log1p(200.0))  # connections of an originator from which on it has a past
+# Tries that failed or were refused, from which on a stranger is part of a run of them: by its own, and at what it asks.
+_IN_VAIN: Final = {
+    "host_failed_10m": 10.0, "host_refused_10m": 10.0, "target_failed_10m": 50.0, "target_refused_1h": 50.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +50,24 @@ class _Seen:
     """One block beside its past: the inner detector's scores, and what behaviour saw of its final connections."""
 
     inner: Scores
-    rows: NDArray[np.int64]  # [k] which rows of the block
+    rows: NDArray[np.int64]  # [k] the rows of the block of which behaviour has a say
     table: NDArray[np.float32]  # [k, B]
-    weight: NDArray[np.float64]  # [n] evidence of behaviour less that of the inner detector
+    leads: NDArray[np.bool_]  # [n] whether behaviour is what is odd
 
 
 class WithBehaviour:
-    """A detector whose evidence is summed with that of behaviour (Fisher's), calibrated on later normal traffic.
+    """A detector whose p-value is joined with that of behaviour (weighted Bonferroni: valid however both depend).
 
     Only connections that have ended have a behaviour; of the others the inner detector's word stands.
     """
 
     def __init__(
-        self, inner: Detector, behaviour: Behaviour, salt: int = 0, bounds: Bounds | None = None
+        self,
+        inner: Detector,
+        behaviour: Behaviour,
+        salt: int = 0,
+        bounds: Bounds | None = None,
+        strangers: bool = True,
     ) -> None:
         """`salt`, 128 secret bits, keys the hashes of hosts; a past that was learned under another is left out.
 
@@ -57,8 +77,11 @@ class WithBehaviour:
         self.name = inner.name
         self.schema_digest = inner.schema_digest
         self._behaviour = behaviour
+        # Whether originators with next to no past are judged too, whatever they do.
+        self._strangers = strangers
         self._salt = salt
         self._streams = Streams(bounds or Bounds())
+        self._suspicion = Suspicion()
         self._past = behaviour.past if behaviour.site == mark_of(salt) else {}
         if self._past:
             try:
@@ -79,25 +102,64 @@ class WithBehaviour:
             if float(flows.end[0]) < float(self._past["clock"][0]):
                 self._streams.restore(ending_before(self._past, float(flows.end[0])))
             self._past = {}
-        table = self._streams.receive(flows).astype(np.float32)
-        p = p_values(self._behaviour, table, flows)
+        table, p = self._judged(flows)
         component[rows] = p
-        joined = scores.p_value.copy()
-        rows, p = rows[np.isfinite(p)], p[np.isfinite(p)]
-        joined[rows] = self._behaviour.joined.p_value(evidence(scores.p_value[rows], p))
+        counts = np.isfinite(p) & (self._strangers | is_known(table) | is_in_vain(table))
+        rows, p, table = rows[counts], p[counts], table[counts]
+        joined, leads = scores.p_value.copy(), np.zeros(n, np.bool_)
+        own, runs = scores.p_value[rows] / (1.0 - _SHARE), p / _SHARE
+        joined[rows] = np.minimum(own, runs)
+        leads[rows] = runs < own
         joined = significant(np.clip(joined, _MIN_P_VALUE, 1.0))
-        weight = np.full(n, -np.inf)
-        weight[rows] = _INNER * np.log(scores.p_value[rows]) - np.log(p)
         return replace(
             scores,
             p_value=joined,
             score=np.round(score_of(joined), 6),
             components={**scores.components, COMPONENT: np.round(component, 12)},
-            seen=_Seen(scores, flow_rows(windows), table, weight),
+            seen=_Seen(scores, rows, table, leads),
         )
 
+    def _judged(self, flows: Flows) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The fields [n, B] and p-values [n]; of hosts against whom there is evidence, streams learn nothing slow."""
+        tables, p_value, begin = [], [], 0
+        while begin < len(flows):
+            part = take_flows(flows, np.arange(begin, min(begin + self._suspicion.left(), len(flows))))
+            table = self._streams.receive(part, ~self._suspicion.of(part.orig)).astype(np.float32)
+            p = p_values(self._behaviour, table, part)
+            if self._suspicion.hear(part.orig, part.end, p):
+                self._streams.matter(*self._suspicion.suspects())
+            tables.append(table)
+            p_value.append(p)
+            begin += len(part)
+        width = len(self._behaviour.usual)
+        return (
+            np.concatenate(tables) if tables else np.zeros((0, width), np.float32),
+            np.concatenate(p_value) if p_value else np.zeros(0),
+        )
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the streams came to, and what the inner detector knows, as arrays by name."""
+        return (
+            prefixed("inner.", state_of(self.inner))
+            | prefixed("streams.", packed(self._streams.state()))
+            | prefixed("suspicion.", self._suspicion.state())
+        )
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none, or more than the bounds allow."""
+        try:
+            streams = unpacked(under("streams.", state))
+            suspicion = Suspicion()
+            suspicion.restore(under("suspicion.", state))
+        except (Unsound, KeyError) as fault:
+            raise ValueError(f"behaviour: found no {fault}") from None
+        self._streams.restore(streams)
+        self._suspicion = suspicion
+        self._past = {}
+        restore_to(self.inner, under("inner.", state), learned)
+
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
-        """The reasons of whichever has the more evidence first."""
+        """The reasons of whichever is odder first."""
         seen = scores.seen
         assert isinstance(seen, _Seen), "scores of another detector"
         of_inner = self.inner.explain(windows, seen.inner, rows)
@@ -106,7 +168,7 @@ class WithBehaviour:
         out = []
         for row, others in zip(rows.tolist(), of_inner, strict=True):
             own = self._words(seen.table[at[row]]) if at[row] >= 0 else []
-            out.append(own + others if seen.weight[row] > 0.0 else others + own)
+            out.append(own + others if seen.leads[row] else others + own)
         return out
 
     def _words(self, seen: NDArray[np.float32]) -> list[str]:
@@ -131,12 +193,23 @@ def with_behaviour_beside(
     Raises `CmdanaError` where it cannot be used.
     """
     behaviour = behaviour_of(checkpoint)
-    return inner if behaviour is None else WithBehaviour(inner, behaviour, salt, bounds)
+    if behaviour is None:
+        return inner
+    # Of hosts of whom nothing is known yet, as in a capture of minutes, trees know more, but for runs in vain.
+    return WithBehaviour(inner, behaviour, salt, bounds, strangers=_TREES not in checkpoint.weights)
 
 
 def is_known(table: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether the originator has a past [n]."""
     return np.asarray(table[:, names().index(_SEEN)] >= _FEW, np.bool_)
+
+
+def is_in_vain(table: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether a connection is in a run of many that failed or were refused [n]."""
+    at = [names().index(field) for field in _IN_VAIN]
+    least = np.log1p(np.array(list(_IN_VAIN.values())))
+    run: NDArray[np.bool_] = (table[:, at] >= least).any(axis=1)
+    return run
 
 
 def has_direction(flows: Flows) -> NDArray[np.bool_]:
@@ -154,9 +227,3 @@ def p_values(behaviour: Behaviour, table: NDArray[np.float32], flows: Flows) -> 
     odds = np.round(behaviour.trees.score(table), 5)
     p = np.where(is_known(table), behaviour.known.p_value(odds), behaviour.unknown.p_value(odds))
     return np.where(has_direction(flows), p, np.nan)
-
-
-def evidence(inner: NDArray[np.float64], behaviour: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fisher's weighted sum of two p-values [n], which need not be independent: the sum is calibrated as it comes."""
-    total: NDArray[np.float64] = -_INNER * np.log(np.clip(inner, _MIN_P_VALUE, 1.0)) - np.log(behaviour)
-    return total

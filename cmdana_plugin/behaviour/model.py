@@ -18,7 +18,7 @@ from feature_extractors.features import load_schema
 DIGEST: Final = "behaviour_digest"  # in a checkpoint's `about`
 _TREES: Final = "trees"
 _PAST: Final = "past."
-_TAILS: Final = ("known", "unknown", "joined")
+_TAILS: Final = ("known", "unknown")
 _FIT: Final = 4  # numbers of a tail
 
 
@@ -29,7 +29,6 @@ class Behaviour:
     trees: Trees  # log odds of a rehearsed intrusion against a network's own connections
     known: Tail  # of the log odds of normal connections, where the originator has a past
     unknown: Tail  # likewise where it has next to none
-    joined: Tail  # of the evidence of behaviour and model together
     usual: NDArray[np.float64]  # [B] medians of the fields of normal connections, NaN where mostly unset
     site: int = 0  # `mark_of` the salt under which the past is told; 0 without a past
     past: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # what the site's streams came to

@@ -83,7 +83,7 @@ class Streams:
         at = find_hosts(hosts.keys, orig)
         known = at >= 0
         hosts.held[at[known], 3] = np.maximum(evidence[known], 0.0)
-        hosts.worth[at[known]] += np.maximum(evidence[known], 0.0)
+        hosts.worth[at[known]] = np.minimum(hosts.worth[at[known]] + np.maximum(evidence[known], 0.0), 1e9)
 
     def evicted(self) -> Mapping[str, int]:
         """How many entries of each table gave their place to another so far."""
@@ -121,7 +121,9 @@ class Streams:
         out = np.empty((n, KINDS, WIDTH), np.float32)
         tcp = flows.proto == 6
         answered = flows.resp_bytes > 0
-        failed = np.where(tcp, np.isin(flows.state, _FAILED), ~answered)
+        # Never answered, or closed before a byte was said.
+        silent = ~answered & (flows.orig_bytes <= 0)
+        failed = np.where(tcp, np.isin(flows.state, _FAILED) | silent, ~answered)
         use, purpose = _uses(flows)
         while True:
             sizes = [len(t.keys) for t in self._kinds] + [len(self._meetings.keys)]

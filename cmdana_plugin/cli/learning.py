@@ -58,6 +58,21 @@ def train(
             "--init", help="Checkpoint to start from instead of at random; `shipped` is cmdana's own."
         ),
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector",
+            help="cross-modal, residual-attention, residual-attention-fields or spatio-temporal; without it "
+            "[model] detector.",
+        ),
+    ] = None,
+    hardening: Annotated[
+        str,
+        typer.Option(
+            "--hardening",
+            help="With --labels: plain, drawn, searched or consistent; what trees learn of an attacker's changes.",
+        ),
+    ] = "plain",
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the traffic.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
@@ -72,15 +87,18 @@ def train(
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import settled_for_extraction
+    from cmdana_plugin.training import checked
     from cmdana_plugin.training import sources as learn
 
-    say_if_it_compiles("training")
+    say_if_it_compiles("loss")
     names = list(sources or ())
     spool = None
     with show.steps(quiet=as_json) as progress:
         # What is wrong with the other arguments is said before a day is spent on learning.
         learn.networks(exclude or ())
         start = learn.initial(init)
+        learn.chosen(detector, settings, start)
+        checked(hardening)
         if live is not None:
             from cmdana_plugin.training import live_phase as learning
 
@@ -99,6 +117,8 @@ def train(
                 init=start,
                 seed=seed,
                 epochs=epochs,
+                detector=detector,
+                hardening=hardening,
                 progress=progress,
             )
     if spool is not None:
@@ -211,6 +231,71 @@ def evaluate(
     attacker: Annotated[
         bool, typer.Option("--attacker", help="Perturb the attacks of FOLDER as their originator could.")
     ] = False,
+    attack: Annotated[
+        bool,
+        typer.Option(
+            "--attack",
+            help="Search for every attack of FOLDER what hides it, and at which cost; [model] path names the victim.",
+        ),
+    ] = False,
+    tries: Annotated[
+        int | None, typer.Option(min=2, help="Plans of --attack and --hardening for each attack.")
+    ] = None,
+    families: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attacks of so many families, drawn (--attack, --hardening, the drip of --poison); default: all.",
+        ),
+    ] = None,
+    hardening: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hardening",
+            metavar="NAME",
+            help="Adversarial training on FOLDER, its gain and price: plain, drawn, searched, consistent or all; "
+            "repeatable.",
+        ),
+    ] = None,
+    poison: Annotated[
+        bool, typer.Option("--poison", help="Poison what is learned of FOLDER, and the past of its attacks.")
+    ] = False,
+    collections: Annotated[
+        bool,
+        typer.Option(
+            "--collections",
+            help="Judge each collection of FOLDER (captures.csv, column set) by what learned from all others.",
+        ),
+    ] = False,
+    detectors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--detectors",
+            metavar="NAME",
+            help="Detectors to put beside each other on FOLDER: all, or by name; repeatable.",
+        ),
+    ] = None,
+    missing: Annotated[
+        bool,
+        typer.Option("--missing", help="Take packets and logs away from captures: learned with and without."),
+    ] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Passes of each training (--collections, --missing, --heads, --hardening, --poison)."
+        ),
+    ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Judge heads that name classes: on --tabular, and on FOLDER.")
+    ] = False,
+    balancing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--balancing",
+            metavar="NAME",
+            help="Of --heads: none, weights, sampler, focal or logit-adjustment; repeatable.",
+        ),
+    ] = None,
     page: Annotated[
         Path | None, typer.Option("--page", help="Page whose measured part to rewrite with the findings.")
     ] = None,
@@ -248,6 +333,17 @@ def evaluate(
             plan=recordings,
             days=days,
             attacker=attacker,
+            attack=attack,
+            tries=tries,
+            families=families,
+            hardening=hardening,
+            poison=poison,
+            collections=collections,
+            heads=heads,
+            missing=missing,
+            detectors=detectors,
+            balancing=balancing,
+            epochs=epochs,
             page=page,
             seeds=seeds,
             variant_seeds=variant_seeds,

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmdana_plugin import config as configuration
-from cmdana_plugin import files
 from feature_extractors import CmdanaError
+
+if TYPE_CHECKING:
+    from cmdana_plugin import config as configuration
 
 held = ExitStack()  # until the command ends: what no other command may write in the meantime
 
@@ -40,8 +41,15 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+FormatOption = Annotated[
+    Literal["table", "json", "brief"],
+    typer.Option("--format", help="brief is for language models: what is quoted from traffic is marked."),
+]
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Checkpoint to use instead of [model] path.")
+]
+StateOption = Annotated[
+    bool, typer.Option("--state", help="Go on from the state in [state] folder, and leave it there.")
 ]
 
 
@@ -63,18 +71,25 @@ def about(
 
 def configured(path: Path | None, notify_line: Callable[[str], None] | None = None) -> configuration.Found:
     """The configuration in use and its origin, of which the operator is notified unless it is the defaults."""
-    found = configuration.find(path)
+    from cmdana_plugin import config
+
+    found = config.find(path)
     if words := found.words():
         (notify_line or notify)(words)
     return found
 
 
-def say_if_it_compiles(module: str) -> None:
-    """Notifies the operator where numba compiles first, for a minute or two; `module` is one that the command needs."""
+def say_if_it_compiles(module: str) -> bool:
+    """Whether numba compiles first, for a minute or two, of which it notifies the operator.
+
+    `module` is one that the command needs.
+    """
     from cmdana_plugin import compile_cache as compiled
 
-    if not compiled.kept(module):
-        notify("compiling for this processor, once, for a minute or two; later runs start at once")
+    if compiled.kept(module):
+        return False
+    notify("compiling for this processor, once, for a minute or two; `cmdana doctor --compile` does so ahead")
+    return True
 
 
 def notify(line: str) -> None:
@@ -91,6 +106,8 @@ def notify_json(line: str) -> None:
 
 def refuse_to_overwrite(path: Path, force: bool) -> None:
     """Locks the file to write until the end of the command. Raises `CmdanaError` where it cannot or may not be made."""
+    from cmdana_plugin import files
+
     if path.is_dir():
         raise CmdanaError(f"{path}: is a folder; expected a file to write")
     if path.exists() and not force:

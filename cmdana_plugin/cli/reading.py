@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from cmdana_plugin import config as configuration
 from cmdana_plugin.cli.options import (
     ConfigOption,
+    FormatOption,
     JsonOption,
     app,
     configured,
@@ -42,18 +42,26 @@ def alerts(
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Only connections with at least this score.")
     ] = 0.0,
+    oddest: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=10_000, metavar="N", help="Instead, the N connections highest below the threshold."
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new notices.")] = False,
+    form: FormatOption = "table",
     as_json: JsonOption = False,
 ) -> None:
     """Read the notices of notice.log as a table, TSV or JSON, rotated or not."""
     from cmdana_plugin.analyst import alerts as reading
 
-    reading.show_alerts(
-        logs or [Path()],
-        reading.Filter.parse(host=host, note=note, since=since, until=until, min_score=min_score),
-        follow=follow,
-        as_json=as_json,
-    )
+    wanted = reading.Filter.parse(host=host, note=note, since=since, until=until, min_score=min_score)
+    if oddest is not None:
+        if follow or note is not None:
+            raise CmdanaError(f"--oddest: goes without {'--follow' if follow else '--type'}")
+        reading.show_oddest(logs or [Path()], wanted, oddest, form="json" if as_json else form)
+        return
+    reading.show_alerts(logs or [Path()], wanted, follow=follow, form="json" if as_json else form)
 
 
 @app.command(
@@ -65,6 +73,10 @@ def report(
         Path, typer.Argument(help="Folder that holds cmdana.log; rotated logs count too.")
     ] = Path(),
     out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="labels.csv: adds the matrix of verdicts by what the labels say."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -76,13 +88,15 @@ def report(
     from cmdana_plugin.analyst import report as pages
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.analyst import units
-    from cmdana_plugin.logs import print_passed_over
+    from cmdana_plugin.logs import print_passed_over, read_labels
 
+    truth = read_labels(labels) if labels is not None else None
     with show.steps(quiet=as_json) as progress:
         seen = pages.gather(logs, progress)
     print_passed_over(seen.passed)
+    said = truth.count(logs).said if truth is not None else None
     budget = settings.verdict.alerts_per_day
-    pages.write(pages.render(seen, logs, budget), out)
+    pages.write(pages.render(seen, logs, budget, said), out)
     if as_json:
         print(json.dumps({**pages.summary_object(seen, out, budget), "configuration": used.object()}))
     else:
@@ -134,6 +148,8 @@ def label(
         raise CmdanaError(f"--allow: is for benign connections; this one is called {word}")
     if family and word != "malicious":
         raise CmdanaError(f"--family: is for malicious connections; this one is called {word}")
+    from cmdana_plugin import config as configuration
+
     used = configured(config) if allow else None
     settings_file = config or configuration.to_write(used)
     from cmdana_plugin.analyst import label as feedback

@@ -1,3 +1,4 @@
+from .adaptation import Adaptation as Adaptation
 from .allow import AllowList as AllowList
 from .counters import SCORE_BOUNDS as SCORE_BOUNDS
 from .counters import Watch as Watch
@@ -17,10 +18,15 @@ from .notice import TRAFFIC_DRIFT as TRAFFIC_DRIFT
 from .notice import HostIncident as HostIncident
 from .notice import Notice as Notice
 from .notice import TrafficDrift as TrafficDrift
+from .seen import Seen as Seen
+from .stored import made as made
+from .stored import plain as plain
 from .tails import ENOUGH_BLOCKS as ENOUGH_BLOCKS
+from .tails import MOST as MOST
 from .tails import tails_of as tails_of
 from .verdict import NO_VERDICTS as NO_VERDICTS
 from .verdict import Coded as Coded
+from .verdict import Verdict as Verdict
 from .verdict import Verdicts as Verdicts
 from .verdict import coded as coded
 from .verdict import verdicts_of as verdicts_of

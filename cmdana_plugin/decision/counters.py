@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.drift import DriftMonitor
@@ -35,15 +36,22 @@ class Watch:
         self.reliance = np.zeros(len(Modality))  # sums of shares
 
     def receive(
-        self, windows: Encoded, scores: Scores, counts: Mapping[tuple[str, str], int]
+        self,
+        windows: Encoded,
+        scores: Scores,
+        counts: Mapping[tuple[str, str], int],
+        told: NDArray[np.float64],
     ) -> list[Notice]:
-        """The notices of drift that a block gives rise to; its verdicts by stage and word, `counts`, are added."""
+        """The notices of drift that a block gives rise to.
+
+        Its verdicts by stage and word, `counts`, and their scores as `told` [n] are added.
+        """
         for (stage, verdict), n in counts.items():
             word = f"{stage} {verdict}"
             if word in self.verdicts or len(self.verdicts) < _MAX_LABEL_VALUES:
                 self.verdicts[word] += n
         rows = windows.connections.stage == Stage.FINAL
-        score = scores.score[rows]
+        score = told[rows]
         at = np.minimum(np.searchsorted(SCORE_BOUNDS, score, side="left"), len(SCORE_BOUNDS) - 1)
         self.scores += np.bincount(at, minlength=len(SCORE_BOUNDS))
         self.score_sum += float(score.sum())

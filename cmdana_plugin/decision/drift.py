@@ -13,13 +13,15 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmdana_plugin.config import Drift
 from cmdana_plugin.decision.notice import TRAFFIC_DRIFT, Notice, TrafficDrift
 from cmdana_plugin.detector import Scores
+from cmdana_plugin.statefile import column, of_text, packed, text_array, unpacked
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import entry, hashed, new_key
 from feature_extractors.features import Encoded
@@ -71,6 +73,53 @@ class DriftMonitor:
         self._used_tails = np.zeros((_ORIGINATOR_SLOTS, len(TAILS)), np.uint16)  # those of them in each tail
         self._streak: dict[int, int] = {}  # stratum -> windows in a row that have drifted
         self._raised: dict[int, float] = {}  # stratum -> network time of its last notice
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the present window has come to, as arrays by name."""
+        kinds = {
+            "key": list(self._key),
+            "names": self._names,
+            "window": self._window,
+            "components": self._components,
+            "streak": list(self._streak.items()),
+            "raised": list(self._raised.items()),
+        }
+        counts = {"n": self._n, "hosts": self._hosts, "tails": self._tails, "odd": self._odd}
+        return (
+            {name: array.copy() for name, array in counts.items()}
+            | packed("originators", self._used, self._originators())
+            | {"kinds": text_array(kinds)}
+        )
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none."""
+        originators = unpacked("originators", state, self._originators(), [_ORIGINATOR_SLOTS])
+        kinds = of_text(state, "kinds")
+        try:
+            key, names = tuple(int(x) for x in kinds["key"]), [str(name) for name in kinds["names"]]
+            window, components = int(kinds["window"]), tuple(str(c) for c in kinds["components"])
+            streak = {int(code): int(n) for code, n in kinds["streak"]}
+            raised = {int(code): float(ts) for code, ts in kinds["raised"]}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"drift: found no {error}") from None
+        like = {
+            "n": self._n, "hosts": self._hosts, "tails": self._tails,
+            "odd": np.zeros((_MAX_STRATA, len(components)), np.int64),
+        }  # fmt: skip
+        found = {name: column(state, name, array) for name, array in like.items()}
+        if len(names) >= _MAX_STRATA or len(key) != 2:
+            raise ValueError("drift: found more kinds of traffic than there may be")
+        if originators["owner"].min() < 0 or originators["owner"].max() >= _MAX_STRATA:
+            raise ValueError("drift: found other kinds of traffic than there may be")
+        self._key, self._names, self._window = (key[0], key[1]), names, window
+        self._codes = {name: code for code, name in enumerate(names)}
+        self._components, self._streak, self._raised = components, streak, raised
+        self._n, self._hosts, self._tails, self._odd = (found[n] for n in ("n", "hosts", "tails", "odd"))
+        self._owner, self._slot_key = originators["owner"], originators["key"]
+        self._used, self._used_tails = originators["used"], originators["tails"]
+
+    def _originators(self) -> dict[str, NDArray[Any]]:
+        return {"owner": self._owner, "key": self._slot_key, "used": self._used, "tails": self._used_tails}
 
     def receive(self, windows: Encoded, scores: Scores) -> list[Notice]:
         """The notices of the windows of network time that end with this block; blocks come in order of `end`."""

@@ -8,24 +8,25 @@ a host with an open incident. The walk stops at a connection that makes a host a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import (
+    FIRM,
     HORIZONS,
     KEPT,
+    LEAST,
     ROLES,
     SIZES,
     STATISTICS,
     Tails,
 )
+from cmdana_plugin.statefile import of_text, packed, text_array, unpacked
 from feature_extractors.compiled import entry, hashed, helper, new_key
 
-LEAST: Final = 0.5  # -log10 p below which a connection is no evidence
-FIRM: Final = 2.0  # and from which on it keeps an incident open
-MOST: Final = 12.0  # that one connection may bring: no single p-value is sure of more
 BLOCK: Final = 3600.0  # seconds of a host's hour
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
 _CROWD: Final = 10  # hosts from which on there is a middle one
@@ -35,6 +36,13 @@ _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
 _HORIZON_OF: Final = np.array([h for h, sizes in enumerate(SIZES) for _ in sizes])
 _HORIZONS: Final = np.array(HORIZONS)
+
+# What is known of a host, by the attribute that holds it.
+_COLUMNS: Final = {
+    "keys": "_key", "value": "_value", "when": "_when", "last": "_last", "peak": "_peak", "rarest": "_rarest",
+    "active": "_active", "role": "_role", "other": "_other", "several": "_several", "source": "_source",
+    "last_open": "last_open",
+}  # fmt: skip
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,15 +54,18 @@ class Evidence:
     `weigh` says where the evidence against a host passes `limit`.
     """
 
-    def __init__(self, tails: Tails, hosts: int, quiet: float) -> None:
-        """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open."""
+    def __init__(self, tails: Tails, hosts: int, quiet: float, key: tuple[int, int] | None = None) -> None:
+        """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open.
+
+        `key` is that of the hashes of hosts, a new one where there is none.
+        """
         self.forgotten = 0  # hosts let go, or not taken in, to keep the bound
         self.limit = math.inf  # -log10 of the share of hosts' hours
         self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
         self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
         self._tails = tails
         self._quiet = quiet
-        self._hash_key = new_key()
+        self._hash_key = key or new_key()
         self._key = np.zeros(hosts, np.uint64)  # 0 free
         self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
         self._when = np.full((hosts, len(HORIZONS), KEPT), -np.inf)
@@ -75,6 +86,50 @@ class Evidence:
     def __len__(self) -> int:
         return int((self._key != 0).sum())
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The table and the hours so far, as arrays by name."""
+        numbers = {
+            "forgotten": self.forgotten,
+            "limit": self.limit,
+            "limits": self.limits.tolist(),
+            "key": list(self._hash_key),
+            "before": self._before,
+            "hours": self._hours,
+            "blocks": [[len(part) for part in kept] for kept in self._blocks],
+        }
+        blocks = {f"blocks.{role}": self.blocks(role) for role in range(ROLES)}
+        return packed("hosts", self._key, self._columns()) | blocks | {"numbers": text_array(numbers)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none, or of a table of another size."""
+        columns = unpacked("hosts", state, self._columns(), [len(self._key)])
+        try:
+            numbers = of_text(state, "numbers")
+            forgotten, limit = int(numbers["forgotten"]), float(numbers["limit"])
+            limits, before = np.array(numbers["limits"], float), [float(x) for x in numbers["before"]]
+            key, hours = tuple(int(x) for x in numbers["key"]), [int(x) for x in numbers["hours"]][-24:]
+            sizes = [[int(n) for n in kept] for kept in numbers["blocks"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"evidence: found no {error}") from None
+        if limits.shape != (ROLES,) or not len(before) == len(sizes) == ROLES or len(key) != 2:
+            raise ValueError(f"evidence: found other than {ROLES} roles")
+        blocks = []
+        for role, lengths in enumerate(sizes):
+            rows = state.get(f"blocks.{role}")
+            if rows is None or rows.shape != (sum(lengths), STATISTICS) or rows.dtype != np.float64:
+                raise ValueError(f"evidence: found no blocks.{role}")
+            blocks.append(np.split(rows, np.cumsum(lengths)[:-1]) if lengths else [])
+        for name, column in columns.items():
+            getattr(self, _COLUMNS[name])[:] = column
+        free = self._key == 0
+        for times in (self._when, self._last, self.last_open):
+            times[free] = -np.inf
+        self.forgotten, self.limit, self.limits = forgotten, limit, limits
+        self._hash_key, self._before, self._hours, self._blocks = (key[0], key[1]), before, hours, blocks
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {name: getattr(self, attribute) for name, attribute in _COLUMNS.items()}
+
     def keys(self, address: NDArray[np.uint8], role: int) -> NDArray[np.uint64]:
         """What stands for the hosts [n, 16] in a role."""
         halves = np.ascontiguousarray(address).view(np.uint64).reshape(-1, 2)
@@ -86,16 +141,18 @@ class Evidence:
 
     def weigh(
         self, begin: int, orig: NDArray[np.uint64], resp: NDArray[np.uint64], end: Floats, e: Floats,
-        tried: NDArray[np.bool_], early: NDArray[np.bool_], owner: Ints, told: Floats,
+        tried: NDArray[np.bool_], early: NDArray[np.bool_], ours: NDArray[np.bool_], owner: Ints, told: Floats,
+        *, overheard: bool = False,
     ) -> tuple[int, int]:  # fmt: skip
         """The first connection from `begin` on that makes a host an incident, and the host's place.
 
         Where there is none, how many connections there are, and -1. `e` [n] is -log10 p, 0 of what is not to count;
-        `tried` what was never answered. Written are `owner` [n], the place of the host whose open incident a connection
-        belongs to, -1 none, and `told` [n], what the evidence against the host of the row has come to.
+        `tried` what was never answered; `ours` whose responder is weighed here. What is `overheard` speaks against
+        responders alone, its originators being another's. Written are `owner` [n], the place of the host whose open
+        incident a connection belongs to, -1 none, and `told` [n], what the evidence against the row's host has come to.
         """
         row, slot, forgotten = _weigh(
-            begin, orig, resp, end, e, tried, early, owner, told, self._tails, _SIZES, _HORIZON_OF,
+            begin, orig, resp, end, e, tried, early, ours, overheard, owner, told, self._tails, _SIZES, _HORIZON_OF,
             _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
             self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
         )  # fmt: skip
@@ -258,10 +315,10 @@ def _compare(
 
 @entry
 def _weigh(
-    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, owner: Any, told: Any, learned:
-    Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any, when:
-    Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any,
-    source: Any, last_open: Any,
+    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, ours: Any, overheard: Any, owner: Any,
+    told: Any, learned: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any,
+    when: Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any, source: Any,
+    last_open: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
@@ -271,6 +328,8 @@ def _weigh(
         owner[i] = -1
         told[i] = 0.0
         a, b = _find(keys, orig[i]), _find(keys, resp[i])
+        if overheard:
+            a = np.int64(-1)
         if b >= 0 and not early[i] and other[b] != orig[i]:
             several[b] = True
         a_open = a >= 0 and last_open[a] >= now
@@ -295,6 +354,10 @@ def _weigh(
         for role in range(2):
             key = orig[i] if role == 0 else resp[i]
             slot = a if role == 0 else b
+            if role == 0 and overheard:
+                continue
+            if role == 1 and not ours[i]:
+                break
             if role == 1 and a_open:
                 break  # an originator's incident explains its connections; its targets are none of their own
             if role == 0 and b_open and not a_open and tried[i]:

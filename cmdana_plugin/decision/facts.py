@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from cmdana_plugin.decision.evidence import FIRM
 from cmdana_plugin.decision.seen import Seen
+from cmdana_plugin.decision.tails import FIRM
 
 W = TypeVar("W")
 TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
@@ -21,6 +21,7 @@ _ROOM: Final = 12_288  # ports, targets and sources told apart in an incident
 _RING: Final = 64  # intervals, and names, that are remembered
 _LIKE: Final = 0.3  # share of evident connections from which on those like them belong to an incident
 _BURST: Final = 50
+_FEW: Final = 12  # connections that stand for all
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -98,13 +99,24 @@ class Strand:
 
 
 @dataclass(slots=True)
+class Pair:
+    """The connections of one strand with one host or domain at the other end, where there was evidence."""
+
+    connections: int = 1
+    evident: int = 1
+    evidence: float = 0.0  # as a strand's
+    told: float = 0.0  # of that, what the last notice that spoke of it knew
+    uids: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # of the latest
+
+
+@dataclass(slots=True)
 class Facts:
     """The strands of an incident, and what they have in common."""
 
     role: str = "originator"  # of the incident's host
     strands: dict[str, Strand] = field(default_factory=dict)
-    # By strand and host at the other end, where there was evidence: connections that were, and all.
-    pairs: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    # By strand and who is at the other end: the domain where one is named, else the host.
+    pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     components: Counter[str] = field(
         default_factory=Counter
     )  # of the score, the oddest of each evident connection
@@ -122,16 +134,22 @@ class Facts:
         """
         name = strand_of(s)
         known = self.strands.get(name)
-        pair = self.pairs.get((name, self._other(s)))
+        pair = self.pair_of(s)
         if pair is not None:
-            pair[1] += 1
+            pair.connections += 1
         if s.evidence >= FIRM:
             return True
         if name == TRIES and known is not None and known.evident >= 3:
             return known.evident >= _LIKE * known.connections
-        return pair is not None and pair[0] >= _LIKE * pair[1]
+        return pair is not None and pair.evident >= _LIKE * pair.connections
+
+    def pair_of(self, s: Seen) -> Pair | None:
+        """What is known of connections like this one with the same host."""
+        return self.pairs.get((strand_of(s), self._other(s)))
 
     def _other(self, s: Seen) -> str:
+        if s.domain and self.role == "originator":
+            return s.domain
         return s.verdict.resp_h if self.role == "originator" else s.verdict.orig_h
 
     def add(self, s: Seen) -> None:
@@ -148,11 +166,14 @@ class Facts:
         self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
         if s.evidence >= 1.0:
             self.evident += 1
-            pair = self.pairs.get((name, self._other(s)))
+            pair = self.pair_of(s)
             if pair is not None:
-                pair[0] += 1
+                pair.evident += 1
             elif len(self.pairs) < MOST:
-                self.pairs[name, self._other(s)] = [1, 1]
+                pair = self.pairs[name, self._other(s)] = Pair()
+            if pair is not None:
+                pair.evidence += s.evidence - 1.0
+                pair.uids.append(s.verdict.uid)
             if s.component is not None:
                 tally(self.components, s.component)
             self.strongest.append((s.evidence, s.verdict.uid))
@@ -162,6 +183,14 @@ class Facts:
     def ordered(self) -> Sequence[Strand]:
         """The strands, those of most evidence first."""
         return sorted(self.strands.values(), key=lambda s: (-s.evidence, s.name))
+
+    @property
+    def reach(self) -> int:
+        """Hosts at the other end of what was tried in vain, as far as they are told apart."""
+        tries = self.strands.get(TRIES)
+        if tries is None:
+            return 0
+        return len(tries.targets if self.role == "originator" else tries.sources)
 
     def targets(self) -> Counter[str]:
         total: Counter[str] = Counter()

@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.allow import AllowList
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
-from cmdana_plugin.decision.facts import TRIES, Facts, strand_of, tally
+from cmdana_plugin.decision.facts import TRIES, Facts, Pair, strand_of, tally
 from cmdana_plugin.decision.kinds import UNUSUAL, Setting, is_remote, named
 from cmdana_plugin.decision.notice import (
     ANOMALOUS_CONNECTION,
@@ -33,14 +33,17 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
-from cmdana_plugin.decision.seen import USUAL, Rows, Seen
-from cmdana_plugin.decision.tails import UNLEARNED, Tails
+from cmdana_plugin.decision.seen import USUAL, Oddest, Rows, Seen, rows_of_seen
+from cmdana_plugin.decision.stored import made, plain
+from cmdana_plugin.decision.tails import KEPT, UNLEARNED, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
+from cmdana_plugin.statefile import column, of_text, prefixed, text_array, under
 
 REVISED: Final = "revised"  # the stage of a row about a connection that turned out to belong to an incident
 _ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
+_NEWS: Final = 8.0  # evidence (-log10 p beyond one in ten each) from which on a further thing is told of
 _NAMED: Final = 3  # services of an incident
 _HOSTS: Final = 8  # and hosts and targets
 _MOST_CASES: Final = 512  # hosts with an incident that is open or may go on
@@ -69,6 +72,9 @@ class Decided:
     notices: dict[int, list[Notice]] = field(default_factory=dict)  # by row
     incident: dict[int, str] = field(default_factory=dict)  # by row, of rows of an incident
     revised: list[tuple[int, Verdict]] = field(default_factory=list)  # earlier connections, after this row
+    elsewhere: list[Seen] = field(
+        default_factory=list
+    )  # the oddest of an hour to responders that others watch
 
 
 @dataclass(slots=True)
@@ -88,21 +94,31 @@ class _Case:
     alone: bool = False
     told: int = 0  # connections when it was noticed last
     looked: int = 0  # and when it was looked at last
+    reach: int = 0  # hosts at the other end when it was noticed last
     kind: str = ""
+    lead: str = ""  # the strand that it was last noticed for
+    # Of the last notice by strand and originator: network time, and the evidence of what it told most of.
+    strands_told: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
 
 class Decider:
     """Connections in, notices out. Early verdicts may open an incident, and are not counted in it."""
 
-    def __init__(self, budget: Budget, incident: Incident, tails: Tails = UNLEARNED) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        incident: Incident,
+        tails: Tails = UNLEARNED,
+        key: tuple[int, int] | None = None,
+    ) -> None:
         self.threshold = threshold(budget)
         self.suppressed = 0  # incidents that went on after they had grown quiet, and were not noticed anew
         self.allowed = 0  # connections on the allow-list that else would have counted
-        self.evidence = Evidence(tails, incident.max_hosts, incident.quiet)
+        self.evidence = Evidence(tails, incident.max_hosts, incident.quiet, key)
         self._budget = budget
         self._quiet = incident.quiet
         self._allow = AllowList(budget.allow)
-        self._known: dict[tuple[str, str, int, str], bool] = {}  # whether these are allowed
+        self._known: dict[tuple[int, str, str, int, str], bool] = {}  # whether these are allowed, by era
         self._cases: OrderedDict[tuple[Role, str], _Case] = OrderedDict()  # by host that does it
         self._by_place: dict[int, _Case] = {}
         self._ended: deque[HostIncident] = deque(maxlen=_MOST_ENDED)
@@ -110,6 +126,9 @@ class Decider:
         self._habits = _Habits(incident.max_hosts)
         self._hour: int | None = None
         self._near: dict[str, float] = {}  # what came nearest to an alarm, by originator
+        # Which responders [n, 16] are ours to watch; None: all.
+        self.ours: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None
+        self._elsewhere = Oddest(KEPT, incident.max_hosts)
         self._set_limit()
 
     @property
@@ -117,9 +136,61 @@ class Decider:
         """Hosts whose evidence was let go to keep the bound."""
         return self.evidence.forgotten
 
-    def receive(self, rows: Rows) -> Decided:
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Evidence, incidents and habits, as arrays by name."""
+        cases = {case.id: case for case in [*self._cases.values(), *self._by_place.values()]}
+        text = {
+            "suppressed": self.suppressed,
+            "allowed": self.allowed,
+            "cases": [plain(case) for case in cases.values()],
+            "hosts": [[role, host, case.id] for (role, host), case in self._cases.items()],
+            "places": [[place, case.id] for place, case in self._by_place.items()],
+            "ended": [plain(incident) for incident in self._ended],
+            "near": list(self._near.items()),
+            "hour": self._hour,
+            "past": self._past.state(),
+        }
+        return (
+            prefixed("evidence.", self.evidence.state())
+            | prefixed("habits.", self._habits.state())
+            | {"incidents": text_array(text)}
+        )
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none, or of a table of another size."""
+        text = of_text(state, "incidents")
+        try:
+            cases = {case.id: case for case in (made(_Case, c) for c in text["cases"])}
+            by_host = OrderedDict(((_role(r), str(h)), cases[i]) for r, h, i in text["hosts"])
+            by_place = {int(place): cases[i] for place, i in text["places"]}
+            ended = [made(HostIncident, incident) for incident in text["ended"]]
+            near = {str(host): float(e) for host, e in text["near"]}
+            hour = None if text["hour"] is None else int(text["hour"])
+            suppressed, allowed = int(text["suppressed"]), int(text["allowed"])
+            past = _Past()
+            past.restore(text["past"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"incidents: found no {error}") from None
+        self.evidence.restore(under("evidence.", state))
+        self._habits.restore(under("habits.", state))
+        self._cases, self._by_place, self._near, self._hour = by_host, by_place, near, hour
+        self._ended, self._past = deque(ended, _MOST_ENDED), past
+        self.suppressed, self.allowed = suppressed, allowed
+
+    def overheard(self, seen: Sequence[Seen]) -> Decided:
+        """What odd connections of others' originators come to against responders that are ours."""
+        rows = rows_of_seen(seen)
+        out = self.receive(rows, overheard=True)
+        for i, incident in out.incident.items():
+            out.revised.append((i, _revised(seen[i].verdict, incident)))
+        return out
+
+    def receive(self, rows: Rows, *, overheard: bool = False) -> Decided:
         """What a block of the stream comes to; however the stream is cut, the same."""
         out = Decided()
+        if not len(rows):
+            return out
+        ours = np.ones(len(rows), np.bool_) if overheard or self.ours is None else self.ours(rows.resp)
         orig, resp = self.evidence.keys(rows.orig, 0), self.evidence.keys(rows.resp, 1)
         e = self._counted(rows)
         owner, told = np.full(len(rows), -1), np.zeros(len(rows))
@@ -127,22 +198,19 @@ class Decider:
         cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
         for begin, stop in itertools.pairwise(cuts):
             self._turn(int(hour[begin]))
-            self._habits.count(orig[begin:stop], rows.counts[begin:stop])
+            if not overheard:
+                self._habits.count(orig[begin:stop], rows.counts[begin:stop])
             at = begin
             while at < stop:
                 row, place = self.evidence.weigh(
                     at, orig[:stop], resp[:stop], rows.end[:stop], e[:stop], rows.tried[:stop], rows.early[:stop],
-                    owner, told,
+                    ours, owner, told, overheard=overheard,
                 )  # fmt: skip
-                self._gather(rows, at, row, e, owner, told, out)
+                self._gather(rows, at, row, e, ours, owner, told, out)
                 if place >= 0:
                     self._alarm(rows, row, place, int(orig[row]), float(told[row]), out)
                 at = row + 1
         return out
-
-    def open_hosts(self, now: float) -> frozenset[str]:
-        """The hosts with an open incident, whose connections are none to learn from."""
-        return frozenset(host for (_, host), case in self._cases.items() if case.until + self._quiet >= now)
 
     def incidents(self) -> list[HostIncident]:
         """All that there have been of late, as known by now: those that are over first."""
@@ -161,12 +229,13 @@ class Decider:
             return rows.evidence
         e = rows.evidence.copy()
         for i in np.flatnonzero(e >= 0.5).tolist():
-            pair = rows.pair(i)
-            allowed = self._known.get(pair)
+            pair, now = rows.pair(i), float(rows.end[i])
+            key = (self._allow.era(now), *pair)
+            allowed = self._known.get(key)
             if allowed is None:
                 if len(self._known) >= 65536:
                     self._known.clear()
-                allowed = self._known[pair] = pair in self._allow
+                allowed = self._known[key] = self._allow.allows(pair, now)
             if allowed:
                 self.allowed += bool(rows.odd[i])
                 e[i] = 0.0
@@ -176,6 +245,7 @@ class Decider:
         """Ends the hour that was counted if `hour` is another one; one back is a node of a cluster that lags."""
         if self._hour is not None and self._hour - 1 <= hour <= self._hour:
             return
+        self._elsewhere.forget()
         if self._hour is not None:
             self.evidence.turn()
             self._habits.turn(min(max(hour - self._hour, 1), 24 * 7))
@@ -187,8 +257,8 @@ class Decider:
         self.evidence.set_limit(max(math.log10(hours / self._budget.alerts_per_day), 1.0))
 
     def _gather(
-        self, rows: Rows, begin: int, end: int, e: NDArray[np.float64], owner: NDArray[np.int64],
-        told: NDArray[np.float64], out: Decided,
+        self, rows: Rows, begin: int, end: int, e: NDArray[np.float64], ours: NDArray[np.bool_],
+        owner: NDArray[np.int64], told: NDArray[np.float64], out: Decided,
     ) -> None:  # fmt: skip
         """The connections before the next alarm: those of open incidents to these, what is odd among the rest kept."""
         part = slice(begin, end)
@@ -197,6 +267,8 @@ class Decider:
             case = self._by_place.get(int(owner[i])) if owner[i] >= 0 else None
             if case is None:
                 self._past.keep(s)
+                if not ours[i] and self._elsewhere.takes(s):
+                    out.elsewhere.append(s)
                 self._remember_near(s.verdict.orig_h, float(told[i]))
                 continue
             if not case.facts.takes(s):
@@ -246,9 +318,11 @@ class Decider:
         self._cases.move_to_end((role, host))
         self.evidence.hold(place, s.end)
         other = self.evidence.place(self.evidence.keys(rows.resp[row : row + 1], 1)[0])
+        # Who else speaks to a responder is not known where others have hosts of their own.
         case.alone = (
-            role == "originator" and other >= 0 and self.evidence.alone(other) and len(case.hosts) == 1
-        )
+            role == "originator" and self.ours is None and other >= 0 and self.evidence.alone(other)
+            and len(case.hosts) == 1
+        )  # fmt: skip
         for old in earlier:
             case.facts.add(old)
             out.revised.append((row, _revised(old.verdict, case.id)))
@@ -285,11 +359,14 @@ class Decider:
         return None
 
     def _growth(self, case: _Case, s: Seen) -> Notice | None:
-        """A notice where an incident has grown tenfold, or is by now known for what it is."""
+        """A notice where an incident has grown or reaches tenfold, or is by now known for what it is."""
         n = case.facts.connections
-        if case.kind == UNUSUAL and len(case.hosts) >= _COMMON:
+        news = self._news(case, s)
+        if case.kind == UNUSUAL and len(case.hosts) >= _COMMON and (news is None or news.told):
             return None  # a surge or a roll-out: once is enough
-        if n >= _GROWTH * case.told:
+        if news is not None:
+            return self._told(case, s, news)
+        if n >= _GROWTH * case.told or case.facts.reach >= _GROWTH * case.reach:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:
             case.looked = n
@@ -297,9 +374,29 @@ class Decider:
                 return self._told(case, s)
         return None
 
-    def _told(self, case: _Case, s: Seen) -> Notice:
+    def _news(self, case: _Case, s: Seen) -> Pair | None:
+        """What the host by now does beside what was told, or to somebody else after a while."""
+        pair = case.facts.pair_of(s)
+        if pair is None or pair.evidence < max(_NEWS, _GROWTH * pair.told):
+            return None
+        last, known = case.strands_told.get((strand_of(s), s.verdict.orig_h), (-math.inf, 0.0))
+        new = abs(s.end - last) > self._quiet or pair.evidence >= _GROWTH * known
+        return pair if new or (s.domain and not pair.told) else None
+
+    def _told(self, case: _Case, s: Seen, news: Pair | None = None) -> Notice:
+        case.lead = "" if news is None else strand_of(s)
         incident, known = self._described(case)
+        if news is not None:
+            incident = replace(incident, news=True, uids=tuple(news.uids))
+        this = case.facts.pair_of(s)
+        for (strand, _), pair in case.facts.pairs.items():
+            if pair.evidence >= _NEWS / 2 or pair is this:
+                pair.told = pair.evidence
+                of_strand = strand, s.verdict.orig_h
+                _, before = case.strands_told.get(of_strand, (0.0, 0.0))
+                case.strands_told[of_strand] = s.end, max(before, pair.evidence)
         case.told = case.looked = max(case.facts.connections, 1)
+        case.reach = max(case.facts.reach, 1)
         case.kind = incident.kind
         note = ANOMALOUS_CONNECTION if incident.connections == 1 else ANOMALOUS_HOST
         return Notice(
@@ -317,7 +414,7 @@ class Decider:
     def _described(self, case: _Case) -> tuple[HostIncident, bool]:
         """The incident, and whether a supervised model knows it."""
         facts, setting = case.facts, self._setting(case)
-        words = named(facts, setting, self._budget.max_reasons)
+        words = named(facts, setting, self._budget.max_reasons, case.lead)
         strands = facts.ordered()
         peers: Counter[str] = Counter()
         for strand in strands:
@@ -373,6 +470,19 @@ class _Past:
         self._hosts: OrderedDict[tuple[Role, str], deque[Seen]] = OrderedDict()
         self._held = 0
 
+    def state(self) -> dict[str, Any]:
+        """The connections, each once, and which each host has."""
+        unique = {id(s): s for ring in self._hosts.values() for s in ring}
+        at = {key: i for i, key in enumerate(unique)}
+        hosts = [[*key, [at[id(s)] for s in ring]] for key, ring in self._hosts.items()]
+        return {"seen": [plain(s) for s in unique.values()], "hosts": hosts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        seen = [made(Seen, s) for s in state["seen"]]
+        for role, host, rows in state["hosts"]:
+            self._hosts[_role(role), str(host)] = deque((seen[int(i)] for i in rows), _PAST_EACH)
+        self._held = sum(map(len, self._hosts.values()))
+
     def keep(self, s: Seen) -> None:
         for role, host in zip(_ROLES, (s.verdict.orig_h, s.verdict.resp_h), strict=True):
             ring = self._hosts.get((role, host))
@@ -412,6 +522,25 @@ class _Habits:
         self._settled: dict[int, NDArray[np.float64]] = {}
         self._now: dict[int, NDArray[np.float64]] = {}
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        tables = {"settled": self._settled, "now": self._now}
+        out: dict[str, NDArray[Any]] = {"hours": np.array([self._hours])}
+        for name, table in tables.items():
+            out[f"{name}.keys"] = np.array(list(table), np.uint64)
+            out[f"{name}.counts"] = np.array(list(table.values())).reshape(-1, len(USUAL))
+        return out
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        hours = int(column(state, "hours", np.zeros(1, np.int64))[0])
+        tables = []
+        for name in ("settled", "now"):
+            keys = state.get(f"{name}.keys", np.zeros(0))
+            like = np.zeros((len(keys), len(USUAL)))
+            if keys.dtype != np.uint64 or len(keys) > self._most:
+                raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
+            tables.append(dict(zip(keys.tolist(), column(state, f"{name}.counts", like), strict=True)))
+        self._hours, (self._settled, self._now) = hours, tables
+
     def count(self, keys: NDArray[np.uint64], counts: NDArray[np.float64]) -> None:
         unique, at = np.unique(keys, return_inverse=True)
         sums = np.zeros((len(unique), counts.shape[1]))
@@ -439,6 +568,10 @@ class _Habits:
             return {}
         known = self._settled.get(key, np.zeros(len(USUAL)))
         return dict(zip(USUAL, (known * 24.0 / self._hours).tolist(), strict=True))
+
+
+def _role(word: object) -> Role:
+    return "responder" if word == "responder" else "originator"
 
 
 def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
+from cmdana_plugin.decision.adaptation import Adaptation
 from cmdana_plugin.decision.counters import Watch
 from cmdana_plugin.decision.incidents import Decided, Decider
 from cmdana_plugin.decision.kinds import COMPONENT_WORDS, quoted
 from cmdana_plugin.decision.notice import Notice
-from cmdana_plugin.decision.seen import rows_of
+from cmdana_plugin.decision.seen import Seen, rows_of
 from cmdana_plugin.decision.tails import UNLEARNED, Tails
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdict, Verdicts, coded
-from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores
+from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores, restore_to, state_of
+from cmdana_plugin.statefile import column, prefixed, under
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
 
@@ -41,6 +43,7 @@ class Judged:
     notices: Sequence[Notice]
     counts: Mapping[tuple[str, str], int]  # verdicts by stage and word: ("final", "benign")
     revised: Sequence[tuple[int, Verdict]] = ()
+    elsewhere: Sequence[Seen] = ()  # odd connections whose responders other shards watch
 
     def rows(self) -> Iterator[Verdict]:
         """All verdicts in the order in which they were reached, however the stream is cut."""
@@ -59,14 +62,39 @@ class Judge:
     are explained depends on network time alone, and so is the same live and offline, however the stream is cut.
     """
 
-    def __init__(self, detector: Detector, config: Config, tails: Tails | None = None) -> None:
-        """`tails` say how rare evidence against a host is on the network that was learned; None: nobody has learned."""
+    def __init__(
+        self, detector: Detector, config: Config, tails: Tails | None = None, *, adapting: bool = False,
+        key: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """`tails` say how rare evidence against a host is on the network that was learned; None: nobody has learned.
+
+        Where it is `adapting`, the p-values of verdicts follow the stream as `[adaptation]` says. Evidence against
+        hosts does not: its tails are another calibration, and doing both costs incidents. `key` is that of its hashes,
+        so that the states of several judges of a site can be merged.
+        """
         self.detector = detector
-        self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails)
+        self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails, key)
         self.watch = Watch(config, COMPONENT_WORDS)
+        mode = config.adaptation.mode
+        self.adaptation = Adaptation(
+            config.adaptation,
+            on=adapting and (mode == "always" or (mode in ("calibration", "shadow") and tails is None)),
+        )
         self._max_reasons = config.verdict.max_reasons
         self._left = float(_EXPLAINED_AT_ONCE)
         self._now = -math.inf
+
+    def look(self, blocks: Iterable[Encoded]) -> None:
+        """The first of two passes over a stream that no model has learned: what its own p-values are, without judging.
+
+        Detector and decider know nothing of it afterwards.
+        """
+        before = state_of(self.detector)
+        for windows in blocks:
+            if not self.adaptation.look(windows, self.detector.receive(windows)):
+                break
+        self.adaptation.looked()
+        restore_to(self.detector, before)
 
     def judged(self, blocks: Iterable[Encoded], *, ahead: bool = False) -> Iterator[Judged]:
         """The result for each block in turn; the blocks are one stream in order of `end`, some may be empty.
@@ -82,9 +110,10 @@ class Judge:
         """The result for a block whose scores are known; blocks in stream order, the detector may be a block ahead."""
         if not len(windows):
             return Judged(windows, NO_VERDICTS, (), {})
-        verdicts = self._verdicts(windows, scores)
+        verdicts = self._verdicts(windows, self.adaptation.receive(windows, scores))
         counts = verdicts.counted()
-        notices: list[Notice] = self.watch.receive(windows, scores, counts)
+        drifted = self.watch.receive(windows, scores, counts, verdicts.score)
+        notices = [self._answered(n) for n in drifted]
         decided = self._decide(windows, verdicts, scores)
         raised = decided.notices
         for i, incident in decided.incident.items():
@@ -95,13 +124,58 @@ class Judge:
         for i in sorted(raised):
             notices += raised[i]
         self.watch.noticed(notices)
-        return Judged(windows, verdicts, notices, counts, decided.revised)
+        return Judged(windows, verdicts, notices, counts, decided.revised, decided.elsewhere)
+
+    def share(self, ours: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]) -> None:
+        """Has evidence against responders [n, 16] that are not `ours` left to others."""
+        self.decider.ours = ours
+
+    def overheard(self, nothing: Encoded, seen: Sequence[Seen]) -> Judged:
+        """What comes of odd connections that others have judged, to responders that are ours; `nothing` is a
+        block of no windows.
+        """
+        order = sorted(seen, key=lambda s: s.end)
+        decided = self.decider.overheard(order)
+        notices = [n for i in sorted(decided.notices) for n in decided.notices[i]]
+        self.watch.noticed(notices)
+        return Judged(nothing, NO_VERDICTS, notices, {}, decided.revised)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that judge and detector know by now, between two blocks, as arrays by name."""
+        return (
+            prefixed("detector.", state_of(self.detector))
+            | prefixed("decider.", self.decider.state())
+            | prefixed("drift.", self.watch.drift.state())
+            | prefixed("adaptation.", self.adaptation.state())
+            | {"explained": np.array([self._left, self._now])}
+        )
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`; without the learned memory where another network has written it (not `learned`).
+
+        Raises `ValueError` where it is none, or holds more than this judge may; nothing of it is then to be used.
+        """
+        explained = column(state, "explained", np.zeros(2))
+        self.decider.restore(under("decider.", state))
+        self.watch.drift.restore(under("drift.", state))
+        self.adaptation.restore(under("adaptation.", state))
+        restore_to(self.detector, under("detector.", state), learned)
+        self._left, self._now = explained.tolist()
+
+    def _answered(self, notice: Notice) -> Notice:
+        """A notice of drift with what has been done about it."""
+        if notice.drift is None:
+            return notice
+        becomes = self.adaptation.becomes(notice.drift.traffic, notice.drift.tail)
+        return replace(notice, drift=replace(notice.drift, becomes=becomes))
 
     def _explained(
         self, windows: Encoded, scores: Scores, raised: Collection[int]
     ) -> dict[int, tuple[str, ...]]:
         """Why, by row, of the first of these rows; a row that cannot be explained is left out."""
-        rows = [i for i in sorted(raised) if self._explains(float(windows.connections.end[i]))]
+        # A connection that is like one in ten others has nothing to explain: the incident's own reasons stand.
+        odd = [i for i in sorted(raised) if scores.p_value[i] <= 0.1]
+        rows = [i for i in odd if self._explains(float(windows.connections.end[i]))]
         if not rows:
             return {}
         reasons = self.detector.explain(windows, scores, np.array(rows))

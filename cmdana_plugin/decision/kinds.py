@@ -60,16 +60,32 @@ class Named:
 Rule = Callable[[Strand, Setting], "tuple[str, str] | None"]  # headline, technique
 
 
-def named(facts: Facts, setting: Setting, most: int) -> Named:
-    """The first kind in the table that fits one of the strands that carry the incident; `most` reasons."""
+def named(facts: Facts, setting: Setting, most: int, lead: str = "") -> Named:
+    """What the incident is called; `most` reasons.
+
+    The first kind in the table that fits one of the strands that carry it, the others' kinds after that; of the strand
+    `lead`, where one is named, that strand's before all, where it has one.
+    """
     strands = facts.ordered()
     carrying = [s for s in strands if s.evidence >= _CONSIDERED * strands[0].evidence] or strands[:1]
-    for kind, rule in _RULES:
-        for strand in carrying:
-            found = rule(strand, setting)
-            if found is not None:
-                return Named(kind, found[0], found[1], _why(facts, strand, setting, most))
-    return Named(UNUSUAL, _unusual(facts, setting), NO_TECHNIQUE, _why(facts, strands[0], setting, most))
+    known = sorted(filter(None, (_kind(s, setting) for s in carrying)), key=lambda found: found[0])
+    new = facts.strands.get(lead)
+    first = None if new is None else _kind(new, setting)
+    strange = [f"{UNUSUAL} {quoted(new.name)}"] if new is not None and first is None else []
+    first = first or (known[0] if known else None)
+    if first is None:
+        strand = new or strands[0]
+        return Named(UNUSUAL, _unusual(facts, setting), NO_TECHNIQUE, _why(facts, strand, setting, most))
+    rank, strand, headline, technique = first
+    others = dict.fromkeys([*(KINDS[found[0]] for found in known if found[0] != rank), *strange])
+    also = f"; also: {', '.join(others)}" if others else ""
+    return Named(KINDS[rank], headline + also, technique, _why(facts, strand, setting, most))
+
+
+def _kind(s: Strand, setting: Setting) -> tuple[int, Strand, str, str] | None:
+    """The first kind that fits a strand, by its place in the table, with headline and technique."""
+    found = ((rank, rule(s, setting)) for rank, (_, rule) in enumerate(_RULES))
+    return next(((rank, s, *words) for rank, words in found if words is not None), None)
 
 
 # --- The table ---

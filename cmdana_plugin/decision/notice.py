@@ -49,6 +49,9 @@ class HostIncident:
     limit: float  # of that, where an alarm begins
     why: tuple[str, ...]  # the strongest pieces of evidence in words
     uids: tuple[str, ...]  # of the connections that brought most evidence, a few
+    news: bool = (
+        False  # the notice is of something that the host does beside what was told; `uids` are of that
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class TrafficDrift:
     components: tuple[
         tuple[str, float], ...
     ]  # of the score, with the share of connections in which each is odd
+    becomes: float | None = (
+        None  # what `tail` counts as since it was calibrated on the stream; None: it was not
+    )
 
 
 @dataclass(frozen=True, slots=True)

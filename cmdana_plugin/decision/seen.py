@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.evidence import MOST
+from cmdana_plugin.decision.tails import MOST
 from cmdana_plugin.decision.verdict import Verdict, Verdicts
-from cmdana_plugin.detector import Scores
-from feature_extractors import CONN_STATES, Stage
-from feature_extractors.features import Encoded, load_schema
+from cmdana_plugin.detector import BENIGN
+from feature_extractors import CONN_STATES, Stage, addresses_of
+from feature_extractors.features import load_schema
+
+if TYPE_CHECKING:
+    from cmdana_plugin.detector import Scores
+    from feature_extractors.features import Encoded
 
 _NO_ANSWER: Final = np.array([s in ("S0", "REJ", "RSTOS0", "RSTRH", "SH", "SHR") for s in (*CONN_STATES, "")])
 _TCP: Final = 6
@@ -60,6 +65,31 @@ class Rows:
         return len(self.end)
 
 
+class Oddest:
+    """Which connections are among the oddest of a responder, until it is `forget`: no others can count against it."""
+
+    def __init__(self, most: int, responders: int) -> None:
+        """So many of each responder, of whom so many are held; of any beyond these all are among them."""
+        self._most = most
+        self._responders = responders
+        self._least: dict[str, list[float]] = {}  # a heap of the evidence of each
+
+    def takes(self, s: Seen) -> bool:
+        """Whether this one is, of those so far."""
+        heap = self._least.get(s.verdict.resp_h)
+        if heap is None:
+            heap = []
+            if len(self._least) < self._responders:
+                self._least[s.verdict.resp_h] = heap
+        if len(heap) < self._most:
+            heapq.heappush(heap, s.evidence)
+            return True
+        return heapq.heappushpop(heap, s.evidence) < s.evidence
+
+    def forget(self) -> None:
+        self._least.clear()
+
+
 USUAL: Final = ("connections", "tries", "refused", "sent")  # what is counted of a host by day
 
 
@@ -98,6 +128,23 @@ def rows_of(
     return Rows(
         c.orig_h, c.resp_h, c.end, evidence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
         np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64), seen, pair,
+    )  # fmt: skip
+
+
+def rows_of_seen(seen: Sequence[Seen]) -> Rows:
+    """Connections that others have judged, none of them early, in order of their ends."""
+    n = len(seen)
+
+    def pair(i: int) -> tuple[str, str, int, str]:
+        v = seen[i].verdict
+        return v.orig_h, v.resp_h, v.resp_p, v.proto
+
+    return Rows(
+        addresses_of([s.verdict.orig_h for s in seen]), addresses_of([s.verdict.resp_h for s in seen]),
+        np.array([s.end for s in seen], np.float64), np.array([s.evidence for s in seen], np.float64),
+        np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
+        np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros((n, len(USUAL))),
+        lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
 
 

@@ -16,6 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST: Final = 0.5  # -log10 p below which a connection is no evidence
+FIRM: Final = 2.0  # and from which on it keeps an incident open
+MOST: Final = 12.0  # that one connection may bring: no single p-value is sure of more
 ROLES: Final = 2  # originator, responder
 HORIZONS: Final = (3600.0, 86400.0)  # seconds that evidence is looked at together
 SIZES: Final = (

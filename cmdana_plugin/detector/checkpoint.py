@@ -23,9 +23,10 @@ from safetensors.numpy import save as serialised
 from cmdana_plugin import files
 from cmdana_plugin.detector import soundness as sound
 from cmdana_plugin.detector.calibration import ENOUGH, ENOUGH_HISTORY, Strata, Tail
+from cmdana_plugin.detector.engines.shape import Shape, parameters_of
 from cmdana_plugin.detector.inputs import Bins, Preparation
 from cmdana_plugin.detector.mixture import Mixture
-from cmdana_plugin.detector.network import Shape, parameters_of
+from cmdana_plugin.detector.networks.names import CROSS_MODAL
 from cmdana_plugin.detector.soundness import TREES, Unsound, shown
 from cmdana_plugin.detector.trees import Trees
 from feature_extractors import CmdanaError, SchemaError
@@ -33,6 +34,7 @@ from feature_extractors.features import Schema
 
 SHIPPED: Final = "cmdana.json"  # in `models`: what the package says of the model beside it
 FORMAT: Final = 2
+_OWN: Final = ("format", "shape", "detector", "classes", "weights", "tails")  # entries of the metadata
 _MAX_FILE_BYTES: Final = 256 * 1024 * 1024  # bytes of a file
 # Of safetensors.
 _TYPES: Final = {
@@ -64,6 +66,7 @@ class Checkpoint:
     behaviour: Mapping[str, NDArray[Any]] = field(
         default_factory=dict
     )  # of the room of that name, which checks them
+    detector: str = CROSS_MODAL  # its name among `networks.names.DETECTORS`
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,14 @@ def shipped_model() -> Shipped:
     """The digest and reference scores expected of the shipped model, from `models/cmdana.json`."""
     shipped = json.loads((resources.files("cmdana_plugin") / "models" / SHIPPED).read_text(encoding="ascii"))
     return Shipped(str(shipped["sha256"]), json.dumps(shipped["reference"]))
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Tells networks apart: what one has written into memory, another cannot read."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(checkpoint.network):
+        digest.update(name.encode() + np.ascontiguousarray(checkpoint.network[name]).tobytes())
+    return digest.hexdigest()
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -109,6 +120,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     meta = {
         "format": str(FORMAT),
         "shape": json.dumps(parameters_of(checkpoint.shape)),
+        "detector": checkpoint.detector,
         "classes": json.dumps(list(checkpoint.classes)),
         "weights": json.dumps(dict(checkpoint.weights)),
         "tails": json.dumps(tails),
@@ -156,10 +168,11 @@ def loads(content: bytes, path: Path, schema: Schema) -> Checkpoint:
 def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schema: Schema) -> Checkpoint:
     """Raises `Unsound`."""
     sound.check_names(tensors)
-    about = {k: v for k, v in meta.items() if k not in ("format", "shape", "classes", "weights", "tails")}
+    about = {k: v for k, v in meta.items() if k not in _OWN}
     sound.check_about(about)
+    detector = sound.detector_of(meta)
     shape = sound.shape_of(meta, schema)
-    weights = sound.weights_of(meta, tensors)
+    weights = sound.weights_of(meta, tensors, detector)
     classes = sound.classes_of(meta)
     tails = {
         name: Tail(
@@ -172,9 +185,9 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
         )
         for name, (size, start, xi, scale) in sound.tails_of(meta, tensors, weights).items()
     }
-    sound.check_network(shape, tensors)
+    sound.check_network(shape, tensors, detector, len(classes))
     sound.check_preparation(tensors, schema)
-    sound.check_mixture(tensors, schema)
+    sound.check_mixture(tensors, sound.density_width(shape, detector, schema))
     forests: dict[str, Trees | None] = {}
     for prefix in TREES:
         there = f"{prefix}.root" in tensors
@@ -182,7 +195,7 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
             width = sound.columns_of(prefix, schema)
             sound.check_trees(prefix, tensors, width, len(classes) if prefix == "namer" else 1)
         forests[prefix] = Trees(**_named(prefix, tensors, Trees)) if there else None
-    if classes and forests["namer"] is None:
+    if classes and forests["namer"] is None and detector == CROSS_MODAL:
         raise Unsound("classes", f"{len(classes)} names", "none, or trees that tell them apart")
     if "name" in about:
         about["name"] = shown(about["name"])
@@ -195,6 +208,7 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
         }
         strata[name] = Strata(tails[f"{name}.all"], each, ENOUGH if name in weights else ENOUGH_HISTORY)
     return Checkpoint(
+        detector=detector,
         shape=shape,
         network={k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")},
         preparation=Preparation(

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.calibration import fuse, weighted_bonferroni
 from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.engines.engine import Before, Engine, Outcome, engine_of
+from cmdana_plugin.detector.engines.shape import CLASSES, LOG, MODALITIES, PACKET
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.detector.inputs import (
-    BLOCK,
     Prepared,
-    block_size,
-    density_columns,
-    encoded_together,
+    density_input,
     first_identical_row,
-    group_by_requested_fields,
-    isolation_columns,
-    pad_rows,
+    isolation_input,
+    novelty,
     prepare,
-    tokens_of,
 )
-from cmdana_plugin.detector.network import (
-    CLASSES,
-    CONNECTION,
-    LOG,
-    MODALITIES,
-    PACKET,
-    Network,
-    Past,
-    latent_residual,
-)
+from cmdana_plugin.detector.networks.names import CROSS_MODAL
 from cmdana_plugin.detector.scores import Scores, score_of, significant
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import tabulate
-from feature_extractors import SchemaError, Stage
+from feature_extractors import Connections, SchemaError, Stage
 from feature_extractors.features import (
     Encoded,
     Features,
@@ -57,16 +42,14 @@ from feature_extractors.features import (
     take_features,
 )
 
-_GPU_BLOCK_ROWS: Final = (
-    8192  # rows of one computation there, always: on a GPU a product depends on their number
-)
+if TYPE_CHECKING:
+    from cmdana_plugin.detector.network import Network
+    from cmdana_plugin.detector.networks.elements import FieldNetwork
+
 _PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _CHUNK_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _NAMED_PROBABILITY: Final = 0.7  # probability from which on the supervised head names a class
 _NAMED_P_VALUE: Final = 1e-2  # p-value below which it does so at all
-_SWITCH_INTERVAL_SECONDS: Final = 5e-4  # seconds that a thread may keep the interpreter
-# logarithm of a sum of exponentials, either way, up to which single precision holds it
-_MAX_EXACT_LOGARITHM: Final = 80.0
 # connections of a host so far; where the state's count ends it is known
 _HISTORY_CONNECTIONS: Final = (5.0, 20.0, 50.0)
 DEFAULT_MODEL: Final = "cmdana.safetensors"
@@ -74,6 +57,7 @@ DEFAULT_MODEL: Final = "cmdana.safetensors"
 _Job = TypeVar("_Job")
 Floats32 = NDArray[np.float32]
 # Memory, ring and how much of it counts, as in `EventContext`
+Own = Callable[[Connections], NDArray[np.bool_]]  # which connections [n] are to be scored
 Remembered = tuple[Floats32, Floats32, NDArray[np.int32]]
 
 
@@ -104,7 +88,8 @@ class CrossModal:
     One instance follows one stream; its state lives as long as the instance.
 
     `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
-    while there are cores to `spare` (always, unless told), one otherwise. `network` is the class of an ablation's.
+    while there are cores to `spare` (always, unless told), one otherwise. `network` is a class that torch computes, an
+    ablation's; without it our own kernels do, on a processor.
     """
 
     def __init__(
@@ -116,31 +101,47 @@ class CrossModal:
         device: str = "cpu",
         threads: int = 1,
         spare: Callable[[], bool] | None = None,
-        network: type[Network] = Network,
+        network: type[Network] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.schema = schema
         self.schema_digest = schema.digest
         self.name = checkpoint.about.get("name", "cmdana")
-        self.device = torch.device(device)
-        self.network = network(checkpoint.shape)
-        self.network.load_state_dict(
-            {k: torch.from_numpy(np.array(v)) for k, v in checkpoint.network.items()}
-        )
-        self.network.to(self.device).eval()
-        self._block = BLOCK if self.device.type == "cpu" else _GPU_BLOCK_ROWS
-        # Blocks side by side, each on one thread: small products do not gain from being shared out.
-        several = threads > 1 and self.device.type == "cpu"
-        self._pool = ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) if several else None
+        self._engine: Engine | None = None
+        self._settle_thread: Callable[[], object] | None = None
+        self._set_up(device, network)
+        several = threads > 1 and device == "cpu"
+        self._pool = ThreadPoolExecutor(threads, "score", self._settle_thread) if several else None
         self._spare = spare
+        # Which connections are to be scored, None all: the rest enter the state, and their scores mean nothing.
+        self.own: Own | None = None
         self._salt = salt
         self._hosts = hosts
         self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
         self.seen: EventContext | None = None
 
+    def _set_up(self, device: str, network: type[Network] | None) -> None:
+        self._engine = engine_of(self.checkpoint, device, network)
+        self._settle_thread = self._engine.settle_thread
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the network."""
+        assert self._engine is not None
+        return self._engine
+
     def reset(self) -> None:
         """Empties the state of all hosts, services and pairs, as before the first window."""
         self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
+        self.seen = None
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What is remembered of hosts, services and pairs, as arrays by name."""
+        return self._tables.state()
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`, as `Tables.restore`."""
+        self._tables.restore(state, learned)
         self.seen = None
 
     def receive(self, windows: Encoded) -> Scores:
@@ -207,51 +208,43 @@ class CrossModal:
                 c.ts, c.stage == Stage.EARLY, slots, write, value, self.rate(), recent
             )
 
-        return self.components(prepared, state, remember)
+        return self.components(prepared, state, remember, None if self.own is None else self.own(c))
 
     def components(
         self,
         prepared: Prepared,
         state: Floats32,
         remember: Callable[[Floats32, Floats32, Floats32], Remembered],
+        own: NDArray[np.bool_] | None = None,
     ) -> tuple[RawScores, EventContext]:
         """Uncalibrated components of events with the counts `state` before them: at run time and at calibration alike.
 
         `remember` is given what the events write (as `memory_update` has it) and says what was remembered before each.
+        Where there is `own` [n], others are not scored.
         """
         latents = self.latents(prepared)
         memory, ring, used = remember(*self.memory_update(latents, prepared))
         seen = EventContext(
             prepared.features, state, memory, ring, used, stratum_of(prepared.features, self.schema)
         )
-        return self.judge(prepared, seen, latents), seen
+        return self.judge(prepared, seen, latents, own=own), seen
 
     def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
         """Every job once, on all threads. Jobs touch rows of their own, so their order changes nothing."""
 
-        def run(one: _Job) -> None:
-            with torch.inference_mode():
-                job(one)
-
         pool = self._pool if self._spare is None or self._spare() else None
-        for _ in map(run, jobs) if pool is None else pool.map(run, jobs):
+        for _ in map(job, jobs) if pool is None else pool.map(job, jobs):
             pass
 
-    def _blocks(self, n: int) -> Iterator[slice]:
-        for begin in range(0, n, self._block):
-            yield slice(begin, min(begin + self._block, n))
-
-    def _size(self, rows: int) -> int:
-        return block_size(rows) if self.device.type == "cpu" else self._block
-
-    def _to(self, x: NDArray[np.generic]) -> Tensor:
-        return pad_rows(x, self._size(len(x))).to(self.device)
+    def _wanted(self, n: int, own: NDArray[np.bool_] | None) -> Iterator[NDArray[np.int64]]:
+        """The blocks of the rows that are to be scored."""
+        rows = np.arange(n) if own is None else np.flatnonzero(own)
+        for block in self.engine.blocks(len(rows)):
+            yield rows[block]
 
     def rate(self) -> NDArray[np.float32]:
         """The decay rate of the learned memory per second, [KINDS, MEMORY], positive."""
-        with torch.inference_mode():
-            out: NDArray[np.float32] = self.network.rate().cpu().numpy()
-        return out
+        return self.engine.rate()
 
     def latents(self, prepared: Prepared) -> NDArray[np.float32]:
         """The latents of each modality [n, 3, latents, width], zero where one is absent; in blocks of fixed size.
@@ -261,43 +254,14 @@ class CrossModal:
         n, shape = len(prepared), self.checkpoint.shape
         out = np.zeros((n, MODALITIES, shape.latents, shape.width), np.float32)
 
-        def encode_block(job: tuple[int, NDArray[np.int64], int]) -> None:
-            modality, rows, length = job
-            tokens, other = tokens_of(prepared, modality, rows, length, self._size(len(rows)))
-            z = self.network.encode(modality, tokens.to(self.device), other.to(self.device))
-            out[rows, modality] = z[: len(rows)].cpu().numpy()
-
         where = [np.flatnonzero(prepared.present[:, m]) for m in range(MODALITIES)]
         first = [_first_identical(prepared, m, rows) for m, rows in enumerate(where)]
-        self._each(encode_block, self._jobs(prepared, [w[i == w] for w, i in zip(where, first, strict=True)]))
+        alone = [w[i == w] for w, i in zip(where, first, strict=True)]
+        self._each(_run, self.engine.encoding(prepared, alone, out))
         for m, (rows, like) in enumerate(zip(where, first, strict=True)):
             repeated = rows != like
             out[rows[repeated], m] = out[like[repeated], m]
         return out
-
-    def _jobs(
-        self, prepared: Prepared, where: list[NDArray[np.int64]]
-    ) -> Iterator[tuple[int, NDArray[np.int64], int]]:
-        """Modality, one block of its rows, and the length to which their tokens are padded."""
-        for modality, rows, length in encoded_together(prepared.features, where):
-            for begin in range(0, len(rows), self._block):
-                yield modality, rows[begin : begin + self._block], length
-
-    def _present(
-        self, prepared: Prepared, every: bool
-    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64] | None]]:
-        """Modality, rows of one block in which it is present, and the fields that are asked of them; None: all.
-
-        On a GPU, where every block is padded to the same size, all are predicted: more blocks would cost more.
-        """
-        every |= self.device.type != "cpu"
-        for modality in range(MODALITIES):
-            rows = np.flatnonzero(prepared.present[:, modality])
-            for part, fields in (
-                [(rows, None)] if every else group_by_requested_fields(prepared.targets[modality], rows)
-            ):
-                for begin in range(0, len(part), self._block):
-                    yield modality, part[begin : begin + self._block], fields
 
     def memory_update(
         self, latents: NDArray[np.float32], prepared: Prepared
@@ -308,67 +272,59 @@ class CrossModal:
         value, recent = np.empty_like(write), np.empty((n, RING_WIDTH), np.float32)
 
         def update_block(rows: slice) -> None:
-            out = self.network.memory_update(self._to(latents[rows]), self._to(prepared.present[rows]))
-            write[rows], value[rows], recent[rows] = (x[: rows.stop - rows.start].cpu().numpy() for x in out)
+            self.engine.update(latents, prepared.present, rows, (write, value, recent))
 
-        self._each(update_block, self._blocks(n))
+        self._each(update_block, self.engine.blocks(n))
         return write, value, recent
 
     def judge(
-        self, prepared: Prepared, seen: EventContext, latents: NDArray[np.float32], keep: bool = False
+        self,
+        prepared: Prepared,
+        seen: EventContext,
+        latents: NDArray[np.float32],
+        keep: bool = False,
+        own: NDArray[np.bool_] | None = None,
     ) -> RawScores:
-        """Uncalibrated components of events from the state before them; with `keep` log probabilities too."""
-        n, shape, network = len(prepared), self.checkpoint.shape, self.network
+        """Uncalibrated components of events from the state before them; with `keep` log probabilities too.
+
+        Only of its `own` [n] rows where it has some: of others they mean nothing.
+        """
+        n, shape = len(prepared), self.checkpoint.shape
         raw = {name: np.full(n, np.nan) for name in COMPONENTS}
-        gate = np.empty((n, 4), np.float32)
-        state = np.empty((n, shape.width), np.float32)
-        residual = np.zeros((n, MODALITIES), np.float32)
-        chance = [np.zeros((n, t, CLASSES), np.float32) for t in shape.targets] if keep else None
+        if own is not None:  # of others a number that is none
+            for name in ("next", "density", "attack", "isolation"):
+                raw[name][~own] = 0.0
+        out = Outcome(
+            state=np.empty((n, shape.width), np.float32),
+            gate=np.ones((n, 4), np.float32),
+            residual=np.zeros((n, MODALITIES), np.float32),
+            ahead=raw["next"],
+            surprise=tuple(raw[name] for name in _PREDICTED),
+            chance=tuple(np.zeros((n, t, CLASSES), np.float32) for t in shape.targets) if keep else None,
+        )
+        before = Before(seen.memory, seen.ring, seen.ring_used)
         plain, wide = density_input(prepared, self.schema), isolation_input(prepared, self.schema)
         table = tabulate(seen.features, seen.state)
         trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
 
-        def state_block(rows: slice) -> None:
-            k = rows.stop - rows.start
-            past = Past(
-                self._to(seen.memory[rows]), self._to(seen.ring[rows]), self._to(seen.ring_used[rows])
-            )
-            s = network.read_state(self._to(prepared.state[rows]), self._to(prepared.known[rows]), past)
-            state[rows] = s[:k].cpu().numpy()
-            gate[rows] = network.gate_weights(s, self._to(prepared.present[rows]))[:k].cpu().numpy()
-            ahead = _surprise(network.look_ahead(s), self._to(prepared.targets[CONNECTION][rows]))
-            raw["next"][rows] = ahead[:k].cpu().numpy()
+        def state_block(rows: NDArray[np.int64]) -> None:
+            self.engine.state(prepared, before, rows, out)
             raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
             if trees is not None:
                 raw["attack"][rows] = trees.score(table[rows])
             if isolation is not None:
                 raw["isolation"][rows] = isolation.score(wide[rows])
 
-        def predict_block(job: tuple[int, NDArray[np.int64], NDArray[np.int64] | None]) -> None:
-            modality, rows, fields = job
-            k = len(rows)
-            z, s = self._to(latents[rows]), self._to(state[rows])
-            bias = network.gate_bias(self._to(gate[rows]), self._to(prepared.present[rows]))
-            asked = None if fields is None else torch.from_numpy(fields)
-            expected, logits = network(modality, z, s, bias, asked)
-            residual[rows, modality] = latent_residual(expected, z[:, modality])[:k].cpu().numpy()
-            if chance is not None:
-                chance[modality][rows] = torch.log_softmax(logits, dim=-1)[:k].cpu().numpy()
-            targets = prepared.targets[modality][rows]
-            surprise = _surprise(logits, self._to(targets if fields is None else targets[:, fields]))
-            raw[_PREDICTED[modality]][rows] = surprise[:k].cpu().numpy()
-
-        self._each(state_block, self._blocks(n))
-        self._each(predict_block, self._present(prepared, keep))
-        raw["residual"] = residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
+        self._each(state_block, self._wanted(n, own))
+        wanted = np.arange(n) if own is None else np.flatnonzero(own)
+        self._each(_run, self.engine.predicting(prepared, latents, wanted, out))
+        raw["residual"] = out.residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
         raw["novelty"] = novelty(seen.state, self.schema)
         if trees is None:
             del raw["attack"]
         if isolation is None:
             del raw["isolation"]
-        return RawScores(
-            {k: np.round(v, 5) for k, v in raw.items()}, gate, tuple(chance) if chance is not None else None
-        )
+        return RawScores({k: np.round(v, 5) for k, v in raw.items()}, out.gate, out.chance)
 
     def _scores(self, raw: Mapping[str, NDArray[np.float64]], gate: NDArray[np.float32]) -> Scores:
         """Of the events last seen."""
@@ -419,14 +375,8 @@ def _first_identical(prepared: Prepared, modality: int, rows: NDArray[np.int64])
     return first_identical_row(fields, np.arange(len(prepared) + 1), rows)
 
 
-def _surprise(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log probability [B] of what is set (class -1: not asked)."""
-    asked = targets >= 0
-    picked = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
-    total = logits.exp().sum(dim=-1).log()
-    if not bool((total.abs() < _MAX_EXACT_LOGARITHM).all()):  # a third slower, and good for any logits
-        total = torch.logsumexp(logits, dim=-1)
-    return ((total - picked) * asked).sum(dim=1) / asked.sum(dim=1).clamp_min(1)
+def _run(job: Callable[[], None]) -> None:
+    job()
 
 
 def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:
@@ -479,31 +429,6 @@ def overall_p_value(
     )
 
 
-def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The input of the isolation forest [n, F], standardised: numeric fields and the columns of `isolation_columns`."""
-    return np.concatenate([prepared.values, prepared.state[:, isolation_columns(schema)]], axis=1)
-
-
-def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
-    """The input of the Gaussian mixture [n, F], standardised: numeric fields and the columns of `density_columns`."""
-    return np.concatenate([prepared.values, prepared.state[:, density_columns(schema)]], axis=1)
-
-
-def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
-    """The novelty [n] of the event's peer, port and name to the host and the site; 0..1, higher is newer.
-
-    0 where nothing of it is known.
-    """
-    columns = [
-        schema.state.index(k)
-        for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
-    ]
-    rare = np.exp(-state[:, columns].astype(np.float64))
-    known = np.isfinite(rare).sum(axis=1)
-    mean: NDArray[np.float64] = np.nansum(rare, axis=1) / np.maximum(known, 1)
-    return mean
-
-
 def _join(seen: list[EventContext]) -> EventContext:
     return EventContext(
         features=concat_features([s.features for s in seen]),
@@ -515,14 +440,31 @@ def _join(seen: list[EventContext]) -> EventContext:
     )
 
 
-def share_cores() -> None:
-    """Sets what holds for the whole process where scoring is its work: our own threads, each on one core.
+def detector_of(
+    checkpoint: Checkpoint,
+    schema: Schema,
+    salt: int = 0,
+    hosts: int = 1 << 17,
+    device: str = "cpu",
+    threads: int = 1,
+    spare: Callable[[], bool] | None = None,
+    network: type[Network] | type[FieldNetwork] | None = None,
+) -> CrossModal:
+    """The detector that a checkpoint names; arguments as of `CrossModal`."""
+    if checkpoint.detector == CROSS_MODAL:
+        own = None if network is None or not _is_cross_modal(network) else network
+        return CrossModal(checkpoint, schema, salt, hosts, device, threads, spare, own)
+    from cmdana_plugin.detector.networks.elements import FieldNetwork
+    from cmdana_plugin.detector.networks.of_fields import OfFields
 
-    For the start of a program. A product that shares itself out among threads of its own would keep ours waiting, and
-    so would a thread that keeps the interpreter while another comes back from a product.
-    """
-    torch.set_num_threads(1)
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    fields = network if network is not None and issubclass(network, FieldNetwork) else None
+    return OfFields(checkpoint, schema, salt, hosts, device, threads, spare, fields)
+
+
+def _is_cross_modal(network: type[Network] | type[FieldNetwork]) -> TypeGuard[type[Network]]:
+    from cmdana_plugin.detector.network import Network
+
+    return issubclass(network, Network)
 
 
 def load_detector(
@@ -532,6 +474,7 @@ def load_detector(
     salt: int | None = None,
     hosts: int = 1 << 17,
     spare: Callable[[], bool] | None = None,
+    own: Own | None = None,
 ) -> CrossModal:
     """The detector of a checkpoint, or the one that ships. Raises `CmdanaError` or `SchemaError`, one clear line.
 
@@ -543,7 +486,9 @@ def load_detector(
     if salt is None:
         digest = hashlib.sha256(loaded.about.get("data_digest", "").encode()).digest()
         salt = int.from_bytes(digest[:8], "little")
-    return CrossModal(loaded, schema, salt, hosts, device, threads, spare)
+    detector = detector_of(loaded, schema, salt, hosts, device, threads, spare)
+    detector.own = own
+    return detector
 
 
 def shipped_checkpoint() -> Checkpoint:
@@ -558,7 +503,6 @@ __all__ = [
     "EventContext",
     "RawScores",
     "load_detector",
-    "share_cores",
     "shipped_checkpoint",
     "stratum_of",
 ]

@@ -7,12 +7,14 @@ who invents addresses displaces the idle, not the busy. Keys are salted hashes; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.statefile import packed, unpacked
 from feature_extractors import Connections, Stage
 from feature_extractors.compiled import entry, hashed, key_of
 from feature_extractors.features import Features
@@ -96,6 +98,47 @@ class Tables:
         self._memory_at = [np.zeros(len(t.keys)) for t in self._entities]
         self._ring = np.zeros((len(self.hosts.keys), RING, RING_WIDTH), np.float32)
         self._ring_used = np.zeros(len(self.hosts.keys), np.int32)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that is remembered, as arrays by name."""
+        out: dict[str, NDArray[Any]] = {}
+        for name in _NAMES:
+            table: _Table = getattr(self, name)
+            out |= packed(name, table.keys, self._columns(name))
+        return out
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`; where not `learned`, without the memory, which is in another network's terms.
+
+        Raises `ValueError` where it is none, or holds more than this may.
+        """
+        found = {}
+        for name in _NAMES:
+            table: _Table = getattr(self, name)
+            sizes = [n for n in _sizes(table.capacity) if n >= min(table.capacity, _INITIAL_SLOTS)]
+            found[name] = unpacked(name, state, self._columns(name), sizes)
+        for name, columns in found.items():
+            table = getattr(self, name)
+            table.keys, table.used, table.rows = columns["keys"], columns["used"], columns["values"]
+        for k, name in enumerate(("hosts", "services", "pairs")):
+            self._memory[k], self._memory_at[k] = found[name]["memory"], found[name]["memory_at"]
+            if not learned:
+                self._memory[k][:] = 0.0
+        self._ring, self._ring_used = found["hosts"]["ring"], found["hosts"]["ring_used"]
+        if not learned:
+            self._ring_used[:] = 0
+        if min(int(self._ring_used.min()), *(int(getattr(self, n).used.min()) for n in _NAMES)) < 0:
+            raise ValueError("tables: found uses below none")
+
+    def _columns(self, name: str) -> dict[str, NDArray[Any]]:
+        table: _Table = getattr(self, name)
+        columns: dict[str, NDArray[Any]] = {"keys": table.keys, "used": table.used, "values": table.rows}
+        if name in ("hosts", "services", "pairs"):
+            k = ("hosts", "services", "pairs").index(name)
+            columns |= {"memory": self._memory[k], "memory_at": self._memory_at[k]}
+        if name == "hosts":
+            columns |= {"ring": self._ring, "ring_used": self._ring_used}
+        return columns
 
     def counts(
         self, c: Connections, features: Features, keys: Keys, spans: tuple[float, ...]
@@ -198,6 +241,34 @@ def remember_all(
     rings = np.zeros((size[0], RING, RING_WIDTH), np.float32)
     _look_back(early, ids[:, 0], fresh[:, 0], recent, rings, np.zeros(size[0], np.int32), ring, used)
     return read, ring, used
+
+
+def join_hosts(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """The rows of hosts that two have counted: as an originator by who has seen more of it, as a responder together.
+
+    What decays is taken as it stands.
+    """
+    out = np.where((one[:, _SEEN] >= other[:, _SEEN])[:, None], one, other)
+    added = [*range(_IN, _IN_PEERS + 4), _ANSWERED]
+    out[:, added] = one[:, added] + other[:, added]
+    out[:, _LAST_IN] = np.maximum(one[:, _LAST_IN], other[:, _LAST_IN])
+    return out
+
+
+def join_ports(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """The rows of ports that two have seen: means and variances by how often."""
+    seen = one[:, :1] + other[:, :1]
+    out = (one * one[:, :1] + other * other[:, :1]) / np.maximum(seen, 1e-9)
+    out[:, :1] = seen
+    joined: NDArray[Any] = out.astype(one.dtype)
+    return joined
+
+
+_NAMES: Final = ("hosts", "services", "pairs", "marks", "ports")
+
+
+def _sizes(capacity: int) -> list[int]:
+    return [1 << k for k in range(capacity.bit_length())]
 
 
 class _Table:

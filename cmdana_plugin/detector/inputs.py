@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cmdana_plugin.detector.network import CLASSES, CONNECTION, LOG, PACKET
+from cmdana_plugin.detector.engines.shape import CLASSES, CONNECTION, LOG, PACKET
 from feature_extractors.compiled import entry
 from feature_extractors.features import Features, Schema
 
 BLOCK: Final = 1024  # rows of one computation at most
-_ROW_MULTIPLE: Final = 16  # of which their number is a multiple, padded
 _MIN_GROUP_ROWS: Final = 128  # rows for which a computation of their own pays
 PACKET_LENGTHS: Final = (4, 16)  # tokens that packet sequences are padded to
 LOG_LENGTHS: Final = (8, 16)  # tokens that log sequences are padded to
@@ -278,55 +275,26 @@ def encoded_together(
             yield modality, rows, length
 
 
-def tokens_of(
-    prepared: Prepared, modality: int, rows: NDArray[np.int64], length: int, size: int
-) -> tuple[Tensor, Tensor]:
-    """The two arguments of `Network.encode` for rows and a length of `encoded_together`, padded to `size` rows."""
-    if modality == CONNECTION:
-        return pad_rows(prepared.codes[rows], size), pad_rows(prepared.values[rows], size)
-    pad = pad_packets if modality == PACKET else pad_logs
-    return pad(prepared.features, rows, length, size)
+def isolation_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The input of the isolation forest [n, F], standardised: numeric fields and the columns of `isolation_columns`."""
+    return np.concatenate([prepared.values, prepared.state[:, isolation_columns(schema)]], axis=1)
 
 
-def pad_packets(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Packet tokens [size, length, 4] and their mask [size, length]; rows beyond `rows` are padding."""
-    out = np.zeros((size, length, features.packets.shape[1]), np.float32)
-    mask = np.zeros((size, length), np.bool_)
-    _pad(features.packets, features.packet_start, rows, out, mask)
-    return torch.from_numpy(out), torch.from_numpy(mask)
+def density_input(prepared: Prepared, schema: Schema) -> NDArray[np.float32]:
+    """The input of the Gaussian mixture [n, F], standardised: numeric fields and the columns of `density_columns`."""
+    return np.concatenate([prepared.values, prepared.state[:, density_columns(schema)]], axis=1)
 
 
-def pad_logs(features: Features, rows: NDArray[np.int64], length: int, size: int) -> tuple[Tensor, Tensor]:
-    out = np.zeros((size, length, features.log_tokens.shape[1]), np.int64)
-    mask = np.zeros((size, length), np.bool_)
-    _pad(features.log_tokens, features.log_start, rows, out, mask)
-    return torch.from_numpy(out), torch.from_numpy(mask)
+def novelty(state: NDArray[np.float32], schema: Schema) -> NDArray[np.float64]:
+    """The novelty [n] of the event's peer, port and name to the host and the site; 0..1, higher is newer.
 
-
-def block_size(rows: int) -> int:
-    """The padded number of rows of a block that holds `rows`, a multiple of 16, `BLOCK` at most.
-
-    Products over so few terms add them in the same order for any number of rows that is a multiple of 16, so that a
-    score does not depend on its neighbours; where a library should not keep to that, scores are rounded far above the
-    difference.
+    0 where nothing of it is known.
     """
-    return -(-rows // _ROW_MULTIPLE) * _ROW_MULTIPLE
-
-
-def pad_rows(x: NDArray[np.generic], size: int) -> Tensor:
-    """`x` with zero rows appended up to `size`."""
-    if len(x) == size:
-        return torch.from_numpy(np.ascontiguousarray(x))
-    out = np.zeros((size, *x.shape[1:]), x.dtype)
-    out[: len(x)] = x
-    return torch.from_numpy(out)
-
-
-@entry
-def _pad(tokens, start, rows, out, mask):  # type: ignore[no-untyped-def]
-    for i in range(len(rows)):
-        r = rows[i]
-        for k in range(min(start[r + 1] - start[r], out.shape[1])):
-            for j in range(out.shape[2]):
-                out[i, k, j] = tokens[start[r] + k, j]
-            mask[i, k] = True
+    columns = [
+        schema.state.index(k)
+        for k in ("pair_seen", "port_seen", "orig_uses_port", "name_seen", "orig_name_seen")
+    ]
+    rare = np.exp(-state[:, columns].astype(np.float64))
+    known = np.isfinite(rare).sum(axis=1)
+    mean: NDArray[np.float64] = np.nansum(rare, axis=1) / np.maximum(known, 1)
+    return mean

@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cmdana_plugin.detector.inputs import block_size
+from feature_extractors.compiled import entry, padded, product, summing
 
-_PRODUCT_ROWS: Final = 256  # rows of one product at most
+_PRODUCT_ROWS: Final = 32  # rows of one product
 _MAX_TRAINING_ROWS: Final = 50_000  # rows to learn from
 
 
@@ -26,33 +25,46 @@ class Mixture:
     constant: NDArray[np.float64]  # [K] log determinants of root
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        components, width = self.mean.shape
-        roots, shift = self._side_by_side
         out = np.empty(len(x))
-        for begin in range(0, len(x), _PRODUCT_ROWS):
-            rows = x[begin : begin + _PRODUCT_ROWS]
-            block = np.zeros((block_size(len(rows)), width))
-            block[: len(rows)] = rows
-            # By torch, whose threads we keep count of: numpy's would be more than there are cores.
-            y = (
-                torch.addmm(shift, torch.from_numpy(block), roots)
-                .numpy()
-                .reshape(len(block), components, width)
-            )
-            part = self.weight + self.constant - 0.5 * np.einsum("nkf,nkf->nk", y, y)
-            top = part.max(axis=1)
-            out[begin : begin + len(rows)] = -(top + np.log(np.exp(part - top[:, None]).sum(axis=1)))[
-                : len(rows)
-            ]
+        _scores(x, *self._side_by_side, self.weight + self.constant, self.mean.shape[1], out)
         return out
 
     @cached_property
-    def _side_by_side(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All roots in one matrix [F, K * F], and what the means come to under them, negated [K * F]."""
+    def _side_by_side(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """All roots in one matrix [F, K * F], and what the means come to under them, negated [K * F]; padded."""
         components, width = self.mean.shape
         roots = np.ascontiguousarray(self.root.transpose(1, 0, 2)).reshape(width, components * width)
         shift = -np.einsum("kf,kfg->kg", self.mean, self.root).ravel()
-        return torch.from_numpy(roots), torch.from_numpy(shift)
+        return padded(roots), padded(shift)
+
+
+@entry
+def _scores(x, roots, shift, weight, width, out):  # type: ignore[no-untyped-def]
+    block = np.empty((_PRODUCT_ROWS, width))
+    y, part = np.empty((_PRODUCT_ROWS, roots.shape[1])), np.empty(len(weight))
+    for begin in range(0, len(x), _PRODUCT_ROWS):
+        n = min(_PRODUCT_ROWS, len(x) - begin)
+        for i in range(n):
+            for j in range(width):
+                block[i, j] = x[begin + i, j]
+        product(block, n, roots, shift, y)
+        for i in range(n):
+            top = -np.inf
+            for k in range(len(weight)):
+                part[k] = weight[k] - 0.5 * _squares(y, i, k * width, width)
+                top = max(top, part[k])
+            total = 0.0
+            for k in range(len(weight)):
+                total += np.exp(part[k] - top)
+            out[begin + i] = -(top + np.log(total))
+
+
+@summing
+def _squares(y: NDArray[np.float64], i: int, begin: int, width: int) -> float:
+    total = 0.0
+    for j in range(begin, begin + width):
+        total += y[i, j] * y[i, j]
+    return total
 
 
 def fit_mixture(

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector.calibration import ALONE
+from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.inputs import Bins, prepare
-from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from feature_extractors.features import Features, Schema, take_features
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TOP: Final = 3  # reasons given of an event
 _EVENTS_AT_ONCE: Final = 64  # events explained at once; bounds memory, changes nothing
 Reset = Callable[[Features, NDArray[np.float32], int], None]
+_LEAST_ODD: Final = 0.7  # of a field that is named, where there is any that is as odd: p = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ def reasons(
     out: list[list[str]] = []
     for begin in range(0, len(rows), _EVENTS_AT_ONCE):
         some = explain_rows(detector, seen, rows[begin : begin + _EVENTS_AT_ONCE], top)
-        out += [[f.words for f in explained.fields] for explained in some]
+        for explained in some:
+            telling = [f for f in explained.fields if f.odd >= _LEAST_ODD] or explained.fields[:1]
+            out.append([f.words for f in telling])
     return out
 
 

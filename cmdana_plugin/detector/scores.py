@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_extractors.features import Encoded
+if TYPE_CHECKING:
+    from feature_extractors.features import Encoded
 
 BENIGN: Final = "benign"  # what is said of a connection, where it is not the name of an attack
 ANOMALOUS: Final = "anomalous"
@@ -51,6 +52,33 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A detector whose state can outlive it."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that it knows of the stream so far."""
+        ...
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a state; without what only the network that wrote it understands where not `learned`.
+
+        Raises `ValueError` where it is none.
+        """
+        ...
+
+
+def state_of(detector: Detector) -> dict[str, NDArray[Any]]:
+    """What a detector knows; nothing where it keeps nothing."""
+    return detector.state() if isinstance(detector, Lasting) else {}
+
+
+def restore_to(detector: Detector, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+    """Has it go on from there. Raises `ValueError` where it is no state of such a detector."""
+    if isinstance(detector, Lasting):
+        detector.restore(state, learned)
+
+
 def score_of(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
     """The score [n] of tail probabilities [n]: x / (x + 3) with x = -log10 p, 0..1, higher is odder, .5 at p = 1e-3."""
     x = -np.log10(np.clip(p_value, 1e-300, 1.0))
@@ -60,6 +88,19 @@ def score_of(p_value: NDArray[np.float64]) -> NDArray[np.float64]:
 def p_value_of(score: float) -> float:
     """The tail probability of a score, 0 <= score < 1: the inverse of `score_of`."""
     return float(10.0 ** (-3.0 * score / (1.0 - score)))
+
+
+def taken(scores: Scores, rows: NDArray[np.int64], seen: object) -> Scores:
+    """The scores of some rows of a block."""
+    return replace(
+        scores,
+        score=scores.score[rows],
+        p_value=scores.p_value[rows],
+        components={name: p[rows] for name, p in scores.components.items()},
+        reliance=scores.reliance[rows],
+        attack=[scores.attack[i] for i in rows.tolist()],
+        seen=seen,
+    )
 
 
 def significant(p_value: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,14 +8,15 @@ from the past only. What is far out enters the history with little weight, so th
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.detector.scores import Detector, Scores, score_of, significant
+from cmdana_plugin.detector.scores import Detector, Scores, restore_to, score_of, significant, state_of
+from cmdana_plugin.statefile import column, of_text, packed, prefixed, text_array, under, unpacked
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import absorbed, begun, ended, entry, hashed, hashed_two, key_of
 from feature_extractors.features import Encoded
@@ -41,9 +42,8 @@ MEASURES: Final = (
     Measure("new responders or ports of the originator in a minute", "", 0.5),
     Measure("characters in the longest name", "", 0.25),
     Measure("from the originator to this responder in ten minutes", "B", 1.0),
-    Measure("regularity of the pair's connections", "", 0.25),
 )
-_ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM, _EVEN = range(len(MEASURES))
+_ORIG, _RESP, _TIME, _PAIR, _HOST, _NEW, _NAME, _SUM = range(len(MEASURES))
 
 _BINS: Final = 256  # eighths of a doubling: 2^0 .. 2^32
 # services and well-known ports that have a history; a new one takes the place of the idlest
@@ -60,9 +60,8 @@ _TAIL_SHARE: Final = 0.1  # share of the past that makes the tail
 _HALF_LIFE_CONNECTIONS: Final = 20_000.0  # connections of a service after which the past counts half
 _ODD_P_VALUE: Final = 0.002  # below this p a connection enters the history with
 _ODD_WEIGHT: Final = 0.01  # this weight
-_MIN_INTERVALS: Final = 8  # intervals of a pair before they are called regular
-# volume, pace, name, regularity: what the measures are views of, so Bonferroni's factor
-_BONFERRONI_FACTOR: Final = 4
+# volume, pace, name: what the measures are views of, so Bonferroni's factor
+_BONFERRONI_FACTOR: Final = 3
 # share of the false-alarm rate that is the site's where the model comes from other networks
 _SHARE_LEARNED_ELSEWHERE: Final = 0.5
 # where it learned this network: it knows more of what is normal than the tails do
@@ -103,6 +102,38 @@ class WithSiteHistory:
         self._hosts = np.zeros(_TABLE_SLOTS, _HOST_TYPE)
         self._pairs = np.zeros(_TABLE_SLOTS, _PAIR_TYPE)
         self._clock = np.zeros(2, np.int64)  # connections so far; services that had a place so far
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the site has shown, and what the inner detector knows, as arrays by name."""
+        known = np.array([bool(name) for name in self._names])
+        columns = {"past": self._past, "total": self._total, "top": self._top} | _split(self._place)
+        return (
+            prefixed("inner.", state_of(self.inner))
+            | packed("services", known, columns)
+            | packed("hosts", self._hosts["key"], _split(self._hosts))
+            | packed("pairs", self._pairs["key"], _split(self._pairs))
+            | {"clock": self._clock.copy(), "names": text_array(self._names)}
+        )
+
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none."""
+        columns = {"past": self._past, "total": self._total, "top": self._top} | _split(self._place)
+        services = unpacked("services", state, columns, [_STRATA])
+        hosts = unpacked("hosts", state, _split(self._hosts), [_TABLE_SLOTS])
+        pairs = unpacked("pairs", state, _split(self._pairs), [_TABLE_SLOTS])
+        clock = column(state, "clock", self._clock)
+        names = of_text(state, "names")
+        if not isinstance(names, list) or len(names) != _STRATA or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"names: found other than {_STRATA} names")
+        if services["top"].min() < 0 or services["top"].max() >= _BINS:
+            raise ValueError(f"services.top: found other than 0..{_BINS - 1}")
+        restore_to(self.inner, under("inner.", state), learned)
+        self._past, self._total, self._top = services["past"], services["total"], services["top"]
+        _join(self._place, services)
+        _join(self._hosts, hosts)
+        _join(self._pairs, pairs)
+        self._clock, self._names = clock, names
+        self._strata = {name: place for place, name in enumerate(names) if name}
 
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
@@ -179,8 +210,6 @@ def _service(service: str, ip_proto: int, port: int) -> str:
 
 def _words(seen: _Seen, row: int, m: int) -> str:
     measure = MEASURES[m]
-    if m == _EVEN:
-        return f"connections of the pair as regular as a clock's here (p={seen.p[row, m]:.1g})"
     value, usual = seen.values[row, m], seen.usual[row, m]
     most = f"9 in 10 here are under {_short(usual)}{measure.unit}".rstrip()
     shown = f"{_short(value)}{measure.unit}".rstrip()
@@ -212,11 +241,17 @@ _PAIR_TYPE: Final = np.dtype(
         ("last", "f8"),
         ("paced", "f8"),
         ("bytes", "f8"),
-        ("n", "f8"),
-        ("mean", "f8"),
-        ("square", "f8"),
     ]
 )
+
+
+def _split(table: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {name: table[name] for name in table.dtype.names or ()}
+
+
+def _join(table: NDArray[Any], columns: Mapping[str, NDArray[Any]]) -> None:
+    for name in table.dtype.names or ():
+        table[name] = columns[name]
 
 
 @entry
@@ -284,18 +319,10 @@ def _walk(  # type: ignore[no-untyped-def]
         gap = max(ts[i] - pair.last, 0.0) if known_pair else 0.0
         pair_paced = pair.paced * 0.5 ** (gap / 60.0) if known_pair else 0.0
         sent = pair.bytes * 0.5 ** (gap / 600.0) if known_pair else 0.0
-        n, mean, square = (pair.n, pair.mean, pair.square) if known_pair else (0.0, 0.0, 0.0)
-        if known_pair:
-            n += 1.0
-            rate = max(1.0 / n, 0.05)
-            square += rate * ((gap - mean) * (gap - mean) * (1.0 - rate) - square)
-            mean += rate * (gap - mean)
         values[i, 3] = pair_paced + 1.0
         values[i, 4] = paced + 1.0
         values[i, 5] = new + (0.0 if known_pair else 1.0)
         values[i, 7] = sent + values[i, 0]
-        if n >= _MIN_INTERVALS and mean >= 1.0:
-            values[i, 8] = mean / (np.sqrt(square) + 0.02 * mean)
         least = 1.0
         for m in range(values.shape[1] if s >= 0 else 0):
             p[i, m], usual[i, m] = _tail(past[s, m], total[s, m], top[s, m], values[i, m], spread[m])
@@ -329,9 +356,6 @@ def _walk(  # type: ignore[no-untyped-def]
         pair.last = ts[i]
         pair.paced = pair_paced + 1.0
         pair.bytes = values[i, 7]
-        pair.n = n
-        pair.mean = mean
-        pair.square = square
 
 
 @entry

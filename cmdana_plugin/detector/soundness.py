@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector.calibration import KEPT
+from cmdana_plugin.detector.engines.shape import Shape, parameter_shapes
+from cmdana_plugin.detector.engines.shape import shape_of as shape_of_network
 from cmdana_plugin.detector.inputs import EDGES, density_columns, isolation_columns
-from cmdana_plugin.detector.network import Shape, parameter_shapes
-from cmdana_plugin.detector.network import shape_of as shape_of_network
+from cmdana_plugin.detector.networks.names import CROSS_MODAL, DETECTORS, NETWORKS
 from cmdana_plugin.detector.scores import ANOMALOUS, BENIGN
 from cmdana_plugin.detector.trees import LEAVES
 from feature_extractors.features import FIRST_SIZES, PACKET_FIELDS, TOKEN_WIDTH, Schema
@@ -114,7 +115,25 @@ def classes_of(meta: Mapping[str, str]) -> tuple[str, ...]:
     return names
 
 
-def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
+def detector_of(meta: Mapping[str, str]) -> str:
+    """The name of the detector; models of before there was a choice are cross-modal."""
+    name = meta.get("detector", CROSS_MODAL)
+    if name not in DETECTORS:
+        raise Unsound("detector", repr(shown(name)), f"one of {', '.join(DETECTORS)}")
+    return name
+
+
+def _width_of_fields(shape: Shape, detector: str) -> None:
+    if detector != CROSS_MODAL and shape.width % 8:
+        raise Unsound("shape width", shape.width, f"a multiple of 8 for {detector}")
+
+
+def density_width(shape: Shape, detector: str, schema: Schema) -> int:
+    """The number of columns of the mixture: of the features, or of what the network made of them."""
+    return len(schema.numeric) + len(density_columns(schema)) if detector == CROSS_MODAL else shape.width
+
+
+def weights_of(meta: Mapping[str, str], there: Arrays, detector: str = CROSS_MODAL) -> dict[str, float]:
     """The weight of each component in the fusion, by name."""
     given = _json(meta, "weights")
     fused = [c for c in COMPONENTS if c != "isolation"]
@@ -125,7 +144,7 @@ def weights_of(meta: Mapping[str, str], there: Arrays) -> dict[str, float]:
             raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_MAX_FUSION_WEIGHT:g}")
     if not sum(given.values()) > 0.0:
         raise Unsound("weights", _brief(given), "one above 0")
-    if "attack" in given and "trees.root" not in there:
+    if "attack" in given and "trees.root" not in there and detector == CROSS_MODAL:
         raise Unsound("weights attack", given["attack"], "none, or trees")
     return {k: float(v) for k, v in given.items()}
 
@@ -186,9 +205,15 @@ def _tail_name(name: str, given: Mapping[str, Any], tensors: Arrays) -> None:
         raise Unsound("tails isolation", "one", "none, or an isolation forest")
 
 
-def check_network(shape: Shape, tensors: Arrays) -> None:
+def check_network(shape: Shape, tensors: Arrays, detector: str = CROSS_MODAL, classes: int = 0) -> None:
     """Raises `Unsound` unless every parameter is there, of its shape, finite and of a magnitude that training gives."""
-    expected = parameter_shapes(shape)
+    _width_of_fields(shape, detector)
+    if detector == CROSS_MODAL:
+        expected = parameter_shapes(shape)
+    else:
+        from cmdana_plugin.detector.networks.elements import shapes_of
+
+        expected = shapes_of(NETWORKS[detector], shape, classes)
     found = {k.removeprefix("network.") for k in tensors if k.startswith("network.")}
     for name in sorted(found ^ expected.keys()):
         raise Unsound(
@@ -218,9 +243,8 @@ def check_preparation(tensors: Arrays, schema: Schema) -> None:
             raise Unsound(entry, f"a spread of {scale[1].min():g}", "one above 0")
 
 
-def check_mixture(tensors: Arrays, schema: Schema) -> None:
+def check_mixture(tensors: Arrays, width: int) -> None:
     """Raises `Unsound` unless every covariance of the mixture is positive definite and weights are logarithms."""
-    width = len(schema.numeric) + len(density_columns(schema))
     mean = _array(tensors, "mixture.mean", np.float64, (None, width))
     k = len(mean)
     if not 1 <= k <= _MAX_GAUSSIANS:

@@ -145,7 +145,7 @@ def fit_trees(
 
     Each tree has `leaves` leaves of `least` rows or more.
 
-    Raises `CmdanaError` where LightGBM is not installed.
+    Raises `CmdanaError` where LightGBM cannot be loaded.
     """
     models = []
     for k in range(repeats):
@@ -166,18 +166,29 @@ def fit_classes(
 ) -> Trees:
     """Gradient-boosted trees that tell kinds of attack apart: an output for each code 0.. of `kind` [n], three or more.
 
-    Raises `CmdanaError` where LightGBM is not installed.
+    Raises `CmdanaError` where LightGBM cannot be loaded.
     """
     model = _classifier(n_estimators=rounds, random_state=seed, objective="multiclass")
     model.fit(table, kind, sample_weight=weight)
     return _flatten([model.booster_.dump_model()], int(kind.max()) + 1)
 
 
-def _classifier(**settings: Any) -> Any:
+def trees_fault() -> str:
+    """Why no trees can be learned, with what to do about it; "" where they can. Loads LightGBM."""
     try:
-        import lightgbm
+        import lightgbm  # noqa: F401
     except ImportError as error:
-        raise CmdanaError("learning from labels needs lightgbm: pip install 'cmdana[evaluate]'") from error
+        return f"lightgbm cannot be loaded ({error}): pip install lightgbm scikit-learn"
+    except OSError as error:  # its wheel does not bring OpenMP
+        return f"lightgbm cannot be loaded ({error}): apt-get install libgomp1"
+    return ""
+
+
+def _classifier(**settings: Any) -> Any:
+    if fault := trees_fault():
+        raise CmdanaError(fault)
+    import lightgbm
+
     settings = {"num_leaves": 15, "min_child_samples": 10} | settings
     return lightgbm.LGBMClassifier(
         learning_rate=0.06, subsample=0.7, subsample_freq=1, colsample_bytree=0.4,

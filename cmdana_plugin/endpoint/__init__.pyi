@@ -1,5 +1,10 @@
 from .broker import bindings as bindings
+from .follow import follow as follow
 from .live import run as run
+from .shards import Shard as Shard
+from .stand_in import StandIns as StandIns
+from .stand_in import is_wanted as is_wanted
+from .stand_in import own_state as own_state
 from .websocket import WebSocketTransport as WebSocketTransport
 from .zeek_replay import replay_through_zeek as replay_through_zeek
 from .zeek_replay import scripts_folder as scripts_folder

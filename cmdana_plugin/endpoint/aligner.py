@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -23,6 +21,7 @@ from feature_extractors import (
     Packets,
     Stage,
     Windows,
+    addresses_of,
 )
 
 _STATE_CODE: Final = {name: code for code, name in enumerate(CONN_STATES)}
@@ -156,8 +155,8 @@ def pack(rows: Sequence[ConnectionRow], logs: Sequence[Sequence[LogEntry]]) -> W
         ts=np.array(c["ts"], np.float64),
         end=np.array(c["end"], np.float64),
         stage=np.array(c["stage"], np.int8),
-        orig_h=_addresses(c["orig_h"]),
-        resp_h=_addresses(c["resp_h"]),
+        orig_h=addresses_of(c["orig_h"]),
+        resp_h=addresses_of(c["resp_h"]),
         orig_p=np.array(c["orig_p"], np.uint16),
         resp_p=np.array(c["resp_p"], np.uint16),
         ip_proto=np.array([p if p < 256 else 255 for p in c["ip_proto"]], np.uint8),
@@ -219,17 +218,3 @@ def _clip(column: NDArray[np.float64], dtype: type[np.signedinteger]) -> NDArray
 
 def _counts(column: Sequence[int]) -> NDArray[np.int64]:
     return np.array([min(v, 2**63 - 1) for v in column], np.int64)
-
-
-def _addresses(column: Sequence[str]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(map(_address, column)), np.uint8).reshape(-1, 16)
-
-
-@lru_cache(maxsize=65536)
-def _address(text: str) -> bytes:
-    try:
-        if ":" in text:
-            return socket.inet_pton(socket.AF_INET6, text)
-        return b"\0" * 10 + b"\xff\xff" + socket.inet_pton(socket.AF_INET, text)
-    except OSError:
-        return b"\0" * 16  # Zeek writes addresses; anything else must still not stop the others

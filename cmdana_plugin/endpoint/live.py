@@ -19,6 +19,7 @@ from cmdana_plugin.endpoint.aligner import Aligner
 from cmdana_plugin.endpoint.observed import BRIEF, decode_batch, sample
 from cmdana_plugin.endpoint.seal import Seal
 from cmdana_plugin.endpoint.session import Identity, Session
+from cmdana_plugin.endpoint.shards import MAX_ROWS, Shard, Shares, encode_evidence
 from cmdana_plugin.endpoint.transport import Drain, Inbox, Received, Transport, make_transport
 from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
@@ -28,8 +29,9 @@ from feature_extractors.features import Encoded, encoded, load_schema
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
-    from cmdana_plugin.decision import Judge, Judged
+    from cmdana_plugin.decision import Judge, Judged, Seen
     from cmdana_plugin.detector import Detector
+    from cmdana_plugin.replay import Lasting
 
 VERSION: Final = importlib.metadata.version("cmdana")
 # seconds in one batch after which the heartbeat stops: a detector that hangs is lost
@@ -37,6 +39,7 @@ _STUCK_SECONDS: Final = 30.0
 # seconds for what is in flight, and for Zeek's goodbye, when we are told to stop
 _LEAVE_SECONDS: Final = 30.0
 _UNANSWERED_HEARTBEATS: Final = 5  # heartbeats without an answer after which the operator is told
+_TELL_SECONDS: Final = 1.0  # in which what others are to know is gathered
 _QUIET_SECONDS: Final = 0.7  # seconds of silence after which nothing is in flight
 
 
@@ -68,6 +71,8 @@ class Live:
         secret: bytes | None = None,
         keep: Callable[[Windows], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        stands_in: int = 0,
+        known: str = "",
     ) -> None:
         self._settings = settings
         self._judge = judge
@@ -85,7 +90,15 @@ class Live:
         self._schema = load_schema()
         self.inbox = Inbox(settings.queue_records, self.counts, settings.queue_bytes)
         digest = judge.detector.schema_digest
-        identity = Identity(secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(digest))
+        shard = Shard.parsed(settings.shard)
+        identity = Identity(
+            secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(digest), shard, stands_in, known
+        )  # fmt: skip
+        self._shares = Shares(shard.of, secret)
+        self._elsewhere: list[Seen] = []  # to be told to other shards
+        self._telling = clock()
+        if shard.of > 1:
+            judge.share(lambda responders: self._shares.of_all(responders) == shard.number)
         self.session = Session(identity, settings.topic_verdicts, trusting=secret is None)
         self._seal = Seal(secret, identity.instance)
         self.drain = Drain(
@@ -105,11 +118,15 @@ class Live:
         for judged in self._judge.judged(self._blocks(timeout, over)):
             self._answer(judged)
             yield judged
+            if heard := self.session.heard():
+                told = self._judge.overheard(self._encoded(()), heard)
+                self._answer(told)
+                yield told
 
     def leave(self) -> None:
         """Stops cleanly: says goodbye to Zeek, judges and answers what was in flight, then closes."""
         self._leaving = True  # one more heartbeat, and Zeek would think us back
-        self.drain.send(self.session.finish())
+        self.drain.send([*self._evidence(), *self.session.finish()])
         self._silent, deadline = False, self._clock() + _LEAVE_SECONDS
 
         def left() -> bool:
@@ -119,6 +136,7 @@ class Live:
         for _ in self.judged(_QUIET_SECONDS, left):
             pass
         self.drain.stop()
+        self.counts.add("evidence_untold", len(self._elsewhere))
         self.inbox.forget()
         self.aligner.finish()
 
@@ -172,6 +190,10 @@ class Live:
 
     def _answer(self, judged: Judged) -> None:
         events = self.session.answer(judged)
+        self._elsewhere += judged.elsewhere
+        if len(self._elsewhere) >= MAX_ROWS or (self._elsewhere and self._clock() >= self._telling):
+            self._telling = self._clock() + _TELL_SECONDS
+            events += self._evidence()
         unsent = len(events) - self.drain.send(events)
         if unsent:
             self.counts.add("verdict_events_unsent", unsent)
@@ -180,6 +202,16 @@ class Live:
         self.session.news.clear()
         self.odd += sum(n for (_, word), n in judged.counts.items() if word != BENIGN)
         self.notices += len(judged.notices)
+
+    def _evidence(self) -> list[Event]:
+        """What other shards are to know of their responders."""
+        told, untold = encode_evidence(
+            self._elsewhere, self._shares, self._settings.topic_events, self.session.others()
+        )
+        self.counts.add("evidence_told", len(self._elsewhere) - untold)
+        self.counts.add("evidence_untold", untold)
+        self._elsewhere = []
+        return told
 
     def _overhear(self, received: Sequence[Received]) -> list[Event]:
         return [] if self._leaving else self.session.overhear(received)
@@ -220,12 +252,17 @@ def run(
     notify: Callable[[str], None] | None = None,
     quiet: bool = False,
     keep: Callable[[Windows], None] = lambda _: None,
+    told: Callable[[Judged], None] = lambda _: None,
+    lasting: Lasting | None = None,
+    stands_in: int = 0,
 ) -> int:
     """The exit status of judging a running Zeek's connections until SIGTERM, SIGINT or `until` (asked after each
     block).
 
     `gauges` are served beside the endpoint's own; `notify` gets the lines for the operator (else stderr does), with
-    one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged.
+    one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged,
+    `told` what they came to. `lasting` has the judge where what it knows outlives the process; `stands_in` is the shard
+    that has begun this one, 0 none.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     a secret that is not there or that others can read.
@@ -241,12 +278,15 @@ def run(
         )
     transport = make_transport(settings.endpoint, VERSION)
     _warm_up(load().detector, settings)
-    judge = load()
+    judge = load() if lasting is None else lasting.begin()
     settle_for_live()
-    live = Live(settings.endpoint, judge, transport, notify, secret=secret, keep=keep)
+    live = Live(
+        settings.endpoint, judge, transport, notify, secret=secret, keep=keep, stands_in=stands_in,
+        known="" if lasting is None else lasting.known,
+    )  # fmt: skip
     stop_metrics = (
         serve(
-            settings.endpoint.metrics_port,
+            settings.endpoint.metrics_port + Shard.parsed(settings.endpoint.shard).number - 1,
             Numbers(
                 live.counters, lambda: {**live.gauges(), **gauges()}, judge.watch, judge.decider.threshold
             ),
@@ -268,14 +308,18 @@ def run(
                 notify(live.words())
             return stop.is_set() or until()
 
-        for _ in live.judged(0.2, over):
-            pass
+        for judged in live.judged(0.2, over):
+            told(judged)
+            if lasting is not None:
+                lasting.look(judged)
         live.leave()
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
         if stop_metrics is not None:
             stop_metrics()
+    if lasting is not None:
+        lasting.close()
     counters = live.counters()
     notify(
         "stopped: "

@@ -1,10 +1,10 @@
 """Message authentication by the secret that Zeek and the detector share (HMAC, RFC 2104).
 
 A sealed payload is 64 hexadecimal digits of HMAC-SHA256 and then the message, a JSON object. The key depends on the
-direction, and the event's name goes into the digest, so that no message passes for one of another kind. Messages to
-Zeek are stamped with the instance of the detector and a number that only grows; those of Zeek state the instance that
-they are meant for, its run and its own number (`session.py`): what has been said once cannot be said again by another.
-The other half is `zeek_scripts/seal.zeek`.
+direction (to Zeek, from it, between detectors), and the event's name goes into the digest, so that no message passes
+for one of another kind. Messages to Zeek and to other detectors are stamped with the instance of the detector and a
+number that only grows; those of Zeek state the instance that they are meant for, its run and its own number
+(`session.py`): what has been said once cannot be said again by another. The other half is `zeek_scripts/seal.zeek`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cmdana_plugin.endpoint.wire import OBSERVATIONS, WELCOME, Event, PeerError
+from cmdana_plugin.endpoint.wire import EVIDENCE, OBSERVATIONS, WELCOME, Event, PeerError
 from feature_extractors import Counts
 
 DIGITS: Final = 64
-_OURS: Final = frozenset((OBSERVATIONS, WELCOME))
+_OURS: Final = frozenset((OBSERVATIONS, WELCOME, EVIDENCE))
 _WHY: Final = (
     "is the secret there ([endpoint] secret_file) the one that Zeek has (CMDANA::secret_file), or does somebody else "
     "publish there?"
@@ -34,6 +34,7 @@ class Seal:
         self.counts = Counts()
         self._to_zeek = _keyed(secret, b"cmdana detector") if secret else None
         self._from_zeek = _keyed(secret, b"cmdana zeek") if secret else None
+        self._between = _keyed(secret, b"cmdana evidence") if secret else None
         self._n = 0
         self._lock = threading.Lock()
 
@@ -42,8 +43,9 @@ class Seal:
         with self._lock:
             self._n += 1
             payload = f'{event.payload[:-1]},"instance":"{self.instance}","n":{self._n}}}'
-            if self._to_zeek is not None:
-                payload = _digest(self._to_zeek, event.name, payload.encode()) + payload
+            key = self._between if event.name == EVIDENCE else self._to_zeek
+            if key is not None:
+                payload = _digest(key, event.name, payload.encode()) + payload
             send(Event(event.topic, event.name, payload))
 
     def opened(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:
@@ -74,7 +76,8 @@ class Seal:
             mark = given.encode("ascii")
         except UnicodeEncodeError:  # a lone surrogate, which Zeek does not write
             return None
-        wanted = _digest(self._from_zeek, event.name, content)
+        key = self._between if event.name == EVIDENCE else self._from_zeek
+        wanted = _digest(key, event.name, content)
         return body if hmac.compare_digest(wanted.encode(), mark) else None
 
     def _plain(self, received: Sequence[Event | PeerError]) -> tuple[list[Event | PeerError], str]:

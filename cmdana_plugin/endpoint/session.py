@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cmdana_plugin.decision import verdicts_of
+from cmdana_plugin.config import MAX_SHARDS
+from cmdana_plugin.decision import Seen, verdicts_of
 from cmdana_plugin.endpoint import observed, wire
 from cmdana_plugin.endpoint.observed import Batch
+from cmdana_plugin.endpoint.shards import Evidence, Shard, decode_evidence
 from cmdana_plugin.endpoint.wire import Alive, Event, PeerError, Welcome, WireError
 from feature_extractors import Counts, Stage
 
@@ -32,6 +34,9 @@ class Identity:
     schema: str  # digest of schema.yaml that the model was made with
     streams: tuple[str, ...] = ()  # paths of the logs that the model looks at; empty: all
     brief: tuple[str, ...] = ()  # those of them of which the fields in `observed.BRIEF` are enough
+    shard: Shard = field(default_factory=Shard)
+    stands_in: int = 0  # the shard whose detector has begun us
+    known: str = ""  # what we go on from, in words
 
 
 @dataclass(slots=True)
@@ -74,6 +79,8 @@ class Session:
     _endpoint: str = ""
     _finished: str = ""
     _ending: str = ""
+    _heard: list[Seen] = field(default_factory=list)
+    _heard_from: OrderedDict[str, int] = field(default_factory=OrderedDict)  # number of its last message
 
     @property
     def lost(self) -> int:
@@ -136,6 +143,10 @@ class Session:
                     welcome = self._decoded(event, wire.decode_welcome)
                     if welcome is not None:
                         self._welcome(welcome)
+                case Event(name=wire.EVIDENCE):
+                    told = self._decoded(event, decode_evidence)
+                    if told is not None:
+                        self._hear(told)
                 case _:
                     self._complain(
                         "unknown_event", f"{event.topic}: event {event.name!r} is none of CMDANA's"
@@ -155,12 +166,22 @@ class Session:
             events += self.alive()
         return events
 
+    def others(self) -> dict[int, str]:
+        """The detectors that Zeek has accepted, by shard."""
+        told = next((w.detectors for w in self.nodes.values() if w.detectors), ())
+        return {i: instance for i, instance in enumerate(told, 1) if instance}
+
+    def heard(self) -> list[Seen]:
+        """Takes away what other detectors have told against responders of ours."""
+        heard, self._heard = self._heard, []
+        return heard
+
     def alive(self, *, leaving: bool = False) -> list[Event]:
         """The heartbeat event."""
         me = self.identity
         alive_event = Alive(
             me.cmdana, me.model, me.schema, self.judged, self.lost, self._finished, leaving, me.streams, me.brief,
-            self._named, self._endpoint,
+            self._named, self._endpoint, me.shard.number, me.shard.of, me.stands_in, me.known,
         )  # fmt: skip
         return [wire.encode_alive(f"{self.topic_verdicts}/alive", alive_event)]
 
@@ -204,6 +225,21 @@ class Session:
         if batch.last:
             self._ending = batch.run
         return True
+
+    def _hear(self, told: Evidence) -> None:
+        """Believes a detector that Zeek has accepted, once, in what it tells this start of us."""
+        if told.to != self.identity.instance or told.instance not in self.others().values():
+            self.counts.add("evidence_for_another", len(told.seen))
+            return
+        if told.n <= self._heard_from.get(told.instance, 0):
+            self._complain("evidence_repeated", f"evidence of {told.instance} came again; passed over")
+            return
+        self._heard_from[told.instance] = told.n
+        self._heard_from.move_to_end(told.instance)
+        while len(self._heard_from) > 2 * MAX_SHARDS:
+            self._heard_from.popitem(last=False)
+        self.counts.add("evidence_heard", len(told.seen))
+        self._heard += told.seen
 
     def _forget_runs(self) -> None:
         while len(self._runs) > _MAX_RUNS:
@@ -249,7 +285,8 @@ class Session:
             return
         known = self.nodes.get(welcome.node)
         self.nodes[welcome.node] = welcome
-        if known is not None and replace(known, benign=welcome.benign, n=welcome.n) == welcome:
+        same = known and replace(known, benign=welcome.benign, n=welcome.n, detectors=welcome.detectors)
+        if same == welcome:
             return
         who = f"Zeek {welcome.zeek} (node {welcome.node})"
         self.news.append(f"{who} welcomes us" if welcome.accepted else f"{who} refuses us: {welcome.why}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cmdana_plugin.endpoint.observed import head
 from cmdana_plugin.endpoint.seal import Seal
+from cmdana_plugin.endpoint.shards import Shard
 from cmdana_plugin.endpoint.wire import Event, PeerError
 from feature_extractors import CmdanaError, Counts
 
@@ -273,7 +274,13 @@ class Drain(threading.Thread):
 
 def make_transport(endpoint: Endpoint, version: str) -> Transport:
     """The transport that `plugin.toml` names. Raises `TransportError` where it cannot work at all."""
+    shard = Shard.parsed(endpoint.shard)
     if endpoint.transport == "broker":
+        if shard.of > 1:
+            raise TransportError(
+                f'[endpoint] shard: found "{shard}" with transport = "broker"; shards hear of one another through the '
+                'WebSocket alone: transport = "websocket"'
+            )
         from cmdana_plugin.endpoint.broker import BrokerTransport
 
         return BrokerTransport(
@@ -284,6 +291,6 @@ def make_transport(endpoint: Endpoint, version: str) -> Transport:
     from cmdana_plugin.endpoint.websocket import WebSocketTransport
 
     return WebSocketTransport(
-        endpoint.url, endpoint.topic_events, version,
+        endpoint.url, shard.topic(endpoint.topic_events), version,
         ca_file=endpoint.ca_file, cert_file=endpoint.cert_file, key_file=endpoint.key_file,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The wire format between Zeek and the endpoint: every message is one event with one JSON string, versioned.
 
 The other half of this contract is `zeek_scripts/types.zeek`; both sides state `WIRE_VERSION` in every message and
-refuse another one in words. Zeek tells `observations` and `welcome`, the endpoint `verdicts` and `alive`.
+refuse another one in words. Zeek tells `observations` and `welcome`, the endpoint `verdicts` and `alive`, and to other
+endpoints `evidence` (`shards.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
+from cmdana_plugin.config import MAX_SHARDS
 from cmdana_plugin.decision import NO_VERDICTS, REVISED, Notice, Verdicts
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import notice_columns, notice_fields
 from feature_extractors import CmdanaError, Stage
 
 T = TypeVar("T")
-WIRE_VERSION: Final = 7
+WIRE_VERSION: Final = 8
 # bytes of one message; Zeek flushes a batch at 256 KiB and one record more
 MAX_PAYLOAD: Final = 16 * 1024 * 1024
 VERDICTS_PER_EVENT: Final = 256
@@ -29,6 +31,7 @@ OBSERVATIONS: Final = "CMDANA::observations"
 WELCOME: Final = "CMDANA::welcome"
 VERDICTS: Final = "CMDANA::verdicts"
 ALIVE: Final = "CMDANA::alive"
+EVIDENCE: Final = "CMDANA::evidence"
 
 
 class WireError(CmdanaError):
@@ -66,6 +69,8 @@ class Welcome:
     parted: bool = False  # the answer to our goodbye: nothing more comes from this node
     # whether it writes down benign verdicts; None from a node that writes none at all
     benign: bool | None = None
+    # the detectors that are accepted, by shard, "" for none; empty without shards, and where no verdicts are written
+    detectors: tuple[str, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -88,6 +93,10 @@ class Alive:
     brief: Sequence[str] = ()  # those of them of which the fields in `observed.BRIEF` are enough
     runs: Sequence[str] = ()  # those that have answered on this connection: a Zeek believes who names its own
     endpoint: str = ""  # what Zeek calls our connection
+    shard: int = 1  # which of how many shards we judge
+    shards: int = 1
+    stands_in: int = 0  # the shard whose detector has begun us to stand in; 0 where this is our own
+    known: str = ""  # what we go on from, in words
 
 
 # Lengths at which Zeek cuts a field as it writes a log (Log::default_max_field_*), and at which we do the same.
@@ -116,6 +125,7 @@ def decode_welcome(payload: str) -> Welcome:
         to=word(message, "to"), n=natural(message, "n"),
         parted=typed(message, "parted", bool),
         benign=typed(message, "benign", bool) if "benign" in message else None,
+        detectors=_words(message, "detectors"),
     )  # fmt: skip
 
 
@@ -343,6 +353,16 @@ def word(message: Mapping[str, Any], name: str) -> str:
     if len(value) > MAX_WORD:
         raise refused(name, value, f"at most {MAX_WORD} characters")
     return value
+
+
+def _words(message: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The field `name` of a message, a list of `MAX_SHARDS` words at most; () where there is none."""
+    if name not in message:
+        return ()
+    value: list[Any] = typed(message, name, list)
+    if len(value) > MAX_SHARDS or not all(type(w) is str and len(w) <= MAX_WORD for w in value):
+        raise refused(name, value, f"at most {MAX_SHARDS} words")
+    return tuple(value)
 
 
 def finite(value: float, name: str) -> float:

@@ -114,6 +114,7 @@ def _replay_one(
     endpoint = settings.endpoint.model_copy(
         update={
             "transport": "websocket",
+            "shard": "",
             "url": f"ws://127.0.0.1:{port}/v1/messages/json",
             "reconnect_min": 0.05,
             "reconnect_max": 0.2,

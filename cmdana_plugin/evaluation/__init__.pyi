@@ -1,1 +1,2 @@
 from . import command as command
+from . import shadow as shadow

@@ -18,6 +18,7 @@ from cmdana_plugin.detector import (
     MODALITIES,
     CrossModal,
     EventContext,
+    FieldNetwork,
     Network,
     Past,
     Predictor,
@@ -25,6 +26,7 @@ from cmdana_plugin.detector import (
     RawScores,
     Remembered,
     Shape,
+    SpatioTemporalNetwork,
     stratum_of,
 )
 from cmdana_plugin.evaluation.masking import hide
@@ -74,6 +76,11 @@ class _ConcatenationNetwork(Network):
 class _OpenNetwork(Network):
     def sources(self, modality: int) -> Sequence[int]:
         return range(MODALITIES)
+
+
+class _PermutedNetwork(SpatioTemporalNetwork):
+    def layout(self, fields: int) -> Tensor:
+        return torch.randperm(fields, generator=torch.Generator().manual_seed(1))
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,13 @@ class ShuffledTime(Variant):
         memory, ring, used = past
         other = np.random.default_rng(seed).permutation(len(memory))
         return memory[other], ring[other], used[other]
+
+
+@dataclass(frozen=True)
+class PermutedColumns(Variant):
+    """A control of the spatio-temporal detector: the fields of its map in an order that means nothing."""
+
+    fields: ClassVar[type[FieldNetwork] | None] = _PermutedNetwork
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,13 +10,20 @@ import numpy as np
 
 from cmdana_plugin import files
 from cmdana_plugin.evaluation import own_network
+from cmdana_plugin.evaluation.adversary import hardening as of_hardening
+from cmdana_plugin.evaluation.adversary import networks as of_networks
+from cmdana_plugin.evaluation.adversary import page as of_adversary
+from cmdana_plugin.evaluation.adversary import poison as of_poison
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import COLUMNS, Floats
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, VARIANTS, Section
+from cmdana_plugin.evaluation.tables import page as of_heads
+from cmdana_plugin.evaluation.transfer import detectors as of_detectors
+from cmdana_plugin.evaluation.transfer import missing as of_missing
+from cmdana_plugin.evaluation.transfer import page as of_collections
 from cmdana_plugin.evaluation.whole_days import page as of_days
 from feature_extractors import CmdanaError
 
-MARK: Final = "<!-- measured -->"  # stands before and after the measured part of a page
 _AT2, _AT3, _AUROC = COLUMNS.index("tpr@0.01"), COLUMNS.index("tpr@0.001"), COLUMNS.index("auroc")
 _PR = COLUMNS.index("pr")
 _CLAIMS: Final = (
@@ -37,17 +44,21 @@ _ANCHORS: Final = (
 )  # fmt: skip
 
 
-def check_page(page: Path) -> None:
-    """Raises `CmdanaError` for a page that has no place for what is measured."""
-    if not page.is_file() or page.read_text(encoding="utf-8").count(MARK) != 2:
-        raise CmdanaError(f"{page}: expected a page with {MARK} before and after its measured part")
-
-
 def check_pages(page: Path) -> None:
-    """The page, and the one beside it for squeezed recordings if there is one."""
-    check_page(page)
-    if (beside := squeezed_page(page)).is_file():
-        check_page(beside)
+    """Raises `CmdanaError` for a page, or one beside it, that has no place for any section, or half of one."""
+    for each in (page, squeezed_page(page)):
+        if each != page and not each.is_file():
+            continue
+        text = each.read_text(encoding="utf-8") if each.is_file() else ""
+        counts = {mark: text.count(mark) for mark, _ in SECTIONS.values()}
+        if wrong := [mark for mark, count in counts.items() if count not in (0, 2)]:
+            raise CmdanaError(
+                f"{each}: found {wrong[0]} {counts[wrong[0]]} times, expected before and after a section"
+            )
+        if not any(counts.values()):
+            raise CmdanaError(
+                f"{each}: expected a page with marks before and after its sections, like {counts.popitem()[0]}"
+            )
 
 
 def squeezed_page(page: Path) -> Path:
@@ -56,65 +67,78 @@ def squeezed_page(page: Path) -> Path:
 
 
 def write_pages(found: Mapping[str, Section], page: Path) -> None:
-    """The page of results, and what squeezed recordings gave on the one beside it, where there is such a page."""
-    if (beside := squeezed_page(page)).is_file():
-        write_page({k: v for k, v in found.items() if k in ("own", "made")}, beside)
-        found = {k: v for k, v in found.items() if k != "own"}
-    write_page(found, page)
+    """Each section of the findings where the page of results, or the one beside it, has its marks.
+
+    What the findings hold nothing of stays as it is.
+    """
+    check_pages(page)
+    for each in (page, squeezed_page(page)):
+        if not each.is_file():
+            continue
+        for name, (mark, _) in SECTIONS.items():
+            text = each.read_text(encoding="utf-8")
+            if name in found and text.count(mark) == 2:
+                before, old, after = text.split(mark)
+                new = _section(name, found, old)
+                if name == "heads":
+                    _draw(found[name], page.parent / "pictures")
+                files.replace(each, f"{before}{mark}\n\n{new}\n\n{mark}{after}".encode())
 
 
-def write_page(found: Mapping[str, Section], page: Path) -> None:
-    check_page(page)
-    before, _, after = page.read_text(encoding="utf-8").split(MARK)
-    files.replace(page, f"{before}{MARK}\n\n{words(found)}\n{MARK}{after}".encode())
+def _draw(heads: Section, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for file, picture in of_heads.pictures(heads).items():
+        files.replace(folder / file, picture.encode())
+
+
+def _section(name: str, found: Mapping[str, Section], before: str = "") -> str:
+    """With the parts that stood `before` and that the findings hold nothing of."""
+    made = found.get("made", {}).get(name)
+    how = f"\n\n`{made['command']}`, code {made['code_digest'][:12]}." if made else ""
+    return f"{of_days.with_others(SECTIONS[name][1](found[name]), before)}{how}"
 
 
 def words(found: Mapping[str, Section]) -> str:
-    """The findings in Markdown, all tables."""
-    parts = [
-        of_days.in_short(found["days"]) if "days" in found else "",
-        of_days.words(found["days"]) if "days" in found else "",
-        in_short(found),
-        _captures(found["captures"]) if "captures" in found else "",
-        _own(found["own"]) if "own" in found else "",
-        _tables(found["tabular"]) if "tabular" in found else "",
-        _robustness(found["robustness"]) if "robustness" in found else "",
-        _how(found),
-    ]
-    return "\n\n".join(p for p in parts if p) + "\n"
+    """The findings in Markdown, all sections."""
+    return "\n\n".join(_section(name, found) for name in SECTIONS if name in found) + "\n"
 
 
 # In short
 
 
-def in_short(found: Mapping[str, Section]) -> str:
-    """The summary of the findings in sentences; every figure is theirs."""
-    lines = []
-    captures = found.get("captures")
-    if captures and SHIPPED in captures["detectors"]:
-        ours = _mean(captures, SHIPPED)
+def _captures_in_short(captures: Section) -> list[str]:
+    if SHIPPED not in captures["detectors"]:
+        return []
+    ours = _mean(captures, SHIPPED)
+    lines = [
+        f"- **Other captures of the collections that were learned** ({captures['about']['captures']} captures, "
+        f"{captures['about']['benign']:,} benign and {captures['about']['malicious']:,} malicious connections, "
+        f"{len(captures['families'])} families, of which "
+        f"{sum(not f['seen'] for f in captures['families'].values())} kept out of training): "
+        f"`cmdana` finds {ours[_AT2]:.2f} of a family's connections at a false-positive rate of 1e-2 and "
+        f"{ours[_AT3]:.2f} at 1e-3, macro AUROC {ours[_AUROC]:.2f}. {_verdict(captures, SHIPPED)}"
+    ]
+    if UNLABELLED in captures["detectors"]:
+        mine = _mean(captures, UNLABELLED)
         lines.append(
-            f"- **Networks never seen** ({captures['about']['captures']} captures, "
-            f"{captures['about']['benign']:,} benign and {captures['about']['malicious']:,} malicious connections, "
-            f"{len(captures['families'])} families, of which "
-            f"{sum(not f['seen'] for f in captures['families'].values())} kept out of training): "
-            f"`cmdana` finds {ours[_AT2]:.2f} of a family's connections at a false-positive rate of 1e-2 and "
-            f"{ours[_AT3]:.2f} at 1e-3, macro AUROC {ours[_AUROC]:.2f}. {_verdict(captures, SHIPPED)}"
+            f"- **The same without labels**: {mine[_AT2]:.2f} and {mine[_AT3]:.2f}, AUROC {mine[_AUROC]:.2f}. "
+            f"{_verdict(captures, UNLABELLED)}"
         )
-        if UNLABELLED in captures["detectors"]:
-            mine = _mean(captures, UNLABELLED)
-            lines.append(
-                f"- **The same without labels**: {mine[_AT2]:.2f} and {mine[_AT3]:.2f}, AUROC {mine[_AUROC]:.2f}. "
-                f"{_verdict(captures, UNLABELLED)}"
-            )
-        told = captures.get("incidents", {}).get(SHIPPED)
-        if told:
-            lines.append(
-                f"- **What an operator is told there**: {_avg(told, 'found'):.1f} of {told[0]['incidents']} incidents, "
-                f"{_avg(told, 'false_per_million'):,.0f} false notices per million connections; a found one after "
-                f"{_known(told, 'delay')} s and {_known(told, 'within')} of its connections (medians)."
-            )
-    for network, site in found.get("own", {}).items():
+    told = captures.get("incidents", {}).get(SHIPPED)
+    if told:
+        lines.append(
+            f"- **What an operator is told there**: {_avg(told, 'found'):.1f} of {told[0]['incidents']} incidents, "
+            f"{_avg(told, 'false_per_million'):,.0f} false notices per million connections; a found one after "
+            f"{_known(told, 'delay')} s and {_known(told, 'within')} of its connections (medians)."
+        )
+    if UNLABELLED in captures["detectors"]:
+        lines += _claims(captures)
+    return lines
+
+
+def _own_in_short(own: Mapping[str, Section]) -> list[str]:
+    lines = []
+    for network, site in own.items():
         name = _ours(site.get("detectors", {}))
         if name is None:
             continue
@@ -132,7 +156,12 @@ def in_short(found: Mapping[str, Section]) -> str:
             lines.append(
                 f"  Nominal 1e-3 became {_list(rates[:, 1], 5)} on {site['later']:,} later normal connections, by seed."
             )
-    for name, table in found.get("tabular", {}).items():
+    return lines
+
+
+def _tables_in_short(tables: Mapping[str, Section]) -> list[str]:
+    lines = []
+    for name, table in tables.items():
         if SHIPPED not in table["pooled"]:
             continue
         ranked = {n: float(_down(v)[4]) for n, v in table["pooled"].items()}
@@ -142,9 +171,7 @@ def in_short(found: Mapping[str, Section]) -> str:
             f"- **{name}**: AUROC {ranked[SHIPPED]:.3f} with labels, {ranked.get(UNLABELLED, float('nan')):.3f} without"
             + (f"; best baseline `{best}` {rest[best]:.3f}." if best else ".")
         )
-    if captures and UNLABELLED in captures["detectors"]:
-        lines += _claims(captures)
-    return "## In short\n\n" + "\n".join(lines) if lines else ""
+    return lines
 
 
 def _ours(names: Container[str]) -> str | None:
@@ -177,7 +204,11 @@ def _claims(captures: Section) -> list[str]:
                 f"  - {claim}: {d[_AT3]:+.3f} at 1e-3, {d[_AUROC]:+.3f} in AUROC"
                 + (f" (asked for {wanted:+.2f}: {held})" if wanted else "")
             )
-    return ["- **What the parts are worth** without labels on networks never seen:", *lines] if lines else []
+    return (
+        ["- **What the parts are worth** without labels on other captures of learned collections:", *lines]
+        if lines
+        else []
+    )
 
 
 # Sections
@@ -186,7 +217,8 @@ def _claims(captures: Section) -> list[str]:
 def _captures(found: Section) -> str:
     about = found["about"]
     out = [
-        "## Captures of networks never seen",
+        "## Other captures of the collections that were learned",
+        "\n".join(_captures_in_short(found)),
         f"Trained on {about['train']:,} connections, calibrated on {about['calibrate']:,} benign ones of other "
         "captures. "
         f"TPR is read off the test split's own {about['benign']:,} benign rows, macro over families of five or more "
@@ -227,7 +259,8 @@ def _captures(found: Section) -> str:
     shown = [n for n in found["detectors"] if n not in VARIANTS or n == SHIPPED]
     realised = {n: d for n in shown if (d := found["detectors"][n]["realised"])}
     out += ["### Nominal and realised false-positive rate on other networks", _realised(realised)]
-    return "\n\n".join(out)
+    out.append(f"Data {about['data']}.")
+    return "\n\n".join(p for p in out if p)
 
 
 def _own(found: Section) -> str:
@@ -237,6 +270,7 @@ def _own(found: Section) -> str:
         "detectors take their thresholds from the same benign rows. Baselines without labels learn the same normal; "
         "those with labels learn the labelled captures of other networks and this normal. Networks that nobody "
         "learned are judged with what was learned on the first.",
+        "\n".join(_own_in_short(found)),
     ]
     for network, site in found.items():
         out.append(f"### {network}")
@@ -252,6 +286,7 @@ def _own(found: Section) -> str:
                 if "benign" in known
                 else "."
             )
+            + f" Data {known['data']}."
         )
         if "detectors" in site:
             variants = [n for n in VARIANTS if n in site["detectors"] and n != SHIPPED]
@@ -277,11 +312,12 @@ def _tables(found: Section) -> str:
         "No packets, logs or past: groups of fields stand in for modalities, the rest of the detector (mixture, trees, "
         "calibration by protocol, fusion) is as it ships. The threshold leaves 1 % of held-back benign training rows "
         "above it; FPR, recall, accuracy and F1 on the test rows are at that threshold, the rest are rankings.",
+        "\n".join(_tables_in_short(found)),
     ]
     for name, table in found.items():
         about = table["about"]
         sizes = f"{about['benign']:,} benign and {about['malicious']:,} malicious test rows"
-        out.append(f"### {name}\n\n{about['protocol']}. {sizes}.")
+        out.append(f"### {name}\n\n{about['protocol']}. {sizes}. Data {about['data']}.")
         rows = []
         for n in sorted(table["pooled"], key=lambda n: -_down(table["pooled"][n])[4]):
             m, s = _down(table["pooled"][n]), np.array(table["pooled"][n], np.float64).std(axis=0)
@@ -297,7 +333,7 @@ def _tables(found: Section) -> str:
         "Published and earlier figures beside them (not all on this protocol):",
         of_days.table(["table", "method", "figures"], _ANCHORS),
     ]
-    return "\n\n".join(out)
+    return "\n\n".join(p for p in out if p)
 
 
 def _robustness(found: Section) -> str:
@@ -314,20 +350,22 @@ def _robustness(found: Section) -> str:
     )
 
 
-def _how(found: Mapping[str, Section]) -> str:
-    made = found.get("made", {})
-    lines = ["## How this page was made", "", "```", *(m["command"] for m in made.values())]
-    lines += ["cmdana evaluate --out findings.json --page docs/results.md", "```", ""]
-    digests = []
-    if "captures" in found:
-        digests.append(f"captures: {found['captures']['about']['data']}")
-    for section in ("days", "own"):
-        digests += [f"{n}: {s['about']['data']}" for n, s in found.get(section, {}).items()]
-    digests += [f"{n}: {s['about']['data']}" for n, s in found.get("tabular", {}).items()]
-    lines.append("Data digests: " + "; ".join(digests) + ".")
-    if made:
-        lines.append("Code: " + "; ".join(f"{n} {m['code_digest'][:12]}" for n, m in made.items()) + ".")
-    return "\n".join(lines)
+# By name of a section of the findings: the mark before and after it on a page, and its words.
+SECTIONS: Final[Mapping[str, tuple[str, Callable[[Section], str]]]] = {
+    "days": (of_days.MARK, of_days.section),
+    "collections": (of_collections.MARK, of_collections.words),
+    "captures": ("<!-- captures -->", _captures),
+    "own": ("<!-- own -->", _own),
+    "tabular": ("<!-- tabular -->", _tables),
+    "robustness": ("<!-- robustness -->", _robustness),
+    "detectors": (of_detectors.MARK, of_detectors.words),
+    "missing": (of_missing.MARK, of_missing.words),
+    "adversary": (of_adversary.MARK, of_adversary.words),
+    "hardening": (of_hardening.MARK, of_hardening.words),
+    "descent": (of_networks.MARK, of_networks.words),
+    "poison": (of_poison.MARK, of_poison.words),
+    "heads": (of_heads.MARK, of_heads.words),
+}
 
 
 # Tables

@@ -197,6 +197,8 @@ VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
     "no modality dropout": {"dropout": 0.0},
     "control: shuffled time": {"variant": ablations.ShuffledTime()},
     "control: shuffled pairing": {"variant": ablations.ShuffledPairing()},
+    "spatio-temporal": {"detector": "spatio-temporal"},
+    "control: permuted columns": {"detector": "spatio-temporal", "variant": ablations.PermutedColumns()},
 }
 
 

@@ -1,4 +1,5 @@
 from . import moments as moments
+from .appending import AppendedLog as AppendedLog
 from .labels import Found as Found
 from .labels import LabelError as LabelError
 from .labels import Labels as Labels
@@ -18,6 +19,8 @@ from .notices import notice_row as notice_row
 from .notices import read_notices as read_notices
 from .notices import sub_message as sub_message
 from .notices import title as title
+from .parquet import arrow_table as arrow_table
+from .parquet import need_pyarrow as need_pyarrow
 from .reader import Field as Field
 from .reader import Held as Held
 from .reader import find_logs as find_logs
@@ -39,7 +42,7 @@ from .streams import Format as Format
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError
 from .streams import LogWriter as LogWriter
-from .streams import cmdana_columns as cmdana_columns
+from .streams import cmdana_pieces as cmdana_pieces
 from .streams import conn_columns as conn_columns
 from .streams import conn_lines as conn_lines
 from .tables import APPLICATION as APPLICATION

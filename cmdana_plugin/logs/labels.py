@@ -13,7 +13,7 @@ from typing import IO, Final
 from cmdana_plugin.decision import REVISED
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs.notices import read_notices
-from cmdana_plugin.logs.reader import number, read_rows, text
+from cmdana_plugin.logs.reader import Field, find_logs, number, read_rows, text
 from feature_extractors import CmdanaError, RecordError
 from feature_extractors.readers import MAX_LINE, TOO_LONG, PassedOver, seconds
 
@@ -46,6 +46,8 @@ class Found:
     flagged: Counter[str] = field(default_factory=Counter)  # label -> of these, not benign by verdict
     # family -> (all, flagged, noticed)
     families: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    # benign, or the kind of attack (first word of a family) -> verdict -> connections
+    said: dict[str, dict[str, int]] = field(default_factory=dict)
     true_notices: int = 0  # notices that rest on a malicious connection, at least one
     false_notices: int = 0  # notices that rest on benign connections only
     unlabelled_notices: int = 0  # the rest
@@ -82,7 +84,7 @@ class Labels:
         truth: dict[str, Label] = {}
         odd_by_host: dict[tuple[str, str], list[Label]] = defaultdict(list)
         by_incident: dict[str, list[Label]] = defaultdict(list)
-        for row in read_rows(folder / "cmdana.log", "cmdana", found.passed):
+        for row in self._verdicts(folder, found.passed):
             if row.get("stage") not in ("final", REVISED):
                 continue
             orig = (text(row, "id.orig_h"), int(number(row, "id.orig_p", -1.0)))
@@ -99,13 +101,19 @@ class Labels:
             truth[text(row, "uid")] = label
             found.connections[label.label] += 1
             all_of[label.family] += 1
-            if (text(row, "verdict") or BENIGN) != BENIGN:
+            verdict = text(row, "verdict") or BENIGN
+            if label.label != "unknown":
+                kind = label.family.partition("-")[0] or label.label
+                of = found.said.setdefault(kind, {})
+                of[verdict] = of.get(verdict, 0) + 1
+            if verdict != BENIGN:
                 found.flagged[label.label] += 1
                 flagged_of[label.family] += 1
                 odd_by_host["originator", orig[0]].append(label)
                 odd_by_host["responder", resp[0]].append(label)
         noticed: set[str] = set()
-        for row in read_notices(folder / "notice.log", found.passed):
+        notices = (row for file in find_logs([folder], "notice") for row in read_notices(file, found.passed))
+        for row in notices:
             if incident := text(row, "cmdana.incident"):
                 basis = by_incident[incident]
             elif role := text(row, "cmdana.role"):  # of an older version
@@ -123,6 +131,11 @@ class Labels:
         found.unscored = len(self) - len(seen)
         found.families = {f: (all_of[f], flagged_of[f], f in noticed) for f in sorted(all_of) if f}
         return found
+
+    @staticmethod
+    def _verdicts(folder: Path, passed: PassedOver) -> Iterator[Mapping[str, Field]]:
+        for file in find_logs([folder], "cmdana"):
+            yield from read_rows(file, "cmdana", passed)
 
 
 def read_labels(path: Path) -> Labels:

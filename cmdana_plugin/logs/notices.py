@@ -52,8 +52,18 @@ def sub_message(n: Notice) -> str:
             parts.append(f"latest: {latest[0]}")
             parts += latest[1:]
     if n.drift:
-        parts.append("calibrate or train again if this is the new normal")
+        parts.append(f"{_done(n.drift)}: calibrate or train again if this is the new normal")
     return "; ".join(parts)
+
+
+def _done(drift: TrafficDrift) -> str:
+    """What was done about it."""
+    if drift.becomes is None:
+        return "done: nothing, verdicts are by the model's own calibration"
+    return (
+        f"done: verdicts are calibrated on this traffic, a p-value of {drift.tail:g} counts as {drift.becomes:.2g}; "
+        "evidence against hosts is not"
+    )
 
 
 def notice_fields(n: Notice) -> dict[str, Value]:

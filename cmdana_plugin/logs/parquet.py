@@ -21,6 +21,25 @@ def need_pyarrow() -> None:
         raise LogError("writing Parquet needs pyarrow, which is not installed: pip install 'cmdana[parquet]'")
 
 
+def arrow_table(stream: Stream, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, int]:
+    """The rows as a `pyarrow.Table` with the stream's columns and types, and how many values it could not hold.
+
+    Times are timestamps of microseconds in UTC, intervals seconds; a field that a row lacks is null. Raises `LogError`
+    where pyarrow is not installed.
+    """
+    need_pyarrow()
+    import pyarrow
+
+    unfit = 0
+    columns = []
+    schema = _schema(stream)
+    for (name, kind), field in zip(stream.fields, schema, strict=True):
+        column, more = _column([row.get(name) for row in rows], kind, field.type)
+        columns.append(column)
+        unfit += more
+    return pyarrow.Table.from_arrays(columns, schema=schema), unfit
+
+
 class ParquetLog:
     """One log as a Parquet file that gets its name in `close`, with Zeek's path and types in its metadata.
 
@@ -30,19 +49,14 @@ class ParquetLog:
 
     def __init__(self, folder: Path, stream: Stream) -> None:
         need_pyarrow()
-        import pyarrow
         from pyarrow.parquet import ParquetWriter
 
         self.path = folder / f"{stream.path}.parquet"
         self.unfit = 0
         self._stream = stream
-        fields = [
-            pyarrow.field(name, _arrow(kind), metadata={"zeek.type": kind}) for name, kind in stream.fields
-        ]
-        self._schema = pyarrow.schema(fields, metadata={"zeek.path": stream.path})
         try:
             self._replacement = Replacement(self.path)
-            self._writer = ParquetWriter(self._replacement.file, self._schema)
+            self._writer = ParquetWriter(self._replacement.file, _schema(stream))
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -53,14 +67,10 @@ class ParquetLog:
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends a row group; a field that a row lacks is null."""
-        import pyarrow
-
-        columns = [
-            self._column([row.get(name) for row in rows], kind, field.type)
-            for (name, kind), field in zip(self._stream.fields, self._schema, strict=True)
-        ]
+        table, unfit = arrow_table(self._stream, rows)
+        self.unfit += unfit
         try:
-            self._writer.write_table(pyarrow.Table.from_arrays(columns, schema=self._schema))
+            self._writer.write_table(table)
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error}") from None
 
@@ -76,22 +86,31 @@ class ParquetLog:
         """Deletes what was written."""
         self._replacement.abandon()
 
-    def _column(self, values: Sequence[Any], kind: str, of: Any) -> Any:
-        import pyarrow
 
-        to = _held(kind)
+def _schema(stream: Stream) -> Any:
+    import pyarrow
+
+    fields = [pyarrow.field(name, _arrow(kind), metadata={"zeek.type": kind}) for name, kind in stream.fields]
+    return pyarrow.schema(fields, metadata={"zeek.path": stream.path})
+
+
+def _column(values: Sequence[Any], kind: str, of: Any) -> tuple[Any, int]:
+    """The values as a column, and how many of them it cannot hold: those are null."""
+    import pyarrow
+
+    to = _held(kind)
+    try:
+        return pyarrow.array([None if v is None else to(v) for v in values], of), 0
+    except _NO_FIT:
+        pass
+    held, unfit = [], 0
+    for value in values:
         try:
-            return pyarrow.array([None if v is None else to(v) for v in values], of)
+            held.append(pyarrow.array([None if value is None else to(value)], of)[0].as_py())
         except _NO_FIT:
-            pass
-        held = []
-        for value in values:
-            try:
-                held.append(pyarrow.array([None if value is None else to(value)], of)[0].as_py())
-            except _NO_FIT:
-                held.append(None)
-                self.unfit += 1
-        return pyarrow.array(held, of)
+            held.append(None)
+            unfit += 1
+    return pyarrow.array(held, of), unfit
 
 
 _NO_FIT: Final = (TypeError, ValueError, OverflowError)  # pyarrow's own are among them

@@ -9,16 +9,18 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision import Coded, Verdicts, coded
-from cmdana_plugin.files import Replacement
+from cmdana_plugin.decision import Coded, Verdict, Verdicts, coded
+from cmdana_plugin.files import Replacement, Resumed
 from cmdana_plugin.logs.moments import shown
 from feature_extractors import (
     CONN_STATES,
@@ -156,6 +158,26 @@ def cmdana_columns(connections: Connections, verdicts: Verdicts) -> list[Column]
     ]  # fmt: skip
 
 
+def cmdana_pieces(
+    connections: Connections, verdicts: Verdicts, revised: Sequence[tuple[int, Verdict]] = ()
+) -> Iterator[list[Column]]:
+    """All verdicts of a block in the order in which they were reached: pieces of the columns of cmdana.log.
+
+    `revised` are verdicts on earlier connections, each with the row after which it was reached, in their order.
+    """
+    columns, begin = cmdana_columns(connections, verdicts), 0
+    for row, again in groupby(revised, itemgetter(0)):
+        yield [_cut(column, begin, row + 1) for column in columns]
+        yield list(zip(*(verdict for _, verdict in again), strict=True))
+        begin = row + 1
+    if begin < len(connections):
+        yield [_cut(column, begin, len(connections)) for column in columns]
+
+
+def _cut(column: Column, begin: int, end: int) -> Column:
+    return Coded(column.code[begin:end], column.words) if isinstance(column, Coded) else column[begin:end]
+
+
 class LocalNets:
     """The site's networks: whether an address lies in one of them, as Zeek's Site::is_local_addr."""
 
@@ -188,18 +210,21 @@ class LogWriter:
 
     unfit: Final = 0  # values that a column could not hold: text holds all
 
-    def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
+    def __init__(
+        self, folder: Path, stream: Stream, fmt: Format, kept: tuple[Path, int] | None = None
+    ) -> None:
+        """`kept` is where an earlier run has left the file's first so many bytes, and this one leaves it too."""
         self.path = folder / f"{stream.path}.log"
         self._stream = stream
         self._tsv = fmt == "tsv"
         self._form = _TSV if self._tsv else _JSON
-        self._opened = False
         self._now = 0.0
         try:
-            self._replacement = Replacement(self.path)
+            self._replacement = Resumed(self.path, *kept) if kept else Replacement(self.path)
         except OSError as error:
-            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise LogError(f"{kept[0] if kept else self.path}: cannot be written: {error.strerror}") from None
         self._file = self._replacement.file
+        self._opened = bool(kept and kept[1])
 
     def write(self, rows: Iterable[tuple[Value, ...]], now: float, opened: float | None = None) -> None:
         """Appends rows, values in the order of the stream's fields; else as `write_columns`."""
@@ -227,6 +252,14 @@ class LogWriter:
         except OSError as error:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
+    def settled(self) -> int:
+        """How many bytes a `kept` file has so far, all of them on the disk."""
+        assert isinstance(self._replacement, Resumed)
+        try:
+            return self._replacement.settled()
+        except OSError as error:
+            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+
     def close(self) -> None:
         """Writes the closing header line (TSV) and gives the file its name."""
         try:
@@ -238,13 +271,23 @@ class LogWriter:
             raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def abandon(self) -> None:
-        """Deletes what was written."""
+        """Deletes what was written, unless it is kept."""
         self._replacement.abandon()
 
     def _open(self, now: float) -> None:
         if self._tsv and not self._opened:
             self._file.write(_header(self._stream, now).encode())
         self._opened = True
+
+
+def lines_of(stream: Stream, columns: Sequence[Column], fmt: Format) -> bytes:
+    """Rows as lines without a header; columns in the order of the stream's fields."""
+    return (_TSV if fmt == "tsv" else _JSON).lines(stream, columns)
+
+
+def header_of(stream: Stream, fmt: Format, now: float) -> bytes:
+    """What stands before the first line of a log that was opened at `now`, seconds since the epoch."""
+    return _header(stream, now).encode() if fmt == "tsv" else b""
 
 
 def _stamp(now: float) -> str:

@@ -1,5 +1,8 @@
 from . import embedded as embedded
 from . import reference as reference
+from .archives import Progress as Progress
+from .archives import Wanted as Wanted
+from .archives import hunt as hunt
 from .conversion import captures_or_logs as captures_or_logs
 from .conversion import convert as convert
 from .embedded import extract as extract
@@ -8,5 +11,13 @@ from .embedded import merge_counts as merge_counts
 from .embedded import sources as sources
 from .gc_policy import settle_for_live as settle_for_live
 from .gc_policy import settled_for_extraction as settled_for_extraction
+from .keeping import InUse as InUse
+from .keeping import Lasting as Lasting
+from .keeping import held as held
+from .merging import merged as merged
+from .ray_scoring import RayScoring as RayScoring
 from .reference import with_reference as with_reference
+from .scoring_parts import Loaded as Loaded
+from .scoring_parts import Turn as Turn
+from .scoring_processes import ScoringProcesses as ScoringProcesses
 from .summary import Summary as Summary

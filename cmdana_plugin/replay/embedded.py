@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,7 +24,7 @@ from cmdana_plugin.logs import (
     LogError,
     LogFolder,
     LogWriter,
-    cmdana_columns,
+    cmdana_pieces,
     conn_columns,
     notice_row,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from feature_extractors import Counts, ExtractorLimits, LogRow
     from feature_extractors.features import Encoded
 
+_OF_CAPTURES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace", ".gz", ".bz2", ".xz", ".zst")
 _BLOCK_WINDOWS = 8192  # windows scored at once
 
 
@@ -49,6 +51,21 @@ def limits_of(config: Config) -> ExtractorLimits:
     return ExtractorLimits(
         TrackerLimits(**config.tracker.model_dump()), ContentLimits(**config.content.model_dump())
     )
+
+
+def folder_for(captures: Sequence[str]) -> Path:
+    """The folder, in the working folder, for what comes of these captures: `incident` for `day/incident.pcap.gz`.
+
+    Of a folder of captures it is `NAME-replayed`, of standard input `capture`; of several captures, of the first.
+    """
+    first = Path(captures[0])
+    if captures[0] != "-" and first.is_dir():
+        return Path(f"{first.resolve().name or 'root'}-replayed")
+    name = first.name
+    while (suffix := Path(name).suffix.lower()) in _OF_CAPTURES and len(name) > len(suffix):
+        name = name[: -len(suffix)]
+    name = name.strip(".- ") or "capture"
+    return Path(f"{name}-replayed" if name == first.name and os.path.lexists(name) else name)
 
 
 @contextmanager
@@ -167,11 +184,15 @@ def replay(
     `load` raises; then nothing is left in `out`.
     """
     summary = Summary([str(c) for c in captures])
-    from cmdana_plugin.replay.extraction_process import (
-        ChildProcess,  # and numba, which both processes need: loaded once
-    )
+    from cmdana_plugin.replay.two_passes import TwoPasses  # and numba, which both processes need: loaded once
+    from feature_extractors.compiled import hashed, new_key
 
-    blocks = ChildProcess(lambda: _extracted(captures, config))
+    hashed(
+        new_key(), np.zeros(1, np.uint64)
+    )  # numba gets itself ready at its first function, a tenth of a second
+    passes = TwoPasses(
+        lambda: _extracted(captures, config), again="-" not in captures and config.adaptation.reads_twice
+    )
     try:
         logs = LogFolder(
             out,
@@ -179,10 +200,11 @@ def replay(
             (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
         )
     except LogError:
-        blocks.close()
+        passes.close()
         raise
     try:
-        judge, local = load(blocks.ahead), LocalNets(config.logs.local_nets)
+        judge, local = load(passes.ahead), LocalNets(config.logs.local_nets)
+        blocks = passes.judging(judge)
         for judged in judge.judged(_counted(blocks, summary, logs), ahead=True):
             if len(judged.windows):
                 _write(judged, logs, local)
@@ -192,7 +214,7 @@ def replay(
         logs.abandon()
         raise
     finally:
-        blocks.close()
+        passes.close()
     summary.logs = logs.close()
     summary.finish(judge)
     return summary
@@ -267,8 +289,6 @@ def _write(judged: Judged, logs: LogFolder[LogWriter], local: LocalNets) -> None
     now, first = float(c.end.max()), float(c.end[0])
     if "conn" in logs:
         logs.log(CONN).write_columns(conn_columns(c, verdicts, local), now, first)
-    if judged.revised:
-        logs.log(CMDANA).write(judged.rows(), now, first)
-    else:
-        logs.log(CMDANA).write_columns(cmdana_columns(c, verdicts), now, first)
+    for columns in cmdana_pieces(c, verdicts, judged.revised):
+        logs.log(CMDANA).write_columns(columns, now, first)
     logs.log(NOTICE).write(map(notice_row, judged.notices), now, first)

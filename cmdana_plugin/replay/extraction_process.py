@@ -33,7 +33,7 @@ Part = tuple[
     Encoded | None, Numbers, list[Lines]
 ]  # a block, counts as of then, and lines of logs that go with it
 
-_HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
+HEAD: Final = struct.Struct("<QQ")  # bytes of what is marshalled, bytes of columns
 _ALIGN_BYTES: Final = 64  # columns begin at multiples of it
 _BLOCK_WINDOWS: Final = 8192  # windows that are handed on at once
 _MAX_WAITING_WINDOWS: Final = 32768  # that wait at most, beside the block that comes: some 40 MB
@@ -56,28 +56,37 @@ _COLUMNS: Final = tuple(
 _ours: Final[list[int]] = []  # in the child: its end of the pipe
 
 
-def lock_in() -> None:
+def lock_in(descriptors: int = 64) -> None:
     """Confines the child process for good (`feature_extractors.confinement.confine.lock_in`).
 
     Called by its work when all that it needs is loaded and open, before the first byte of traffic is looked at.
 
-    From here on the garbage collector runs seldom (`gc_policy`).
+    From here on the garbage collector runs seldom (`gc_policy`). It may open so many `descriptors` more.
     """
     settle_for_extraction()
-    confine.lock_in(_ours[-1])
+    confine.lock_in(_ours[-1], descriptors)
 
 
 class ChildProcess:
     """An iterator of the parts that `work` yields in a forked child process, in its order.
 
     What waits when the reader comes back is handed on as one block, for which it waits a little where that is few:
-    a large one takes a third less of a detector's time for each window. Iterating raises the `CmdanaError` of `work` as
+    a large one takes a third less of a detector's time for each window; not so where nothing is to be put `together`.
+    Iterating raises the `CmdanaError` of `work` as
     a `CaptureError`, as it does where the child was killed or has computed for `stuck` seconds without a block, and
-    `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too.
+    `RuntimeError` where it died of a bug. `close` ends it at any time, and it ends with this process too. One that
+    `waits` does nothing before it is told to `begin`.
     """
 
-    def __init__(self, work: Callable[[], Iterator[Part]], stuck: float = _STUCK_CPU_SECONDS) -> None:
+    def __init__(
+        self,
+        work: Callable[[], Iterator[Part]],
+        stuck: float = _STUCK_CPU_SECONDS,
+        together: bool = True,
+        waits: bool = False,
+    ) -> None:
         reading, writing = os.pipe()
+        waiting, self._told = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -85,10 +94,12 @@ class ChildProcess:
         self._child = os.fork()
         if self._child == 0:
             os.close(reading)
+            os.close(self._told)
             confine.end_with_parent(parent)
             os.nice(_CHILD_NICENESS)
-            _run(work, writing)
+            _run(work, writing, waiting)
         os.close(writing)
+        os.close(waiting)
         self._pipe = open(reading, "rb", buffering=0)
         self._blocks: deque[_Block | None] = deque()
         self._rows = 0  # of the blocks that wait
@@ -97,8 +108,17 @@ class ChildProcess:
         self._closed = False
         self._ended = False
         self._stuck = stuck
+        self._together = together
         self._received = 0  # blocks so far
         self._looked = -1, 0.0  # blocks, and the child's processor time, when nothing came for the first time
+        if not waits:
+            self.begin()
+
+    def begin(self) -> None:
+        """Has the child begin: what is forked after that is forked beside a thread."""
+        os.write(self._told, b"!")
+        os.close(self._told)
+        self._told = -1
         threading.Thread(target=self._receive, daemon=True).start()
 
     def __iter__(self) -> Iterator[Part]:
@@ -109,7 +129,7 @@ class ChildProcess:
             if kind == "end":
                 self.close()
                 return
-            parts = [b for _, s, data in blocks if (b := _unpacked(s, data)) is not None]
+            parts = [b for _, s, data in blocks if (b := unpacked_part(s, data)) is not None]
             lines = [Lines(*line) for _, s, _ in blocks for line in s["lines"]]
             yield (
                 concat_encoded(parts) if len(parts) > 1 else parts[0] if parts else None,
@@ -134,6 +154,9 @@ class ChildProcess:
         if self._closed:
             return
         self._closed = True
+        if self._told >= 0:
+            os.close(self._told)
+            self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):  # the reader, in another thread, was at its end just now
@@ -151,11 +174,12 @@ class ChildProcess:
                 self._look()
             if self._closed:
                 return []
-            self._moved.wait_for(self._worth_taking, _PATIENCE_SECONDS)
+            if self._together:
+                self._moved.wait_for(self._worth_taking, _PATIENCE_SECONDS)
             taken: list[_Block] = []
             rows = 0
             while self._blocks and (block := self._blocks[0]) is not None:
-                mergeable = block[0] == "block" and block[1]["columns"] is not None
+                mergeable = self._together and block[0] == "block" and block[1]["columns"] is not None
                 if taken and (not mergeable or rows + _rows_of(block) > _BLOCK_WINDOWS):
                     break
                 taken.append(block)
@@ -188,9 +212,9 @@ class ChildProcess:
     def _receive(self) -> None:
         """Takes blocks off the pipe as they come, so that the child seldom waits."""
         try:
-            while (head := _read(self._pipe, _HEAD.size)) is not None:
-                words, columns = _HEAD.unpack(head)
-                header, data = _read(self._pipe, words), _read(self._pipe, columns)
+            while (head := read_whole(self._pipe, HEAD.size)) is not None:
+                words, columns = HEAD.unpack(head)
+                header, data = read_whole(self._pipe, words), read_whole(self._pipe, columns)
                 if header is None or data is None:
                     break
                 kind, value = marshal.loads(header)  # noqa: S302  # written by ourselves
@@ -241,22 +265,25 @@ def _bytes_of(block: _Block) -> int:
     return sum(len(data) for *_, data in header["lines"]) if kind == "block" else 0
 
 
-def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
+def _run(work: Callable[[], Iterator[Part]], writing: int, waiting: int) -> None:
     """The child, from its first breath to its last: it must not go on in its parent's code."""
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends us
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not os.read(waiting, 1):
+            return  # nobody wants it any more
+        os.close(waiting)
         _ours.append(writing)
         with open(writing, "wb", buffering=0) as pipe:
             try:
                 for part in work():
-                    _send(pipe, "block", *_packed(*part))
-                _send(pipe, "end", None, [])
+                    send(pipe, "block", *packed_part(*part))
+                send(pipe, "end", None, [])
                 status = 0
             except CmdanaError as error:
-                _send(pipe, "failed", str(error), [])
+                send(pipe, "failed", str(error), [])
                 status = 0
             except BrokenPipeError:
                 pass  # nobody wants it any more
@@ -267,7 +294,7 @@ def _run(work: Callable[[], Iterator[Part]], writing: int) -> None:
         os._exit(status)
 
 
-def _packed(
+def packed_part(
     block: Encoded | None, numbers: Numbers, lines: list[Lines]
 ) -> tuple[dict[str, Any], list[bytes | memoryview]]:
     """What is marshalled of a block, and its columns padded to `_ALIGN_BYTES`."""
@@ -290,7 +317,7 @@ def _packed(
     return header, data
 
 
-def _unpacked(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
+def unpacked_part(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Encoded | None:
     if header["columns"] is None:
         return None
     arrays, at = [], 0
@@ -311,15 +338,15 @@ def _unpacked(header: dict[str, Any], data: np.ndarray[tuple[int], np.dtype[np.u
     )
 
 
-def _send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
+def send(pipe: io.FileIO, kind: str, value: Any, data: list[bytes | memoryview]) -> None:
     header = marshal.dumps((kind, value))
-    for part in (_HEAD.pack(len(header), sum(map(len, data))), header, *data):
+    for part in (HEAD.pack(len(header), sum(map(len, data))), header, *data):
         view = memoryview(part)
         while view:
             view = view[pipe.write(view) :]
 
 
-def _read(pipe: io.FileIO, size: int) -> bytearray | None:
+def read_whole(pipe: io.FileIO, size: int) -> bytearray | None:
     """Exactly so many bytes; None where the pipe ends before."""
     out = bytearray(size)
     view = memoryview(out)

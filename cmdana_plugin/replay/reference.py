@@ -40,10 +40,10 @@ def scores(detector: CrossModal) -> list[float]:
 
 def with_reference(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint with its scores of the capture in its metadata."""
-    from cmdana_plugin.detector import CrossModal, renamed
+    from cmdana_plugin.detector import detector_of, renamed
     from feature_extractors.features import load_schema
 
-    detector = CrossModal(checkpoint, load_schema(), hosts=_MAX_HOSTS)
+    detector = detector_of(checkpoint, load_schema(), hosts=_MAX_HOSTS)
     return renamed(checkpoint, **{ENTRY: json.dumps(scores(detector))})
 
 
@@ -76,12 +76,12 @@ def _write_shipped() -> None:
     import hashlib
     from pathlib import Path
 
-    from cmdana_plugin.detector import DEFAULT_MODEL, SHIPPED, CrossModal, load
+    from cmdana_plugin.detector import DEFAULT_MODEL, SHIPPED, detector_of, load
     from feature_extractors.features import load_schema
 
     folder = Path(__file__).parents[1] / "models"
     model = folder / DEFAULT_MODEL
-    detector = CrossModal(load(model, load_schema()), load_schema(), hosts=_MAX_HOSTS)
+    detector = detector_of(load(model, load_schema()), load_schema(), hosts=_MAX_HOSTS)
     entry = {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), "reference": scores(detector)}
     (folder / SHIPPED).write_text(json.dumps(entry) + "\n", encoding="ascii")
 

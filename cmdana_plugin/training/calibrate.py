@@ -15,10 +15,13 @@ from cmdana_plugin.detector import (
     ENOUGH_HISTORY,
     Checkpoint,
     CrossModal,
+    EventContext,
     Floats32,
+    Network,
     Remembered,
     Strata,
     component_p_values,
+    detector_of,
     fit_strata,
     fit_tail,
     fuse,
@@ -123,20 +126,8 @@ def recalibrate(
     behaviour = behaviour_of(made)
     if behaviour is None:
         return made
-    normal = normal_of([(corpus, overall_p_values(made, corpus, recipe, schema))], 0.0, salt is not None)
+    normal = normal_of([corpus], 0.0, salt is not None)
     return with_behaviour(made, recalibrated(behaviour, normal, salt))
-
-
-def overall_p_values(
-    checkpoint: Checkpoint, corpus: Corpus, recipe: Recipe, schema: Schema
-) -> NDArray[np.float64]:
-    """The p-value [n] of every event of a corpus, as the detector gives it at run time."""
-    raw, stratum = components(checkpoint, corpus, recipe, schema)
-    history = history_of(corpus.state, schema)
-    p = component_p_values(checkpoint, raw, stratum, history)
-    weights = checkpoint.weights
-    evidence = fuse(np.stack([p[k] for k in weights], axis=1), np.array(list(weights.values())))
-    return overall_p_value(checkpoint, evidence, p, history)
 
 
 def components(
@@ -147,9 +138,17 @@ def components(
     The detector's own, as at run time, but that no table is ever full.
     """
     variant = recipe.variant
-    detector = CrossModal(
-        checkpoint, schema, hosts=64, threads=torch.get_num_threads(), network=variant.network
-    )
+    network = variant.fields or (None if variant.network is Network else variant.network)
+    detector = detector_of(checkpoint, schema, hosts=64, threads=torch.get_num_threads(), network=network)
+    raw, seen = components_with(detector, corpus, recipe, schema)
+    return raw, seen.stratum
+
+
+def components_with(
+    detector: CrossModal, corpus: Corpus, recipe: Recipe, schema: Schema
+) -> tuple[dict[str, NDArray[np.float64]], EventContext]:
+    """The same of a detector that is there already, and what it saw of the events."""
+    variant, checkpoint = recipe.variant, detector.checkpoint
     prepared = variant.prepared(prepare(corpus.features, corpus.state, checkpoint.preparation, schema))
 
     def remember(write: Floats32, value: Floats32, recent: Floats32) -> Remembered:
@@ -157,4 +156,4 @@ def components(
         return variant.remembered(past, recipe.seed)
 
     outcome, seen = detector.components(prepared, corpus.state, remember)
-    return variant.scored(detector, prepared, outcome, seen), seen.stratum
+    return variant.scored(detector, prepared, outcome, seen), seen

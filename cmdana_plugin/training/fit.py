@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +14,12 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour
 from cmdana_plugin.detector import (
+    CROSS_MODAL,
+    NETWORKS,
+    OTHER,
     RING_WIDTH,
     Checkpoint,
+    FieldNetwork,
     Network,
     Prepared,
     Shape,
@@ -26,15 +29,19 @@ from cmdana_plugin.detector import (
     fit_isolation,
     fit_mixture,
     fit_tail,
-    fit_trees,
     isolation_input,
     learn_preparation,
     prepare,
+    shipped_checkpoint,
     tabulate,
+    trees_fault,
 )
-from cmdana_plugin.training.calibrate import calibrated_on, overall_p_values
+from cmdana_plugin.training.adversarial import hardening
+from cmdana_plugin.training.calibrate import calibrated_on
+from cmdana_plugin.training.cross_modal.loss import Carry, previous_of_entity, step_loss
+from cmdana_plugin.training.cross_modal.resume import Position, Progressed
 from cmdana_plugin.training.fit_behaviour import fit_behaviour, normal_of
-from cmdana_plugin.training.loss import Carry, previous_of_entity, step_loss
+from cmdana_plugin.training.fit_fields import fit_fields
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import (
     MIN_ROWS,
@@ -45,7 +52,6 @@ from cmdana_plugin.training.recording import (
     gather,
     with_cold_starts,
 )
-from cmdana_plugin.training.resume import Position, Progressed
 from feature_extractors import CmdanaError
 from feature_extractors.compiled import code_digest
 from feature_extractors.features import (
@@ -65,7 +71,7 @@ _LARGE_RECORDING_EVENTS: Final = 150_000
 _CONSECUTIVE_STEPS: Final = 16
 _MAX_EPOCHS: Final = 40
 # Share of each recording, its last, that p-values are taken from if nothing else is given.
-_CALIBRATION_FRACTION: Final = 0.2
+CALIBRATION_FRACTION: Final = 0.2
 _MIN_ATTACK_CONNECTIONS: Final = 20  # connections of a kind of attack that may be named
 
 
@@ -94,10 +100,16 @@ def train(
     """
     recipe = recipe or Recipe()
     schema = load_schema()
+    if hardening.checked(recipe.hardening) != hardening.PLAIN:
+        if recipe.detector != CROSS_MODAL:
+            raise CmdanaError(
+                f"--hardening: found detector {recipe.detector}, expected {CROSS_MODAL}, whose trees it is for"
+            )
+        recordings = list(recordings)  # which are changed when the rest is learned
     torch.manual_seed(recipe.seed)
     cold_starts: list[Recording] = []
     corpus = gather(
-        with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else _CALIBRATION_FRACTION),
+        with_cold_starts(recordings, cold_starts, 0.0 if calibration is not None else CALIBRATION_FRACTION),
         schema,
         salt=salt or 0,
     )
@@ -110,7 +122,7 @@ def train(
     )
     if held is None:
         for a, b in zip(corpus.bounds[:-1], corpus.bounds[1:], strict=True):
-            learn[b - int((b - a) * _CALIBRATION_FRACTION) : b] = False
+            learn[b - int((b - a) * CALIBRATION_FRACTION) : b] = False
     benign = learn & ((corpus.label == 0) | (corpus.label == PRESUMED))
     if benign.sum() < MIN_ROWS:
         raise CmdanaError(
@@ -123,27 +135,41 @@ def train(
         else init.preparation
     )
     prepared = recipe.variant.prepared(prepare(corpus.features, corpus.state, how, schema))
-    network = _network(prepared, schema, recipe, init)
+    labelled = recipe.trees and bool((corpus.label[learn] == 1).any())
+    trees, attack_classifier, classes = (
+        (init.trees, init.attack_classifier, init.classes) if init is not None else (None, None, ())
+    )
+    kinds = _named_kinds(corpus, learn) if labelled else classes
+    network = _network(prepared, schema, recipe, init, kinds)
+    made_of_fields = np.zeros((0, 0), np.float32)
     threads = torch.get_num_threads()
     # One thread: small products do not gain from more, and sums shared out otherwise give other weights.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
     try:
-        kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
-        _fit(network, prepared, corpus, benign, recipe, progress, kept)
+        if isinstance(network, Network):
+            kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
+            _fit(network, prepared, corpus, benign, recipe, progress, kept)
+        else:
+            kind = _kinds_of(corpus, learn, kinds) if labelled else np.full(len(corpus), -1)
+            made_of_fields = fit_fields(network, prepared, corpus, benign, kind, recipe, progress)
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-    mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
-    labelled = recipe.trees and bool((corpus.label[learn] == 1).any())
-    trees, attack_classifier, classes = (
-        (init.trees, init.attack_classifier, init.classes) if init is not None else (None, None, ())
-    )
-    if labelled:
+    if isinstance(network, Network):
+        density, gaussians = density_input(prepared, schema)[benign], 12
+    else:
+        density, gaussians = made_of_fields, 8
+    mixture = fit_mixture(density, gaussians, recipe.seed)
+    if labelled and isinstance(network, Network):
         progress("trees", 0.0)
-        trees = _fit_trees(corpus, learn, recipe)
+        trees = _fit_trees(corpus, learn, recipe, recordings)
         attack_classifier, classes = _fit_classes(corpus, learn, recipe)
+    elif labelled:
+        classes = kinds
+    alone = labelled or recipe.detector != CROSS_MODAL
     draft = Checkpoint(
+        detector=recipe.detector,
         shape=network.shape,
         network={k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
         preparation=how,
@@ -151,7 +177,7 @@ def train(
         trees=trees,
         attack_classifier=attack_classifier,
         classes=classes,
-        isolation=None if labelled else fit_isolation(isolation_input(prepared, schema)[benign], recipe.seed),
+        isolation=None if alone else fit_isolation(isolation_input(prepared, schema)[benign], recipe.seed),
         strata={},
         weights={},
         fused=fit_tail(np.zeros(0)),
@@ -167,7 +193,8 @@ def train(
             "recordings": str(len(corpus.bounds) - 1),
         },
     )
-    if init is not None and not (corpus.label[learn] == 1).any():
+    untaught = recipe.detector != CROSS_MODAL and not labelled
+    if untaught or (init is not None and not (corpus.label[learn] == 1).any()):
         # Trees that were shown neither this network's normal nor an attack on it drown what was learned of it
         # (docs/results.md, a network of one's own). They go on naming kinds of attack.
         recipe = replace(recipe, components=tuple(k for k in recipe.components if k != "attack"))
@@ -195,38 +222,53 @@ def _with_behaviour(
 ) -> Checkpoint:
     """The checkpoint with what was learned of behaviour, or where that is nothing, with what `init` knew."""
     learned = None
-    if recipe.behaviour and find_spec("lightgbm") is not None:
-        parts = [(c, overall_p_values(made, c, recipe, schema)) for c in (corpus, held) if c is not None]
-        normal = normal_of(parts, 1.0 if held is not None else 1.0 - _CALIBRATION_FRACTION, salt is not None)
+    if recipe.behaviour and not trees_fault():
+        parts = [c for c in (corpus, held) if c is not None]
+        normal = normal_of(parts, 1.0 if held is not None else 1.0 - CALIBRATION_FRACTION, salt is not None)
         bounds = Bounds() if hosts is None else Bounds(hosts)
-        learned = fit_behaviour(normal, seed=recipe.seed, salt=salt, bounds=bounds, progress=progress)
+        elsewhere = behaviour_of(shipped_checkpoint()) if salt is not None else None
+        learned = fit_behaviour(
+            normal,
+            seed=recipe.seed,
+            salt=salt,
+            bounds=bounds,
+            beside=elsewhere.trees if elsewhere else None,
+            progress=progress,
+        )
     if learned is None and init is not None:
         learned = behaviour_of(init)
     return with_behaviour(made, learned)
 
 
-def _network(prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoint | None) -> Network:
+def _network(
+    prepared: Prepared, schema: Schema, recipe: Recipe, init: Checkpoint | None, kinds: Sequence[str]
+) -> Network | FieldNetwork:
+    fields = recipe.variant.fields or NETWORKS.get(recipe.detector)
     if init is not None:
-        network = recipe.variant.network(init.shape)
+        if init.detector != recipe.detector or (fields is not None and init.classes != kinds):
+            raise CmdanaError(
+                f"training: found a model of detector {init.detector} to start from, expected {recipe.detector}"
+                + (" with the same kinds of attack" if init.detector == recipe.detector else "")
+            )
+        network = recipe.variant.network(init.shape) if fields is None else fields(init.shape, len(kinds))
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in init.network.items()})
         return network
     f = prepared.features
-    return recipe.variant.network(
-        Shape(
-            numeric=f.numeric.shape[1],
-            categorical=tuple(c.size for c in schema.categorical),
-            state=prepared.state.shape[1],
-            packet_width=f.packets.shape[1],
-            log_width=f.log_tokens.shape[1],
-            log_buckets=schema.log_buckets,
-            targets=(
-                prepared.targets[0].shape[1],
-                prepared.targets[1].shape[1],
-                prepared.targets[2].shape[1],
-            ),
-            width=recipe.width,
-        )
+    shape = Shape(
+        numeric=f.numeric.shape[1],
+        categorical=tuple(c.size for c in schema.categorical),
+        state=prepared.state.shape[1],
+        packet_width=f.packets.shape[1],
+        log_width=f.log_tokens.shape[1],
+        log_buckets=schema.log_buckets,
+        targets=(
+            prepared.targets[0].shape[1],
+            prepared.targets[1].shape[1],
+            prepared.targets[2].shape[1],
+        ),
+        width=recipe.width,
     )
+    return recipe.variant.network(shape) if fields is None else fields(shape, len(kinds))
 
 
 def _fit(
@@ -327,13 +369,21 @@ def _spread(
     ]
 
 
-def _fit_trees(corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe) -> Trees:
+def _fit_trees(
+    corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe, recordings: Iterable[Recording]
+) -> Trees:
     rows = learn & (corpus.label >= 0)
-    return fit_trees(
+    copies: list[NDArray[np.float32]] = []
+    if recipe.hardening != hardening.PLAIN:
+        copies = [c[rows] for c in hardening.copies_of(list(recordings), hardening.COPIES, recipe.seed)]
+    return hardening.hardened(
+        recipe.hardening,
         tabulate(corpus.features, corpus.state)[rows],
+        copies,
         corpus.label[rows] == 1,
         balance(corpus, rows)[rows],
         recipe.seed * 1000,
+        repeats=3,
     )
 
 
@@ -343,17 +393,33 @@ def _fit_classes(
     """Trees that tell kinds of attack apart, with the kinds' names: the first word of each family ("scan" of
     "scan-port-tcp") with `_MIN_ATTACK_CONNECTIONS` or more. (None, ()) where there are too few kinds.
     """
-    bad = learn & (corpus.label == 1)
-    kind = np.array([f.split("-")[0] for f in corpus.family], dtype=object)
-    names, counts = np.unique(kind[bad].astype(str), return_counts=True)
-    classes = tuple(str(n) for n, c in zip(names, counts, strict=True) if n and c >= _MIN_ATTACK_CONNECTIONS)
-    if len(classes) < 3:
+    classes = _named_kinds(corpus, learn)
+    if not classes:
         return None, ()
-    rows = bad & np.isin(kind.astype(str), classes)
-    code = np.searchsorted(np.array(classes), kind[rows].astype(str))
+    code = _kinds_of(corpus, learn & (corpus.label == 1), classes) - OTHER
+    rows = code >= 0
     weight = balance(corpus, rows)[rows]
     table = tabulate(corpus.features, corpus.state)[rows]
-    return fit_classes(table, code, weight, recipe.seed), classes
+    return fit_classes(table, code[rows], weight, recipe.seed), classes
+
+
+def _named_kinds(corpus: Corpus, learn: NDArray[np.bool_]) -> tuple[str, ...]:
+    """The kinds of attack with rows enough; none where there are fewer than three."""
+    kind = _first_words(corpus)[learn & (corpus.label == 1)]
+    names, counts = np.unique(kind, return_counts=True)
+    classes = tuple(str(n) for n, c in zip(names, counts, strict=True) if n and c >= _MIN_ATTACK_CONNECTIONS)
+    return classes if len(classes) >= 3 else ()
+
+
+def _kinds_of(corpus: Corpus, learn: NDArray[np.bool_], classes: Sequence[str]) -> NDArray[np.int64]:
+    """The class [n] of rows that teach: 0 benign, 1 malicious of no kind in `classes`, then those; -1 none."""
+    code = {name: OTHER + i for i, name in enumerate(classes)}
+    malicious = np.array([code.get(name, 1) for name in _first_words(corpus).tolist()])
+    return np.where(learn & (corpus.label >= 0), np.where(corpus.label == 1, malicious, 0), -1)
+
+
+def _first_words(corpus: Corpus) -> NDArray[np.str_]:
+    return np.array([f.split("-")[0] for f in corpus.family], dtype=str)
 
 
 def _rows(features: Features, chosen: NDArray[np.bool_]) -> Features:

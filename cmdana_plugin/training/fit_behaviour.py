@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,16 +17,14 @@ from cmdana_plugin.behaviour import (
     Streams,
     concat_flows,
     ending_before,
-    evidence,
     has_direction,
     is_known,
     mark_of,
-    p_values,
     take_flows,
 )
 from cmdana_plugin.detector import Trees, averaged, fit_tail, fit_trees
 from cmdana_plugin.training.recording import PRESUMED, Corpus
-from cmdana_plugin.training.rehearsal import KINDS, Curriculum, rehearsed
+from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum, rehearsed
 
 Progress = Callable[[str, float], None]
 
@@ -43,6 +42,7 @@ _LEAST_ROWS: Final = 200  # of a leaf: a normal connection comes back in several
 _FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
 _FIRST_WEIGHT: Final = 0.2
 _LEAST_NORMAL: Final = 500  # connections, under which nothing is learned
+_OF_AN_HOUR: Final = 30  # connections of a host's hour that calibrate
 _COLD_STARTS: Final = 4  # pieces of later traffic that are also judged without a past
 
 
@@ -52,7 +52,6 @@ class Normal:
 
     flows: Flows
     normal: NDArray[np.bool_]  # [n] teaches; all others only move the state
-    p_value: NDArray[np.float64]  # [n] of the detector beside which behaviour is to stand
     learned: int  # rows that are learned from, the first; p-values are taken from the rest
 
     def __len__(self) -> int:
@@ -73,23 +72,21 @@ class Lesson:
     weight: NDArray[np.float64]  # [n]
 
 
-def normal_of(
-    parts: Sequence[tuple[Corpus, NDArray[np.float64]]], learned: float, one_site: bool
-) -> list[Normal]:
-    """Corpora with p-values of their events as behaviour is learned from them.
+def normal_of(parts: Sequence[Corpus], learned: float, one_site: bool) -> list[Normal]:
+    """Corpora as behaviour is learned from them.
 
     Of the first one the share `learned` of each recording is learned from, of a second one nothing. Recordings of
     `one_site` are one stream in order of time.
     """
     found: list[Normal] = []
-    for i, (corpus, p) in enumerate(parts):
+    for i, corpus in enumerate(parts):
         for flows, rows in zip(corpus.flows, corpus.flow_rows, strict=True):
             normal = (corpus.label[rows] == 0) | (corpus.label[rows] == PRESUMED)
-            found.append(Normal(flows, normal, p[rows], int(len(flows) * learned) if i == 0 else 0))
+            found.append(Normal(flows, normal, int(len(flows) * learned) if i == 0 else 0))
     if not one_site or not found:
         return found
     flows = concat_flows([r.flows for r in found])
-    first = sum(map(len, parts[0][0].flows))
+    first = sum(map(len, parts[0].flows))
     order = np.argsort(flows.end[:first], kind="stable")
     more = first + np.argsort(flows.end[first:], kind="stable")
     if first and len(more) and flows.end[more[-1]] > flows.end[order[-1]]:
@@ -100,7 +97,6 @@ def normal_of(
         Normal(
             take_flows(flows, order),
             np.concatenate([r.normal for r in found])[order],
-            np.concatenate([r.p_value for r in found])[order],
             int(first * learned),
         )
     ]
@@ -114,12 +110,16 @@ def fit_behaviour(
     bounds: Bounds | None = None,
     kinds: Sequence[str] = KINDS,
     rounds: int = _ROUNDS,
+    trees: int = _TREES,
+    beside: Trees | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> Behaviour | None:
     """What is learned of the recordings; None where there is too little normal traffic.
 
     With the `salt` under which its hosts are told, the past of the last recording goes along: it is the site's own.
-    The same recordings and seed give the same trees. Raises `CmdanaError` where LightGBM is not installed.
+    The same recordings and seed give the same `trees`, so many in each of two courses. What is learned here and what
+    was learned elsewhere (`beside`) have one word each: a day of a small site is too little to stand on alone. Raises
+    `CmdanaError` where LightGBM is not installed.
     """
     bounds = bounds or Bounds()
     recordings = [r for r in recordings if len(r)]
@@ -129,9 +129,12 @@ def fit_behaviour(
     for course in range(_COURSES):
         lessons = _course(recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds)
         progress("behaviour", (course + 0.5) / (_COURSES + 0.5))
-        forests.append(_fit(lessons, seed, _TREES))
+        forests.append(fit_lessons(lessons, seed, trees))
         progress("behaviour", (course + 1.0) / (_COURSES + 0.5))
-    return _calibrated(averaged(forests), recordings, lessons, salt, bounds)
+    learned = averaged(forests)
+    if beside is not None:
+        learned = averaged([learned, beside])
+    return _calibrated(learned, recordings, lessons, salt, bounds)
 
 
 def _course(
@@ -148,7 +151,7 @@ def _course(
     for turn in range(rounds):
         lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds)
         if turn < rounds - 1 and turn % 2 == 1:
-            curriculum = curriculum.after(recall(_fit(lessons, seed, _DRAFT_TREES), lesson))
+            curriculum = curriculum.after(recall(fit_lessons(lessons, seed, _DRAFT_TREES), lesson))
         lessons.append(lesson)
     return lessons
 
@@ -189,7 +192,8 @@ def _weight(number: NDArray[np.int32]) -> NDArray[np.float64]:
     return weight
 
 
-def _fit(lessons: Sequence[Lesson], seed: int, rounds: int) -> Trees:
+def fit_lessons(lessons: Sequence[Lesson], seed: int, rounds: int) -> Trees:
+    """Trees that tell the rehearsals of lessons from normal use, each kind weighing as much as every other."""
     table = np.concatenate([x.table for x in lessons])
     kind = np.concatenate([x.kind for x in lessons])
     weight = np.concatenate([x.weight for x in lessons])
@@ -235,7 +239,7 @@ def _calibrated(
     nothing = fit_tail(np.zeros(0))
     usual = _medians(np.concatenate([x.table[x.kind == 0] for x in lessons]))
     site = 0 if salt is None else mark_of(salt)
-    return recalibrated(Behaviour(trees, nothing, nothing, nothing, usual, site), recordings, salt, bounds)
+    return recalibrated(Behaviour(trees, nothing, nothing, usual, site), recordings, salt, bounds)
 
 
 def recalibrated(
@@ -243,17 +247,19 @@ def recalibrated(
 ) -> Behaviour:
     """P-values from normal traffic that was not learned from; streams as they then are, and begun anew.
 
-    With the `salt` of the behaviour's own site the streams go on from its past.
+    With the `salt` of the behaviour's own site the streams go on from its past. No host has the word alone,
+    by its hours (`_thinned`) or by what is odd (`_of_many`): else one inventory or one scan of a scanner's were the
+    whole tail.
     """
     bounds = bounds or Bounds()
     ours = salt is not None and behaviour.site == mark_of(salt)
-    tables, flows, inner = [], [], []
+    tables, hosts = [], []
     streams = Streams(bounds)
 
-    def add(rows: NDArray[np.int64], table: NDArray[np.float32], r: Normal) -> None:
-        tables.append(table.astype(np.float32))
-        flows.append(take_flows(r.flows, rows))
-        inner.append(r.p_value[rows])
+    def keep(table: NDArray[np.float32], flows: Flows, rows: NDArray[np.int64]) -> None:
+        rows = _thinned(flows, rows)
+        tables.append(table[rows].astype(np.float32))
+        hosts.append(flows.orig[rows])
 
     for i, r in enumerate(recordings):
         streams = Streams(bounds)
@@ -261,24 +267,53 @@ def recalibrated(
             streams.restore(ending_before(behaviour.past, float(r.flows.end[0])))
         table = streams.receive(r.flows)
         direction = has_direction(r.flows)
-        later = np.flatnonzero((np.arange(len(r)) >= r.learned) & r.normal & direction)
-        add(later, table[later], r)
+        keep(table, r.flows, np.flatnonzero((np.arange(len(r)) >= r.learned) & r.normal & direction))
         if len(r) >= _LONG:
             for piece in np.array_split(np.arange(r.learned, len(r)), _COLD_STARTS):
-                table = Streams(bounds).receive(take_flows(r.flows, piece))
-                strange = np.flatnonzero(r.normal[piece] & direction[piece] & ~is_known(table))
-                add(piece[strange], table[strange], r)
-    table, there = np.concatenate(tables), concat_flows(flows)
+                part = take_flows(r.flows, piece)
+                table = Streams(bounds).receive(part)
+                keep(table, part, np.flatnonzero(r.normal[piece] & direction[piece] & ~is_known(table)))
+    table, host = np.concatenate(tables), np.concatenate(hosts)
     odds = np.round(behaviour.trees.score(table), 5)
     known = is_known(table)
-    everything = fit_tail(odds)
-    draft = replace(
-        behaviour,
-        known=fit_tail(odds[known]) if known.sum() >= _ENOUGH else everything,
-        unknown=fit_tail(odds[~known]) if (~known).sum() >= _ENOUGH else everything,
-        past=streams.state() if ours else behaviour.past,
+    everything = fit_tail(odds[_of_many(odds, host)])
+    tails = [
+        fit_tail(odds[rows][_of_many(odds[rows], host[rows])]) if rows.sum() >= _ENOUGH else everything
+        for rows in (known, ~known)
+    ]
+    past = streams.state() if ours else behaviour.past
+    return replace(behaviour, known=tails[0], unknown=tails[1], past=past)
+
+
+def _of_many(odds: NDArray[np.float64], host: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which rows [n] calibrate: of the oddest tenth, above any level, no host has more than the others, and one."""
+    kept = np.ones(len(odds), np.bool_)
+    total, of = 0, Counter[int]()
+    for row in np.argsort(-odds, kind="stable")[: len(odds) // 10].tolist():
+        one = int(host[row])
+        if 2 * of[one] <= total:
+            of[one] += 1
+            total += 1
+        else:
+            kept[row] = False
+    return kept
+
+
+def _thinned(flows: Flows, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of these rows `_OF_AN_HOUR` of each originator's hour at most, evenly among them."""
+    if not len(rows):
+        return rows
+    hour = (flows.end[rows] // 3600.0).astype(np.int64)
+    order = np.lexsort((rows, hour, flows.orig[rows]))
+    new = np.append(
+        True, (np.diff(hour[order]) != 0) | (np.diff(flows.orig[rows][order].view(np.int64)) != 0)
     )
-    return replace(draft, joined=fit_tail(evidence(np.concatenate(inner), p_values(draft, table, there))))
+    first = np.flatnonzero(new)
+    size = np.diff(np.append(first, len(rows)))
+    step = np.repeat(np.maximum(size / _OF_AN_HOUR, 1.0), size)
+    at = np.arange(len(rows)) - np.repeat(first, size)
+    kept = np.floor(at / step) != np.floor((at - 1) / step)
+    return np.sort(rows[order[kept]])
 
 
 _ENOUGH: Final = 200  # normal connections from which on a kind of them has a tail of its own

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import behaviour_of, with_behaviour
 from cmdana_plugin.config import Config
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, tails_of
 from cmdana_plugin.detector import Checkpoint, Detector
 from cmdana_plugin.training.recording import Recording
-from feature_extractors import take
+from feature_extractors import Windows, concat, take
 from feature_extractors.features import encoded, load_schema
 
 MOST: Final = 100_000  # connections of a recording that are run over, its last
@@ -23,11 +24,17 @@ _TOGETHER: Final = 4096
 _NEVER: Final = 1e-9  # incidents a day: hours are measured whole
 
 
+@dataclass(slots=True)
 class Hours:
-    """Passes recordings on and keeps their normal connections, the latest, to be run over when a model is there."""
+    """Passes recordings on and keeps their normal connections, the latest, to be run over when a model is there.
 
-    def __init__(self) -> None:
-        self.kept: list[Recording] = []
+    The share `learned` of the connections, the first, only moves the state: a model finds nothing odd in what it has
+    learned from. Recordings of `one_site` are one stream in order of time.
+    """
+
+    learned: float = 0.0
+    one_site: bool = False
+    kept: list[Recording] = field(default_factory=list)
 
     def keeping(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
         for r in recordings:
@@ -37,14 +44,32 @@ class Hours:
                 self.kept.append(Recording(r.name, take(r.windows, rows)))
             yield r
 
+    def streams(self) -> list[Windows]:
+        """What was kept, one for each network."""
+        if not self.one_site or len(self.kept) < 2:
+            return [r.windows for r in self.kept]
+        whole = concat([r.windows for r in self.kept])
+        return [take(whole, np.argsort(whole.connections.end, kind="stable"))]
+
 
 def with_incidents(
-    checkpoint: Checkpoint, hours: Hours, detector_of: Callable[[Checkpoint], Detector]
+    checkpoint: Checkpoint,
+    hours: Hours,
+    detector_of: Callable[[Checkpoint], Detector],
+    past: Mapping[str, NDArray[Any]] | None = None,
 ) -> Checkpoint:
-    """The checkpoint with the tails of these hours; without any where they are too few."""
+    """The checkpoint with the tails of these hours; without any where they are too few.
+
+    `past` is what the site's streams had come to before these hours; that of the checkpoint has seen them.
+    """
+    behaviour = behaviour_of(checkpoint)
+    judging = checkpoint
+    if behaviour is not None:
+        judging = with_behaviour(checkpoint, replace(behaviour, past=past or {}))
     blocks: tuple[list[NDArray[np.float64]], ...] = ([], [])
-    for r in hours.kept:
-        for role, found in enumerate(_blocks(r, detector_of(checkpoint))):
+    for windows in hours.streams():
+        counts = np.arange(len(windows)) >= int(hours.learned * len(windows))
+        for role, found in enumerate(hours_of(windows, counts, detector_of(judging))):
             blocks[role].append(found)
     maxima = [np.concatenate(found) if found else np.zeros((0, 0)) for found in blocks]
     if len(maxima[0]) < ENOUGH_BLOCKS:
@@ -52,12 +77,14 @@ def with_incidents(
     return replace(checkpoint, incidents=tails_of(maxima))
 
 
-def _blocks(recording: Recording, detector: Detector) -> list[NDArray[np.float64]]:
-    """What each host's hours came to at most, by role."""
+def hours_of(windows: Windows, counts: NDArray[np.bool_], detector: Detector) -> list[NDArray[np.float64]]:
+    """What each host's hours came to at most, by role; connections [n] that do not count only move the state."""
     judge = Judge(detector, Config(verdict=Budget(alerts_per_day=_NEVER)))
-    schema, n = load_schema(), len(recording.windows)
+    schema, n = load_schema(), len(windows)
     for begin in range(0, n, _TOGETHER):
-        block = encoded(take(recording.windows, np.arange(begin, min(begin + _TOGETHER, n))), schema)
-        judge.conclude(block, detector.receive(block))
+        rows = np.arange(begin, min(begin + _TOGETHER, n))
+        block = encoded(take(windows, rows), schema)
+        scores = detector.receive(block)
+        judge.conclude(block, replace(scores, p_value=np.where(counts[rows], scores.p_value, 1.0)))
     judge.decider.evidence.turn()
     return [judge.decider.evidence.blocks(role) for role in range(2)]

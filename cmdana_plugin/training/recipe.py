@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.detector import (
     COMPONENTS,
+    CROSS_MODAL,
     CrossModal,
     EventContext,
+    FieldNetwork,
     Network,
     Past,
     Prepared,
@@ -31,6 +33,7 @@ class Variant:
     """The hooks of training and scoring that an ablation (`evaluation.ablations`) overrides; here, what ships."""
 
     network: ClassVar[type[Network]] = Network
+    fields: ClassVar[type[FieldNetwork] | None] = None  # of a detector over fields; None: its own
 
     def material(self, corpus: Corpus, schema: Schema, seed: int) -> Corpus:
         """The corpus that is learned from, calibrated on or judged."""
@@ -75,3 +78,6 @@ class Recipe:
     # of the supervised head in the fusion, the anomaly components together weigh 1
     attack_weight: float = 3.0
     variant: Variant = Variant()
+    detector: str = CROSS_MODAL  # one of `DETECTORS`
+    hardening: str = "plain"  # of trees against an attacker's changes, one of `training.WAYS`
+    balancing: str = "weights"  # of the head of a detector over fields, one of `BALANCING`

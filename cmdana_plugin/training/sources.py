@@ -12,19 +12,28 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour import Bounds, with_behaviour_beside
+from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour_beside
 from cmdana_plugin.config import Config
-from cmdana_plugin.detector import Checkpoint, CrossModal, Detector, WithSiteHistory, share_of
+from cmdana_plugin.detector import (
+    CROSS_MODAL,
+    DETECTORS,
+    Checkpoint,
+    Detector,
+    WithSiteHistory,
+    detector_of,
+    share_of,
+)
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.logs import Labels, labels_by_capture
 from cmdana_plugin.replay import Summary, extract, merge_counts, with_reference
 from cmdana_plugin.training import fit
+from cmdana_plugin.training.adversarial.hardening import PLAIN, checked
 from cmdana_plugin.training.calibrate import recalibrate
 from cmdana_plugin.training.fit_incidents import Hours, with_incidents
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.recipe import Recipe
-from cmdana_plugin.training.recording import Recording
+from cmdana_plugin.training.recording import Corpus, Recording
 from cmdana_plugin.training.spool import Spool, is_spool
 from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
@@ -90,8 +99,8 @@ class Learned:
             )
         if not self.behaviour:
             found.append(
-                "runs of connections were not learned: that takes 500 normal connections and LightGBM (pip install "
-                "'cmdana[evaluate]')"
+                "runs of connections were not learned: that takes 500 normal connections, and a LightGBM that can be "
+                "loaded (cmdana doctor)"
             )
         found += self.suspects.words()
         if self.joined < self.labels:
@@ -148,41 +157,81 @@ def train(
     exclude: Sequence[str] = (),
     seed: int = 0,
     epochs: int | None = None,
+    detector: str | None = None,
+    hardening: str = PLAIN,
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
     """The outcome of training on the sources; the checkpoint is written to `out` in one move.
 
-    The state of a training is kept beside `out` until it is written: the same command goes on from there.
+    `detector` is one of `DETECTORS`; None: `[model] detector`'s, or the one to start from, or cross-modal. The state of
+    a cross-modal training is kept beside `out` until it is written: the same command goes on from there. `hardening` is
+    one of `training.WAYS`, for what learns from labels.
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
-    recipe = Recipe(seed=seed, epochs=epochs)
+    recipe = Recipe(
+        seed=seed, epochs=epochs, detector=chosen(detector, config, init), hardening=checked(hardening)
+    )
     truth = labels_by_capture(labels) if labels else {}
-    kept = out.with_name(f"{out.name}.training")
-    hours = Hours()
     found = recordings(sources, config, truth, report, progress, networks(exclude))
     try:
-        made = fit.train(
-            hours.keeping(joining(found, report, labels)),
+        made = train_on(
+            joining(found, report, labels),
+            out,
+            config,
             recipe=recipe,
             init=init,
-            name=out.stem,
-            progress=progress,
             inspect=lambda corpus: report.suspects.resembling(corpus, init),
-            keep=kept,
-            salt=state_salt(config.model.state_key),
-            hosts=config.behaviour.max_hosts,
+            progress=progress,
         )
     except CmdanaError as error:
         passed = f"; passed over: {report.passed_over()}" if report.passed_over() else report.logs.words()
         raise (type(error)(f"{error}{passed}") if passed else error) from None
-    made = with_reference(with_incidents(made, hours, _as_judging(config)))
-    checkpoints.save(made, out)
-    kept.unlink(missing_ok=True)
     report.model = made.about.get("name", out.stem)
     report.behaviour = bool(made.behaviour)
     report.data_digest = made.about.get("data_digest", "")
     return report
+
+
+def train_on(
+    found: Iterable[Recording],
+    out: Path,
+    config: Config,
+    *,
+    recipe: Recipe,
+    init: Checkpoint | None = None,
+    inspect: Callable[[Corpus], None] = lambda _corpus: None,
+    progress: Progress = lambda _what, _share: None,
+) -> Checkpoint:
+    """The checkpoint that these recordings of one site teach, written to `out` in one move. Raises `CmdanaError`."""
+    kept = out.with_name(f"{out.name}.training")
+    hours = Hours(1.0 - fit.CALIBRATION_FRACTION, one_site=True)
+    made = fit.train(
+        hours.keeping(found),
+        recipe=recipe,
+        init=init,
+        name=out.stem,
+        progress=progress,
+        inspect=inspect,
+        keep=kept,
+        salt=state_salt(config.model.state_key),
+        hosts=config.behaviour.max_hosts,
+    )
+    made = with_reference(with_incidents(made, hours, _as_judging(config)))
+    checkpoints.save(made, out)
+    kept.unlink(missing_ok=True)
+    return made
+
+
+def chosen(detector: str | None, config: Config, init: Checkpoint | None) -> str:
+    """The detector to train (of `DETECTORS`). Raises `CmdanaError` where it is none, or not that of `init`."""
+    wanted = detector or (config.model.detector if config.model.detector != "auto" else None)
+    start = init.detector if init is not None else None
+    if wanted is not None and wanted not in DETECTORS:
+        raise CmdanaError(f"--detector: found {wanted}, expected one of {', '.join(DETECTORS)}")
+    if start is not None and wanted not in (None, start):
+        raise CmdanaError(f"--init: a model of detector {start}; expected one of {wanted}")
+    return wanted or start or CROSS_MODAL
 
 
 def calibrate(
@@ -202,14 +251,15 @@ def calibrate(
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
     found = recordings(sources, config, truth, report, progress, networks(exclude))
-    hours = Hours()
+    hours = Hours(one_site=True)
+    behaviour = behaviour_of(before)
+    salt = state_salt(config.model.state_key)
     try:
-        made = recalibrate(
-            before, hours.keeping(joining(found, report, labels)), state_salt(config.model.state_key)
-        )
+        made = recalibrate(before, hours.keeping(joining(found, report, labels)), salt)
     except CmdanaError as error:
         raise (type(error)(f"{error}{words}") if (words := report.logs.words()) else error) from None
-    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging(config))), out)
+    past = None if behaviour is None else behaviour.past
+    checkpoints.save(with_reference(with_incidents(made, hours, _as_judging(config), past)), out)
     report.model = made.about.get("name", out.stem)
     return report
 
@@ -219,7 +269,7 @@ def _as_judging(config: Config) -> Callable[[Checkpoint], Detector]:
     salt = state_salt(config.model.state_key)
 
     def made(checkpoint: Checkpoint) -> Detector:
-        detector = CrossModal(checkpoint, load_schema(), salt)
+        detector = detector_of(checkpoint, load_schema(), salt)
         bounds = Bounds(config.behaviour.max_hosts)
         return WithSiteHistory(
             with_behaviour_beside(detector, checkpoint, salt, bounds), salt, share_of(checkpoint.weights)

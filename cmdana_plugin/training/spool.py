@@ -41,7 +41,7 @@ _MAX_WAIT_SECONDS: Final = 30.0  # seconds that fewer wait for more
 # Seconds without a connection that count as observed: a longer silence may be a dead Zeek.
 _MAX_SILENCE_SECONDS: Final = 600.0
 _MAX_HOSTS: Final = 10_000  # hosts whose odd connections are counted
-_KEPT_HOSTS: Final = 20  # of these, kept on disk
+_KEPT_HOSTS: Final = 1000  # of these, kept on disk
 _MAX_BLOCK_BYTES: Final = 1 << 30  # of a block, unpacked
 
 

@@ -6,6 +6,7 @@ from .jit import entry as entry
 from .jit import helper as helper
 from .jit import i64 as i64
 from .jit import njit as njit
+from .jit import summing as summing
 from .keyed import absorbed as absorbed
 from .keyed import begun as begun
 from .keyed import ended as ended
@@ -13,4 +14,9 @@ from .keyed import hashed as hashed
 from .keyed import hashed_two as hashed_two
 from .keyed import key_of as key_of
 from .keyed import new_key as new_key
+from .products import LANES as LANES
+from .products import padded as padded
+from .products import product as product
+from .products import strip as strip
+from .products import wide_strip as wide_strip
 from .source_digest import code_digest as code_digest

@@ -15,7 +15,7 @@ from numba.np.arrayobj import make_array, populate_array
 
 from feature_extractors.compiled.source_digest import code_digest
 
-__all__ = ["borrowed", "compiled_for", "entry", "helper", "i64", "njit"]
+__all__ = ["borrowed", "compiled_for", "entry", "helper", "i64", "njit", "summing"]
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,6 +76,13 @@ def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
 def helper(function: F) -> F:
     """A compiled function that only compiled functions call; it is cached as part of them."""
     return cast(F, njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
+def summing(function: F) -> F:
+    """As `helper`, but sums are taken in any order, and fused: for arithmetic, whose last digit is nobody's promise."""
+    order = {"contract", "reassoc", "nsz"}
+    made = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=order)(function)
+    return cast(F, made)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -182,8 +182,10 @@ def confine(*, programs: bool = False) -> Confinement:
     return Confinement(privileges, _seccomp(programs) if privileges else False, landlock if privileges else 0)
 
 
-def limit(*, memory: int | None = None, seconds: int | None = None, told: int = 0) -> None:
-    """Sets resource limits (setrlimit): no core dump, no file beyond `told` bytes, few more descriptors than are open.
+def limit(
+    *, memory: int | None = None, seconds: int | None = None, told: int = 0, descriptors: int = 64
+) -> None:
+    """Sets resource limits (setrlimit): no core dump, no file beyond `told` bytes, few `descriptors` beside those open.
 
     `memory` in bytes of address space, `seconds` of processor time.
     """
@@ -191,7 +193,7 @@ def limit(*, memory: int | None = None, seconds: int | None = None, told: int = 
     wanted = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: told,
-        resource.RLIMIT_NOFILE: highest + 64,
+        resource.RLIMIT_NOFILE: highest + descriptors,
         resource.RLIMIT_MEMLOCK: 0,
     }
     if memory is not None:
@@ -205,10 +207,10 @@ def limit(*, memory: int | None = None, seconds: int | None = None, told: int = 
             resource.setrlimit(what, (least, least))
 
 
-def lock_in(pipe: int) -> Confinement:
+def lock_in(pipe: int, descriptors: int = 64) -> Confinement:
     """Confines this process, which from now on only reads what is open and writes to `pipe`; stderr is left for bugs.
 
-    Whatever else is open for writing is closed, standard output is nowhere.
+    Whatever else is open for writing is closed, standard output is nowhere; so many `descriptors` more may be opened.
     """
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 1)
@@ -221,7 +223,8 @@ def lock_in(pipe: int) -> Confinement:
             if _writable(fd):
                 os.close(fd)
     told = os.fstat(2)
-    limit(told=(told.st_size if stat.S_ISREG(told.st_mode) else 0) + _MAX_STDERR_BYTES)
+    more = told.st_size if stat.S_ISREG(told.st_mode) else 0
+    limit(told=more + _MAX_STDERR_BYTES, descriptors=descriptors)
     _keep_what_is_compiled()
     return confine()
 

@@ -1,3 +1,4 @@
+from .blank import blank as blank
 from .encoding import COLUMNS as COLUMNS
 from .encoding import FIRST_SIZES as FIRST_SIZES
 from .encoding import Encoded as Encoded

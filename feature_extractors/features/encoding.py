@@ -217,10 +217,12 @@ def _numeric(c: Connections, schema: Schema) -> NDArray[np.float32]:
     orig_pkts, resp_pkts = _unset(c.orig_pkts), _unset(c.resp_pkts)
     orig_ip, resp_ip = _unset(c.orig_ip_bytes), _unset(c.resp_ip_bytes)
     payload = np.nan_to_num(orig) + np.nan_to_num(resp)
+    # Zeek's clock has microseconds: its TSV has these alone, its JSON what two times as doubles differ by.
+    duration = np.rint(c.duration * 1e6) / 1e6
     # A rate over less than a millisecond says more about the clock than about the traffic.
-    lasted = np.maximum(c.duration, 1e-3)
+    lasted = np.maximum(duration, 1e-3)
     columns = {
-        "duration": c.duration,
+        "duration": duration,
         "orig_bytes": orig,
         "resp_bytes": resp,
         "orig_pkts": orig_pkts,

@@ -187,7 +187,8 @@ def _fill_tokens(
                 size = (
                     np.log1p(min(max(x, 0.0), 1e18))
                     if kind == _COUNT
-                    else np.log1p(min(max(x, 0.0), 1e15) * 1e3)
+                    # Milliseconds; of the microseconds that a log has in every format.
+                    else np.log1p(np.rint(min(max(x, 0.0), 1e15) * 1e6) / 1e6 * 1e3)
                 )
                 if not summary[i, column] >= size:
                     summary[i, column] = size

@@ -26,6 +26,7 @@ from .dialects.names import may_be_log as may_be_log
 from .dialects.names import named_stream as named_stream
 from .dialects.parquet import is_parquet as is_parquet
 from .folders import files_below as files_below
+from .following import FollowedLogs as FollowedLogs
 from .in_order import first_frame as first_frame
 from .in_order import in_order as in_order
 from .zeek_logs import ZeekLogs as ZeekLogs

@@ -485,7 +485,10 @@ def read_header(source: Source, name: str) -> bytes:
         )
     if magic not in PCAP_MAGICS:
         found = f"first bytes {magic.hex()}" if magic else "nothing in it"
-        raise UnknownFormatError(f"{name} is no capture that we know: found {found}, expected {EXPECTED}")
+        hint = "; a Zeek log? `cmdana hunt` judges those" if magic == b"#sep" or magic[:1] == b"{" else ""
+        raise UnknownFormatError(
+            f"{name} is no capture that we know: found {found}, expected {EXPECTED}{hint}"
+        )
     head = magic + read_exactly(source, 20)
     if len(head) < 24:
         raise CaptureError(f"{name} ends within its pcap header: found {len(head)} bytes, expected 24")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,7 @@ from feature_extractors.observations import (
     take_connections,
 )
 from feature_extractors.readers.dialects.conn_rows import ConnRows
-from feature_extractors.readers.dialects.entries import Waiting
+from feature_extractors.readers.dialects.entries import Waiting, reads_of
 from feature_extractors.readers.dialects.fields import NO_TIME
 from feature_extractors.readers.dialects.files import (
     CUT_SHORT,
@@ -51,15 +51,22 @@ from feature_extractors.readers.dialects.files import (
     probe,
     records,
 )
-from feature_extractors.readers.dialects.lines import HALF_WRITTEN, TOO_LARGE, TOO_LONG, PassedOver, Record
+from feature_extractors.readers.dialects.lines import (
+    HALF_WRITTEN,
+    TOO_LARGE,
+    TOO_LONG,
+    PassedOver,
+    Reads,
+    Record,
+)
 from feature_extractors.readers.dialects.names import ABOUT_ZEEK, is_summary, log_files
 
 # Verdicts of others and of our own are no observations.
-_NOT_JOINED: Final = frozenset(
+NOT_JOINED: Final = frozenset(
     {"conn", "notice", "notice_alarm", "intel", "signatures", "cmdana", *ABOUT_ZEEK}
 )
 _AHEAD_SECONDS: Final = 300.0  # seconds by which the other logs are read ahead of conn.log
-_REASONS: Final = {
+REASONS: Final = {
     HALF_WRITTEN: "half_written_line",
     TOO_LONG: "line_too_long",
     TOO_LARGE: "count_too_large",
@@ -73,16 +80,25 @@ _REASONS: Final = {
 class ZeekLogs:
     """The connections of directories (searched to any depth) or files of Zeek logs. Can be iterated again."""
 
-    def __init__(self, paths: Iterable[str | Path], block: int = 4096) -> None:
-        """`block` is the most connections in a `Windows`. Raises `RecordError` where no conn.log can be read."""
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        block: int = 4096,
+        fields: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """`block` is the most connections in a `Windows`, `fields` what entries of each stream have (None: all).
+
+        An entry that has none of them is there all the same. Raises `RecordError` where no conn.log can be read.
+        """
         self.counts = Counts()
         self.passed = PassedOver()
         self._block = block
+        self._fields = fields
         self._left_out = PassedOver()
         names = [str(path) for path in paths]
         files = list(_log_files(names, self._left_out))
         self._connections = [f for f in files if f.stream == "conn" or f.others]
-        self._entries = [f for f in files if f.stream not in _NOT_JOINED or f.others]
+        self._entries = [f for f in files if f.stream not in NOT_JOINED or f.others]
         if not any(holds(f.path, "conn") for f in self._connections):
             raise RecordError(
                 f"no conn.log with connections in {', '.join(names)}: found {_found(files)}{self._left_out.words()}"
@@ -96,11 +112,17 @@ class ZeekLogs:
         finally:
             for reasons in self.passed.by_file.values():
                 for reason, n in reasons.items():
-                    self.counts.add(_REASONS.get(reason, "bad_record"), n)
+                    self.counts.add(REASONS.get(reason, "bad_record"), n)
+
+    def begun(self, now: float) -> float:
+        """About the share, 0..1, of conn.log's bytes in files that had begun by network time `now`."""
+        sizes = [(f.first, f.path.stat().st_size if f.path.exists() else 0) for f in self._connections]
+        return sum(n for first, n in sizes if first <= now) / max(sum(n for _, n in sizes), 1)
 
     def _windows(self) -> Iterator[Windows]:
-        waiting = Waiting(self.counts)
-        entries = _merged_entries(self._entries, self.passed)
+        waiting = Waiting(self.counts, self._fields)
+        reads = None if self._fields is None else reads_of(self._fields)
+        entries = _merged_entries(self._entries, self.passed, reads)
         upcoming = next(entries, None)
         held: Connections | None = None
         for connections in _pieces(_merged_connections(self._connections, self.passed), self._block):
@@ -108,13 +130,13 @@ class ZeekLogs:
                 while upcoming is not None and upcoming[0] <= held.end[-1] + _AHEAD_SECONDS:
                     waiting.receive(upcoming[1], upcoming[2])
                     upcoming = next(entries, None)
-                yield _joined(held, waiting)
+                yield joined(held, waiting)
             held = connections
         while upcoming is not None:
             waiting.receive(upcoming[1], upcoming[2])
             upcoming = next(entries, None)
         if held is not None:
-            yield _joined(held, waiting)
+            yield joined(held, waiting)
         waiting.finish()
 
 
@@ -139,15 +161,17 @@ class _LogFile:
             latest = float(block.end[-1])
             yield block
 
-    def entries(self, passed: PassedOver) -> Iterator[tuple[float, str, Record]]:
+    def entries(self, passed: PassedOver, reads: Reads | None) -> Iterator[tuple[float, str, Record]]:
         """Time, stream and record of what is no connection; the time never goes back, as Zeek's does not."""
-        latest = -math.inf
+        latest, known, summary = -math.inf, "", is_summary("")
         mine = PassedOver() if self.others else passed  # the connections' reading counts these lines
-        for stream, record in records(self.path, mine):
+        for stream, record in records(self.path, mine, reads=reads):
             ts = record.get("ts")
-            if stream in _NOT_JOINED:
+            if stream in NOT_JOINED:
                 continue
-            if is_summary(stream):
+            if stream != known:
+                known, summary = stream, is_summary(stream)
+            if summary:
                 passed.add(str(self.path), SUMMARY)
                 continue
             if not isinstance(ts, int | float) or isinstance(ts, bool):
@@ -187,14 +211,16 @@ def _found(files: list[_LogFile]) -> str:
 # In order of time
 
 
-def _merged_entries(files: Iterable[_LogFile], passed: PassedOver) -> Iterator[tuple[float, str, Record]]:
+def _merged_entries(
+    files: Iterable[_LogFile], passed: PassedOver, reads: Reads | None
+) -> Iterator[tuple[float, str, Record]]:
     """Time, stream and record of all files in order of time; a file is open only while its time has come."""
     waiting = deque(sorted(files, key=lambda file: (file.first, file.stream, str(file.path))))
     heap: list[tuple[float, str, int, Record, Iterator[tuple[float, str, Record]]]] = []
     opened = 0
     while heap or waiting:
         while waiting and (not heap or waiting[0].first <= heap[0][0]):
-            entries = waiting.popleft().entries(passed)
+            entries = waiting.popleft().entries(passed, reads)
             first = next(entries, None)
             if first is not None:
                 heapq.heappush(heap, (first[0], first[1], opened, first[2], entries))
@@ -252,7 +278,7 @@ def _cut(connections: Connections, begin: int, end: int) -> Connections:
     return Connections(**columns)
 
 
-def _joined(connections: Connections, waiting: Waiting) -> Windows:
+def joined(connections: Connections, waiting: Waiting) -> Windows:
     n = len(connections)
     logs: list[LogEntry] = []
     log_start = np.zeros(n + 1, np.int64)

@@ -23,6 +23,7 @@ from cmdana_plugin.endpoint.live import Live
 from cmdana_plugin.endpoint.seal import DIGITS, opened_by_zeek, sealed_by_zeek
 from cmdana_plugin.endpoint.wire import (
     ALIVE,
+    EVIDENCE,
     OBSERVATIONS,
     WELCOME,
     WIRE_VERSION,
@@ -67,14 +68,24 @@ def instance_of(peer: Any) -> str:
     return json.loads(said[-1])["instance"]
 
 
-def welcome(instance: str, *, n: int = 1, run: str = "run-1", accepted: bool = True, **more: Any) -> Event:
+def welcome(
+    instance: str,
+    *,
+    n: int = 1,
+    run: str = "run-1",
+    accepted: bool = True,
+    topic: str = "observations",
+    **more: Any,
+) -> Event:
     words = {"v": WIRE_VERSION, "node": "zeek", "run": run, "zeek": "8.2.2", "accepted": accepted, "why": "",
              "to": instance, "n": n, "parted": False}  # fmt: skip
-    return Event("observations", WELCOME, json.dumps(words | more))
+    return Event(topic, WELCOME, json.dumps(words | more))
 
 
 class WebSocketPeer:
     """Zeek's WebSocket API as the recorded frames show it: subscription, ack, data-messages, errors.
+
+    What detectors tell one another it passes on, as Zeek does.
 
     With a secret it seals what it publishes and keeps of what it receives only what is sealed, without the seal.
     """
@@ -86,6 +97,7 @@ class WebSocketPeer:
         self.sealed: list[Event] = []  # what came, as it came
         self.port = free_port()
         self.received: list[Event] = []
+        self.passed_on: list[Event] = []
         self.headers: list[str] = []
         self._known = known
         self._server: Server | None = None
@@ -138,7 +150,10 @@ class WebSocketPeer:
         try:
             while True:
                 event = decode_frame(client.recv(decode=False))
-                if isinstance(event, Event) and event.name in self._known:
+                if isinstance(event, Event) and event.name == EVIDENCE:
+                    self.passed_on.append(event)
+                    self.publish_as_it_is(event)
+                elif isinstance(event, Event) and event.name in self._known:
                     self.sealed.append(event)
                     opened = opened_by_zeek(self.secret, event) if self.secret else event
                     assert opened is not None, f"not sealed: {event.payload[: DIGITS + 20]}"

@@ -279,6 +279,18 @@ def test_wss_works_with_the_right_authority_and_says_what_is_wrong_without(
         peer.stop()
 
 
+def acknowledged(transport: WebSocketTransport, tries: int = 3) -> str:
+    """What `open` says, tried again as the endpoint does.
+
+    With TLS on both sides the handshake was seen to stall until its time was over, once in some twenty runs; one
+    thread reads the connection then while another writes to it.
+    """
+    for _ in range(tries - 1):
+        with contextlib.suppress(TransportError):
+            return transport.open()
+    return transport.open()
+
+
 def test_a_zeek_that_asks_for_a_certificate_gets_ours_and_lets_in_nobody_without(
     certificate: tuple[Path, Path],
 ) -> None:
@@ -294,7 +306,7 @@ def test_a_zeek_that_asks_for_a_certificate_gets_ours_and_lets_in_nobody_without
         ours = WebSocketTransport(
             url, "observations", "1.0", ca_file=str(cert), cert_file=str(cert), key_file=str(key)
         )
-        assert "8.2.2" in ours.open()
+        assert "8.2.2" in acknowledged(ours)
         ours.close()
         with pytest.raises(TransportError, match=r"TLS fails|no WebSocket handshake"):
             WebSocketTransport(url, "observations", "1.0", ca_file=str(cert)).open()

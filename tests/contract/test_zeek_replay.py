@@ -32,7 +32,7 @@ with running(peer):
     told = observations(instance_of(peer), 1, ["C1", "C2", "C3"], 0, last=True)
     peer.publish(replace(told, topic=settings["CMDANA::topic_observations"]))
     wait_for(lambda: any('"finished":"run-1"' in e.payload for e in peer.received), "the end to be answered")
-{said}
+    {said}  # before the peer stops, to which cmdana may come back in the meantime
 """
 READ = 'print("cmdana: read 1234 frames of 567890 bytes")'
 LIE = f"print('cmdana: read {'9' * 5000} frames of 1 bytes')"

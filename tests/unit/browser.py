@@ -28,6 +28,7 @@ class Seen:
     png: bytes
     console: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)  # all but the page itself
+    found: Any = None
 
 
 @contextmanager
@@ -65,10 +66,14 @@ class Browser:
         self._events: list[dict[str, Any]] = []
 
     def look(
-        self, page: Path, width: int, height: int = 900, dark: bool = False, whole: bool = False,
-        media: str = "",
+        self, page: Path | str, width: int, height: int = 900, dark: bool = False, whole: bool = False,
+        media: str = "", after: str = "",
     ) -> Seen:  # fmt: skip
-        """Opens `page` at a size in CSS pixels and in a colour scheme, on `media` such as print."""
+        """Opens `page`, a file or an address, at a size in CSS pixels and in a colour scheme, on `media` such as print.
+
+        `after` is evaluated in it then; what it comes to is `Seen.found`.
+        """
+        address = page if isinstance(page, str) else page.resolve().as_uri()
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -78,7 +83,7 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", session, **size)
         self._events.clear()
-        self._call("Page.navigate", session, url=page.resolve().as_uri())
+        self._call("Page.navigate", session, url=address)
         self._until("Page.loadEventFired")
         scroll = self._evaluate(session, "document.documentElement.scrollWidth")
         text = self._evaluate(session, "document.body.innerText")
@@ -91,6 +96,10 @@ class Browser:
             clip = {"x": 0, "y": 0, "width": width, "height": tall, "scale": 1}
             shot = self._call("Page.captureScreenshot", session, captureBeyondViewport=True, clip=clip)
             found.png = base64.b64decode(shot["data"])
+        if after:
+            found.found = self._call(
+                "Runtime.evaluate", session, expression=after, awaitPromise=True
+            )["result"].get("value")  # fmt: skip
         for event in self._events:
             parameters = event["params"]
             match event["method"]:
@@ -98,7 +107,7 @@ class Browser:
                     found.console.append(json.dumps(parameters))
                 case "Log.entryAdded":
                     found.console.append(parameters["entry"]["text"])
-                case "Network.requestWillBeSent" if parameters["request"]["url"] != page.resolve().as_uri():
+                case "Network.requestWillBeSent" if parameters["request"]["url"] != address:
                     found.requests.append(parameters["request"]["url"])
         self._call("Target.closeTarget", targetId=target)
         return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdana_plugin.evaluation import flat_tables as tabular
+from cmdana_plugin.evaluation.tables import flat_tables as tabular
 
 
 def nsl(folder: Path, rows: int = 1500) -> Path:

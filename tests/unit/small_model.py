@@ -11,9 +11,10 @@ from safetensors import safe_open
 
 from cmdana_plugin.detector.calibration import Strata, fit_tail
 from cmdana_plugin.detector.checkpoint import Checkpoint
+from cmdana_plugin.detector.engines.shape import Shape
 from cmdana_plugin.detector.inputs import EDGES, Bins, Preparation, density_columns, isolation_columns
 from cmdana_plugin.detector.mixture import Mixture
-from cmdana_plugin.detector.network import Network, Shape
+from cmdana_plugin.detector.network import Network
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import Trees
 from feature_extractors.features.encoding import FIRST_SIZES

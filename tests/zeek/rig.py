@@ -152,17 +152,27 @@ class Zeek(Program):
 
 
 class Endpoint(Program):
-    """`cmdana run` with a detector that finds nothing odd and says so at once, or after `slow` seconds a batch."""
+    """`cmdana run` with a detector that finds nothing odd and says so at once, or after `slow` seconds a batch.
+
+    To responders whose address ends in `mild` each connection is a little odd.
+    """
 
     def __init__(
-        self, ns: str, folder: Path, *, slow: float = 0.0, config: str = "", wire: int = WIRE_VERSION
+        self,
+        ns: str,
+        folder: Path,
+        *,
+        slow: float = 0.0,
+        config: str = "",
+        wire: int = WIRE_VERSION,
+        mild: int = 256,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         told = config or "[endpoint]\nreconnect_max = 1.0\n"
         if "secret_file" not in told and "authentication" not in told:
             told = told.replace("[endpoint]\n", f'[endpoint]\nsecret_file = "{folder / "secret"}"\n')
         (folder / "plugin.toml").write_text(told)
-        words = (HERE / "endpoint.py", folder / "plugin.toml", str(slow), str(wire))
+        words = (HERE / "endpoint.py", folder / "plugin.toml", str(slow), str(wire), str(mild))
         super().__init__(ns, folder, "endpoint", sys.executable, *words)
 
 

@@ -109,7 +109,7 @@ def repeat(s: Stranger) -> None:
     for topic, name, words in heard[:200]:
         for changed in (
             words[:-1], words[: len(words) // 2], words[64:], words[:64], words[1:], words + " ", words + "}",
-            words[:-1] + ',"n":999999999}', words[:64] + '{"v":7,' + words[65:], words.replace('"seq":', '"seq":1'),
+            words[:-1] + ',"n":999999999}', words[:64] + '{"v":8,' + words[65:], words.replace('"seq":', '"seq":1'),
         ):  # fmt: skip
             s.publish(topic, name, changed)
         for other in ("CMDANA::verdicts", "CMDANA::alive", "CMDANA::observations", "CMDANA::welcome"):
@@ -160,8 +160,8 @@ def shutdown(s: Stranger) -> None:
 def kill(s: Stranger) -> None:
     """Messages that no reader should have to bear."""
     for words in (
-        '{"v":7,"now":' + "9" * 5000 + "}", '{"v":7,"now":1e999}', "[" * 100_000, '{"a":' * 100_000, "\ud800", "", "{",
-        '{"v":7,"seq":' + "1" + "0" * 400 + "}", "x" * 3_000_000, "0" * 64, "0" * 64 + '{"v":7}', "\x00" * 100,
+        '{"v":8,"now":' + "9" * 5000 + "}", '{"v":8,"now":1e999}', "[" * 100_000, '{"a":' * 100_000, "\ud800", "", "{",
+        '{"v":8,"seq":' + "1" + "0" * 400 + "}", "x" * 3_000_000, "0" * 64, "0" * 64 + '{"v":8}', "\x00" * 100,
     ):  # fmt: skip
         for topic, name in (
             (OBSERVATIONS, "CMDANA::observations"), (OBSERVATIONS, "CMDANA::welcome"),

@@ -21,7 +21,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.metrics import LEAST, RATES, judge
 from cmdana_plugin.evaluation.own_network import after
-from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, most_found, within_budget
+from cmdana_plugin.evaluation.whole_days.alarms import BUDGETS, Tally, Truth, most_found, within_budget
 from cmdana_plugin.evaluation.whole_days.peers import PEERS
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, in_turn, networks_of
 from cmdana_plugin.evaluation.whole_days.programs import programs_of
@@ -53,7 +53,7 @@ NAMES: Final = (*OURS, *BASELINES, *PEERS)
 
 @dataclass(slots=True)
 class _Rates:
-    """p-values of connections that ended, against the truth."""
+    """p-values of connections that ended, against the truth; surges and roll-outs are counted apart."""
 
     p: list[Floats] = field(default_factory=list)
     revised: list[Floats] = field(default_factory=list)
@@ -67,7 +67,7 @@ class _Rates:
         if told.p_value is None or told.revised is None:
             return
         truth = day.truth
-        rows = np.flatnonzero(truth.final)
+        rows = np.flatnonzero(truth.final & ~_part_of_event(truth))
         self.p.append(told.p_value[rows])
         self.revised.append(told.revised[rows])
         self.label.append(truth.label[rows])
@@ -230,6 +230,14 @@ def _network(
             name: {**_known(name), "runs": [run.section() for run in some]} for name, some in runs.items()
         },
     }
+
+
+def _part_of_event(truth: Truth) -> NDArray[np.bool_]:
+    """Whether a connection [n] is part of a surge, a roll-out or the like, as far as that is told."""
+    names = {s.name for s in truth.stretches}
+    if not truth.event or not names:
+        return np.zeros(len(truth), np.bool_)
+    return np.array([event in names for event in truth.event], np.bool_)
 
 
 def _last(day: Day) -> Encoded:

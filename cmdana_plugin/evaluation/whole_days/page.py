@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -13,6 +14,12 @@ from cmdana_plugin.evaluation.whole_days.told import CHIEF, OURS
 
 Section = Mapping[str, Any]
 
+MARK: Final = "<!-- days -->"  # stands before and after this part of a page of results
+# A part of a section stands between two of these; a line that sums it up ends with the other.
+PART: Final = "<!-- part: {} -->"
+_SHORT: Final = "<!-- in short: {} -->"
+_IN_SHORT: Final = "## In short: whole days\n"
+_TABLES: Final = "## Whole days\n"
 _DAYS: Final = (
     "An **attack** is what one host does of one family in one day. It is found by an alarm that comes between its "
     "first packet and an hour after its end, names the attacker or a host at an end of its connections, and rests on "
@@ -24,6 +31,24 @@ _DAYS: Final = (
     "or the part of it that a site records. Delay: from the attack's first packet, and the attack's connections that "
     "had ended, medians of what is found."
 )
+
+
+def section(found: Mapping[str, Section]) -> str:
+    """All of it: the answers, the tables."""
+    return "\n\n".join(p for p in (in_short(found), words(found)) if p)
+
+
+def with_others(new: str, old: str) -> str:
+    """A section `new` with the parts of `old` that it lacks (of days: networks): their answers, their tables."""
+    for name in dict.fromkeys(re.findall(PART.format("(.+?)"), old)):
+        mark = PART.format(name)
+        if mark in new:
+            continue
+        if answers := [line for line in old.splitlines() if line.endswith(_SHORT.format(name))]:
+            head, _, rest = new.partition(_TABLES)
+            new = "\n".join([head.rstrip() or _IN_SHORT, *answers, "", _TABLES]) + rest
+        new = f"{new}\n\n{mark}{old.split(mark)[1]}{mark}"
+    return new
 
 
 def in_short(found: Mapping[str, Section]) -> str:
@@ -43,16 +68,17 @@ def in_short(found: Mapping[str, Section]) -> str:
             f"day by calibration: {_budget(runs, 3.0)}. Told after {_med(runs, 'delay')} s and "
             f"{_med(runs, 'within')} connections. Of a family's connections at 1e-3 "
             f"{_rate(runs, 'prospective', 1)} are told at the time, {_rate(runs, 'retrospective', 1)} once the "
-            f"incident is known. {_rivals(detectors)}"
+            f"incident is known. {_rivals(detectors)} {_SHORT.format(network)}"
         )
-    return "## In short: whole days\n\n" + "\n".join(lines) if lines else ""
+    return _IN_SHORT + "\n" + "\n".join(lines) if lines else ""
 
 
 def words(found: Mapping[str, Section]) -> str:
     """The tables of every network."""
-    out = ["## Whole days", _DAYS]
+    out = [f"{_TABLES}\n{_DAYS}"]
     for network, site in found.items():
-        out += _network(network, site)
+        mark = PART.format(network)
+        out += [mark, *_network(network, site), mark]
     return "\n\n".join(p for p in out if p)
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour import with_behaviour_beside
-from cmdana_plugin.config import Config, Verdict
+from cmdana_plugin.behaviour import behaviour_of, with_behaviour, with_behaviour_beside
+from cmdana_plugin.config import Config
 from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
 from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
@@ -36,15 +36,22 @@ from cmdana_plugin.evaluation.whole_days.alarms import Alarm, at_level
 from cmdana_plugin.evaluation.whole_days.peers import Peer
 from cmdana_plugin.evaluation.whole_days.plan import Day
 from cmdana_plugin.evaluation.whole_days.programs import said_of
-from cmdana_plugin.training import Corpus, Recipe, Recording, entities_of, gather, recalibrate, train
-from feature_extractors import CmdanaError, Stage, take
-from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
+from cmdana_plugin.training import (
+    Corpus,
+    Recipe,
+    Recording,
+    entities_of,
+    gather,
+    hours_of,
+    recalibrate,
+    train,
+)
+from feature_extractors import CmdanaError, Stage
+from feature_extractors.features import Encoded, load_schema, take_encoded
 
 Floats = NDArray[np.float64]
 
 _BLOCK: Final = 4096  # connections judged at once
-_HOURS: Final = 100_000  # connections of a recording that tails of evidence are learned from, its last
-_NEVER: Final = 1e-9  # alerts a day: hours are measured whole
 MULTIPLES: Final = (
     0.01,
     0.03,
@@ -109,27 +116,25 @@ def _mute() -> Detector:
     return PrecomputedScores(scores_of(np.zeros(0)))
 
 
-def _with_tails(begin: Callable[[], Detector], normal: Sequence[Recording]) -> Learned:
-    """The tails of evidence from normal hours, for everybody as the product learns them (`training.fit_incidents`)."""
-    schema = load_schema()
+def _with_tails(begin: Callable[[], Detector], later: Sequence[Recording]) -> Learned:
+    """The tails of evidence from later hours, for everybody as the product learns them (`training.fit_incidents`)."""
     blocks: tuple[list[Floats], ...] = ([], [])
-    for r in normal:
-        calm = np.flatnonzero(np.ones(len(r.windows), np.bool_) if r.label is None else r.label == 0)[
-            -_HOURS:
-        ]
-        judge, detector = Judge(_mute(), Config(verdict=Verdict(alerts_per_day=_NEVER))), begin()
-        for rows in _blocks(len(calm)):
-            block = encoded(take(r.windows, calm[rows]), schema)
-            judge.conclude(block, detector.receive(block))
-        judge.decider.evidence.turn()
-        for role, found in enumerate(blocks):
-            found.append(judge.decider.evidence.blocks(role))
+    for r in later:
+        normal = np.ones(len(r.windows), np.bool_) if r.label is None else r.label == 0
+        for role, found in enumerate(hours_of(r.windows, normal, begin())):
+            blocks[role].append(found)
     maxima = [np.concatenate(found) for found in blocks]
     return Learned(begin, tails_of(maxima) if len(maxima[0]) >= ENOUGH_BLOCKS else None)
 
 
 def _begun(made: Checkpoint) -> Callable[[], Detector]:
-    """As the product judges with a checkpoint: what is learned of behaviour and the site's history beside."""
+    """As the product judges with a checkpoint: what is learned of behaviour and the site's history beside.
+
+    Its streams begin anew: the days that they were learned from are shown again.
+    """
+    behaviour = behaviour_of(made)
+    if behaviour is not None:
+        made = with_behaviour(made, replace(behaviour, past={}))
 
     def begin() -> Detector:
         inner = with_behaviour_beside(CrossModal(made, load_schema(), threads=1), made)
@@ -149,9 +154,7 @@ def _calibrated(lesson: Lesson, seed: int) -> Learned:
 
 def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Learned:
     recipe = Recipe(seed=seed, trees=False, behaviour=behaviour)
-    return _with_tails(
-        _begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), [*lesson.train, *lesson.held]
-    )
+    return _with_tails(_begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
 
 
 def _without(lesson: Lesson, seed: int) -> Learned:
@@ -224,7 +227,7 @@ def baseline(name: str, lesson: Lesson, seed: int) -> Learned:
     made.fit(learn, np.ones(len(learn), np.bool_), seed)
     held = gather(lesson.held, schema)
     calm = made.score(held)[held.label == 0]
-    return _with_tails(lambda: Streamed(name, made, calm), [*lesson.train, *lesson.held])
+    return _with_tails(lambda: Streamed(name, made, calm), lesson.held)
 
 
 # What is told
@@ -297,8 +300,9 @@ class _Members:
         return next((i for s in stages if (i := self._row_of.get((uid.encode(), int(s)))) is not None), None)
 
     def alarms(self, day: Day) -> list[Alarm]:
-        """A notice rests on the connections that were known to belong to its incident by then."""
+        """A notice rests on what is known of its incident since the one before, or on its news alone."""
         out = []
+        before: dict[str, int] = defaultdict(lambda: -1)  # row of the notice before, by incident
         for row, notice in self._notices:
             incident, now = notice.incident, float(day.truth.end[row])
             if incident is None:
@@ -306,7 +310,11 @@ class _Members:
                 score = -float(np.log10(notice.verdict.p_value))
                 out.append(Alarm(now, notice.verdict.orig_h, "originator", score, np.array([row])))
                 continue
-            rows = sorted({i for i, known in self._rows[incident.id] if known <= row} | {row})
+            since, before[incident.id] = before[incident.id], row
+            rows = sorted({i for i, known in self._rows[incident.id] if since < known <= row} | {row})
+            if incident.news:
+                found = (self._row(uid, "final") for uid in incident.uids)
+                rows = sorted({row, *(i for i in found if i is not None)})
             out.append(
                 Alarm(
                     now,
@@ -321,11 +329,11 @@ class _Members:
         return out
 
     def revised(self, p: Floats) -> Floats:
-        """p-values of connections once their incidents are known: no more than the share of hosts' hours like it."""
+        """p-values of connections once their incidents are known: each times the share of hosts' hours like it."""
         out = p.copy()
         for incident, evidence in self._evidence.items():
             rows = np.array([i for i, _ in self._rows[incident]], np.int64)
-            out[rows] = np.minimum(out[rows], 10.0 ** -min(evidence, 300.0))
+            out[rows] = np.maximum(np.minimum(out[rows], p[rows] * 10.0 ** -min(evidence, 100.0)), 1e-300)
         return out
 
 

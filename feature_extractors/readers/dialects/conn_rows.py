@@ -76,6 +76,14 @@ class ConnRows:
         for chunk, whole in chunks(self._path, self._passed):
             yield from filter(len, self._block(chunk, whole))
 
+    def learn(self, line: bytes) -> None:
+        """Takes a line for how the log is written, and for nothing else."""
+        self._lines.receive(line)
+
+    def receive(self, chunk: bytes) -> Iterator[Connections]:
+        """The connections of whole lines, without the last line end, that follow what came before; none empty."""
+        return filter(len, self._block(chunk, True))
+
     def _of_parquet(self) -> Iterator[Connections]:
         rows: list[_Row] = []
         for stream, record in parquet.records(self._path, self._passed):
@@ -272,10 +280,10 @@ def _count(value: Any, most: int = (1 << 62) - 1) -> int:
 
 
 def _duration(value: Any) -> float:
-    """Seconds. Raises `ValueError` where no connection can last so long."""
+    """Seconds, to the microsecond. Raises `ValueError` where no connection can last so long."""
     if isinstance(value, bool) or not abs(seconds := float(value)) <= MAX_SECONDS:
         raise ValueError(f"found {value}, expected seconds")
-    return seconds
+    return round(seconds * 1e6) / 1e6
 
 
 @lru_cache(maxsize=65_536)
@@ -339,6 +347,7 @@ def _together(
 ) -> Connections:
     """Compiled rows and those read one by one, in the order of the lines."""
     ts, duration = rows.time
+    duration = np.rint(duration * 1e6) / 1e6  # as TSV has it
     end = np.where((duration >= 0) & (duration <= MAX_SECONDS), ts + duration, ts)
     four = (rows.address[0, :, :12] == np.frombuffer(_IPV4, np.uint8)).all(axis=1)
     number = np.where(rows.count[9] >= 0, rows.count[9], np.where((protocol == 1) & ~four, 58, protocol))

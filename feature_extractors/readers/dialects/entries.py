@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from feature_extractors.frames import Counts
 from feature_extractors.observations import MAX_LOG_ENTRIES, LogEntry, LogValue
-from feature_extractors.readers.dialects.lines import Record
+from feature_extractors.readers.dialects.lines import Reads, Record
 
 _LEFT_OUT: Final = frozenset(
     (
@@ -17,6 +18,9 @@ _LEFT_OUT: Final = frozenset(
     )
 )  # fmt: skip
 _LOG_VALUES: Final = (bool, int, float, str, list)
+_JOINING: Final = frozenset(
+    ("ts", "uid", "uids", "conn_uids", "fuid", "fingerprint", "id", "cert_chain_fps", "cert_chain_fuids")
+)
 # they name a file or certificate instead of a connection
 _OF_FILES: Final = frozenset({"x509", "pe", "ocsp"})
 
@@ -27,12 +31,19 @@ _MAX_SHOWING: Final = 16  # connections of a file that is not described yet
 _MAX_FILES: Final = 65_536  # certificates and files that are remembered
 
 
+def reads_of(fields: Mapping[str, Collection[str]]) -> Reads:
+    """What has to be read of each stream so that its entries can be joined, and have these fields."""
+    return {stream: _JOINING | set(names) for stream, names in fields.items()} | {"": _JOINING}
+
+
 class Waiting:
     """The log entries that wait for their connection's row, by uid; those of the oldest are dropped first."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, fields: Mapping[str, Collection[str]] | None = None) -> None:
+        """`fields` are those that entries of each stream have, of another one none; None: all."""
         self._counts = counts
-        self._entries: OrderedDict[str, list[LogEntry]] = OrderedDict()
+        self._fields = fields
+        self._entries: OrderedDict[str, _Held] = OrderedDict()
         self._bytes = 0  # about, of the entries
         self._shown = _Shown()
 
@@ -42,11 +53,7 @@ class Waiting:
     def receive(self, stream: str, record: Record) -> None:
         ts = record["ts"]
         assert isinstance(ts, float | int)
-        fields = {
-            name: value
-            for name, value in record.items()
-            if isinstance(value, _LOG_VALUES) and name not in _LEFT_OUT and not name.startswith("_")
-        }
+        fields = self._told(stream, record)
         named: LogValue
         if stream in _OF_FILES:
             named = record.get("fingerprint", record.get("id"))
@@ -57,56 +64,93 @@ class Waiting:
         if _too_long(named) or any(map(_too_long, uids)):
             self._counts.add("bad_record")
             return
+        size = _size(fields)
         for uid in uids:
-            self._add(LogEntry(stream, ts, uid, fields))
+            self._add(LogEntry(stream, ts, uid, fields), size)
         if stream in ("ssl", "files"):
             for uid in uids:
                 for stream_of_file, said in self._shown.by_connection(named, uid):
-                    self._add(LogEntry(stream_of_file, ts, uid, said))
+                    self._add(LogEntry(stream_of_file, ts, uid, said), _size(said))
 
     def take(self, uid: str) -> list[LogEntry]:
         """The entries of a connection in order of time, which no longer wait."""
-        entries = self._entries.pop(uid, None)
-        if entries is None:
+        held = self._entries.pop(uid, None)
+        if held is None:
             return []
-        self._bytes -= sum(map(_entry_size, entries))
-        entries.sort(key=lambda entry: entry.ts)
-        return entries
+        self._bytes -= held.bytes
+        if len(held.entries) > 1:
+            held.entries.sort(key=lambda entry: entry.ts)
+        return held.entries
 
     def finish(self) -> None:
-        self._counts.add("entry_without_connection", sum(len(entries) for entries in self._entries.values()))
+        self._counts.add(
+            "entry_without_connection", sum(len(held.entries) for held in self._entries.values())
+        )
         self._entries.clear()
 
-    def _add(self, entry: LogEntry) -> None:
+    def _told(self, stream: str, record: Record) -> dict[str, LogValue]:
+        if self._fields is not None:
+            return {
+                name: value
+                for name in self._fields.get(stream, ())
+                if isinstance(value := record.get(name), _LOG_VALUES)
+            }
+        return {
+            name: value
+            for name, value in record.items()
+            if isinstance(value, _LOG_VALUES) and name not in _LEFT_OUT and not name.startswith("_")
+        }
+
+    def _add(self, entry: LogEntry, size: int) -> None:
         held = self._entries.get(entry.uid)
         if held is None:
-            self._entries[entry.uid] = [entry]
+            self._entries[entry.uid] = _Held([entry], size)
             if len(self._entries) > _MAX_PENDING:
                 self._drop("entry_without_connection")
-        elif len(held) < MAX_LOG_ENTRIES:
-            held.append(entry)
+        elif len(held.entries) < MAX_LOG_ENTRIES:
+            held.entries.append(entry)
+            held.bytes += size
         else:
             self._counts.add("entry_over_limit")
             return
-        self._bytes += _entry_size(entry)
+        self._bytes += size
         while self._bytes > _MAX_WAITING:
             self._drop("entries_over_memory")
 
     def _drop(self, reason: str) -> None:
         _, dropped = self._entries.popitem(last=False)
-        self._bytes -= sum(map(_entry_size, dropped))
-        self._counts.add(reason, len(dropped))
+        self._bytes -= dropped.bytes
+        self._counts.add(reason, len(dropped.entries))
 
 
-def _entry_size(entry: LogEntry) -> int:
-    """About the bytes that the entry takes; the same whenever it is asked."""
-    return 512 + sum(128 + _value_size(value) for value in entry.fields.values())
+@dataclass(slots=True)
+class _Held:
+    """The entries of a connection, and about the bytes that they take."""
+
+    entries: list[LogEntry]
+    bytes: int
 
 
-def _value_size(value: LogValue) -> int:
-    if isinstance(value, str):
-        return len(value)
-    return sum(64 + _value_size(v) for v in value) if isinstance(value, list) else 0
+def _size(fields: Mapping[str, LogValue]) -> int:
+    """About the bytes that an entry takes; the same whenever it is asked."""
+    size = 512 + 128 * len(fields)
+    for value in fields.values():
+        if type(value) is str:
+            size += len(value)
+        elif type(value) is list:
+            size += _list_size(value)
+    return size
+
+
+def _list_size(values: Sequence[Any]) -> int:
+    size = 0
+    for value in values:
+        size += 64
+        if type(value) is str:
+            size += len(value)
+        elif type(value) is list:
+            size += _list_size(value)
+    return size
 
 
 class _Shown:
@@ -135,12 +179,12 @@ class _Shown:
             return []
         before = self._said.pop(name, None)
         self._said[name] = stream, fields
-        self._bytes += _entry_size(LogEntry(stream, 0.0, "", fields))
+        self._bytes += _size(fields)
         if before is not None:
-            self._bytes -= _entry_size(LogEntry(before[0], 0.0, "", before[1]))
+            self._bytes -= _size(before[1])
         while len(self._said) > _MAX_FILES or self._bytes > _MAX_WAITING:
-            _, (old, said) = self._said.popitem(last=False)
-            self._bytes -= _entry_size(LogEntry(old, 0.0, "", said))
+            _, (_, said) = self._said.popitem(last=False)
+            self._bytes -= _size(said)
         return self._uids.pop(name, [])
 
 

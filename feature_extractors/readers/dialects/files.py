@@ -13,7 +13,7 @@ from feature_extractors.errors import CaptureError, RecordError
 from feature_extractors.frames import Counts
 from feature_extractors.readers.dialects import parquet
 from feature_extractors.readers.dialects.fields import REQUIRED
-from feature_extractors.readers.dialects.lines import MAX_LINE, TOO_LONG, LogLines, PassedOver, Record
+from feature_extractors.readers.dialects.lines import MAX_LINE, TOO_LONG, LogLines, PassedOver, Reads, Record
 from feature_extractors.readers.dialects.names import is_known, log_files, named_stream
 from feature_extractors.readers.source import ZSTD_MAGIC, Source, open_source, read_exactly
 
@@ -35,6 +35,7 @@ def records(
     passed: PassedOver,
     *,
     only: Collection[str] | None = None,
+    reads: Reads | None = None,
     containing: str | None = None,
     strict: bool = False,
     otherwise: str = "",
@@ -43,20 +44,24 @@ def records(
 ) -> Iterator[tuple[str, Record]]:
     """Stream and record of each line of a log, fields set and typed as Zeek has them.
 
-    `only` names the fields wanted, `containing` a text that a line must hold to be looked at (before unescaping).
-    `otherwise` is the stream where neither the log nor its name tells one, `as_bytes` as in `LogLines`. What is passed
-    over is counted, but a line that is no record raises `RecordError` where `strict`, as does a file that is no log.
+    `only` or `reads` name the fields wanted, `containing` a text that a line must hold to be looked at (before
+    unescaping). `otherwise` is the stream where neither the log nor its name tells one, `as_bytes` as in `LogLines`.
+    What is passed over is counted, but a line that is no record raises `RecordError` where `strict`, as does a file
+    that is no log.
     `declared` takes the columns of each stream that headers name, with the types that they declare ("" none).
     """
     if parquet.is_parquet(path):
-        yield from _counted(parquet.records(path, passed, only, declared), passed)
+        yield from _counted(parquet.records(path, passed, only, declared, reads), passed)
         return
     named = named_stream(path.name)
     stream = otherwise if otherwise and not is_known(named) and not probe(path).others else named
-    lines = LogLines(str(path), stream, passed, only, strict=strict, as_bytes=as_bytes)
+    lines = LogLines(str(path), stream, passed, only, reads=reads, strict=strict, as_bytes=as_bytes)
     columns: Mapping[str, str] = {}
     holding = None if containing is None else _as_written(containing)
     for chunk, whole in chunks(path, passed):
+        without = holding is not None and lines.has_format and holding not in chunk
+        if without and not chunk.startswith(b"#") and b"\n#" not in chunk:
+            continue  # as each of its lines would be
         for line in chunk.split(b"\n"):
             if not line or (
                 holding is not None and lines.has_format and not line.startswith(b"#") and holding not in line

@@ -10,7 +10,10 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from feature_extractors.errors import RecordError
 from feature_extractors.observations import LogValue
@@ -39,6 +42,7 @@ from feature_extractors.readers.dialects.fields import (
 from feature_extractors.readers.dialects.names import stream_of, told_stream
 
 Record = Mapping[str, LogValue]
+Reads = Mapping[str, Collection[str]]  # the fields that are read of each stream; under "" those of any other
 
 MAX_LINE: Final = 4 * 1024 * 1024  # bytes
 HALF_WRITTEN: Final = "half-written last line"
@@ -47,12 +51,15 @@ TOO_LARGE: Final = "a count past 2^62, taken as unset"
 
 _MAX_DIGITS: Final = 20  # of 64 bits
 _MAX_SHAPES: Final = 4096  # of JSON records, of which it is kept how they are read
+_MAX_STREAMS: Final = 64  # of records of one shape
 _COUNTS: Final = (
     "orig_bytes", "resp_bytes", "missed_bytes", "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes",
 )  # fmt: skip
 _SEPARATORS: Final = ("\t", ",", ";", "|")  # of a log without a header
 _ABOUT_CONNECTIONS: Final = frozenset(("uid", "id.orig_h", "fuid", "note", "fingerprint"))
 _TELLING: Final = frozenset(STREAM)
+_OF_CAPTURES: Final = frozenset((".pcap", ".pcapng", ".cap"))
+_CAPTURE: Final = "; captures are for `cmdana replay`"
 _DECLARED: Final = re.compile(r"(\W{1,4})separator (.*)", re.ASCII | re.DOTALL)
 
 
@@ -103,6 +110,19 @@ class Layout(NamedTuple):
     quoted: bool  # as CSV has it
 
 
+class _Shape:
+    """The fields of a JSON record by their names: how they are read."""
+
+    __slots__ = ("plan", "simple", "telling", "wanted")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.plan = plan_of(names)
+        zeek = {name for _, name, _ in self.plan}
+        self.simple = "ts" in names or not _ABOUT_CONNECTIONS.isdisjoint(zeek)  # it stands in no other
+        self.telling = not _TELLING.isdisjoint(names)
+        self.wanted: dict[str, Plan] = {}  # of it, by stream
+
+
 class LogLines:
     """One log, line by line. The stream is the header's `#path`, a record's `_path`, or else what it began with."""
 
@@ -113,10 +133,13 @@ class LogLines:
         passed: PassedOver,
         only: Collection[str] | None = None,
         *,
+        reads: Reads | None = None,
         strict: bool = False,
         as_bytes: bool = False,
     ) -> None:
-        """`name` is for messages, `only` the fields wanted; `strict`: a line that is no record raises `RecordError`.
+        """`name` is for messages, `only` the fields wanted, or those that `reads` has of the stream; None: all.
+
+        `strict`: a line that is no record raises `RecordError`.
 
         Texts of TSV come as Zeek's JSON has them, or where `as_bytes` as the bytes that they were, control characters
         among them.
@@ -131,12 +154,14 @@ class LogLines:
         self.json_names: Sequence[str] = ()  # of the latest JSON record that stands in no other
         self._passed = passed
         self._only = only
+        self._reads = reads
         self._strict = strict
         self._text = _decoded if as_bytes else unescaped
         self._prefix = "#"
         self._header: dict[str, str] = {}
         self._cells: list[tuple[int, str, Callable[[str], LogValue]]] = []
-        self._shapes: OrderedDict[tuple[str, ...], Plan] = OrderedDict()
+        self._lasted = False  # durations are of ECS
+        self._shapes: OrderedDict[tuple[str, ...], _Shape] = OrderedDict()
 
     @property
     def has_format(self) -> bool:
@@ -190,6 +215,8 @@ class LogLines:
         self._header[key] = rest
         if key == "path" and 0 < len(rest) <= 64:
             self.stream = told_stream(rest.strip())
+            if self.layout is not None:
+                self._choose_cells()
         elif key == "fields":
             names = rest.split(separator, MAX_FIELDS)
             if len(names) > MAX_FIELDS:
@@ -219,12 +246,20 @@ class LogLines:
             _plain(header.get("empty_field", "(empty)")),
             quoted,
         )
-        lasted = "event.duration" in plan
+        self._lasted = "event.duration" in plan
+        self._choose_cells()
+
+    def _choose_cells(self) -> None:
+        layout, only = self.layout, self._wanted(self.stream)
+        assert layout is not None
         self._cells = [
-            (i, name, _reader(kind, self.layout, name, self._text, lasted=lasted))
-            for i, (name, kind) in enumerate(zip(zeek, self.layout.types, strict=True))
-            if self._only is None or name in self._only
+            (i, name, _reader(kind, layout, name, self._text, lasted=self._lasted))
+            for i, (name, kind) in enumerate(zip(layout.names, layout.types, strict=True))
+            if only is None or name in only
         ]
+
+    def _wanted(self, stream: str) -> Collection[str] | None:
+        return self._only if self._reads is None else self._reads.get(stream, self._reads[""])
 
     def _first_line(self, line: str) -> bool:
         """Whether a line before any header is one: of another prefix, or the names of the columns alone.
@@ -260,7 +295,7 @@ class LogLines:
                 return False
         raise RecordError(
             f"{self.name}: no Zeek log: found {line[:40]!r}, expected a #fields line, a JSON object, or a first line "
-            "of columns that are Zeek's"
+            f"of columns that are Zeek's{_CAPTURE if _OF_CAPTURES & set(Path(self.name).suffixes) else ''}"
         )
 
     def _tsv_line(self, line: bytes) -> tuple[str, Record] | None:
@@ -310,50 +345,53 @@ class LogLines:
             self._bad(HALF_WRITTEN)
             return None
         try:
-            row = json.loads(_json_text(line))
-            if not isinstance(row, dict):
+            row = _json(line)
+            if type(row) is not dict:
                 raise BadRecord(NO_JSON)
             self.is_json = True
-            return self._known(checked(row))
+            return self._known(row)
         except (ValueError, RecursionError) as error:
             self._bad(str(error) if isinstance(error, BadRecord) else NO_JSON, str(error))
             return None
 
     def _known(self, row: dict[str, Any]) -> tuple[str, Record]:
-        """Stream and record of a JSON object, names and values as Zeek has them. Raises `ValueError`."""
-        shape = tuple(row)
-        fields = self._plan(shape)
-        nested = any(isinstance(value, dict) for value in row.values())
-        simple = not nested and ("ts" in row or bool({zeek for _, zeek, _ in fields} & _ABOUT_CONNECTIONS))
-        has_format = ""
-        if not simple:
-            has_format, row = unwrapped(row)
-            fields = self._plan(tuple(row))
+        """Stream and record of a `checked` JSON object, names and values as Zeek has them. Raises `ValueError`."""
+        names = tuple(row)
+        shape = self._shape(names)
+        if shape.simple and dict not in map(type, row.values()):
+            told = stream_told(row) if shape.telling else ""
+            self.json_names = names
         else:
-            has_format = stream_told(row) if not _TELLING.isdisjoint(shape) else ""
-            self.json_names = shape
+            told, row = unwrapped(row)
+            shape = self._shape(tuple(row))
+        stream = stream_of(told) if told else self.stream
+        plan = shape.wanted.get(stream)
+        if plan is None:
+            only = self._wanted(stream)
+            plan = tuple(field for field in shape.plan if only is None or field[1] in only)
+            if len(shape.wanted) < _MAX_STREAMS:
+                shape.wanted[stream] = plan
         record: dict[str, LogValue] = {}
-        for name, zeek, read in fields:
+        for name, zeek, read in plan:
             value = row[name]
-            if value is not None and (self._only is None or zeek in self._only):
+            if value is not None:
                 record[zeek] = value if read is None else read(value)
         if "ts" in record:
             ts = seconds(record["ts"])
             if ts is None:
                 raise BadRecord(NO_TIME)
             record["ts"] = ts
-        stream = stream_of(has_format) if has_format else self.stream
         return stream, self._counted(stream, record)
 
-    def _plan(self, shape: tuple[str, ...]) -> Plan:
-        plan = self._shapes.get(shape)
-        if plan is None:
-            if len(shape) > MAX_FIELDS:
+    def _shape(self, names: tuple[str, ...]) -> _Shape:
+        shape = self._shapes.get(names)
+        if shape is None:
+            if len(names) > MAX_FIELDS:
                 raise BadRecord(f"more than {MAX_FIELDS:,} fields")
-            plan = self._shapes[shape] = plan_of(shape)
+            shape = self._shapes[names] = _Shape(names)
             if len(self._shapes) > _MAX_SHAPES:
                 self._shapes.popitem(last=False)
-        return plan
+        return shape
 
     def _counted(self, stream: str, record: dict[str, LogValue]) -> dict[str, LogValue]:
         """The record without counts that no connection can have."""
@@ -388,6 +426,26 @@ def _json_text(line: bytes) -> str:
             lambda m: f"\\\\x{ord(m[0]) - 0xDC00:02x}",
             line.decode("utf-8", "surrogateescape"),
         )
+
+
+def _json(line: bytes) -> Any:
+    """What a line of JSON says, `checked`. Raises `ValueError` where it is none."""
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError):  # a text with bytes that are not UTF-8, or half of a pair
+        return checked(json.loads(_json_text(line)))
+    # Texts are texts and doubles finite: what is left is how large integers are, and how deep lists.
+    for value in row.values() if type(row) is dict else ():
+        kind = type(value)
+        if kind is int:
+            if abs(value) > LARGEST_INTEGER:
+                raise BadRecord(OUT_OF_RANGE)
+        elif kind is dict or (kind is list and not _HARMLESS.issuperset(map(type, value))):
+            checked(value, 1)
+    return row
+
+
+_HARMLESS: Final = frozenset((str, float, bool))
 
 
 def _split(line: str, separator: str, *, quoted: bool) -> list[str]:

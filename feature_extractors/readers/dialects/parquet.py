@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from feature_extractors.errors import RecordError
-from feature_extractors.readers.dialects.lines import LogLines, PassedOver, Record
+from feature_extractors.readers.dialects.lines import LogLines, PassedOver, Reads, Record
 from feature_extractors.readers.dialects.names import named_stream, told_stream
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def records(
     passed: PassedOver,
     only: Collection[str] | None = None,
     declared: dict[str, dict[str, str]] | None = None,
+    reads: Reads | None = None,
 ) -> Iterator[tuple[str, Record]]:
     """Stream and record of each row; `declared` as in `files.records`.
 
@@ -54,7 +55,7 @@ def records(
         )
     from pyarrow import ArrowException
 
-    lines = LogLines(str(path), named(path), passed, only)
+    lines = LogLines(str(path), named(path), passed, only, reads=reads)
     try:
         yield from _rows(path, lines, {} if declared is None else declared)
     except (ArrowException, OSError) as error:

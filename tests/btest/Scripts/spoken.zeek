@@ -9,7 +9,7 @@ redef authentication = "none";
 
 event zeek_init() &priority=-10
 	{
-	event CMDANA::alive("{\"v\":7,\"instance\":\"i1\",\"n\":1,\"runs\":[\"run-1\"],\"cmdana\":\"0.1.0\",\"model\":\"m-1\",\"schema\":\"s\"}");
+	event CMDANA::alive("{\"v\":8,\"instance\":\"i1\",\"n\":1,\"runs\":[\"run-1\"],\"cmdana\":\"0.1.0\",\"model\":\"m-1\",\"schema\":\"s\"}");
 	}
 
 event zeek_done() &priority=-100

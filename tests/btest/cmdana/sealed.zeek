@@ -13,8 +13,8 @@ event zeek_init() &priority=-20
 	{
 	print sealed("CMDANA::welcome", "{\"v\":6}");
 	print opened("CMDANA::welcome", sealed("CMDANA::welcome", "{}")) == "";
-	local said_words = "{\"v\":7,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
-	local said = "00f07fb010cf35108812e8e7dd392d0d3500d5f3eba81a5de8f1363d96c07650" + said_words;
+	local said_words = "{\"v\":8,\"cmdana\":\"0.1.0\",\"model\":\"m\",\"schema\":\"s\",\"runs\":[\"run-1\"],\"instance\":\"i1\",\"n\":1}";
+	local said = "5be55aecad126a0c2b70af0dbd273bd373e9077f9c2f339bcb6101227704969b" + said_words;
 	print opened("CMDANA::alive", said) == said_words;
 	print opened("CMDANA::verdicts", said) == "";
 	print opened("CMDANA::alive", said_words) == "";

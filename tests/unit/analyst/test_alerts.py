@@ -62,7 +62,7 @@ def test_filters_let_through_what_they_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: dict[str, str], uids: list[str], fmt: str
 ) -> None:
     write(tmp_path / "notice.log", HOST, ONE, fmt=fmt)
-    show_alerts([tmp_path], wanted(**words), follow=False, as_json=True)
+    show_alerts([tmp_path], wanted(**words), follow=False, form="json")
     assert [json.loads(line)["uid"] for line in capsys.readouterr().out.splitlines()] == uids
 
 
@@ -89,7 +89,7 @@ def test_other_notices_broken_lines_and_names_of_attackers_do_no_harm(
     )  # fmt: skip
     with path.open("a") as log:
         log.write("broken\n")
-    show_alerts([path], wanted(host="10.0.0.0/8", min_score=0.5), follow=False, as_json=False)
+    show_alerts([path], wanted(host="10.0.0.0/8", min_score=0.5), follow=False, form="table")
     said = capsys.readouterr()
     assert "\x1b" not in said.out
     assert "\u202e" not in said.out
@@ -150,7 +150,7 @@ def test_a_notice_of_an_older_version_is_shown_with_the_columns_of_the_present_o
     }
     old = {name: value for name, value in ONE.items() if not name.startswith("cmdana.")}
     write(tmp_path / "notice.log", old | words | {"note": "CMDANA::Known_Attack"}, fmt="json")
-    show_alerts([tmp_path], wanted(min_score=least), follow=False, as_json=True)
+    show_alerts([tmp_path], wanted(min_score=least), follow=False, form="json")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["uid"] for row in rows] == uids
     assert [row["cmdana.verdict"] for row in rows] == ["scan"] * len(uids)
@@ -170,3 +170,29 @@ def test_notices_fit_the_terminal_with_every_word(width: int) -> None:
     words = " ".join(lines).split()
     assert words.count("why") == 40 + (width >= 120)  # and the header's
     assert {"Anomalous_Host", "C1", "10.0.0.66"} <= set(words)
+
+
+def test_the_oddest_below_the_threshold_are_neither_noticed_nor_of_an_incident(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        madeup.verdict(madeup.START + i, i, "10.0.0.5" if i % 2 else "10.0.0.6", "192.0.2.1", 443, "ssl", p)
+        for i, p in enumerate([0.9, 0.002, 1e-6, 0.004, 0.003, 0.0015])
+    ]
+    revised = rows[1]._replace(stage="revised", verdict="anomalous", incident="i1")
+    early = rows[3]._replace(stage="early", score=0.499)
+    madeup.write_logs(tmp_path, [*rows, early, revised])
+    for words, n, uids in (
+        ({}, 3, [5, 4, 3]),
+        ({}, 1, [5]),
+        ({"host": "10.0.0.6"}, 9, [4, 0]),
+        ({"min_score": 0.4}, 9, [5, 4, 3]),
+        ({"until": "2025-11-22T00:00:04"}, 9, [3, 0]),
+    ):
+        alerts.show_oddest([tmp_path], wanted(**words), n, form="json")  # type: ignore[arg-type]
+        found = [json.loads(line)["uid"] for line in capsys.readouterr().out.splitlines()]
+        assert found == [rows[i].uid for i in uids]
+    alerts.show_oddest([tmp_path], wanted(), 1, form="table")
+    assert "2025-11-22 00:00:05" in capsys.readouterr().out
+    with pytest.raises(RecordError, match=r"no cmdana\.log there"):
+        alerts.show_oddest([tmp_path / "notice.log"][:0], wanted(), 1, form="table")

@@ -161,7 +161,7 @@ def test_an_incident_is_drawn_as_it_unfolded_and_its_revised_rows_are_no_new_con
     assert sum(step.connections for step in unfolding.steps()) == 41
     page = page_of(tmp_path)
     assert "How incident incident-originator-10.0.0.66 unfolded" in page
-    assert "reached: 2 hosts (whole line), 41 ports (dashed)" in page
+    assert "hosts reached: 2; ports (dashed): 41" in page
     assert "MITRE ATT&amp;CK T1046" in page
 
 
@@ -188,6 +188,25 @@ def test_every_link_of_the_page_leads_to_a_section_of_it(tmp_path: Path) -> None
     links = re.findall(r'href="([^"]*)"', page)
     assert len(links) == 8
     assert [link for link in links if f'id="{link[1:]}"' not in page] == []
+
+
+def test_labels_give_a_matrix_of_verdicts_whose_rest_is_one_column_and_whose_words_are_text(
+    tmp_path: Path,
+) -> None:
+    madeup.write_logs(tmp_path, [usual(madeup.START, 1)])
+    seen = report.gather(tmp_path)
+    assert 'id="labels"' not in report.render(seen, tmp_path, 20.0)
+    said = {
+        "<b>scan": {f"kind{i}": 20 - i for i in range(11)} | {"benign": 2},
+        "benign": {"benign": 98, "anomalous": 1},
+    }
+    page = report.render(seen, tmp_path, 20.0, said)
+    assert 'id="labels"' in page
+    assert "<title>benign called benign: 98 of 99</title>" in page
+    assert "<title>&lt;b&gt;scan called benign: 2 of 167</title>" in page
+    # Ten columns on a desk: benign, the eight most frequent verdicts, and the rest: 12 + 11 + 10 connections.
+    assert "<title>&lt;b&gt;scan called others: 33 of 167</title>" in page
+    assert "<b>scan" not in page
 
 
 def test_whatever_traffic_is_called_the_page_holds_no_markup_or_control_of_its_own(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What a person sees of long work where no terminal is, and of a first run."""
 
+import re
 from pathlib import Path
 
 import madeup
 import pytest
+from pages import ROOT
 
 from cmdana_plugin import compile_cache as compiled
 from cmdana_plugin.analyst import terminal as show
@@ -39,6 +41,14 @@ def test_a_first_run_says_that_it_compiles_and_a_later_one_does_not(
     options.say_if_it_compiles("training")
     assert capsys.readouterr().err == ""
     assert (compiled.kept(), compiled.kept("tracker")) == (1, 0)
+
+
+def test_what_a_command_is_said_to_compile_is_a_module_that_is_compiled() -> None:
+    source = {p.stem: p.read_text() for p in ROOT.glob("cmdana_plugin/**/*.py")}
+    source |= {p.stem: p.read_text() for p in ROOT.glob("feature_extractors/**/*.py")}
+    named = {name for text in source.values() for name in re.findall(r'say_if_it_compiles\("(\w+)"\)', text)}
+    assert named
+    assert [name for name in named if not re.search("^@entry", source.get(name, ""), re.M)] == []
 
 
 def test_hosts_whose_evidence_was_let_go_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

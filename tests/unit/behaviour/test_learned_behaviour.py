@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+from made_flows import START, flows
+from made_flows import merged as in_order
 from made_windows import block_of, office
 from numpy.typing import NDArray
 from small_model import small_checkpoint
@@ -22,16 +24,15 @@ from cmdana_plugin.behaviour import (
     concat_flows,
     ending_before,
     flows_of,
-    p_values,
     take_flows,
     with_behaviour,
     with_behaviour_beside,
 )
-from cmdana_plugin.behaviour.detector import WithBehaviour
+from cmdana_plugin.behaviour.detector import WithBehaviour, p_values
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.scores import Scores
-from cmdana_plugin.training.fit_behaviour import Normal, fit_behaviour, lesson_of, recall
-from cmdana_plugin.training.rehearsal import KINDS, Curriculum
+from cmdana_plugin.training.fit_behaviour import Normal, _of_many, _thinned, fit_behaviour, lesson_of, recall
+from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum
 from feature_extractors import CmdanaError, SchemaError
 from feature_extractors.features import Encoded, load_schema
 
@@ -78,7 +79,7 @@ def usual(seed: int, days: float = 0.0) -> Flows:
 def learned() -> Behaviour:
     flows = usual(1)
     n = len(flows)
-    made = fit_behaviour([Normal(flows, np.ones(n, np.bool_), np.ones(n), int(0.8 * n))], salt=SALT, rounds=6)
+    made = fit_behaviour([Normal(flows, np.ones(n, np.bool_), int(0.8 * n))], salt=SALT, rounds=6)
     assert made is not None
     return made
 
@@ -103,20 +104,20 @@ def test_a_scan_by_another_host_is_odd_and_the_known_scanner_s_is_not(learned: B
 def test_the_same_seed_learns_the_same() -> None:
     flows = usual(1)
     n = len(flows)
-    normal = [Normal(flows, np.ones(n, np.bool_), np.ones(n), int(0.8 * n))]
+    normal = [Normal(flows, np.ones(n, np.bool_), int(0.8 * n))]
     a, b, c = (fit_behaviour(normal, seed=s, rounds=2) for s in (1, 1, 2))
     assert a is not None
     assert b is not None
     assert c is not None
     assert np.array_equal(a.trees.value, b.trees.value)
-    assert np.array_equal(a.joined.order, b.joined.order)
+    assert np.array_equal(a.known.order, b.known.order)
     assert not np.array_equal(a.trees.value, c.trees.value)
 
 
 def test_a_kind_that_was_never_rehearsed_is_seen_all_the_same() -> None:
     flows = usual(1)
     n = len(flows)
-    normal = [Normal(flows, np.ones(n, np.bool_), np.ones(n), int(0.8 * n))]
+    normal = [Normal(flows, np.ones(n, np.bool_), int(0.8 * n))]
     made = fit_behaviour(normal, kinds=[k for k in KINDS if k != "ports"], rounds=4)
     assert made is not None
     lesson = lesson_of(normal, np.random.default_rng(9), Curriculum.begin(), Bounds(), ["ports"])
@@ -125,7 +126,7 @@ def test_a_kind_that_was_never_rehearsed_is_seen_all_the_same() -> None:
 
 def test_too_little_teaches_nothing() -> None:
     flows = take_flows(usual(1), np.arange(100))
-    assert fit_behaviour([Normal(flows, np.ones(100, np.bool_), np.ones(100), 80)]) is None
+    assert fit_behaviour([Normal(flows, np.ones(100, np.bool_), 80)]) is None
     assert fit_behaviour([]) is None
 
 
@@ -179,7 +180,7 @@ def with_first(value: Any) -> Any:
         ("trees.feature", with_first(10_000)),
         ("trees.left", with_first(-1)),
         ("known.fit", with_first(0.5)),
-        ("joined.sample", lambda x: x[:1]),
+        ("unknown.sample", lambda x: x[:1]),
         ("usual", lambda x: x[:-1]),
         ("site", lambda x: x.astype(np.int32)),
         ("past.hosts.codes", with_first(200)),
@@ -257,3 +258,38 @@ def test_older_traffic_is_judged_by_what_is_known_all_the_same(learned: Behaviou
     p = p_values(learned, streams.receive(now), now)
     assert np.allclose(p, judged(learned, later), rtol=1e-6, equal_nan=True)
     assert ending_before(learned.past, float(learned.past["clock"][0]) + 1.0).keys() == learned.past.keys()
+
+
+def test_an_hour_of_one_host_is_thinned_evenly() -> None:
+    """Of a hundred connections of one hour thirty stay, from its beginning to its end; of few all do."""
+    hours = flows(105, ts=START + np.append(np.arange(100.0), 7200.0 + np.arange(5.0)), orig=3)
+    mixed = in_order(hours, flows(3, ts=START + 50.5 + np.arange(3.0), orig=4))
+    kept = _thinned(mixed, np.arange(len(mixed)))
+    busy = kept[(mixed.orig[kept] == 3) & (mixed.ts[kept] < START + 7200.0)]
+    assert (len(busy), len(kept)) == (30, 38)
+    assert np.diff(busy).max() <= 8
+    assert len(_thinned(mixed, np.arange(0))) == 0
+
+
+def test_one_scanner_is_not_the_whole_tail() -> None:
+    """Sixty scans of one host's among a thousand connections of many count as one; when two scan, as two."""
+    rng = np.random.default_rng(0)
+    odds, host = rng.normal(0.0, 1.0, 1000), rng.integers(10, 50, 1000).astype(np.uint64)
+    assert _of_many(odds, host).mean() > 0.98
+    odds[:60], host[:60] = 9.0, 1
+    assert _of_many(odds, host)[:60].sum() == 1
+    host[30:60] = 2
+    assert 2 <= _of_many(odds, host)[:60].sum() <= 60
+
+
+def test_what_was_learned_elsewhere_has_a_word(learned: Behaviour) -> None:
+    flows = usual(1)
+    n = len(flows)
+    normal = [Normal(flows, np.ones(n, np.bool_), int(0.8 * n))]
+    alone = fit_behaviour(normal, rounds=2)
+    both = fit_behaviour(normal, rounds=2, beside=learned.trees)
+    assert alone is not None
+    assert both is not None
+    table = Streams(Bounds()).receive(flows)
+    mean = (alone.trees.score(table) + learned.trees.score(table)) / 2.0
+    assert np.allclose(both.trees.score(table), mean, atol=1e-4)

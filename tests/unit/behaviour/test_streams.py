@@ -28,6 +28,13 @@ def test_each_row_is_from_its_past_and_itself_alone() -> None:
     np.testing.assert_array_equal(Streams().receive(rows(f, 0, 1700)), whole[:1700])
 
 
+@pytest.mark.parametrize(("said", "failed"), [(0.0, 5.0), (1.0, 0.0)])
+def test_what_is_closed_before_a_byte_was_said_has_failed(said: float, failed: float) -> None:
+    """A half-open scan or a flood of SYN that finds an open port is RSTO and was never of use."""
+    broken_off = flows(5, ts=START + 0.01 * np.arange(5), state=6, orig_bytes=said, resp_bytes=0.0)
+    assert statistics(Streams(), broken_off, "pair_failed_1h")[-1, 0] == pytest.approx(failed, rel=1e-2)
+
+
 @pytest.mark.parametrize("size", [1, 7, 1024, 1500])
 def test_chunks_equal_the_whole(size: int) -> None:
     f = site(2500 if size > 1 else 300)

@@ -50,6 +50,22 @@ def test_the_threshold_is_the_share_of_connections_that_the_budget_allows() -> N
     assert threshold(Budget(alerts_per_day=1.0, connections_per_day=20_000)) > t
 
 
+def test_what_a_host_does_beside_is_told_in_its_open_incident() -> None:
+    """A beacon that was told, a scan by the same host minutes later: the notice begins with the scan."""
+    decider = Decider(Budget(), Incident())
+    beacon = [connection(60.0 * k, 1e-4, port=443, service="ssl", domain="c2.example") for k in range(20)]
+    first = notices(decider, beacon)
+    assert {n.incident.news for n in first if n.incident is not None} == {False}
+    later = notices(decider, scan(range(1, 60), 1200.0, orig=beacon[0].verdict.orig_h))
+    assert {n.identifier for n in later} == {first[0].identifier}
+    told = [n.incident for n in later if n.incident is not None and n.incident.news]
+    assert told
+    assert not set(told[0].uids) & {s.verdict.uid for s in beacon}
+    assert told[-1].kind == "scan"
+    assert told[-1].headline.startswith("scans: ")
+    assert told[-1].headline.endswith("; also: beacon")
+
+
 def test_a_scan_of_a_thousand_ports_is_one_incident_that_is_told_a_few_times() -> None:
     decider = Decider(Budget(), Incident())
     raised = notices(decider, scan(range(1, 1001)))
@@ -62,6 +78,16 @@ def test_a_scan_of_a_thousand_ports_is_one_incident_that_is_told_a_few_times() -
     assert known.headline.startswith("scans: 1,000 ports of 10.0.0.9 in ")
     assert (known.connections, known.peers, known.targets) == (1000, 1, ("10.0.0.9",))
     assert (known.first_seen, known.last_seen) == (0.0, pytest.approx(9.99))
+
+
+def test_a_scan_of_one_host_that_goes_on_to_many_is_told_again() -> None:
+    decider = Decider(Budget(), Incident())
+    notices(decider, scan(range(1, 301)))
+    sweep = [connection(900.0 + i, 1e-4, resp=f"10.0.1.{i}", port=22, tried=True) for i in range(1, 39)]
+    (again,) = notices(decider, sweep)
+    assert again.incident is not None
+    assert again.incident.headline.startswith("scans: ")
+    assert 10 <= again.incident.peers < len(sweep)  # as soon as it reaches ten times as many
 
 
 def test_no_single_odd_connection_is_needed() -> None:
@@ -147,8 +173,6 @@ def test_what_came_before_is_told_anew_when_an_incident_opens() -> None:
 def test_an_incident_is_over_after_the_quiet_time_and_goes_on_unsaid_where_it_comes_back_soon() -> None:
     decider = Decider(Budget(suppress_for=3600.0), Incident(quiet=600.0))
     first = notices(decider, scan(range(1, 30), 0.0))
-    assert decider.open_hosts(10.0) == {"10.0.0.5"}
-    assert decider.open_hosts(10.0 + 1200.0) == frozenset()
     again = notices(decider, scan(range(101, 130), 2000.0))
     assert {n.identifier for n in again} <= {n.identifier for n in first}
     assert decider.suppressed == 1
@@ -240,6 +264,13 @@ def test_an_early_verdict_opens_an_incident_that_its_final_one_belongs_to() -> N
         ("10.0.0.5 -> 10.0.0.9:80/tcp", True),
         ("10.0.0.5 -> 10.0.0.9:81/tcp", False),
         ("10.0.0.5 -> 10.0.0.9:80/udp", False),
+        ("10.0.0.5 -> any:80/tcp", True),
+        ("10.0.0.6 -> any:80/tcp", False),
+        ("any -> 10.0.0.9:80/tcp", True),
+        ("10.0.0.5 -> any", True),
+        ("10.0.0.5 until 1970-01-01", True),
+        ("10.0.0.5 until 1969-12-31", False),
+        ("10.0.0.5 -> 10.0.0.9:80/tcp until 2026-12-31", True),
     ],
 )
 def test_the_allow_list_covers_what_it_says(entry: str, allowed: bool) -> None:
@@ -248,7 +279,21 @@ def test_the_allow_list_covers_what_it_says(entry: str, allowed: bool) -> None:
     assert decider.allowed == int(allowed)
 
 
-@pytest.mark.parametrize("entry", ["", "my laptop", "10.0.0.5 -> ", "10.0.0.5 -> 10.0.0.9:x/tcp"])
+def test_what_is_allowed_until_a_day_is_noticed_on_the_next() -> None:
+    allow = AllowList(["10.0.0.5 -> 10.0.0.9 until 1970-01-02", "10.0.0.6"])
+    pair = ("10.0.0.5", "10.0.0.9", 80, "tcp")
+    assert allow.allows(pair, 2 * 86400.0 - 1.0)
+    assert not allow.allows(pair, 2 * 86400.0)
+    assert [allow.era(t) for t in (0.0, 2 * 86400.0 - 1.0, 2 * 86400.0)] == [0, 0, 1]
+    decider = Decider(Budget(allow=("10.0.0.5 until 1970-01-01",)), Incident())
+    assert notices(decider, [connection(0.0, 1e-9), connection(86300.0, 1e-9)]) == []
+    assert notices(decider, [connection(2 * 86400.0, 1e-9)]) != []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["", "my laptop", "10.0.0.5 -> ", "10.0.0.5 -> 10.0.0.9:x/tcp", "any -> any", "10.0.0.5 until soon"],
+)
 def test_an_entry_of_another_form_stops_at_the_start(entry: str) -> None:
     with pytest.raises(ConfigError, match="allow: found"):
         AllowList([entry])
@@ -306,3 +351,18 @@ def test_what_is_usual_of_a_host_is_what_it_did_in_the_hours_before() -> None:
     (known,) = decider.incidents()
     assert (known.kind, known.technique, known.refused) == ("password guessing", "T1110", 126)
     assert known.headline == "tries passwords: 126 SSH logins refused by 10.0.0.9 in 20 s, usual is 115 a day"
+
+
+def test_only_the_oddest_of_a_responder_s_hour_are_told_to_who_watches_it() -> None:
+    """All that can count against it: of an hour the thirty oddest."""
+    decider, rng = Decider(Budget(), Incident()), np.random.default_rng(3)
+    decider.ours = lambda resp: np.zeros(len(resp), np.bool_)
+    seen = [
+        connection(10.0 + i, 10.0 ** -float(e), orig=f"10.1.0.{i % 200}", resp="192.0.2.1")
+        for i, e in enumerate(rng.uniform(1.0, 2.0, 1000))
+    ]
+    told = [s for d in decided(decider, seen) for s in d.elsewhere]
+    assert len(told) < 200
+    assert set(sorted(seen, key=lambda s: -s.evidence)[:30]) <= set(told)
+    later = [s._replace(end=s.end + HOUR) for s in seen[:20]]
+    assert [s for d in decided(decider, later) for s in d.elsewhere] == later

@@ -172,6 +172,19 @@ def test_ordinary_use_beside_it_does_not_name_an_incident() -> None:
     assert said([*guessing, *browsing]).kind == "password guessing"
 
 
+def test_news_without_a_name_leaves_an_incident_its_name() -> None:
+    facts = Facts()
+    for s in [
+        *tries(40, 0.1, ports=40),
+        *(connection(9.0 + i, 1e-3, service="ssl", port=443) for i in range(3)),
+    ]:
+        facts.add(s)
+    found = named(facts, ORIGINATOR, 3, "ssl")
+    assert found.kind == "scan"
+    assert found.headline == "scans: 40 ports of 10.0.1.0 in 3.9 s; also: unusual ssl"
+    assert named(facts, ORIGINATOR, 3).headline == "scans: 40 ports of 10.0.1.0 in 3.9 s"
+
+
 def test_reasons_have_units_and_quote_names_harmlessly() -> None:
     name = "<b>\x1b[31m" + "a" * 200 + ".example"
     seen = [connection(60.0 * i, 1e-3, port=53, service="dns", domain=name, bits=64000.0) for i in range(11)]

@@ -17,9 +17,10 @@ from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector import history as state
 from cmdana_plugin.detector import inputs as batch
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.cross_modal import CrossModal, _surprise, load_detector, shipped_checkpoint
+from cmdana_plugin.detector.cross_modal import CrossModal, load_detector, shipped_checkpoint
+from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
+from cmdana_plugin.detector.engines.torch_engine import _surprise
 from cmdana_plugin.detector.inputs import first_identical_row, prepare
-from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.reasons import evidence_of, explain_rows
 from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.training.calibrate import components, recalibrate

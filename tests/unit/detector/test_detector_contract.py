@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,8 @@ from cmdana_plugin.behaviour import flows_of, with_behaviour, with_behaviour_bes
 from cmdana_plugin.behaviour.detector import WithBehaviour
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.cross_modal import CrossModal
+from cmdana_plugin.detector.cross_modal import CrossModal, detector_of
+from cmdana_plugin.detector.networks.names import CROSS_MODAL, NETWORKS
 from cmdana_plugin.detector.scores import Detector, Scores, score_of
 from cmdana_plugin.detector.site_history import WithSiteHistory
 from cmdana_plugin.evaluation.baselines import BASELINES
@@ -50,7 +52,7 @@ def streamed() -> Detector:
 
 
 def cross_modal(made: Checkpoint, threads: int = 1) -> CrossModal:
-    return CrossModal(made, load_schema(), hosts=1 << 12, threads=threads)
+    return detector_of(made, load_schema(), hosts=1 << 12, threads=threads)
 
 
 def beside(inner: Detector, made: Checkpoint) -> Detector:
@@ -67,11 +69,16 @@ class Made:
     knows_windows: bool = True  # its scores are of the windows, not of their number in the stream
     remembers: bool = True  # has a state of its own
     from_disk: bool = True
+    detector: str = CROSS_MODAL  # of the checkpoint
 
 
 DETECTORS: Final = {
     "CrossModal": Made(cross_modal),
     "CrossModal on two threads": Made(lambda made: cross_modal(made, 2)),
+    **{f"CrossModal as {name}": Made(cross_modal, detector=name) for name in NETWORKS},
+    "CrossModal as residual-attention on two threads": Made(
+        lambda made: cross_modal(made, 2), detector="residual-attention"
+    ),
     "WithSiteHistory around CrossModal": Made(lambda made: WithSiteHistory(cross_modal(made))),
     "WithBehaviour around CrossModal": Made(lambda made: beside(cross_modal(made), made)),
     "WithBehaviour around PrecomputedScores": Made(
@@ -88,16 +95,37 @@ DETECTORS: Final = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> Checkpoint:
-    made = train([Recording("a", office(700, seed=1))], recipe=Recipe(epochs=2, width=16, behaviour=False))
+@cache
+def learned(detector: str) -> Checkpoint:
+    recipe = Recipe(epochs=2, width=16, behaviour=False, detector=detector)
+    return train([Recording("a", office(700, seed=1))], recipe=recipe)
+
+
+@cache
+def with_runs() -> Checkpoint:
+    made = learned(CROSS_MODAL)
     flows = flows_of(block_of(office(1500, seed=1)), SALT)
     n = len(flows)
-    normal = Normal(flows, np.ones(n, np.bool_), np.random.default_rng(0).uniform(1e-6, 1.0, n), int(0.8 * n))
+    normal = Normal(flows, np.ones(n, np.bool_), int(0.8 * n))
     return with_behaviour(made, fit_behaviour([normal], salt=SALT, rounds=3))
 
 
-@pytest.fixture(params=DETECTORS)
+@pytest.fixture
+def model(made: Made) -> Checkpoint:
+    return with_runs() if made.detector == CROSS_MODAL else learned(made.detector)
+
+
+SLOW: Final = (
+    "CrossModal as residual-attention",
+    "CrossModal as residual-attention-fields",
+    "CrossModal as residual-attention on two threads",
+)
+# Whose processes each are a detector of this suite; that together they say the same is a test of `hunt`.
+SHARED_OUT: Final = {"ScoringProcesses"}
+CASES: Final = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in DETECTORS]
+
+
+@pytest.fixture(params=CASES)
 def made(request: pytest.FixtureRequest) -> Made:
     return DETECTORS[request.param]
 
@@ -138,7 +166,7 @@ def test_every_detector_of_the_project_is_in_this_suite() -> None:
                 if {"receive", "explain"} <= methods and "Protocol" not in bases:
                     found.add(node.name)
     assert found
-    assert found == {name.split()[0] for name in DETECTORS}
+    assert found - SHARED_OUT == {name.split()[0] for name in DETECTORS}
 
 
 def test_it_has_a_name_and_says_what_it_was_made_with(made: Made, model: Checkpoint) -> None:

@@ -8,18 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET, Shape, parameters_of, shape_of
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH
-from cmdana_plugin.detector.network import (
-    CONNECTION,
-    LOG,
-    PACKET,
-    Network,
-    Past,
-    Shape,
-    parameters_of,
-    segmented_scan,
-    shape_of,
-)
+from cmdana_plugin.detector.network import Network, Past, segmented_scan
 from cmdana_plugin.evaluation.ablations import StaticGate
 
 SHAPE = Shape(

@@ -17,7 +17,8 @@ from small_model import parts, small_checkpoint
 
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.cross_modal import DEFAULT_MODEL, CrossModal, load_detector, shipped_checkpoint
-from cmdana_plugin.detector.network import Network, Shape, parameter_shapes
+from cmdana_plugin.detector.engines.shape import Shape, parameter_shapes
+from cmdana_plugin.detector.network import Network
 from cmdana_plugin.detector.soundness import shown
 from cmdana_plugin.replay import reference
 from feature_extractors.errors import CmdanaError

@@ -8,7 +8,7 @@ import torch
 from made_windows import changed, is_scan, office
 
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH, Slots, Tables, make_keys
-from cmdana_plugin.training.loss import _latest, _read_memory, previous_of_entity
+from cmdana_plugin.training.cross_modal.loss import _latest, _read_memory, previous_of_entity
 from feature_extractors.features.encoding import encode
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, take

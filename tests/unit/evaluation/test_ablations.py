@@ -10,7 +10,7 @@ import pytest
 from made_windows import office
 
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
+from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.evaluation import ablations
 from cmdana_plugin.evaluation.protocol import SHIPPED, VARIANTS, Store, judge_with
 from cmdana_plugin.training.calibrate import components

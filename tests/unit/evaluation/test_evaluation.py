@@ -9,13 +9,13 @@ import pytest
 from made_windows import block_of, is_scan, office
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.evaluation.attacker import CHANGES, perturbed
+from cmdana_plugin.evaluation.adversary.attacker import CHANGES, perturbed
 from cmdana_plugin.evaluation.baselines import BASELINES, WITH_LABELS
 from cmdana_plugin.evaluation.cache import recall
 from cmdana_plugin.evaluation.command import load_findings, save_findings
 from cmdana_plugin.evaluation.metrics import COLUMNS, draws, holm, interval, judge, quality
 from cmdana_plugin.evaluation.operator_view import Counted, scores_of
-from cmdana_plugin.evaluation.page import MARK, words, write_page
+from cmdana_plugin.evaluation.page import SECTIONS, words, write_pages
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED, Split, Truth, evaluate, section, without
 from cmdana_plugin.evaluation.protocol import Trial as Answer
 from cmdana_plugin.training.recording import Corpus, Recording, gather
@@ -207,13 +207,21 @@ def test_what_was_found_makes_a_page_that_says_who_wins(tmp_path: Path) -> None:
     assert "it is ahead of the best baseline" in text
     assert "| x * | 100 | 1.00 |" in text
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{MARK}\nold\n{MARK}\nafter\n")
-    write_page({"captures": found}, page)
-    assert page.read_text().startswith(f"before\n{MARK}\n\n## In short")
-    assert page.read_text().endswith("\nafter\n")
-    page.write_text("no place")
+    mark, other = SECTIONS["captures"][0], SECTIONS["tabular"][0]
+    page.write_text(f"before\n{mark}\nold\n{mark}\nafter\n{other}kept{other}\n")
+    write_pages({"captures": found}, page)
+    assert page.read_text().startswith(f"before\n{mark}\n\n## Other captures")
+    assert page.read_text().endswith(f"{mark}\nafter\n{other}kept{other}\n")
+    write_pages({}, page)
+    assert "it is ahead of the best baseline" in page.read_text()
+
+
+@pytest.mark.parametrize("text", ["no place", "<!-- captures --> half of one", "<!-- heads -->" * 3])
+def test_a_page_without_places_for_sections_is_refused(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
     with pytest.raises(CmdanaError, match="before and after"):
-        write_page({}, page)
+        write_pages({}, page)
 
 
 @pytest.mark.slow
@@ -230,4 +238,4 @@ def test_a_split_is_measured_from_training_to_incidents_and_kept(tmp_path: Path)
         save_findings({"captures": again if name == "b" else found}, tmp_path / name)
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
     assert words(load_findings(tmp_path / "a")) == words({"captures": found})
-    assert "In short" in words({"captures": found})
+    assert words({"captures": found}).count(f"| {UNLABELLED} |") >= 1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_windows import office
 
+from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.inputs import Prepared, learn_preparation, prepare
-from cmdana_plugin.detector.network import CONNECTION, LOG, PACKET
 from cmdana_plugin.evaluation.masking import hide
 from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors.features.schema import load_schema

@@ -9,10 +9,10 @@ import torch
 from made_tables import nsl
 
 from cmdana_plugin.config import Config
-from cmdana_plugin.evaluation import flat_tables as tabular
 from cmdana_plugin.evaluation.command import load_findings, measure
-from cmdana_plugin.evaluation.page import MARK, words
+from cmdana_plugin.evaluation.page import words
 from cmdana_plugin.evaluation.protocol import SHIPPED, UNLABELLED
+from cmdana_plugin.evaluation.tables import flat_tables as tabular
 from feature_extractors.errors import CmdanaError
 
 
@@ -65,7 +65,8 @@ def test_every_detector_is_judged_at_a_threshold_of_train_folds(tmp_path: Path) 
 def test_each_run_replaces_its_section_and_the_page_is_written_from_all(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     out, page = tmp_path / "findings.json", tmp_path / "page.md"
-    page.write_text(f"{MARK}{MARK}")
+    marks = ("<!-- robustness -->", "<!-- tabular -->")
+    page.write_text("".join(f"{mark}{mark}" for mark in marks))
     out.write_text('{"robustness": {"about": "kept", "attacks": [], "detectors": {}}}')
     measure(None, None, out, Config(), tables=nsl(tmp_path, 600), seeds=1, only=("knn",))
     assert set(load_findings(out)) == {"robustness", "tabular", "made"}

@@ -13,8 +13,9 @@ from made_windows import changed, is_scan, office
 
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.command import load_findings, save_findings
-from cmdana_plugin.evaluation.page import MARK, words, write_pages
+from cmdana_plugin.evaluation.page import SECTIONS, write_pages
 from cmdana_plugin.evaluation.whole_days import measure
+from cmdana_plugin.evaluation.whole_days import page as of_days
 from cmdana_plugin.evaluation.whole_days.alarms import Stretch, Truth, attacks_of
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, moved, networks_of, read_days, read_story
 from feature_extractors import CmdanaError, Stage, address_texts
@@ -84,17 +85,50 @@ def test_days_are_measured_from_a_plan(found: dict[str, Any], tmp_path: Path) ->
     assert mixture["rates"]["prospective"][0] > 0.9
     assert 0.0 <= mixture["rates"]["realised"][0] < 0.1
     assert [p[2] for p in mixture["curve"]] == sorted(p[2] for p in mixture["curve"])
-    text = words({"days": found})
-    assert text.startswith("## Whole days")
+    page = tmp_path / "results.md"
+    kept = "\n".join(f"{mark}kept {name}{mark}" for name, (mark, _) in SECTIONS.items() if name != "days")
+    page.write_text(f"before\n{of_days.MARK}old{of_days.MARK}\n{kept}")
+    findings = {
+        "days": found,
+        "made": {"days": {"command": "cmdana evaluate --days p.csv", "code_digest": "0" * 32}},
+    }
+    save_findings(findings, tmp_path / "f.json")
+    write_pages(load_findings(tmp_path / "f.json"), page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{of_days.MARK}\n\n## Whole days")
     assert "### office: unseen until now, looked at once" in text
-    save_findings({"days": found}, tmp_path / "f.json")
-    assert words(load_findings(tmp_path / "f.json")) == text
+    assert "`cmdana evaluate --days p.csv`" in text
+    assert "old" not in text.split(of_days.MARK)[1].split()
+    assert kept in text  # what the findings hold nothing of
+    findings["days"] = {"plant": found["office"]}
+    write_pages(findings, page)
+    both = page.read_text().split(of_days.MARK)[1]
+    for network in ("plant", "office"):  # the second is of the run before
+        assert both.count(f"### {network}: unseen until now") == 1
+    write_pages(findings, page)
+    assert page.read_text().split(of_days.MARK)[1] == both
+
+
+def test_a_network_that_is_measured_anew_leaves_the_others_answers_and_tables() -> None:
+    def text(*networks: str) -> str:
+        answers = "\n".join(f"- **{n}** {told} <!-- in short: {n} -->" for n, told in parts(networks))
+        tables = "\n\n".join(
+            f"<!-- part: {n} -->\n\n### {n}\n\n{told}\n\n<!-- part: {n} -->" for n, told in parts(networks)
+        )
+        return f"## In short: whole days\n\n{answers}\n\n## Whole days\n\n{tables}"
+
+    def parts(networks: tuple[str, ...]) -> list[tuple[str, str]]:
+        return [(n.split()[0], n) for n in networks]
+
+    assert of_days.with_others(text("office again"), text("office", "plant")) == text("office again", "plant")
+    assert of_days.with_others(text("plant"), "nothing yet") == text("plant")
 
 
 def test_squeezed_results_go_to_the_page_beside(tmp_path: Path) -> None:
     page, beside = tmp_path / "results.md", tmp_path / "results-squeezed.md"
-    page.write_text(f"{MARK}{MARK}")
-    beside.write_text(f"squeezed {MARK}{MARK}")
+    captures, own = SECTIONS["captures"][0], SECTIONS["own"][0]
+    page.write_text(f"{captures}{captures}")
+    beside.write_text(f"squeezed {own}{own}")
     site = {
         "own": True, "trained": 1, "calibrated": 1, "later": 0, "realised": {}, "incidents": {}, "recordings": ["x"],
         "about": {"data": "abc"},

@@ -19,7 +19,7 @@ ROWS: Final = {
     if line.startswith("| `") and (cells := line.strip("|").split("|"))
 }
 TOUCHED: Final = ("torch", "sockets", "processes", "files")
-_SOCKETS: Final = {"websockets", "broker", "ssl"}
+_SOCKETS: Final = {"websockets", "broker", "ssl", "ray"}
 _PROCESSES: Final = {"subprocess", "multiprocessing", "pyshark"}
 _FILES: Final = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink", "rglob"}
 

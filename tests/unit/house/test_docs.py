@@ -5,12 +5,14 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 from pages import PAGES, of_pages, whole
 
 from cmdana_plugin.analyst import label as feedback
@@ -119,13 +121,31 @@ def test_every_key_that_the_docs_name_is_one_of_plugin_toml() -> None:
 
 
 def test_the_image_is_made_of_what_there_is_and_starts_what_there_is() -> None:
-    docker = (ROOT / "docs" / "docker" / "Dockerfile").read_text()
+    docker = (ROOT / "docs" / "deploy" / "docker" / "Dockerfile").read_text()
     words = json.loads(re.findall(r"^CMD (.+)$", docker, re.M)[0])
     COMMANDS[words[0]].make_context(words[0], words[1:])
     assert 'ENTRYPOINT ["cmdana"]' in docker
-    let_in = re.findall(r"^!(.+)$", (ROOT / "docs" / "docker" / "Dockerfile.dockerignore").read_text(), re.M)
+    let_in = re.findall(
+        r"^!(.+)$", (ROOT / "docs" / "deploy" / "docker" / "Dockerfile.dockerignore").read_text(), re.M
+    )
     assert [name for name in let_in if not (ROOT / name).exists()] == []
     assert set(re.findall(r"/src/([\w.]+)", docker)) <= set(let_in)
+
+
+def test_the_compose_file_mounts_what_there_is_and_shares_one_secret() -> None:
+    folder = ROOT / "docs" / "deploy" / "docker"
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    build = services["cmdana"]["build"]
+    assert (folder / build["context"] / build["dockerfile"]).is_file()
+    mounted = [
+        v.rpartition(":ro")[0].rpartition(":")[::2]
+        for s in services.values()
+        for v in s["volumes"]
+        if ":ro" in v
+    ]
+    assert [here for here, _ in mounted if "SITE" not in here and not (folder / here).exists()] == []
+    assert sorted(there for _, there in mounted).count("/etc/cmdana/secret") == 2
+    assert {s["network_mode"] for s in services.values()} == {"host"}
 
 
 def test_every_page_that_is_linked_is_there() -> None:
@@ -136,6 +156,23 @@ def test_every_page_that_is_linked_is_there() -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert broken == []
+
+
+def test_every_page_is_in_the_site_and_every_page_of_the_site_is_there() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+
+    def leaves(nav: list[Any]) -> Iterator[str]:
+        for entry in nav:
+            for where in entry.values():
+                yield from leaves(where) if isinstance(where, list) else [where]
+
+    there = {
+        str(page.relative_to(ROOT / "docs"))
+        for page in PAGES
+        if page.name != "README.md" or "docs" in page.parts
+    }
+    assert sorted(leaves(site["nav"])) == sorted(there)
+    assert site["theme"]["font"] is False  # else its pages ask Google for one
 
 
 def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint_has() -> None:
@@ -150,7 +187,7 @@ def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint
     collector = Numbers(lambda: {"connections_judged": 1}, lambda: dict.fromkeys(_GAUGES, 1.0), watch, 0.5)
     served = {sample.name for family in collector.collect() for sample in family.samples}
     page = (ROOT / "docs" / "operator.md").read_text()
-    board = (ROOT / "docs" / "grafana" / "cmdana.json").read_text()
+    board = (ROOT / "docs" / "deploy" / "grafana" / "cmdana.json").read_text()
     named = set(re.findall(r"`(cmdana_\w+)[`{]", page)) | set(re.findall(r"\bcmdana_\w+", board))
     assert named == served  # the page says all that there is
     counters = set(re.findall(r'what=\\?"([a-z_]+)\\?"', page + board))
@@ -160,7 +197,7 @@ def test_the_metrics_of_the_docs_and_of_the_dashboard_are_ones_that_the_endpoint
 
 
 def test_the_dashboard_is_one_that_grafana_can_import() -> None:
-    board = json.loads((ROOT / "docs" / "grafana" / "cmdana.json").read_text())
+    board = json.loads((ROOT / "docs" / "deploy" / "grafana" / "cmdana.json").read_text())
     assert board["title"] == "cmdana"
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 6
     for panel in board["panels"]:

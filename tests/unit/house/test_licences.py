@@ -47,8 +47,15 @@ def test_where_it_was_left_out_its_reader_says_so(monkeypatch: pytest.MonkeyPatc
         ScapyReader(ROOT / "tests/traces/demo/demo.pcap.gz")
 
 
-def test_every_dependency_but_torch_has_its_hashes_and_the_version_of_the_constraints() -> None:
-    lines = (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+@pytest.mark.parametrize(("lock", "holds"), [
+    ("requirements-demo.lock", {"numpy", "numba", "safetensors", "setuptools", "starlette"}),
+    ("requirements.lock", {"numpy", "numba", "scapy", "safetensors", "setuptools", "mypy", "lightgbm"}),
+    ("requirements-test.lock", {"numpy", "numba", "safetensors", "pytest", "ruff", "stix2"}),
+])  # fmt: skip
+def test_every_dependency_but_torch_has_its_hashes_and_the_version_of_the_constraints(
+    lock: str, holds: set[str]
+) -> None:
+    lines = (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
     locked = [line for line in lines if line.strip() and not line.startswith("#")]
     constraints = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").split()
     pins = dict(line.split("==") for line in constraints)
@@ -60,4 +67,8 @@ def test_every_dependency_but_torch_has_its_hashes_and_the_version_of_the_constr
         if "sys_platform == 'win32'" not in line:
             assert pins[name] == version, f"{name}: make lock"
     assert "torch" not in names
-    assert {"numpy", "numba", "scapy", "safetensors", "setuptools", "mypy", "pytest"} <= names
+    assert holds <= names
+    if lock != "requirements-test.lock":  # what the program needs, and no more
+        assert not {"pytest", "ruff", "pyshark", "pyarrow"} & names
+    if lock == "requirements-demo.lock":  # what the demonstration needs, and no more
+        assert not {"scipy", "scikit-learn", "lightgbm", "scapy", "mypy", "sympy"} & names

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="the laboratory makes network namespaces: needs root"),
+    pytest.mark.skipif(net.closed_folder() is not None, reason="nobody but root may read this checkout"),
     pytest.mark.skipif(bool(MISSING), reason=f"the laboratory's programs are missing: {', '.join(MISSING)}"),
 ]
 

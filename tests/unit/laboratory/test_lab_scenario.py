@@ -216,6 +216,23 @@ def test_without_root_one_clear_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_project_that_others_may_not_enter_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The people of the laboratory are other users: none of their programs would start."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    programs = tmp_path / "project/lab/programs"
+    programs.mkdir(parents=True)
+    for folder in (programs, *programs.parents):
+        if folder.stat().st_uid == os.getuid() and folder.is_relative_to(tmp_path):
+            folder.chmod(0o755)
+    (tmp_path / "project").chmod(0o700)
+    monkeypatch.setattr("benchmarks.lab.net.__file__", str(programs.parent / "net.py"))
+    assert main(["record", "--scenario", "demo", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(f"lab: {tmp_path / 'project'}: closed to other users")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [["clean"], ["record", "--scenario", "demo", "--out", "/nonexistent/out"]]
 )

@@ -62,7 +62,7 @@ def close(a: Any, b: Any) -> bool:
 
 def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What alerts, report, explain and label say of a folder."""
-    show_alerts([folder], Filter(), follow=False, as_json=True)
+    show_alerts([folder], Filter(), follow=False, form="json")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     wanted = (
         "ts",
@@ -144,7 +144,7 @@ def test_the_stream_is_told_by_the_log_before_its_name(case: str, entries: int, 
 def test_a_folder_without_verdicts_or_notices_says_so_although_a_file_holds_several_streams() -> None:
     folder = CASES / "stream-by-file-name" / "one-file"
     with pytest.raises(RecordError, match=r"no notice\.log there"):
-        show_alerts([folder], Filter(), follow=False, as_json=True)
+        show_alerts([folder], Filter(), follow=False, form="json")
     with pytest.raises(RecordError, match=r"no cmdana\.log there"):
         report.gather(folder)
 
@@ -425,7 +425,7 @@ def test_where_nothing_could_be_read_every_command_refuses_with_what_was_passed_
     for name in ("conn", "cmdana", "notice"):
         (tmp_path / f"{name}.log").write_text(f"{line}\n" * 3)
     for command in (
-        lambda: show_alerts([tmp_path], Filter(), follow=False, as_json=True),
+        lambda: show_alerts([tmp_path], Filter(), follow=False, form="json"),
         lambda: report.gather(tmp_path),
         lambda: explain.explain(ODD, tmp_path),
         lambda: label.find(ODD, tmp_path),

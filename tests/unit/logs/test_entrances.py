@@ -356,7 +356,7 @@ def test_notices_of_any_time_are_written_and_shown(
     log.close()
     (row,) = read_rows(tmp_path / "notice.log")
     assert number(row, "ts") == ts
-    show_alerts([tmp_path], Filter(), follow=False, as_json=False)
+    show_alerts([tmp_path], Filter(), follow=False, form="table")
     assert f"{ts:.6f}" in capsys.readouterr().out
 
 

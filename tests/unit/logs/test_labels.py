@@ -58,6 +58,9 @@ def test_verdicts_and_notices_are_counted_by_what_they_rest_on(tmp_path: Path) -
     assert found.connections == {"malicious": 2, "benign": 2}
     assert found.flagged == {"malicious": 1, "benign": 1}
     assert found.families == {"scan": (1, 1, True), "worm": (1, 0, False)}
+    assert found.said == {
+        "scan": {"anomalous": 1}, "worm": {"benign": 1}, "benign": {"anomalous": 1, "benign": 1},
+    }  # fmt: skip
     assert (found.true_notices, found.false_notices, found.unlabelled_notices) == (1, 1, 0)
     assert (found.unlabelled, found.unscored) == (1, 1)
 

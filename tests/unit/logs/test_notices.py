@@ -71,7 +71,15 @@ def host(**changes: Any) -> Notice:
             "dns is no longer as the model learned it: 25% of 2,000 connections of 8 hosts in one hour have a p-value "
             "of 0.01 or less, where 1% were promised; so for 3 times in a row",
             "connection record does not fit the packets, logs and history in 53%; log entries do not fit the packets, "
-            "connection record and history in 30%; calibrate or train again if this is the new normal",
+            "connection record and history in 30%; done: nothing, verdicts are by the model's own calibration: "
+            "calibrate or train again if this is the new normal",
+        ),
+        (
+            replace(DRIFT, drift=replace(DRIFT.drift, components=(), becomes=0.2512)),
+            "dns is no longer as the model learned it: 25% of 2,000 connections of 8 hosts in one hour have a p-value "
+            "of 0.01 or less, where 1% were promised; so for 3 times in a row",
+            "done: verdicts are calibrated on this traffic, a p-value of 0.01 counts as 0.25; evidence against hosts "
+            "is not: calibrate or train again if this is the new normal",
         ),
     ],
 )  # fmt: skip

@@ -122,6 +122,7 @@ def test_a_file_of_another_kind_is_refused_even_where_broken_lines_are_counted(
     for name, content, message in [
         ("x.log", b"Nov 22 00:00:00 host syslog: hello\n", "no Zeek log"),
         ("y.log.gz", b"plain\n", "no Zeek log"),
+        ("y.pcap.gz", b"plain\n", "no Zeek log: .*; captures are for `cmdana replay`"),
         ("z.log", b"#fields\ta\tb\n#types\tcount\n1\t2\n", "found 1 #types, expected 2"),
     ]:
         path = tmp_path / name

@@ -100,8 +100,8 @@ def test_the_allow_entry_of_a_connection_matches_it_and_no_other_port(
     (row,) = read_rows(tmp_path / "cmdana.log")
     assert feedback.allow_entry(row) == entry
     known, unknown = ((v.orig_h, v.resp_h, v.resp_p, v.proto) for v in (verdict, other))
-    assert known in AllowList([entry])
-    assert unknown not in AllowList([entry])
+    assert AllowList([entry]).allows(known, 0.0)
+    assert not AllowList([entry]).allows(unknown, 0.0)
 
 
 SHIPPED = (Path(__file__).parents[3] / "plugin.toml").read_text()

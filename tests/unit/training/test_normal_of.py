@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 from made_windows import office
-from numpy.typing import NDArray
 
 from cmdana_plugin.training.fit_behaviour import normal_of
 from cmdana_plugin.training.recording import Corpus, Recording, gather
@@ -12,9 +11,8 @@ from feature_extractors.features import load_schema
 from feature_extractors.observations import Windows, concat, take
 
 
-def of(*windows: Windows) -> tuple[Corpus, NDArray[np.float64]]:
-    corpus = gather([Recording(str(i), w) for i, w in enumerate(windows)], load_schema())
-    return corpus, np.linspace(0.1, 1.0, len(corpus))
+def of(*windows: Windows) -> Corpus:
+    return gather([Recording(str(i), w) for i, w in enumerate(windows)], load_schema())
 
 
 def later(windows: Windows, seconds: float) -> Windows:
@@ -49,5 +47,5 @@ def test_what_is_labelled_otherwise_teaches_nothing() -> None:
     label = np.zeros(100, np.int8)
     label[:30], label[30:50] = 1, -1
     corpus = gather([Recording("a", office(100), label)], load_schema())
-    (found,) = normal_of([(corpus, np.ones(100))], 0.8, one_site=False)
+    (found,) = normal_of([corpus], 0.8, one_site=False)
     assert found.normal.sum() == 50

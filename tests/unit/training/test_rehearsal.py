@@ -7,8 +7,8 @@ import pytest
 from made_windows import block_of, office
 
 from cmdana_plugin.behaviour import Flows, flows_of, take_flows
-from cmdana_plugin.training.moves import MOST_ROWS
-from cmdana_plugin.training.rehearsal import KINDS, Curriculum, Rehearsed, rehearsed
+from cmdana_plugin.training.rehearsals.moves import MOST_ROWS
+from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum, Rehearsed, rehearsed
 
 DNS = 2  # the schema's code
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.training import resume
+from cmdana_plugin.training.cross_modal import resume
 from cmdana_plugin.training.fit import _spread, train
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
@@ -47,7 +47,9 @@ def weights(checkpoint: Checkpoint) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut_at", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "cut_at", [pytest.param(0.2, marks=pytest.mark.long), 0.5, pytest.param(0.9, marks=pytest.mark.long)]
+)
 def test_an_interrupted_training_goes_on_and_comes_to_nearly_the_same(tmp_path: Path, cut_at: float) -> None:
     keep = tmp_path / "m.training"
     before: list[float] = []

@@ -18,9 +18,9 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 from cmdana_plugin.evaluation import cache
-from cmdana_plugin.evaluation import flat_tables as tabular
 from cmdana_plugin.evaluation import protocol as evaluation
 from cmdana_plugin.evaluation.protocol import Store, Trial
+from cmdana_plugin.evaluation.tables import flat_tables as tabular
 from feature_extractors.compiled import mypyc_build as ahead
 from feature_extractors.compiled import source_digest as module
 from feature_extractors.compiled.source_digest import code_digest, sources

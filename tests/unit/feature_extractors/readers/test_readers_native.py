@@ -280,6 +280,7 @@ def test_standard_input_is_a_capture_too(pack: Callable[[bytes], bytes]) -> None
 REFUSED = {
     "empty": (b"", ["is empty", "expected a capture"]),
     "gzip of nothing": (gzip.compress(b""), ["nothing in it", "expected pcap, pcapng"]),
+    "a log of Zeek": (b"#separator \\x09\n", ["no capture", "a Zeek log? `cmdana hunt` judges those"]),
     "text": (b"hello world", ["no capture", "68656c6c", "expected pcap, pcapng"]),
     "zstd": (b"\x28\xb5\x2f\xfd1234", ["zstd", "zstd -dc"]),
     "two bytes": (b"\xd4\xc3", ["no capture", "d4c3"]),

@@ -6,15 +6,18 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import made_archive
 import numpy as np
 import pytest
 from shared_data import FOLDER
 
 from feature_extractors.errors import RecordError
+from feature_extractors.features import COLUMNS, concat_encoded, encoded, load_schema
 from feature_extractors.observations import (
     CONN_STATES,
     MAX_LOG_ENTRIES,
@@ -23,7 +26,8 @@ from feature_extractors.observations import (
     Windows,
     concat,
 )
-from feature_extractors.readers.dialects import entries
+from feature_extractors.readers.dialects import entries, lines
+from feature_extractors.readers.dialects.fields import checked
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
 CONN_TYPES = {
@@ -468,6 +472,91 @@ def test_the_size_of_blocks_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("n", [3, 3000], ids=["one_by_one", "compiled"])
+def test_a_day_gives_the_same_numbers_whether_it_is_tsv_or_json(tmp_path: Path, n: int) -> None:
+    """Zeek writes intervals to the microsecond in TSV, and what two times as doubles differ by in JSON."""
+    spans = np.random.default_rng(3).uniform(0.0001, 0.9, (n, 2))
+    rows, queries = [], []
+    for i, (lasted, rtt) in enumerate(spans.tolist()):
+        began = 1_772_607_697.058112 + i
+        ends = {"duration": round(began + lasted, 6) - began}
+        rows.append(conn(f"C{i}", began, service="dns", orig_bytes=40, history="Dd", conn_state="SF", **ends))
+        took = round(began + rtt, 6) - began
+        queries.append(
+            conn(f"C{i}", began, query=f"host{i}.example.org", rtt=took, answers=["10.0.0.9"], TTLs=[took])
+        )
+    for name in ("json", "tsv"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "json" / "conn.log").write_text(as_json(*rows))
+    (tmp_path / "json" / "dns.log").write_text(as_json(*queries))
+    (tmp_path / "tsv" / "conn.log").write_text(as_tsv("conn", CONN_TYPES, *rows))
+    (tmp_path / "tsv" / "dns.log").write_text(as_tsv("dns", DNS_TYPES, *queries))
+    schema = load_schema()
+    json_, tsv = (encoded(read(tmp_path / name)[0], schema) for name in ("json", "tsv"))
+    assert len(json_) == n
+    for f in fields(json_.features):
+        assert np.array_equal(
+            getattr(json_.features, f.name),
+            getattr(tsv.features, f.name),
+            equal_nan=f.name in ("numeric", "first_packets", "log_summary"),
+        ), f.name
+    assert np.array_equal(json_.connections.end, tsv.connections.end)
+
+
+def test_fields_that_nobody_reads_may_be_left_out(tmp_path: Path) -> None:
+    made_archive.archive(tmp_path, n=300)
+    schema = load_schema()
+    whole = concat_encoded([encoded(w, schema) for w in ZeekLogs([tmp_path])])
+    brief = ZeekLogs([tmp_path], fields=schema.reads())
+    told = [entry for w in brief for entry in w.logs]
+    assert {entry.stream for entry in told} >= {"dns", "http", "ssl"}
+    assert all(entry.fields.keys() <= schema.reads().get(entry.stream, set()) for entry in told)
+    found = concat_encoded([encoded(w, schema) for w in brief])
+    for f in fields(found.features):
+        assert np.array_equal(
+            getattr(found.features, f.name),
+            getattr(whole.features, f.name),
+            equal_nan=f.name in ("numeric", "first_packets", "log_summary"),
+        ), f.name
+    assert found.domain == whole.domain
+    assert any(found.domain)
+    for name in COLUMNS:
+        assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"ts": 1.5, "query": "caf\xc3\xa9", "n": 18446744073709551616}',
+        b'{"query": "half \\ud800 a pair", "and": "\\ud83d\\ude00"}',
+        b'{"query": "bytes \xff\xfe"}',
+        b'{"caf\xc3\xa9": [1, [2, [3]], {"a": [true, null]}], "x": -0.0}',
+        b'{"n": 18446744073709551617}',
+        b'{"n": NaN}',
+        b'{"n": 1e999}',
+        b'{"n": [1, -18446744073709551617]}',
+        b'{"n": ' + b"[" * 9 + b"]" * 9 + b"}",
+        b'{"n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a": 1, "a": 2}',
+        b'{"a": 01}',
+        b'{"a": "\x01"}',
+        b"[1]",
+        b'{"a": 1',
+        b"",
+    ],
+)
+def test_json_means_what_pythons_own_reader_makes_of_it(line: bytes) -> None:
+    def found(read: Callable[[bytes], Any]) -> Any:
+        try:
+            return read(line)
+        except lines.BadRecord as error:
+            return str(error)
+        except (ValueError, RecursionError):
+            return None
+
+    assert found(lines._json) == found(lambda line: checked(json.loads(lines._json_text(line))))
+
+
 def test_golden_logs_are_read_whole(tmp_path: Path) -> None:
     archive = FOLDER / "golden.tar.xz"
     if not archive.is_file():

@@ -1,0 +1,137 @@
+"""What calibrating on the stream does to verdicts: off, as it comes, and in two passes.
+
+    python -m benchmarks.adaptation DAY [DAY ...] [--model FILE]
+
+Each DAY is a folder with a capture or Zeek logs, and labels.csv, as a plan of `cmdana evaluate --days` names them. It
+is scored once by the model (the shipped one, which has learned none of them) from an empty state. Of its normal
+connections that have ended: in how many hours (with 100 of them or more) at most 1.25 in a thousand are at p <= 1e-3,
+their share over the day and in the middle hour; and of the malicious ones the share at 1e-3. `--inflate` takes all
+-log10 p so many times: a model that is more foreign than the one at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.cli.judging import load_detector_of
+from cmdana_plugin.config import Adaptation as Settings
+from cmdana_plugin.config import Config
+from cmdana_plugin.decision.adaptation import Adaptation
+from cmdana_plugin.detector import Scores
+from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, read_day
+from feature_extractors import CmdanaError
+from feature_extractors.features import Encoded, take_encoded
+
+BLOCK = 4096
+RATE = 1e-3
+NEAR = 1.25
+LEAST = 100  # normal connections of an hour that is counted
+Stream = list[tuple[Encoded, Scores]]
+
+
+@dataclass
+class Came:
+    """What one way came to on some days."""
+
+    good: int = 0  # hours
+    hours: int = 0
+    odd: int = 0  # of the normal connections
+    normal: int = 0
+    found: int = 0  # of the malicious ones
+    malicious: int = 0
+
+    def add(self, p: NDArray[np.float64], day: Day) -> float:
+        """Adds a day; the rate of its middle hour."""
+        truth = day.truth
+        normal = truth.final & (truth.label == 0)
+        bad = truth.final & (truth.label == 1)
+        hour = ((truth.end - truth.ts.min()) // 3600.0).astype(np.int64)
+        many = np.bincount(hour[normal])
+        odd = np.bincount(hour[normal], p[normal] <= RATE, minlength=len(many))
+        rate = odd[many >= LEAST] / many[many >= LEAST]
+        self.good += int((rate <= NEAR * RATE).sum())
+        self.hours += len(rate)
+        self.odd, self.normal = self.odd + int((p[normal] <= RATE).sum()), self.normal + int(normal.sum())
+        self.found, self.malicious = self.found + int((p[bad] <= RATE).sum()), self.malicious + int(bad.sum())
+        return float(np.median(rate)) if len(rate) else float("nan")
+
+    def words(self) -> str:
+        found = f"{self.found / self.malicious:.3f}" if self.malicious else "-"
+        return f"hours {self.good} of {self.hours}, normal {self.odd / max(self.normal, 1):.4f}, malicious {found}"
+
+
+def stream_of(day: Day, model: Path | None) -> Stream:
+    """The day in blocks with the scores of a detector that has just begun."""
+    detector = load_detector_of(Config(), model, threads=1).detector
+    rows = np.arange(len(day.encoded))
+    blocks = [take_encoded(day.encoded, rows[begin : begin + BLOCK]) for begin in range(0, len(rows), BLOCK)]
+    return [(block, detector.receive(block)) for block in blocks]
+
+
+def inflated(stream: Stream, times: float) -> Stream:
+    return [
+        (block, replace(scores, p_value=np.maximum(scores.p_value**times, 1e-30))) for block, scores in stream
+    ]
+
+
+def off(stream: Stream) -> NDArray[np.float64]:
+    return np.concatenate([scores.p_value for _, scores in stream])
+
+
+def as_it_comes(stream: Stream) -> NDArray[np.float64]:
+    adaptation = Adaptation(Settings(), on=True)
+    return np.concatenate([adaptation.receive(*part).p_value for part in stream])
+
+
+def in_two_passes(stream: Stream) -> NDArray[np.float64]:
+    adaptation = Adaptation(Settings(), on=True)
+    for part in stream:
+        if not adaptation.look(*part):
+            break
+    adaptation.looked()
+    return np.concatenate([adaptation.receive(*part).p_value for part in stream])
+
+
+WAYS: dict[str, Callable[[Stream], NDArray[np.float64]]] = {
+    "off": off, "as it comes": as_it_comes, "two passes": in_two_passes,
+}  # fmt: skip
+
+
+def main() -> int:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("days", type=Path, nargs="+", metavar="DAY")
+    ask.add_argument("--model", type=Path)
+    ask.add_argument("--inflate", type=float, nargs="*", default=[1.0], metavar="TIMES")
+    asked = ask.parse_args()
+    came = {(times, name): Came() for times in asked.inflate for name in WAYS}
+    try:
+        for folder in asked.days:
+            day = read_day(Planned(folder, "any", "test"), Config(), None, 0.0)
+            stream = stream_of(day, asked.model)
+            for times in asked.inflate:
+                foreign = inflated(stream, times) if times != 1.0 else stream
+                for name, way in WAYS.items():
+                    p, one = way(foreign), Came()
+                    middle = one.add(p, day)
+                    came[times, name].add(p, day)
+                    print(
+                        f"{folder.name:<14} x {times:<4g} {name:<12} {one.words()}, middle hour {middle:.4f}",
+                        flush=True,
+                    )
+    except CmdanaError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for (times, name), all_days in came.items():
+        print(f"{'all':<14} x {times:<4g} {name:<12} {all_days.words()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+from . import decide as decide
+from . import table as table
+from .incidents import one as one
+from .incidents import read_incidents as read_incidents
+from .incidents import require_logs as require_logs
+from .queue import Wanted as Wanted
+from .queue import queue as queue
+from .stakes import clients_of as clients_of
+from .store import CLOSED as CLOSED
+from .store import NAME as NAME
+from .store import OPEN as OPEN
+from .store import Store as Store
+from .web.app import serve as serve

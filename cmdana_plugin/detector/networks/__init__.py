@@ -1,0 +1,1 @@
+"""Networks that a model is made of by name, and the encoders that they share."""

@@ -1,0 +1,1 @@
+"""An attacker who changes what it sends: perturbations by a list, and a search against one detector."""

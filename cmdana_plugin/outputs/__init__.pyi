@@ -1,0 +1,2 @@
+from .export import Order as Order
+from .export import export as export

@@ -1,0 +1,1 @@
+"""What trees learn of an attacker who changes what it sends."""
