@@ -7,13 +7,19 @@ is scored once by the model (the shipped one, which has learned none of them) fr
 connections that have ended: in how many hours (with 100 of them or more) at most 1.25 in a thousand are at p <= 1e-3,
 their share over the day and in the middle hour; and of the malicious ones the share at 1e-3. `--inflate` takes all
 -log10 p so many times: a model that is more foreign than the one at hand.
+
+    python -m benchmarks.adaptation --servers-move DAY [DAY ...] [--model FILE]
+
+Each DAY, without its attacks, comes six days in a row; from the fourth on, the three responders of the site that most
+connections go to are at other addresses. Told is the share of connections at p <= 1e-3 of each day and of its middle
+hour: off, and as it comes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +31,14 @@ from cmdana_plugin.config import Adaptation as Settings
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision.adaptation import Adaptation
 from cmdana_plugin.detector import Scores
-from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, read_day
-from feature_extractors import CmdanaError
-from feature_extractors.features import Encoded, take_encoded
+from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, moved, read_day
+from feature_extractors import CmdanaError, Stage, take
+from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
 
 BLOCK = 4096
 RATE = 1e-3
 NEAR = 1.25
+SERVERS = 3  # that move
 LEAST = 100  # normal connections of an hour that is counted
 Stream = list[tuple[Encoded, Scores]]
 
@@ -99,6 +106,46 @@ def in_two_passes(stream: Stream) -> NDArray[np.float64]:
     return np.concatenate([adaptation.receive(*part).p_value for part in stream])
 
 
+def moving(day: Day, days: int = 6, moved_from: int = 3) -> Iterator[Encoded]:
+    """The day's own traffic so often, each a day later; from the fourth on its busiest servers are elsewhere."""
+    calm = take(day.windows, np.flatnonzero(day.truth.label == 0))
+    resp = np.ascontiguousarray(calm.connections.resp_h).view("V16").ravel()
+    servers, at, many = np.unique(resp, return_inverse=True, return_counts=True)
+    busiest = np.argsort(-many, kind="stable")[:SERVERS]
+    elsewhere = servers.copy()
+    for k, server in enumerate(busiest.tolist()):
+        raw = bytearray(servers[server].tobytes())
+        raw[-1] = (raw[-1] + 101 + k) % 250 + 1
+        elsewhere[server] = np.frombuffer(bytes(raw), "V16")[0]
+    other = elsewhere[at].view(np.uint8).reshape(-1, 16)
+    gone = replace(calm, connections=replace(calm.connections, resp_h=other))
+    for k in range(days):
+        yield encoded(moved(gone if k >= moved_from else calm, k * 86_400.0), load_schema())
+
+
+def of_moves(day: Day, model: Path | None) -> None:
+    """Prints what each day came to."""
+    detector = load_detector_of(Config(), model, threads=1).detector
+    adaptation = Adaptation(Settings(), on=True)
+    for number, whole in enumerate(moving(day)):
+        rows = np.arange(len(whole))
+        blocks = [take_encoded(whole, rows[begin : begin + BLOCK]) for begin in range(0, len(rows), BLOCK)]
+        p, kept = [], []
+        for block in blocks:
+            scores = detector.receive(block)
+            p.append(scores.p_value)
+            kept.append(adaptation.receive(block, scores).p_value)
+        c = whole.connections
+        final = c.stage == Stage.FINAL
+        hour = ((c.end - c.ts.min()) // 3600.0).astype(np.int64)[final]
+        many = np.bincount(hour)
+        told = []
+        for values in (np.concatenate(p)[final], np.concatenate(kept)[final]):
+            rate = np.bincount(hour, values <= RATE, minlength=len(many))[many >= LEAST] / many[many >= LEAST]
+            told.append(f"{(values <= RATE).mean():.4f}, middle hour {np.median(rate):.4f}")
+        print(f"{day.folder.name:<14} day {number + 1}  off {told[0]}; as it comes {told[1]}", flush=True)
+
+
 WAYS: dict[str, Callable[[Stream], NDArray[np.float64]]] = {
     "off": off, "as it comes": as_it_comes, "two passes": in_two_passes,
 }  # fmt: skip
@@ -109,11 +156,15 @@ def main() -> int:
     ask.add_argument("days", type=Path, nargs="+", metavar="DAY")
     ask.add_argument("--model", type=Path)
     ask.add_argument("--inflate", type=float, nargs="*", default=[1.0], metavar="TIMES")
+    ask.add_argument("--servers-move", action="store_true")
     asked = ask.parse_args()
     came = {(times, name): Came() for times in asked.inflate for name in WAYS}
     try:
         for folder in asked.days:
             day = read_day(Planned(folder, "any", "test"), Config(), None, 0.0)
+            if asked.servers_move:
+                of_moves(day, asked.model)
+                continue
             stream = stream_of(day, asked.model)
             for times in asked.inflate:
                 foreign = inflated(stream, times) if times != 1.0 else stream
@@ -128,7 +179,7 @@ def main() -> int:
     except CmdanaError as error:
         print(error, file=sys.stderr)
         return 1
-    for (times, name), all_days in came.items():
+    for (times, name), all_days in came.items() if not asked.servers_move else ():
         print(f"{'all':<14} x {times:<4g} {name:<12} {all_days.words()}")
     return 0
 

@@ -13,6 +13,9 @@ export {
 
 redef exit_only_after_terminate = T;
 
+# A capture is read to be looked at, and no traffic waits meanwhile.
+redef log_benign = T;
+
 # In a capture, time passes as fast as the packets are read: batches are cut by their size.
 redef batch_interval = 365days;
 redef websocket_ping = -1sec;

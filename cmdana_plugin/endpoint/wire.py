@@ -146,11 +146,11 @@ def encode_verdicts(
 ) -> list[Event]:
     """The events of verdicts, at most `VERDICTS_PER_EVENT` in each, with the notices after those that they belong to.
 
-    Then come the verdicts on earlier connections that are `revised`. Without `benign`, those that are plainly so are
-    counted only.
+    Then come the verdicts on earlier connections that are `revised`. Without `benign`, those that are plainly so and
+    belong to no incident are counted only.
     """
     everyone = range(len(verdicts))
-    reported = everyone if benign else [i for i in everyone if _odd(verdicts, i)]
+    reported = everyone if benign else [i for i in everyone if _odd(verdicts, i) or verdicts.incident[i]]
     bodies = [_columns(verdicts, rows) | {"notices": []} for rows in _in_turn(reported)]
     if len(reported) < len(everyone):
         bodies = bodies or [_columns(verdicts, ()) | {"notices": []}]

@@ -1,5 +1,6 @@
 ##! What the tests need of a live Zeek: short timeouts, and the tally at the end.
 
+redef CMDANA::log_benign = T;
 redef udp_inactivity_timeout = 1sec;
 redef tcp_close_delay = 1sec;
 

@@ -57,7 +57,7 @@ def poisoned(recordings: Sequence[Recording], share: float, way: str, seed: int)
         label = np.where(hit, 1 - label, label).astype(np.int8)
     elif way == AS_NORMAL:
         count = round(share * int((label == 0).sum()))
-        label[_in_turn(np.flatnonzero(label == 1), family, count, rng)] = 0
+        label[in_turn(np.flatnonzero(label == 1), family, count, rng)] = 0
     else:
         raise ValueError(f"poisoning {way!r}: expected one of {', '.join(WAYS)}")
     bounds = np.cumsum([0, *(len(r.windows) for r in recordings)])
@@ -71,7 +71,7 @@ def _label(recording: Recording) -> NDArray[np.int8]:
     return np.zeros(len(recording.windows), np.int8) if recording.label is None else recording.label
 
 
-def _in_turn(
+def in_turn(
     rows: NDArray[np.int64], family: NDArray[Any], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """So many of the rows, of each family in turn."""

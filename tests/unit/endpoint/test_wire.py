@@ -352,6 +352,13 @@ def test_benign_verdicts_that_nobody_writes_down_are_counted_only(
     assert (sum(b["finals"] for b in bodies), sum(b["earlies"] for b in bodies)) == (finals, 600 - finals)
 
 
+def test_benign_verdicts_of_an_incident_are_written_down_whoever_writes_none() -> None:
+    plain = verdict(verdict="benign", reasons=())
+    verdicts = block(plain._replace(uid="C1"), plain._replace(uid="C2", incident="i"))
+    (body,) = (json.loads(e.payload) for e in wire.encode_verdicts("t", verdicts, [], benign=False))
+    assert (body["uid"], body["incident"], body["odd"], body["finals"]) == (["C2"], ["i"], [], 2)
+
+
 def test_verdicts_on_earlier_connections_cross_last_and_are_no_new_connections() -> None:
     revised = verdict(stage="revised", incident="i")
     bodies = [json.loads(e.payload) for e in wire.encode_verdicts("t", block(verdict()), [], block(revised))]
