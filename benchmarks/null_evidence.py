@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
-from cmdana_plugin.decision.tails import ROLES, UNLEARNED, tails_of
+from cmdana_plugin.decision.tails import PARAMETERS, ROLES, STATISTICS, tails_of
 
 RUN = 4.0  # connections of a host that share a p-value, on average
 MIDDLE, SPREAD = 30.0, 1.2  # connections of a host in an hour: median, and spread of their logarithm
@@ -18,7 +18,7 @@ PEERS = 200
 def maxima(hours: int, hosts: int, seed: int) -> list[np.ndarray]:
     """What the hours of `hosts` come to at most, by role."""
     rng = np.random.default_rng(seed)
-    evidence = Evidence(UNLEARNED, 4 * (hosts + PEERS), 1800.0)
+    evidence = Evidence(np.ones((ROLES, STATISTICS + 1, PARAMETERS)), 4 * (hosts + PEERS), 1800.0)
     key = np.arange(1, hosts + PEERS + 1).astype(np.uint64) << np.uint64(3)
     rate = rng.lognormal(math.log(MIDDLE / RUN), SPREAD, hosts)
     for hour in range(hours):
@@ -37,7 +37,7 @@ def maxima(hours: int, hosts: int, seed: int) -> list[np.ndarray]:
         no = np.zeros(n, np.bool_)
         evidence.weigh(
             0, key[host[order]], key[peer[order]] + np.uint64(1), end[order], np.minimum(e[order], 12.0), no, no,
-            np.zeros(n, np.int64), np.zeros(n),
+            ~no, np.zeros(n, np.int64), np.zeros(n),
         )  # fmt: skip
         evidence.turn()
     return [evidence.blocks(role) for role in range(ROLES)]

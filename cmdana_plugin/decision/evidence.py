@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.decision.tails import (
     FIRM,
     HORIZONS,
+    HORIZONS_OF,
     KEPT,
     LEAST,
     ROLES,
@@ -36,6 +37,7 @@ _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
 _HORIZON_OF: Final = np.array([h for h, sizes in enumerate(SIZES) for _ in sizes])
 _HORIZONS: Final = np.array(HORIZONS)
+_HORIZONS_OF: Final = np.array(HORIZONS_OF)
 
 # What is known of a host, by the attribute that holds it.
 _COLUMNS: Final = {
@@ -199,12 +201,13 @@ class Evidence:
     def everybody(self, role: int) -> float:
         """How much more than in other hours the middle host is odd in this one, or was in the one before.
 
-        So it is in a surge, after a roll-out, and always where the model does not fit.
+        So it is in a surge, after a roll-out, and always where the model does not fit. Hosts with an incident are no
+        crowd: at an hour's beginning they would be half of those that have been seen.
         """
         return max(self._crowd(role), self._before[role])
 
     def _crowd(self, role: int) -> float:
-        seen = self._rarest[(self._active > 1) & (self._role == role)]
+        seen = self._rarest[(self._active > 1) & (self._role == role) & (self.last_open == -np.inf)]
         return max(float(np.median(seen)) - _MIDDLE, 0.0) if len(seen) >= _CROWD else 0.0
 
     def active(self) -> int:
@@ -397,7 +400,7 @@ def _weigh(
             last[slot] = now
             active[slot] += 1
             best = 0.0
-            for h in range(len(horizons)):
+            for h in range(_HORIZONS_OF[role]):
                 kept = _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h])
                 if kept >= 0 and h == 0:
                     source[slot, kept] = orig[i]

@@ -33,7 +33,7 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
-from cmdana_plugin.decision.seen import USUAL, Oddest, Rows, Seen, rows_of_seen
+from cmdana_plugin.decision.seen import USUAL, Oddest, Retries, Rows, Seen, rows_of_seen
 from cmdana_plugin.decision.stored import made, plain
 from cmdana_plugin.decision.tails import KEPT, UNLEARNED, Tails
 from cmdana_plugin.decision.verdict import Verdict
@@ -129,6 +129,7 @@ class Decider:
         # Which responders [n, 16] are ours to watch; None: all.
         self.ours: Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | None = None
         self._elsewhere = Oddest(KEPT, incident.max_hosts)
+        self._retries = Retries()
         self._set_limit()
 
     @property
@@ -224,10 +225,11 @@ class Decider:
         return sorted(((e, host) for host, e in self._near.items() if host not in known), reverse=True)
 
     def _counted(self, rows: Rows) -> NDArray[np.float64]:
-        """-log10 p, 0 of what is allowed."""
-        if not self._allow:
-            return rows.evidence
+        """-log10 p, 0 of what is allowed and of what is only tried again."""
         e = rows.evidence.copy()
+        e[self._retries.of(rows, e)] = 0.0
+        if not self._allow:
+            return e
         for i in np.flatnonzero(e >= 0.5).tolist():
             pair, now = rows.pair(i), float(rows.end[i])
             key = (self._allow.era(now), *pair)

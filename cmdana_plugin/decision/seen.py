@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.tails import MOST
+from cmdana_plugin.decision.tails import LEAST, MOST
 from cmdana_plugin.decision.verdict import Verdict, Verdicts
 from cmdana_plugin.detector import BENIGN
 from feature_extractors import CONN_STATES, Stage, addresses_of
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from feature_extractors.features import Encoded
 
 _NO_ANSWER: Final = np.array([s in ("S0", "REJ", "RSTOS0", "RSTRH", "SH", "SHR") for s in (*CONN_STATES, "")])
+_REJ: Final = CONN_STATES.index("REJ")
 _TCP: Final = 6
+_RETRY_SECONDS: Final = 60.0  # within which a refused attempt that is made again is no news
+_MOST_RETRIES: Final = 65_536  # pairs and ports
 MAX_NAME: Final = 128  # characters of a name that are kept
 
 
@@ -57,12 +61,38 @@ class Rows:
     tried: NDArray[np.bool_]
     early: NDArray[np.bool_]
     odd: NDArray[np.bool_]  # by itself, at the budget
+    rejected: NDArray[np.bool_]  # nobody listens there
+    port: NDArray[np.int64]  # of the responder
     counts: NDArray[np.float64]  # [n, len(USUAL)]
     seen: Callable[[Sequence[int]], list[Seen]]  # those of these rows
     pair: Callable[[int], tuple[str, str, int, str]]  # originator, responder, its port, protocol
 
     def __len__(self) -> int:
         return len(self.end)
+
+
+class Retries:
+    """Which attempts only repeat one that was refused: a program that wants a server back asks many times a minute."""
+
+    def __init__(self) -> None:
+        self._counted: OrderedDict[tuple[bytes, bytes, int], float] = (
+            OrderedDict()
+        )  # network time of the last
+
+    def of(self, rows: Rows, e: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Of connections with the evidence `e` [n], those whose pair and port counted less than a minute before."""
+        again = []
+        for i in np.flatnonzero(rows.rejected & (e >= LEAST)).tolist():
+            key = rows.orig[i].tobytes(), rows.resp[i].tobytes(), int(rows.port[i])
+            now = float(rows.end[i])
+            if abs(now - self._counted.get(key, -np.inf)) < _RETRY_SECONDS:
+                again.append(i)
+                continue
+            self._counted[key] = now
+            self._counted.move_to_end(key)
+            if len(self._counted) > _MOST_RETRIES:
+                self._counted.popitem(last=False)
+        return np.array(again, np.int64)
 
 
 class Oddest:
@@ -127,6 +157,7 @@ def rows_of(
 
     return Rows(
         c.orig_h, c.resp_h, c.end, evidence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
+        c.conn_state == _REJ, c.resp_p.astype(np.int64),
         np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64), seen, pair,
     )  # fmt: skip
 
@@ -143,7 +174,8 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
         addresses_of([s.verdict.orig_h for s in seen]), addresses_of([s.verdict.resp_h for s in seen]),
         np.array([s.end for s in seen], np.float64), np.array([s.evidence for s in seen], np.float64),
         np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
-        np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros((n, len(USUAL))),
+        np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros(n, np.bool_),
+        np.zeros(n, np.int64), np.zeros((n, len(USUAL))),
         lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
 

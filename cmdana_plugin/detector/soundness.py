@@ -29,7 +29,7 @@ COMPONENTS: Final = (
     "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
 )  # fmt: skip
 TREES: Final = ("trees", "namer", "isolation")
-INCIDENTS: Final = (2, 8, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
+INCIDENTS: Final = (2, 10, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
 BEHAVIOUR: Final = "behaviour"  # whose arrays the room of that name checks before it uses them
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata

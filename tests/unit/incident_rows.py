@@ -48,8 +48,8 @@ def asked(
     return s._replace(asked=what, refused=refused, accepted=accepted)
 
 
-def rows(seen: Sequence[Seen]) -> Rows:
-    """These as a block."""
+def rows(seen: Sequence[Seen], rejected: bool = False) -> Rows:
+    """These as a block; `rejected`, every one of them by a host where nobody listens."""
 
     def addresses(name: str) -> NDArray[np.uint8]:
         return np.stack([_bytes(getattr(s.verdict, name)) for s in seen])
@@ -65,6 +65,7 @@ def rows(seen: Sequence[Seen]) -> Rows:
         addresses("orig_h"), addresses("resp_h"), np.array([s.end for s in seen]),
         np.array([s.evidence for s in seen]), np.array([s.tried for s in seen]),
         np.array([s.verdict.stage == "early" for s in seen]), np.array([s.verdict.verdict != "benign" for s in seen]),
+        np.full(len(seen), rejected), np.array([s.verdict.resp_p for s in seen]),
         np.array([[1.0, s.tried, s.refused, s.sent] for s in seen]), some, pair,
     )  # fmt: skip
 

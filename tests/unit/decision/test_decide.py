@@ -228,6 +228,50 @@ def test_in_an_hour_in_which_everybody_is_odder_only_who_is_odder_than_they_is_a
     assert "scan" in {i.kind for i in found.incidents()}
 
 
+def test_hosts_with_an_incident_are_no_crowd_that_hides_another() -> None:
+    """At an hour's beginning most of those that have been seen are the ones whose incidents go on."""
+    decider = Decider(Budget(alerts_per_day=3.0), Incident())
+    calm = office(3)
+    known = [
+        connection(
+            2 * HOUR + 20.0 * k, 1e-8, orig=f"10.1.0.{host}", resp=f"203.0.113.{host}", port=8000 + host
+        )
+        for host in range(12)
+        for k in range(181)
+    ]
+    told = {n.identifier for n in notices(decider, [*calm, *known])}
+    assert len(told) == 12
+    new = [
+        connection(3 * HOUR + 20.0 + k, 1e-4, orig="10.1.0.30", resp="203.0.113.99", port=443)
+        for k in range(40)
+    ]
+    assert len({n.identifier for n in notices(decider, new)} - told) == 1
+
+
+def attempts(begin: float, every: float, n: int = 40) -> list[Seen]:
+    return [connection(begin + every * k, 0.02, port=8080, tried=True) for k in range(n)]
+
+
+def test_what_comes_in_a_minute_says_more_than_the_same_within_an_hour() -> None:
+    slow, fast = Decider(Budget(), Incident()), Decider(Budget(), Incident())
+    for decider in (slow, fast):
+        notices(decider, office(3))
+    assert not notices(slow, attempts(3 * HOUR, 89.0))
+    (first, *_) = notices(fast, attempts(3 * HOUR, 0.5))
+    assert first.incident is not None
+    assert first.incident.host == "10.0.0.5"
+
+
+def test_a_program_that_wants_a_server_back_is_no_incident() -> None:
+    """Attempts at a port where nobody listens count once a minute; ports one after another each for itself."""
+    retries = Decider(Budget(), Incident())
+    assert not retries.receive(rows(attempts(0.0, 0.5), rejected=True)).notices
+    unanswered = Decider(Budget(), Incident())
+    assert unanswered.receive(rows(attempts(0.0, 0.5))).notices
+    scanner = Decider(Budget(), Incident())
+    assert scanner.receive(rows(scan(range(1, 60)), rejected=True)).notices
+
+
 def test_hops_from_host_to_host_are_one_incident_that_moves() -> None:
     hops = [("10.0.0.5", "10.0.0.6"), ("10.0.0.6", "10.0.0.7"), ("10.0.0.7", "10.0.0.8")]
     stream = [
