@@ -1,4 +1,4 @@
-"""What speaks against each host: the oddest of its connections of an hour and of a day, and how rare that is.
+"""What speaks against each host: the oddest of its connections of a minute, an hour and a day, and how rare that is.
 
 One walk over the connections, in order of their ends. Every host that has been behind or before something unusual has a
 place in a table of fixed size; where it is full the least evidence goes first, and of equal evidence the oldest, never
