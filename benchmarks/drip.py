@@ -132,7 +132,7 @@ def main() -> int:
         f"{len(bad.truth.attacks)} attacks"
     )
     for share in (0.0, *asked.share):
-        for off in ((), *((name,) for name in GUARDS), tuple(GUARDS)):
+        for off in ((), *((name,) for name in GUARDS), tuple(GUARDS)) if share else ((),):
             with ExitStack() as stack:
                 for name in off:
                     stack.enter_context(GUARDS[name])
