@@ -176,12 +176,14 @@ def replay(
     config: Config,
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
+    schema: str = "",
 ) -> Summary:
     """The summary of a replay that writes the logs of the captures to `out`, as `config.logs.streams` asks for.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
-    `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
-    `load` raises; then nothing is left in `out`.
+    `load` is given what says whether extraction leaves cores to it for now. `schema` is the digest of the model's, ""
+    where it was not taught the further logs. Raises `CaptureError`, `LogError`, or what `load` raises; then nothing is
+    left in `out`.
     """
     summary = Summary([str(c) for c in captures])
     from cmdana_plugin.replay.two_passes import TwoPasses  # and numba, which both processes need: loaded once
@@ -191,7 +193,8 @@ def replay(
         new_key(), np.zeros(1, np.uint64)
     )  # numba gets itself ready at its first function, a tenth of a second
     passes = TwoPasses(
-        lambda: _extracted(captures, config), again="-" not in captures and config.adaptation.reads_twice
+        lambda: _extracted(captures, config, schema),
+        again="-" not in captures and config.adaptation.reads_twice,
     )
     try:
         logs = LogFolder(
@@ -220,20 +223,22 @@ def replay(
     return summary
 
 
-def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
-    """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
+def _extracted(captures: Sequence[Path | str], config: Config, digest: str) -> Iterator[Part]:
+    """The windows in terms of the schema of this digest, with frames and bytes so far; at the end none, and the counts
+    of what was passed over.
+    """
     from cmdana_plugin.replay.extraction_process import lock_in
     from feature_extractors import warm_up
-    from feature_extractors.features import encoded, load_schema
+    from feature_extractors.features import encoded, schema_of
 
-    summary, schema = Summary([]), load_schema()
+    summary, schema = Summary([]), schema_of(digest)
     made, rows = (repeat([]), None) if config.logs.streams != "all" else application_lines(config)
 
     def ready() -> None:
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready, rows, brief=True):
+    for windows in extract(captures, config, summary, ready, rows, brief=schema.further is not None):
         numbers = {"frames": summary.frames, "bytes": summary.bytes}
         lines = next(made)
         while more := next(made):
