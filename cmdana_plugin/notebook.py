@@ -121,7 +121,8 @@ def fit(
 
     `label` [n] over all blocks joined: 0 benign, 1 malicious (teaches the supervised trees only), -1 unknown
     (teaches nothing); None: all benign. `family` [n] names kinds of attack. P-values come from the last fifth.
-    `further_logs` has quic, ldap, postgresql, redis, x509, files and weird entries learned from too. `epochs` are passes, by default enough: about a minute for 5,000 connections on two cores. Raises `CmdanaError`
+    `further_logs` has quic, ldap, postgresql, redis, x509, files and weird entries learned from too. `epochs` are
+    passes, by default enough: about a minute for 5,000 connections on two cores. Raises `CmdanaError`
     for fewer than 64 benign connections and for labels of another length.
     """
     from cmdana_plugin.training import Recipe, train

@@ -94,8 +94,8 @@ class Live:
         digest = judge.detector.schema_digest
         shard = Shard.parsed(settings.shard)
         identity = Identity(
-            secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(logs_of or digest), shard, stands_in,
-            known,
+            secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(logs_of or digest), shard,
+            stands_in, known,
         )  # fmt: skip
         self._shares = Shares(shard.of, secret)
         self._elsewhere: list[Seen] = []  # to be told to other shards

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from importlib import resources
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_windows import office
 
+from cmdana_plugin.endpoint.observed import log_entry
 from feature_extractors.errors import SchemaError
 from feature_extractors.features import Encoded, Features, encoded, load_schema, schema_of
 from feature_extractors.observations import LogEntry, Windows, concat
@@ -137,6 +138,26 @@ def test_every_row_is_read_and_tells_what_came_of_it(tmp_path: Path, json: bool)
         assert (int(block.accepted[i]), int(block.refused[i])) == (accepted, refused), row
         kinds = FURTHER.outcomes[block.told_by[i] - 1].one if block.told_by[i] else ""
         assert kinds == told
+
+
+def nested(row: dict[str, object]) -> dict[str, object]:
+    """Columns with dots as records in one another, as `to_json` renders them."""
+    out: dict[str, object] = {}
+    for name, value in row.items():
+        *outer, last = name.split(".")
+        place = out
+        for part in outer:
+            place = place.setdefault(part, {})  # type: ignore[assignment]
+        place[last] = value
+    return out
+
+
+def test_a_running_zeek_tells_the_same_of_every_row(tmp_path: Path) -> None:
+    by_uid = {e.uid: e for e in read(tmp_path, json=True).logs}
+    for k, (stream, _, row, *_) in enumerate(ROWS):
+        told = log_entry(stream, nested(loads(as_json(stream, f"C{k}", row))))
+        assert told is not None
+        assert by_uid[f"C{k}"].fields.items() <= told.fields.items()
 
 
 def test_a_certificate_is_its_connections(tmp_path: Path) -> None:
