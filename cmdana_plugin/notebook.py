@@ -36,20 +36,30 @@ def read(capture: str | Path, config: Config | None = None) -> Reader:
 
 
 def extract(
-    frames: Iterable[FrameBlock], config: Config | None = None, counts: Counts | None = None
+    frames: Iterable[FrameBlock],
+    config: Config | None = None,
+    counts: Counts | None = None,
+    whole: bool = False,
 ) -> Iterator[Windows]:
     """Blocks of `n` connections with their packets and log entries, in the order in which the connections end.
 
     Times are seconds, sizes bytes, and unset is NaN, -1 or "" (`feature_extractors.Windows`). At most 16,384
-    connections a block, none empty. `counts` is given, at the end, what was passed over, by reason. Raises
-    `CaptureError` where no frame is of a link type that is known.
+    connections a block, none empty. `counts` is given, at the end, what was passed over, by reason. `whole` has entries
+    of files and weirds too, for a model that learns or was taught the further logs. Raises `CaptureError` where no
+    frame is of a link type that is known.
     """
     from cmdana_plugin.replay import limits_of
 
-    extractor = Extractor(limits_of(config or Config()))
+    extractor = Extractor(limits_of(config or Config()), logs=whole)
     for block in frames:
-        yield from filter(len, extractor.parts(block))
-    yield from filter(len, extractor.ending())
+        for windows in extractor.parts(block):
+            extractor.rows()
+            if len(windows):
+                yield windows
+    for windows in extractor.ending():
+        extractor.rows()
+        if len(windows):
+            yield windows
     if counts is not None:
         counts.by_reason.update(extractor.counts.by_reason)
 

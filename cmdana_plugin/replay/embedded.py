@@ -124,34 +124,41 @@ def extract(
     opened: Callable[[], object] = lambda: None,
     rows: Callable[[list[LogRow]], object] | None = None,
     brief: bool = False,
+    whole: bool = False,
 ) -> Iterator[Windows]:
     """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
     `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
     given, is handed the rows of application logs before the windows of the connections that they belong to. Without it
-    and with `brief`, entries go without most of what no feature reads, as `Extractor` says.
+    and with `brief`, entries go without most of what no feature reads, as `Extractor` says; with `whole` there are
+    those of files and weirds too, which else only `rows` has.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = open_captures(captures, config.capture.reader)
-    extractor = Extractor(limits_of(config), logs=rows is not None, brief=brief)
+    extractor = Extractor(limits_of(config), logs=rows is not None or whole, brief=brief)
+    take_rows = rows if rows is not None or not whole else _nowhere
     opened()
     for block in in_order(readers):
         summary.frames += len(block)
         summary.bytes += int(block.captured.sum())
         for windows in extractor.parts(block):
-            if rows is not None:
-                rows(extractor.rows())
+            if take_rows is not None:
+                take_rows(extractor.rows())
             yield from _parts(windows)
     try:
         for windows in extractor.ending():
-            if rows is not None:
-                rows(extractor.rows())
+            if take_rows is not None:
+                take_rows(extractor.rows())
             yield from _parts(windows)
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))
+
+
+def _nowhere(_rows: list[LogRow]) -> None:
+    pass
 
 
 def _parts(windows: Windows) -> Iterator[Windows]:
@@ -232,13 +239,14 @@ def _extracted(captures: Sequence[Path | str], config: Config, digest: str) -> I
     from feature_extractors.features import encoded, schema_of
 
     summary, schema = Summary([]), schema_of(digest)
+    further = schema.further is None
     made, rows = (repeat([]), None) if config.logs.streams != "all" else application_lines(config)
 
     def ready() -> None:
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready, rows, brief=schema.further is not None):
+    for windows in extract(captures, config, summary, ready, rows, brief=not further, whole=further):
         numbers = {"frames": summary.frames, "bytes": summary.bytes}
         lines = next(made)
         while more := next(made):

@@ -382,7 +382,7 @@ def _windows(source: Path, config: Config, report: Learned, brief: bool) -> Iter
             report.logs.by_file.setdefault(file, Counter()).update(reasons)
         return
     summary = Summary([str(source)])
-    yield from extract([source], config, summary, brief=brief)
+    yield from extract([source], config, summary, brief=brief, whole=not brief)
     report.undecoded.update(summary.undecoded)
 
 

@@ -232,3 +232,19 @@ def test_a_stream_that_every_model_has_cannot_be_a_further_one(tmp_path: Path) -
     path.write_text(TEXT.replace("\nfurther:\n", "\nfurther:\n  dns:\n    - {name: query, kind: name}\n"))
     with pytest.raises(SchemaError, match=r"further: found \['dns'\]"):
         load_schema(path)
+
+
+def test_of_a_chain_the_first_certificate_counts_as_in_logs() -> None:
+    """cmdana's own reading of captures tells of all of them."""
+    windows = office(3)
+    said = [
+        {"certificate.subject": s, "host_cert": s == "CN=a", "client_cert": s == "CN=c"}
+        for s in ("CN=a", "CN=b")
+    ]
+    logs = [*windows.logs, *(LogEntry("x509", float(windows.connections.ts[2]), "", dict(f)) for f in said)]
+    start = windows.log_start.copy()
+    start[3:] += 2
+    block = encoded(replace(windows, logs=logs, log_start=start), FURTHER)
+    assert (
+        np.diff(block.features.log_start)[2] == np.diff(encoded(windows, FURTHER).features.log_start)[2] + 1
+    )
