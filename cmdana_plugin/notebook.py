@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Modality, Reader, Windows, concat
+from feature_extractors import (
+    CmdanaError,
+    Counts,
+    Extractor,
+    FrameBlock,
+    Modality,
+    Reader,
+    Windows,
+    concat,
+    with_rows,
+)
 from feature_extractors.features import Encoded, encoded, load_schema, schema_of
 from feature_extractors.readers import PassedOver, open_capture
 
@@ -53,13 +63,11 @@ def extract(
     extractor = Extractor(limits_of(config or Config()), logs=whole)
     for block in frames:
         for windows in extractor.parts(block):
-            extractor.rows()
             if len(windows):
-                yield windows
+                yield with_rows(windows, extractor.rows())
     for windows in extractor.ending():
-        extractor.rows()
         if len(windows):
-            yield windows
+            yield with_rows(windows, extractor.rows())
     if counts is not None:
         counts.by_reason.update(extractor.counts.by_reason)
 

@@ -138,27 +138,31 @@ def extract(
 
     readers = open_captures(captures, config.capture.reader)
     extractor = Extractor(limits_of(config), logs=rows is not None or whole, brief=brief)
-    take_rows = rows if rows is not None or not whole else _nowhere
     opened()
     for block in in_order(readers):
         summary.frames += len(block)
         summary.bytes += int(block.captured.sum())
         for windows in extractor.parts(block):
-            if take_rows is not None:
-                take_rows(extractor.rows())
-            yield from _parts(windows)
+            yield from _parts(_with_rows(windows, extractor.rows(), rows, whole))
     try:
         for windows in extractor.ending():
-            if take_rows is not None:
-                take_rows(extractor.rows())
-            yield from _parts(windows)
+            yield from _parts(_with_rows(windows, extractor.rows(), rows, whole))
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))
 
 
-def _nowhere(_rows: list[LogRow]) -> None:
-    pass
+def _with_rows(
+    windows: Windows, there: list[LogRow], rows: Callable[[list[LogRow]], object] | None, whole: bool
+) -> Windows:
+    """The windows as `extract` hands them out, once `rows` has got what is `there`."""
+    if rows is not None:
+        rows(there)
+    if not whole:
+        return windows
+    from feature_extractors import with_rows
+
+    return with_rows(windows, there)
 
 
 def _parts(windows: Windows) -> Iterator[Windows]:
