@@ -1,6 +1,7 @@
 """What the live page takes over a day of many connections: to be read, and to answer meanwhile and afterwards.
 
     python -m benchmarks.desk [--connections 1000000] [--incidents 1000]
+    python -m benchmarks.desk --counting        what the page of the model counts alone, some seconds
 
 The logs are made up: every thousandth connection is odd, and belongs to an incident. The page is `cmdana serve` in a
 process of its own, asked over its socket.
@@ -19,6 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+
+from cmdana_plugin.desk.web.columns import BLOCK, ROW, Columns
+from cmdana_plugin.desk.web.tallies import Tallies
 
 START = 1_763_769_600.0  # 2025-11-22 00:00:00 UTC
 DAY = 86_400.0
@@ -111,6 +117,22 @@ def measured(folder: Path, connections: int) -> Iterator[str]:
             serving.terminate()
 
 
+def counting(connections: int) -> Iterator[str]:
+    """What the page of the model counts of so many verdicts in memory, asked for twice."""
+    columns, draw = Columns(2 * connections), np.random.default_rng(1)
+    for begin in range(0, connections, BLOCK):
+        rows = np.zeros(BLOCK, ROW)
+        rows["ts"] = START + np.arange(begin, begin + BLOCK) * DAY / connections
+        rows["score"], rows["evidence"] = draw.uniform(size=BLOCK), draw.exponential(0.43, BLOCK)
+        rows["counts"], rows["reliance"] = True, 64
+        columns._blocks.append((rows, min(BLOCK, connections - begin)))
+    tallies = Tallies(columns)
+    for which in ("first", "next"):
+        begun = time.process_time()
+        n, relied = tallies.all().connections, len(tallies.relied(3600))
+        yield f"the {which} visit: {time.process_time() - begun:.3f} s of a processor, {n:,} rows, {relied} hours"
+
+
 def told(seconds: list[float]) -> str:
     if not seconds:
         return "not asked"
@@ -133,7 +155,11 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=1_000_000)
     parser.add_argument("--incidents", type=int, default=1_000)
+    parser.add_argument("--counting", action="store_true")
     chosen = parser.parse_args()
+    if chosen.counting:
+        print("\n".join(counting(chosen.connections)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         made(Path(folder), chosen.connections, chosen.incidents)
         print(f"{chosen.connections:,} connections, {chosen.incidents:,} incidents")

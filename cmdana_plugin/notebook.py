@@ -15,8 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.config import Config
-from feature_extractors import CmdanaError, Counts, Extractor, FrameBlock, Modality, Reader, Windows, concat
-from feature_extractors.features import Encoded, encoded, load_schema
+from feature_extractors import (
+    CmdanaError,
+    Counts,
+    Extractor,
+    FrameBlock,
+    Modality,
+    Reader,
+    Windows,
+    concat,
+    with_rows,
+)
+from feature_extractors.features import Encoded, encoded, load_schema, schema_of
 from feature_extractors.readers import PassedOver, open_capture
 
 if TYPE_CHECKING:
@@ -36,31 +46,40 @@ def read(capture: str | Path, config: Config | None = None) -> Reader:
 
 
 def extract(
-    frames: Iterable[FrameBlock], config: Config | None = None, counts: Counts | None = None
+    frames: Iterable[FrameBlock],
+    config: Config | None = None,
+    counts: Counts | None = None,
+    whole: bool = False,
 ) -> Iterator[Windows]:
     """Blocks of `n` connections with their packets and log entries, in the order in which the connections end.
 
     Times are seconds, sizes bytes, and unset is NaN, -1 or "" (`feature_extractors.Windows`). At most 16,384
-    connections a block, none empty. `counts` is given, at the end, what was passed over, by reason. Raises
-    `CaptureError` where no frame is of a link type that is known.
+    connections a block, none empty. `counts` is given, at the end, what was passed over, by reason. `whole` has entries
+    of files and weirds too, for a model that learns or was taught the further logs. Raises `CaptureError` where no
+    frame is of a link type that is known.
     """
     from cmdana_plugin.replay import limits_of
 
-    extractor = Extractor(limits_of(config or Config()))
+    extractor = Extractor(limits_of(config or Config()), logs=whole)
     for block in frames:
-        yield from filter(len, extractor.parts(block))
-    yield from filter(len, extractor.ending())
+        for windows in extractor.parts(block):
+            if len(windows):
+                yield with_rows(windows, extractor.rows())
+    for windows in extractor.ending():
+        if len(windows):
+            yield with_rows(windows, extractor.rows())
     if counts is not None:
         counts.by_reason.update(extractor.counts.by_reason)
 
 
-def encode(windows: Windows) -> Encoded:
+def encode(windows: Windows, detector: Detector | None = None) -> Encoded:
     """The windows as numbers in schema order, beside their connections: what a detector receives.
 
     Scales and codes are those of `features/schema.yaml`; unset is NaN in numbers, 0 in codes. A row depends on its own
-    window alone. Raises `CmdanaError` where the schema that comes with the package cannot be read.
+    window alone. `detector` is who is to receive them: one that was taught the further logs takes other numbers. Raises
+    `CmdanaError` where the schema that comes with the package cannot be read.
     """
-    return encoded(windows, load_schema())
+    return encoded(windows, load_schema() if detector is None else schema_of(detector.schema_digest))
 
 
 def load_detector(
@@ -100,8 +119,9 @@ def judge(
     from cmdana_plugin.decision import Judge
 
     config = config or Config()
-    judging = Judge(load_detector(config=config) if detector is None else detector, config, adapting=True)
-    yield from judging.judged(map(encode, windows))
+    chosen = load_detector(config=config) if detector is None else detector
+    judging = Judge(chosen, config, adapting=True)
+    yield from judging.judged(encode(block, chosen) for block in windows)
 
 
 def fit(
@@ -113,18 +133,22 @@ def fit(
     seed: int = 0,
     epochs: int | None = None,
     name: str = "notebook",
+    further_logs: bool = False,
 ) -> Checkpoint:
     """A model of one network's normal, learned from its traffic over one span, in stream order.
 
     `label` [n] over all blocks joined: 0 benign, 1 malicious (teaches the supervised trees only), -1 unknown
     (teaches nothing); None: all benign. `family` [n] names kinds of attack. P-values come from the last fifth.
-    `epochs` are passes, by default enough: about a minute for 5,000 connections on two cores. Raises `CmdanaError`
+    `further_logs` has quic, ldap, postgresql, redis, x509, files and weird entries learned from too. `epochs` are
+    passes, by default enough: about a minute for 5,000 connections on two cores. Raises `CmdanaError`
     for fewer than 64 benign connections and for labels of another length.
     """
     from cmdana_plugin.training import Recipe, train
 
     recording = _recording(windows, label, family, name)
-    return train([recording], recipe=Recipe(seed=seed, epochs=epochs), init=init, name=name)
+    return train(
+        [recording], recipe=Recipe(seed=seed, epochs=epochs, further_logs=further_logs), init=init, name=name
+    )
 
 
 def calibrate(
@@ -161,7 +185,7 @@ def table(result: Windows | Encoded | _Scores | Judged | Sequence[Notice]) -> An
         lines = conn_lines(result.connections, LocalNets(Config().logs.local_nets), "json")
         return arrow_table(CONN, [json.loads(line) for line in lines.splitlines()])[0]
     if isinstance(result, Encoded):
-        schema = load_schema()
+        schema = schema_of(result.schema)
         numbers = dict(zip([f.name for f in schema.numeric], result.features.numeric.T, strict=True))
         codes = dict(zip([f.name for f in schema.categorical], result.features.categorical.T, strict=True))
         return _arrow({"uid": result.connections.uid.astype("U"), **numbers, **codes})

@@ -8,6 +8,7 @@ from .errors import RecordError as RecordError
 from .errors import SchemaError as SchemaError
 from .extract import Extractor as Extractor
 from .extract import ExtractorLimits as ExtractorLimits
+from .extract import with_rows as with_rows
 from .frames import Counts as Counts
 from .frames import FrameBlock as FrameBlock
 from .frames import Reader as Reader

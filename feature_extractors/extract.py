@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from feature_extractors.content import Content, ContentLimits, Row, Segments, Wa
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
 from feature_extractors.observations import (
+    MAX_LOG_ENTRIES,
     MAX_PACKETS,
     Connections,
     LogEntry,
@@ -64,6 +65,8 @@ G = TypeVar("G", bound=np.generic)
 
 # Streams whose rows Zeek writes at the time that they carry; others at the connection's end, unless an analyzer said.
 AT_ONCE: Final = frozenset(("modbus", "ntp", "weird", "x509", "irc"))
+
+ROWS_ALONE: Final = frozenset(("files", "weird"))  # streams that have rows and no entries
 
 _ENDED_CONNECTIONS: Final = 16_384  # ended connections between two looks at them
 _BLOCK_SEGMENTS: Final = 4096
@@ -401,3 +404,23 @@ def _joined(parts: list[Windows]) -> Windows:
 
 
 __all__ = ["Extractor", "ExtractorLimits"]
+
+
+def with_rows(windows: Windows, rows: Iterable[LogRow]) -> Windows:
+    """The windows, and of `rows`, which are of their connections, those of `ROWS_ALONE` as entries in order of time."""
+    own: dict[str, list[LogEntry]] = {}
+    for row in rows:
+        if row.stream in ROWS_ALONE:
+            own.setdefault(row.uid, []).append(LogEntry(row.stream, row.ts, row.uid, row.fields))
+    if not own:
+        return windows
+    logs: list[LogEntry] = []
+    start = np.zeros(len(windows) + 1, np.int64)
+    bounds = windows.log_start.tolist()
+    for i, uid in enumerate(windows.connections.uid.tolist()):
+        entries = list(windows.logs[bounds[i] : bounds[i + 1]])
+        if more := own.pop(uid.decode("ascii"), None):
+            entries = sorted([*entries, *more], key=lambda entry: entry.ts)[:MAX_LOG_ENTRIES]
+        logs += entries
+        start[i + 1] = len(logs)
+    return replace(windows, logs=logs, log_start=start)

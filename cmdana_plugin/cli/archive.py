@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmdana_plugin.cli.judging import load_detector_of, state_path
+from cmdana_plugin.cli.judging import load_detector_of, schema_of_model, state_path
 from cmdana_plugin.cli.options import (
     ConfigOption,
     JsonOption,
@@ -84,6 +84,7 @@ def hunt(
         logs,
         moments.parsed("--since", since) if since else float("-inf"),
         moments.parsed("--until", until) if until else float("inf"),
+        schema_of_model(settings, model),
     )
     load = partial(_loaded, settings, model, 1 if ray or workers > 1 else 0)
     with ExitStack() as stack:

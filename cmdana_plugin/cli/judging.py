@@ -66,7 +66,7 @@ def load_detector_of(
     share_cores()
     settings = config.model
     salt = state_salt(settings.state_key)
-    path = model or _promoted(config, salt) or (Path(settings.path) if settings.path else None)
+    path = model_path(config, model)
     device = settings.device
     if device == "auto":
         device = "cuda" if sees_gpu() else "cpu"
@@ -93,6 +93,21 @@ def load_detector_of(
     return Loaded(judging, detector.checkpoint.incidents, about, evidence_key(salt))
 
 
+def model_path(config: Config, model: Path | None) -> Path | None:
+    """The file of the model that judges: the one given, the promoted, that of the configuration; None: the shipped."""
+    from cmdana_plugin.keyfile import state_salt
+
+    salt = state_salt(config.model.state_key)
+    return model or _promoted(config, salt) or (Path(config.model.path) if config.model.path else None)
+
+
+def schema_of_model(config: Config, model: Path | None) -> str:
+    """The digest of the schema by which windows are encoded for the model, without loading it; "" for the shipped."""
+    from cmdana_plugin.detector import schema_digest
+
+    return schema_digest(model_path(config, model))
+
+
 def _promoted(config: Config, salt: int) -> Path | None:
     """The model that was promoted to judge the site, if there is one. Raises `CmdanaError`."""
     if config.adaptation.mode != "shadow" or not config.state.folder:
@@ -112,9 +127,9 @@ def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bo
 
 def have_compiled(judge: Judge) -> None:
     """Has all compiled that a judge needs, by connections of nothing; of no further use is the judge then."""
-    from feature_extractors.features import blank, load_schema
+    from feature_extractors.features import blank, schema_of
 
-    for _ in judge.judged([blank(8, load_schema())]):
+    for _ in judge.judged([blank(8, schema_of(judge.detector.schema_digest))]):
         pass
 
 
@@ -254,7 +269,8 @@ def replay(
         else:
             sources = offline.sources(captures)
             with show.progress(quiet=as_json) as progress:
-                summary = offline.replay(sources, out, settings, load, progress)
+                schema = schema_of_model(settings, model)
+                summary = offline.replay(sources, out, settings, load, progress, schema)
         for one in lasting:
             one.close(summary.last)
     found = truth.count(out) if truth else None

@@ -73,6 +73,13 @@ def train(
             help="With --labels: plain, drawn, searched or consistent; what trees learn of an attacker's changes.",
         ),
     ] = "plain",
+    further_logs: Annotated[
+        bool,
+        typer.Option(
+            "--further-logs",
+            help="Learn quic, ldap, postgresql, redis, x509, files and weird logs too; Zeek is then asked for them.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the traffic.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the checkpoint.")] = False,
@@ -105,7 +112,9 @@ def train(
             learning.duration(live)
             spool = learning.spool_of(out)
             judging = Path(init) if init and init != "shipped" else None
-            learning.learn(settings, lambda: load_judge(settings, judging), spool, live, progress, notify)
+            learning.learn(
+                settings, lambda: load_judge(settings, judging), spool, live, progress, notify, further_logs
+            )
             names = [str(spool)]
         with settled_for_extraction():
             report = learn.train(
@@ -119,6 +128,7 @@ def train(
                 epochs=epochs,
                 detector=detector,
                 hardening=hardening,
+                further_logs=further_logs,
                 progress=progress,
             )
     if spool is not None:

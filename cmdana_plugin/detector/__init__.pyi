@@ -34,6 +34,7 @@ from .engines.shape import LOG as LOG
 from .engines.shape import MODALITIES as MODALITIES
 from .engines.shape import PACKET as PACKET
 from .engines.shape import Shape as Shape
+from .header import schema_digest as schema_digest
 from .history import KINDS as KINDS
 from .history import MEMORY as MEMORY
 from .history import RING as RING

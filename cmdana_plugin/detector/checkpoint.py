@@ -68,6 +68,14 @@ class Checkpoint:
     )  # of the room of that name, which checks them
     detector: str = CROSS_MODAL  # its name among `networks.names.DETECTORS`
 
+    def schema_of(self, schema: Schema) -> Schema:
+        """`schema`, or that with the further logs, whichever it was made with. Raises `SchemaError` for neither."""
+        own = schema.of(self.about.get("schema_digest"))
+        if own is None:
+            found = shown(str(self.about.get("schema_digest"))[:12])
+            raise SchemaError(f"a model made with schema {found}, expected {schema.digest[:12]}: train again")
+        return own
+
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
@@ -133,8 +141,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def load(path: Path, schema: Schema, digest: str | None = None) -> Checkpoint:
     """The checkpoint in a file, all of it checked before any is used (`soundness`): a model may come from a stranger.
 
-    Raises `CmdanaError`, one line with file, entry, found and expected, where the file is no checkpoint or not sound,
-    or has another SHA-256 than `digest`; `SchemaError` where it was made with another schema.
+    It may be of `schema` or of that with the further logs: `Checkpoint.schema_of` tells. Raises `CmdanaError`, one line
+    with file, entry, found and expected, where the file is no checkpoint or not sound, or has another SHA-256 than
+    `digest`; `SchemaError` where it was made with another schema.
     """
     content = _content(path)
     if digest is not None and (found := hashlib.sha256(content).hexdigest()) != digest:
@@ -153,14 +162,15 @@ def loads(content: bytes, path: Path, schema: Schema) -> Checkpoint:
         raise CmdanaError(f"{path}: found no readable model ({what}), expected safetensors") from None
     if meta.get("format") != str(FORMAT):
         raise CmdanaError(f"{path}: found model format {shown(repr(meta.get('format')))}, expected {FORMAT}")
-    if meta.get("schema_digest") != schema.digest:
+    own = schema.of(meta.get("schema_digest"))
+    if own is None:
         raise SchemaError(
             f"{path}: made with schema {shown(str(meta.get('schema_digest'))[:12])}, "
             f"expected {schema.digest[:12]}: train again"
         )
     try:
         with np.errstate(all="ignore"):  # what overflows is refused in words of its own
-            return _checked(tensors, meta, schema)
+            return _checked(tensors, meta, own)
     except Unsound as fault:
         raise CmdanaError(f"{path}: {fault}") from None
 

@@ -88,8 +88,9 @@ class CrossModal:
     One instance follows one stream; its state lives as long as the instance.
 
     `salt` keys the hashes of hosts and names; `hosts` bounds how many are remembered; `threads` work side by side
-    while there are cores to `spare` (always, unless told), one otherwise. `network` is a class that torch computes, an
-    ablation's; without it our own kernels do, on a processor.
+    while there are cores to `spare` (always, unless told), one otherwise. A checkpoint that was taught the further logs
+    of `schema` takes windows with these (`schema_digest`). `network` is a class that torch computes, an ablation's;
+    without it our own kernels do, on a processor.
     """
 
     def __init__(
@@ -104,8 +105,8 @@ class CrossModal:
         network: type[Network] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.schema = schema
-        self.schema_digest = schema.digest
+        self.schema = checkpoint.schema_of(schema)
+        self.schema_digest = self.schema.digest
         self.name = checkpoint.about.get("name", "cmdana")
         self._engine: Engine | None = None
         self._settle_thread: Callable[[], object] | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cmdana_plugin.detector import BENIGN
 from cmdana_plugin.logs import CMDANA, NOTICE, AppendedLog, cmdana_pieces, notice_row
 from cmdana_plugin.replay import settle_for_live
-from feature_extractors.features import Encoded, encoded, load_schema
+from feature_extractors.features import Encoded, encoded, schema_of
 from feature_extractors.readers import FollowedLogs
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class _Following:
         self._logs = logs
         self._notify = notify
         self._every = 0.0 if quiet else settings.endpoint.counts_seconds
-        self._schema = load_schema()
+        self._schema = schema_of(judge.detector.schema_digest)
         self._cmdana = AppendedLog(out, CMDANA, settings.logs.format)
         self._notices = AppendedLog(out, NOTICE, settings.logs.format)
         self._counts: Counter[str] = Counter()

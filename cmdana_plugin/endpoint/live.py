@@ -25,7 +25,7 @@ from cmdana_plugin.endpoint.wire import Event
 from cmdana_plugin.keyfile import KeyFileError, read_key, secret_path
 from cmdana_plugin.replay import settle_for_live
 from feature_extractors import CmdanaError, Counts, Windows
-from feature_extractors.features import Encoded, encoded, load_schema
+from feature_extractors.features import Encoded, encoded, load_schema, schema_of
 
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config, Endpoint
@@ -58,7 +58,8 @@ class Live:
     """Session, aligner and judge around one transport; `judged` processes what has come.
 
     A thread drains the transport and keeps the heartbeat; everything else runs where `judged` is asked. `secret` is the
-    one shared with Zeek; without it everybody is believed. `keep` is given all windows as they come.
+    one shared with Zeek; without it everybody is believed. `keep` is given all windows as they come, with the logs that
+    the judge's model reads, or those of the schema whose digest is `logs_of`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Live:
         clock: Callable[[], float] = time.monotonic,
         stands_in: int = 0,
         known: str = "",
+        logs_of: str = "",
     ) -> None:
         self._settings = settings
         self._judge = judge
@@ -87,12 +89,13 @@ class Live:
         self.odd = self.notices = 0  # verdicts that are not benign, and notices
         self.aligner = Aligner()
         self._keep = keep
-        self._schema = load_schema()
+        self._schema = schema_of(judge.detector.schema_digest)
         self.inbox = Inbox(settings.queue_records, self.counts, settings.queue_bytes)
         digest = judge.detector.schema_digest
         shard = Shard.parsed(settings.shard)
         identity = Identity(
-            secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(digest), shard, stands_in, known
+            secrets.token_hex(8), VERSION, judge.detector.name, digest, *_log_streams(logs_of or digest), shard,
+            stands_in, known,
         )  # fmt: skip
         self._shares = Shares(shard.of, secret)
         self._elsewhere: list[Seen] = []  # to be told to other shards
@@ -233,8 +236,8 @@ def _log_streams(digest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Paths of the logs that are read under this schema, and those of them of which no more is read than Zeek tells in
     brief; empty, which is all of them in full, for a schema that we do not know.
     """
-    schema = load_schema()
-    if digest != schema.digest:
+    schema = load_schema().of(digest)
+    if schema is None:
         return (), ()
     fields = schema.reads()
     brief = {stream for stream, told in BRIEF.items() if fields.get(stream, set()) <= {*told[0], *told[1]}}
@@ -255,6 +258,7 @@ def run(
     told: Callable[[Judged], None] = lambda _: None,
     lasting: Lasting | None = None,
     stands_in: int = 0,
+    logs_of: str = "",
 ) -> int:
     """The exit status of judging a running Zeek's connections until SIGTERM, SIGINT or `until` (asked after each
     block).
@@ -262,7 +266,7 @@ def run(
     `gauges` are served beside the endpoint's own; `notify` gets the lines for the operator (else stderr does), with
     one of counts every `[endpoint] counts_seconds` unless `quiet`. `keep` is given all windows before they are judged,
     `told` what they came to. `lasting` has the judge where what it knows outlives the process; `stands_in` is the shard
-    that has begun this one, 0 none.
+    that has begun this one, 0 none; `logs_of` as in `Live`.
 
     Raises `CmdanaError` for what no waiting can heal: a bad URL, a certificate file, absent bindings, a taken port,
     a secret that is not there or that others can read.
@@ -282,7 +286,7 @@ def run(
     settle_for_live()
     live = Live(
         settings.endpoint, judge, transport, notify, secret=secret, keep=keep, stands_in=stands_in,
-        known="" if lasting is None else lasting.known,
+        known="" if lasting is None else lasting.known, logs_of=logs_of,
     )  # fmt: skip
     stop_metrics = (
         serve(
@@ -352,7 +356,8 @@ def _warm_up(detector: Detector, settings: Config) -> None:
     """
     from cmdana_plugin.decision import Judge
 
-    windows = encoded(Aligner().receive([decode_batch(sample())]), load_schema())
+    schema = schema_of(detector.schema_digest)
+    windows = encoded(Aligner().receive([decode_batch(sample())]), schema)
     for judged in Judge(detector, settings).judged([windows]):
         detector.explain(windows, detector.receive(windows), np.arange(len(judged.verdicts)))
 

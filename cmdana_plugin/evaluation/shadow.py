@@ -138,6 +138,7 @@ def propose(
     recipe = Recipe(seed=seed, detector=init.detector)
     lineage.shadow.parent.mkdir(mode=0o700, exist_ok=True)
     sources.train_on(lesson, lineage.shadow, config, recipe=recipe, init=init, progress=progress)
+    schema = init.schema_of(schema)
     before = encoded(_latest(lesson[-1].windows), schema)
     own = encoded(_without(last.windows, found.silent), schema)
     trial = trial_of(own, np.random.default_rng(seed), _CANARIES)

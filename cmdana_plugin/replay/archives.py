@@ -54,6 +54,7 @@ class Wanted:
     logs: Sequence[str]
     since: float = -np.inf
     until: float = np.inf
+    schema: str = ""  # digest of the judging model's; "": without the further logs
 
     def words(self) -> str:
         """The same for the same archive and span."""
@@ -251,10 +252,10 @@ def _read(wanted: Wanted, position: _Position) -> Iterator[Part]:
     """
     from cmdana_plugin.replay.extraction_process import lock_in
     from feature_extractors import warm_up
-    from feature_extractors.features import encoded, load_schema
+    from feature_extractors.features import encoded, schema_of
     from feature_extractors.readers import ZeekLogs
 
-    schema = load_schema()
+    schema = schema_of(wanted.schema)
     logs = ZeekLogs(wanted.logs, _BLOCK, schema.reads())
     warm_up()
     lock_in(_DESCRIPTORS)

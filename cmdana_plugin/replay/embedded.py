@@ -124,34 +124,45 @@ def extract(
     opened: Callable[[], object] = lambda: None,
     rows: Callable[[list[LogRow]], object] | None = None,
     brief: bool = False,
+    whole: bool = False,
 ) -> Iterator[Windows]:
     """The windows of the captures, read as one stream in order of time, whatever the order of their names.
 
     `opened` is called when all of them are open and nothing of their traffic has been looked at; `rows`, where it is
     given, is handed the rows of application logs before the windows of the connections that they belong to. Without it
-    and with `brief`, entries go without most of what no feature reads, as `Extractor` says.
+    and with `brief`, entries go without most of what no feature reads, as `Extractor` says; with `whole` there are
+    those of files and weirds too, which else only `rows` has.
     Raises `CaptureError` for the first that is no capture, before anything is read from any of them.
     """
     from feature_extractors import Extractor  # compiled code, which a parent of the process never loads
 
     readers = open_captures(captures, config.capture.reader)
-    extractor = Extractor(limits_of(config), logs=rows is not None, brief=brief)
+    extractor = Extractor(limits_of(config), logs=rows is not None or whole, brief=brief)
     opened()
     for block in in_order(readers):
         summary.frames += len(block)
         summary.bytes += int(block.captured.sum())
         for windows in extractor.parts(block):
-            if rows is not None:
-                rows(extractor.rows())
-            yield from _parts(windows)
+            yield from _parts(_with_rows(windows, extractor.rows(), rows, whole))
     try:
         for windows in extractor.ending():
-            if rows is not None:
-                rows(extractor.rows())
-            yield from _parts(windows)
+            yield from _parts(_with_rows(windows, extractor.rows(), rows, whole))
     except CaptureError as error:
         raise CaptureError(f"{', '.join(map(str, captures))}: {error}") from None
     merge_counts(summary.undecoded, (extractor.counts, *(r.counts for r in readers)))
+
+
+def _with_rows(
+    windows: Windows, there: list[LogRow], rows: Callable[[list[LogRow]], object] | None, whole: bool
+) -> Windows:
+    """The windows as `extract` hands them out, once `rows` has got what is `there`."""
+    if rows is not None:
+        rows(there)
+    if not whole:
+        return windows
+    from feature_extractors import with_rows
+
+    return with_rows(windows, there)
 
 
 def _parts(windows: Windows) -> Iterator[Windows]:
@@ -176,12 +187,14 @@ def replay(
     config: Config,
     load: Callable[[Callable[[], bool]], Judge],
     progress: Callable[[Summary], None] = lambda _: None,
+    schema: str = "",
 ) -> Summary:
     """The summary of a replay that writes the logs of the captures to `out`, as `config.logs.streams` asks for.
 
     Extraction runs in a process of its own while `load` brings the detector, and beside the scoring after that;
-    `load` is given what says whether extraction leaves cores to it for now. Raises `CaptureError`, `LogError`, or what
-    `load` raises; then nothing is left in `out`.
+    `load` is given what says whether extraction leaves cores to it for now. `schema` is the digest of the model's, ""
+    where it was not taught the further logs. Raises `CaptureError`, `LogError`, or what `load` raises; then nothing is
+    left in `out`.
     """
     summary = Summary([str(c) for c in captures])
     from cmdana_plugin.replay.two_passes import TwoPasses  # and numba, which both processes need: loaded once
@@ -191,7 +204,8 @@ def replay(
         new_key(), np.zeros(1, np.uint64)
     )  # numba gets itself ready at its first function, a tenth of a second
     passes = TwoPasses(
-        lambda: _extracted(captures, config), again="-" not in captures and config.adaptation.reads_twice
+        lambda: _extracted(captures, config, schema),
+        again="-" not in captures and config.adaptation.reads_twice,
     )
     try:
         logs = LogFolder(
@@ -220,20 +234,23 @@ def replay(
     return summary
 
 
-def _extracted(captures: Sequence[Path | str], config: Config) -> Iterator[Part]:
-    """The windows, with frames and bytes so far; at the end none, and the counts of what was passed over."""
+def _extracted(captures: Sequence[Path | str], config: Config, digest: str) -> Iterator[Part]:
+    """The windows in terms of the schema of this digest, with frames and bytes so far; at the end none, and the counts
+    of what was passed over.
+    """
     from cmdana_plugin.replay.extraction_process import lock_in
     from feature_extractors import warm_up
-    from feature_extractors.features import encoded, load_schema
+    from feature_extractors.features import encoded, schema_of
 
-    summary, schema = Summary([]), load_schema()
+    summary, schema = Summary([]), schema_of(digest)
+    further = schema.further is None
     made, rows = (repeat([]), None) if config.logs.streams != "all" else application_lines(config)
 
     def ready() -> None:
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready, rows, brief=True):
+    for windows in extract(captures, config, summary, ready, rows, brief=not further, whole=further):
         numbers = {"frames": summary.frames, "bytes": summary.bytes}
         lines = next(made)
         while more := next(made):

@@ -32,7 +32,8 @@ def scores(detector: CrossModal) -> list[float]:
     detector.reset()
     found: list[float] = []
     with resources.as_file(resources.files("cmdana_plugin") / "models" / _CAPTURE) as capture:
-        for windows in extract([capture], Config(), Summary([]), brief=True):
+        further = detector.schema.further is None
+        for windows in extract([capture], Config(), Summary([]), brief=not further, whole=further):
             found += np.round(detector.receive(encoded(windows, detector.schema)).score, 4).tolist()
     detector.reset()
     return found

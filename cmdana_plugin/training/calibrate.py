@@ -118,7 +118,7 @@ def recalibrate(
     checkpoint: Checkpoint, recordings: Iterable[Recording], salt: int | None = None
 ) -> Checkpoint:
     """The same checkpoint calibrated on later benign traffic of a site, whose hosts are hashed under `salt`."""
-    schema = load_schema()
+    schema = checkpoint.schema_of(load_schema())
     cold_starts: list[Recording] = []
     corpus = gather(with_cold_starts(recordings, cold_starts, 1.0), schema, salt=salt or 0)
     recipe = Recipe(components=tuple(checkpoint.strata))

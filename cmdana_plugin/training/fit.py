@@ -99,7 +99,7 @@ def train(
     recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
     """
     recipe = recipe or Recipe()
-    schema = load_schema()
+    schema = _schema_of(recipe, init)
     if hardening.checked(recipe.hardening) != hardening.PLAIN:
         if recipe.detector != CROSS_MODAL:
             raise CmdanaError(
@@ -149,7 +149,7 @@ def train(
     try:
         if isinstance(network, Network):
             kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
-            _fit(network, prepared, corpus, benign, recipe, progress, kept)
+            _fit(network, prepared, corpus, benign, recipe, progress, kept, schema)
         else:
             kind = _kinds_of(corpus, learn, kinds) if labelled else np.full(len(corpus), -1)
             made_of_fields = fit_fields(network, prepared, corpus, benign, kind, recipe, progress)
@@ -163,7 +163,7 @@ def train(
     mixture = fit_mixture(density, gaussians, recipe.seed)
     if labelled and isinstance(network, Network):
         progress("trees", 0.0)
-        trees = _fit_trees(corpus, learn, recipe, recordings)
+        trees = _fit_trees(corpus, learn, recipe, recordings, schema)
         attack_classifier, classes = _fit_classes(corpus, learn, recipe)
     elif labelled:
         classes = kinds
@@ -207,6 +207,25 @@ def train(
             held_out = corpus.label == 0
         made = calibrated_on(draft, corpus, held_out, cold_starts, recipe, schema)
     return _with_behaviour(made, corpus, held, recipe, schema, salt, hosts, init, progress)
+
+
+def _schema_of(recipe: Recipe, init: Checkpoint | None) -> Schema:
+    """What is learned from: the schema of the model to start from, else with the further logs where they are wanted.
+
+    Raises `CmdanaError` where they are, and the model to start from was not taught them.
+    """
+    schema = load_schema()
+    further = schema.further if recipe.further_logs else schema
+    assert further is not None
+    if init is None:
+        return further
+    own = init.schema_of(schema)
+    if recipe.further_logs and own is not further:
+        raise CmdanaError(
+            "--further-logs: found a model to start from that was not taught them; train without --init, or without "
+            "--further-logs"
+        )
+    return own
 
 
 def _with_behaviour(
@@ -279,6 +298,7 @@ def _fit(
     recipe: Recipe,
     progress: Progress,
     kept: Progressed | None,
+    schema: Schema,
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
@@ -298,7 +318,7 @@ def _fit(
         if position.at_epoch is not None:
             rng.bit_generator.state = position.at_epoch
         position.at_epoch = rng.bit_generator.state
-        prepared = recipe.variant.lesson(whole, load_schema(), rng)
+        prepared = recipe.variant.lesson(whole, schema, rng)
         chunks = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
         if position.chunk:
             rng.bit_generator.state = position.at_chunk
@@ -370,12 +390,14 @@ def _spread(
 
 
 def _fit_trees(
-    corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe, recordings: Iterable[Recording]
+    corpus: Corpus, learn: NDArray[np.bool_], recipe: Recipe, recordings: Iterable[Recording], schema: Schema
 ) -> Trees:
     rows = learn & (corpus.label >= 0)
     copies: list[NDArray[np.float32]] = []
     if recipe.hardening != hardening.PLAIN:
-        copies = [c[rows] for c in hardening.copies_of(list(recordings), hardening.COPIES, recipe.seed)]
+        copies = [
+            c[rows] for c in hardening.copies_of(list(recordings), hardening.COPIES, recipe.seed, schema)
+        ]
     return hardening.hardened(
         recipe.hardening,
         tabulate(corpus.features, corpus.state)[rows],

@@ -16,7 +16,7 @@ from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, tails_of
 from cmdana_plugin.detector import Checkpoint, Detector
 from cmdana_plugin.training.recording import Recording
 from feature_extractors import Windows, concat, take
-from feature_extractors.features import encoded, load_schema
+from feature_extractors.features import encoded, schema_of
 
 MOST: Final = 100_000  # connections of a recording that are run over, its last
 _MOST_ALL: Final = 400_000  # of all recordings
@@ -80,7 +80,7 @@ def with_incidents(
 def hours_of(windows: Windows, counts: NDArray[np.bool_], detector: Detector) -> list[NDArray[np.float64]]:
     """What each host's hours came to at most, by role; connections [n] that do not count only move the state."""
     judge = Judge(detector, Config(verdict=Budget(alerts_per_day=_NEVER)))
-    schema, n = load_schema(), len(windows)
+    schema, n = schema_of(detector.schema_digest), len(windows)
     for begin in range(0, n, _TOGETHER):
         rows = np.arange(begin, min(begin + _TOGETHER, n))
         block = encoded(take(windows, rows), schema)

@@ -19,7 +19,7 @@ from cmdana_plugin.detector import BENIGN, Detector, Scores
 from cmdana_plugin.endpoint import run
 from cmdana_plugin.training.spool import Spool
 from feature_extractors import CmdanaError
-from feature_extractors.features import Encoded
+from feature_extractors.features import Encoded, load_schema
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PROGRESS_SECONDS: Final = 600.0  # seconds between two lines about the progress
@@ -85,6 +85,12 @@ class LearningJudge(Judge):
         return judged
 
 
+def _further() -> str:
+    further = load_schema().further
+    assert further is not None
+    return further.digest
+
+
 def learn(
     settings: Config,
     load: Callable[[], Judge],
@@ -92,8 +98,11 @@ def learn(
     wanted: str,
     progress: Callable[[str, float], None],
     notify: Callable[[str], None],
+    further_logs: bool = False,
 ) -> None:
     """Gathers `wanted` (24h, 90m) of network time from a running Zeek into `folder`, or goes on where it stopped.
+
+    With `further_logs` Zeek is asked for those too, whatever the model that judges meanwhile reads.
 
     Raises `Interrupted` when SIGTERM or SIGINT came before the end, and what `live.run` raises.
     """
@@ -116,7 +125,10 @@ def learn(
     try:
         if not phase.over:
             notify(f"{'goes on learning' if spool.connections else 'learning'}: {phase.words()}")
-            run(settings, loaded, until=over, gauges=lambda: {"learning": phase.share}, keep=spool.add)
+            run(
+                settings, loaded, until=over, gauges=lambda: {"learning": phase.share}, keep=spool.add,
+                logs_of=_further() if further_logs else "",
+            )  # fmt: skip
             notify("this detector has left: until `cmdana run` starts, Zeek's connections are not judged")
     finally:
         spool.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -162,13 +162,15 @@ class Suspects:
         self.origins.clear()
         if known.trees is None or len(orig) != len(corpus):
             return
-        schema = load_schema()
+        own = known.schema_of(load_schema())
         p = np.ones(len(corpus))
         benign = np.flatnonzero(corpus.label == 0)
         for rows in np.array_split(benign, len(benign) // _CHUNK_CONNECTIONS + 1):
             features = take_features(corpus.features, rows)
+            # The summary of further logs stands behind what every model knows.
+            features = replace(features, log_summary=features.log_summary[:, : len(own.summary)])
             score = known.trees.score(tabulate(features, corpus.state[rows]))
-            p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, schema))
+            p[rows] = known.strata["attack"].p_value(np.round(score, 5), stratum_of(features, own))
         hosts, at = np.unique(np.ascontiguousarray(orig).view("V16").ravel(), return_inverse=True)
         all_of = np.bincount(at[benign], minlength=len(hosts))
         alike = np.bincount(at[benign], p[benign] <= _ATTACK_P_VALUE, minlength=len(hosts)).astype(np.int64)

@@ -80,4 +80,5 @@ class Recipe:
     variant: Variant = Variant()
     detector: str = CROSS_MODAL  # one of `DETECTORS`
     hardening: str = "plain"  # of trees against an attacker's changes, one of `training.WAYS`
+    further_logs: bool = False  # whether the logs under `further` in schema.yaml are learned from
     balancing: str = "weights"  # of the head of a detector over fields, one of `BALANCING`

@@ -159,21 +159,24 @@ def train(
     epochs: int | None = None,
     detector: str | None = None,
     hardening: str = PLAIN,
+    further_logs: bool = False,
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
     """The outcome of training on the sources; the checkpoint is written to `out` in one move.
 
     `detector` is one of `DETECTORS`; None: `[model] detector`'s, or the one to start from, or cross-modal. The state of
     a cross-modal training is kept beside `out` until it is written: the same command goes on from there. `hardening` is
-    one of `training.WAYS`, for what learns from labels.
+    one of `training.WAYS`, for what learns from labels; `further_logs` has those in schema.yaml learned from too.
     Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
     """
     report = Learned(str(out))
     recipe = Recipe(
-        seed=seed, epochs=epochs, detector=chosen(detector, config, init), hardening=checked(hardening)
-    )
+        seed=seed, epochs=epochs, detector=chosen(detector, config, init), hardening=checked(hardening),
+        further_logs=further_logs,
+    )  # fmt: skip
     truth = labels_by_capture(labels) if labels else {}
-    found = recordings(sources, config, truth, report, progress, networks(exclude))
+    further = further_logs or (init is not None and init.schema_of(load_schema()).further is None)
+    found = recordings(sources, config, truth, report, progress, networks(exclude), brief=not further)
     try:
         made = train_on(
             joining(found, report, labels),
@@ -250,7 +253,8 @@ def calibrate(
     report = Learned(str(out))
     before = checkpoints.load(model, load_schema()) if model else shipped_checkpoint()
     truth = labels_by_capture(labels) if labels else {}
-    found = recordings(sources, config, truth, report, progress, networks(exclude))
+    brief = before.schema_of(load_schema()).further is not None
+    found = recordings(sources, config, truth, report, progress, networks(exclude), brief)
     hours = Hours(one_site=True)
     behaviour = behaviour_of(before)
     salt = state_salt(config.model.state_key)
@@ -302,17 +306,19 @@ def recordings(
     report: Learned,
     progress: Progress = lambda _what, _share: None,
     exclude: Sequence[Network] = (),
+    brief: bool = True,
 ) -> Iterator[Recording]:
     """One recording for each capture, each folder of Zeek logs, each learning phase; `report` fills as they pass.
 
-    Connections of the hosts in `exclude` are of unknown kind: they move the state and teach nothing.
+    Connections of the hosts in `exclude` are of unknown kind: they move the state and teach nothing. Unless `brief`,
+    captures give all of their log entries, the further ones among them.
     """
     found = list(_expand(sources))
     origins: Counter[bytes] = Counter()
     for i, source in enumerate(found):
         progress("reading", i / len(found))
         blocks = []
-        for block in _windows(source, config, report):
+        for block in _windows(source, config, report, brief):
             blocks.append(block)
             report.connections += len(block)
             # How much a folder holds is known at its end only: half of what is left of the bar for each 100,000.
@@ -358,7 +364,7 @@ def _holds_logs(path: Path) -> bool:
     return path.is_file() and may_be_log(path) and (not probe(path).refused or ".log" in path.suffixes)
 
 
-def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]:
+def _windows(source: Path, config: Config, report: Learned, brief: bool) -> Iterator[Windows]:
     if is_spool(source):
         spool = Spool(source)
         try:
@@ -376,7 +382,7 @@ def _windows(source: Path, config: Config, report: Learned) -> Iterator[Windows]
             report.logs.by_file.setdefault(file, Counter()).update(reasons)
         return
     summary = Summary([str(source)])
-    yield from extract([source], config, summary, brief=True)
+    yield from extract([source], config, summary, brief=brief, whole=not brief)
     report.undecoded.update(summary.undecoded)
 
 

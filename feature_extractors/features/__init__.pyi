@@ -11,4 +11,5 @@ from .encoding import take_features as take_features
 from .schema import PACKET_FIELDS as PACKET_FIELDS
 from .schema import Schema as Schema
 from .schema import load_schema as load_schema
+from .schema import schema_of as schema_of
 from .tokens import TOKEN_WIDTH as TOKEN_WIDTH

@@ -6,7 +6,8 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -101,7 +102,7 @@ class Outcome:
 class Schema:
     """Everything that fixes the meaning of a feature array: two with one digest give a model the same."""
 
-    digest: str  # of all but outcomes and behaviour, which no cross-modal model has seen
+    digest: str  # of all that a cross-modal model has seen: not of outcomes and behaviour
     first_packets: int
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
@@ -119,6 +120,11 @@ class Schema:
     outcomes_digest: str
     behaviour: tuple[BehaviourField, ...]
     behaviour_digest: str
+    further: Schema | None  # the same with the further logs behind; None: it has them
+
+    def of(self, digest: str | None) -> Schema | None:
+        """This schema or that with the further logs, whichever has the digest; None where neither has."""
+        return next((s for s in (self, self.further) if s is not None and s.digest == digest), None)
 
     def reads(self) -> dict[str, set[str]]:
         """The fields that are read of each stream of logs, by a model or as outcomes."""
@@ -145,9 +151,25 @@ def load_schema(path: Path | None = None) -> Schema:
         raise SchemaError(f"{where}: malformed: {type(error).__name__}: {error}") from error
 
 
+def schema_of(digest: str) -> Schema:
+    """The schema that ships, or the same with the further logs, by digest; for any other the former."""
+    return load_schema().of(digest) or load_schema()
+
+
 def _schema(table: Any) -> Schema:
     if table["version"] != 1:
         raise ValueError(f"version: found {table['version']!r}, expected 1")
+    further = table.pop("further", None)
+    if not further:
+        return _without_further(table)
+    streams = table["logs"]["streams"]
+    if both := sorted(further.keys() & streams.keys()):
+        raise ValueError(f"further: found {both}, which stand under logs.streams already")
+    more = {**table, "logs": {**table["logs"], "streams": {**streams, **further}}}
+    return replace(_without_further(table), further=_without_further(more))
+
+
+def _without_further(table: Mapping[str, Any]) -> Schema:
     if tuple(table["packets"]["fields"]) != PACKET_FIELDS:
         raise ValueError(
             f"packets.fields: found {table['packets']['fields']}, expected {list(PACKET_FIELDS)}"
@@ -173,9 +195,9 @@ def _schema(table: Any) -> Schema:
             state += [(f"{entry['name']}_{s:g}s", f"{entry['words']} in {s:g} s") for s in spans]
         else:
             state.append((entry["name"], entry["words"]))
-    outcomes, behaviour = table.pop("outcomes", {}), table.pop("behaviour", [])
+    outcomes, behaviour = table.get("outcomes", {}), table.get("behaviour", [])
     return Schema(
-        digest=_digest(table),
+        digest=_digest({k: v for k, v in table.items() if k not in ("outcomes", "behaviour")}),
         first_packets=int(table["packets"]["first"]),
         numeric=tuple(
             Numeric(f["name"], f["words"], f["unit"], f["scale"]) for f in table["connection"]["numeric"]
@@ -200,6 +222,7 @@ def _schema(table: Any) -> Schema:
         outcomes_digest=_digest(outcomes),
         behaviour=_behaviour(behaviour),
         behaviour_digest=_digest(behaviour),
+        further=None,
     )
 
 

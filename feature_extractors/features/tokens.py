@@ -39,6 +39,16 @@ def _number(value: LogValue) -> float:
         return float("nan")
 
 
+def _shown(certificates: Entries) -> Entries:
+    """The first of the responder's chain, which is all that logs tell of a connection's certificates."""
+    own = [
+        i
+        for i, f in enumerate(certificates.fields)
+        if f.get("host_cert") is not False and f.get("client_cert") is not True
+    ]
+    return Entries(certificates.at[own], [certificates.fields[i] for i in own])
+
+
 def log_tokens(
     entries: Mapping[str, Entries], start: NDArray[np.int64], schema: Schema
 ) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.float32], NDArray[np.uint64]]:
@@ -56,7 +66,7 @@ def log_tokens(
     for stream, wanted in streams.items():
         if stream not in entries:
             continue
-        at, found = entries[stream]
+        at, found = entries[stream] if stream != "x509" else _shown(entries[stream])
         for name, number, kind, is_peer in wanted:
             every = [f.get(name) for f in found]
             values = [v for v in every if v is not None]

@@ -120,6 +120,9 @@ class PysharkReader:
         if status and not frames:
             why = [line for line in message.splitlines() if line.startswith("tshark:")] or [f"exit {status}"]
             raise CaptureError(f"tshark cannot read {self._path}: {why[-1].removeprefix('tshark: ')}")
+        if not frames and self._found.by_reason["unreadable_frame"]:
+            # A text or a picture is one frame of a file to tshark.
+            raise CaptureError(f"tshark finds no frame in {self._path} that a network carried")
         if status:
             self._found.add("capture_truncated")
 

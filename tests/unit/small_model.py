@@ -18,14 +18,15 @@ from cmdana_plugin.detector.network import Network
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import Trees
 from feature_extractors.features.encoding import FIRST_SIZES
-from feature_extractors.features.schema import PACKET_FIELDS, load_schema
+from feature_extractors.features.schema import PACKET_FIELDS, Schema, load_schema
 from feature_extractors.features.tokens import TOKEN_WIDTH
 
 CLASSES = ("flood", "guess", "scan")
 
 
-def small_checkpoint(seed: int = 0) -> Checkpoint:
-    schema, rng = load_schema(), np.random.default_rng(seed)
+def small_checkpoint(seed: int = 0, schema: Schema | None = None) -> Checkpoint:
+    """Of the schema that ships, unless told."""
+    schema, rng = schema or load_schema(), np.random.default_rng(seed)
     numeric, state = len(schema.numeric), len(schema.state)
     codes = len(schema.categorical)
     shape = Shape(

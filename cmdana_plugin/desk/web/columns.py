@@ -81,6 +81,7 @@ class Columns:
         self.total = 0
         self._most_blocks = max(most // BLOCK, 2)
         self._blocks: list[tuple[Rows, int]] = []
+        self._gone = 0  # blocks that went
         self._lock = threading.Lock()
 
     def add(self, row: Mapping[str, Field]) -> bool:
@@ -99,6 +100,7 @@ class Columns:
                 self._blocks.append((np.zeros(BLOCK, ROW), 0))
                 if len(self._blocks) > self._most_blocks:
                     self.let_go += self._blocks.pop(0)[1]
+                    self._gone += 1
             block, n = self._blocks[-1]
         verdict = text(row, "verdict") or BENIGN
         reliance = [number(row, name, math.nan) for name in report.RELIANCES]
@@ -131,10 +133,15 @@ class Columns:
 
     def blocks(self) -> Iterator[Rows]:
         """The rows there are now, oldest block first, not to be changed."""
+        for _, rows in self.numbered():
+            yield rows
+
+    def numbered(self) -> Iterator[tuple[int, Rows]]:
+        """The same, each block with a number that no other ever has."""
         with self._lock:
-            now = list(self._blocks)
-        for block, n in now:
-            yield block[:n]
+            now, first = list(self._blocks), self._gone
+        for at, (block, n) in enumerate(now, first):
+            yield at, block[:n]
 
     def of_incident(self, mark: str, most: int) -> tuple[Rows, int]:
         """The rows of an incident, each connection once, in order of time, `most` at most, and how many there are."""

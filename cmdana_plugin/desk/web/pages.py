@@ -23,6 +23,7 @@ from cmdana_plugin.desk.store import STATES
 from cmdana_plugin.desk.web.adapted import KeptState
 from cmdana_plugin.desk.web.columns import Rows
 from cmdana_plugin.desk.web.index import Index
+from cmdana_plugin.desk.web.tallies import TAILS, Tallies, mean_shares
 from cmdana_plugin.desk.web.week import week
 from cmdana_plugin.logs import moments, number, p_value_in, text, texts
 from feature_extractors import CmdanaError
@@ -32,8 +33,6 @@ _DRAWN: Final = 1500  # connections of an incident that are drawn; of more, some
 _HELD: Final = 20_000  # connections of an incident, or of a host, that are looked at
 _TOP: Final = 15
 _DAYS: Final = 60
-_BINS: Final = 50
-_TAILS: Final = (0.1, 0.01, 0.001, 0.0001)
 _PIVOTS: Final = ("arkime", "zui", "kibana")
 _NAMES: Final = ("packets", "connection", "logs", "state")
 _QUIET: Final = ("ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p")
@@ -64,6 +63,7 @@ class Pages:
         self._config = config
         self._kept = KeptState(config)
         self._form = form_token
+        self._tallies = Tallies(index.columns)
         folder = resources.files("cmdana_plugin.desk.web") / "templates"
         sources = {f.name: f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name.endswith(".j2")}
         self._environment = Environment(
@@ -236,28 +236,18 @@ class Pages:
     def model(self) -> str:
         """What the folder tells of the detector: budget, calibration, drift, what was passed over."""
         index, columns = self._index, self._index.columns
-        scores, tails = np.zeros(_BINS, np.int64), np.zeros(len(_TAILS), np.int64)
-        connections = odd = 0
-        first, last = math.inf, -math.inf
+        tally = self._tallies.all()
+        connections, first, last = tally.connections, tally.first, tally.last
         relied: dict[int, list[float]] = {}
-        for block in columns.blocks():
-            rows = block[block["counts"]]
-            if not len(rows):
-                continue
-            connections += len(rows)
-            odd += int(rows["odd"].sum())
-            first, last = min(first, float(rows["ts"].min())), max(last, float(rows["ts"].max()))
-            scores += np.bincount(np.minimum((rows["score"] * _BINS).astype(int), _BINS - 1), minlength=_BINS)
-            tails += [int((rows["evidence"] >= -math.log10(p) - 1e-6).sum()) for p in _TAILS]
         if connections:
             width = charts.columns_of((first, last), charts.LADDER[0])
-            relied = self._reliance_over(width)
+            relied = self._tallies.relied(width)
         span = (first, max(last, first + 1.0)) if connections else (0.0, 1.0)
         days = self._days(first, last)
         pictures: dict[str, Markup] = {}
         if connections:
             pictures["scores"] = charts.histogram(
-                "How many connections had which score", scores.tolist(), columns.threshold
+                "How many connections had which score", tally.scores.tolist(), columns.threshold
             )
             if relied:
                 pictures["reliance"] = charts.shares(
@@ -269,8 +259,8 @@ class Pages:
             "model.html.j2",
             "Model",
             connections=connections,
-            odd=odd,
-            tails=list(zip(_TAILS, tails.tolist(), strict=True)),
+            odd=tally.odd,
+            tails=list(zip(TAILS, tally.tails.tolist(), strict=True)),
             budget=index.alerts_per_day,
             threshold=columns.threshold,
             models=columns.models.most_common(5),
@@ -358,20 +348,12 @@ class Pages:
             return None
         span = (float(rows["ts"][0]), max(float(rows["ts"][-1]), float(rows["ts"][0]) + 1.0))
         width = charts.columns_of(span, charts.LADDER[0])
-        shares = _mean_shares(rows, width)
+        shares = mean_shares(rows, width)
         return (
             charts.shares("What the verdicts relied on, over time", sorted(shares.items()), width, span)
             if shares
             else None
         )
-
-    def _reliance_over(self, width: int) -> dict[int, list[float]]:
-        sums: dict[int, tuple[float, list[float]]] = {}
-        for block in self._index.columns.blocks():
-            for t, share in _mean_shares(block[block["counts"]], width).items():
-                n, known = sums.get(t, (0.0, [0.0] * 4))
-                sums[t] = n + 1.0, [a + b for a, b in zip(known, share, strict=True)]
-        return {t: [s / n for s in share] for t, (n, share) in sums.items()}
 
     def _over_time(self, rows: Rows) -> list[Markup]:
         if len(rows) < 2:
@@ -461,19 +443,6 @@ def _so_far(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     new = np.zeros(len(values), int)
     new[first] = 1
     return np.cumsum(new)
-
-
-def _mean_shares(rows: Rows, width: int) -> dict[int, list[float]]:
-    """Column of time -> what rows in it relied on, in the mean."""
-    known = rows["reliance"].any(axis=1)
-    if not known.any():
-        return {}
-    column = (rows["ts"][known] // width).astype(np.int64)
-    at, of = np.unique(column, return_inverse=True)
-    shares = rows["reliance"][known]
-    sums = np.stack([np.bincount(of, weights=shares[:, k], minlength=len(at)) for k in range(4)], axis=1)
-    sums = sums / sums.sum(axis=1, keepdims=True)
-    return {int(a) * width: share for a, share in zip(at.tolist(), sums.tolist(), strict=True)}
 
 
 def _value(value: object) -> str:

@@ -19,7 +19,7 @@ from cmdana_plugin.detector import Trees, fit_trees, tabulate
 from cmdana_plugin.training.adversarial import changes
 from cmdana_plugin.training.recording import Recording, gather
 from feature_extractors import CmdanaError, take
-from feature_extractors.features import load_schema
+from feature_extractors.features import Schema, load_schema
 
 PLAIN: Final = "plain"
 WAYS: Final = (PLAIN, "drawn", "searched", "consistent")
@@ -66,9 +66,13 @@ def changed(recording: Recording, rng: np.random.Generator) -> tuple[Recording, 
     return replace(everyone, windows=take(x.windows, order), label=None, family=()), order
 
 
-def copies_of(recordings: Sequence[Recording], copies: int, seed: int) -> list[NDArray[np.float32]]:
-    """Tables [n, F] of the rows of `recordings` in their order, changed: one for each copy."""
-    schema = load_schema()
+def copies_of(
+    recordings: Sequence[Recording], copies: int, seed: int, schema: Schema | None = None
+) -> list[NDArray[np.float32]]:
+    """Tables [n, F] of the rows of `recordings` in their order, changed: one for each copy; by the schema that ships
+    unless told.
+    """
+    schema = schema or load_schema()
     rng = np.random.default_rng(seed)
     recordings = [r for r in recordings if len(r.windows)]
     bounds = np.cumsum([0, *(len(r.windows) for r in recordings)])

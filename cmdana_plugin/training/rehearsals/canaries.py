@@ -21,7 +21,7 @@ from feature_extractors.features import (
     Schema,
     concat_encoded,
     encoded,
-    load_schema,
+    schema_of,
     take_encoded,
 )
 
@@ -67,7 +67,7 @@ def trial_of(own: Encoded, rng: Rng, count: int) -> Trial:
 
 
 def _encoded(made: Flows, own: Encoded, rows: NDArray[np.int64], flows: Flows, rng: Rng) -> Encoded:
-    schema = load_schema()
+    schema = schema_of(own.schema)
     addresses = _Addresses(own, rows, flows)
     names = {int(h): own.domain[row] for h, row in zip(flows.domain.tolist(), rows.tolist(), strict=True)}
     names[0] = ""

@@ -28,6 +28,7 @@ from cmdana_plugin.decision import Adaptation
 from cmdana_plugin.desk.store import NAME, Store
 from cmdana_plugin.desk.web import app
 from cmdana_plugin.desk.web.columns import BLOCK, Columns
+from cmdana_plugin.desk.web.tallies import Tallies
 from cmdana_plugin.desk.web.week import week
 from cmdana_plugin.detector import Scores
 from cmdana_plugin.logs.labels import read_labels
@@ -344,3 +345,33 @@ def test_a_week_is_drawn_by_day_and_hour() -> None:
     assert "<title>Mon 05:00: 1</title>" in drawn
     assert "most, 2, on Sat at 00:00; 2 days of the week have any" in drawn
     assert drawn.count("<rect") == 168
+
+
+def test_what_is_counted_of_full_blocks_is_what_all_rows_come_to() -> None:
+    columns = Columns(2 * BLOCK)
+    tallies = Tallies(columns)
+    row = {
+        "uid": "C1", "id.orig_h": "10.0.0.1", "id.resp_h": "10.0.0.2", "proto": "tcp", "stage": "final", "score": 0.5,
+        "p_value": 0.001, "verdict": "anomalous", "packet_reliance": 0.25, "connection_reliance": 0.75,
+        "log_reliance": 0.0, "state_reliance": 0.0,
+    }  # fmt: skip
+    for k in range(BLOCK + 10):
+        columns.add({**row, "ts": float(k), "stage": "revised" if k % 10 == 9 else "final"})
+        if k == BLOCK - 10:
+            assert tallies.all().connections == BLOCK - BLOCK // 10 - 8
+    whole = tallies.all()
+    assert (whole.connections, whole.odd) == (BLOCK + 10 - (BLOCK + 10) // 10,) * 2
+    assert (whole.first, whole.last) == (0.0, BLOCK + 9.0)
+    assert (whole.tails.tolist(), int(whole.scores[25])) == ([whole.connections] * 3 + [0], whole.connections)
+    for width in (3600, 21600):
+        relied = tallies.relied(width)
+        assert sorted(relied) == [t * width for t in range(-(-(BLOCK + 10) // width))]
+        assert all(share == pytest.approx([64 / 255, 191 / 255, 0.0, 0.0]) for share in relied.values())
+    # When the oldest block has gone, it counts no more, however numbers and memory are given anew.
+    for _ in range(2 * BLOCK):
+        columns.add({**row, "ts": 1e6, "verdict": "benign"})
+    assert columns.let_go == 2 * BLOCK
+    after = tallies.all()
+    held = np.concatenate([block[block["counts"]] for block in columns.blocks()])
+    assert (after.connections, after.odd) == (len(held), int(held["odd"].sum()))
+    assert after.first == float(held["ts"].min())

@@ -302,6 +302,9 @@ def test_lines_of_tshark_that_make_no_sense_are_counted(
     (block,) = reader
     assert (len(block), block.data.tobytes(), block.ts.tolist()) == (2, b"\x00\xff" * 2, [1.5, 1.5])
     assert reader.counts.by_reason == {"unreadable_frame": len(bad) + 1}
+    lines.write_text("[\n" + bad[0] + "\n]\n")
+    with pytest.raises(CaptureError, match=r"finds no frame in .*capture that a network carried"):
+        open_capture(capture, "pyshark")  # as of a text
 
 
 @pytest.mark.parametrize(
