@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_whoever_is_killed_at_whatever_moment_every_connection_is_judged_or_coun
         more_verdicts(zeeks[-1], "the first verdicts")
         for _ in range(TIMES):
             time.sleep(float(rng.uniform(0.0, 2.0)))
-            said = len(endpoint.said())
+            before = len(endpoint.said())
             if rng.random() < ZEEKS:
                 zeeks[-1].stop(signal.SIGKILL)
                 zeeks.append(Zeek(ns, tmp_path / f"zeek-{len(zeeks)}"))
@@ -90,7 +91,7 @@ def test_whoever_is_killed_at_whatever_moment_every_connection_is_judged_or_coun
                     whole = endpoint.snapshot.read_bytes()
                     endpoint.snapshot.write_bytes(whole[: len(whole) // 2])
                 endpoint = Run(ns, tmp_path / "endpoint")
-            wait_for(lambda p=endpoint, n=said: is_welcome(p, n), "the handshake")
+            wait_for(partial(is_welcome, endpoint, before), "the handshake")
         more_verdicts(zeeks[-1], "verdicts of the last")
         end(sender)
         last = zeeks.pop()
@@ -106,5 +107,4 @@ def test_whoever_is_killed_at_whatever_moment_every_connection_is_judged_or_coun
         endpoint.stop(signal.SIGKILL)
         for program in zeeks:
             program.stop(signal.SIGKILL)
-    said = endpoint.said()
-    assert "Traceback" not in said
+    assert "Traceback" not in endpoint.said()
