@@ -8,7 +8,8 @@
 `cost` reads each capture with Zeek alone and with the plugin and a detector at its side, in turn, five times, and
 prints the ratio of the best of each, for other work on the machine only adds: of Zeek's processor time, and of its
 wall time, which says something where the machine has a core for each side. `roads` does so
-for each way to spare Zeek work, and prints the ratio of the medians. Reading a capture, Zeek also drives the
+for each way to spare Zeek work, and for a `cmdana run --follow` that reads its logs beside it, and prints the ratio of
+the medians. Reading a capture, Zeek also drives the
 clock of Broker by the packets' time, which no live Zeek does: `load` (as root, in a network namespace) sends the
 frames of each Ethernet capture to a live Zeek, alone and with CMDANA in turn, and prints the ratio of processor time.
 `latency` (likewise) sends RATE DNS connections a second to a live Zeek and prints how long after a connection's
@@ -64,6 +65,7 @@ ROADS = {  # what Zeek is given beside the capture; None: without the plugin
     "as it is loaded": ["CMDANA::log_benign=F"],  # replay.zeek, which reads the capture, has T
     "`cmdana/without-packets`": ["CMDANA::log_benign=F", str(rig.SCRIPTS / "without-packets.zeek")],
     "`CMDANA::log_benign = T`": ["CMDANA::log_benign=T"],
+    "`cmdana run --follow`": None,
 }
 
 
@@ -73,7 +75,9 @@ def roads(captures: list[Path]) -> None:
         taken: dict[str, list[float]] = {road: [] for road in ROADS}
         for turn in range(ROUNDS):
             for i, (road, words) in enumerate(ROADS.items()):
-                if words is None:
+                if words is None and i:
+                    taken[road].append(_followed(capture))
+                elif words is None:
                     with tempfile.TemporaryDirectory() as name:
                         command = ["zeek", "-C", "-r", str(capture.resolve())]
                         taken[road].append(measured(command, Path(name))[0])
@@ -85,6 +89,24 @@ def roads(captures: list[Path]) -> None:
         for road, seconds in taken.items():
             middle = statistics.median(seconds)
             print(f"| {road} | {middle:.2f} s | {middle / alone:.2f} |", flush=True)
+
+
+def _followed(capture: Path) -> float:
+    """Processor time of Zeek while `cmdana run --follow` reads the logs that it writes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name) / "logs", Path(name) / "out"
+        folder.mkdir()
+        words = ["run", "--follow", str(folder), "--from-start", "--out", str(out)]
+        told = Path(name) / "said"
+        with told.open("wb") as said:
+            follower = subprocess.Popen(
+                [sys.executable, "-m", "cmdana_plugin.cli", *words], stdout=said, stderr=said
+            )
+            rig.wait_for(lambda: "is ready" in told.read_text(), "the follower")
+            used, _ = measured(["zeek", "-C", "-r", str(capture.resolve())], folder)
+            follower.terminate()
+            follower.wait()
+        return used
 
 
 def _beside(capture: Path, port: int, words: list[str]) -> tuple[tuple[float, float], str]:

@@ -1,6 +1,12 @@
 """End to end: `cmdana replay` against `zeek -r` on the same captures, in turn in one run, as ratios.
 
-    python benchmarks/replay.py [--rounds 3] [--grow BYTES] CAPTURE...
+    python -m benchmarks.replay [--rounds 3] [--grow BYTES] CAPTURE...
+    python -m benchmarks.replay --sizes --rounds 5 [CAPTURE...]
+
+`--sizes` makes captures of 100, 15,000, 40,000, 180,000 and 475,000 packets and of a gigabyte out of what was recorded
+(the demonstration, unless others are named; `benchmarks/sizes.py`), and a dense one, and says of each whether the goal
+is met: at most Zeek's time and .4 s on the first three, twice, two and a half and four times as fast on the others, no
+slower on the dense one. It wants two idle cores and 3 GB below TMPDIR.
 
 Time is wall time of the whole command, start-up included, and processor time, which other work on the machine disturbs
 less; memory is that of all its processes together, from a first round that is not timed: to look at it takes time.
@@ -20,7 +26,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+from benchmarks import sizes
+from benchmarks.extract import dense
+
+# By name of the file, what must hold of our seconds and Zeek's, and its words.
+_Goal = tuple[Callable[[float, float], bool], str]
+_CLOSE: Final[_Goal] = (lambda ours, zeek: ours <= zeek + 0.4, "Zeek's time and .4 s")
+GOALS: Final[dict[str, _Goal]] = {
+    "100.pcap": _CLOSE,
+    "15000.pcap": _CLOSE,
+    "40000.pcap": _CLOSE,
+    "180000.pcap": (lambda ours, zeek: zeek >= 2 * ours, "2 times as fast"),
+    "475000.pcap": (lambda ours, zeek: zeek >= 2.5 * ours, "2.5 times as fast"),
+    "large.pcap": (lambda ours, zeek: zeek >= 4 * ours, "4 times as fast"),
+    "dense.pcap": (lambda ours, zeek: zeek >= ours, "no slower"),
+}
+DENSE_PACKETS: Final = 320_000
 
 GLOBAL = struct.Struct("<IHHiIII")
 RECORD = struct.Struct("<IIII")
@@ -95,7 +120,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("captures", nargs="+", type=Path)
+    parser.add_argument("captures", nargs="*", type=Path)
+    parser.add_argument("--sizes", action="store_true", help="captures of all sizes, made of these")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--grow", type=int, default=0)
     parser.add_argument(
@@ -109,7 +135,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         captures = [c.resolve() for c in arguments.captures]
-        if arguments.grow:
+        if arguments.sizes:
+            captures = [*sizes.made(captures, folder).values(), folder / "dense.pcap"]
+            dense(captures[-1], DENSE_PACKETS)
+        elif not captures:
+            parser.error("which captures?")
+        elif arguments.grow:
             grown = folder / "grown.pcap"
             grow(captures, arguments.grow, grown)
             captures = [grown]
@@ -141,7 +172,10 @@ def main() -> None:
                 row["times_as_fast_as_zeek"] = round(
                     statistics.median(t / o for (t, _, _), (o, _, _) in zip(theirs, ours, strict=True)), 2
                 )
-            print(json.dumps(row))
+            if theirs and arguments.sizes:
+                holds, goal = GOALS[capture.name]
+                row |= {"goal": goal, "met": holds(row["seconds"], row["zeek_seconds"])}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

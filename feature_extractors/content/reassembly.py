@@ -202,7 +202,8 @@ class Content:
             if session.ip_proto == 6:
                 self._end_streams(connection, *ended)
             connection.root.end()
-            services.append(",".join(sorted(session.services)))
+            found = session.services
+            services.append(",".join(sorted(found) if len(found) > 1 else found))
             if logs and (session.entries or session.rows or session.shared):
                 self._keep_rows(len(services) - 1, session, uid.decode("ascii"), hosts)
             if session.entries:

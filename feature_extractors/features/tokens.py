@@ -32,7 +32,7 @@ def _text(value: LogValue) -> str:
 def _number(value: LogValue) -> float:
     """The value as a magnitude; NaN where it is none. A list counts by its largest."""
     if isinstance(value, list):
-        return max((_number(v) for v in value), default=float("nan"))
+        return max([v if type(v) is float else _number(v) for v in value], default=float("nan"))
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -79,7 +79,11 @@ def log_tokens(
             else:
                 texts += [""] * len(values)
                 numbers = [
-                    float(len(v)) if kind == _COUNT and isinstance(v, list | str) else _number(v)
+                    v
+                    if type(v) is float
+                    else float(len(v))
+                    if kind == _COUNT and isinstance(v, list | str)
+                    else _number(v)
                     for v in values
                 ]
             columns.append((there, numbers, number, is_peer))

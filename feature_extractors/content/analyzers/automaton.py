@@ -25,8 +25,11 @@ class Automaton:
     An expression is made of bytes, `.` (any byte), `[...]`, `(?:...)`, `|`, `*`, `+`, `?`, `{m}` and `{m,n}`.
     """
 
-    def __init__(self, patterns: dict[int, tuple[str, bool]]) -> None:
-        """`patterns`: expression and whether letters stand for both cases, by the bit that tells it is complete."""
+    def __init__(self, patterns: dict[int, tuple[str, bool]], soon: int = 0) -> None:
+        """`patterns`: expression and whether letters stand for both cases, by the bit that tells it is complete.
+
+        After `soon` bytes most content matches none any more: so many are looked at without a call of compiled code.
+        """
         self._sets: list[frozenset[int]] = []
         self._next: list[int] = []  # places that may follow each place, as bits
         self._last: dict[int, int] = {}  # bits of the patterns that a place completes
@@ -39,6 +42,8 @@ class Automaton:
         alike: dict[tuple[bool, ...], int] = {}
         kinds = bytes([alike.setdefault(tuple([b in s for s in self._sets]), len(alike)) for b in range(256)])
         self._kinds = np.frombuffer(kinds, np.uint8)
+        self._kind_of = kinds
+        self._soon = soon
         self._width = len(alike)
         self._there = [0] * self._width  # the places whose set holds a byte of this kind
         for byte in range(256):
@@ -46,6 +51,7 @@ class Automaton:
         self._rows: dict[int, int] = {}  # where a state's row begins in the table
         self._states: list[int] = []
         self._table = np.full(64 * self._width, _UNKNOWN, np.int32)
+        self._same: dict[int, int] = {}  # what is known of the table, where `soon`
         self._done: dict[int, int] = {}  # what a transition completes
         self.dead = self._row(0)
         self.start = self._row(first)
@@ -60,6 +66,22 @@ class Automaton:
         Returns the state then, the offset of the next byte, and the bits of what is complete: 0 at the end of `data`.
         """
         size = len(data)
+        if self._soon:
+            same, kind_of, dead = self._same, self._kind_of, self.dead
+            upto = min(pos + self._soon, size)
+            while pos < upto:
+                at = state + kind_of[data[pos]]
+                known = same.get(at)
+                if known is None:
+                    known = self._transition(at)
+                pos += 1
+                if known < 0:
+                    return -2 - known, pos, self._done[at]
+                state = known
+                if state == dead:
+                    return state, size, 0
+            if pos == size:
+                return state, size, 0
         view = np.frombuffer(data, np.uint8)
         while pos < size:
             state, pos = walk(self._table, self._kinds, view, state, pos, self.dead)
@@ -106,6 +128,8 @@ class Automaton:
             self._done[at] = done
             row = -2 - row
         self._table[at] = row
+        if self._soon:
+            self._same[at] = row
         return row
 
 

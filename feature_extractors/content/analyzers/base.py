@@ -143,6 +143,8 @@ class Run:
 _NOT_WRITTEN: Final[dict[int, float]] = {}
 _NO_SHARED: Final[list[Shared]] = []
 _NO_WEIRDS: Final[dict[str, int]] = {}
+_NO_SERVICES: Final[dict[str, None]] = {}
+_NO_ENTRIES: Final[list[tuple[str, float, Fields]]] = []
 
 
 class Session:
@@ -160,13 +162,13 @@ class Session:
         self.run = run
         self.limits = run.limits
         self.counts = run.counts
-        self.services: dict[str, None] = {}  # confirmed, in order; a dict stands for an ordered set
-        self.entries: list[tuple[str, float, Fields]] = []
+        self.services = _NO_SERVICES  # confirmed, in order; a dict stands for an ordered set
+        self.entries = _NO_ENTRIES
         self.log_bytes = 0  # about, that the entries take
         self.last_bytes = 0  # of these the last entry's, when it was new
         self.logs = run.logs
         self.brief = run.brief
-        self.rows: list[tuple[str, float, Fields]] = []  # of logs that no feature reads
+        self.rows = _NO_ENTRIES  # of logs that no feature reads
         self.written = _NOT_WRITTEN  # when Zeek writes an entry, by its identity; negative: it does not
         self.shared = _NO_SHARED
         self.announcer: Announcer | None = None  # of this connection
@@ -178,6 +180,8 @@ class Session:
 
     def confirm(self, service: str) -> None:
         """Adds a service: the content is this protocol beyond doubt (Zeek's AnalyzerConfirmation)."""
+        if not self.services:
+            self.services = {}
         self.services[service] = None
 
     def _over_limit(self) -> bool:
@@ -206,6 +210,8 @@ class Session:
         self.log_bytes += new
         run.bytes_open += new
         run.entries_open += 1
+        if not self.entries:
+            self.entries = []
         self.entries.append((stream, ts, fields))
         return fields
 
@@ -221,6 +227,8 @@ class Session:
         self.log_bytes += size
         run.bytes_open += size
         run.entries_open += 1
+        if not self.rows:
+            self.rows = []
         self.rows.append((stream, ts, fields))
         if written >= 0:
             self.at(fields, written)
@@ -329,7 +337,7 @@ class Session:
 
     def take(self) -> list[tuple[str, float, Fields]]:
         """The entries, which are no longer this session's, nor are the rows that no feature reads."""
-        entries, self.entries = self.entries, []
+        entries, self.entries = self.entries, _NO_ENTRIES
         self.run.entries_open -= len(entries) + len(self.rows)
         self.run.bytes_open -= self.log_bytes
         self.log_bytes = self.last_bytes = 0
@@ -458,7 +466,7 @@ class Framed:
     __slots__ = ("_buffer", "_pos", "limit")
 
     def __init__(self, limit: int) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""  # one segment as it came, or what several came to
         self._pos = 0
         self.limit = limit
 
@@ -466,12 +474,18 @@ class Framed:
         return len(self._buffer) - self._pos
 
     def feed(self, data: bytes) -> None:
-        if self._pos:
-            del self._buffer[: self._pos]
-            self._pos = 0
-        if len(self._buffer) + len(data) > self.limit + 65536:
+        buffer, pos = self._buffer, self._pos
+        left = len(buffer) - pos
+        if left + len(data) > self.limit + 65536:
             raise ParseError("message_too_long")
-        self._buffer += data
+        self._pos = 0
+        if not left:
+            self._buffer = data
+            return
+        if not isinstance(buffer, bytearray):
+            buffer = self._buffer = bytearray(buffer)
+        del buffer[:pos]
+        buffer += data
 
     def peek(self, n: int) -> bytes | None:
         if len(self._buffer) - self._pos < n:
@@ -532,7 +546,7 @@ class Framed:
 
     def rest(self) -> bytes:
         out = bytes(self._buffer[self._pos :])
-        self._buffer.clear()
+        self._buffer = b""
         self._pos = 0
         return out
 

@@ -108,7 +108,7 @@ _FIRST: Final = Automaton({
     _MQTT: (".{4,7}MQ", False),
     _RDP_SERVER: (r".{5}\xd0", False),
     _GREETED: (r"[\n\r ]*(?:120|220)[^0-9]", False),
-})  # fmt: skip
+}, soon=16)  # fmt: skip
 # What may stand on any line, or anywhere
 _LATER: Final = Automaton({
     _SMTP_CLIENT: (_LINE + _BLANKS + "(?:helo|ehlo)", True),
@@ -131,6 +131,7 @@ _RDPEUDP: Final = re.compile(rb"\xff{4}...\x01", re.S)
 
 # Most directions never need one of their own: what is empty is made when something goes into it.
 _NO_LINES: Final[dict[int, int]] = {}
+_NO_CHUNKS: Final[list[tuple[bool, bytes]]] = []
 
 
 class Head:
@@ -330,12 +331,12 @@ class Detector(Analyzer):
         super().__init__(session)
         self._analyzers: list[Analyzer] = []
         self._tried: dict[str, Analyzer] = {}
-        self._agreed = ["", ""]  # what the responder's and the originator's first bytes asked for
+        self._orig_asks = self._resp_asks = ""  # what each side's first bytes asked for
         self.ignored = False  # signatures are still looked for, but no analyzer hears what is missing
         self._udp = session.ip_proto == 17
         self._matching = True
         self._heads: tuple[Head, Head] | None = None  # responder's, originator's first bytes, of TCP
-        self._chunks: list[tuple[bool, bytes]] = []
+        self._chunks = _NO_CHUNKS
         self._size = 0
         for name in names:
             self._add(name)
@@ -397,19 +398,24 @@ class Detector(Analyzer):
                 heads = self._heads = Head(), Head()
             heads[is_orig].feed(data)
             found = _asked_for(heads[1].seen, heads[0].seen, is_orig)
+        if not self._chunks:
+            self._chunks = []
         self._chunks.append((is_orig, data))
         self._size += len(data)
         for name in found:
-            self._agreed[is_orig] = name
+            if is_orig:
+                self._orig_asks = name
+            else:
+                self._resp_asks = name
             if name in ("http", "ssl") and self._tried.get(name) in there:
                 continue  # one that refuses this very packet is there until its end; it may come back with the next
             added = self._add(name)
             if added is not None and not (added.needs_start and session.partial):
                 self._replay(added, ts)
-        both_agree = self._agreed[0] == self._agreed[1] and self._agreed[0] in ("http", "ssl")
+        both_agree = self._orig_asks == self._resp_asks and self._orig_asks in ("http", "ssl")
         if both_agree or self._size > BUFFER_SIZE or len(self._chunks) > MAX_CHUNKS:
             self._matching = False
-            self._chunks = []
+            self._chunks = _NO_CHUNKS
         self._settle()
 
     def sole_analyzer(self) -> Analyzer | None:

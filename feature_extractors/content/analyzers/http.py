@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections import deque
 from typing import ClassVar, Final
 
 from feature_extractors.content.analyzers.base import (
@@ -57,6 +56,16 @@ _WORTH_PASSING: Final = 1024 * 1024
 _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 
 
+# What most sides never need one of their own of; nothing is ever put into these.
+_NO_ENTRY: Final[Fields] = {}
+_NOT_FOLDED: Final[list[bytes]] = []
+
+# Names of headers as they are written, in capitals; "" for those that nobody reads. Clients and servers write few.
+_WRITTEN: Final[dict[bytes, bytes]] = {}
+_MAX_WRITTEN: Final = 1024
+_MAX_WRITTEN_BYTES: Final = 40  # of a name that is remembered
+
+
 class _Side:
     """One direction: where its parser stands, and the message under way."""
 
@@ -69,7 +78,7 @@ class _Side:
         self.lines = Lines()
         self.body = body
         self.state = _LINE
-        self.entry: Fields = {}
+        self.entry = _NO_ENTRY
         self.ongoing = False
         self.version = b""
         self.close = False
@@ -85,7 +94,7 @@ class _Side:
         self.headers = 0
         self.name = b""
         self.value = b""
-        self.folded: list[bytes] = []  # what further lines add to the value
+        self.folded = _NOT_FOLDED  # what further lines add to the value
         self.value_size = 0
         self.upgrade = False
         self.upgrade_to = b""
@@ -99,9 +108,9 @@ class Http(Analyzer):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        budget = Budget(self)
+        budget = self._budget = Budget(session)
         self._sides = (_Side(Body(budget, False)), _Side(Body(budget, True)))  # responder's, originator's
-        self._methods: deque[bytes] = deque()  # of requests without a response
+        self._methods: list[bytes] = []  # of requests without a response
         self._pending: dict[int, Fields] = {}  # entries by number of the transaction
         self._request = 0
         self._response = 0
@@ -118,7 +127,7 @@ class Http(Analyzer):
             return
         self._ts = ts = max(ts, self._ts)
         side = self._sides[is_orig]
-        lines = side.lines
+        lines, budget = side.lines, self._budget
         if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
             self._begin_reply(side, b"0.9", 0, b"<empty>", True)
             side.state = _TO_END
@@ -131,13 +140,18 @@ class Http(Analyzer):
                 wanted = NEVER if state == _TO_END else side.left
                 if len(lines):
                     body = lines.take(wanted)
-                elif data:
-                    body = data if len(data) <= wanted else data[:wanted]
+                elif len(data) > wanted:
+                    body = data[:wanted]
                     lines.feed(data[wanted:])
                     data = b""
+                elif data:
+                    body, data = data, b""
                 else:
                     return
                 side.body.take(ts, body, side.entry)
+                if budget.unpacked:
+                    self.examined += budget.unpacked
+                    budget.unpacked = 0
                 if state == _TO_END:
                     continue
                 side.left -= len(body)
@@ -263,12 +277,14 @@ class Http(Analyzer):
             self._bad_request(line, token is None)
             raise ParseError("not_a_request_line")
         rest = rest.lstrip(b" \t")
-        upper = rest.upper()
-        at = upper.rfind(b" HTTP/")
-        if at < 0:
-            at = upper.rfind(b"\tHTTP/")
+        at = len(rest) - 9
+        if at < 0 or rest[at:-3] != b" HTTP/":  # nearly all end so
+            upper = rest.upper()
+            at = upper.rfind(b" HTTP/")
+            if at < 0:
+                at = upper.rfind(b"\tHTTP/")
         version = b"0.9"
-        if upper.startswith(b"HTTP/"):
+        if rest[:5].upper() == b"HTTP/":
             uri, version = b"", rest[5:]
         elif at >= 0:
             uri, version = rest[:at].rstrip(b" \t"), rest[at + 6 :]
@@ -375,18 +391,22 @@ class Http(Analyzer):
             del block[room:]
         self._header_whole(is_orig, side)
         for line in block:
-            name, colon, value = line.partition(b":")
-            name = name.upper()
-            if name not in _READ:
-                name = name.strip()
-            if colon and name in _READ:
-                self._header(is_orig, side, name, value.strip(b" \t\r\n"))
+            if (colon := line.find(b":")) < 0:
+                continue
+            name = line[:colon]
+            read = _WRITTEN.get(name)
+            if read is None:
+                read = _read_as(name)
+            if read:
+                self._header(is_orig, side, read, line[colon + 1 :].strip(b" \t\r\n"))
         self._headers_done(is_orig, side)
 
     def _header_line(self, is_orig: bool, side: _Side, line: bytes) -> None:
         if line[:1] in (b" ", b"\t") and side.name:
             side.headers += 1
             if side.value_size + len(line) <= 8192:
+                if not side.folded:
+                    side.folded = []
                 side.folded.append(line.strip())
                 side.value_size += 1 + len(side.folded[-1])
             return
@@ -412,7 +432,7 @@ class Http(Analyzer):
             value = b" ".join([side.value, *side.folded]) if side.folded else side.value
             self._header(is_orig, side, side.name, value)
         side.name = b""
-        side.folded = []
+        side.folded = _NOT_FOLDED
 
     def _header(self, is_orig: bool, side: _Side, name: bytes, value: bytes) -> None:
         entry = side.entry
@@ -428,7 +448,7 @@ class Http(Analyzer):
             side.content_type = value.split(b";")[0].strip().lower()
             if side.content_type.startswith(b"multipart/"):
                 side.body.multipart = value[:1024]
-            if b"name" in value.lower():
+            if value.lower().find(b"name") >= 0:
                 side.body.filename = filename(value) or side.body.filename
         elif name == b"CONTENT-DISPOSITION" and b"filename" in value.lower():
             side.body.filename = filename(value) or side.body.filename
@@ -502,7 +522,7 @@ class Http(Analyzer):
         self.session.at(side.entry, self._ts)
         self._pending.pop(self._response, None)
         if self._methods:
-            self._methods.popleft()
+            del self._methods[0]
 
     def _done(self, is_orig: bool) -> None:
         side = self._sides[is_orig]
@@ -520,9 +540,20 @@ class Http(Analyzer):
         self._sides[is_orig].state = _NOTHING
 
 
+def _read_as(written: bytes) -> bytes:
+    """The name of a header that is read, in capitals; "" of any other."""
+    name = written.upper()
+    if name not in _READ:
+        name = name.strip()
+    read = name if name in _READ else b""
+    if len(_WRITTEN) < _MAX_WRITTEN and len(written) <= _MAX_WRITTEN_BYTES:
+        _WRITTEN[written] = read
+    return read
+
+
 def unescape(uri: bytes) -> bytes:
     """The URI with its percent escapes undone, odd ones as Zeek's unescape_URI undoes them. Linear in its length."""
-    if b"%" not in uri:
+    if uri.find(b"%") < 0:  # `in` raises and forgets an exception first
         return uri
 
     def one(match: re.Match[bytes]) -> bytes:

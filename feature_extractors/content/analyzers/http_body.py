@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from feature_extractors.content.analyzers.base import Analyzer, Fields, Session, text
+from feature_extractors.content.analyzers.base import Fields, Session, text
 from feature_extractors.content.analyzers.files import TIMEOUT, begun, ended
 from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.magic import SNIFF, SNIFF_QUICKLY, mime_type
@@ -22,13 +22,17 @@ _PIECE_BYTES: Final = 64 * 1024  # unpacked at once: as much as a processor's ca
 
 
 class Budget:
-    """What the compressed bodies of one connection may still become."""
+    """What the compressed bodies of one connection may still become.
 
-    __slots__ = ("owner", "unpackable")
+    It knows the session, not the analyzer that knows it: what is in no cycle is freed with its connection.
+    """
 
-    def __init__(self, owner: Analyzer) -> None:
-        self.owner = owner
+    __slots__ = ("session", "unpackable", "unpacked")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.unpackable = FREE_EXPANSION
+        self.unpacked = 0  # bytes since somebody looked last
 
 
 class Parts(Holder):
@@ -128,7 +132,7 @@ class Body:
         if self.decoder is not None:
             data = self._decoded(data) if not self.holed else self._decoded_past_hole(data)
         self.length += len(data)
-        session = self._budget.owner.session
+        session = self._budget.session
         if session.logs and data:
             if self.multipart and not self.holed:
                 if self.parts is None:
@@ -168,10 +172,10 @@ class Body:
             self.file = None
             file["seen_bytes"] = self.length - self.missing
             file["missing_bytes"] = self.missing
-            ended(self._budget.owner.session, file, self.ts, ts)
+            ended(self._budget.session, file, self.ts, ts)
 
     def _begin(self, ts: float, entry: Fields) -> None:
-        session = self._budget.owner.session
+        session = self._budget.session
         self.file = begun(session, "HTTP", ts, self._is_orig)
         if self.total > 0:
             self.file["total_bytes"] = self.total
@@ -206,8 +210,9 @@ class Body:
         assert decoder is not None
         if decoder.eof:
             return b""  # it would keep what follows, and copy it with each call
-        budget, owner = self._budget, self._budget.owner
-        room = owner.session.limits.decoded_bytes - self.length
+        budget = self._budget
+        session = budget.session
+        room = session.limits.decoded_bytes - self.length
         budget.unpackable += EXPANSION * len(data)
         first, rest, more = b"", data, 0
         while True:
@@ -215,20 +220,20 @@ class Body:
                 out = decoder.decompress(rest, max(min(room, _PIECE_BYTES), 1))
             except zlib.error:
                 self.decoder = None
-                owner.session.counts.add("http_body_not_decoded")
+                session.counts.add("http_body_not_decoded")
                 self.undecodable = self.length > 0
                 return b"" if self.undecodable else data
             rest = decoder.unconsumed_tail
             room -= len(out)
             budget.unpackable -= len(out)
-            owner.examined += len(out)
+            budget.unpacked += len(out)
             if first:
                 more += len(out)
             else:
                 first = out
             if room <= 0 or budget.unpackable <= 0:
                 self.decoder = None
-                owner.session.counts.add("http_body_over_limit")
+                session.counts.add("http_body_over_limit")
                 break
             if not rest and len(out) < _PIECE_BYTES:
                 break
@@ -243,28 +248,29 @@ class Body:
         """
         first, decoder, rest, restarts = b"", self.decoder, data, True
         assert decoder is not None
-        budget, owner = self._budget, self._budget.owner
+        budget = self._budget
+        session = budget.session
         budget.unpackable += EXPANSION * len(data)
-        limit = owner.session.limits.decoded_bytes
+        limit = session.limits.decoded_bytes
         if decoder.eof:
             rest = b""
         while rest and self.length + len(first) < limit:
             if budget.unpackable <= 0:
                 self.decoder, self.undecodable = None, True
-                owner.session.counts.add("http_body_over_limit")
+                session.counts.add("http_body_over_limit")
                 break
             try:
                 out = decoder.decompress(rest, 4096)
             except zlib.error:
                 if not restarts:
                     self.decoder, self.undecodable = None, True
-                    owner.session.counts.add("http_body_not_decoded")
+                    session.counts.add("http_body_not_decoded")
                     break
                 decoder = self.decoder = zlib.decompressobj(-15)
             else:
                 rest = decoder.unconsumed_tail
                 budget.unpackable -= len(out)
-                owner.examined += len(out)
+                budget.unpacked += len(out)
                 if first:
                     self.length += len(out)
                 else:

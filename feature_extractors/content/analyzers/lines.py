@@ -27,7 +27,7 @@ class Lines:
     __slots__ = ("_blank_from", "_buffer", "_from", "_no_block", "_pos", "_within", "limit")
 
     def __init__(self, limit: int = 16 * 1024) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""  # one segment as it came, or what several came to
         self._pos = 0  # what lies before it was handed out
         self._from = 0  # no line end lies between `_pos` and this offset
         self._blank_from = 0  # no CRLF CRLF begins between `_pos` and this offset
@@ -39,14 +39,19 @@ class Lines:
         return len(self._buffer) - self._pos
 
     def feed(self, data: bytes) -> None:
-        pos = self._pos
+        buffer, pos = self._buffer, self._pos
         if pos:
-            del self._buffer[:pos]
             self._pos = 0
             self._from = max(self._from - pos, 0)
             self._blank_from = max(self._blank_from - pos, 0)
             self._no_block = max(self._no_block - pos, 0)
-        self._buffer += data
+        if pos == len(buffer):
+            self._buffer = data
+            return
+        if not isinstance(buffer, bytearray):
+            buffer = self._buffer = bytearray(buffer)
+        del buffer[:pos]
+        buffer += data
 
     def line(self) -> bytes | None:
         """The next whole line without its end, or None. Call until None before feeding more."""

@@ -183,7 +183,8 @@ def _text(first: bytes) -> str | None:
                 return kind
     if _JAVASCRIPT_PLAIN.match(first):
         return "application/javascript"
-    if b"<?php" in first[: first.find(b"\n") if b"\n" in first else len(first)]:
+    newline = first.find(b"\n")
+    if first.find(b"<?php", 0, newline if newline >= 0 else len(first)) >= 0:
         return "text/x-php"
     if tag > begin and b"<svg" in first:
         return "image/svg+xml"

@@ -42,6 +42,9 @@ def test_an_expression_is_complete_just_where_the_library_says(
     )
     _, pos, complete = automaton.run(automaton.start, data, 0)
     assert (pos if complete else None) == expected
+    for soon in (1, 3, 64):
+        other = Automaton({1: (expression, any_case)}, soon)
+        assert other.run(other.start, data, 0) == automaton.run(automaton.start, data, 0)
 
 
 def test_there_are_few_states_and_no_traffic_makes_more() -> None:
