@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rig import Program, Zeek, can_make_namespaces, namespace, secret_in, wait_for
-from test_live import account, end, finals, more_verdicts, settle, traffic
+from rig import Program, Zeek, can_make_namespaces, namespace, secret_in, send, wait_for
+from test_live import RATE, account, end, finals, more_verdicts, settle
 
 from cmdana_plugin import statefile
 
@@ -77,7 +77,7 @@ def test_whoever_is_killed_at_whatever_moment_every_connection_is_judged_or_coun
     endpoint = Run(ns, tmp_path / "endpoint")
     try:
         wait_for(lambda: is_welcome(endpoint, 0), "the handshake")
-        sender = traffic(ns)
+        sender = send(ns, "dns", str(RATE), "3600", "0")
         more_verdicts(zeeks[-1], "the first verdicts")
         for _ in range(TIMES):
             time.sleep(float(rng.uniform(0.0, 2.0)))
