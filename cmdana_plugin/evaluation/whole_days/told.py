@@ -234,24 +234,14 @@ def baseline(name: str, lesson: Lesson, seed: int) -> Learned:
 
 
 class Judged:
-    """A detector behind the product's decisions, at several budgets at once; `adapting` as a running one does."""
+    """A detector behind the product's decisions, at several budgets at once."""
 
-    def __init__(
-        self,
-        learned: Learned,
-        config: Config,
-        multiples: Sequence[float] = MULTIPLES,
-        *,
-        adapting: bool = False,
-    ) -> None:
+    def __init__(self, learned: Learned, config: Config, multiples: Sequence[float] = MULTIPLES) -> None:
         self.levels = tuple(-m * config.verdict.alerts_per_day for m in multiples)  # a small budget is strict
         self.shipped = multiples.index(1.0)
         self._begin = learned.begin
         self._detector = learned.begin()
-        self._judges = [
-            Judge(_mute(), _with_budget(config, -level), learned.tails, adapting=adapting)
-            for level in self.levels
-        ]
+        self._judges = [Judge(_mute(), _with_budget(config, -level), learned.tails) for level in self.levels]
 
     def warm(self, past: Encoded) -> None:
         """Shows connections that are not counted."""
