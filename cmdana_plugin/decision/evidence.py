@@ -24,6 +24,7 @@ from cmdana_plugin.decision.tails import (
     SIZES,
     STATISTICS,
     Tails,
+    surprise,
 )
 from cmdana_plugin.statefile import of_text, packed, text_array, unpacked
 from feature_extractors.compiled import entry, hashed, helper, new_key
@@ -32,6 +33,7 @@ BLOCK: Final = 3600.0  # seconds of a host's hour
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
 _CROWD: Final = 10  # hosts from which on there is a middle one
 _MIDDLE: Final = 0.5  # what the evidence against it comes to in most hours, at most
+_CHANCE: Final = 0.5  # -log10 of how far beyond one in m the most of m hours is by chance
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
@@ -43,7 +45,7 @@ _HORIZONS_OF: Final = np.array(HORIZONS_OF)
 _COLUMNS: Final = {
     "keys": "_key", "value": "_value", "when": "_when", "last": "_last", "peak": "_peak", "rarest": "_rarest",
     "active": "_active", "role": "_role", "other": "_other", "several": "_several", "source": "_source",
-    "last_open": "last_open",
+    "last_open": "last_open", "most": "_most", "hours": "_hours_counted", "own": "_own",
 }  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -73,6 +75,10 @@ class Evidence:
         self._when = np.full((hosts, len(HORIZONS), KEPT), -np.inf)
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
+        # Of a responder: the most that its hours have come to, how many they were, and what of that is its own usual.
+        self._most = np.zeros((hosts, STATISTICS), np.float32)
+        self._hours_counted = np.zeros(hosts, np.int32)
+        self._own = np.zeros((hosts, STATISTICS), np.float32)  # -log10 of the share of hosts' hours
         self._rarest = np.zeros(hosts, np.float32)  # what the evidence came to at most in that hour
         self._active = np.zeros(hosts, np.int32)  # connections of that hour that were evidence
         self._role = np.zeros(hosts, np.int8)
@@ -157,6 +163,7 @@ class Evidence:
             begin, orig, resp, end, e, tried, early, ours, overheard, owner, told, self._tails, _SIZES, _HORIZON_OF,
             _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
             self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
+            self._most, self._hours_counted, self._own,
         )  # fmt: skip
         self.forgotten += forgotten
         return row, slot
@@ -187,11 +194,27 @@ class Evidence:
             kept = self._blocks[role]
             while len(kept) > 1 and sum(map(len, kept)) > _BLOCKS:
                 kept.pop(0)
+        served = (self._active > 0) & (self._role == 1)
+        self._hours_counted[served] += 1
+        served &= self.last_open == -np.inf  # an incident does not become usual
+        self._most[served] = np.maximum(self._most[served], self._peak[served])
         self._before = [self._crowd(role) for role in range(ROLES)]
         self._hours = [*self._hours, self.active()][-24:]
         self._active[:] = 0
         self._peak[:] = 0.0
         self._rarest[:] = 0.0
+
+    def next_day(self) -> None:
+        """From now on a responder's hours are weighed against its own: by how much the most of them was beyond others'.
+
+        Of m hours one is as rare as one in m by chance. Of an originator `Habits` knows more, connection by connection;
+        those to a responder are many hosts', and one detector of several does not see them all.
+        """
+        served = np.flatnonzero((self._key != 0) & (self._role == 1) & (self._hours_counted > 0))
+        chance = np.log10(self._hours_counted[served]) + _CHANCE
+        for k in range(STATISTICS):
+            most = surprise(self._tails[1, k], self._most[served, k].astype(np.float64))
+            self._own[served, k] = np.maximum(most - chance, 0.0)
 
     def set_limit(self, limit: float) -> None:
         """From an hour's beginning on."""
@@ -288,9 +311,10 @@ def _compare(
     role: Any,
     learned: Any,
     peak: Any,
+    own: Any,
     ordered: Any,
 ) -> Any:
-    """How rare a horizon's rarest statistic is; `peak` takes the most that each has come to."""
+    """How rare a horizon's rarest statistic is beyond the host's `own`; `peak` takes the most that each has come to."""
     n = 0
     for i in range(len(values)):
         if values[i] > 0.0 and abs(now - when[i]) <= horizon:
@@ -312,7 +336,7 @@ def _compare(
             taken += 1
         value = total / sizes[k]
         peak[k] = max(peak[k], np.float32(value))
-        rarest = max(rarest, _surprise(learned[role, k], value))
+        rarest = max(rarest, _surprise(learned[role, k], value) - own[k])
     return _surprise(learned[role, len(sizes)], rarest)
 
 
@@ -321,7 +345,7 @@ def _weigh(
     begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, ours: Any, overheard: Any, owner: Any,
     told: Any, learned: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any,
     when: Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any, source: Any,
-    last_open: Any,
+    last_open: Any, worst: Any, hours: Any, own: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
@@ -391,6 +415,9 @@ def _weigh(
                 values[slot] = 0.0
                 when[slot] = -np.inf
                 peak[slot] = 0.0
+                worst[slot] = 0.0
+                hours[slot] = 0
+                own[slot] = 0.0
                 rarest[slot] = 0.0
                 active[slot] = 0
                 roles[slot] = role
@@ -408,7 +435,7 @@ def _weigh(
                     continue
                 rare = _compare(
                     values[slot, h], when[slot, h], now, horizons[h], sizes, which, h, role, learned,
-                    peak[slot], ordered,
+                    peak[slot], own[slot], ordered,
                 )  # fmt: skip
                 best = max(best, rare)
                 if h == 0 and e[i] >= FIRM and last_open[slot] >= now and rare >= _STILL * limit[role]:

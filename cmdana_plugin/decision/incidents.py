@@ -23,6 +23,7 @@ from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.allow import AllowList
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
 from cmdana_plugin.decision.facts import TRIES, Facts, Pair, strand_of, tally
+from cmdana_plugin.decision.habits import Habits
 from cmdana_plugin.decision.kinds import UNUSUAL, Setting, is_remote, named
 from cmdana_plugin.decision.notice import (
     ANOMALOUS_CONNECTION,
@@ -33,12 +34,12 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
-from cmdana_plugin.decision.seen import USUAL, Oddest, Retries, Rows, Seen, rows_of_seen
+from cmdana_plugin.decision.seen import Oddest, Retries, Rows, Seen, rows_of_seen
 from cmdana_plugin.decision.stored import made, plain
 from cmdana_plugin.decision.tails import KEPT, UNLEARNED, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
-from cmdana_plugin.statefile import column, of_text, prefixed, text_array, under
+from cmdana_plugin.statefile import of_text, prefixed, text_array, under
 
 REVISED: Final = "revised"  # the stage of a row about a connection that turned out to belong to an incident
 _ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
@@ -123,7 +124,7 @@ class Decider:
         self._by_place: dict[int, _Case] = {}
         self._ended: deque[HostIncident] = deque(maxlen=_MOST_ENDED)
         self._past = _Past()
-        self._habits = _Habits(incident.max_hosts)
+        self._habits = Habits(incident.max_hosts)
         self._hour: int | None = None
         self._near: dict[str, float] = {}  # what came nearest to an alarm, by originator
         # Which responders [n, 16] are ours to watch; None: all.
@@ -199,8 +200,10 @@ class Decider:
         cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
         for begin, stop in itertools.pairwise(cuts):
             self._turn(int(hour[begin]))
+            each = slice(begin, stop)
+            brought = e[each].copy()
             if not overheard:
-                self._habits.count(orig[begin:stop], rows.counts[begin:stop])
+                e[each] = self._habits.beyond(orig[each], brought)
             at = begin
             while at < stop:
                 row, place = self.evidence.weigh(
@@ -211,6 +214,9 @@ class Decider:
                 if place >= 0:
                     self._alarm(rows, row, place, int(orig[row]), float(told[row]), out)
                 at = row + 1
+            if not overheard:
+                teaches = ~rows.early[each] & (owner[each] < 0)
+                self._habits.count(orig[each], rows.counts[each], brought, teaches)
         return out
 
     def incidents(self) -> list[HostIncident]:
@@ -251,6 +257,9 @@ class Decider:
         if self._hour is not None:
             self.evidence.turn()
             self._habits.turn(min(max(hour - self._hour, 1), 24 * 7))
+            if hour // 24 != self._hour // 24:
+                self.evidence.next_day()
+                self._habits.next_day()
             self._set_limit()
         self._hour = hour
 
@@ -325,6 +334,8 @@ class Decider:
             role == "originator" and self.ours is None and other >= 0 and self.evidence.alone(other)
             and len(case.hosts) == 1
         )  # fmt: skip
+        if role == "originator":
+            self._habits.uncount(key, [o.evidence for o in earlier if o.end // _DAY == s.end // _DAY])
         for old in earlier:
             case.facts.add(old)
             out.revised.append((row, _revised(old.verdict, case.id)))
@@ -513,63 +524,6 @@ class _Past:
             if 0.0 <= s.end - old.end <= BLOCK
             or (0.0 <= s.end - old.end <= _DAY and (strand_of(old), old.verdict.resp_h) == like)
         ]
-
-
-class _Habits:
-    """What hosts do in a day: counts of whole hours, so that an incident is not among what is usual."""
-
-    def __init__(self, hosts: int) -> None:
-        self._most = hosts
-        self._hours = 0
-        self._settled: dict[int, NDArray[np.float64]] = {}
-        self._now: dict[int, NDArray[np.float64]] = {}
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        tables = {"settled": self._settled, "now": self._now}
-        out: dict[str, NDArray[Any]] = {"hours": np.array([self._hours])}
-        for name, table in tables.items():
-            out[f"{name}.keys"] = np.array(list(table), np.uint64)
-            out[f"{name}.counts"] = np.array(list(table.values())).reshape(-1, len(USUAL))
-        return out
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        hours = int(column(state, "hours", np.zeros(1, np.int64))[0])
-        tables = []
-        for name in ("settled", "now"):
-            keys = state.get(f"{name}.keys", np.zeros(0))
-            like = np.zeros((len(keys), len(USUAL)))
-            if keys.dtype != np.uint64 or len(keys) > self._most:
-                raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
-            tables.append(dict(zip(keys.tolist(), column(state, f"{name}.counts", like), strict=True)))
-        self._hours, (self._settled, self._now) = hours, tables
-
-    def count(self, keys: NDArray[np.uint64], counts: NDArray[np.float64]) -> None:
-        unique, at = np.unique(keys, return_inverse=True)
-        sums = np.zeros((len(unique), counts.shape[1]))
-        np.add.at(sums, at, counts)
-        for key, row in zip(unique.tolist(), sums, strict=True):
-            known = self._now.get(key)
-            if known is not None:
-                known += row
-            elif len(self._now) < self._most:
-                self._now[key] = row
-
-    def turn(self, hours: int) -> None:
-        for key, row in self._now.items():
-            known = self._settled.get(key)
-            if known is not None:
-                known += row
-            elif len(self._settled) < self._most:
-                self._settled[key] = row
-        self._now.clear()
-        self._hours += hours
-
-    def usual(self, key: int) -> Mapping[str, float]:
-        """Of a day; nothing where no hour is over yet."""
-        if not self._hours:
-            return {}
-        known = self._settled.get(key, np.zeros(len(USUAL)))
-        return dict(zip(USUAL, (known * 24.0 / self._hours).tolist(), strict=True))
 
 
 def _role(word: object) -> Role:

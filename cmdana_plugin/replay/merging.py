@@ -314,13 +314,14 @@ def _moved(arrays: Arrays, where: NDArray[np.int64], place: NDArray[np.int64]) -
 
 def _habits(arrays: Sequence[Arrays]) -> Arrays:
     out: Arrays = {"decider.habits.hours": np.max([a["decider.habits.hours"] for a in arrays], axis=0)}
-    for name in ("settled", "now"):
-        keys = np.concatenate([a[f"decider.habits.{name}.keys"] for a in arrays])
-        counts = np.concatenate([a[f"decider.habits.{name}.counts"] for a in arrays])
-        unique, at = np.unique(keys, return_inverse=True)
+    keys = np.concatenate([a["decider.habits.keys"] for a in arrays])
+    unique, at = np.unique(keys, return_inverse=True)
+    for name in ("settled", "now", "days", "today"):
+        counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
         sums = np.zeros((len(unique), counts.shape[1]))
         np.add.at(sums, at, counts)
-        out |= {f"decider.habits.{name}.keys": unique, f"decider.habits.{name}.counts": sums}
+        out[f"decider.habits.{name}"] = sums
+    out["decider.habits.keys"] = unique
     return out
 
 

@@ -116,8 +116,8 @@ def test_evidence_and_incidents_of_all_shards_are_there(known: tuple[State, list
     assert hours == of_text(whole.arrays, "decider.evidence.numbers")["hours"]
     cases = [of_text(s.arrays, "decider.incidents")["cases"] for s in shards]
     assert len(of_text(got.arrays, "decider.incidents")["cases"]) == sum(map(len, cases)) > 0
-    for key in ("settled", "now"):
-        counts = [s.arrays[f"decider.habits.{key}.counts"].sum(axis=0) for s in (got, whole)]
+    for key in ("settled", "now", "days", "today"):
+        counts = [s.arrays[f"decider.habits.{key}"].sum(axis=0) for s in (got, whole)]
         assert counts[0] == pytest.approx(counts[1])
 
 

@@ -1,0 +1,137 @@
+"""What each originator does in a day, and what evidence its own days bring: that much from it is no news.
+
+Counts of whole hours tell what is usual, so that an incident is not among it. The days before tell how often the host's
+own connections were so odd; a connection is worth no more evidence than that, and what belongs to an incident teaches
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.decision.seen import USUAL
+from cmdana_plugin.decision.tails import LEAST
+from cmdana_plugin.statefile import column
+
+_STEP: Final = 0.25  # -log10 p between two levels
+_LEVELS: Final = 15  # from `LEAST` on
+_ENOUGH: Final = 20.0  # connections of the days before, from which on a host has days of its own
+_FADE: Final = 0.9  # of what the days before have brought, by the next
+_FIRST: Final = 256  # hosts that there is room for at first
+_TABLES: Final = {"settled": len(USUAL), "now": len(USUAL), "days": _LEVELS + 1, "today": _LEVELS + 1}
+
+
+class Habits:
+    """A table of originators, by what stands for each; where it is full, no more are taken in."""
+
+    def __init__(self, hosts: int) -> None:
+        """For so many `hosts` at most."""
+        self._most = hosts
+        self._hours = 0
+        self._place: dict[int, int] = {}
+        # By `_TABLES`: of USUAL, the hours before and this one; by level, how many connections of the days before (that
+        # fade) and of this one were at least so odd, and last how many there were.
+        self._of = {name: np.zeros((min(_FIRST, hosts), width)) for name, width in _TABLES.items()}
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Hosts and counts, as arrays by name."""
+        keys = np.array(list(self._place), np.uint64)
+        tables = {name: table[: len(keys)].copy() for name, table in self._of.items()}
+        return {"hours": np.array([self._hours]), "keys": keys} | tables
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from a `state`. Raises `ValueError` where it is none, or of more hosts."""
+        hours = int(column(state, "hours", np.zeros(1, np.int64))[0])
+        keys = state.get("keys", np.zeros(0))
+        if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
+            raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
+        tables = {name: column(state, name, np.zeros((len(keys), width))) for name, width in _TABLES.items()}
+        self._hours, self._of = hours, tables
+        self._place = {key: i for i, key in enumerate(keys.tolist())}
+
+    def beyond(self, orig: NDArray[np.uint64], e: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The evidence `e` [n] of connections, at most -log10 of the share of their originator's that were as odd."""
+        out = e.copy()
+        rows = np.flatnonzero(e >= LEAST)
+        place = np.array([self._place.get(key, -1) for key in orig[rows].tolist()], np.int64)
+        rows, place = rows[place >= 0], place[place >= 0]
+        before = self._of["days"][place]
+        n, as_odd = before[:, -1], before[np.arange(len(place)), _level(e[rows])]
+        known = (n >= _ENOUGH) & (as_odd >= 1.0)
+        share = (1.0 + as_odd[known]) / (1.0 + n[known])
+        out[rows[known]] = np.minimum(e[rows[known]], -np.log10(share))
+        return out
+
+    def count(
+        self, orig: NDArray[np.uint64], counts: NDArray[np.float64], e: NDArray[np.float64],
+        teaches: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Takes in connections: `counts` [n, USUAL] of all, the evidence `e` [n] of those that teach."""
+        unique, at = np.unique(orig, return_inverse=True)
+        place = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
+        there = place >= 0
+        np.add.at(self._of["now"], place[there], counts[there])
+        there &= teaches
+        np.add.at(self._of["today"], (place[there], -1), 1.0)
+        there &= e >= LEAST
+        np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
+
+    def uncount(self, key: int, e: Sequence[float]) -> None:
+        """Takes back connections of this day with the evidence `e` that turned out to belong to an incident."""
+        place = self._taken(key)
+        if place < 0:
+            return
+        today = self._of["today"][place]
+        np.subtract.at(today, _level(np.array(e)), 1.0)
+        today[-1] -= len(e)
+
+    def turn(self, hours: int) -> None:
+        """Ends the hour that was counted, so many `hours` before the next."""
+        self._of["settled"] += self._of["now"]
+        self._of["now"][:] = 0.0
+        self._hours += hours
+
+    def next_day(self) -> None:
+        """Ends the day that was counted."""
+        today = np.maximum(self._of["today"], 0.0)
+        # As odd or odder.
+        today[:, :_LEVELS] = today[:, _LEVELS - 1 :: -1].cumsum(axis=1)[:, ::-1]
+        self._of["days"] = _FADE * self._of["days"] + today
+        self._of["today"] = np.zeros_like(today)
+
+    def usual(self, key: int) -> Mapping[str, float]:
+        """Of a day; nothing where no hour is over yet."""
+        if not self._hours:
+            return {}
+        place = self._place.get(key)
+        known = np.zeros(len(USUAL)) if place is None else self._of["settled"][place]
+        return dict(zip(USUAL, (known * 24.0 / self._hours).tolist(), strict=True))
+
+    def _taken(self, key: int) -> int:
+        """Where a host stands; -1 where there is no room."""
+        place = self._place.get(key)
+        if place is None:
+            place = len(self._place)
+            if place >= self._most:
+                return -1
+            self._place[key] = place
+            room = len(self._of["now"])
+            if place >= room:
+                more = min(max(room, _FIRST), self._most - room)
+                self._of = {
+                    name: np.concatenate([table, np.zeros((more, table.shape[1]))])
+                    for name, table in self._of.items()
+                }
+        return place
+
+
+def _level(e: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The highest level that evidence of at least `LEAST` [n] reaches."""
+    return np.minimum((e - LEAST) / _STEP, _LEVELS - 1).astype(np.int64)
