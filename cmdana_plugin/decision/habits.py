@@ -79,7 +79,7 @@ class Habits:
         there = place >= 0
         np.add.at(self._of["now"], place[there], counts[there])
         there &= teaches
-        np.add.at(self._of["today"], (place[there], -1), 1.0)
+        np.add.at(self._of["today"][:, -1], place[there], 1.0)
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
 
