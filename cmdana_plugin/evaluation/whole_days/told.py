@@ -127,7 +127,7 @@ def _with_tails(begin: Callable[[], Detector], later: Sequence[Recording]) -> Le
     return Learned(begin, tails_of(maxima) if len(maxima[0]) >= ENOUGH_BLOCKS else None)
 
 
-def _begun(made: Checkpoint) -> Callable[[], Detector]:
+def begun(made: Checkpoint) -> Callable[[], Detector]:
     """As the product judges with a checkpoint: what is learned of behaviour and the site's history beside.
 
     Its streams begin anew: the days that they were learned from are shown again.
@@ -145,16 +145,16 @@ def _begun(made: Checkpoint) -> Callable[[], Detector]:
 
 def _as_shipped(lesson: Lesson, seed: int) -> Learned:
     made = shipped_checkpoint()
-    return Learned(_begun(made), made.incidents)
+    return Learned(begun(made), made.incidents)
 
 
 def _calibrated(lesson: Lesson, seed: int) -> Learned:
-    return _with_tails(_begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
+    return _with_tails(begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
 
 
 def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Learned:
     recipe = Recipe(seed=seed, trees=False, behaviour=behaviour)
-    return _with_tails(_begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
+    return _with_tails(begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
 
 
 def _without(lesson: Lesson, seed: int) -> Learned:
