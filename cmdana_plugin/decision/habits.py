@@ -22,7 +22,11 @@ _LEVELS: Final = 15  # from `LEAST` on
 _ENOUGH: Final = 20.0  # connections of the days before, from which on a host has days of its own
 _FADE: Final = 0.9  # of what the days before have brought, by the next
 _FIRST: Final = 256  # hosts that there is room for at first
-_TABLES: Final = {"settled": len(USUAL), "now": len(USUAL), "days": _LEVELS + 1, "today": _LEVELS + 1}
+_COUNTS: Final = (len(USUAL), np.float64)
+_DAYS: Final = (_LEVELS + 1, np.float32)
+_TABLES: Final[Mapping[str, tuple[int, type]]] = {
+    "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS,
+}  # fmt: skip
 
 
 class Habits:
@@ -35,7 +39,7 @@ class Habits:
         self._place: dict[int, int] = {}
         # By `_TABLES`: of USUAL, the hours before and this one; by level, how many connections of the days before (that
         # fade) and of this one were at least so odd, and last how many there were.
-        self._of = {name: np.zeros((min(_FIRST, hosts), width)) for name, width in _TABLES.items()}
+        self._of = {name: _empty(name, min(_FIRST, hosts)) for name in _TABLES}
 
     def __len__(self) -> int:
         return len(self._place)
@@ -52,7 +56,7 @@ class Habits:
         keys = state.get("keys", np.zeros(0))
         if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
             raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
-        tables = {name: column(state, name, np.zeros((len(keys), width))) for name, width in _TABLES.items()}
+        tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
         self._hours, self._of = hours, tables
         self._place = {key: i for i, key in enumerate(keys.tolist())}
 
@@ -66,7 +70,7 @@ class Habits:
         n, as_odd = before[:, -1], before[np.arange(len(place)), _level(e[rows])]
         known = (n >= _ENOUGH) & (as_odd >= 1.0)
         share = (1.0 + as_odd[known]) / (1.0 + n[known])
-        out[rows[known]] = np.minimum(e[rows[known]], -np.log10(share))
+        out[rows[known]] = np.clip(-np.log10(share), 0.0, e[rows[known]])
         return out
 
     def count(
@@ -100,10 +104,10 @@ class Habits:
 
     def next_day(self) -> None:
         """Ends the day that was counted."""
-        today = np.maximum(self._of["today"], 0.0)
+        today = np.maximum(self._of["today"], np.float32(0.0))
         # As odd or odder.
         today[:, :_LEVELS] = today[:, _LEVELS - 1 :: -1].cumsum(axis=1)[:, ::-1]
-        self._of["days"] = _FADE * self._of["days"] + today
+        self._of["days"] = np.float32(_FADE) * self._of["days"] + today
         self._of["today"] = np.zeros_like(today)
 
     def usual(self, key: int) -> Mapping[str, float]:
@@ -126,10 +130,14 @@ class Habits:
             if place >= room:
                 more = min(max(room, _FIRST), self._most - room)
                 self._of = {
-                    name: np.concatenate([table, np.zeros((more, table.shape[1]))])
-                    for name, table in self._of.items()
+                    name: np.concatenate([table, _empty(name, more)]) for name, table in self._of.items()
                 }
         return place
+
+
+def _empty(table: str, hosts: int) -> NDArray[Any]:
+    width, kind = _TABLES[table]
+    return np.zeros((hosts, width), kind)
 
 
 def _level(e: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -318,7 +318,7 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     unique, at = np.unique(keys, return_inverse=True)
     for name in ("settled", "now", "days", "today"):
         counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
-        sums = np.zeros((len(unique), counts.shape[1]))
+        sums = np.zeros((len(unique), counts.shape[1]), counts.dtype)
         np.add.at(sums, at, counts)
         out[f"decider.habits.{name}"] = sums
     out["decider.habits.keys"] = unique
