@@ -8,4 +8,4 @@ from . import report as report
 from . import terminal as terminal
 from . import units as units
 from .conn_facts import facts as facts
-from .terminal import printable as printable
+from .printing import printable as printable

@@ -20,7 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cmdana_plugin.analyst import brief
-from cmdana_plugin.analyst.terminal import add_notice, notice_table, printable
+from cmdana_plugin.analyst.printing import printable
+from cmdana_plugin.analyst.terminal import add_notice, notice_table
 from cmdana_plugin.decision import ANOMALOUS_HOST, NOTICE_TYPES
 from cmdana_plugin.logs import (
     Field,

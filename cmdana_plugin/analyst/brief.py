@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.analyst.printing import printable
 
 OPENING: Final = "⟦"
 CLOSING: Final = "⟧"

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from cmdana_plugin import config as configuration
 from cmdana_plugin import files
-from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.analyst.printing import printable
 from cmdana_plugin.config import ConfigError
 from cmdana_plugin.decision import AllowList
 from cmdana_plugin.logs import (

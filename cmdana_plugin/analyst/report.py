@@ -21,7 +21,7 @@ from markupsafe import Markup
 from cmdana_plugin import files
 from cmdana_plugin.analyst import charts, units
 from cmdana_plugin.analyst.conn_facts import facts, record
-from cmdana_plugin.analyst.terminal import printable
+from cmdana_plugin.analyst.printing import printable
 from cmdana_plugin.analyst.timeline import Timeline
 from cmdana_plugin.analyst.unfolding import Unfolding, Unfoldings
 from cmdana_plugin.decision import (

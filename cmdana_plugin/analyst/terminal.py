@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections import Counter
@@ -17,9 +16,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from cmdana_plugin.analyst.printing import printable
 from cmdana_plugin.analyst.units import plural
 from cmdana_plugin.logs import message, moments, notice_columns, sub_message
-from feature_extractors.readers import PassedOver
 
 if TYPE_CHECKING:
     from cmdana_plugin.decision import Notice
@@ -31,31 +30,6 @@ _FILE_COLUMNS = 140  # columns where the output is no terminal
 _NARROW_COLUMNS = 120  # columns below which a notice is a block of lines and not a row
 _SILENCE_SECONDS = 30.0  # seconds between lines about one step where the output is no terminal
 _TABLE_ROWS = 40  # notices shown; the rest are in notice.log
-
-# Control characters, bidirectional overrides, separators, lone surrogates, and what takes no room or is no text: what
-# could move a cursor, turn a line round, or hide a word.
-_UNSAFE = re.compile(
-    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u2028-\\u202e"
-    "\\u2060-\\u206f\\u3164\\ud800-\\udfff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\uffff\\U000e0000-\\U000e0fff]"
-    "|(?<=[\\u0300-\\u036f]{3})[\\u0300-\\u036f]"  # letters under a heap of marks, which reach into other lines
-)
-
-
-def printable(text: str, most: int = 400) -> str:
-    """A text from the network made safe to print: escapes for what is not printable, cut in the middle to `most`."""
-    return middle(_UNSAFE.sub(_escape, middle(text, most)), most)
-
-
-def middle(text: str, most: int) -> str:
-    """A text of `most` characters at most: beginning and end, where names tell most, with … between."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most - most // 2 - 1]}…{text[len(text) - most // 2 :]}"
-
-
-def _escape(found: re.Match[str]) -> str:
-    n = ord(found[0])
-    return f"\\x{n:02x}" if n < 0x100 else f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}"
 
 
 @contextmanager
@@ -305,7 +279,9 @@ def summary_object(s: Summary, out: Path, found: Found | None) -> Mapping[str, o
         "logs": s.logs or [str(out / name) for name in _LOGS],
     }
     if found is not None:
-        counted = asdict(replace(found, connections=Counter(), flagged=Counter(), passed=PassedOver()))
+        counted = asdict(
+            replace(found, connections=Counter(), flagged=Counter(), passed=type(found.passed)())
+        )
         counters = {name: dict(getattr(found, name)) for name in ("connections", "flagged")}
         del counted["passed"]
         whole["labels"] = {**counted, **counters, "skipped": found.passed.object()}

@@ -3,22 +3,84 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import errno
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, Final, NoReturn
 
-from cmdana_plugin.cli import adapting, archive, desk, judging, learning, reading, setup, sharing
-from cmdana_plugin.cli.options import app, held
+import typer
+
+from cmdana_plugin.cli import options
+from cmdana_plugin.cli.options import held
 from feature_extractors import CmdanaError
 
-__all__ = ["app", "entry", "main"]
+__all__ = ["app", "chosen", "entry", "main"]  # noqa: F822 -- `__getattr__` has `app`
 _AGAIN_SECONDS = 0.2
 _OURS = ("cmdana_plugin", "feature_extractors")
-# in the order in which the help shows them
-_COMMANDS = (judging, archive, adapting, learning, reading, desk, sharing, setup)
+# Where the commands are, in the order in which the help shows them: a command loads its own module alone.
+MODULES: Final = {
+    "judging": ("replay", "convert", "run"),
+    "archive": ("hunt", "state"),
+    "adapting": ("adapt",),
+    "learning": ("train", "calibrate", "evaluate"),
+    "reading": ("alerts", "report", "explain", "label", "anonymise"),
+    "desk": ("incidents", "decide", "serve"),
+    "sharing": ("export",),
+    "setup": ("init", "doctor"),
+}
+_COMPLETION: Final = "_CMDANA_COMPLETE"  # set by a shell that asks what could come next
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, the application with all of its commands."""
+    if name != "app":
+        raise AttributeError(name)
+    for module in MODULES:
+        import_module(f"cmdana_plugin.cli.{module}")
+    whole = _with([c for names in MODULES.values() for n in names for c in _registered() if _name(c) == n])
+    globals()["app"] = whole
+    return whole
+
+
+def chosen(words: Sequence[str]) -> typer.Typer:
+    """The application as far as a command line asks for it: with its command alone, or with all of them by name.
+
+    To look at all commands' options takes a tenth of a second.
+    """
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    if _COMPLETION in os.environ:
+        return __getattr__("app")  # type: ignore[no-any-return]
+    for module, names in MODULES.items():
+        if wanted in names:
+            import_module(f"cmdana_plugin.cli.{module}")
+            return _with([c for c in _registered() if _name(c) == wanted])
+    return _with([_by_name(c) for c in __getattr__("app").registered_commands])
+
+
+def _registered() -> list[Any]:
+    return options.app.registered_commands
+
+
+def _name(command: Any) -> str:
+    return str(command.name) if command.name else command.callback.__name__
+
+
+def _with(commands: list[Any]) -> typer.Typer:
+    made = copy.copy(options.app)
+    made.registered_commands = commands
+    return made
+
+
+def _by_name(command: Any) -> Any:
+    """What the help says of a command, which is not run."""
+    known = copy.copy(command)
+    known.name, known.callback = _name(command), lambda: None
+    return known
 
 
 def entry() -> NoReturn:
@@ -73,7 +135,7 @@ def main() -> NoReturn:
     """Runs a command and exits with its status; every foreseen fault is one line on stderr and exit status 1."""
     try:
         with held:
-            app()
+            chosen(sys.argv[1:])()
     except CmdanaError as error:
         from cmdana_plugin.analyst import printable
 

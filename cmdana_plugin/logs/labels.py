@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from cmdana_plugin.decision import REVISED
 from cmdana_plugin.detector import BENIGN
-from cmdana_plugin.logs.notices import read_notices
+from cmdana_plugin.logs.notice_rows import read_notices
 from cmdana_plugin.logs.reader import Field, find_logs, number, read_rows, text
 from feature_extractors import CmdanaError, RecordError
 from feature_extractors.readers import MAX_LINE, TOO_LONG, PassedOver, seconds

@@ -7,16 +7,11 @@ Every field is a column of its own, so that nobody has to read the words; `old_n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from cmdana_plugin.decision import COMPONENT_WORDS, HostIncident, Notice, TrafficDrift
 from cmdana_plugin.detector import ANOMALOUS
-from cmdana_plugin.logs.old_notices import old_notice
-from cmdana_plugin.logs.reader import Field, read_rows, text, texts
-from cmdana_plugin.logs.streams import NOTICE, NOTICE_FIELDS, Value
-from feature_extractors.readers import PassedOver
+from cmdana_plugin.logs.streams import NOTICE, Value
 
 _LOGGED: Final = ("Notice::ACTION_LOG",)  # what Zeek does with a notice on which no policy says more
 
@@ -130,38 +125,6 @@ def notice_row(n: Notice) -> tuple[Value, ...]:
     """One row of notice.log, in the order of `NOTICE.fields`."""
     columns = notice_columns(n)
     return tuple(columns.get(name) for name, _ in NOTICE.fields)
-
-
-def read_notices(path: Path, passed: PassedOver) -> Iterator[Mapping[str, Field]]:
-    """The notices of cmdana in one notice.log, with the columns of the present version whichever version wrote it.
-
-    Lines that are no record are counted in `passed`. Raises `RecordError` for a file that is no Zeek log.
-    """
-    for row in read_rows(path, "notice", passed):
-        if is_notice(row):
-            yield completed(row)
-
-
-def is_notice(row: Mapping[str, Field]) -> bool:
-    """Whether a row of notice.log is a notice of cmdana."""
-    return text(row, "note").startswith("CMDANA::")
-
-
-def completed(row: Mapping[str, Field]) -> Mapping[str, Field]:
-    """A notice of cmdana with the columns of the present version; those of an older one are read from its words."""
-    if any(f"cmdana.{name}" in row for name in NOTICE_FIELDS):
-        return row
-    return {**row, **{f"cmdana.{name}": value for name, value in old_notice(row).items()}}
-
-
-def title(row: Mapping[str, Field]) -> str:
-    """`msg` of a completed row, without the score where it is about one connection."""
-    services = texts(row, "cmdana.services")
-    if "cmdana.score" not in row or "cmdana.role" in row or not services:
-        return text(row, "msg")
-    return connection_title(
-        text(row, "id.orig_h"), text(row, "id.resp_h"), services[0], text(row, "cmdana.verdict")
-    )
 
 
 def _incident_message(i: HostIncident) -> str:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, Reader
+from feature_extractors.readers.heads import FOREIGN, UnknownFormatError, is_capture
 from feature_extractors.readers.source import STDIN, open_source, read_exactly
 
 ReaderName = Literal["auto", "native", "scapy", "pyshark"]
@@ -16,20 +17,6 @@ ReaderName = Literal["auto", "native", "scapy", "pyshark"]
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 _ALL_PIECES_BYTES: Final = 128 * 1024 * 1024  # of all captures that are open together
 _MIN_PIECE_BYTES: Final = 64 * 1024
-
-# Formats that tshark reads for us, by their first bytes.
-_FOREIGN: Final = (
-    b"snoop\0\0\0",
-    b"RTSS",  # Network Monitor 1
-    b"GMBU",  # Network Monitor 2
-    b"TRSNIFF data",  # Sniffer
-    b"XCP\0",  # NetXray, Sniffer for Windows
-    b"\x05VNF",  # Visual Networks
-    b"\x7fver",  # Peek tagged
-    b"iptrace ",
-    b"\xa1\xe2\xcb\x12",  # Navtel's pcap
-    b"\x12\xcb\xe2\xa1",
-)
 
 
 def open_captures(sources: Sequence[str | Path], reader: ReaderName = "auto") -> list[Reader]:
@@ -56,7 +43,7 @@ def open_capture(source: str | Path, reader: ReaderName = "auto", piece: int = _
         from feature_extractors.readers.pyshark_reader import PysharkReader
 
         return PysharkReader(source)
-    from feature_extractors.readers.native import NativeReader, UnknownFormatError
+    from feature_extractors.readers.native import NativeReader
 
     try:
         return NativeReader(source, piece)
@@ -106,8 +93,6 @@ def _walk(directory: Path) -> list[Path]:
 
 def begins_as_capture(file: Path) -> bool:
     """Whether it is a file whose first bytes are those of a capture, packed or not."""
-    from feature_extractors.readers.native import is_capture
-
     if not file.is_file():
         return False
     try:
@@ -120,4 +105,4 @@ def begins_as_capture(file: Path) -> bool:
         return False
     finally:
         source.close()
-    return is_capture(head) or head.startswith(_FOREIGN)
+    return is_capture(head) or head.startswith(FOREIGN)

@@ -33,7 +33,15 @@ from numpy.typing import NDArray
 from feature_extractors.compiled import borrowed, compiled_for, njit
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import MAX_SECONDS, Counts, FrameBlock
-from feature_extractors.readers.source import ZSTD_MAGIC, Source, is_live, label, open_source, read_exactly
+from feature_extractors.readers.heads import (
+    KUZNETZOV,
+    NANOSECONDS,
+    PCAP_MAGICS,
+    PCAPNG_MAGIC,
+    read_header,
+    section_order,
+)
+from feature_extractors.readers.source import Source, is_live, label, open_source
 
 MAX_FRAME: Final = 262_144  # bytes of one frame; libpcap's MAXIMUM_SNAPLEN
 _MAX_PCAPNG_BLOCK: Final = 16 * 1024 * 1024  # bytes of one pcapng block, as libpcap has it
@@ -41,19 +49,7 @@ _MAX_INTERFACES: Final = 4096  # of one pcapng section
 _MAX_OPTIONS: Final = 1000  # of an interface description that are looked at; there are twenty kinds
 PIECE: Final = 4 * 1024 * 1024  # bytes asked for at a time
 
-_MICROSECONDS: Final = 0xA1B2C3D4
-_NANOSECONDS: Final = 0xA1B23C4D
-_KUZNETZOV: Final = 0xA1B2CD34  # pcap with 8 more bytes in each record header
-PCAPNG_MAGIC: Final = b"\x0a\x0d\x0d\x0a"
-PCAP_MAGICS: Final = {
-    struct.pack(order + "I", magic): (order, magic)
-    for order in "<>"
-    for magic in (_MICROSECONDS, _NANOSECONDS, _KUZNETZOV)
-}
-EXPECTED: Final = "pcap, pcapng, or either of them in gzip, bzip2 or xz"
-
 _SECTION: Final = 0x0A0D0D0A
-_BYTE_ORDER: Final = 0x1A2B3C4D
 
 # What a walk ends with.
 _MORE: Final = 0  # the rest of the bytes is a part of a record
@@ -223,10 +219,6 @@ def _walk_pcapng(  # type: ignore[no-untyped-def]
             link[n] = if_link[interface]
             n = _put(start, captured, length, tally, n, pos + 8 + fixed, cap, wire, if_snaplen[interface])
         pos += size
-
-
-class UnknownFormatError(CaptureError):
-    """The file begins as no pcap and no pcapng does; another reader may know it."""
 
 
 class _Rows:
@@ -447,57 +439,6 @@ class _PcapngWalk:
         self._snaplen[i] = snapshot_length(snaplen)
 
 
-def is_capture(head: bytes) -> bool:
-    """Whether the first (decompressed) bytes are those of a pcap or pcapng."""
-    return head[:4] in PCAP_MAGICS or (head[:4] == PCAPNG_MAGIC and section_order(head) is not None)
-
-
-def section_order(head: bytes) -> str | None:
-    """The byte order, as `struct` has it, of the pcapng section header that begins so."""
-    magic = head[8:12]
-    for order in "<>":
-        if magic == struct.pack(order + "I", _BYTE_ORDER):
-            return order
-    return None
-
-
-def read_header(source: Source, name: str) -> bytes:
-    """The global header of a pcap, or the first 16 bytes of a pcapng. Raises `CaptureError` where it is neither."""
-    magic = read_exactly(source, 4)
-    if magic == PCAPNG_MAGIC:
-        head = magic + read_exactly(source, 12)
-        if len(head) < 16:
-            raise CaptureError(
-                f"{name} ends within its pcapng header: found {len(head)} bytes, expected 28 or more"
-            )
-        order = section_order(head)
-        if order is None:
-            raise CaptureError(
-                f"{name} is no pcapng: found byte-order magic {head[8:12].hex()}, expected 1a2b3c4d"
-            )
-        major, minor = struct.unpack_from(order + "HH", head, 12)
-        if major != 1:
-            raise CaptureError(f"{name} is a pcapng of version {major}.{minor}, expected 1.x")
-        return head
-    if magic == ZSTD_MAGIC:
-        raise CaptureError(
-            f"{name} is compressed with zstd, expected {EXPECTED}; try: zstd -dc FILE | cmdana replay -"
-        )
-    if magic not in PCAP_MAGICS:
-        found = f"first bytes {magic.hex()}" if magic else "nothing in it"
-        hint = "; a Zeek log? `cmdana hunt` judges those" if magic == b"#sep" or magic[:1] == b"{" else ""
-        raise UnknownFormatError(
-            f"{name} is no capture that we know: found {found}, expected {EXPECTED}{hint}"
-        )
-    head = magic + read_exactly(source, 20)
-    if len(head) < 24:
-        raise CaptureError(f"{name} ends within its pcap header: found {len(head)} bytes, expected 24")
-    major, minor = struct.unpack_from(PCAP_MAGICS[magic][0] + "HH", head, 4)
-    if (major, minor) != (543, 0) and (major != 2 or minor > 4):
-        raise CaptureError(f"{name} is a pcap of version {major}.{minor}, expected 2.0 to 2.4")
-    return head
-
-
 def snapshot_length(declared: int) -> int:
     """The snapshot length as libpcap takes it: 0 and nonsense mean none."""
     return declared if 0 < declared < 1 << 31 else MAX_FRAME
@@ -508,10 +449,10 @@ def _pcap(head: bytes) -> _Pcap:
     major, minor, _, _, snaplen, link = struct.unpack(order + "HHiIII", head[4:])
     return _Pcap(
         swapped=order == ">",
-        record_header=24 if number == _KUZNETZOV else 16,
-        nanoseconds=number == _NANOSECONDS,
+        record_header=24 if number == KUZNETZOV else 16,
+        nanoseconds=number == NANOSECONDS,
         lengths=2 if major == 543 or minor < 3 else 1 if minor == 3 else 0,
-        snaplen=snapshot_length(snaplen) + 14 * (number == _KUZNETZOV),
+        snaplen=snapshot_length(snaplen) + 14 * (number == KUZNETZOV),
         link=link & 0x03FFFFFF,
     )
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 from feature_extractors.errors import CaptureError
 from feature_extractors.frames import Counts, FrameBlock
 from feature_extractors.readers.gather import RawFrame, gather, seconds
-from feature_extractors.readers.native import MAX_FRAME, PCAPNG_MAGIC, read_header, snapshot_length
+from feature_extractors.readers.heads import PCAPNG_MAGIC, read_header
+from feature_extractors.readers.native import MAX_FRAME, snapshot_length
 from feature_extractors.readers.source import Source, is_live, label, open_source
 
 _BUFFER_BYTES: Final = 256 * 1024

@@ -13,10 +13,12 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from feature_extractors.errors import CaptureError
-from feature_extractors.frames import Counts
+
+if TYPE_CHECKING:
+    from feature_extractors.frames import Counts
 
 STDIN: Final = "-"
 _HOLD_SECONDS: Final = 0.5  # seconds for which bytes of a live pipe wait for more to come

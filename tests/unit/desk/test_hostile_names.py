@@ -15,7 +15,7 @@ from cmdana_plugin.analyst import alerts, explain, report
 from cmdana_plugin.analyst import label as feedback
 from cmdana_plugin.analyst.alerts import Filter
 from cmdana_plugin.analyst.brief import quoted
-from cmdana_plugin.analyst.terminal import middle, printable
+from cmdana_plugin.analyst.printing import middle, printable
 from cmdana_plugin.config import Config, Desk
 from cmdana_plugin.desk import decide, table
 from cmdana_plugin.desk.incidents import read_incidents

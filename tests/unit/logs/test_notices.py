@@ -13,15 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmdana_plugin.decision.notice import KNOWN_ATTACK, TRAFFIC_DRIFT, Notice, TrafficDrift
-from cmdana_plugin.logs.notices import (
-    completed,
-    message,
-    notice_columns,
-    notice_row,
-    read_notices,
-    sub_message,
-    title,
-)
+from cmdana_plugin.logs.notice_rows import completed, read_notices, title
+from cmdana_plugin.logs.notices import message, notice_columns, notice_row, sub_message
 from cmdana_plugin.logs.old_notices import old_notice
 from cmdana_plugin.logs.reader import read_rows
 from cmdana_plugin.logs.streams import NOTICE, NOTICE_FIELDS, LogWriter
