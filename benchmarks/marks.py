@@ -102,9 +102,10 @@ def _path(name: str) -> Path:
 
 def _uncached() -> None:
     """Has numba keep nothing of what is compiled with marks, whose place differs from run to run."""
-    from feature_extractors.compiled import jit
+    from feature_extractors.compiled import wake
 
-    jit.entry = jit.njit(nogil=True)
+    side = wake()
+    side.entry = side.njit(nogil=True)
 
 
 def _python_marks(marks: Marks) -> dict[str, Any]:

@@ -235,6 +235,9 @@ def replay(
     if logs is not None:
         settings = settings.model_copy(update={"logs": settings.logs.model_copy(update={"streams": logs})})
     chosen = engine or settings.capture.engine
+    from feature_extractors.readers import refuse_early
+
+    refuse_early(captures, settings.capture.reader)
     compiles = say_if_it_compiles("tracker")
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import embedded as offline

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it: torch comes in while a capt
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -55,6 +54,8 @@ StateOption = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         print(f"cmdana {importlib.metadata.version('cmdana')}")
         raise typer.Exit
 
@@ -89,6 +90,7 @@ def say_if_it_compiles(module: str) -> bool:
     if compiled.kept(module):
         return False
     notify("compiling for this processor, once, for a minute or two; `cmdana doctor --compile` does so ahead")
+    held.callback(compiled.keep_what_was_compiled)
     return True
 
 

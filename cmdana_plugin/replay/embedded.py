@@ -197,12 +197,10 @@ def replay(
     left in `out`.
     """
     summary = Summary([str(c) for c in captures])
-    from cmdana_plugin.replay.two_passes import TwoPasses  # and numba, which both processes need: loaded once
+    from cmdana_plugin.replay.two_passes import TwoPasses
     from feature_extractors.compiled import hashed, new_key
 
-    hashed(
-        new_key(), np.zeros(1, np.uint64)
-    )  # numba gets itself ready at its first function, a tenth of a second
+    hashed(new_key(), np.zeros(1, np.uint64))  # what loads compiled code is loaded once, for both processes
     passes = TwoPasses(
         lambda: _extracted(captures, config, schema),
         again="-" not in captures and config.adaptation.reads_twice,

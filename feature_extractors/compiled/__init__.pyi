@@ -1,12 +1,16 @@
 from . import caches as caches
+from . import keeping as keeping
 from . import mypyc_build as mypyc_build
+from . import ready as ready
 from .jit import borrowed as borrowed
 from .jit import compiled_for as compiled_for
 from .jit import entry as entry
 from .jit import helper as helper
 from .jit import i64 as i64
+from .jit import needs as needs
 from .jit import njit as njit
 from .jit import summing as summing
+from .jit import wake as wake
 from .keyed import absorbed as absorbed
 from .keyed import begun as begun
 from .keyed import ended as ended
@@ -19,4 +23,5 @@ from .products import padded as padded
 from .products import product as product
 from .products import strip as strip
 from .products import wide_strip as wide_strip
+from .ready import remembered as remembered
 from .source_digest import code_digest as code_digest

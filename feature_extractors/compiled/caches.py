@@ -37,6 +37,12 @@ def refused() -> str:
     return _refused[-1] if _refused else ""
 
 
+def users() -> list[Path]:
+    """The user's own folder for what is compiled, if he has one that is his alone."""
+    folder = _home()
+    return [] if folder is None or _open_to_others(folder, (os.geteuid(), 0)) else [folder]
+
+
 def _packages() -> tuple[str, str]:
     """numba keeps a module's code beside its source; whoever may write the source may write that."""
     root = Path(__file__).resolve().parents[2]
@@ -69,13 +75,17 @@ def _open_to_others(folder: Path, owners: tuple[int, ...], *, above: bool = True
     return ""
 
 
-def _private() -> Path:
-    """A folder of this user's alone, in his cache; where there is no such, one of this process's."""
+def _home() -> Path | None:
     home = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(home):
         home = os.path.join(os.environ.get("HOME", ""), ".cache")
-    if os.path.isabs(home):
-        folder = Path(home) / "cmdana" / "numba"
+    return Path(home) / "cmdana" / "numba" if os.path.isabs(home) else None
+
+
+def _private() -> Path:
+    """A folder of this user's alone, in his cache; where there is no such, one of this process's."""
+    folder = _home()
+    if folder is not None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:

@@ -1,103 +1,166 @@
-"""numba's decorators as we use them: compiled code is cached as long as its sources are the same (`code_digest`)."""
+"""The decorators of compiled functions: machine code that was kept is called without numba, which a second is lost on.
+
+numba comes in where a function is called that was not kept as its sources are now, or not for arguments of such types
+(`ready`); then all that is still to be compiled is made by it (`with_numba`). With NUMBA_DISABLE_JIT all is Python.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
-from numba import config, njit
-from numba.core.caching import FunctionCache
-from numba.extending import intrinsic
-from numba.np import linalg
-from numba.np.arrayobj import make_array, populate_array
 
-from feature_extractors.compiled.source_digest import code_digest
+from feature_extractors.compiled import ready
 
-__all__ = ["borrowed", "compiled_for", "entry", "helper", "i64", "njit", "summing"]
+__all__ = ["borrowed", "compiled_for", "entry", "helper", "i64", "later", "needs", "njit", "summing", "wake"]
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What compiled code computes with; to the type checker an int, since that is how it is used.
 i64: Final = cast("Callable[[Any], int]", np.int64)
+INTERPRETED: Final = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+_OURS: Final = ("feature_extractors", "cmdana_plugin")
+_NUMBA: Final = f"{__package__}.with_numba"
+_lock: Final = threading.RLock()
+_needed: Final[list[str]] = []  # modules that tell numba of types
 
 
-def _load() -> None:
-    """Has numba load its array functions, without scipy, which they try to: it takes a fifth of a second.
+class Later:
+    """What only numba's compiler looks at: a function that compiled ones call, or an intrinsic. Made with numba."""
 
-    Only a compiled `np.cov` of somebody else in the process would miss it.
-    """
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
 
-    def refuse() -> None:
-        raise ImportError
+    def made(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
-    real = linalg.ensure_blas
-    linalg.ensure_blas = refuse
-    try:
-        import_module("numba.np.arraymath")
-    finally:
-        linalg.ensure_blas = real
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        wake()
+        return self.made()(*args, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        wake()
+        return getattr(self.made(), name)
 
 
-_load()
+class Entry(Later):
+    """A function that Python calls: by what was kept of it, where that is of these types, else by numba."""
+
+    def __init__(self, function: Callable[..., Any], make: Callable[[], Any]) -> None:
+        super().__init__(make)
+        self._function = function
+        self._kept: dict[Any, Any] | None = None
+        self.__doc__, self.__name__, self.__module__ = (
+            function.__doc__,
+            function.__name__,
+            function.__module__,
+        )
+        self.__wrapped__ = function
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        kept = self._kept
+        if kept is None:
+            with _lock:
+                kept = self._kept = ready.overloads(self._function)
+        if not named:
+            call = kept.get(ready.kinds(args))
+            if call is not None:
+                if type(call) is int:
+                    with _lock:
+                        call = kept[ready.kinds(args)] = ready.loaded(self._function, call)
+                return call(*args)
+        ready.missed(self._function)
+        return super().__call__(*args, **named)
 
 
-class _Kept(FunctionCache):  # type: ignore[misc]
-    """numba's own cache looks at the file of the function alone, though compiled code holds what it read elsewhere."""
+def wake() -> Any:
+    """Loads numba and has all functions made by it that were put off. Returns `with_numba`."""
+    side = sys.modules.get(_NUMBA)
+    if side is None or not getattr(side, "awake", False):
+        with _lock:
+            side = import_module(_NUMBA)
+            side.awake = True  # type: ignore[attr-defined]
+            for module in _needed:
+                import_module(module)
+            for name, module in list(sys.modules.items()):  # type: ignore[assignment]
+                if name.partition(".")[0] in _OURS:
+                    for key, value in list(vars(module).items()):
+                        if isinstance(value, Later):
+                            setattr(module, key, value.made())
+    return side
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._cache_file._source_stamp = code_digest(function.__module__)
+
+def _awake() -> Any:
+    """`with_numba`, where it was woken; else None."""
+    side = sys.modules.get(_NUMBA)
+    return side if side is not None and getattr(side, "awake", False) else None
+
+
+def needs(module: str) -> None:
+    """Has a module loaded before numba compiles: it tells numba of a type of ours."""
+    _needed.append(module)
+    if _awake():
+        import_module(module)
+
+
+def later(make: Callable[[], A], interpreted: A | None = None) -> A:
+    """What `make` makes as soon as there is numba, for compiled functions alone; where all is Python, `interpreted`."""
+    if INTERPRETED:
+        return cast(A, interpreted)
+    return make() if _awake() else cast(A, Later(make))
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """A compiled function that Python calls; compiled at its first call and cached on disk."""
-    compiled = njit(nogil=True)(function)
-    if not config.DISABLE_JIT:
-        compiled._cache = _Kept(function)
-    return compiled
+    if INTERPRETED:
+        return function
+    if side := _awake():
+        return side.entry(function)
+    return Entry(function, lambda: wake().entry(function))
 
 
 def compiled_for(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator as `entry`, for arguments of these types only, which spares numba's dispatch by type."""
+    """A decorator as `entry`, for arguments of these types only, which nobody looks at: that took longer."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        compiled = entry(function)
-        if not config.DISABLE_JIT:
-            compiled.compile(signature)
-            compiled.disable_compile()
-        return compiled
+        if INTERPRETED:
+            return function
+        if not _awake() and (kept := ready.overloads(function)):
+            return ready.loaded(function, next(iter(kept.values())))
+        return wake().compiled_for(signature)(function)
 
     return decorate
 
 
 def helper(function: F) -> F:
     """A compiled function that only compiled functions call; it is cached as part of them."""
-    return cast(F, njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+    return later(lambda: wake().helper(function), function)
 
 
 def summing(function: F) -> F:
     """As `helper`, but sums are taken in any order, and fused: for arithmetic, whose last digit is nobody's promise."""
-    order = {"contract", "reassoc", "nsz"}
-    made = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=order)(function)
-    return cast(F, made)
+    return later(lambda: wake().summing(function), function)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _unowned(_context: Any, array: Any) -> Any:
-    """As `borrowed`: the array without the object that owns its memory."""
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator as `helper`, with numba's options."""
 
-    def code(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        old = make_array(array)(context, builder, args[0])
-        new = make_array(array)(context, builder)
-        populate_array(
-            new, data=old.data, shape=old.shape, strides=old.strides, itemsize=old.itemsize, meminfo=None
-        )
-        return new._getvalue()
+    def decorate(function: Callable[..., Any]) -> Any:
+        return later(lambda: wake().njit(**options)(function), function)
 
-    return array(array), code
+    return decorate
 
 
 def _itself(array: A) -> A:
@@ -106,4 +169,4 @@ def _itself(array: A) -> A:
 
 # The same array, owned by nobody: compiled code counts references to an owner at each call, in two locked instructions,
 # a third of all that the tracker did. For arrays that Python holds until the compiled function has returned.
-borrowed: Final = cast("Callable[[A], A]", _itself if config.DISABLE_JIT else _unowned)
+borrowed: Final = cast("Callable[[Any], Any]", later(lambda: wake().unowned, _itself))

@@ -225,7 +225,6 @@ def lock_in(pipe: int, descriptors: int = 64) -> Confinement:
     told = os.fstat(2)
     more = told.st_size if stat.S_ISREG(told.st_mode) else 0
     limit(told=more + _MAX_STDERR_BYTES, descriptors=descriptors)
-    _keep_what_is_compiled()
     return confine()
 
 
@@ -276,13 +275,6 @@ def _writable(fd: int) -> bool:
     import fcntl
 
     return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-
-
-def _keep_what_is_compiled() -> None:
-    """numba would write what it compiles from now on to its cache, which it cannot, and fail: it is not kept."""
-    caching = sys.modules.get("numba.core.caching")
-    if caching is not None:
-        caching.Cache.save_overload = lambda *_: None
 
 
 def _system() -> Any:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from publicsuffixlist import PublicSuffixList
 
+from feature_extractors.compiled import remembered
 from feature_extractors.features.by_stream import Entries
 from feature_extractors.observations import MAX_LOG_ENTRIES
 
@@ -119,7 +121,7 @@ def _registered(told: str) -> tuple[str, float]:
     if not name.isascii():
         with contextlib.suppress(UnicodeError):  # else as it is: its last two labels
             name = name.encode("idna").decode("ascii")
-    domain = _suffixes().privatesuffix(name)
+    domain = _below_suffix(name)
     if domain is None:
         return "", 0.0
     return domain, _bits(name[: -len(domain)].replace(".", ""))
@@ -131,6 +133,45 @@ def _bits(text: str) -> float:
     return n * math.log2(n) - sum(c * math.log2(c) for c in Counter(text).values()) if n else 0.0
 
 
+def _below_suffix(name: str) -> str | None:
+    """A name's public suffix and the label before it, as `PublicSuffixList.privatesuffix` has them; None for none."""
+    labels = name.split(".")
+    if "" in labels:
+        return None
+    rules, most = _rules()
+    n = len(labels)
+    public = 1
+    for i in range(max(0, n - most - 1), n if n > 1 else 0):
+        ending = ".".join(labels[i:])
+        if f"!{ending}" in rules:
+            public = n - i - 1
+            break
+        if f"*.{ending}" in rules:
+            public = n - i + (i > 0)
+            break
+        if ending in rules:
+            public = n - i
+            break
+    return ".".join(labels[n - public - 1 :]) if public < n else None
+
+
 @functools.cache
-def _suffixes() -> PublicSuffixList:
-    return PublicSuffixList()
+def _rules() -> tuple[frozenset[str], int]:
+    """The rules of the list, in ASCII too, and how many labels they have at most."""
+    from publicsuffixlist import PSLFILE
+
+    content = Path(PSLFILE).read_bytes()
+    rules = remembered(
+        "public suffixes", hashlib.sha256(content).hexdigest(), lambda: _read(content.decode())
+    )
+    return rules, max(rule.count(".") for rule in rules) + 1
+
+
+def _read(content: str) -> frozenset[str]:
+    rules = [line.split()[0].lower() for line in content.splitlines() if line.strip() and line[:2] != "//"]
+    there = [rule for rule in rules if rule.isascii()]
+    for rule in rules:
+        if not rule.isascii():
+            mark = "!" * rule.startswith("!")
+            there += [rule, mark + rule[len(mark) :].encode("idna").decode()]
+    return frozenset(there)

@@ -12,16 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import yaml
-
+from feature_extractors.compiled import remembered
 from feature_extractors.errors import SchemaError
 
 Scale = Literal["log", "share"]
 LogKind = Literal["name", "text", "enum", "number", "count"]
 Values = frozenset[str | int]  # of a log field; 0 and 1 are false and true
 
-# By libyaml where it is there: a thirteenth of a second of every start less.
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PACKET_FIELDS: Final = ("is_orig", "length", "gap_time", "index")
 _MOST_KINDS: Final = 127  # of outcomes, as one byte counts them
 _TOLD: Final = {"one", "many", "field", "refused"}  # of an outcome at least
@@ -142,13 +139,26 @@ def load_schema(path: Path | None = None) -> Schema:
     source = resources.files("feature_extractors.features") / "schema.yaml" if path is None else path
     where = "schema.yaml" if path is None else str(path)
     try:
-        table = yaml.load(source.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506  # a safe one
-    except (OSError, yaml.YAMLError) as error:
+        text = source.read_text(encoding="utf-8")
+        table = remembered("schema", hashlib.sha256(text.encode()).hexdigest(), lambda: _table(text))
+    except (OSError, ValueError) as error:
         raise SchemaError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     try:
         return _schema(table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(f"{where}: malformed: {type(error).__name__}: {error}") from error
+
+
+def _table(text: str) -> Any:
+    """What the text says. Raises `ValueError` where it is no YAML."""
+    import yaml
+
+    # By libyaml where it is there: a thirteenth of a second less.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(text, Loader=loader)  # noqa: S506  # a safe one
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def schema_of(digest: str) -> Schema:
@@ -159,7 +169,7 @@ def schema_of(digest: str) -> Schema:
 def _schema(table: Any) -> Schema:
     if table["version"] != 1:
         raise ValueError(f"version: found {table['version']!r}, expected 1")
-    further = table.pop("further", None)
+    further, table = table.get("further"), {k: v for k, v in table.items() if k != "further"}
     if not further:
         return _without_further(table)
     streams = table["logs"]["streams"]

@@ -2,6 +2,7 @@ from .captures import begins_as_capture as begins_as_capture
 from .captures import find_captures as find_captures
 from .captures import open_capture as open_capture
 from .captures import open_captures as open_captures
+from .dialects.conn_rows import COMPILED_FROM as COMPILED_FROM
 from .dialects.conn_rows import ConnRows as ConnRows
 from .dialects.fields import NO_FIT as NO_FIT
 from .dialects.fields import TYPES as TYPES
@@ -27,6 +28,7 @@ from .dialects.names import named_stream as named_stream
 from .dialects.parquet import is_parquet as is_parquet
 from .folders import files_below as files_below
 from .following import FollowedLogs as FollowedLogs
+from .heads import refuse_early as refuse_early
 from .in_order import first_frame as first_frame
 from .in_order import in_order as in_order
 from .zeek_logs import ZeekLogs as ZeekLogs

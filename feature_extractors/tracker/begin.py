@@ -7,7 +7,6 @@ from typing import Any, Final
 from feature_extractors.compiled import helper, i64
 from feature_extractors.tracker import (
     reasons,
-    state_type,  # noqa: F401 -- tells numba of State
 )
 from feature_extractors.tracker.decode import ICMP, TCP, UDP
 from feature_extractors.tracker.link import be32

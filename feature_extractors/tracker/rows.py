@@ -10,9 +10,6 @@ from typing import Any, Final
 import numpy as np
 
 from feature_extractors.compiled import helper, i64
-from feature_extractors.tracker import (
-    state_type,  # noqa: F401 -- tells numba of State
-)
 from feature_extractors.tracker.blocks import drop_blocks
 from feature_extractors.tracker.decode import MAX_TUNNELS, TCP, UDP
 from feature_extractors.tracker.state import (

@@ -8,10 +8,15 @@ sender of the first packet, and `orig_side` says which of them is the originator
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from feature_extractors.compiled import needs
+
+if TYPE_CHECKING:
+    from feature_extractors.tracker import state_type  # noqa: F401 -- compiled code rests on it too
 
 FOREVER: Final = 1e300  # a time that never comes
 NONE: Final = -1  # no such row
@@ -247,3 +252,6 @@ def likely_server_ports() -> NDArray[np.bool_]:
     ports[0, list(_TCP_SERVERS)] = True
     ports[1, list(_UDP_SERVERS)] = True
     return ports.reshape(-1)
+
+
+needs("feature_extractors.tracker.state_type")  # tells numba of `State`

@@ -32,6 +32,8 @@ _INDEX = {name: i for i, name in enumerate(ARRAYS)}
 class StateType(types.Type):  # type: ignore[misc]
     """The numba type of `State`."""
 
+    python_class = State
+
     def __init__(self) -> None:
         super().__init__(name="TrackerState")
 

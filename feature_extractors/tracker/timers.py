@@ -6,9 +6,6 @@ from typing import Any, Final
 
 from feature_extractors.compiled import helper, i64
 from feature_extractors.observations import MAX_PACKETS
-from feature_extractors.tracker import (
-    state_type,  # noqa: F401 -- tells numba of State
-)
 from feature_extractors.tracker.decode import TCP
 from feature_extractors.tracker.rows import FRAME_ROWS, close, emit_early
 from feature_extractors.tracker.state import (

@@ -14,7 +14,6 @@ from feature_extractors.observations import MAX_PACKETS
 from feature_extractors.tracker import (
     decode,
     reasons,
-    state_type,  # noqa: F401 -- tells numba of State
 )
 from feature_extractors.tracker.begin import icmp_ports, is_reuse, new_connection
 from feature_extractors.tracker.decode import GRE, ICMP, ICMP6, IP_IN_IP, IPV6_IN_IP, MAX_TUNNELS, TCP, UDP

@@ -7,11 +7,13 @@ kept, so that what a process ever spends on that is bounded by the product of st
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
+from feature_extractors.compiled import code_digest, remembered
 from feature_extractors.content.walk import walk
 
 _UNKNOWN: Final = -1  # a transition that nobody has taken; below it, one that completes a pattern
@@ -30,24 +32,16 @@ class Automaton:
 
         After `soon` bytes most content matches none any more: so many are looked at without a call of compiled code.
         """
-        self._sets: list[frozenset[int]] = []
-        self._next: list[int] = []  # places that may follow each place, as bits
-        self._last: dict[int, int] = {}  # bits of the patterns that a place completes
-        first = 0
-        for bit, (expression, any_case) in patterns.items():
-            begin, end = _Reader(expression, any_case, self._sets, self._next).read()
-            first |= begin
-            for place in _bits(end):
-                self._last[place] = self._last.get(place, 0) | bit
-        alike: dict[tuple[bool, ...], int] = {}
-        kinds = bytes([alike.setdefault(tuple([b in s for s in self._sets]), len(alike)) for b in range(256)])
+        of = hashlib.sha256(f"{code_digest(__name__)} {patterns}".encode()).hexdigest()
+        made = remembered(f"automaton of {len(patterns)} patterns", of, lambda: _made(patterns))
+        kinds, there, following, last, first = made
         self._kinds = np.frombuffer(kinds, np.uint8)
-        self._kind_of = kinds
+        self._kind_of: bytes = kinds
+        self._there: list[int] = there  # the places whose set holds a byte of this kind
+        self._next: list[int] = following  # places that may follow each place, as bits
+        self._last: dict[int, int] = last  # bits of the patterns that a place completes
         self._soon = soon
-        self._width = len(alike)
-        self._there = [0] * self._width  # the places whose set holds a byte of this kind
-        for byte in range(256):
-            self._there[kinds[byte]] = sum([1 << i for i, s in enumerate(self._sets) if byte in s])
+        self._width = len(self._there)
         self._rows: dict[int, int] = {}  # where a state's row begins in the table
         self._states: list[int] = []
         self._table = np.full(64 * self._width, _UNKNOWN, np.int32)
@@ -131,6 +125,25 @@ class Automaton:
         if self._soon:
             self._same[at] = row
         return row
+
+
+def _made(patterns: dict[int, tuple[str, bool]]) -> tuple[bytes, list[int], list[int], dict[int, int], int]:
+    """Of patterns: each byte's kind, the places of each kind, what may follow each, what each completes; the first."""
+    sets: list[frozenset[int]] = []
+    following: list[int] = []
+    last: dict[int, int] = {}
+    first = 0
+    for bit, (expression, any_case) in patterns.items():
+        begin, end = _Reader(expression, any_case, sets, following).read()
+        first |= begin
+        for place in _bits(end):
+            last[place] = last.get(place, 0) | bit
+    alike: dict[tuple[bool, ...], int] = {}
+    kinds = bytes([alike.setdefault(tuple([b in s for s in sets]), len(alike)) for b in range(256)])
+    there = [0] * len(alike)
+    for byte in range(256):
+        there[kinds[byte]] = sum([1 << i for i, s in enumerate(sets) if byte in s])
+    return kinds, there, following, last, first
 
 
 def _bits(places: int) -> Iterator[int]:

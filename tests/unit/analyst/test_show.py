@@ -11,6 +11,7 @@ from cmdana_plugin import compile_cache as compiled
 from cmdana_plugin.analyst import terminal as show
 from cmdana_plugin.cli import options
 from cmdana_plugin.replay import Summary
+from feature_extractors.compiled import ready
 
 
 def test_long_work_in_a_log_file_says_where_it_is_every_half_minute(
@@ -34,6 +35,7 @@ def test_a_first_run_says_that_it_compiles_and_a_later_one_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(ready, "there", lambda: False)  # nothing was ever kept there
     options.say_if_it_compiles("training")
     assert "compiling for this processor, once" in capsys.readouterr().err
     (tmp_path / "package").mkdir()

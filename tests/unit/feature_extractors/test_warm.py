@@ -1,11 +1,15 @@
 """What is compiled is loaded before a process is locked in: traffic of any kind asks for nothing more."""
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 from made_captures import frames, link_layers
 from numba.core.dispatcher import Dispatcher
 
+from feature_extractors.compiled import ready
 from feature_extractors.extract import Extractor
 from feature_extractors.features.encoding import encoded
 from feature_extractors.features.schema import load_schema
@@ -14,16 +18,30 @@ from feature_extractors.readers.gather import RawFrame, gather
 from feature_extractors.warm import warm_up
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is loaded of what was kept, as it is."""
+    done: list[str] = []
+    really = ready.loaded
+
+    def loaded(function: Callable[..., Any], number: int) -> Any:
+        done.append(ready.name_of(function))
+        return really(function, number)
+
+    monkeypatch.setattr(ready, "loaded", loaded)
+    return done
+
+
 def compiled() -> set[tuple[str, str]]:
     gc.unfreeze()  # an endpoint that another test ran has put what was loaded by then out of sight
     found = [d for d in gc.get_objects() if isinstance(d, Dispatcher)]
     return {(d.py_func.__qualname__, str(s)) for d in found for s in d.signatures}
 
 
-def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up() -> None:
+def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up(loads: list[str]) -> None:
     warm_up()
-    before = compiled()
-    assert before
+    before, missed, loaded = compiled(), list(ready.missed_functions), list(loads)
+    assert before or ready.there()
     extractor, schema = Extractor(), load_schema()
     made = [RawFrame(f.data, f.length, f.ts, f.link) for f in frames(50)]
     made += [
@@ -37,4 +55,4 @@ def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up() -> None:
     assert sum(map(len, windows)) > 10
     for some in windows:
         encoded(some, schema)
-    assert compiled() == before
+    assert (compiled(), ready.missed_functions, loads) == (before, missed, loaded)

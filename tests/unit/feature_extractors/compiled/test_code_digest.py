@@ -23,6 +23,7 @@ from cmdana_plugin.evaluation.protocol import Store, Trial
 from cmdana_plugin.evaluation.tables import flat_tables as tabular
 from feature_extractors.compiled import mypyc_build as ahead
 from feature_extractors.compiled import source_digest as module
+from feature_extractors.compiled import wake
 from feature_extractors.compiled.source_digest import code_digest, sources
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -159,6 +160,7 @@ def test_what_code_does_not_read_leaves_its_key_alone(changed: Callable[[str, st
 
 
 def test_all_that_numba_keeps_it_keeps_under_this_digest() -> None:
+    wake()
     found = 0
     for name in MODULES:
         if name == "cmdana_plugin.cli.__main__":

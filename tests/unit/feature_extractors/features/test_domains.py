@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from publicsuffixlist import PublicSuffixList
 from test_outcomes import windows_of
 
 from feature_extractors.features import domains
@@ -122,3 +123,20 @@ def test_what_is_remembered_of_names_is_bounded() -> None:
         registered(f"{'x' * 4000}{i}.example")
     kept = domains._registered.cache_info()
     assert kept.currsize <= kept.maxsize == 16_384  # type: ignore[operator]
+
+
+def test_every_rule_of_the_list_is_kept_as_its_own_library_does() -> None:
+    library = PublicSuffixList()
+    rules, _ = domains._rules()
+    assert len(rules) > 10_000
+    for rule in rules:
+        name = rule.lstrip("!").replace("*", "q")
+        for told in (
+            name,
+            f"a.{name}",
+            f"b.a.{name}",
+            f"c.b.a.{name}",
+            name.partition(".")[2] or name,
+            f".{name}",
+        ):
+            assert domains._below_suffix(told) == library.privatesuffix(told), told
