@@ -17,12 +17,14 @@ TOOLS := .tools
 # The demonstration has what it needs and no more, torch for one not; `make install` brings all, and compiles the protocol
 # analyzers; the test tools come with `make test`.
 $(VENV)/.demo: pyproject.toml requirements-demo.lock
-	$(SAY) "1/3 $(VENV): an environment of Python of its own; nothing is installed outside of it"
+	$(SAY) "1/4 $(VENV): an environment of Python of its own; nothing is installed outside of it"
 	@$(PYTHON) -m venv $(VENV)
-	$(SAY) "2/3 the libraries of requirements-demo.lock, each by its hash (about 90 MB to fetch)"
+	$(SAY) "2/4 the libraries of requirements-demo.lock, each by its hash (about 90 MB to fetch)"
 	@$(PIP) --no-compile --require-hashes --no-deps -r requirements-demo.lock
-	$(SAY) "3/3 cmdana itself"
+	$(SAY) "3/4 cmdana itself"
 	@CMDANA_COMPILE=0 $(PIP) --no-deps --no-build-isolation -e .
+	$(SAY) "4/4 compiling for this processor, once, for a minute: no command waits for that afterwards"
+	@$(BIN)/cmdana doctor --compile
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.demo constraints.txt requirements.lock
@@ -47,7 +49,7 @@ $(VENV)/.testing: $(VENV)/.compiled requirements-test.lock
 install: $(VENV)/.compiled
 
 demo: $(VENV)/.demo
-	$(SAY) "replaying tests/traces/demo/demo.pcap.gz into demo-out/; the first run compiles for a minute"
+	$(SAY) "replaying tests/traces/demo/demo.pcap.gz into demo-out/"
 	@$(BIN)/cmdana replay --force --out demo-out --labels tests/traces/demo/labels.csv tests/traces/demo/demo.pcap.gz
 	$(SAY) "" "what next:" "  $(BIN)/cmdana incidents demo-out    the incidents as a queue, with the command that explains each" \
 	    "  $(BIN)/cmdana serve demo-out        the same in a browser" \
