@@ -12,7 +12,6 @@ import ctypes
 import functools
 import marshal
 import os
-import pickle
 import struct
 import sys
 from collections.abc import Callable
@@ -37,6 +36,10 @@ _SIZE: Final = struct.Struct("<Q")
 _C, _F, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400
 _REST: Final = _ALIGNED | _WRITEABLE
 _SIGNED: Final = 1 << 63
+
+# The words in which compiled code speaks of numpy.ndarray, and how many bytes the digest of such words has.
+_ARRAY_CLASS: Final = b"\x80\x04\x95\x15\0\0\0\0\0\0\0\x8c\x05numpy\x94\x8c\x07ndarray\x94\x93\x94."
+_DIGEST_SIZE: Final = 20
 
 values: Final[dict[str, tuple[str, Any]]] = {}  # what `remembered` has answered, and of what
 missed_functions: Final[list[str]] = []  # functions that were called and not kept so, as often as that
@@ -282,7 +285,7 @@ def _engine() -> tuple[Any, ModuleType]:
     binding.add_symbol("_Py_NoneStruct", id(None))
     for name, address in (*helpers.c_helpers.items(), *dynfunc.c_helpers.items()):
         binding.add_symbol(f"numba_{name}", address)
-    binding.add_symbol("numba_unpickle", ctypes.cast(_UNPICKLE, ctypes.c_void_p).value)
+    binding.add_symbol("numba_unpickle", ctypes.cast(_OBJECT, ctypes.c_void_p).value)
     for name, address in memory.c_helpers.items():
         binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
     for kind in vars(builtins).values():
@@ -292,14 +295,17 @@ def _engine() -> tuple[Any, ModuleType]:
     return binding.create_mcjit_compiler(binding.parse_assembly(""), machine), dynfunc
 
 
-def _unpickled(data: int, size: int, _digest: int) -> Any:
-    """What code asks numba's runtime for, whose own loads numba: the class of an array, or an exception."""
-    return pickle.loads(ctypes.string_at(data, size))  # noqa: S301  # as it was compiled
+def _object(data: int, size: int, digest: int) -> Any:
+    """What code asks numba's runtime for: the class of an array; anything else, as an exception, is numba's to make."""
+    said = ctypes.string_at(data, size)
+    if said == _ARRAY_CLASS:
+        return np.ndarray
+    from numba.core import serialize
+
+    return serialize._numba_unpickle(data, said, ctypes.string_at(digest, _DIGEST_SIZE))
 
 
-_UNPICKLE: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(
-    _unpickled
-)
+_OBJECT: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(_object)
 
 
 def _extension(name: str) -> Any:
