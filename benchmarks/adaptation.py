@@ -74,7 +74,7 @@ class Came:
         self.hours += len(rate)
         self.expected += sum(at_most(int(NEAR * RATE * n), n, RATE) for n in many.tolist())
         self.chance += sum(
-            at_most(k - 1, n, NEAR * RATE) < 1.0 - CHANCE
+            at_most(int(k) - 1, n, NEAR * RATE) < 1.0 - CHANCE
             for k, n in zip(odd.tolist(), many.tolist(), strict=True)
         )
         self.odd, self.normal = self.odd + int((p[normal] <= RATE).sum()), self.normal + int(normal.sum())
