@@ -66,10 +66,9 @@ def fill(folder: Path) -> Path:
 def test_a_full_disk_for_the_state_is_told_once_and_judging_goes_on(ns: str, tmp_path: Path) -> None:
     zeek, folder = Zeek(ns, tmp_path / "zeek"), tmp_path / "endpoint"
     folder.mkdir()
-    endpoint = None
-    try:
-        with disk(folder / "state", 96 * 1024) as state:
-            endpoint = Run(ns, folder)
+    with disk(folder / "state", 96 * 1024) as state:
+        endpoint = Run(ns, folder)
+        try:
             wait_for(lambda: is_welcome(endpoint, 0), "the handshake")
             sender = send(ns, "dns", str(RATE), "600", "0")
             wait_for(endpoint.snapshot.exists, "a snapshot")
@@ -94,9 +93,8 @@ def test_a_full_disk_for_the_state_is_told_once_and_judging_goes_on(ns: str, tmp
             assert endpoint.stop() == 0
             assert endpoint.said().count("cannot be written: No space left") == 2
             assert "Traceback" not in endpoint.said()
-    finally:
-        for program in (endpoint, zeek):
-            if program is not None:
+        finally:
+            for program in (endpoint, zeek):
                 program.stop(signal.SIGKILL)
 
 
