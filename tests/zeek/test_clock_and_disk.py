@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(
         not can_make_namespaces(), reason="needs root for a network namespace and for mounting"
     ),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 DAY = 86_400.0
 BEGAN = 1_780_000_000.0
@@ -236,7 +236,8 @@ def test_network_time_that_goes_back_loses_nothing_and_ends_nothing(ns: str, tmp
                 endpoint = Run(ns, folder, more=SHADOW)
             zeek = Reading(ns, tmp_path / f"zeek-{turn}", tmp_path / f"{turn}.pcap")
             try:
-                assert zeek.process.wait(120) == 0, zeek.said()
+                wait_for(lambda z=zeek: "detector found" in z.said(), "the detector", 300.0)
+                assert zeek.process.wait(240) == 0, zeek.said()
             finally:
                 zeek.stop(signal.SIGKILL)
             tally = json.loads(zeek.said().split("TALLY ", 1)[1].splitlines()[0])
