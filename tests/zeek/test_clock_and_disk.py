@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,10 @@ class Reading(Program):
         )  # fmt: skip
 
 
+def has_found(zeek: Program) -> bool:
+    return "detector found" in zeek.said()
+
+
 def test_network_time_that_goes_back_loses_nothing_and_ends_nothing(ns: str, tmp_path: Path) -> None:
     """Within one Zeek, which goes on with the latest time; from one Zeek to the next, beside one detector; and from
     one detector to the next, whose state is of later times.
@@ -236,7 +241,7 @@ def test_network_time_that_goes_back_loses_nothing_and_ends_nothing(ns: str, tmp
                 endpoint = Run(ns, folder, more=SHADOW)
             zeek = Reading(ns, tmp_path / f"zeek-{turn}", tmp_path / f"{turn}.pcap")
             try:
-                wait_for(lambda z=zeek: "detector found" in z.said(), "the detector", 300.0)
+                wait_for(partial(has_found, zeek), "the detector", 300.0)
                 assert zeek.process.wait(240) == 0, zeek.said()
             finally:
                 zeek.stop(signal.SIGKILL)
