@@ -5,14 +5,16 @@
 Each DAY is a folder with a capture or Zeek logs, and labels.csv, as a plan of `cmdana evaluate --days` names them. It
 is scored once by the model (the shipped one, which has learned none of them) from an empty state. Of its normal
 connections that have ended: in how many hours (with 100 of them or more) at most 1.25 in a thousand are at p <= 1e-3,
-their share over the day and in the middle hour; and of the malicious ones the share at 1e-3. `--inflate` takes all
--log10 p so many times: a model that is more foreign than the one at hand.
+in how many of them that is to be expected where p-values mean exactly what they say and connections come alone (an
+hour of 500 holds none in six of ten), and in how many no more are there than chance has in one of twenty at 1.25 in a
+thousand; their share over the day and in the middle hour; and of the malicious ones the share at 1e-3. `--inflate`
+takes all -log10 p so many times: a model that is more foreign than the one at hand.
 
     python -m benchmarks.adaptation --servers-move DAY [DAY ...] [--model FILE]
 
-Each DAY, without its attacks, comes six days in a row; from the fourth on, the three responders of the site that most
-connections go to are at other addresses. Told is the share of connections at p <= 1e-3 of each day and of its middle
-hour: off, and as it comes.
+Each DAY, without its attacks, comes eight days in a row; from the fourth on, the three responders of the site that most
+connections go to are at other addresses; and once more with all where they were. Told is the share of connections at
+p <= 1e-3 of each day and of its middle hour: off, and as it comes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import exp, lgamma, log, log1p
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +43,7 @@ RATE = 1e-3
 NEAR = 1.25
 SERVERS = 3  # that move
 LEAST = 100  # normal connections of an hour that is counted
+CHANCE = 0.05
 Stream = list[tuple[Encoded, Scores]]
 
 
@@ -49,6 +53,8 @@ class Came:
 
     good: int = 0  # hours
     hours: int = 0
+    expected: float = 0.0  # good hours where p-values mean what they say
+    chance: int = 0  # hours that are good but for chance
     odd: int = 0  # of the normal connections
     normal: int = 0
     found: int = 0  # of the malicious ones
@@ -62,16 +68,34 @@ class Came:
         hour = ((truth.end - truth.ts.min()) // 3600.0).astype(np.int64)
         many = np.bincount(hour[normal])
         odd = np.bincount(hour[normal], p[normal] <= RATE, minlength=len(many))
-        rate = odd[many >= LEAST] / many[many >= LEAST]
+        many, odd = many[many >= LEAST], odd[many >= LEAST]
+        rate = odd / many
         self.good += int((rate <= NEAR * RATE).sum())
         self.hours += len(rate)
+        self.expected += sum(at_most(int(NEAR * RATE * n), n, RATE) for n in many.tolist())
+        self.chance += sum(
+            at_most(int(k) - 1, n, NEAR * RATE) < 1.0 - CHANCE
+            for k, n in zip(odd.tolist(), many.tolist(), strict=True)
+        )
         self.odd, self.normal = self.odd + int((p[normal] <= RATE).sum()), self.normal + int(normal.sum())
         self.found, self.malicious = self.found + int((p[bad] <= RATE).sum()), self.malicious + int(bad.sum())
         return float(np.median(rate)) if len(rate) else float("nan")
 
     def words(self) -> str:
         found = f"{self.found / self.malicious:.3f}" if self.malicious else "-"
-        return f"hours {self.good} of {self.hours}, normal {self.odd / max(self.normal, 1):.4f}, malicious {found}"
+        hours = (
+            f"hours {self.good} of {self.hours} (expected {self.expected:.0f}, but for chance {self.chance})"
+        )
+        return f"{hours}, normal {self.odd / max(self.normal, 1):.4f}, malicious {found}"
+
+
+def at_most(k: int, n: int, p: float) -> float:
+    """The probability of at most `k` of `n` where each has the probability `p`."""
+    logs = [
+        lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) + i * log(p) + (n - i) * log1p(-p)
+        for i in range(k + 1)
+    ]
+    return sum(map(exp, logs))
 
 
 def stream_of(day: Day, model: Path | None) -> Stream:
@@ -106,8 +130,8 @@ def in_two_passes(stream: Stream) -> NDArray[np.float64]:
     return np.concatenate([adaptation.receive(*part).p_value for part in stream])
 
 
-def moving(day: Day, days: int = 6, moved_from: int = 3) -> Iterator[Encoded]:
-    """The day's own traffic so often, each a day later; from the fourth on its busiest servers are elsewhere."""
+def moving(day: Day, moved_from: int = 3, days: int = 8) -> Iterator[Encoded]:
+    """The day's own traffic so often, each a day later; after `moved_from` days its busiest servers are elsewhere."""
     calm = take(day.windows, np.flatnonzero(day.truth.label == 0))
     resp = np.ascontiguousarray(calm.connections.resp_h).view("V16").ravel()
     servers, at, many = np.unique(resp, return_inverse=True, return_counts=True)
@@ -123,11 +147,12 @@ def moving(day: Day, days: int = 6, moved_from: int = 3) -> Iterator[Encoded]:
         yield encoded(moved(gone if k >= moved_from else calm, k * 86_400.0), load_schema())
 
 
-def of_moves(day: Day, model: Path | None) -> None:
+def of_moves(day: Day, model: Path | None, moved_from: int) -> None:
     """Prints what each day came to."""
+    what = "servers move" if moved_from < 8 else "all stays"
     detector = load_detector_of(Config(), model, threads=1).detector
     adaptation = Adaptation(Settings(), on=True)
-    for number, whole in enumerate(moving(day)):
+    for number, whole in enumerate(moving(day, moved_from)):
         rows = np.arange(len(whole))
         blocks = [take_encoded(whole, rows[begin : begin + BLOCK]) for begin in range(0, len(rows), BLOCK)]
         p, kept = [], []
@@ -143,7 +168,10 @@ def of_moves(day: Day, model: Path | None) -> None:
         for values in (np.concatenate(p)[final], np.concatenate(kept)[final]):
             rate = np.bincount(hour, values <= RATE, minlength=len(many))[many >= LEAST] / many[many >= LEAST]
             told.append(f"{(values <= RATE).mean():.4f}, middle hour {np.median(rate):.4f}")
-        print(f"{day.folder.name:<14} day {number + 1}  off {told[0]}; as it comes {told[1]}", flush=True)
+        print(
+            f"{day.folder.name:<14} {what:<12} day {number + 1}  off {told[0]}; as it comes {told[1]}",
+            flush=True,
+        )
 
 
 WAYS: dict[str, Callable[[Stream], NDArray[np.float64]]] = {
@@ -163,7 +191,8 @@ def main() -> int:
         for folder in asked.days:
             day = read_day(Planned(folder, "any", "test"), Config(), None, 0.0)
             if asked.servers_move:
-                of_moves(day, asked.model)
+                for moved_from in (3, 8):
+                    of_moves(day, asked.model, moved_from)
                 continue
             stream = stream_of(day, asked.model)
             for times in asked.inflate:

@@ -1,6 +1,6 @@
 """What an attacker gains who drips into what a detector learns by itself, day after day, before the attack.
 
-    python -m benchmarks.drip CALM BAD [--days 14] [--share 0.02] [--learned]
+    python -m benchmarks.drip CALM BAD [--days 14] [--share 0.02] [--learned] [--verdicts]
 
 CALM and BAD are recordings of one site, as a plan of `cmdana evaluate --days` names them. The calm day comes so many
 days in a row, among its connections each day `--share` as many of the bad day's attacks, of every family in turn, at
@@ -9,6 +9,10 @@ how many of the attacking hosts were told of during the drip: with and without t
 hosts with evidence against them nothing slow is learned). The detector is the shipped one, or with `--learned` what six
 tenths of the calm day have taught and the rest calibrated. Calibration that follows the stream is no part of it:
 evidence against hosts is weighed by the p-values before it (`decision.Judge`).
+
+With `--verdicts` told are instead the verdicts on the bad day's connections, which calibration does reach: of the
+malicious and of the normal ones the share at p <= 1e-3, by the model's own calibration and by the one that followed
+the fortnight.
 """
 
 from __future__ import annotations
@@ -22,9 +26,12 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.suspicion import Suspicion
+from cmdana_plugin.config import Adaptation as Settings
 from cmdana_plugin.config import Config
+from cmdana_plugin.decision.adaptation import Adaptation
 from cmdana_plugin.evaluation.adversary.plans import moved_to
 from cmdana_plugin.evaluation.adversary.poison import in_turn
 from cmdana_plugin.evaluation.own_network import after, cut
@@ -35,6 +42,8 @@ from feature_extractors import CmdanaError, Windows, address_texts, concat, take
 from feature_extractors.features import encoded, load_schema, take_encoded
 
 DAY = 86_400.0
+BLOCK = 4096
+RATE = 1e-3
 UNGUARDED = mock.patch.object(Suspicion, "of", lambda self, orig: np.zeros(len(orig), np.bool_))
 
 
@@ -87,6 +96,27 @@ def came(made: Learned, calm: Day, bad: Day, days: int, share: float, seed: int)
     return tally, len(told), len(known)
 
 
+def shares(made: Learned, calm: Day, bad: Day, days: int, share: float, seed: int) -> str:
+    """In words, what becomes of verdicts on the bad day's connections."""
+    detector, adaptation = made.begin(), Adaptation(Settings(), on=True)
+    last = later(bad, calm, days)
+    own: list[NDArray[np.float64]] = []
+    for day in (*fortnight(calm, bad, days, share, seed), last):
+        own, followed = [], []
+        for begin in range(0, len(day.encoded), BLOCK):
+            rows = np.arange(begin, min(begin + BLOCK, len(day.encoded)))
+            block = take_encoded(day.encoded, rows)
+            scores = detector.receive(block)
+            own.append(scores.p_value)
+            followed.append(adaptation.receive(block, scores).p_value)
+    words = []
+    for what, label in (("malicious", 1), ("normal", 0)):
+        rows = bad.truth.final & (bad.truth.label == label)
+        told = [(np.concatenate(p)[rows] <= RATE).mean() for p in (own, followed)]
+        words.append(f"{what} {told[0]:.4f}, followed {told[1]:.4f}")
+    return "; ".join(words)
+
+
 def later(bad: Day, calm: Day, days: int) -> Day:
     """The bad day, after the fortnight by so many whole days; its alarms are told at its own times."""
     begin = float(calm.truth.ts.min()) + days * DAY
@@ -110,6 +140,7 @@ def main() -> int:
     ask.add_argument("--share", type=float, nargs="*", default=[0.02], metavar="SHARE")
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--learned", action="store_true")
+    ask.add_argument("--verdicts", action="store_true")
     asked = ask.parse_args()
     try:
         calm = read_day(Planned(asked.calm, "site", "later"), Config(), None, 0.0)
@@ -124,11 +155,16 @@ def main() -> int:
     )
     for share in (0.0, *asked.share):
         for guarded in (True, False) if share else (True,):
+            how = f"drip {share:5.1%}  {'guarded' if guarded else 'unguarded':<9}"
             with nullcontext() if guarded else UNGUARDED:
+                if asked.verdicts:
+                    words = shares(made, calm, bad, asked.days, share, asked.seed)
+                    print(f"{how} at p <= 1e-3: {words}", flush=True)
+                    continue
                 tally, told, known = came(made, calm, bad, asked.days, share, asked.seed)
             print(
-                f"drip {share:5.1%}  {'guarded' if guarded else 'unguarded':<9} found {tally.found}, false "
-                f"{tally.false}; during the drip {told} incidents, {known} attacking hosts among them",
+                f"{how} found {tally.found}, false {tally.false}; during the drip {told} incidents, {known} attacking "
+                "hosts among them",
                 flush=True,
             )
     return 0

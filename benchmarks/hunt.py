@@ -1,12 +1,13 @@
 """What it takes to hunt an archive, and to keep what is known of a large site.
 
     python -m benchmarks.hunt make LOGS ARCHIVE [--connections 1000000]
-    python -m benchmarks.hunt run ARCHIVE [--workers 1 2] [--model site.safetensors]
+    python -m benchmarks.hunt run ARCHIVE [--workers 1 2] [--ray local] [--model site.safetensors]
     python -m benchmarks.hunt state [--hosts 1000000]
     python -m benchmarks.hunt paper ARCHIVE [--model site.safetensors]
 
 `make` repeats a folder of JSON logs day after day, each with uids of its own. `run` times `cmdana hunt` whole, start-up
-included, with the memory of all its processes. `state` fills the tables of a judge as so many hosts do, and says how
+included, with the memory of all its processes, and names a digest of what it wrote, so that two runs can be compared;
+with `--ray` its actors score. `state` fills the tables of a judge as so many hosts do, and says how
 long a snapshot holds up verdicts, takes, and is read. `paper` measures each stage of a hunt by itself, in processor
 time for a connection, and says from that how many connections a second 1 to 16 scoring processes come to.
 """
@@ -14,6 +15,7 @@ time for a connection, and says from that how many connections a second 1 to 16 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -51,7 +53,7 @@ def make(logs: Path, archive: Path, connections: int) -> int:
     return done
 
 
-def run(archive: Path, workers: Sequence[int], model: str) -> None:
+def run(archive: Path, workers: Sequence[int], model: str, ray: str) -> None:
     from benchmarks.replay import timed
 
     for n in workers:
@@ -67,11 +69,20 @@ def run(archive: Path, workers: Sequence[int], model: str) -> None:
                 str(out),
             ]
             command += ["--workers", str(n), "--json", *(["--model", model] if model else [])]
+            command += ["--ray", ray] if ray else []
             seconds, processor, peak = timed(command, Path(folder), watched=True)
-            rows = sum(1 for line in (out / "cmdana.log").open() if line[0] != "#")
+            written = hashlib.sha256()
+            rows = 0
+            for log in ("cmdana.log", "notice.log"):
+                for line in (out / log).open("rb"):
+                    if not line.startswith(b"#"):  # #open and #close are of the clock
+                        rows += log == "cmdana.log"
+                        written.update(line)
             print(
-                f"{n} scoring: {rows:,} verdicts in {seconds:.0f} s, {rows / seconds:,.0f} a second, "
-                f"{processor:.0f} s of processors, {peak / 1024:,.0f} MiB at most"
+                f"{n} scoring{' with Ray' if ray else ''}: {rows:,} verdicts in {seconds:.0f} s, "
+                f"{rows / seconds:,.0f} a second, {processor:.0f} s of processors, {peak / 1024:,.0f} MiB at most, "
+                f"logs {written.hexdigest()[:16]}",
+                flush=True,
             )
 
 
@@ -178,6 +189,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--hosts", type=int, default=1_000_000)
+    parser.add_argument("--ray", default="", metavar="ADDRESS")
     parser.add_argument("--model", default="")
     given = parser.parse_args()
     if given.what == "make":
@@ -185,7 +197,7 @@ def main() -> None:
         shutil.rmtree(archive, ignore_errors=True)
         print(f"{archive}: {make(logs, archive, given.connections):,} connections")
     elif given.what == "run":
-        run(given.paths[0], given.workers, given.model)
+        run(given.paths[0], given.workers, given.model, given.ray)
     elif given.what == "state":
         state(given.hosts)
     else:

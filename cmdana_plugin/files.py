@@ -108,10 +108,16 @@ class Appended:
         return os.fstat(self._descriptor).st_size
 
     def write(self, data: bytes) -> None:
-        """Appends to the file that `size` was asked of."""
+        """Appends to the file that `size` was asked of, all of it or nothing."""
+        begin = os.fstat(self._descriptor).st_size
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, begin)
+            raise
 
     def close(self) -> None:
         """Closes the file; does nothing a second time."""

@@ -80,10 +80,16 @@ def _propose(settings: Config, folder: Path, quiet: bool) -> Entry:
     from cmdana_plugin.evaluation import shadow
     from cmdana_plugin.replay import settled_for_extraction
 
-    say_if_it_compiles("loss")
+    if not folder.is_dir():
+        raise CmdanaError(f"{folder}: there is no such folder; expected that of [state] folder")
     present = _lineage(settings, folder).model or (Path(settings.model.path) if settings.model.path else None)
-    with files.alone(folder, "adapt"), show.steps(quiet=quiet) as progress, settled_for_extraction():
-        return shadow.propose(folder, settings, partial(load_detector_of, settings), present, progress)
+    with files.alone(folder, "adapt"):
+        found = shadow.days_over(folder)
+        say_if_it_compiles("loss")
+        with show.steps(quiet=quiet) as progress, settled_for_extraction():
+            return shadow.propose(
+                folder, found, settings, partial(load_detector_of, settings), present, progress
+            )
 
 
 def _take_back_calibration(folder: Path) -> None:

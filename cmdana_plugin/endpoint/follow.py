@@ -6,12 +6,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cmdana_plugin.detector import BENIGN
-from cmdana_plugin.logs import CMDANA, NOTICE, AppendedLog, cmdana_pieces, notice_row
+from cmdana_plugin.logs import CMDANA, NOTICE, AppendedLog, DiskFullError, cmdana_pieces, notice_row
 from cmdana_plugin.replay import settle_for_live
 from feature_extractors.features import Encoded, encoded, schema_of
 from feature_extractors.readers import FollowedLogs
@@ -19,6 +19,7 @@ from feature_extractors.readers import FollowedLogs
 if TYPE_CHECKING:
     from cmdana_plugin.config import Config
     from cmdana_plugin.decision import Judge, Judged
+    from cmdana_plugin.logs import Column
 
 _LOOK_SECONDS: Final = 0.5  # between two looks at the logs
 _LONELY_SECONDS: Final = 30.0  # without a log of connections, after which the operator is told
@@ -74,6 +75,7 @@ class _Following:
         self._cmdana = AppendedLog(out, CMDANA, settings.logs.format)
         self._notices = AppendedLog(out, NOTICE, settings.logs.format)
         self._counts: Counter[str] = Counter()
+        self._missed: Counter[str] = Counter()  # rows for which there is no room at present
 
     def run(self, over: Callable[[], bool], stop: threading.Event) -> None:
         for judged in self._judge.judged(self._blocks(over, stop)):
@@ -82,7 +84,7 @@ class _Following:
 
     def counters(self) -> dict[str, int]:
         """What was judged, and what the reading let go, by name."""
-        return dict(self._counts + Counter(self._logs.counts.by_reason))
+        return dict(self._counts + self._missed + Counter(self._logs.counts.by_reason))
 
     def close(self) -> None:
         self._cmdana.close()
@@ -120,9 +122,23 @@ class _Following:
         c, verdicts = judged.windows.connections, judged.verdicts
         now = float(c.end.max())
         for columns in cmdana_pieces(c, verdicts, judged.revised):
-            self._cmdana.write_columns(columns, now)
+            self._put(self._cmdana, columns, now)
         if judged.notices:
-            self._notices.write(map(notice_row, judged.notices), now)
+            self._put(self._notices, list(zip(*map(notice_row, judged.notices), strict=True)), now)
         self._counts["connections_judged"] += len(c)
         self._counts["odd_verdicts"] += sum(n for (_, word), n in judged.counts.items() if word != BENIGN)
         self._counts["notices"] += len(judged.notices)
+
+    def _put(self, log: AppendedLog, columns: Sequence[Column], now: float) -> None:
+        """Writes rows; where there is no room they are counted, and judging goes on."""
+        name = f"{log.path.stem}_rows_not_written"
+        try:
+            log.write_columns(columns, now)
+        except DiskFullError as full:
+            if not self._missed[name]:
+                self._notify(f"{full}; judging goes on, and rows that are not written are counted")
+            self._missed[name] += len(columns[0])
+            return
+        if missed := self._missed.pop(name, 0):
+            self._counts[name] += missed
+            self._notify(f"{log.path}: is written again; {missed:,} rows were not")

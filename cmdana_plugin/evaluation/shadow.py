@@ -21,7 +21,7 @@ from cmdana_plugin.detector import Detector, shipped_checkpoint
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.keyfile import state_salt
 from cmdana_plugin.replay import Loaded
-from cmdana_plugin.training import Entry, Lineage, Recipe, Trial, quarantined, sources, trial_of
+from cmdana_plugin.training import Entry, Lineage, Quarantined, Recipe, Trial, quarantined, sources, trial_of
 from feature_extractors import CmdanaError, Windows, address_texts, take
 from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
 
@@ -110,28 +110,33 @@ def outcome(
     return Outcome(len(found), len(set(trial.canary.tolist()) - {0}), len(false), days, odd / max(many, 1))
 
 
+def days_over(folder: Path) -> Quarantined:
+    """The quarantined days that a shadow model may be learned from and tried on. Raises `CmdanaError` for too few."""
+    kept = folder / f"{statefile.NAME}{statefile.SUFFIX}"
+    found = quarantined(folder, statefile.read(kept).arrays if kept.exists() else {})
+    if len(found.days) < 2:
+        raise CmdanaError(
+            f"{folder}: found {len(found.days)} quarantined days that are over; expected two or more, the last to try "
+            'the shadow on: cmdana run gathers them where [adaptation] mode is "shadow"'
+        )
+    return found
+
+
 def propose(
     folder: Path,
+    found: Quarantined,
     config: Config,
     load: Callable[[Path | None], Loaded],
     present: Path | None,
     progress: Callable[[str, float], None] = lambda _what, _share: None,
     seed: int = 0,
 ) -> Entry:
-    """Learns a shadow model of all quarantined days but the last, tries it on that one beside the `present` one (None:
-    the shipped one), and says what came of it in the history of the site's models.
+    """Learns a shadow model of all `days_over` but the last, tries it on that one beside the `present` one (None: the
+    shipped one), and says what came of it in the history of the site's models.
 
-    Raises `CmdanaError` where there are fewer than two such days, or they cannot be learned from.
+    Raises `CmdanaError` where they cannot be learned from.
     """
     lineage = Lineage(folder, state_salt(config.model.state_key))
-    kept = folder / f"{statefile.NAME}{statefile.SUFFIX}"
-    known = statefile.read(kept).arrays if kept.exists() else {}
-    found = quarantined(folder, known)
-    if len(found.days) < 2:
-        raise CmdanaError(
-            f"{folder}: found {len(found.days)} quarantined days that are over; expected two or more, the last to try "
-            'the shadow on: cmdana run gathers them where [adaptation] mode is "shadow"'
-        )
     *lesson, last = found.days
     schema = load_schema()
     init = checkpoints.load(present, schema) if present is not None else shipped_checkpoint()

@@ -38,6 +38,8 @@ from .row_lines import RowWriter as RowWriter
 from .streams import CMDANA as CMDANA
 from .streams import CONN as CONN
 from .streams import NOTICE as NOTICE
+from .streams import Column as Column
+from .streams import DiskFullError as DiskFullError
 from .streams import Format as Format
 from .streams import LocalNets as LocalNets
 from .streams import LogError as LogError

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from typing import Final
 
 from cmdana_plugin.files import Appended
-from cmdana_plugin.logs.streams import Column, Format, LogError, Stream, Value, header_of, lines_of
+from cmdana_plugin.logs.streams import (
+    Column,
+    DiskFullError,
+    Format,
+    LogError,
+    Stream,
+    Value,
+    header_of,
+    lines_of,
+)
+
+_FULL: Final = (ENOSPC, EDQUOT)
 
 
 class AppendedLog:
     """Rows appended to `folder`/NAME.log, which is begun anew where it was moved away.
 
-    A log that is there is gone on with, if it is of this format. All methods raise `LogError`.
+    A log that is there is gone on with, if it is of this format. All methods raise `LogError`, those that write
+    `DiskFullError` where nothing but room is wanting; then nothing of it was written.
     """
 
     def __init__(self, folder: Path, stream: Stream, fmt: Format) -> None:
@@ -35,7 +49,8 @@ class AppendedLog:
             head = b"" if self._file.size() else header_of(self._stream, self._format, now)
             self._file.write(head + (lines_of(self._stream, columns, self._format) if columns else b""))
         except OSError as error:
-            raise LogError(f"{self.path}: cannot be written: {error.strerror}") from None
+            kind = DiskFullError if error.errno in _FULL else LogError
+            raise kind(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """Closes the file; a later write opens it again."""

@@ -46,6 +46,10 @@ class LogError(CmdanaError):
     """A log cannot be written where it was asked for."""
 
 
+class DiskFullError(LogError):
+    """There is no room for it, at present."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One log stream: its path and its fields with Zeek's types, in the order of the columns."""

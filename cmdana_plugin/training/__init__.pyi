@@ -33,6 +33,7 @@ from .rehearsals.canaries import trial_of as trial_of
 from .shadow.lineage import Entry as Entry
 from .shadow.lineage import Lineage as Lineage
 from .shadow.quarantine import Quarantine as Quarantine
+from .shadow.quarantine import Quarantined as Quarantined
 from .shadow.quarantine import quarantined as quarantined
 from .sources import Learned as Learned
 from .sources import joining as joining

@@ -39,11 +39,11 @@ def ns() -> Iterator[str]:
 class Run(Program):
     """`cmdana run` as it is, with the shipped model and a state that is written every second."""
 
-    def __init__(self, ns: str, folder: Path) -> None:
+    def __init__(self, ns: str, folder: Path, more: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugin.toml").write_text(
             f'[endpoint]\nreconnect_max = 1.0\nsecret_file = "{secret_in(folder)}"\n'
-            f'[model]\nstate_key = "{folder / "key"}"\n[state]\nfolder = "{folder / "state"}"\nseconds = 1.0\n'
+            f'[model]\nstate_key = "{folder / "key"}"\n[state]\nfolder = "{folder / "state"}"\nseconds = 1.0\n{more}'
         )
         words = ("-m", "cmdana_plugin.cli", "run", "--config", folder / "plugin.toml")
         super().__init__(ns, folder, "endpoint", sys.executable, *words)

@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin import files
 from cmdana_plugin.decision import Judged
 from cmdana_plugin.statefile import of_text
 from cmdana_plugin.training.recording import Recording
@@ -27,6 +29,8 @@ FOLDER: Final = "quarantine"  # in the folder of the state
 DAYS: Final = 4  # that are over and kept
 MOST_OF_A_HOST: Final = 0.01  # of a day's connections
 _DAY: Final = 86_400.0
+_PRESENT: Final = "present"  # names the day that goes on
+_DIGITS: Final = 6
 _INCIDENTS: Final = "decider.incidents"
 
 
@@ -43,6 +47,8 @@ class Quarantine:
         self._most = max(most // (DAYS + 1), 1)
         self._spool: Spool | None = None
         self._day: int | None = -1  # None: no longer
+        self._gone_by = 0  # connections that came when their day was over, since it was last told
+        self._over = 0  # connections of the day that an earlier run let go
 
     def keep(self, windows: Windows) -> None:
         """Appends a block, in order of `end`."""
@@ -59,6 +65,7 @@ class Quarantine:
     def _keep(self, windows: Windows) -> None:
         day = (windows.connections.end // _DAY).astype(np.int64)
         assert self._day is not None
+        self._gone_by += int((day < self._day).sum())
         for one in np.unique(day[day >= self._day]).tolist():
             if one != self._day:
                 self._turn(one)
@@ -84,14 +91,31 @@ class Quarantine:
         spool, self._spool = self._spool, None
         if spool is not None:
             spool.close()
+            if left := [
+                f"{n:,} {why}"
+                for n, why in (
+                    (self._gone_by, "connections of days gone by (is a clock set back?)"),
+                    (spool.dropped - self._over, "connections, the earliest ([learning] max_connections)"),
+                )
+                if n
+            ]:
+                day = datetime.fromtimestamp((self._day or 0) * _DAY, UTC)
+                self._notify(f"quarantine: left out on {day:%Y-%m-%d}: {', '.join(left)}")
+            self._gone_by = 0
 
     def _turn(self, day: int) -> None:
         self._end()
         self._day = day
-        for old in _days(self._folder)[: -DAYS or None]:
+        name = _name(day)
+        days = _days(self._folder)
+        later = [path for path in days if path.name > name]
+        for old in [*[path for path in days if path.name < name][:-DAYS], *later[DAYS:]]:
             shutil.rmtree(old, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._spool = Spool(self._folder / f"{day:06d}", self._most, create=True)
+        self._spool = Spool(self._folder / name, self._most, create=True)
+        self._over = self._spool.dropped
+        # Which day goes on: where a clock was ahead, later ones are there.
+        files.replace(self._folder / _PRESENT, name.encode(), 0o600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +127,10 @@ class Quarantined:
 
 
 def quarantined(folder: Path, state: Mapping[str, NDArray[Any]]) -> Quarantined:
-    """What may be learned of the days in a folder, by the `state` of its judge; not the latest, which may go on."""
+    """What may be learned of the days in a folder, by the `state` of its judge; not the present, which may go on."""
     silent = set(_with_incidents(state))
     days = []
-    for path in _days(folder / FOLDER)[:-1]:
+    for path in _over(folder / FOLDER):
         spool = Spool(path)
         try:
             blocks = list(spool.windows())
@@ -135,6 +159,21 @@ def _by_originator(c: Connections) -> Iterator[tuple[str, NDArray[np.int64]]]:
     order = np.argsort(at, kind="stable")
     texts = address_texts(hosts.view(np.uint8).reshape(-1, 16))
     yield from zip(texts, np.split(order, np.cumsum(np.bincount(at))[:-1]), strict=True)
+
+
+def _over(folder: Path) -> list[Path]:
+    """The days before the present one."""
+    days = _days(folder)
+    try:
+        present = (folder / _PRESENT).read_text(encoding="ascii")[:_DIGITS]
+    except (OSError, UnicodeDecodeError):
+        present = days[-1].name if days else ""
+    return [path for path in days if path.name < present]
+
+
+def _name(day: int) -> str:
+    """Of a day's folder: they sort as the days do."""
+    return f"{day:0{_DIGITS}d}"
 
 
 def _days(folder: Path) -> list[Path]:

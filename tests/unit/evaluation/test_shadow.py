@@ -117,10 +117,10 @@ def command(
 
 
 def test_with_one_day_that_is_over_nothing_is_proposed(site: Path) -> None:
-    for day in sorted((site / "quarantine").iterdir())[1:]:
-        shutil.rmtree(day)
+    for about in sorted((site / "quarantine").glob("*/about.json"))[1:]:
+        shutil.rmtree(about.parent)
     settings = configured(site / "plugin.toml").config
-    with pytest.raises(CmdanaError, match="found 0 quarantined days that are over; expected two or more"):
+    with pytest.raises(CmdanaError, match="found 1 quarantined days that are over; expected two or more"):
         adapting._propose(settings, site, quiet=True)
 
 
@@ -142,6 +142,36 @@ def test_a_shadow_is_learned_tried_promoted_and_taken_back(
     status, said = command(site, monkeypatch, capsys, "roll-back")
     assert (status, said.endswith("the configured model judges\n")) == (0, True)
     assert judging.load_detector_of(settings).about["network"] == before
+
+
+@pytest.mark.parametrize(
+    ("action", "folder", "why"),
+    [
+        ("propose", "", "found 0 quarantined days that are over; expected two or more"),
+        ("propose", "nowhere", "there is no such folder; expected that of [state] folder"),
+        ("promote", "", "no model is proposed; cmdana adapt propose makes one"),
+        ("roll-back", "", "there is no state"),
+        ("status", "nowhere", "there is no state"),
+    ],
+)
+def test_a_step_that_cannot_be_gets_one_line_and_nothing_is_compiled_for_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    action: str,
+    folder: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr("cmdana_plugin.compile_cache.kept", lambda _: False)
+    (tmp_path / "plugin.toml").write_text(f'[model]\nstate_key = "{tmp_path}/key"\n')
+    words = ["cmdana", "adapt", action, str(tmp_path / folder), "--config", str(tmp_path / "plugin.toml")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (1, "")
+    _, line = said.err.splitlines()  # after the one that names the configuration
+    assert why in line
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a shadow model may learn from: days that are over, little of each host, nothing of those with incidents."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,38 @@ def test_days_that_are_over_are_learned_from_and_the_latest_is_left(tmp_path: Pa
 def test_only_so_many_days_are_kept(tmp_path: Path) -> None:
     gathered(tmp_path, DAYS + 3)
     assert len(quarantined(tmp_path, NONE).days) == DAYS
+
+
+def test_connections_of_a_day_gone_by_are_left_out_and_told_of(tmp_path: Path) -> None:
+    lines: list[str] = []
+    quarantine = Quarantine(tmp_path, 100_000, lines.append)
+    for day in (0, 1, 0, 1, 2):
+        quarantine.keep(of_day(day))
+    quarantine.close()
+    assert [len(day.windows) for day in quarantined(tmp_path, NONE).days] == [600, 1200]
+    (line,) = lines
+    assert re.fullmatch(r"quarantine: left out on \d{4}-\d\d-\d\d: 600 connections of days gone by .*", line)
+
+
+def test_connections_over_the_bound_are_let_go_and_told_of(tmp_path: Path) -> None:
+    lines: list[str] = []
+    quarantine = Quarantine(tmp_path, 5 * 4000, lines.append)
+    for day in (0, 1):
+        for _ in range(4):
+            quarantine.keep(of_day(day, 4096))
+    quarantine.close()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.search(r": 12,288 connections, the earliest \(\[learning\] max_connections\)$", line)
+
+
+def test_a_clock_that_was_ahead_for_a_while_leaves_the_present_day_alone(tmp_path: Path) -> None:
+    for day in (0, 400, 1, 2):  # each from a start of its own
+        quarantine = Quarantine(tmp_path, 100_000, print)
+        quarantine.keep(of_day(day))
+        quarantine.close()
+    first, second = (int(day.name) for day in quarantined(tmp_path, NONE).days)
+    assert second == first + 1
 
 
 def test_of_no_host_more_than_one_in_a_hundred_is_learned(tmp_path: Path) -> None:
