@@ -72,7 +72,7 @@ class Evidence:
         self._hash_key = key or new_key()
         self._key = np.zeros(hosts, np.uint64)  # 0 free
         self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
-        self._when = np.full((hosts, len(HORIZONS), KEPT), -np.inf)
+        self._when = np.zeros((hosts, len(HORIZONS), KEPT))  # of a value of 0 it means nothing
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
         # Of a responder: the most that its hours have come to, how many they were, and what of that is its own usual.
@@ -130,7 +130,7 @@ class Evidence:
         for name, column in columns.items():
             getattr(self, _COLUMNS[name])[:] = column
         free = self._key == 0
-        for times in (self._when, self._last, self.last_open):
+        for times in (self._last, self.last_open):
             times[free] = -np.inf
         self.forgotten, self.limit, self.limits = forgotten, limit, limits
         self._hash_key, self._before, self._hours, self._blocks = (key[0], key[1]), before, hours, blocks
