@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from binascii import b2a_base64
 from typing import Final
 
 import numpy as np
@@ -64,10 +64,10 @@ def _of_ipv4(
     rows["src"], rows["dst"] = (np.where(turned, b, a) >> 16 for a, b in (sides, sides[::-1]))
     rows["sport"], rows["dport"] = (np.where(turned, b, a) for a, b in ((orig_p, resp_p), (resp_p, orig_p)))
     raw, width = rows.tobytes(), rows.itemsize
-    sha1 = hashlib.sha1
+    sha1, encode = hashlib.sha1, base64.b64encode
     return np.array(
         [
-            b"1:" + b2a_base64(sha1(raw[k : k + width], usedforsecurity=False).digest(), newline=False)
+            b"1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest())
             for k in range(0, len(raw), width)
         ],
         _ID,
@@ -101,7 +101,7 @@ def _one_by_one(
         if proto in _PORTED:
             tuple_bytes += sport.to_bytes(2, "big") + dport.to_bytes(2, "big")
         digest = hashlib.sha1(tuple_bytes, usedforsecurity=False).digest()
-        ids.append(b"1:" + b2a_base64(digest, newline=False))
+        ids.append(b"1:" + base64.b64encode(digest))
     return np.array(ids, _ID)
 
 

@@ -95,12 +95,12 @@ class WithBehaviour:
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
         n = len(windows)
-        runs = beside(self.inner, lambda: self._runs(windows)) if n else None
+        judged = beside(self.inner, lambda: self._runs(windows)) if n else None
         scores = self.inner.receive(windows)
         component = np.full(n, np.nan)
-        if runs is None:
+        if judged is None:
             return replace(scores, components={**scores.components, COMPONENT: component})
-        rows, (table, p) = flow_rows(windows), runs()
+        rows, (table, p) = flow_rows(windows), judged()
         component[rows] = p
         counts = np.isfinite(p) & (self._strangers | is_known(table) | is_in_vain(table))
         rows, p, table = rows[counts], p[counts], table[counts]
