@@ -73,7 +73,8 @@ def timed(command: list[str], folder: Path, watched: bool) -> tuple[float, float
         if child.returncode:
             err.seek(0)
             raise RuntimeError(f"{command[0]} failed: {err.read().decode()[-500:]}")
-    return seconds, usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss)
+    # The kernel's own most counts what this process held when the other began.
+    return seconds, usage.ru_utime + usage.ru_stime, peak or usage.ru_maxrss
 
 
 def family(pid: int) -> list[int]:

@@ -162,6 +162,11 @@ def show(found: Explanation, logs: Path) -> None:
     side = "at or above" if score >= threshold else "below"
     _say(console, f"Verdict: {word}, score {score:.3f}, {side} the threshold of {threshold:.3f}")
     _say(console, f"p-value {p_value:.3g}: {_in_words(p_value)}")
+    if text(v, "incident"):
+        # The last notice of an incident knows most of it.
+        told = [row for row in found.notices if text(row, "cmdana.incident") == text(v, "incident")]
+        words = f": {_safe(max(told, key=_ts), 'msg')}" if told else ""
+        _say(console, f"[bold]Part of incident {_safe(v, 'incident')}{words}[/bold]")
     reasons = texts(v, "reasons")
     if reasons:
         _say(console, "\n[bold]Why[/bold]")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.fields import names, told
-from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_of, take_flows
+from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_between, flows_of
 from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
 from cmdana_plugin.behaviour.past import ending_before, packed, unpacked
 from cmdana_plugin.behaviour.streams import Bounds, Streams
@@ -20,6 +20,7 @@ from cmdana_plugin.detector import (
     Detector,
     Scores,
     Unsound,
+    beside,
     restore_to,
     score_of,
     significant,
@@ -30,6 +31,8 @@ from feature_extractors import CONN_STATES, CmdanaError
 from feature_extractors.features import Encoded
 
 COMPONENT: Final = "behaviour"
+
+T = TypeVar("T")
 _SEEN: Final = "host_seen"
 _REASONS: Final = 3  # fields that are named
 _TELLING: Final = 0.3  # log odds that a field must account for to be named
@@ -91,18 +94,13 @@ class WithBehaviour:
 
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
-        scores = self.inner.receive(windows)
         n = len(windows)
+        judged = beside(self.inner, lambda: self._runs(windows)) if n else None
+        scores = self.inner.receive(windows)
         component = np.full(n, np.nan)
-        rows = flow_rows(windows)
-        if not n:
+        if judged is None:
             return replace(scores, components={**scores.components, COMPONENT: component})
-        flows = flows_of(windows, self._salt)
-        if self._past and len(flows):
-            if float(flows.end[0]) < float(self._past["clock"][0]):
-                self._streams.restore(ending_before(self._past, float(flows.end[0])))
-            self._past = {}
-        table, p = self._judged(flows)
+        rows, (table, p) = flow_rows(windows), judged()
         component[rows] = p
         counts = np.isfinite(p) & (self._strangers | is_known(table) | is_in_vain(table))
         rows, p, table = rows[counts], p[counts], table[counts]
@@ -119,11 +117,24 @@ class WithBehaviour:
             seen=_Seen(scores, rows, table, leads),
         )
 
+    def beside(self, job: Callable[[], T]) -> Callable[[], T]:
+        """As its inner detector's."""
+        return beside(self.inner, job)
+
+    def _runs(self, windows: Encoded) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The fields [k, B] and p-values [k] of what ended in a block, which then is part of the past."""
+        flows = flows_of(windows, self._salt)
+        if self._past and len(flows):
+            if float(flows.end[0]) < float(self._past["clock"][0]):
+                self._streams.restore(ending_before(self._past, float(flows.end[0])))
+            self._past = {}
+        return self._judged(flows)
+
     def _judged(self, flows: Flows) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The fields [n, B] and p-values [n]; of hosts against whom there is evidence, streams learn nothing slow."""
         tables, p_value, begin = [], [], 0
         while begin < len(flows):
-            part = take_flows(flows, np.arange(begin, min(begin + self._suspicion.left(), len(flows))))
+            part = flows_between(flows, begin, begin + self._suspicion.left())
             table = self._streams.receive(part, ~self._suspicion.of(part.orig)).astype(np.float32)
             p = p_values(self._behaviour, table, part)
             if self._suspicion.hear(part.orig, part.end, p):

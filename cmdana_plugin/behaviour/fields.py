@@ -191,9 +191,20 @@ def _column(name: str) -> tuple[int, bool] | None:
     return base + _AGAINST[against] + measures.index(at), False
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where in a row of fields stands what, and of which column of the statistics it is made."""
+
+    of_amounts: NDArray[np.int64]  # places of logarithms
+    amounts: NDArray[np.int64]  # columns
+    of_others: NDArray[np.int64]
+    others: NDArray[np.int64]
+    surprises: NDArray[np.int64]  # places of both kinds, of first contacts
+    made: tuple[tuple[int, str], ...]  # places of what has a function
+
+
 @functools.cache
-def _plan() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], list[tuple[int, str]]]:
-    """Places in a row, columns of the statistics, whose logarithm; and the places of what has a function."""
+def _plan() -> _Plan:
     places, columns, logarithms, made = [], [], [], []
     for place, name in enumerate(names()):
         if name in _MADE:
@@ -206,7 +217,9 @@ def _plan() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], li
             raise SchemaError(
                 f"behaviour: found {name!r}, expected a statistic of a stream or a function of fields.py"
             )
-    return np.array(places), np.array(columns), np.array(logarithms), made
+    at, of, amount = np.array(places), np.array(columns), np.array(logarithms)
+    surprises = at[of % WIDTH == AT_SURPRISE]
+    return _Plan(at[amount], of[amount], at[~amount], of[~amount], surprises, tuple(made))
 
 
 @functools.cache
@@ -217,16 +230,15 @@ def names() -> tuple[str, ...]:
 
 def fields_of(raw: Raw) -> Floats:
     """The fields [n, B] in the schema's order; NaN where there is nothing to tell."""
-    places, columns, logarithms, made = _plan()
+    plan = _plan()
     out = np.empty((len(raw.of), len(names())), np.float32)
-    values = raw.of.reshape(len(raw.of), KINDS * WIDTH)[:, columns]
+    statistics = raw.of.reshape(len(raw.of), KINDS * WIDTH)
+    amounts = statistics.take(plan.amounts, axis=1)
+    out[:, plan.of_amounts] = np.log1p(amounts, out=amounts)
+    out[:, plan.of_others] = statistics.take(plan.others, axis=1)
     # What is new enough is new: how new a rehearsal or a recording makes it is no matter.
-    values[:, columns % WIDTH == AT_SURPRISE] = np.minimum(
-        values[:, columns % WIDTH == AT_SURPRISE], _SURPRISING
-    )
-    values[:, logarithms] = np.log1p(values[:, logarithms])
-    out[:, places] = values
-    for place, name in made:
+    out[:, plan.surprises] = np.minimum(out[:, plan.surprises], _SURPRISING)
+    for place, name in plan.made:
         out[:, place] = _MADE[name](raw)
     return out
 
@@ -234,9 +246,8 @@ def fields_of(raw: Raw) -> Floats:
 @functools.cache
 def _logarithms() -> NDArray[np.bool_]:
     """[B] whether a field is the logarithm of what its words name."""
-    places, _, logarithms, _ = _plan()
     out = np.isin(names(), _LOGARITHMS)
-    out[places] = logarithms
+    out[_plan().of_amounts] = True
     return out
 
 

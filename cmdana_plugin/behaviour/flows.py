@@ -53,6 +53,12 @@ def take_flows(flows: Flows, rows: NDArray[np.int64]) -> Flows:
     return Flows(**columns)
 
 
+def flows_between(flows: Flows, begin: int, end: int) -> Flows:
+    """The rows from `begin` on and before `end`, as views."""
+    columns: dict[str, Any] = {f.name: getattr(flows, f.name)[begin:end] for f in fields(Flows)}
+    return Flows(**columns)
+
+
 def concat_flows(parts: Sequence[Flows]) -> Flows:
     """The parts joined end to end. Raises `ValueError` where there is none."""
     if not parts:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.fields import Raw, fields_of, names
-from cmdana_plugin.behaviour.flows import MOST, Flows, take_flows
+from cmdana_plugin.behaviour.flows import MOST, Flows, flows_between
 from cmdana_plugin.behaviour.tables import (
     HOST,
     KINDS,
@@ -29,7 +29,8 @@ from cmdana_plugin.behaviour.walk import WIDTH, walk
 
 BLOCK: Final = 1024  # connections whose raw statistics are held at once
 TABLES: Final = ("pairs", "uses", "targets", "domains", "hosts")
-_FAILED: Final = (0, 3, 8, 9, 10, 11, 12)  # S0, REJ, RSTOS0, RSTRH, SH, SHR, OTH
+# By state, -1 the last: S0, REJ, RSTOS0, RSTRH, SH, SHR, OTH.
+_FAILED: Final = np.isin(np.arange(256), (0, 3, 8, 9, 10, 11, 12))
 _LOW: Final = 10_000  # ports from which on they are nobody's in particular
 _MOST_BITS: Final = 1e6
 _MOST_OUTCOMES: Final = 1e6  # of one connection
@@ -38,6 +39,9 @@ _PURPOSE: Final = {
     2: 1, 29: 3, 3: 2, 4: 3, 5: 4, 6: 5, 27: 5, 28: 5, 7: 6, 8: 6, 9: 7, 10: 7, 11: 8, 12: 8, 13: 9, 14: 9, 15: 9,
     16: 9, 26: 9, 17: 10, 18: 10, 19: 10, 31: 10, 20: 11, 22: 12, 24: 13, 25: 13,
 }  # fmt: skip
+_PURPOSES: Final = np.array(
+    [_PURPOSE.get(code, -1) for code in range(max(_PURPOSE) + 2)]
+)  # of the last, none
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,8 @@ class Streams:
         learned = np.ones(n, np.bool_) if teach is None else np.ascontiguousarray(teach, np.bool_)
         out = np.empty((n, len(names())), np.float32)
         for begin in range(0, n, BLOCK):
-            rows = np.arange(begin, min(begin + BLOCK, n))
-            part = _possible(take_flows(flows, rows))
+            rows = slice(begin, begin + BLOCK)
+            part = _possible(flows_between(flows, begin, begin + BLOCK))
             out[rows] = fields_of(Raw(self._walked(part, learned[rows]), part))
         return out
 
@@ -123,7 +127,7 @@ class Streams:
         answered = flows.resp_bytes > 0
         # Never answered, or closed before a byte was said.
         silent = ~answered & (flows.orig_bytes <= 0)
-        failed = np.where(tcp, np.isin(flows.state, _FAILED) | silent, ~answered)
+        failed = np.where(tcp, _FAILED[flows.state.astype(np.uint8)] | silent, ~answered)
         use, purpose = _uses(flows)
         while True:
             sizes = [len(t.keys) for t in self._kinds] + [len(self._meetings.keys)]
@@ -151,17 +155,15 @@ def _uses(flows: Flows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     proto = flows.proto.astype(np.int64) & 127
     by_port = 64 + np.where(port < _LOW, port, _LOW) * 128 + proto
     use = np.where(code >= 2, code, by_port)
-    purpose = np.where(port < 1024, 14, np.where(port < _LOW, 15, 0))
-    for service, kind in _PURPOSE.items():
-        purpose[code == service] = kind
-    return use, purpose
+    known = _PURPOSES[np.clip(code, 0, len(_PURPOSES) - 1)]
+    return use, np.where(known >= 0, known, np.where(port < 1024, 14, np.where(port < _LOW, 15, 0)))
 
 
 def _possible(flows: Flows) -> Flows:
     """The flows with amounts that can be."""
 
     def amount(x: NDArray[Any], most: float = MOST) -> NDArray[Any]:
-        return np.clip(np.nan_to_num(x.astype(np.float64), posinf=most), 0.0, most).astype(x.dtype)
+        return np.fmin(np.fmax(x.astype(np.float64), 0.0), most).astype(x.dtype)  # NaN is 0
 
     return replace(
         flows,

@@ -35,7 +35,7 @@ class Suspicion:
 
     def of(self, orig: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Whether there is enough against the originators [n]."""
-        return np.isin(orig, self._hosts)
+        return np.isin(orig, self._hosts) if len(self._hosts) else np.zeros(len(orig), np.bool_)
 
     def hear(self, orig: NDArray[np.uint64], end: NDArray[np.float64], p: NDArray[np.float64]) -> bool:
         """Takes in the p-values [n] of connections of one piece; whether the piece is over and there may be others."""
@@ -51,9 +51,12 @@ class Suspicion:
             return False
         for host, now, e in zip(hosts.tolist(), ends.tolist(), more.tolist(), strict=True):
             before, at = self._evidence.get(host, (0.0, now))
-            self._evidence[host] = before * float(np.exp(-max(now - at, 0.0) / _FADE)) + e, max(now, at)
+            left = float(np.exp(-(now - at) / _FADE)) if now > at else 1.0
+            self._evidence[host] = before * left + e, max(now, at)
         now = float(end.max())
-        faded = {h: e * float(np.exp(-max(now - at, 0.0) / _FADE)) for h, (e, at) in self._evidence.items()}
+        evidence, at_time = np.array(list(self._evidence.values())).reshape(-1, 2).T
+        left_now = evidence * np.exp(-np.maximum(now - at_time, 0.0) / _FADE)
+        faded = dict(zip(self._evidence, left_now.tolist(), strict=True))
         self._evidence = {h: self._evidence[h] for h, e in faded.items() if e > 0.1}
         if len(self._evidence) > _MOST:
             most = sorted(self._evidence, key=lambda h: (-faded[h], h))[:_MOST]

@@ -72,7 +72,7 @@ class Evidence:
         self._hash_key = key or new_key()
         self._key = np.zeros(hosts, np.uint64)  # 0 free
         self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
-        # Rows are begun when they are taken: 72 MB that nobody has touched take neither time nor memory.
+        # Of a value of 0 it means nothing: 72 MB that nobody has touched take neither time nor memory.
         self._when = np.zeros((hosts, len(HORIZONS), KEPT))
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted

@@ -141,16 +141,11 @@ def rows_of(
     asked = _outcomes()
 
     def seen(rows: Sequence[int]) -> list[Seen]:
-        return [
-            Seen(
-                verdict, float(c.end[i]), float(evidence[i]), bool(tried[i]), int(sent[i]), int(got[i]),
-                int(accepted[i]), int(refused[i]), asked[told - 1] if 0 < told <= len(asked) else None,
-                domain[i][:MAX_NAME], float(bits[i]), component,
-            )
-            for i, verdict, component, told in zip(
-                rows, verdicts.rows(rows), oddest(rows), told_by[list(rows)].tolist(), strict=True
-            )
-        ]  # fmt: skip
+        at = np.asarray(rows, np.int64)
+        columns = [column[at].tolist() for column in (c.end, evidence, tried, sent, got, accepted, refused)]
+        told = [asked[k - 1] if 0 < k <= len(asked) else None for k in told_by[at].tolist()]
+        names = [domain[i][:MAX_NAME] for i in rows]
+        return list(map(Seen, verdicts.rows(rows), *columns, told, names, bits[at].tolist(), oddest(rows)))
 
     def pair(i: int) -> tuple[str, str, int, str]:
         return verdicts.orig_h[i], verdicts.resp_h[i], int(verdicts.resp_p[i]), verdicts.proto[i]

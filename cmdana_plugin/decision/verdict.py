@@ -50,10 +50,10 @@ class Coded(Sequence[Any]):
 
 def coded(column: Iterable[Any]) -> Coded:
     """The dictionary encoding of a column, None unset, words in order of their first appearance."""
-    index: dict[Any, int] = {None: -1}
-    code = [index.setdefault(v, len(index) - 1) for v in column]
-    del index[None]
-    return Coded(np.array(code, np.int64), list(index))
+    values = list(column)
+    words = [word for word in dict.fromkeys(values) if word is not None]
+    index = {None: -1} | {word: code for code, word in enumerate(words)}
+    return Coded(np.fromiter(map(index.__getitem__, values), np.int64, len(values)), words)
 
 
 class Verdict(NamedTuple):

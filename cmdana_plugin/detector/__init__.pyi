@@ -83,6 +83,7 @@ from .scores import ANOMALOUS as ANOMALOUS
 from .scores import BENIGN as BENIGN
 from .scores import Detector as Detector
 from .scores import Scores as Scores
+from .scores import beside as beside
 from .scores import p_value_of as p_value_of
 from .scores import restore_to as restore_to
 from .scores import score_of as score_of

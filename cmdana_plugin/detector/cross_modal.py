@@ -55,6 +55,7 @@ _HISTORY_CONNECTIONS: Final = (5.0, 20.0, 50.0)
 DEFAULT_MODEL: Final = "cmdana.safetensors"
 
 _Job = TypeVar("_Job")
+T = TypeVar("T")
 Floats32 = NDArray[np.float32]
 # Memory, ring and how much of it counts, as in `EventContext`
 Own = Callable[[Connections], NDArray[np.bool_]]  # which connections [n] are to be scored
@@ -230,10 +231,18 @@ class CrossModal:
         )
         return self.judge(prepared, seen, latents, own=own), seen
 
+    def beside(self, job: Callable[[], T]) -> Callable[[], T]:
+        """Has a job done by one of the threads meanwhile; without cores to spare, when its result is asked for."""
+        pool = self._free()
+        return job if pool is None else pool.submit(job).result
+
+    def _free(self) -> ThreadPoolExecutor | None:
+        return self._pool if self._spare is None or self._spare() else None
+
     def _each(self, job: Callable[[_Job], None], jobs: Iterable[_Job]) -> None:
         """Every job once, on all threads. Jobs touch rows of their own, so their order changes nothing."""
 
-        pool = self._pool if self._spare is None or self._spare() else None
+        pool = self._free()
         for _ in map(job, jobs) if pool is None else pool.map(job, jobs):
             pass
 

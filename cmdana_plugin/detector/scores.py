@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 BENIGN: Final = "benign"  # what is said of a connection, where it is not the name of an attack
 ANOMALOUS: Final = "anomalous"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,23 @@ class Lasting(Protocol):
         Raises `ValueError` where it is none.
         """
         ...
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """A detector with threads that can do something else as well."""
+
+    def beside(self, job: Callable[[], T]) -> Callable[[], T]:
+        """Has a job done while others are; what waits for its result."""
+        ...
+
+
+def beside(detector: Detector, job: Callable[[], T]) -> Callable[[], T]:
+    """Has a job done while the detector is at work, where it has threads and cores to spare, else when it is asked for.
+
+    What is returned waits for the result, and is to be asked once.
+    """
+    return detector.beside(job) if isinstance(detector, Threaded) else job
 
 
 def state_of(detector: Detector) -> dict[str, NDArray[Any]]:

@@ -8,20 +8,30 @@ from the past only. What is far out enters the history with little weight, so th
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.detector.scores import Detector, Scores, restore_to, score_of, significant, state_of
+from cmdana_plugin.detector.scores import (
+    Detector,
+    Scores,
+    beside,
+    restore_to,
+    score_of,
+    significant,
+    state_of,
+)
 from cmdana_plugin.statefile import column, of_text, packed, prefixed, text_array, under, unpacked
 from feature_extractors import PROTO_NAMES, Stage
 from feature_extractors.compiled import absorbed, begun, ended, entry, hashed, hashed_two, key_of
 from feature_extractors.features import Encoded
 
 COMPONENT: Final = "site"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +147,31 @@ class WithSiteHistory:
 
     def receive(self, windows: Encoded) -> Scores:
         """Scores as the inner detector's, with a component `site`; early windows leave no trace in the history."""
+        compared = beside(self.inner, lambda: self._compared(windows)) if len(windows) else None
         scores = self.inner.receive(windows)
-        n = len(windows)
-        if n == 0:
+        if compared is None:
             return replace(scores, components={**scores.components, COMPONENT: np.zeros(0)})
-        c = windows.connections
+        p, values, usual = compared()
+        site = np.minimum(p.min(axis=1) * _BONFERRONI_FACTOR, 1.0)
+        own = scores.p_value / (1.0 - self._share)
+        joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
+        return replace(
+            scores,
+            p_value=joined,
+            score=np.round(score_of(joined), 6),
+            components={**scores.components, COMPONENT: np.round(site, 12)},
+            seen=_Seen(scores, p, values, usual),
+        )
+
+    def beside(self, job: Callable[[], T]) -> Callable[[], T]:
+        """As its inner detector's."""
+        return beside(self.inner, job)
+
+    def _compared(
+        self, windows: Encoded
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The p-values [n, M] of a block from the past, its values, and the usual ones; then it is part of the past."""
+        n, c = len(windows), windows.connections
         values = np.zeros((n, len(MEASURES)))
         values[:, _ORIG] = np.maximum(c.orig_bytes, 0)
         values[:, _RESP] = np.maximum(c.resp_bytes, 0)
@@ -177,16 +207,7 @@ class WithSiteHistory:
                 self._strata.pop(self._names[place], None)
                 self._names[place] = names[owner[place]]
         self._strata.update((names[i], place) for place, i in enumerate(owner.tolist()) if i >= 0)
-        site = np.minimum(p.min(axis=1) * _BONFERRONI_FACTOR, 1.0)
-        own = scores.p_value / (1.0 - self._share)
-        joined = significant(np.minimum(np.minimum(own, site / self._share), 1.0))
-        return replace(
-            scores,
-            p_value=joined,
-            score=np.round(score_of(joined), 6),
-            components={**scores.components, COMPONENT: np.round(site, 12)},
-            seen=_Seen(scores, p, values, usual),
-        )
+        return p, values, usual
 
     def explain(self, windows: Encoded, scores: Scores, rows: NDArray[np.int64]) -> list[list[str]]:
         """Reasons in words for `rows`: the site's before the model's where they weigh more."""

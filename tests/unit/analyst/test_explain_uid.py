@@ -125,4 +125,5 @@ def test_of_a_connection_of_an_incident_the_whole_course_is_told(
     text = printed(tmp_path, before.uid, monkeypatch)
     assert "turned out to belong to an incident" in text
     assert f"How incident {mark} unfolded" in text
+    assert f"Part of incident {mark}: {told['msg']}" in text
     assert "scans: 24 ports of 192.0.2.5 in 5 s" in text

@@ -30,11 +30,13 @@ from cmdana_plugin.behaviour import (
 )
 from cmdana_plugin.behaviour.detector import WithBehaviour, p_values
 from cmdana_plugin.detector import checkpoint as checkpoints
+from cmdana_plugin.detector.cross_modal import CrossModal
 from cmdana_plugin.detector.scores import Scores
+from cmdana_plugin.detector.site_history import WithSiteHistory
 from cmdana_plugin.training.fit_behaviour import Normal, _of_many, _thinned, fit_behaviour, lesson_of, recall
 from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum
 from feature_extractors import CmdanaError, SchemaError
-from feature_extractors.features import Encoded, load_schema
+from feature_extractors.features import Encoded, load_schema, take_encoded
 
 pytestmark = pytest.mark.slow  # learns several models
 
@@ -293,3 +295,32 @@ def test_what_was_learned_elsewhere_has_a_word(learned: Behaviour) -> None:
     table = Streams(Bounds()).receive(flows)
     mean = (alone.trees.score(table) + learned.trees.score(table)) / 2.0
     assert np.allclose(both.trees.score(table), mean, atol=1e-4)
+
+
+def test_runs_and_the_site_are_looked_at_beside_the_network_with_the_same_result(learned: Behaviour) -> None:
+    block = block_of(office(900, seed=6, scan=90))
+    turn = iter(range(10_000))
+    results = []
+    for threads, spare in ((1, None), (2, None), (2, lambda: False), (2, lambda: next(turn) % 3 > 0)):
+        network = CrossModal(small_checkpoint(), load_schema(), threads=threads, spare=spare)
+        whole = WithSiteHistory(WithBehaviour(network, learned, SALT))
+        scores = [whole.receive(take_encoded(block, np.arange(i, i + 99))) for i in range(0, 990, 99)]
+        results.append((np.concatenate([s.p_value for s in scores]), whole.state()))
+    for p_value, state in results[1:]:
+        assert np.array_equal(p_value, results[0][0])
+        assert state.keys() == results[0][1].keys()
+        assert all(
+            np.array_equal(state[name], results[0][1][name], equal_nan=state[name].dtype.kind == "f")
+            for name in state
+        )
+
+
+def test_a_fault_beside_the_network_is_not_lost(learned: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = WithBehaviour(CrossModal(small_checkpoint(), load_schema(), threads=2), learned, SALT)
+
+    def broken(_: object) -> None:
+        raise MemoryError("of the run")
+
+    monkeypatch.setattr(whole, "_judged", broken)
+    with pytest.raises(MemoryError, match="of the run"):
+        whole.receive(block_of(office(50, seed=6)))
