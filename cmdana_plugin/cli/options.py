@@ -116,4 +116,7 @@ def refuse_to_overwrite(path: Path, force: bool) -> None:
         raise CmdanaError(f"{path}: is there already; choose another --out, or --force to overwrite")
     if not path.parent.is_dir():
         raise CmdanaError(f"{path}: the folder {path.parent} does not exist")
-    held.enter_context(files.alone(path.parent, path.name))
+    try:
+        held.enter_context(files.alone(path.parent, path.name))
+    except OSError as error:
+        raise CmdanaError(f"{path}: cannot be written: {error.strerror}") from None

@@ -293,7 +293,8 @@ def _opened(path: Path, counts: Counts) -> Source:
             raise RecordError(
                 f"{path}: cannot be read: No such file or directory: it is gone, rotated away? try again"
             ) from None
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+        raise RecordError(f"{path}: cannot be read: {why or error}") from None
     head = read_exactly(source, 4)
     if head == ZSTD_MAGIC:
         source.close()

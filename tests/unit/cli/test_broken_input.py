@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,3 +141,18 @@ def test_a_model_that_was_cut_off_is_refused_by_everything_that_takes_one(cmdana
         ("train", *out, "--init", "half.safetensors", "logs"),
     ):
         assert "half.safetensors" in refused(cmdana, *words)
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(cmdana: Run, logs: Path) -> None:
+    """Of /proc not even root may."""
+    said = refused(cmdana, "report", str(logs), "--out", "/proc/report.html")
+    assert said.startswith("cmdana: /proc/report.html: cannot be written: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_log_that_may_not_be_read_is_named_once(cmdana: Run, logs: Path) -> None:
+    log = logs / "conn.log"
+    log.chmod(0)
+    said = refused(cmdana, "train", "--out", "m.safetensors", "--force", str(log))
+    assert said.count("cannot") == 1
+    assert said.endswith(f"{log}: cannot be read: Permission denied")
