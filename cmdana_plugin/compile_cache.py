@@ -15,7 +15,8 @@ import feature_extractors
 from feature_extractors.compiled import ready
 
 _COMPILED: Final = re.compile(r"^@(?:entry|compiled_for)\b", re.MULTILINE)
-_WITH_TORCH: Final = "cmdana_plugin.training."
+_TRAINING: Final = "cmdana_plugin.training."
+_WITH_TORCH: Final = re.compile(r"^(?:import|from) torch\b", re.MULTILINE)
 
 
 def folder() -> Path:
@@ -39,9 +40,10 @@ def keep() -> int:
     for place in _packages():
         for path in sorted(place.rglob("*.py")):
             name = ".".join(path.relative_to(place.parent).with_suffix("").parts)
-            if name.startswith(_WITH_TORCH) and name not in sys.modules:
-                continue  # who trains has it loaded
-            if _COMPILED.search(path.read_text(encoding="utf-8")):
+            source = path.read_text(encoding="utf-8")
+            if name not in sys.modules and (name.startswith(_TRAINING) or _WITH_TORCH.search(source)):
+                continue  # who trains, or has torch judge, has it loaded
+            if _COMPILED.search(source):
                 import_module(name)
     from feature_extractors.compiled import keeping
 
