@@ -15,16 +15,14 @@ TOOLS := .tools
 # Every file is known by its hash but torch's, which is another one for each platform and processor; what torch asks
 # for is among the hashed ones. Nothing else is fetched while cmdana itself is built.
 # The demonstration has what it needs and no more, torch for one not; `make install` brings all, and compiles the protocol
-# analyzers; the test tools come with `make test`.
+# analyzers; the test tools come with `make test`. The replay compiles what it uses, for a minute; the rest comes after it.
 $(VENV)/.demo: pyproject.toml requirements-demo.lock
-	$(SAY) "1/4 $(VENV): an environment of Python of its own; nothing is installed outside of it"
+	$(SAY) "1/3 $(VENV): an environment of Python of its own; nothing is installed outside of it"
 	@$(PYTHON) -m venv $(VENV)
-	$(SAY) "2/4 the libraries of requirements-demo.lock, each by its hash (about 90 MB to fetch)"
+	$(SAY) "2/3 the libraries of requirements-demo.lock, each by its hash (about 90 MB to fetch)"
 	@$(PIP) --no-compile --require-hashes --no-deps -r requirements-demo.lock
-	$(SAY) "3/4 cmdana itself"
+	$(SAY) "3/3 cmdana itself"
 	@CMDANA_COMPILE=0 $(PIP) --no-deps --no-build-isolation -e .
-	$(SAY) "4/4 compiling for this processor, once, for a minute: no command waits for that afterwards"
-	@$(BIN)/cmdana doctor --compile
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.demo constraints.txt requirements.lock
@@ -54,6 +52,8 @@ demo: $(VENV)/.demo
 	$(SAY) "" "what next:" "  $(BIN)/cmdana incidents demo-out    the incidents as a queue, with the command that explains each" \
 	    "  $(BIN)/cmdana serve demo-out        the same in a browser" \
 	    "  make install                       the rest: to train on your own traffic, for a GPU, for faster reading"
+	@[ -e $(VENV)/.ready ] || { printf '%s\n' "" "compiling what other commands use, once, for a minute; that can be left"; \
+	    $(BIN)/cmdana doctor --compile && touch $(VENV)/.ready; }
 
 # What takes long is marked `slow`: `make test` leaves it out. `test-slow` runs it but for what is `long` as well, so that
 # CI stays below twenty minutes; `make test-all` runs everything. Files run beside each other, four at most.
