@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import typer
 
@@ -21,6 +21,8 @@ from feature_extractors import CmdanaError
 
 __all__ = ["app", "chosen", "entry", "main"]  # noqa: F822 -- `__getattr__` has `app`
 _AGAIN_SECONDS = 0.2
+# Of click, which typer keeps to itself.
+_UsageError: Final = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 _OURS = ("cmdana_plugin", "feature_extractors")
 # Where the commands are, in the order in which the help shows them: a command loads its own module alone.
 MODULES: Final = {
@@ -132,10 +134,25 @@ def _exit_in(raised: BaseException | None) -> SystemExit | None:
 
 
 def main() -> NoReturn:
-    """Runs a command and exits with its status; every foreseen fault is one line on stderr and exit status 1."""
+    """Runs a command and exits with its status; every foreseen fault is one line on stderr and exit status 1.
+
+    An option that is none is status 2.
+    """
     try:
         with held:
-            chosen(sys.argv[1:])()
+            status = typer.main.get_command(chosen(sys.argv[1:])).main(
+                prog_name="cmdana", standalone_mode=False
+            )
+    except _UsageError as error:
+        if not sys.argv[1:]:
+            error.show()  # the help
+            sys.exit(error.exit_code)
+        from cmdana_plugin.analyst import printable
+
+        at = error.ctx.command_path if error.ctx is not None else "cmdana"
+        said = printable(" ".join(error.format_message().split()), 4000).rstrip(".")
+        print(f"cmdana: {said}; `{at} -h` has what there is", file=sys.stderr)
+        sys.exit(error.exit_code)
     except CmdanaError as error:
         from cmdana_plugin.analyst import printable
 
@@ -164,4 +181,4 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("cmdana: interrupted", file=sys.stderr)
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)

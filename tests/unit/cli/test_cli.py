@@ -93,9 +93,24 @@ def test_the_version_is_said(cmdana) -> None:  # type: ignore[no-untyped-def]
     assert cmdana("--version").out.startswith("cmdana ")
 
 
-def test_no_command_and_an_unknown_one_are_wrong_usage(cmdana) -> None:  # type: ignore[no-untyped-def]
-    assert cmdana("detect").status == 2
-    assert cmdana("report", "--colour").status == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["detect"], "No such command 'detect'; `cmdana -h` has what there is"),
+        (["report", "--colour"], "No such option: --colour"),
+        (["replay"], "Missing argument 'captures'; `cmdana replay -h` has what there is"),
+        (["serve", "logs", "--port", "many"], "Invalid value for '--port'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(cmdana, words: list[str], said: str) -> None:  # type: ignore[no-untyped-def]
+    ran = cmdana(*words)
+    assert ran.status == 2
+    assert ran.err.startswith(f"cmdana: {said}")
+    assert ran.err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(cmdana) -> None:  # type: ignore[no-untyped-def]
+    assert cmdana().status == 2
     assert "Usage" in cmdana("--help").out
 
 
