@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import (
+    ENOUGH_BLOCKS,
     FIRM,
     HORIZONS,
     HORIZONS_OF,
@@ -23,7 +24,10 @@ from cmdana_plugin.decision.tails import (
     ROLES,
     SIZES,
     STATISTICS,
+    UNLEARNED,
     Tails,
+    are_tails,
+    of_hours,
     surprise,
 )
 from cmdana_plugin.statefile import of_text, packed, text_array, unpacked
@@ -36,6 +40,7 @@ _MIDDLE: Final = 0.5  # what the evidence against it comes to in most hours, at 
 _CHANCE: Final = 0.5  # -log10 of how far beyond one in m the most of m hours is by chance
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
+_OF_AN_HOUR: Final = _BLOCKS // 24  # of which so many may be of one hour: they are of a day at least
 _SIZES: Final = np.array([k for sizes in SIZES for k in sizes])
 _HORIZON_OF: Final = np.array([h for h, sizes in enumerate(SIZES) for _ in sizes])
 _HORIZONS: Final = np.array(HORIZONS)
@@ -58,16 +63,20 @@ class Evidence:
     `weigh` says where the evidence against a host passes `limit`.
     """
 
-    def __init__(self, tails: Tails, hosts: int, quiet: float, key: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, tails: Tails | None, hosts: int, quiet: float, key: tuple[int, int] | None = None
+    ) -> None:
         """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open.
 
-        `key` is that of the hashes of hosts, a new one where there is none.
+        `key` is that of the hashes of hosts, a new one where there is none. Where nobody has learned `tails`, those of
+        originators follow the days that are over.
         """
         self.forgotten = 0  # hosts let go, or not taken in, to keep the bound
         self.limit = math.inf  # -log10 of the share of hosts' hours
         self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
         self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
-        self._tails = tails
+        self._follows = tails is None
+        self._tails = UNLEARNED.copy() if tails is None else tails
         self._quiet = quiet
         self._hash_key = key or new_key()
         self._key = np.zeros(hosts, np.uint64)  # 0 free
@@ -106,11 +115,18 @@ class Evidence:
             "hours": self._hours,
             "blocks": [[len(part) for part in kept] for kept in self._blocks],
         }
-        blocks = {f"blocks.{role}": self.blocks(role) for role in range(ROLES)}
-        return packed("hosts", self._key, self._columns()) | blocks | {"numbers": text_array(numbers)}
+        more = {f"blocks.{role}": self.blocks(role) for role in range(ROLES)} | {
+            "numbers": text_array(numbers)
+        }
+        if self._follows:
+            more["tails"] = self._tails.copy()
+        return packed("hosts", self._key, self._columns()) | more
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a `state`. Raises `ValueError` where it is none, or of a table of another size."""
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`, without what hours came to by another model (not `learned`).
+
+        Raises `ValueError` where it is none, or of a table of another size.
+        """
         columns = unpacked("hosts", state, self._columns(), [len(self._key)])
         try:
             numbers = of_text(state, "numbers")
@@ -127,12 +143,17 @@ class Evidence:
             rows = state.get(f"blocks.{role}")
             if rows is None or rows.shape != (sum(lengths), STATISTICS) or rows.dtype != np.float64:
                 raise ValueError(f"evidence: found no blocks.{role}")
-            blocks.append(np.split(rows, np.cumsum(lengths)[:-1]) if lengths else [])
+            blocks.append(np.split(rows, np.cumsum(lengths)[:-1]) if lengths and learned else [])
+        tails = state.get("tails")
+        if tails is not None and not are_tails(tails):
+            raise ValueError("evidence: found no tails")
         for name, column in columns.items():
             getattr(self, _COLUMNS[name])[:] = column
         free = self._key == 0
         for times in (self._last, self.last_open):
             times[free] = -np.inf
+        if self._follows and learned and tails is not None:
+            self._tails = tails.copy()
         self.forgotten, self.limit, self.limits = forgotten, limit, limits
         self._hash_key, self._before, self._hours, self._blocks = (key[0], key[1]), before, hours, blocks
 
@@ -189,10 +210,11 @@ class Evidence:
     def turn(self) -> None:
         """Ends the hour that was counted."""
         for role in range(ROLES):
-            mine = np.flatnonzero((self._active > 0) & (self._role == role))
-            if len(mine):
-                self._blocks[role].append(self._peak[mine].astype(np.float64))
+            mine = np.flatnonzero((self._active > 0) & (self._role == role) & (self.last_open == -np.inf))
+            mine = mine[:: -(-len(mine) // _OF_AN_HOUR) or 1]
             kept = self._blocks[role]
+            if len(mine):
+                kept.append(self._peak[mine].astype(np.float64))
             while len(kept) > 1 and sum(map(len, kept)) > _BLOCKS:
                 kept.pop(0)
         served = (self._active > 0) & (self._role == 1)
@@ -206,11 +228,17 @@ class Evidence:
         self._rarest[:] = 0.0
 
     def next_day(self) -> None:
-        """From now on a responder's hours are weighed against its own: by how much the most of them was beyond others'.
+        """From now on the days that are over count as what is usual here.
+
+        Where nobody has learned the site, what its originators' hours came to makes their tail, without those of hosts
+        with an incident. A responder's hours are weighed against its own, by how much the most of them was beyond
+        others', by a tail that stays: what a server's hours come to is what its users do.
 
         Of m hours one is as rare as one in m by chance. Of an originator `Habits` knows more, connection by connection;
         those to a responder are many hosts', and one detector of several does not see them all.
         """
+        if self._follows and len(hours := self.blocks(0)) >= ENOUGH_BLOCKS:
+            self._tails[0] = of_hours(hours)
         served = np.flatnonzero((self._key != 0) & (self._role == 1) & (self._hours_counted > 0))
         chance = np.log10(self._hours_counted[served]) + _CHANCE
         for k in range(STATISTICS):

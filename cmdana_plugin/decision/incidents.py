@@ -36,7 +36,7 @@ from cmdana_plugin.decision.notice import (
 )
 from cmdana_plugin.decision.seen import Oddest, Retries, Rows, Seen, rows_of_seen
 from cmdana_plugin.decision.stored import made, plain
-from cmdana_plugin.decision.tails import KEPT, UNLEARNED, Tails
+from cmdana_plugin.decision.tails import KEPT, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 from cmdana_plugin.statefile import of_text, prefixed, text_array, under
@@ -109,7 +109,7 @@ class Decider:
         self,
         budget: Budget,
         incident: Incident,
-        tails: Tails = UNLEARNED,
+        tails: Tails | None = None,
         key: tuple[int, int] | None = None,
     ) -> None:
         self.threshold = threshold(budget)
@@ -158,8 +158,11 @@ class Decider:
             | {"incidents": text_array(text)}
         )
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from a `state`. Raises `ValueError` where it is none, or of a table of another size."""
+    def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
+        """Goes on from a `state`, without what hours came to by another model (not `learned`).
+
+        Raises `ValueError` where it is none, or of a table of another size.
+        """
         text = of_text(state, "incidents")
         try:
             cases = {case.id: case for case in (made(_Case, c) for c in text["cases"])}
@@ -173,7 +176,7 @@ class Decider:
             past.restore(text["past"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"incidents: found no {error}") from None
-        self.evidence.restore(under("evidence.", state))
+        self.evidence.restore(under("evidence.", state), learned)
         self._habits.restore(under("habits.", state))
         self._cases, self._by_place, self._near, self._hour = by_host, by_place, near, hour
         self._ended, self._past = deque(ended, _MOST_ENDED), past

@@ -19,7 +19,7 @@ from cmdana_plugin.decision.incidents import Decided, Decider
 from cmdana_plugin.decision.kinds import COMPONENT_WORDS, quoted
 from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.decision.seen import Seen, rows_of
-from cmdana_plugin.decision.tails import UNLEARNED, Tails
+from cmdana_plugin.decision.tails import Tails
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdict, Verdicts, coded
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores, restore_to, state_of
 from cmdana_plugin.statefile import column, prefixed, under
@@ -73,7 +73,7 @@ class Judge:
         so that the states of several judges of a site can be merged.
         """
         self.detector = detector
-        self.decider = Decider(config.verdict, config.incident, UNLEARNED if tails is None else tails, key)
+        self.decider = Decider(config.verdict, config.incident, tails, key)
         self.watch = Watch(config, COMPONENT_WORDS)
         mode = config.adaptation.mode
         self.adaptation = Adaptation(
@@ -156,7 +156,7 @@ class Judge:
         Raises `ValueError` where it is none, or holds more than this judge may; nothing of it is then to be used.
         """
         explained = column(state, "explained", np.zeros(2))
-        self.decider.restore(under("decider.", state))
+        self.decider.restore(under("decider.", state), learned)
         self.watch.drift.restore(under("drift.", state))
         self.adaptation.restore(under("adaptation.", state))
         restore_to(self.detector, under("detector.", state), learned)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,14 +62,25 @@ def tails_of(maxima: Sequence[NDArray[np.float64]]) -> Tails:
     out = UNLEARNED.copy()
     for role, blocks in enumerate(maxima):
         if len(blocks) >= ENOUGH_BLOCKS:
-            out[role] = _each(blocks)
+            out[role] = of_hours(blocks)
     return out
 
 
-def _each(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+def of_hours(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The tails of one role's block maxima [n, STATISTICS], and last that of the rarest of them."""
     tails = [fitted(blocks[:, k]) for k in range(STATISTICS)]
     rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
     return np.stack([*tails, fitted(rarest)])
+
+
+def are_tails(found: NDArray[Any]) -> bool:
+    """Whether that is what `Tails` are."""
+    if found.shape != UNLEARNED.shape or found.dtype != np.float64 or not np.isfinite(found).all():
+        return False
+    level, scale, shape = np.moveaxis(found, -1, 0)
+    return bool(
+        (level >= 0.0).all() and (scale > 0.0).all() and ((shape >= 0.0) & (shape <= _HEAVIEST)).all()
+    )
 
 
 def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:

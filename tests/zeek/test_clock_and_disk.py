@@ -264,3 +264,54 @@ def test_network_time_that_goes_back_loses_nothing_and_ends_nothing(ns: str, tmp
     kept = sum(json.loads(about.read_text())["connections"] for about in abouts)
     (left,) = re.findall(r"quarantine: .*: ([\d,]+) connections of days gone by", said)
     assert kept + int(left.replace(",", "")) == told
+
+
+class Clock:
+    """The wall clock of the programs that begin while `monkeypatch` holds; see clock.c."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        library, self._path = folder / "clock.so", folder / "clock"
+        subprocess.run(
+            ["cc", "-O1", "-shared", "-fPIC", "-o", library, HERE / "clock.c", "-ldl"],
+            check=True,
+        )
+        self.set_by(0.0)
+        monkeypatch.setenv("CMDANA_TEST_CLOCK", str(self._path))
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+
+    def set_by(self, seconds: float) -> None:
+        """From now on it is so many seconds later than the machine's."""
+        with self._path.open("r+b" if self._path.exists() else "wb", buffering=0) as file:
+            file.write(struct.pack("=q", int(seconds * 1e9)))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_wall_clock_that_is_set_back_stops_nothing_and_loses_nothing(
+    ns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeek's time stands still until the clock has passed it; the detector, killed meanwhile, goes on as it was."""
+    clock = Clock(tmp_path, monkeypatch)
+    zeek, endpoint = Zeek(ns, tmp_path / "zeek"), Run(ns, tmp_path / "endpoint", more=SHADOW)
+    try:
+        wait_for(lambda: is_welcome(endpoint, 0), "the handshake")
+        sender = send(ns, "dns", str(RATE), "600", "0")
+        more_verdicts(zeek, "verdicts")
+        wait_for(endpoint.snapshot.exists, "a snapshot")
+        clock.set_by(-3600.0)
+        written = endpoint.snapshot.stat().st_ino
+        wait_for(lambda: endpoint.snapshot.stat().st_ino != written, "a snapshot by the wrong clock")
+        before = len(endpoint.said())
+        endpoint.stop(signal.SIGKILL)
+        endpoint = Run(ns, tmp_path / "endpoint", more=SHADOW)
+        wait_for(lambda: is_welcome(endpoint, before), "the handshake by the wrong clock")
+        assert "state: goes on from" in endpoint.said()[before:]
+        clock.set_by(0.0)
+        more_verdicts(zeek, "verdicts once the clock is right")
+        n = end(sender)
+        tally = settle(zeek, n)
+        assert account(zeek, n, tally) <= 3 * RATE  # what ended from the kill until Zeek saw it
+        assert endpoint.stop() == 0
+        assert "Traceback" not in endpoint.said()
+    finally:
+        for program in (endpoint, zeek):
+            program.stop(signal.SIGKILL)

@@ -9,6 +9,7 @@ from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.habits import Habits
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.seen import USUAL, Seen
+from cmdana_plugin.decision.tails import UNLEARNED
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -48,7 +49,7 @@ def burst(orig: str, begin: float) -> list[Seen]:
 
 
 def test_what_a_host_brings_every_day_is_no_incident_of_its_own_and_is_one_of_another() -> None:
-    first, second = Decider(SMALL, Incident()), Decider(SMALL, Incident())
+    first, second = (Decider(SMALL, Incident(), UNLEARNED) for _ in range(2))
     assert through(first, [*routine(), *burst("10.1.0.1", DAY - 600.0)]) == {"10.1.0.1"}, "no day before"
     assert through(second, routine()) == set()
     assert through(second, [*burst("10.1.0.1", DAY + 600.0), *burst("10.1.0.2", DAY + 600.0)]) == {"10.1.0.2"}
@@ -134,7 +135,7 @@ def asked(hours: int, each: int, begin: float, resp: str, seed: int) -> list[See
 
 
 def test_a_busy_server_is_weighed_against_its_own_hours() -> None:
-    known, stranger = (Decider(SMALL, Incident()) for _ in range(2))
+    known, stranger = (Decider(SMALL, Incident(), UNLEARNED) for _ in range(2))
     assert through(known, asked(24, 200, 0.0, "10.0.0.53", 1)) == set()
     through(stranger, asked(24, 30, 0.0, "10.0.0.99", 1))
     surge = asked(1, 2000, DAY + HOUR, "10.0.0.53", 2)
