@@ -134,6 +134,7 @@ def test_four_detectors_share_the_hosts_and_a_server_that_all_find_odd_is_one_no
             def final() -> list[dict[str, Any]]:
                 return [r for r in rows(logger, "cmdana") if r["stage"] == "final"]
 
+            wait_for(lambda: len(rows(logger, "conn")) == n, "every connection's end")
             wait_for(lambda: len(final()) == n, "every verdict")
             assert Counter(r["uid"] for r in final()) == Counter(r["uid"] for r in rows(logger, "conn"))
             shares = Shares(4, bytes.fromhex(SECRET))
@@ -145,8 +146,12 @@ def test_four_detectors_share_the_hosts_and_a_server_that_all_find_odd_is_one_no
             )
             assert {r["cmdana.role"] for r in of_server} == {"responder"}
             assert len({r["cmdana.incident"] for r in of_server}) == 1
-            revised = [r for r in rows(logger, "cmdana") if r["stage"] == "revised"]
-            assert {shares.of(r["id.orig_h"]) for r in revised} == {1, 2, 3, 4}
+
+            def of_shards() -> set[int]:
+                revised = [r for r in rows(logger, "cmdana") if r["stage"] == "revised"]
+                return {shares.of(r["id.orig_h"]) for r in revised}
+
+            wait_for(lambda: of_shards() == {1, 2, 3, 4}, "rows of all shards")
 
             lost = home % 4 + 1
             endpoints[lost].stop(signal.SIGKILL)
