@@ -56,12 +56,18 @@ def rows(folder: Path, stream: str) -> list[dict[str, Any]]:
     )
 
 
+def _is_there(folder: Path, script: str) -> bool:
+    return (folder / script).is_dir() or (folder / f"{script}.zeek").is_file()
+
+
 def node(ns: str, folder: Path, backend: str, name: str, *more: str) -> Program:
     """A node of the cluster, of whose layout `folder` has the file."""
     zeekpath = os.popen("zeek-config --zeekpath").read().strip()
     settings = ("env", f"CLUSTER_NODE={name}", f"ZEEKPATH={folder}:{zeekpath}")
+    # Zeek 8.0 has Broker without a script, and loads what connects nodes by ZeroMQ by name alone.
+    loads = (f"frameworks/cluster/backend/{backend}", f"frameworks/cluster/backend/{backend}/connect")
     scripts = (
-        f"frameworks/cluster/backend/{backend}",
+        *(script for script in loads if any(_is_there(Path(at), script) for at in zeekpath.split(":"))),
         SCRIPTS,
         SCRIPTS / "listen-websocket.zeek",
         HERE / "live.zeek",
