@@ -276,6 +276,8 @@ def zeek(folder: Path, *words: str | Path, seconds: float = 60) -> str:
 
 
 def test_without_a_cluster_backend_zeek_runs_on_and_says_what_to_load(tmp_path: Path) -> None:
+    if "version 8.0." in zeek(tmp_path, "--version"):
+        pytest.skip("a Zeek 8.0 always has a backend")
     capture = tmp_path / "c.pcap"
     n = write(capture)
     said = zeek(tmp_path, "-C", "-r", capture, SCRIPTS, "LogAscii::use_json=T")
