@@ -26,10 +26,10 @@ from cmdana_plugin.decision.tails import (
     STATISTICS,
     UNLEARNED,
     Tails,
-    are_tails,
     of_hours,
     surprise,
 )
+from cmdana_plugin.detector import are_tails
 from cmdana_plugin.statefile import of_text, packed, text_array, unpacked
 from feature_extractors.compiled import entry, hashed, helper, new_key
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,16 +71,6 @@ def of_hours(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
     tails = [fitted(blocks[:, k]) for k in range(STATISTICS)]
     rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
     return np.stack([*tails, fitted(rarest)])
-
-
-def are_tails(found: NDArray[Any]) -> bool:
-    """Whether that is what `Tails` are."""
-    if found.shape != UNLEARNED.shape or found.dtype != np.float64 or not np.isfinite(found).all():
-        return False
-    level, scale, shape = np.moveaxis(found, -1, 0)
-    return bool(
-        (level >= 0.0).all() and (scale > 0.0).all() and ((shape >= 0.0) & (shape <= _HEAVIEST)).all()
-    )
 
 
 def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:

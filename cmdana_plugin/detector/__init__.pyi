@@ -94,6 +94,7 @@ from .site_history import WithSiteHistory as WithSiteHistory
 from .site_history import share_of as share_of
 from .soundness import COMPONENTS as COMPONENTS
 from .soundness import Unsound as Unsound
+from .soundness import are_tails as are_tails
 from .soundness import check_tail as check_tail
 from .soundness import check_trees as check_trees
 from .trees import Trees as Trees

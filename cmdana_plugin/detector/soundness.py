@@ -316,21 +316,28 @@ def check_trees(prefix: str, tensors: Arrays, width: int, outputs: int) -> None:
         raise Unsound(f"{prefix}.left", f"node {int(reached.argmin())} in no tree", "each node in one")
 
 
-def incidents_of(tensors: Arrays) -> NDArray[np.float64] | None:
-    """The tails of evidence against hosts: where each begins, its scale and its shape; None where there are none."""
-    if "incidents.tails" not in tensors:
-        return None
-    x = _array(tensors, "incidents.tails", np.float64, INCIDENTS)
-    level, scale, xi = x[..., 0], x[..., 1], x[..., 2]
+def are_tails(x: NDArray[Any]) -> bool:
+    """Whether these are tails of evidence against hosts: where each begins, its scale and its shape."""
+    if x.shape != INCIDENTS or x.dtype != np.float64:
+        return False
+    level, scale, shape = x[..., 0], x[..., 1], x[..., 2]
     fine = (
         (level >= 0.0)
         & (level <= _MAX_FEATURE_MAGNITUDE)
         & (scale >= 1e-9)
         & (scale <= _MAX_FEATURE_MAGNITUDE)
-        & (xi >= 0.0)
-        & (xi <= 1.0)
+        & (shape >= 0.0)
+        & (shape <= 1.0)
     )
-    if not fine.all():
+    return bool(fine.all())
+
+
+def incidents_of(tensors: Arrays) -> NDArray[np.float64] | None:
+    """The tails of evidence against hosts: where each begins, its scale and its shape; None where there are none."""
+    if "incidents.tails" not in tensors:
+        return None
+    x = _array(tensors, "incidents.tails", np.float64, INCIDENTS)
+    if not are_tails(x):
         raise Unsound("incidents.tails", "other numbers", "levels, scales above 0 and shapes of 0..1")
     return x
 
