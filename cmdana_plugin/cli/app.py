@@ -136,7 +136,7 @@ def _exit_in(raised: BaseException | None) -> SystemExit | None:
 def main() -> NoReturn:
     """Runs a command and exits with its status; every foreseen fault is one line on stderr and exit status 1.
 
-    An option that is none is status 2.
+    So is wrong usage, with status 2.
     """
     try:
         with held:
