@@ -33,16 +33,14 @@ class Bins:
         out: NDArray[np.int64] = _digitise(np.ascontiguousarray(values, np.float32), self.edges)
         return out
 
-    def words(self, column: int, code: int) -> tuple[float, float]:
-        """The least and greatest value of a code's bin, in the column's own scale."""
-        edges = self.edges[column]
-        if code == 1:
-            return 0.0, 0.0
-        if code == _OVER:
-            return float(edges[-1]), float("inf")
-        if code == _UNDER:
-            return float("-inf"), float(edges[0])
-        return float(edges[code - 2]), float(edges[code - 1])
+    def spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The least and greatest value [F, CLASSES] of each code's bin, in the column's own scale; of unset none."""
+        low, high = np.full((2, len(self.edges), CLASSES), np.nan)
+        low[:, 1] = high[:, 1] = 0.0
+        low[:, 2:_OVER], high[:, 2:_OVER] = self.edges[:, :-1], self.edges[:, 1:]
+        low[:, _OVER], high[:, _OVER] = self.edges[:, -1], np.inf
+        low[:, _UNDER], high[:, _UNDER] = -np.inf, self.edges[:, 0]
+        return low, high
 
 
 def learn_bins(values: NDArray[np.float32]) -> Bins:

@@ -7,15 +7,17 @@ measured effect on this score, not a picture of attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector.calibration import ALONE
-from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
+from cmdana_plugin.detector.engines.shape import CLASSES, CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.inputs import Bins, prepare
 from feature_extractors.features import Features, Schema, take_features
 
@@ -38,7 +40,11 @@ class Field:
     name: str
     odd: float  # how odd, -log10 p or spreads: orders the words within a group
     reset: Reset  # in place, row of the variants
-    words: str
+    say: Callable[[], str]  # what `words` are: of some sixty fields three are named
+
+    @property
+    def words(self) -> str:
+        return self.say()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ def _grouped(fields: list[Field]) -> list[Field]:
         stem = f.name.rsplit(".", 1)[0] if f.name.endswith((".length", ".entropy", ".digits")) else f.name
         groups.setdefault(_GROUPS.get(f.name, stem), []).append(f)
     return [
-        Field(name, max(m.odd for m in members), _all(members), max(members, key=lambda m: m.odd).words)
+        Field(name, max(m.odd for m in members), _all(members), max(members, key=lambda m: m.odd).say)
         for name, members in groups.items()
     ]
 
@@ -175,74 +181,70 @@ def _fields(
     stems: dict[str, list[int]] = {}
     for i, name in enumerate(detector.schema.state):
         stems.setdefault(_stem(name, detector.schema), []).append(i)
+    mean, spread = detector.checkpoint.preparation.state_scale
+    far = np.nan_to_num((seen.state - mean) / spread)
+    expected = _expected(detector, prepared.targets, [np.exp(c.astype(np.float64)) for c in chances])
     return [
-        _fields_of(detector, seen, row, [c[row] for c in chances], [t[row] for t in prepared.targets], stems)
+        [
+            *_fields_of(detector.schema, seen.features, row, expected),
+            *_state_fields(detector.schema, stems, seen.state[row], far[row].tolist(), mean),
+        ]
         for row in range(len(prepared))
     ]
 
 
-def _fields_of(
-    detector: CrossModal,
-    one: EventContext,
-    row: int,
-    chances: list[NDArray[np.float32]],
-    asked: list[NDArray[np.int64]],
-    stems: dict[str, list[int]],
-) -> list[Field]:
-    """Everything of `one`'s `row` that can be reset; `stems`: state columns by name without their span."""
-    schema, how = detector.schema, detector.checkpoint.preparation
-    connection = np.exp(chances[CONNECTION].astype(np.float64))
+def _fields_of(schema: Schema, features: Features, row: int, expected: _Expected) -> list[Field]:
+    """Everything of a row of `features` that can be reset."""
     out: list[Field] = []
-    for j, n in enumerate(schema.numeric):
-        p, low, high, middle = _expected(connection[j], int(asked[CONNECTION][j]), how.numeric, j)
-        saw = _size(float(one.features.numeric[row, j]), n.unit, n.scale, n.name)
-        words = f"{n.words}: expected {_span(low, high, n.unit, n.scale, n.name)}, saw {saw}, p={p:.0e}"
-        out.append(Field(n.name, -np.log10(p), _set_numeric(j, middle), words))
-    start = len(schema.numeric)
-    for j, c in enumerate(schema.categorical):
-        code = int(one.features.categorical[row, j])
-        chance = connection[start + j, : c.size]
-        likely = int(chance.argmax())
+    values: list[float] = features.numeric[row].tolist()
+    for j, (n, value, (p, low, high, middle)) in enumerate(
+        zip(schema.numeric, values, expected.numeric[row], strict=True)
+    ):
+        say = partial(_numeric_words, schema, j, low, high, value, p)
+        out.append(Field(n.name, -math.log10(p), _set_numeric(j, middle), say))
+    connection = expected.chance[CONNECTION][row, len(schema.numeric) :]
+    codes: list[int] = features.categorical[row].tolist()
+    for j, (c, code) in enumerate(zip(schema.categorical, codes, strict=True)):
+        likely = int(connection[j, : c.size].argmax())
         if likely != code:
-            p = _rarity(connection[start + j], code)
-            expected, saw = _value(c.values, likely), _value(c.values, code)
-            words = f"unusual {c.words}" if c.hashed else f"{c.words}: expected {expected}, saw {saw}"
-            words += f", p={p:.0e}"
-            out.append(Field(c.name, -np.log10(p), _set_categorical(j, likely), words))
-    logs = np.exp(chances[LOG].astype(np.float64))
-    for k, j in enumerate(np.flatnonzero(schema.summary_target).tolist()):
-        x = float(one.features.log_summary[row, j])
-        if not np.isfinite(x):
+            p = _rarity(connection[j], code)
+            say = partial(_categorical_words, schema, j, likely, code, p)
+            out.append(Field(c.name, -math.log10(p), _set_categorical(j, likely), say))
+    logs = expected.chance[LOG][row]
+    for k, (j, span) in enumerate(zip(expected.asked, expected.summary[row], strict=True)):
+        x = float(features.log_summary[row, j])
+        if not math.isfinite(x):
             continue
         name, what = schema.summary[j], schema.summary_words[j]
         if schema.summary_hashed[j]:
-            p = _rarity(logs[k], int(x))
-            out.append(
-                Field(
-                    name, -np.log10(p), _set_summary(j, float(logs[k].argmax())), f"unusual {what}, p={p:.0e}"
-                )
-            )
-            continue
-        p, low, high, middle = _expected(logs[k], int(asked[LOG][k]), how.summary, j)
-        a, b, saw = (_logged(name, value) for value in (low, high, x))
-        words = f"{what}: expected {a if a == b else f'{a} to {b}'}, saw {saw}, p={p:.0e}"
-        out.append(Field(name, -np.log10(p), _set_summary(j, middle), words))
-    if np.isfinite(one.features.first_packets[row]).any():
-        packets = np.exp(chances[PACKET].astype(np.float64))
-        p = min((_rarity(packets[k], int(c)) for k, c in enumerate(asked[PACKET]) if c >= 0), default=1.0)
-        words = f"unusual sizes and times of the first packets, p={p:.0e}"
-        out.append(Field("packets", -np.log10(p), _drop_packets, words))
-    mean, spread = how.state_scale
+            p, to = _rarity(logs[k], int(x)), float(logs[k].argmax())
+            say = partial(_unusual, what, p)
+        else:
+            p, low, high, to = span
+            say = partial(_summary_words, name, what, low, high, x, p)
+        out.append(Field(name, -math.log10(p), _set_summary(j, to), say))
+    if np.isfinite(features.first_packets[row]).any():
+        p = expected.packets[row]
+        say = partial(_unusual, "sizes and times of the first packets", p)
+        out.append(Field("packets", -math.log10(p), _drop_packets, say))
+    return out
+
+
+def _state_fields(
+    schema: Schema,
+    stems: dict[str, list[int]],
+    state: NDArray[np.float32],
+    far: list[float],
+    mean: NDArray[np.float32],
+) -> list[Field]:
+    """What a row's `state` says, `far` from the mean in spreads; `stems`: columns by name without their span."""
+    out: list[Field] = []
+    values: list[float] = state.tolist()
     for name, columns in stems.items():
-        far = np.nan_to_num((one.state[row, columns] - mean[columns]) / spread[columns])
-        k = int(np.abs(far).argmax())
-        i = columns[k]
-        if np.isfinite(one.state[row, i]) and not (
-            name in _OF_ANY_FIRST_CONTACT and one.state[row, i] <= 0.0
-        ):
-            saw, usual = (_plain(schema.state[i], float(v)) for v in (one.state[row, i], mean[i]))
-            words = f"{schema.state_words[i]}: {saw}, usual is {usual}"
-            out.append(Field(name, float(abs(far[k])), _set_state(columns, mean[columns]), words))
+        i = max(columns, key=lambda i: abs(far[i]))
+        if math.isfinite(values[i]) and not (name in _OF_ANY_FIRST_CONTACT and values[i] <= 0.0):
+            say = partial(_state_words, schema, i, values[i], float(mean[i]))
+            out.append(Field(name, abs(far[i]), _set_state(columns, mean[columns]), say))
     return out
 
 
@@ -252,28 +254,64 @@ def _stem(name: str, schema: Schema) -> str:
     return name
 
 
-def _rarity(chance: NDArray[np.float64], code: int) -> float:
-    """Probability of everything that is no likelier than what was seen."""
-    return float(max(chance[chance <= chance[code]].sum(), 1e-12))
+# p of what was seen, the central 80 % of what was expected, and its middle, in a column's own scale.
+_Span = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What was expected of `n` rows."""
+
+    chance: list[NDArray[np.float64]]  # [n, F, CLASSES] of each modality's fields
+    numeric: list[list[_Span]]  # [n][numeric]
+    asked: list[int]  # the summary columns that are expected anything of
+    summary: list[list[_Span]]  # [n][asked]
+    packets: list[float]  # [n] p of the rarest thing about the first packets
 
 
 def _expected(
-    chance: NDArray[np.float64], code: int, bins: Bins, column: int
-) -> tuple[float, float, float, float]:
-    """p of what was seen, the central 80 % of what was expected, and its middle, in the column's own scale."""
-    # zero, under, bins, over
-    order = np.array([1, len(chance) - 1, *range(2, len(chance) - 2), len(chance) - 2])
-    mass = np.cumsum(chance[order])
-    mass /= max(mass[-1], 1e-12)
-    places = np.minimum(np.searchsorted(mass, [0.1, 0.5, 0.9]), len(order) - 1)
-    lower, inner, upper = (bins.words(column, int(order[k])) for k in places)
-    low, high = lower[0], upper[1]
-    least, most = float(bins.edges[column][0]), float(bins.edges[column][-1])
-    low, high = max(low, min(least, 0.0)), min(high, most)
-    middle = float(np.clip(np.mean(np.clip(inner, -1e9, 1e9)), min(least, 0.0), most))
-    if chance[0] > 0.5:
-        middle = float("nan")
-    return _rarity(chance, code), low, high, middle
+    detector: CrossModal, targets: Sequence[NDArray[np.int64]], chance: list[NDArray[np.float64]]
+) -> _Expected:
+    schema, how = detector.schema, detector.checkpoint.preparation
+    asked = np.flatnonzero(schema.summary_target)
+    n = len(schema.numeric)
+    rare = np.where(targets[PACKET] >= 0, _rarities(chance[PACKET], targets[PACKET]), 1.0)
+    return _Expected(
+        chance,
+        _spans(chance[CONNECTION][:, :n], targets[CONNECTION][:, :n], how.numeric),
+        asked.tolist(),
+        _spans(chance[LOG], targets[LOG], Bins(how.summary.edges[asked])),
+        rare.min(axis=1, initial=1.0).tolist(),
+    )
+
+
+def _rarities(chance: NDArray[np.float64], code: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Probability [n, F] of everything that is no likelier than what was seen."""
+    own = np.take_along_axis(chance, code[..., None], axis=-1)
+    found: NDArray[np.float64] = np.maximum(np.where(chance <= own, chance, 0.0).sum(axis=-1), 1e-12)
+    return found
+
+
+def _rarity(chance: NDArray[np.float64], code: int) -> float:
+    return float(_rarities(chance, np.array(code)))
+
+
+def _spans(chance: NDArray[np.float64], code: NDArray[np.int64], bins: Bins) -> list[list[_Span]]:
+    order = np.array([1, CLASSES - 1, *range(2, CLASSES - 2), CLASSES - 2])  # zero, under, bins, over
+    mass = np.cumsum(chance[:, :, order], axis=-1)
+    mass /= np.maximum(mass[:, :, -1:], 1e-12)
+    lower, inner, upper = (
+        order[np.minimum((mass < part).sum(axis=-1), len(order) - 1)] for part in (0.1, 0.5, 0.9)
+    )
+    begins, ends = bins.spans()
+    column = np.arange(len(begins))
+    least, most = np.minimum(bins.edges[:, 0], 0.0), bins.edges[:, -1]
+    low, high = np.maximum(begins[column, lower], least), np.minimum(ends[column, upper], most)
+    middle = (np.clip(begins[column, inner], -1e9, 1e9) + np.clip(ends[column, inner], -1e9, 1e9)) / 2
+    middle = np.minimum(np.maximum(middle, least), most)
+    middle[chance[:, :, 0] > 0.5] = np.nan
+    spans = np.stack([_rarities(chance, code), low, high, middle], axis=-1)
+    return [[tuple(span) for span in row] for row in spans.tolist()]
 
 
 # Resets
@@ -313,6 +351,33 @@ def _drop_packets(features: Features, state: NDArray[np.float32], row: int) -> N
 
 
 # Words
+
+
+def _numeric_words(schema: Schema, column: int, low: float, high: float, saw: float, p: float) -> str:
+    n = schema.numeric[column]
+    expected = _span(low, high, n.unit, n.scale, n.name)
+    return f"{n.words}: expected {expected}, saw {_size(saw, n.unit, n.scale, n.name)}, p={p:.0e}"
+
+
+def _categorical_words(schema: Schema, column: int, likely: int, code: int, p: float) -> str:
+    c = schema.categorical[column]
+    if c.hashed:
+        return _unusual(c.words, p)
+    return f"{c.words}: expected {_value(c.values, likely)}, saw {_value(c.values, code)}, p={p:.0e}"
+
+
+def _summary_words(name: str, what: str, low: float, high: float, x: float, p: float) -> str:
+    a, b, saw = (_logged(name, value) for value in (low, high, x))
+    return f"{what}: expected {a if a == b else f'{a} to {b}'}, saw {saw}, p={p:.0e}"
+
+
+def _state_words(schema: Schema, column: int, saw: float, usual: float) -> str:
+    a, b = (_plain(schema.state[column], value) for value in (saw, usual))
+    return f"{schema.state_words[column]}: {a}, usual is {b}"
+
+
+def _unusual(what: str, p: float) -> str:
+    return f"unusual {what}, p={p:.0e}"
 
 
 def _value(values: tuple[str, ...], code: int) -> str:
