@@ -29,7 +29,7 @@ from cmdana_plugin.logs import (
     notice_row,
 )
 from cmdana_plugin.replay.summary import Summary
-from feature_extractors import CaptureError, Windows, take
+from feature_extractors import CaptureError, Windows, concat, take
 from feature_extractors.readers import find_captures, in_order, open_captures
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _OF_CAPTURES = (".pcap", ".pcapng", ".cap", ".dmp", ".trace", ".gz", ".bz2", ".xz", ".zst")
 _BLOCK_WINDOWS = 8192  # windows scored at once
+_TOGETHER = 2048  # windows encoded at once, where there are as many: a block costs what some 200 windows do
 
 
 def limits_of(config: Config) -> ExtractorLimits:
@@ -248,7 +249,8 @@ def _extracted(captures: Sequence[Path | str], config: Config, digest: str) -> I
         warm_up()
         lock_in()
 
-    for windows in extract(captures, config, summary, ready, rows, brief=not further, whole=further):
+    found = extract(captures, config, summary, ready, rows, brief=not further, whole=further)
+    for windows in _together(found):
         numbers = {"frames": summary.frames, "bytes": summary.bytes}
         lines = next(made)
         while more := next(made):
@@ -259,6 +261,18 @@ def _extracted(captures: Sequence[Path | str], config: Config, digest: str) -> I
     while lines := next(made):
         yield None, dict(numbers), lines
     yield None, {**numbers, **_undecoded(summary)}, []
+
+
+def _together(parts: Iterable[Windows]) -> Iterator[Windows]:
+    """The same windows, `_TOGETHER` or more at a time, until there are no more."""
+    waiting: list[Windows] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= _TOGETHER:
+            yield concat(waiting) if len(waiting) > 1 else part
+            waiting = []
+    if waiting:
+        yield concat(waiting)
 
 
 def application_lines(config: Config) -> tuple[Iterator[list[Lines]], Callable[[list[LogRow]], None]]:
