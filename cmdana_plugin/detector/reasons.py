@@ -95,8 +95,7 @@ def explain_rows(
         begins = np.concatenate([[0], np.cumsum(sizes)])
         for i, begin in zip(searching, begins[:-1].tolist(), strict=True):
             for k, candidate in enumerate(open_[i]):
-                for f in [*chosen[i], candidate]:
-                    f.reset(variants.features, variants.state, begin + k)
+                candidate.reset(variants.features, variants.state, begin + k)
         after = evidence_of(detector, variants)
         still = []
         for i, begin, end in zip(searching, begins[:-1].tolist(), begins[1:].tolist(), strict=True):
@@ -104,6 +103,7 @@ def explain_rows(
             lowest = float(after[begin + best])
             if lowest < (without[i][-1] if without[i] else float(start[i])) - 1e-6:
                 chosen[i].append(open_[i].pop(best))
+                chosen[i][-1].reset(ones.features, ones.state, i)  # and so in all that comes of it
                 without[i].append(lowest)
                 still.append(i)
         searching = still
@@ -182,12 +182,13 @@ def _fields(
     for i, name in enumerate(detector.schema.state):
         stems.setdefault(_stem(name, detector.schema), []).append(i)
     mean, spread = detector.checkpoint.preparation.state_scale
+    resets = {name: _set_state(np.array(columns), mean[columns]) for name, columns in stems.items()}
     far = np.nan_to_num((seen.state - mean) / spread)
     expected = _expected(detector, prepared.targets, [np.exp(c.astype(np.float64)) for c in chances])
     return [
         [
             *_fields_of(detector.schema, seen.features, row, expected),
-            *_state_fields(detector.schema, stems, seen.state[row], far[row].tolist(), mean),
+            *_state_fields(detector.schema, stems, resets, seen.state[row], far[row].tolist(), mean),
         ]
         for row in range(len(prepared))
     ]
@@ -233,6 +234,7 @@ def _fields_of(schema: Schema, features: Features, row: int, expected: _Expected
 def _state_fields(
     schema: Schema,
     stems: dict[str, list[int]],
+    resets: dict[str, Reset],
     state: NDArray[np.float32],
     far: list[float],
     mean: NDArray[np.float32],
@@ -244,7 +246,7 @@ def _state_fields(
         i = max(columns, key=lambda i: abs(far[i]))
         if math.isfinite(values[i]) and not (name in _OF_ANY_FIRST_CONTACT and values[i] <= 0.0):
             say = partial(_state_words, schema, i, values[i], float(mean[i]))
-            out.append(Field(name, abs(far[i]), _set_state(columns, mean[columns]), say))
+            out.append(Field(name, abs(far[i]), resets[name], say))
     return out
 
 
@@ -338,7 +340,7 @@ def _set_summary(column: int, to: float) -> Reset:
     return reset
 
 
-def _set_state(columns: list[int], to: NDArray[np.float32]) -> Reset:
+def _set_state(columns: NDArray[np.int64], to: NDArray[np.float32]) -> Reset:
     def reset(features: Features, state: NDArray[np.float32], row: int) -> None:
         state[row, columns] = to
 
