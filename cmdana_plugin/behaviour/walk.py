@@ -67,7 +67,8 @@ AT_EVIDENCE: Final = AT_GAIN + 1
 AT_MINUTES: Final = AT_EVIDENCE + 1  # of the last 64 in which it was there
 AT_TENS: Final = AT_MINUTES + 1  # of the last 64 ten minutes
 AT_SURPRISE: Final = AT_TENS + 1  # bits of the first contact
-WIDTH: Final = AT_SURPRISE + 1
+AT_ENTERED: Final = AT_SURPRISE + 1  # 1 where it is the first in its ten minutes; NaN of a look-up
+WIDTH: Final = AT_ENTERED + 1
 
 _HORIZONS: Final = np.array(HORIZONS)
 # For compiled code: by kind, padded, with their numbers.
@@ -396,6 +397,8 @@ def walk(  # type: ignore[no-untyped-def]
                 have = int(min(rows.visits[at], RING))
                 rhythm(rows.ring[at], have, scratch, row[AT_RHYTHM : AT_RHYTHM + RHYTHM])
             if k in (PAIR, DOMAIN):
+                entered = fresh or int(np.floor(began / 600.0)) > rows.slot_of[at, 1]
+                row[AT_ENTERED] = np.nan if lookup else (1.0 if entered else 0.0)
                 for r in range(2):
                     slot = int(np.floor(began / (60.0 if r == 0 else 600.0)))
                     rows.active[at, r] = active_after(rows.active[at, r], rows.slot_of[at, r], slot)

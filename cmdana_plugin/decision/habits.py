@@ -21,6 +21,7 @@ _STEP: Final = 0.25  # -log10 p between two levels
 _LEVELS: Final = 15  # from `LEAST` on
 _ENOUGH: Final = 20.0  # connections of the days before, from which on a host has days of its own
 _FADE: Final = 0.9  # of what the days before have brought, by the next
+_QUARTILE: Final = 0.6745  # of the normal distribution
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = (len(USUAL), np.float64)
 _DAYS: Final = (_LEVELS + 1, np.float32)
@@ -69,7 +70,7 @@ class Habits:
         before = self._of["days"][place]
         n, as_odd = before[:, -1], before[np.arange(len(place)), _level(e[rows])]
         known = (n >= _ENOUGH) & (as_odd >= 1.0)
-        share = (1.0 + as_odd[known]) / (1.0 + n[known])
+        share = _at_least(as_odd[known]) / n[known]
         out[rows[known]] = np.clip(-np.log10(share), 0.0, e[rows[known]])
         return out
 
@@ -133,6 +134,15 @@ class Habits:
                     name: np.concatenate([table, _empty(name, more)]) for name, table in self._of.items()
                 }
         return place
+
+
+def _at_least(k: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The rate of which three in four counts would be under `k` [n], 1 or more (Wilson and Hilferty 1931).
+
+    Once in a day of few connections may be chance: it makes nothing usual yet.
+    """
+    n = k.astype(np.float64)
+    return np.asarray(n * (1.0 - 1.0 / (9.0 * n) - _QUARTILE / (3.0 * np.sqrt(n))) ** 3, np.float64)
 
 
 def _empty(table: str, hosts: int) -> NDArray[Any]:
