@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -381,14 +381,13 @@ class Decider:
 
     def _growth(self, case: _Case, s: Seen) -> Notice | None:
         """A notice where an incident has grown or reaches tenfold, or is by now known for what it is."""
-        n = case.facts.connections
-        news = self._news(case, s) or (case.facts.pair_of(s) if self._faster(case, s) else None)
+        n, news = case.facts.connections, self._news(case, s)
         if case.kind == UNUSUAL and len(case.hosts) >= _COMMON and (news is None or news.told):
             return None  # a surge or a roll-out: once is enough
         if news is not None:
-            return self._told(case, s, news)
-        if case.facts.reach >= _GROWTH * case.reach:
-            return self._told(case, s, case.facts.pair_of(s))
+            return self._told(case, s, news.uids)
+        if case.facts.reach >= _GROWTH * case.reach or self._faster(case, s):
+            return self._told(case, s, case.facts.strands[strand_of(s)].latest)
         if n >= _GROWTH * case.told:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:
@@ -417,11 +416,12 @@ class Decider:
         pace = case.facts.strands[strand].pace()
         return pace >= max(_GROWTH * case.paces.get(strand, 0.0), _FAST)
 
-    def _told(self, case: _Case, s: Seen, news: Pair | None = None) -> Notice:
-        case.lead = "" if news is None else strand_of(s)
+    def _told(self, case: _Case, s: Seen, news: Collection[str] = ()) -> Notice:
+        """A notice; `news` are uids of what is new since the last."""
+        case.lead = strand_of(s) if news else ""
         incident, known = self._described(case)
-        if news is not None:
-            incident = replace(incident, news=True, uids=tuple(news.uids))
+        if news:
+            incident = replace(incident, news=True, uids=tuple(news))
         this = case.facts.pair_of(s)
         for (strand, _), pair in case.facts.pairs.items():
             if pair.evidence >= _NEWS / 2 or pair is this:

@@ -87,16 +87,25 @@ def counted(e: list[float]) -> tuple[Habits, np.ndarray]:
 
 
 def test_a_connection_is_worth_the_share_of_its_host_s_that_were_as_odd() -> None:
-    habits, key = counted([0.0] * 90 + [2.1] * 9)
+    habits, key = counted([0.0] * 90_000 + [2.1] * 10_000)
     assert habits.beyond(key, np.array([2.1])) == 2.1, "of the same day"
     habits.next_day()
-    assert habits.beyond(key, np.array([2.1])) == pytest.approx(1.0)
+    assert habits.beyond(key, np.array([2.1])) == pytest.approx(1.0, abs=0.01)
     assert habits.beyond(key, np.array([0.7])) == 0.7, "no more than it is by itself"
     assert habits.beyond(key, np.array([3.0])) == 3.0, "odder than any has been"
     assert habits.beyond(np.array([8], np.uint64), np.array([2.1])) == 2.1, "another's"
-    for _ in range(100):
+    for _ in range(200):
         habits.next_day()
     assert habits.beyond(key, np.array([2.1])) == 2.1, "long ago"
+
+
+def test_once_in_a_day_of_few_connections_makes_nothing_usual() -> None:
+    habits, key = counted([0.0] * 99 + [2.1])
+    habits.next_day()
+    assert habits.beyond(key, np.array([2.1])) == 2.1
+    often, key = counted([0.0] * 80 + [2.1] * 20)
+    often.next_day()
+    assert 0.7 < float(often.beyond(key, np.array([2.1]))[0]) < 1.0, "one in five, or somewhat less"
 
 
 def test_of_a_host_with_few_connections_nothing_is_usual() -> None:
