@@ -10,7 +10,7 @@ themselves every day, more is needed. Looking a name up is not going there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -131,6 +131,23 @@ class Persistence:
             self._today = np.zeros(SLOTS + 1)
             self._shares = _shares(self._before)
         self._day = day
+
+
+def persistence_of_all(states: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The state of what several have counted, each of its own hosts. Raises `ValueError` where one is no state."""
+    parts = []
+    for state in states:
+        parts.append(Persistence())
+        parts[-1].restore(state)
+    whole = Persistence()
+    whole._began = min(part._began for part in parts)
+    whole._day = max(part._day for part in parts)
+    for part in parts:
+        if part._day < whole._day:
+            part._turn(whole._day)
+        whole._today += part._today
+        whole._before += part._before
+    return whole.state()
 
 
 def _shares(reached: NDArray[np.float64]) -> NDArray[np.float64]:

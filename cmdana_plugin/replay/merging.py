@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import persistence_of_all
 from cmdana_plugin.replay.keeping import refusal
-from cmdana_plugin.statefile import State, StateError, of_text, text_array
+from cmdana_plugin.statefile import State, StateError, of_text, prefixed, text_array, under
 
 Arrays = dict[str, NDArray[Any]]
 Columns = dict[str, NDArray[Any]]
@@ -59,6 +60,7 @@ def merged(states: Sequence[State]) -> tuple[State, list[str]]:
         out |= _behaviour(arrays)
         out |= _services(arrays)
         out |= _suspicion(arrays)
+        out |= _persistence(arrays)
         keys = {tuple(of_text(a, f"{_EVIDENCE}numbers")["key"]) for a in arrays}
         if len(keys) == 1:
             out |= _evidence(arrays)
@@ -263,6 +265,14 @@ def _suspicion(arrays: Sequence[Arrays]) -> Arrays:
         f"{prefix}suspects": np.array(enough, np.uint64),
         f"{prefix}held": np.array([suspects[host] for host in enough]),
     }
+
+
+def _persistence(arrays: Sequence[Arrays]) -> Arrays:
+    prefix = _prefix(arrays[0], "persistence.reached")
+    if prefix is None:
+        return {}
+    prefix += "persistence."
+    return prefixed(prefix, persistence_of_all([under(prefix, a) for a in arrays]))
 
 
 # What the decider knows.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_flows import START, flows, merged, site
 
-from cmdana_plugin.behaviour.flows import Flows, flows_between
-from cmdana_plugin.behaviour.persistence import SLOTS, Persistence, Visits, _shares
+from cmdana_plugin.behaviour.flows import Flows, flows_between, take_flows
+from cmdana_plugin.behaviour.persistence import SLOTS, Persistence, Visits, _shares, persistence_of_all
 from cmdana_plugin.behaviour.streams import Streams
 
 DAY, TEN = 86_400.0, 600.0
@@ -125,3 +125,21 @@ def test_the_tail_falls_and_what_was_counted_moves_it() -> None:
     reached[1], reached[3:31] = 1000.0, 200.0  # a fifth of what is new comes to thirty
     heavier = _shares(reached)
     assert heavier[30] > 20.0 * prior[30]
+
+
+def test_what_several_counted_of_their_own_hosts_adds_up() -> None:
+    whole = merged(day(0), day(1), calls(40), calls(40, orig=HOST + 1), day(2))
+    alone = Persistence()
+    alone.receive(*_with(Streams(), whole))
+    parts = []
+    for odd in (0, 1):
+        part = Persistence()
+        part.receive(*_with(Streams(), take_flows(whole, np.flatnonzero(whole.orig % 2 == odd))))
+        parts.append(part.state())
+    early = Persistence()  # that has seen nothing of the last day
+    early.receive(*_with(Streams(), merged(day(0), day(1))))
+    together = persistence_of_all(parts)
+    assert np.allclose(together["reached"], alone.state()["reached"])
+    assert together["times"].tolist() == alone.state()["times"].tolist()
+    assert persistence_of_all([*parts, early.state()])["times"].tolist() == together["times"].tolist()
+    assert np.array_equal(persistence_of_all([parts[0], {}])["reached"], parts[0]["reached"])
