@@ -2,9 +2,9 @@
 
 A beacon is quiet in every hour and there in all of them (Giroire et al. 2009, persistence of destinations). What a host
 goes to is its registered domain, or the responder and port where there is none; new is what it first went to less than
-a day ago, of hosts and sites that have been watched for longer than that. How many of what is new came to so many ten
-minutes on the days before makes the tail, Pareto's by Hill's estimator with a prior: where programs change by
-themselves every day, more is needed. Looking a name up is not going there.
+a day ago, and nobody here before, of hosts and sites that have been watched for longer than that. How many of what is
+new came to so many ten minutes on the days before makes the tail, Pareto's by Hill's estimator with a prior: where
+programs change by themselves every day, more is needed. Looking a name up is not going there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.tables import DOMAIN, HOST, KINDS, PAIR
-from cmdana_plugin.behaviour.walk import AT_AGE, AT_ENTERED, AT_TENS
+from cmdana_plugin.behaviour.walk import AT_AGE, AT_ENTERED, AT_NEW, AT_TENS
 from cmdana_plugin.statefile import column
 
 _DAY: Final = 86_400.0
@@ -39,6 +39,9 @@ class Visits:
 
     tens: NDArray[np.float32]  # [n] ten minutes of the last 64, this one included; 0 of look-ups
     entered: NDArray[np.bool_]  # [n] whether this is the first connection in its ten minutes
+    unknown: NDArray[
+        np.bool_
+    ]  # [n] whether nobody here went there before the day on which the host first did
     age: NDArray[np.float32]  # [n] seconds since the host first went there
     host_age: NDArray[np.float32]  # [n] seconds since the host was first seen
 
@@ -55,7 +58,7 @@ def visits_of(raw: NDArray[np.float32]) -> Visits:
     there = np.where(np.isfinite(raw[:, DOMAIN, AT_TENS]), DOMAIN, PAIR)
     of = raw[np.arange(len(raw)), there]
     tens = np.where(np.isnan(of[:, AT_ENTERED]), np.float32(0.0), of[:, AT_TENS])
-    return Visits(tens, of[:, AT_ENTERED] > 0.0, of[:, AT_AGE], raw[:, HOST, AT_AGE])
+    return Visits(tens, of[:, AT_ENTERED] > 0.0, of[:, AT_NEW] > 0.0, of[:, AT_AGE], raw[:, HOST, AT_AGE])
 
 
 def concat_visits(parts: list[Visits]) -> Visits:
@@ -84,7 +87,8 @@ class Persistence:
         if not len(end):
             return p
         self._began = min(self._began, float(end[0]))
-        new = (visits.age < _DAY) & (visits.host_age >= _DAY) & (end - visits.age - self._began >= _DAY)
+        new = visits.unknown & (visits.age < _DAY) & (visits.host_age >= _DAY)
+        new &= end - visits.age - self._began >= _DAY
         tens = np.clip(np.nan_to_num(visits.tens), 0.0, SLOTS).astype(np.int64)
         # Later some have fallen out of the 64, and a number can be reached again.
         reaches = new & visits.entered & teach & (visits.age < (SLOTS - 1) * _TEN_MINUTES)

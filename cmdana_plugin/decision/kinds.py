@@ -219,7 +219,9 @@ def _keeps(s: Strand, at: Setting) -> tuple[str, str] | None:
         return None
     to = quoted(name) if name in s.targets else f"{s.target} ({quoted(name)})"
     alone = ", nobody else does" if at.alone else ""
-    back = f"keeps going back to {to}, new to it today: {count(s.connections, 'connection')}{_over(s, at)}{alone}"
+    back = (
+        f"keeps going back to {to}, new here today: {count(s.connections, 'connection')}{_over(s, at)}{alone}"
+    )
     return back, _carried_by(s)
 
 

@@ -76,6 +76,17 @@ def test_what_is_no_news_is_none(parts: tuple[Flows, ...]) -> None:
     assert share[late & ((whole.resp == ELSEWHERE) | (whole.domain == 99))].min() == 1.0
 
 
+@pytest.mark.parametrize("domain", [0, 99])
+def test_where_others_have_gone_before_one_more_is_no_news(domain: int) -> None:
+    poller = calls(40, begin=0.0, orig=HOST + 1, domain=domain)
+    whole = merged(day(0), poller, day(1), calls(40, domain=domain))
+    assert of_calls(whole, persistence(whole)).min() == 1.0
+    same_day = merged(
+        day(0), day(1), calls(40, begin=DAY, orig=HOST + 1, domain=domain), calls(40, domain=domain)
+    )
+    assert of_calls(same_day, persistence(same_day)).min() < 1e-4, "who began on the same day is not before"
+
+
 def test_however_the_stream_is_cut_it_lasts_as_long() -> None:
     whole = merged(day(0), day(1), calls(40), day(2), calls(30, begin=2 * DAY, resp=ELSEWHERE + 1))
     assert np.array_equal(persistence(whole), persistence(whole, 97))

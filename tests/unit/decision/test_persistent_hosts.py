@@ -38,7 +38,7 @@ def test_who_keeps_to_what_is_new_is_one_incident_that_says_so() -> None:
     first, *more = notices(decider, kept(20))
     assert first.incident is not None
     assert first.incident.kind == "persistence"
-    assert first.incident.headline.startswith("keeps going back to 10.0.0.9 (new.example), new to it today: ")
+    assert first.incident.headline.startswith("keeps going back to 10.0.0.9 (new.example), new here today: ")
     assert first.incident.technique == "T1071.001"
     assert any("one in 10,000 is kept to as long as new.example" in why for why in first.incident.why)
     assert {n.identifier for n in more} <= {first.identifier}
