@@ -50,7 +50,7 @@ class Strand:
     )  # of new domains or hosts that are kept to, connections
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
-    latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
     def add(self, s: Seen, most: int = MOST) -> int:
         """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
@@ -61,6 +61,7 @@ class Strand:
         if s.against >= 1.0:
             self.evident += 1
             self.evidence += s.against - 1.0
+            self.latest.append(v.uid)
         tally(self.targets, v.resp_h, most=most)
         tally(self.sources, v.orig_h, most=most)
         if len(self.ports) < most:
@@ -79,7 +80,6 @@ class Strand:
             tally(self.kept, s.domain or v.resp_h, most=_RING)
             self.longest = max(self.longest, s.persistence)
         self.begun.append(v.ts)
-        self.latest.append(v.uid)
         return len(self.targets) + len(self.sources) + len(self.ports) - before
 
     @property
