@@ -326,7 +326,9 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     out: Arrays = {"decider.habits.hours": np.max([a["decider.habits.hours"] for a in arrays], axis=0)}
     keys = np.concatenate([a["decider.habits.keys"] for a in arrays])
     unique, at = np.unique(keys, return_inverse=True)
-    for name in ("settled", "now", "days", "today"):
+    for name in ("settled", "now", "days", "today", "hour"):
+        if any(f"decider.habits.{name}" not in a for a in arrays):
+            continue  # of an earlier version
         counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
         sums = np.zeros((len(unique), counts.shape[1]), counts.dtype)
         np.add.at(sums, at, counts)
