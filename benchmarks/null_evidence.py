@@ -36,8 +36,8 @@ def maxima(hours: int, hosts: int, seed: int) -> list[np.ndarray]:
         n = len(order)
         no = np.zeros(n, np.bool_)
         evidence.weigh(
-            0, key[host[order]], key[peer[order]] + np.uint64(1), end[order], np.minimum(e[order], 12.0), no, no,
-            ~no, np.zeros(n, np.int64), np.zeros(n),
+            0, key[host[order]], key[peer[order]] + np.uint64(1), end[order], np.minimum(e[order], 12.0), np.zeros(n),
+            no, no, ~no, np.zeros(n, np.int64), np.zeros(n),
         )  # fmt: skip
         evidence.turn()
     return [evidence.blocks(role) for role in range(ROLES)]

@@ -11,5 +11,6 @@ from .model import behaviour_of as behaviour_of
 from .model import mark_of as mark_of
 from .model import with_behaviour as with_behaviour
 from .past import ending_before as ending_before
+from .persistence import persistence_of_all as persistence_of_all
 from .streams import Bounds as Bounds
 from .streams import Streams as Streams

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from cmdana_plugin.behaviour.fields import names, told
 from cmdana_plugin.behaviour.flows import Flows, flow_rows, flows_between, flows_of
 from cmdana_plugin.behaviour.model import Behaviour, behaviour_of, mark_of
 from cmdana_plugin.behaviour.past import ending_before, packed, unpacked
+from cmdana_plugin.behaviour.persistence import LATELY, RARE, Persistence, Visits, concat_visits, words
 from cmdana_plugin.behaviour.streams import Bounds, Streams
 from cmdana_plugin.behaviour.suspicion import Suspicion
 from cmdana_plugin.detector import (
+    PERSISTENCE,
     Checkpoint,
     Detector,
     Scores,
@@ -55,7 +57,18 @@ class _Seen:
     inner: Scores
     rows: NDArray[np.int64]  # [k] the rows of the block of which behaviour has a say
     table: NDArray[np.float32]  # [k, B]
+    visits: Visits  # of these
+    lasting: NDArray[np.float64]  # [k] how rare their persistence is
     leads: NDArray[np.bool_]  # [n] whether behaviour is what is odd
+
+
+class _Runs(NamedTuple):
+    """What behaviour makes of `k` connections."""
+
+    table: NDArray[np.float32]  # [k, B] the fields
+    p_value: NDArray[np.float64]  # [k]
+    visits: Visits
+    lasting: NDArray[np.float64]  # [k] how rare their persistence is
 
 
 class WithBehaviour:
@@ -85,6 +98,7 @@ class WithBehaviour:
         self._salt = salt
         self._streams = Streams(bounds or Bounds())
         self._suspicion = Suspicion()
+        self._persistence = Persistence()
         self._past = behaviour.past if behaviour.site == mark_of(salt) else {}
         if self._past:
             try:
@@ -93,17 +107,24 @@ class WithBehaviour:
                 raise CmdanaError(f"model: behaviour: {error}; see [behaviour] max_hosts") from None
 
     def receive(self, windows: Encoded) -> Scores:
-        """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams."""
+        """Scores as the inner detector's, with a component `behaviour`; early windows leave no trace in the streams.
+
+        The component `persistence` is no part of the p-value: it is told of hosts, not of connections.
+        """
         n = len(windows)
         judged = beside(self.inner, lambda: self._runs(windows)) if n else None
         scores = self.inner.receive(windows)
         component = np.full(n, np.nan)
         if judged is None:
-            return replace(scores, components={**scores.components, COMPONENT: component})
-        rows, (table, p) = flow_rows(windows), judged()
+            nothing = {COMPONENT: component, PERSISTENCE: component}
+            return replace(scores, components={**scores.components, **nothing})
+        rows, (table, p, visits, lasting) = flow_rows(windows), judged()
         component[rows] = p
+        persistence = np.full(n, np.nan)
+        persistence[rows[lasting < 1.0]] = lasting[lasting < 1.0]
         counts = np.isfinite(p) & (self._strangers | is_known(table) | is_in_vain(table))
         rows, p, table = rows[counts], p[counts], table[counts]
+        visits, lasting = visits.take(counts), lasting[counts]
         joined, leads = scores.p_value.copy(), np.zeros(n, np.bool_)
         own, runs = scores.p_value[rows] / (1.0 - _SHARE), p / _SHARE
         joined[rows] = np.minimum(own, runs)
@@ -113,39 +134,48 @@ class WithBehaviour:
             scores,
             p_value=joined,
             score=np.round(score_of(joined), 6),
-            components={**scores.components, COMPONENT: np.round(component, 12)},
-            seen=_Seen(scores, rows, table, leads),
+            components={
+                **scores.components,
+                COMPONENT: np.round(component, 12),
+                PERSISTENCE: np.round(persistence, 12),
+            },
+            seen=_Seen(scores, rows, table, visits, lasting, leads),
         )
 
     def beside(self, job: Callable[[], T]) -> Callable[[], T]:
         """As its inner detector's."""
         return beside(self.inner, job)
 
-    def _runs(self, windows: Encoded) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The fields [k, B] and p-values [k] of what ended in a block, which then is part of the past."""
+    def _runs(self, windows: Encoded) -> _Runs:
+        """Of what ended in a block, which then is part of the past."""
         flows = flows_of(windows, self._salt)
         if self._past and len(flows):
-            if float(flows.end[0]) < float(self._past["clock"][0]):
-                self._streams.restore(ending_before(self._past, float(flows.end[0])))
+            begin, ended = float(flows.end[0]), float(self._past["clock"][0])
+            if begin < ended:
+                self._streams.restore(ending_before(self._past, begin))
+            if begin - ended < LATELY:
+                self._persistence.watched_since(self._streams.since())
             self._past = {}
         return self._judged(flows)
 
-    def _judged(self, flows: Flows) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The fields [n, B] and p-values [n]; of hosts against whom there is evidence, streams learn nothing slow."""
-        tables, p_value, begin = [], [], 0
-        while begin < len(flows):
+    def _judged(self, flows: Flows) -> _Runs:
+        """Of hosts against whom there is evidence, streams learn nothing slow."""
+        parts: list[_Runs] = []
+        begin = 0
+        while begin < len(flows) or not parts:
             part = flows_between(flows, begin, begin + self._suspicion.left())
-            table = self._streams.receive(part, ~self._suspicion.of(part.orig)).astype(np.float32)
+            teach = ~self._suspicion.of(part.orig)
+            table, visits = self._streams.visited(part, teach)
             p = p_values(self._behaviour, table, part)
-            if self._suspicion.hear(part.orig, part.end, p):
+            parts.append(_Runs(table, p, visits, self._persistence.receive(visits, part.end, teach)))
+            if len(part) and self._suspicion.hear(part.orig, part.end, p):
                 self._streams.matter(*self._suspicion.suspects())
-            tables.append(table)
-            p_value.append(p)
-            begin += len(part)
-        width = len(self._behaviour.usual)
-        return (
-            np.concatenate(tables) if tables else np.zeros((0, width), np.float32),
-            np.concatenate(p_value) if p_value else np.zeros(0),
+            begin += max(len(part), 1)
+        return _Runs(
+            np.concatenate([runs.table for runs in parts]),
+            np.concatenate([runs.p_value for runs in parts]),
+            concat_visits([runs.visits for runs in parts]),
+            np.concatenate([runs.lasting for runs in parts]),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -154,6 +184,7 @@ class WithBehaviour:
             prefixed("inner.", state_of(self.inner))
             | prefixed("streams.", packed(self._streams.state()))
             | prefixed("suspicion.", self._suspicion.state())
+            | prefixed("persistence.", self._persistence.state())
         )
 
     def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
@@ -162,10 +193,12 @@ class WithBehaviour:
             streams = unpacked(under("streams.", state))
             suspicion = Suspicion()
             suspicion.restore(under("suspicion.", state))
+            persistence = Persistence()
+            persistence.restore(under("persistence.", state))
         except (Unsound, KeyError) as fault:
             raise ValueError(f"behaviour: found no {fault}") from None
         self._streams.restore(streams)
-        self._suspicion = suspicion
+        self._suspicion, self._persistence = suspicion, persistence
         self._past = {}
         restore_to(self.inner, under("inner.", state), learned)
 
@@ -179,7 +212,12 @@ class WithBehaviour:
         out = []
         for row, others in zip(rows.tolist(), of_inner, strict=True):
             own = self._words(seen.table[at[row]]) if at[row] >= 0 else []
-            out.append(own + others if seen.leads[row] else others + own)
+            lasts = (
+                [words(seen.visits, seen.lasting, at[row])]
+                if at[row] >= 0 and seen.lasting[at[row]] < RARE
+                else []
+            )
+            out.append(lasts + (own + others if seen.leads[row] else others + own))
         return out
 
     def _words(self, seen: NDArray[np.float32]) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour.fields import Raw, fields_of, names
 from cmdana_plugin.behaviour.flows import MOST, Flows, flows_between
+from cmdana_plugin.behaviour.persistence import Visits, concat_visits, visits_of
 from cmdana_plugin.behaviour.tables import (
     HOST,
     KINDS,
@@ -72,14 +73,23 @@ class Streams:
 
         Connections that are not to `teach` count, but nothing slow is learned from them.
         """
+        return self.visited(flows, teach)[0]
+
+    def visited(
+        self, flows: Flows, teach: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], Visits]:
+        """As `receive`, and how much of late each connection's host has been where it goes."""
         n = len(flows)
         learned = np.ones(n, np.bool_) if teach is None else np.ascontiguousarray(teach, np.bool_)
         out = np.empty((n, len(names())), np.float32)
+        visits = [visits_of(np.empty((0, KINDS, WIDTH), np.float32))]
         for begin in range(0, n, BLOCK):
             rows = slice(begin, begin + BLOCK)
             part = _possible(flows_between(flows, begin, begin + BLOCK))
-            out[rows] = fields_of(Raw(self._walked(part, learned[rows]), part))
-        return out
+            raw = self._walked(part, learned[rows])
+            out[rows] = fields_of(Raw(raw, part))
+            visits.append(visits_of(raw))
+        return out, concat_visits(visits)
 
     def matter(self, orig: NDArray[np.uint64], evidence: NDArray[np.float64]) -> None:
         """Hosts (as in `Flows.orig`) with evidence against them; they and their streams are the last to be evicted."""
@@ -88,6 +98,11 @@ class Streams:
         known = at >= 0
         hosts.held[at[known], 3] = np.maximum(evidence[known], 0.0)
         hosts.worth[at[known]] = np.minimum(hosts.worth[at[known]] + np.maximum(evidence[known], 0.0), 1e9)
+
+    def since(self) -> float:
+        """Network time of the first connection that a host still known was learned by; inf where there is none."""
+        first = self._kinds[HOST].first[self._kinds[HOST].keys != 0]
+        return float(first[first > 0.0].min(initial=np.inf))
 
     def evicted(self) -> Mapping[str, int]:
         """How many entries of each table gave their place to another so far."""

@@ -67,7 +67,9 @@ AT_EVIDENCE: Final = AT_GAIN + 1
 AT_MINUTES: Final = AT_EVIDENCE + 1  # of the last 64 in which it was there
 AT_TENS: Final = AT_MINUTES + 1  # of the last 64 ten minutes
 AT_SURPRISE: Final = AT_TENS + 1  # bits of the first contact
-WIDTH: Final = AT_SURPRISE + 1
+AT_ENTERED: Final = AT_SURPRISE + 1  # 1 where it is the first in its ten minutes; NaN of a look-up
+AT_NEW: Final = AT_ENTERED + 1  # 1 where nobody here went there before the last day, when its host first did
+WIDTH: Final = AT_NEW + 1
 
 _HORIZONS: Final = np.array(HORIZONS)
 # For compiled code: by kind, padded, with their numbers.
@@ -76,6 +78,7 @@ _HOW_MANY: Final = np.array([len(sums) for sums in SUMS_OF])
 _MEASURES: Final = np.array([[*told, *[(0, 0)] * (M - len(told))] for told in MEASURES])
 _MEASURED: Final = np.array([len(told) for told in MEASURES])
 _HOUR: Final = 3600.0
+_DAY: Final = 86_400.0
 _YOUNG: Final = 3600.0  # seconds for which a pair is new
 _SURE: Final = 0.5  # hosts that a coarser level weighs in how expected a contact is
 LOOKUP: Final = 1  # the purpose that DNS has
@@ -270,6 +273,11 @@ def walk(  # type: ignore[no-untyped-def]
             surprise, e = _surprise(likes, groups, cluster, name, np.uint64(1 << 40 | lookup), clock[1], now)
             evicted[KINDS + 1] += e
             kinds[DOMAIN].held[slots[DOMAIN], 1] = surprise
+            m, e = _met(likes, key_of(name, np.uint64(19), 0), now)
+            evicted[KINDS + 1] += e
+            if likes.value[m] == 0.0:
+                likes.value[m] = now
+            kinds[DOMAIN].held[slots[DOMAIN], 3] = 1.0 if now - likes.value[m] < _DAY else 0.0
         surprise = np.float64(pairs.held[pair, 1])
         first_contact = pairs.seen[pair, 0] == 0.0
         since = max(now - pairs.used[pair], 0.0)
@@ -396,6 +404,13 @@ def walk(  # type: ignore[no-untyped-def]
                 have = int(min(rows.visits[at], RING))
                 rhythm(rows.ring[at], have, scratch, row[AT_RHYTHM : AT_RHYTHM + RHYTHM])
             if k in (PAIR, DOMAIN):
+                entered = fresh or int(np.floor(began / 600.0)) > rows.slot_of[at, 1]
+                row[AT_ENTERED] = np.nan if lookup else (1.0 if entered else 0.0)
+                served = kinds[TARGET].first[slots[TARGET]]
+                if k == DOMAIN:
+                    row[AT_NEW] = rows.held[at, 3]
+                else:
+                    row[AT_NEW] = 1.0 if served < 0.0 or now - served < _DAY else 0.0
                 for r in range(2):
                     slot = int(np.floor(began / (60.0 if r == 0 else 600.0)))
                     rows.active[at, r] = active_after(rows.active[at, r], rows.slot_of[at, r], slot)

@@ -170,22 +170,23 @@ class Evidence:
         return key
 
     def weigh(
-        self, begin: int, orig: NDArray[np.uint64], resp: NDArray[np.uint64], end: Floats, e: Floats,
+        self, begin: int, orig: NDArray[np.uint64], resp: NDArray[np.uint64], end: Floats, e: Floats, host: Floats,
         tried: NDArray[np.bool_], early: NDArray[np.bool_], ours: NDArray[np.bool_], owner: Ints, told: Floats,
         *, overheard: bool = False,
     ) -> tuple[int, int]:  # fmt: skip
         """The first connection from `begin` on that makes a host an incident, and the host's place.
 
         Where there is none, how many connections there are, and -1. `e` [n] is -log10 p, 0 of what is not to count;
-        `tried` what was never answered; `ours` whose responder is weighed here. What is `overheard` speaks against
-        responders alone, its originators being another's. Written are `owner` [n], the place of the host whose open
-        incident a connection belongs to, -1 none, and `told` [n], what the evidence against the row's host has come to.
+        `host` [n] what speaks against the originator as it stands; `tried` what was never answered; `ours` whose
+        responder is weighed here. What is `overheard` speaks against responders alone, its originators being
+        another's. Written are `owner` [n], the place of the host whose open incident a connection belongs to, -1 none,
+        and `told` [n], what the evidence against the row's host has come to.
         """
         row, slot, forgotten = _weigh(
-            begin, orig, resp, end, e, tried, early, ours, overheard, owner, told, self._tails, _SIZES, _HORIZON_OF,
-            _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last, self._peak,
-            self._rarest, self._active, self._role, self._other, self._several, self._source, self.last_open,
-            self._most, self._hours_counted, self._own,
+            begin, orig, resp, end, e, host, tried, early, ours, overheard, owner, told, self._tails, _SIZES,
+            _HORIZON_OF, _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last,
+            self._peak, self._rarest, self._active, self._role, self._other, self._several, self._source,
+            self.last_open, self._most, self._hours_counted, self._own,
         )  # fmt: skip
         self.forgotten += forgotten
         return row, slot
@@ -371,10 +372,10 @@ def _compare(
 
 @entry
 def _weigh(
-    begin: Any, orig: Any, resp: Any, end: Any, e: Any, tried: Any, early: Any, ours: Any, overheard: Any, owner: Any,
-    told: Any, learned: Any, sizes: Any, which: Any, horizons: Any, limit: Any, quiet: Any, keys: Any, values: Any,
-    when: Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any, other: Any, several: Any, source: Any,
-    last_open: Any, worst: Any, hours: Any, own: Any,
+    begin: Any, orig: Any, resp: Any, end: Any, e: Any, host: Any, tried: Any, early: Any, ours: Any,
+    overheard: Any, owner: Any, told: Any, learned: Any, sizes: Any, which: Any, horizons: Any, limit: Any,
+    quiet: Any, keys: Any, values: Any, when: Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any,
+    other: Any, several: Any, source: Any, last_open: Any, worst: Any, hours: Any, own: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
@@ -405,9 +406,11 @@ def _weigh(
                 if told[i] >= limit[0] and a >= 0:
                     return i, a, forgotten
             continue
-        if e[i] < LEAST:
+        if e[i] < LEAST and host[i] < LEAST:
             continue
         for role in range(2):
+            if role == 1 and e[i] < LEAST:
+                break
             key = orig[i] if role == 0 else resp[i]
             slot = a if role == 0 else b
             if role == 0 and overheard:
@@ -434,7 +437,7 @@ def _weigh(
                             most = max(most, values[at, 0, j])
                     if most < lowest or (most == lowest and last[at] < oldest):
                         least, lowest, oldest = at, most, last[at]
-                if least < 0 or lowest > e[i]:
+                if least < 0 or lowest > max(e[i], host[i]):
                     forgotten += 1
                     continue
                 if keys[least] != 0:
@@ -455,8 +458,12 @@ def _weigh(
                 last_open[slot] = -np.inf
             last[slot] = now
             active[slot] += 1
-            best = 0.0
+            best = host[i] if role == 0 else 0.0
+            if best >= limit[role] and last_open[slot] >= now:
+                last_open[slot] = max(last_open[slot], now + quiet)
             for h in range(_HORIZONS_OF[role]):
+                if e[i] < LEAST:
+                    break
                 kept = _put(values[slot, h], when[slot, h], np.float32(e[i]), now, horizons[h])
                 if kept >= 0 and h == 0:
                     source[slot, kept] = orig[i]

@@ -45,7 +45,12 @@ class Strand:
     domains: Counter[str] = field(default_factory=Counter)
     bits: Counter[str] = field(default_factory=Counter)  # by domain
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
+    kept: Counter[str] = field(
+        default_factory=Counter
+    )  # of new domains or hosts that are kept to, connections
+    longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
     def add(self, s: Seen, most: int = MOST) -> int:
         """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
@@ -53,9 +58,10 @@ class Strand:
         before = len(self.targets) + len(self.sources) + len(self.ports)
         self.first, self.last = min(self.first, v.ts), max(self.last, s.end)
         self.connections += 1
-        if s.evidence >= 1.0:
+        if s.against >= 1.0:
             self.evident += 1
-            self.evidence += s.evidence - 1.0
+            self.evidence += s.against - 1.0
+            self.latest.append(v.uid)
         tally(self.targets, v.resp_h, most=most)
         tally(self.sources, v.orig_h, most=most)
         if len(self.ports) < most:
@@ -70,6 +76,9 @@ class Strand:
             tally(self.bits, s.domain, round(s.bits), most=_RING)
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
+        if s.persistence >= 1.0:
+            tally(self.kept, s.domain or v.resp_h, most=_RING)
+            self.longest = max(self.longest, s.persistence)
         self.begun.append(v.ts)
         return len(self.targets) + len(self.sources) + len(self.ports) - before
 
@@ -86,6 +95,12 @@ class Strand:
         """How many there have been a second, of the latest half a hundred; 0 of fewer."""
         times = np.sort(np.array(self.begun))
         return (_BURST - 1) / max(float(times[-1] - times[-_BURST]), 1e-3) if len(times) >= _BURST else 0.0
+
+    def pace(self) -> float:
+        """As `a_second`, of connections in the order in which they came: a rough one that costs nothing."""
+        if len(self.begun) < _BURST:
+            return 0.0
+        return (_BURST - 1) / max(abs(self.begun[-1] - self.begun[-_BURST]), 1e-3)
 
     def beat(self) -> tuple[float, float, int] | None:
         """Seconds between calls, their spread (half of them differ by less, as a share), and how many there were."""
@@ -137,7 +152,7 @@ class Facts:
         pair = self.pair_of(s)
         if pair is not None:
             pair.connections += 1
-        if s.evidence >= FIRM:
+        if s.against >= FIRM:
             return True
         if name == TRIES and known is not None and known.evident >= 3:
             return known.evident >= _LIKE * known.connections
@@ -164,7 +179,7 @@ class Facts:
         self.held += strand.add(s, MOST if self.held < _ROOM else 1)
         self.connections += 1
         self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
-        if s.evidence >= 1.0:
+        if s.against >= 1.0:
             self.evident += 1
             pair = self.pair_of(s)
             if pair is not None:
@@ -172,11 +187,11 @@ class Facts:
             elif len(self.pairs) < MOST:
                 pair = self.pairs[name, self._other(s)] = Pair()
             if pair is not None:
-                pair.evidence += s.evidence - 1.0
+                pair.evidence += s.against - 1.0
                 pair.uids.append(s.verdict.uid)
             if s.component is not None:
                 tally(self.components, s.component)
-            self.strongest.append((s.evidence, s.verdict.uid))
+            self.strongest.append((s.against, s.verdict.uid))
             if len(self.strongest) > 24:
                 self.strongest = sorted(self.strongest, reverse=True)[:12]
 

@@ -1,8 +1,8 @@
 """What each originator does in a day, and what evidence its own days bring: that much from it is no news.
 
 Counts of whole hours tell what is usual, so that an incident is not among it. The days before tell how often the host's
-own connections were so odd; a connection is worth no more evidence than that, and what belongs to an incident teaches
-nothing.
+own connections were so odd; a connection is worth no more evidence than that, unless it is one of more in an hour than
+on those days, and what belongs to an incident teaches nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ _STEP: Final = 0.25  # -log10 p between two levels
 _LEVELS: Final = 15  # from `LEAST` on
 _ENOUGH: Final = 20.0  # connections of the days before, from which on a host has days of its own
 _FADE: Final = 0.9  # of what the days before have brought, by the next
+_QUARTILE: Final = 0.6745  # of the normal distribution
+_ODD: Final = 1.0  # -log10 p from which on connections of an hour are counted
+_TIMES: Final = 2.0  # the most of an hour on the days before,
+_MORE: Final = 10.0  # and so many more: what is beyond them is no habit
+_SO_FAR, _TEACH, _TODAY, _BEFORE = range(
+    4
+)  # of "hour": of this one, those that teach, the most of an hour by day
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = (len(USUAL), np.float64)
 _DAYS: Final = (_LEVELS + 1, np.float32)
 _TABLES: Final[Mapping[str, tuple[int, type]]] = {
-    "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS,
+    "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": (4, np.float32),
 }  # fmt: skip
 
 
@@ -56,6 +63,8 @@ class Habits:
         keys = state.get("keys", np.zeros(0))
         if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
             raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
+        # An earlier version did not count by the hour.
+        state = {"hour": _empty("hour", len(keys)), **state}
         tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
         self._hours, self._of = hours, tables
         self._place = {key: i for i, key in enumerate(keys.tolist())}
@@ -66,12 +75,29 @@ class Habits:
         rows = np.flatnonzero(e >= LEAST)
         place = np.array([self._place.get(key, -1) for key in orig[rows].tolist()], np.int64)
         rows, place = rows[place >= 0], place[place >= 0]
+        nth = self._nth(place, e[rows] >= _ODD)
+        usual = nth <= _TIMES * self._of["hour"][place, _BEFORE] + _MORE
         before = self._of["days"][place]
         n, as_odd = before[:, -1], before[np.arange(len(place)), _level(e[rows])]
-        known = (n >= _ENOUGH) & (as_odd >= 1.0)
-        share = (1.0 + as_odd[known]) / (1.0 + n[known])
+        known = (n >= _ENOUGH) & (as_odd >= 1.0) & usual
+        share = _at_least(as_odd[known]) / n[known]
         out[rows[known]] = np.clip(-np.log10(share), 0.0, e[rows[known]])
         return out
+
+    def _nth(self, place: NDArray[np.int64], odd: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Which one of its host's odd connections of this hour each of these [n] is, or comes after."""
+        order = np.argsort(place, kind="stable")
+        count = np.cumsum(odd[order]).astype(np.float64)
+        hosts, begin = np.unique(place[order], return_index=True)
+        whole = np.diff(np.append(count[begin] - odd[order][begin], count[-1:]))
+        nth = np.empty(len(place))
+        nth[order] = count - np.repeat(
+            count[begin] - odd[order][begin], np.diff(np.append(begin, len(place)))
+        )
+        so_far = self._of["hour"][:, _SO_FAR]
+        nth += so_far[place]
+        so_far[hosts] += whole
+        return nth
 
     def count(
         self, orig: NDArray[np.uint64], counts: NDArray[np.float64], e: NDArray[np.float64],
@@ -86,6 +112,8 @@ class Habits:
         np.add.at(self._of["today"][:, -1], place[there], 1.0)
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
+        there &= e >= _ODD
+        np.add.at(self._of["hour"][:, _TEACH], place[there], 1.0)
 
     def uncount(self, key: int, e: Sequence[float]) -> None:
         """Takes back connections of this day with the evidence `e` that turned out to belong to an incident."""
@@ -95,12 +123,17 @@ class Habits:
         today = self._of["today"][place]
         np.subtract.at(today, _level(np.array(e)), 1.0)
         today[-1] -= len(e)
+        hour = self._of["hour"][place]
+        hour[_TEACH] = max(hour[_TEACH] - sum(x >= _ODD for x in e), 0.0)
 
     def turn(self, hours: int) -> None:
         """Ends the hour that was counted, so many `hours` before the next."""
         self._of["settled"] += self._of["now"]
         self._of["now"][:] = 0.0
         self._hours += hours
+        hour = self._of["hour"]
+        hour[:, _TODAY] = np.maximum(hour[:, _TODAY], hour[:, _TEACH])
+        hour[:, [_SO_FAR, _TEACH]] = 0.0
 
     def next_day(self) -> None:
         """Ends the day that was counted."""
@@ -109,6 +142,9 @@ class Habits:
         today[:, :_LEVELS] = today[:, _LEVELS - 1 :: -1].cumsum(axis=1)[:, ::-1]
         self._of["days"] = np.float32(_FADE) * self._of["days"] + today
         self._of["today"] = np.zeros_like(today)
+        hour = self._of["hour"]
+        hour[:, _BEFORE] = np.maximum(np.float32(_FADE) * hour[:, _BEFORE], hour[:, _TODAY])
+        hour[:, _TODAY] = 0.0
 
     def usual(self, key: int) -> Mapping[str, float]:
         """Of a day; nothing where no hour is over yet."""
@@ -133,6 +169,15 @@ class Habits:
                     name: np.concatenate([table, _empty(name, more)]) for name, table in self._of.items()
                 }
         return place
+
+
+def _at_least(k: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The rate of which three in four counts would be under `k` [n], 1 or more (Wilson and Hilferty 1931).
+
+    Once in a day of few connections may be chance: it makes nothing usual yet.
+    """
+    n = k.astype(np.float64)
+    return np.asarray(n * (1.0 - 1.0 / (9.0 * n) - _QUARTILE / (3.0 * np.sqrt(n))) ** 3, np.float64)
 
 
 def _empty(table: str, hosts: int) -> NDArray[Any]:

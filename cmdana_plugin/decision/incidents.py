@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from cmdana_plugin.decision.notice import (
 )
 from cmdana_plugin.decision.seen import Oddest, Retries, Rows, Seen, rows_of_seen
 from cmdana_plugin.decision.stored import made, plain
-from cmdana_plugin.decision.tails import KEPT, Tails
+from cmdana_plugin.decision.tails import KEPT, LEAST, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 from cmdana_plugin.statefile import of_text, prefixed, text_array, under
@@ -45,6 +45,7 @@ REVISED: Final = "revised"  # the stage of a row about a connection that turned 
 _ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
 _NEWS: Final = 8.0  # evidence (-log10 p beyond one in ten each) from which on a further thing is told of
+_FAST: Final = 0.5  # connections a second that are a burst of their own
 _NAMED: Final = 3  # services of an incident
 _HOSTS: Final = 8  # and hosts and targets
 _MOST_CASES: Final = 512  # hosts with an incident that is open or may go on
@@ -100,6 +101,9 @@ class _Case:
     lead: str = ""  # the strand that it was last noticed for
     # Of the last notice by strand and originator: network time, and the evidence of what it told most of.
     strands_told: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    paces: dict[str, float] = field(
+        default_factory=dict
+    )  # connections a second by strand, when it was noticed last
 
 
 class Decider:
@@ -197,7 +201,7 @@ class Decider:
             return out
         ours = np.ones(len(rows), np.bool_) if overheard or self.ours is None else self.ours(rows.resp)
         orig, resp = self.evidence.keys(rows.orig, 0), self.evidence.keys(rows.resp, 1)
-        e = self._counted(rows)
+        e, host = self._counted(rows)
         owner, told = np.full(len(rows), -1), np.zeros(len(rows))
         hour = np.floor(rows.end / BLOCK).astype(np.int64)
         cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
@@ -210,10 +214,10 @@ class Decider:
             at = begin
             while at < stop:
                 row, place = self.evidence.weigh(
-                    at, orig[:stop], resp[:stop], rows.end[:stop], e[:stop], rows.tried[:stop], rows.early[:stop],
-                    ours, owner, told, overheard=overheard,
+                    at, orig[:stop], resp[:stop], rows.end[:stop], e[:stop], host[:stop], rows.tried[:stop],
+                    rows.early[:stop], ours, owner, told, overheard=overheard,
                 )  # fmt: skip
-                self._gather(rows, at, row, e, ours, owner, told, out)
+                self._gather(rows, at, row, np.maximum(e, host), ours, owner, told, out)
                 if place >= 0:
                     self._alarm(rows, row, place, int(orig[row]), float(told[row]), out)
                 at = row + 1
@@ -233,13 +237,14 @@ class Decider:
         known = {host for _, host in self._cases} | {i.host for i in self._ended}
         return sorted(((e, host) for host, e in self._near.items() if host not in known), reverse=True)
 
-    def _counted(self, rows: Rows) -> NDArray[np.float64]:
-        """-log10 p, 0 of what is allowed and of what is only tried again."""
-        e = rows.evidence.copy()
-        e[self._retries.of(rows, e)] = 0.0
+    def _counted(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """-log10 p and persistence, 0 of what is allowed and of what is only tried again."""
+        e, host = rows.evidence.copy(), rows.persistence.copy()
+        again = self._retries.of(rows, e)
+        e[again] = host[again] = 0.0
         if not self._allow:
-            return e
-        for i in np.flatnonzero(e >= 0.5).tolist():
+            return e, host
+        for i in np.flatnonzero(np.maximum(e, host) >= LEAST).tolist():
             pair, now = rows.pair(i), float(rows.end[i])
             key = (self._allow.era(now), *pair)
             allowed = self._known.get(key)
@@ -249,8 +254,8 @@ class Decider:
                 allowed = self._known[key] = self._allow.allows(pair, now)
             if allowed:
                 self.allowed += bool(rows.odd[i])
-                e[i] = 0.0
-        return e
+                e[i] = host[i] = 0.0
+        return e, host
 
     def _turn(self, hour: int) -> None:
         """Ends the hour that was counted if `hour` is another one; one back is a node of a cluster that lags."""
@@ -376,13 +381,14 @@ class Decider:
 
     def _growth(self, case: _Case, s: Seen) -> Notice | None:
         """A notice where an incident has grown or reaches tenfold, or is by now known for what it is."""
-        n = case.facts.connections
-        news = self._news(case, s)
+        n, news = case.facts.connections, self._news(case, s)
         if case.kind == UNUSUAL and len(case.hosts) >= _COMMON and (news is None or news.told):
             return None  # a surge or a roll-out: once is enough
         if news is not None:
-            return self._told(case, s, news)
-        if n >= _GROWTH * case.told or case.facts.reach >= _GROWTH * case.reach:
+            return self._told(case, s, news.uids)
+        if case.facts.reach >= _GROWTH * case.reach or self._faster(case, s):
+            return self._told(case, s, case.facts.strands[strand_of(s)].latest)
+        if n >= _GROWTH * case.told:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:
             case.looked = n
@@ -396,14 +402,26 @@ class Decider:
         if pair is None or pair.evidence < max(_NEWS, _GROWTH * pair.told):
             return None
         last, known = case.strands_told.get((strand_of(s), s.verdict.orig_h), (-math.inf, 0.0))
-        new = abs(s.end - last) > self._quiet or pair.evidence >= _GROWTH * known
-        return pair if new or (s.domain and not pair.told) else None
+        since = abs(s.end - last)
+        new = since > self._quiet or pair.evidence >= _GROWTH * known
+        again = since > self._quiet / 2 and pair.evidence >= known / 2  # as hard, to another
+        return pair if new or again or (s.domain and not pair.told) else None
 
-    def _told(self, case: _Case, s: Seen, news: Pair | None = None) -> Notice:
-        case.lead = "" if news is None else strand_of(s)
+    def _faster(self, case: _Case, s: Seen) -> bool:
+        """Whether the host does by now ten times as much a second of something as when it was told of last."""
+        strand = strand_of(s)
+        last, _ = case.strands_told.get((strand, s.verdict.orig_h), (-math.inf, 0.0))
+        if abs(s.end - last) < self._quiet / 6:
+            return False
+        pace = case.facts.strands[strand].pace()
+        return pace >= max(_GROWTH * case.paces.get(strand, 0.0), _FAST)
+
+    def _told(self, case: _Case, s: Seen, news: Collection[str] = ()) -> Notice:
+        """A notice; `news` are uids of what is new since the last."""
+        case.lead = strand_of(s) if news else ""
         incident, known = self._described(case)
-        if news is not None:
-            incident = replace(incident, news=True, uids=tuple(news.uids))
+        if news:
+            incident = replace(incident, news=True, uids=tuple(news))
         this = case.facts.pair_of(s)
         for (strand, _), pair in case.facts.pairs.items():
             if pair.evidence >= _NEWS / 2 or pair is this:
@@ -411,6 +429,7 @@ class Decider:
                 of_strand = strand, s.verdict.orig_h
                 _, before = case.strands_told.get(of_strand, (0.0, 0.0))
                 case.strands_told[of_strand] = s.end, max(before, pair.evidence)
+        case.paces = {name: strand.pace() for name, strand in case.facts.strands.items()}
         case.told = case.looked = max(case.facts.connections, 1)
         case.reach = max(case.facts.reach, 1)
         case.kind = incident.kind
@@ -511,7 +530,7 @@ class _Past:
         while self._held > 2 * _PAST_ALL:
             # Of the hosts that are longest unseen, the one with least against it goes.
             some = list(itertools.islice(self._hosts, 8))
-            least = min(some, key=lambda k: max(s.evidence for s in self._hosts[k]))
+            least = min(some, key=lambda k: max(s.against for s in self._hosts[k]))
             self._held -= len(self._hosts.pop(least))
 
     def of(self, role: Role, host: str, s: Seen) -> list[Seen]:
@@ -538,8 +557,8 @@ def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:
     pairs: defaultdict[tuple[str, str], float] = defaultdict(float)
     domains: defaultdict[str, float] = defaultdict(float)
     for s in seen:
-        pairs[strand_of(s), s.verdict.resp_h] += s.evidence
-        domains[s.domain] += s.evidence
+        pairs[strand_of(s), s.verdict.resp_h] += s.against
+        domains[s.domain] += s.against
     domain = max(domains, key=lambda name: domains[name])
     return max(pairs, key=lambda pair: pairs[pair]), domain if 2 * domains[domain] > sum(
         pairs.values()

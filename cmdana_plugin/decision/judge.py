@@ -21,7 +21,7 @@ from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.decision.seen import Seen, rows_of
 from cmdana_plugin.decision.tails import Tails
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdict, Verdicts, coded
-from cmdana_plugin.detector import ANOMALOUS, BENIGN, Detector, Scores, restore_to, state_of
+from cmdana_plugin.detector import ANOMALOUS, BENIGN, PERSISTENCE, Detector, Scores, restore_to, state_of
 from cmdana_plugin.statefile import column, prefixed, under
 from feature_extractors import PROTO_NAMES, Stage, address_texts, community_id_v1
 from feature_extractors.features import Encoded
@@ -174,7 +174,8 @@ class Judge:
     ) -> dict[int, tuple[str, ...]]:
         """Why, by row, of the first of these rows; a row that cannot be explained is left out."""
         # A connection that is like one in ten others has nothing to explain: the incident's own reasons stand.
-        odd = [i for i in sorted(raised) if scores.p_value[i] <= 0.1]
+        new = scores.components.get(PERSISTENCE, scores.p_value)
+        odd = [i for i in sorted(raised) if scores.p_value[i] <= 0.1 or new[i] <= 0.1]
         rows = [i for i in odd if self._explains(float(windows.connections.end[i]))]
         if not rows:
             return {}

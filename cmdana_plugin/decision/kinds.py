@@ -177,6 +177,16 @@ def _moves(s: Strand, at: Setting) -> tuple[str, str] | None:
     return None
 
 
+_CARRIERS: Final[Mapping[str, str]] = {
+    "dns": "T1071.004", "http": "T1071.001", "ssl": "T1071.001", "quic": "T1071.001", "smtp": "T1071.003",
+}  # fmt: skip
+
+
+def _carried_by(s: Strand) -> str:
+    """The technique of speaking to a master by this service."""
+    return next((_CARRIERS[part] for part in s.name.split(",") if part in _CARRIERS), "T1071")
+
+
 def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
     beat = s.beat() if at.role == "originator" else None
     if beat is None or s.targets[s.target] < 0.9 * s.connections:
@@ -184,19 +194,11 @@ def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
     every, spread, _ = beat
     if every < _SLOWEST_BURST or spread > 0.25 or s.sent + s.got > 1e6 * s.connections:
         return None
-    by = {
-        "dns": "T1071.004",
-        "http": "T1071.001",
-        "ssl": "T1071.001",
-        "quic": "T1071.001",
-        "smtp": "T1071.003",
-    }
-    technique = next((by[part] for part in s.name.split(",") if part in by), "T1071")
     to = f"{s.target}{_named_domain(s)}"
     alone = ", nobody else does" if at.alone else ""
     return (
         f"calls home every {span(every)} (±{100 * spread:.0f} %) to {to} for {span(s.lasted)}{alone}",
-        technique,
+        _carried_by(s),
     )
 
 
@@ -207,6 +209,20 @@ def _sends(s: Strand, at: Setting) -> tuple[str, str] | None:
     if usual is not None and s.sent < 3 * usual:
         return None
     return f"sends {size(s.sent)} to {_hosts(s)}{_named_domain(s)}{_over(s, at, 'sent', s.sent)}", "T1048"
+
+
+def _keeps(s: Strand, at: Setting) -> tuple[str, str] | None:
+    if at.role != "originator" or not s.kept:
+        return None
+    name, n = s.kept.most_common(1)[0]
+    if 4 * n < s.evident:
+        return None
+    to = quoted(name) if name in s.targets else f"{s.target} ({quoted(name)})"
+    alone = ", nobody else does" if at.alone else ""
+    back = (
+        f"keeps going back to {to}, new here today: {count(s.connections, 'connection')}{_over(s, at)}{alone}"
+    )
+    return back, _carried_by(s)
 
 
 def _refused(s: Strand, at: Setting) -> tuple[str, str] | None:
@@ -230,7 +246,7 @@ def _known(s: Strand, at: Setting) -> tuple[str, str] | None:
 _RULES: Final[Sequence[tuple[str, Rule]]] = (
     ("password guessing", _passwords), ("names that do not exist", _no_names), ("flood", _floods), ("scan", _scans),
     ("probing", _probes), ("tunnel", _tunnels), ("lateral movement", _moves), ("beacon", _calls),
-    ("exfiltration", _sends), ("refused", _refused), ("known attack", _known),
+    ("exfiltration", _sends), ("refused", _refused), ("known attack", _known), ("persistence", _keeps),
 )  # fmt: skip
 KINDS: Final = (*(kind for kind, _ in _RULES), UNUSUAL)
 
@@ -276,6 +292,12 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
     if (beat := s.beat()) is not None and beat[1] <= 0.25 and beat[0] >= 1.0:
         words = f"{beat[2] + 1:,} calls {span(beat[0])} apart, half of them within {beat[1] * beat[0]:.2g} s"
         pieces.append((1.5, words))
+    if s.kept:
+        new = quoted(s.kept.most_common(1)[0][0])
+        words = (
+            f"of what hosts newly go to one in {10.0 ** (s.longest + 1.0):,.0f} is kept to as long as {new}"
+        )
+        pieces.append((2.0, words))
     if s.bits and (top := s.bits.most_common(1)[0])[1] >= 8000:
         pieces.append((2.0, f"{size(top[1] / 8)} of names below {quoted(top[0])} in {lasted}"))
     if at.alone and at.role == "originator" and len(s.targets) == 1:

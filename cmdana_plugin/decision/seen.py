@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import LEAST, MOST
 from cmdana_plugin.decision.verdict import Verdict, Verdicts
-from cmdana_plugin.detector import BENIGN
+from cmdana_plugin.detector import BENIGN, PERSISTENCE
 from feature_extractors import CONN_STATES, Stage, addresses_of
 from feature_extractors.features import load_schema
 
@@ -26,6 +26,7 @@ _REJ: Final = CONN_STATES.index("REJ")
 _TCP: Final = 6
 _RETRY_SECONDS: Final = 60.0  # within which a refused attempt that is made again is no news
 _MOST_RETRIES: Final = 65_536  # pairs and ports
+_NEW_AN_HOUR: Final = 10.0  # things that a host newly goes to in an hour, at most on average
 MAX_NAME: Final = 128  # characters of a name that are kept
 
 
@@ -44,6 +45,12 @@ class Seen(NamedTuple):
     domain: str = ""  # registered domain of the name that it asked for or spoke to
     bits: float = 0.0  # information in names below that domain
     component: str | None = None  # of the score, the oddest
+    persistence: float = 0.0  # -log10 of the share of hosts' hours that keep as long to what is new to them
+
+    @property
+    def against(self) -> float:
+        """The evidence that it is against its originator."""
+        return max(self.evidence, self.persistence)
 
     @property
     def service(self) -> str:
@@ -58,6 +65,9 @@ class Rows:
     resp: NDArray[np.uint8]
     end: NDArray[np.float64]
     evidence: NDArray[np.float64]
+    persistence: NDArray[
+        np.float64
+    ]  # -log10 of the share of hosts' hours that keep as long to what is new to them
     tried: NDArray[np.bool_]
     early: NDArray[np.bool_]
     odd: NDArray[np.bool_]  # by itself, at the budget
@@ -138,6 +148,7 @@ def rows_of(
     bits, domain = np.nan_to_num(windows.subdomain_bits), windows.domain
     with np.errstate(divide="ignore"):
         evidence = np.clip(-np.log10(scores.p_value), 0.0, MOST)
+    persistence = _persistence(scores)
     asked = _outcomes()
 
     def seen(rows: Sequence[int]) -> list[Seen]:
@@ -145,13 +156,14 @@ def rows_of(
         columns = [column[at].tolist() for column in (c.end, evidence, tried, sent, got, accepted, refused)]
         told = [asked[k - 1] if 0 < k <= len(asked) else None for k in told_by[at].tolist()]
         names = [domain[i][:MAX_NAME] for i in rows]
-        return list(map(Seen, verdicts.rows(rows), *columns, told, names, bits[at].tolist(), oddest(rows)))
+        more = told, names, bits[at].tolist(), oddest(rows), persistence[at].tolist()
+        return list(map(Seen, verdicts.rows(rows), *columns, *more))
 
     def pair(i: int) -> tuple[str, str, int, str]:
         return verdicts.orig_h[i], verdicts.resp_h[i], int(verdicts.resp_p[i]), verdicts.proto[i]
 
     return Rows(
-        c.orig_h, c.resp_h, c.end, evidence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
+        c.orig_h, c.resp_h, c.end, evidence, persistence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
         c.conn_state == _REJ, c.resp_p.astype(np.int64),
         np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64), seen, pair,
     )  # fmt: skip
@@ -168,11 +180,18 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
     return Rows(
         addresses_of([s.verdict.orig_h for s in seen]), addresses_of([s.verdict.resp_h for s in seen]),
         np.array([s.end for s in seen], np.float64), np.array([s.evidence for s in seen], np.float64),
-        np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
+        np.zeros(n), np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
         np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros(n, np.bool_),
         np.zeros(n, np.int64), np.zeros((n, len(USUAL))),
         lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
+
+
+def _persistence(scores: Scores) -> NDArray[np.float64]:
+    share = scores.components.get(PERSISTENCE)
+    if share is None:
+        return np.zeros(len(scores.p_value))
+    return np.clip(-np.log10(_NEW_AN_HOUR * np.nan_to_num(share, nan=1.0)), 0.0, MOST)
 
 
 def _outcomes() -> Sequence[tuple[str, str, str]]:

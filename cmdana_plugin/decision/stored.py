@@ -26,7 +26,10 @@ def plain(value: Any) -> Any:
 
 
 def made(kind: Any, value: Any) -> Any:
-    """The value of type `kind` that `plain` made this of. Raises `ValueError` where it cannot have been."""
+    """The value of type `kind` that `plain` made this of. Raises `ValueError` where it cannot have been.
+
+    What an earlier version did not know is as it is by default.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -49,10 +52,10 @@ def made(kind: Any, value: Any) -> Any:
     if not isinstance(value, list):
         raise ValueError(f"found {type(value).__name__}, expected a list")
     if hasattr(kind, "_fields"):
-        hints = _hints(kind)
-        if len(value) != len(kind._fields):
+        hints, most = _hints(kind), len(kind._fields)
+        if not most - len(kind._field_defaults) <= len(value) <= most:
             raise ValueError(f"found {len(value)} values, expected those of {kind.__name__}")
-        return kind(*(made(hints[name], v) for name, v in zip(kind._fields, value, strict=True)))
+        return kind(*(made(hints[name], v) for name, v in zip(kind._fields, value, strict=False)))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return tuple(made(arguments[0], v) for v in value)
@@ -79,6 +82,8 @@ def _dataclass(kind: type, value: dict[str, Any]) -> Any:
     hints, out = _hints(kind), {}
     for f in fields(kind):
         if f.name not in value:
+            if f.default is not MISSING or f.default_factory is not MISSING:
+                continue
             raise ValueError(f"found no {f.name} of {kind.__name__}")
         found = made(hints[f.name], value[f.name])
         if isinstance(found, deque) and f.default_factory is not MISSING:

@@ -81,6 +81,7 @@ from .networks.spatio_temporal import SpatialMap as SpatialMap
 from .networks.spatio_temporal import SpatioTemporalNetwork as SpatioTemporalNetwork
 from .scores import ANOMALOUS as ANOMALOUS
 from .scores import BENIGN as BENIGN
+from .scores import PERSISTENCE as PERSISTENCE
 from .scores import Detector as Detector
 from .scores import Scores as Scores
 from .scores import beside as beside

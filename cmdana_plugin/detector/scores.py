@@ -18,6 +18,11 @@ ANOMALOUS: Final = "anomalous"
 T = TypeVar("T")
 
 
+# The component that speaks against an originator as a whole, and is no part of a connection's p-value: the share of
+# what hosts newly go to that they keep to as long, NaN where that is nothing.
+PERSISTENCE: Final = "persistence"
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Anomaly scores of a block, one row per window in the windows' order; scores and p-values say the same thing."""

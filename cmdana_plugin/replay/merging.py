@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cmdana_plugin.behaviour import persistence_of_all
 from cmdana_plugin.replay.keeping import refusal
-from cmdana_plugin.statefile import State, StateError, of_text, text_array
+from cmdana_plugin.statefile import State, StateError, of_text, prefixed, text_array, under
 
 Arrays = dict[str, NDArray[Any]]
 Columns = dict[str, NDArray[Any]]
@@ -59,6 +60,7 @@ def merged(states: Sequence[State]) -> tuple[State, list[str]]:
         out |= _behaviour(arrays)
         out |= _services(arrays)
         out |= _suspicion(arrays)
+        out |= _persistence(arrays)
         keys = {tuple(of_text(a, f"{_EVIDENCE}numbers")["key"]) for a in arrays}
         if len(keys) == 1:
             out |= _evidence(arrays)
@@ -265,6 +267,14 @@ def _suspicion(arrays: Sequence[Arrays]) -> Arrays:
     }
 
 
+def _persistence(arrays: Sequence[Arrays]) -> Arrays:
+    prefix = _prefix(arrays[0], "persistence.reached")
+    if prefix is None:
+        return {}
+    prefix += "persistence."
+    return prefixed(prefix, persistence_of_all([under(prefix, a) for a in arrays]))
+
+
 # What the decider knows.
 
 
@@ -316,7 +326,9 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     out: Arrays = {"decider.habits.hours": np.max([a["decider.habits.hours"] for a in arrays], axis=0)}
     keys = np.concatenate([a["decider.habits.keys"] for a in arrays])
     unique, at = np.unique(keys, return_inverse=True)
-    for name in ("settled", "now", "days", "today"):
+    for name in ("settled", "now", "days", "today", "hour"):
+        if any(f"decider.habits.{name}" not in a for a in arrays):
+            continue  # of an earlier version
         counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
         sums = np.zeros((len(unique), counts.shape[1]), counts.dtype)
         np.add.at(sums, at, counts)

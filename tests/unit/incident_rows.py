@@ -63,7 +63,8 @@ def rows(seen: Sequence[Seen], rejected: bool = False) -> Rows:
 
     return Rows(
         addresses("orig_h"), addresses("resp_h"), np.array([s.end for s in seen]),
-        np.array([s.evidence for s in seen]), np.array([s.tried for s in seen]),
+        np.array([s.evidence for s in seen]), np.array([s.persistence for s in seen]),
+        np.array([s.tried for s in seen]),
         np.array([s.verdict.stage == "early" for s in seen]), np.array([s.verdict.verdict != "benign" for s in seen]),
         np.full(len(seen), rejected), np.array([s.verdict.resp_p for s in seen]),
         np.array([[1.0, s.tried, s.refused, s.sent] for s in seen]), some, pair,

@@ -36,10 +36,10 @@ def flows(n: int, **columns: Any) -> Flows:
     return Flows(**made)
 
 
-def site(n: int, seed: int = 1, hosts: int = 20, gap: float = 20.0) -> Flows:
+def site(n: int, seed: int = 1, hosts: int = 20, gap: float = 20.0, begin: float = START) -> Flows:
     """`n` connections of hosts that look names up, browse and fetch mail, in order of their end."""
     rng = np.random.default_rng(seed)
-    ts = START + np.cumsum(rng.exponential(gap, n))
+    ts = begin + np.cumsum(rng.exponential(gap, n))
     what = rng.integers(0, 3, n)
     made = flows(
         n,

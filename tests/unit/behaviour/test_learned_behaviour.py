@@ -262,6 +262,17 @@ def test_older_traffic_is_judged_by_what_is_known_all_the_same(learned: Behaviou
     assert ending_before(learned.past, float(learned.past["clock"][0]) + 1.0).keys() == learned.past.keys()
 
 
+def test_who_learned_a_site_knows_from_the_first_hour_what_is_new_there(learned: Behaviour) -> None:
+    block = block_of(office(300, seed=4))
+    begin = float(block.connections.end[0])
+    knows = WithBehaviour(Undecided(), learned, SALT)
+    knows.receive(block)
+    assert knows.state()["persistence.times"][0] < begin - DAY / 2
+    stranger = WithBehaviour(Undecided(), replace(learned, past={}, site=0), SALT)
+    stranger.receive(block)
+    assert stranger.state()["persistence.times"][0] == begin
+
+
 def test_an_hour_of_one_host_is_thinned_evenly() -> None:
     """Of a hundred connections of one hour thirty stay, from its beginning to its end; of few all do."""
     hours = flows(105, ts=START + np.append(np.arange(100.0), 7200.0 + np.arange(5.0)), orig=3)

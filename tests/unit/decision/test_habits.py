@@ -44,15 +44,18 @@ def routine(hosts: int = 20, seed: int = 1) -> list[Seen]:
     return out
 
 
-def burst(orig: str, begin: float) -> list[Seen]:
-    return [connection(begin + k, 0.001, orig=orig, resp=f"198.51.100.{k}", port=9000 + k) for k in range(60)]
+def burst(orig: str, begin: float, n: int = 60) -> list[Seen]:
+    return [connection(begin + k, 0.001, orig=orig, resp=f"198.51.100.{k}", port=9000 + k) for k in range(n)]
 
 
 def test_what_a_host_brings_every_day_is_no_incident_of_its_own_and_is_one_of_another() -> None:
-    first, second = (Decider(SMALL, Incident(), UNLEARNED) for _ in range(2))
-    assert through(first, [*routine(), *burst("10.1.0.1", DAY - 600.0)]) == {"10.1.0.1"}, "no day before"
+    budget = Budget(alerts_per_day=3.0)
+    first, second, third = (Decider(budget, Incident(), UNLEARNED) for _ in range(3))
+    assert through(first, [*routine(), *burst("10.1.0.1", DAY - 600.0, 22)]) == {"10.1.0.1"}, "no day before"
     assert through(second, routine()) == set()
-    assert through(second, [*burst("10.1.0.1", DAY + 600.0), *burst("10.1.0.2", DAY + 600.0)]) == {"10.1.0.2"}
+    both = [*burst("10.1.0.1", DAY + 600.0, 22), *burst("10.1.0.2", DAY + 600.0, 22)]
+    assert through(second, both) == {"10.1.0.2"}
+    assert through(third, [*routine(), *burst("10.1.0.1", DAY + 600.0)]) == {"10.1.0.1"}, "more than ever"
 
 
 def test_however_the_stream_is_cut_the_same_is_usual() -> None:
@@ -87,16 +90,61 @@ def counted(e: list[float]) -> tuple[Habits, np.ndarray]:
 
 
 def test_a_connection_is_worth_the_share_of_its_host_s_that_were_as_odd() -> None:
-    habits, key = counted([0.0] * 90 + [2.1] * 9)
+    habits, key = counted([0.0] * 90_000 + [2.1] * 10_000)
     assert habits.beyond(key, np.array([2.1])) == 2.1, "of the same day"
     habits.next_day()
-    assert habits.beyond(key, np.array([2.1])) == pytest.approx(1.0)
+    assert habits.beyond(key, np.array([2.1])) == pytest.approx(1.0, abs=0.01)
     assert habits.beyond(key, np.array([0.7])) == 0.7, "no more than it is by itself"
     assert habits.beyond(key, np.array([3.0])) == 3.0, "odder than any has been"
     assert habits.beyond(np.array([8], np.uint64), np.array([2.1])) == 2.1, "another's"
-    for _ in range(100):
+    for _ in range(200):
         habits.next_day()
     assert habits.beyond(key, np.array([2.1])) == 2.1, "long ago"
+
+
+def test_once_in_a_day_of_few_connections_makes_nothing_usual() -> None:
+    habits, key = counted([0.0] * 99 + [2.1])
+    habits.next_day()
+    assert habits.beyond(key, np.array([2.1])) == 2.1
+    often, key = counted([0.0] * 80 + [2.1] * 20)
+    often.next_day()
+    assert 0.7 < float(often.beyond(key, np.array([2.1]))[0]) < 1.0, "one in five, or somewhat less"
+
+
+def test_more_in_an_hour_than_on_the_days_before_is_no_habit() -> None:
+    """Twelve odd connections an hour all day are usual, and of three hundred in one hour the first few."""
+    habits, key = Habits(4), np.array([7], np.uint64)
+    e = np.tile([0.0, 0.0, 0.0, 2.1], 12)
+    keys = np.repeat(key, len(e))
+    for _ in range(24):
+        habits.count(keys, np.zeros((len(e), len(USUAL))), e, np.ones(len(e), bool))
+        habits.turn(1)
+    habits.next_day()
+    burst = np.full(300, 2.1)
+    for size in (300, 7):
+        again = Habits(4)
+        again.restore(habits.state())
+        worth = np.concatenate(
+            [
+                again.beyond(np.repeat(key, len(part)), part)
+                for part in np.split(burst, range(size, 300, size))
+            ]
+        )
+        assert (worth[:34] < 0.7).all()
+        assert (worth[34:] == 2.1).all()
+        again.turn(1)
+        assert again.beyond(key, burst[:1])[0] < 0.7, "in another hour"
+
+
+def test_what_belongs_to_an_incident_does_not_make_as_much_an_hour_usual() -> None:
+    habits, key = counted([0.0] * 60 + [2.1] * 40)
+    habits.uncount(7, [2.1] * 30)
+    habits.turn(1)
+    habits.next_day()
+    e = np.full(40, 2.1)
+    worth = habits.beyond(np.repeat(key, 40), e)
+    assert (worth[:30] < 2.1).all()
+    assert (worth[30:] == 2.1).all()
 
 
 def test_of_a_host_with_few_connections_nothing_is_usual() -> None:
