@@ -101,7 +101,7 @@ def train(
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import settled_for_extraction
-    from cmdana_plugin.training import checked, hiding
+    from cmdana_plugin.training import checked, checked_way
     from cmdana_plugin.training import sources as learn
 
     say_if_it_compiles("loss")
@@ -113,7 +113,7 @@ def train(
         start = learn.initial(init)
         learn.chosen(detector, settings, start)
         checked(hardening)
-        hiding.checked(rehearsals)
+        checked_way(rehearsals)
         if live is not None:
             from cmdana_plugin.training import live_phase as learning
 

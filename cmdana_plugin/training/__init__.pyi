@@ -28,9 +28,9 @@ from .recording import Recording as Recording
 from .recording import balance as balance
 from .recording import entities_of as entities_of
 from .recording import gather as gather
-from .rehearsals import hiding as hiding
 from .rehearsals.canaries import Trial as Trial
 from .rehearsals.canaries import trial_of as trial_of
+from .rehearsals.hiding import checked_way as checked_way
 from .shadow.lineage import Entry as Entry
 from .shadow.lineage import Lineage as Lineage
 from .shadow.quarantine import Quarantine as Quarantine

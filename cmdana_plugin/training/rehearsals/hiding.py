@@ -37,7 +37,7 @@ FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
 Judge = Callable[[Flows], NDArray[np.float64]]
 
 
-def checked(way: str) -> str:
+def checked_way(way: str) -> str:
     """The name of a way. Raises `CmdanaError` for another."""
     if way not in WAYS:
         raise CmdanaError(f"--rehearsals: found {way}, expected one of {', '.join(WAYS)}")
@@ -48,7 +48,7 @@ def hardened(
     own: Flows, rehearsals: Sequence[Rehearsal], site: Site, rng: Rng, way: str, judge: Judge | None
 ) -> Rehearsed:
     """The rehearsals among a site's own connections, each hidden in this way; without a judge none is searched."""
-    if checked(way) == "drawn":
+    if checked_way(way) == "drawn":
         return among(own, [planned(r, site, rng) for r in rehearsals])
     if way == PLAIN or judge is None or not rehearsals:
         return among(own, rehearsals)
