@@ -73,6 +73,13 @@ def train(
             help="With --labels: plain, drawn, searched or consistent; what trees learn of an attacker's changes.",
         ),
     ] = "plain",
+    rehearsals: Annotated[
+        str,
+        typer.Option(
+            "--rehearsals",
+            help="plain, drawn or searched; how the intrusions that behaviour is rehearsed with hide.",
+        ),
+    ] = "plain",
     further_logs: Annotated[
         bool,
         typer.Option(
@@ -94,7 +101,7 @@ def train(
     refuse_to_overwrite(out, force)
     from cmdana_plugin.analyst import terminal as show
     from cmdana_plugin.replay import settled_for_extraction
-    from cmdana_plugin.training import checked
+    from cmdana_plugin.training import checked, checked_way
     from cmdana_plugin.training import sources as learn
 
     say_if_it_compiles("loss")
@@ -106,6 +113,7 @@ def train(
         start = learn.initial(init)
         learn.chosen(detector, settings, start)
         checked(hardening)
+        checked_way(rehearsals)
         if live is not None:
             from cmdana_plugin.training import live_phase as learning
 
@@ -128,6 +136,7 @@ def train(
                 epochs=epochs,
                 detector=detector,
                 hardening=hardening,
+                rehearsals=rehearsals,
                 further_logs=further_logs,
                 progress=progress,
             )

@@ -30,6 +30,7 @@ from .recording import entities_of as entities_of
 from .recording import gather as gather
 from .rehearsals.canaries import Trial as Trial
 from .rehearsals.canaries import trial_of as trial_of
+from .rehearsals.hiding import checked_way as checked_way
 from .shadow.lineage import Entry as Entry
 from .shadow.lineage import Lineage as Lineage
 from .shadow.quarantine import Quarantine as Quarantine

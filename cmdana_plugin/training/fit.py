@@ -252,6 +252,7 @@ def _with_behaviour(
             salt=salt,
             bounds=bounds,
             beside=elsewhere.trees if elsewhere else None,
+            hiding=recipe.rehearsals,
             progress=progress,
         )
     if learned is None and init is not None:

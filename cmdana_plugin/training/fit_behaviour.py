@@ -24,7 +24,8 @@ from cmdana_plugin.behaviour import (
 )
 from cmdana_plugin.detector import Trees, averaged, fit_tail, fit_trees
 from cmdana_plugin.training.recording import PRESUMED, Corpus
-from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum, rehearsed
+from cmdana_plugin.training.rehearsals.hiding import FIRST_STEPS, PLAIN, hardened
+from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum, drawn, site_of
 
 Progress = Callable[[str, float], None]
 
@@ -39,7 +40,6 @@ _COURSES: Final = 2  # each of lessons of its own; what they come to is averaged
 _TREES: Final = 250  # of each course
 _LEAVES: Final = 8
 _LEAST_ROWS: Final = 200  # of a leaf: a normal connection comes back in several lessons
-_FIRST_STEPS: Final = 3  # connections of a rehearsal that are like any other
 _FIRST_WEIGHT: Final = 0.2
 _LEAST_NORMAL: Final = 500  # connections, under which nothing is learned
 _OF_AN_HOUR: Final = 30  # connections of a host's hour that calibrate
@@ -112,14 +112,15 @@ def fit_behaviour(
     rounds: int = _ROUNDS,
     trees: int = _TREES,
     beside: Trees | None = None,
+    hiding: str = PLAIN,
     progress: Progress = lambda _what, _share: None,
 ) -> Behaviour | None:
     """What is learned of the recordings; None where there is too little normal traffic.
 
     With the `salt` under which its hosts are told, the past of the last recording goes along: it is the site's own.
     The same recordings and seed give the same `trees`, so many in each of two courses. What is learned here and what
-    was learned elsewhere (`beside`) have one word each: a day of a small site is too little to stand on alone. Raises
-    `CmdanaError` where LightGBM is not installed.
+    was learned elsewhere (`beside`) have one word each: a day of a small site is too little to stand on alone.
+    `hiding` is one of `rehearsals.hiding.WAYS`. Raises `CmdanaError` where LightGBM is not installed.
     """
     bounds = bounds or Bounds()
     recordings = [r for r in recordings if len(r)]
@@ -127,7 +128,9 @@ def fit_behaviour(
         return None
     forests, lessons = [], []
     for course in range(_COURSES):
-        lessons = _course(recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds)
+        lessons = _course(
+            recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds, hiding
+        )
         progress("behaviour", (course + 0.5) / (_COURSES + 0.5))
         forests.append(fit_lessons(lessons, seed, trees))
         progress("behaviour", (course + 1.0) / (_COURSES + 0.5))
@@ -144,14 +147,17 @@ def _course(
     bounds: Bounds,
     kinds: Sequence[str],
     rounds: int,
+    hiding: str,
 ) -> list[Lesson]:
     """Lessons, each harder in what a model of those before it sees."""
     curriculum = Curriculum.begin()
     lessons: list[Lesson] = []
+    draft: Trees | None = None
     for turn in range(rounds):
-        lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds)
+        lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds, hiding, draft)
         if turn < rounds - 1 and turn % 2 == 1:
-            curriculum = curriculum.after(recall(fit_lessons(lessons, seed, _DRAFT_TREES), lesson))
+            draft = fit_lessons(lessons, seed, _DRAFT_TREES)
+            curriculum = curriculum.after(recall(draft, lesson))
         lessons.append(lesson)
     return lessons
 
@@ -163,8 +169,18 @@ def lesson_of(
     bounds: Bounds,
     kinds: Sequence[str] = KINDS,
     rounds: int = 1,
+    hiding: str = PLAIN,
+    present: Trees | None = None,
 ) -> Lesson:
-    """One pass over what is learned from, with rehearsals drawn anew; fields of normal rows move with them."""
+    """One pass over what is learned from, with rehearsals drawn anew; fields of normal rows move with them.
+
+    What is searched hides from the `present` model.
+    """
+
+    def odds(flows: Flows) -> NDArray[np.float64]:
+        assert present is not None
+        return present.score(Streams(bounds).receive(flows).astype(np.float32))
+
     total = sum(r.learned - r.warm for r in recordings)
     keep = min(_NORMAL_ROWS / max(rounds * total, 1), 1.0)
     tables, kind, weight = [], [], []
@@ -172,7 +188,15 @@ def lesson_of(
         flows = take_flows(r.flows, np.arange(r.learned))
         begin = float(flows.end[r.warm]) if r.warm < len(flows) else np.inf
         count = int(np.clip((r.learned - r.warm) / _CONNECTIONS_PER_REHEARSAL, *_REHEARSALS))
-        made = rehearsed(flows, rng, curriculum, count, kinds, begin, r.normal[: r.learned])
+        site = site_of(flows, begin, r.normal[: r.learned])
+        made = hardened(
+            flows,
+            drawn(site, rng, curriculum, count, kinds),
+            site,
+            rng,
+            hiding,
+            None if present is None else odds,
+        )
         table = Streams(bounds).receive(made.flows)
         teaches = (made.number > 0) | (made.row >= r.warm) & (rng.random(len(made.row)) < keep)
         teaches &= (made.number > 0) | r.normal[np.maximum(made.row, 0)]
@@ -188,7 +212,7 @@ def _weight(number: NDArray[np.int32]) -> NDArray[np.float64]:
     for which in np.unique(number[number > 0]).tolist():
         rows = np.flatnonzero(number == which)
         weight[rows] = 1.0 / np.sqrt(len(rows))
-        weight[rows[:_FIRST_STEPS]] *= _FIRST_WEIGHT if len(rows) > _FIRST_STEPS else 1.0
+        weight[rows[:FIRST_STEPS]] *= _FIRST_WEIGHT if len(rows) > FIRST_STEPS else 1.0
     return weight
 
 

@@ -80,5 +80,6 @@ class Recipe:
     variant: Variant = Variant()
     detector: str = CROSS_MODAL  # one of `DETECTORS`
     hardening: str = "plain"  # of trees against an attacker's changes, one of `training.WAYS`
+    rehearsals: str = "plain"  # how those that behaviour learns from hide, one of `rehearsals.hiding.WAYS`
     further_logs: bool = False  # whether the logs under `further` in schema.yaml are learned from
     balancing: str = "weights"  # of the head of a detector over fields, one of `BALANCING`

@@ -34,6 +34,7 @@ from cmdana_plugin.training.fit_incidents import Hours, with_incidents
 from cmdana_plugin.training.material import Normal, Suspects
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Corpus, Recording
+from cmdana_plugin.training.rehearsals.hiding import checked_way
 from cmdana_plugin.training.spool import Spool, is_spool
 from feature_extractors import PROTO_NAMES, CmdanaError, Connections, Windows, address_texts, concat
 from feature_extractors.features import load_schema
@@ -159,6 +160,7 @@ def train(
     epochs: int | None = None,
     detector: str | None = None,
     hardening: str = PLAIN,
+    rehearsals: str = PLAIN,
     further_logs: bool = False,
     progress: Progress = lambda _what, _share: None,
 ) -> Learned:
@@ -166,13 +168,14 @@ def train(
 
     `detector` is one of `DETECTORS`; None: `[model] detector`'s, or the one to start from, or cross-modal. The state of
     a cross-modal training is kept beside `out` until it is written: the same command goes on from there. `hardening` is
-    one of `training.WAYS`, for what learns from labels; `further_logs` has those in schema.yaml learned from too.
-    Raises `CmdanaError` for material that cannot be used; `out` is then left as it was.
+    one of `training.WAYS`, for what learns from labels, `rehearsals` one of `rehearsals.hiding.WAYS`; `further_logs`
+    has those in schema.yaml learned from too. Raises `CmdanaError` for material that cannot be used; `out` is then left
+    as it was.
     """
     report = Learned(str(out))
     recipe = Recipe(
         seed=seed, epochs=epochs, detector=chosen(detector, config, init), hardening=checked(hardening),
-        further_logs=further_logs,
+        rehearsals=checked_way(rehearsals), further_logs=further_logs,
     )  # fmt: skip
     truth = labels_by_capture(labels) if labels else {}
     further = further_logs or (init is not None and init.schema_of(load_schema()).further is None)

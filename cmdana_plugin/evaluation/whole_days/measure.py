@@ -187,7 +187,7 @@ def _network(
     normal = [d.recording() for d in learned if d.part == "train"]
     held = [after(normal, d.recording())[0] for d in learned if d.part == "calibrate"]
     lesson = Lesson(normal, held, list(foreign))
-    names = [n for n in (*OURS, *BASELINES) if (n in only if only else n not in WITH_LABELS or foreign)]
+    names = [n for n in (*OURS, *BASELINES) if (n in only if only else _by_default(n, bool(foreign)))]
     runs: dict[str, list[_Run]] = {}
     for k, name in enumerate(names):
         seeded = OURS[name].seeded if name in OURS else name not in _SEEDLESS
@@ -243,6 +243,11 @@ def _part_of_event(truth: Truth) -> NDArray[np.bool_]:
 def _last(day: Day) -> Encoded:
     n = len(day.encoded)
     return take_encoded(day.encoded, np.arange(max(n - WARM, 0), n))
+
+
+def _by_default(name: str, labels: bool) -> bool:
+    """Whether a detector is measured where none is named; `labels` says that there are some to learn from."""
+    return not OURS[name].asked if name in OURS else labels or name not in WITH_LABELS
 
 
 def _again(made: Learned, config: Config) -> Callable[[], Teller]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -152,8 +153,8 @@ def _calibrated(lesson: Lesson, seed: int) -> Learned:
     return _with_tails(begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
 
 
-def _learned(lesson: Lesson, seed: int, behaviour: bool = True) -> Learned:
-    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour)
+def _learned(lesson: Lesson, seed: int, behaviour: bool = True, rehearsals: str = "plain") -> Learned:
+    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour, rehearsals=rehearsals)
     return _with_tails(begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
 
 
@@ -168,6 +169,7 @@ class Kind:
     words: str
     learn: Callable[[Lesson, int], Learned]
     seeded: bool = True
+    asked: bool = False  # whether it is measured only where it is asked for by name
 
 
 OURS: Final[Mapping[str, Kind]] = {
@@ -177,6 +179,16 @@ OURS: Final[Mapping[str, Kind]] = {
     ),
     "cmdana": Kind("learned on the site's normal days (`cmdana train`)", _learned),
     "cmdana without behaviour": Kind("the same without what is learned of behaviour", _without),
+    "cmdana, rehearsals drawn": Kind(
+        "the same with rehearsals that hide at random (`cmdana train --rehearsals drawn`)",
+        partial(_learned, rehearsals="drawn"),
+        asked=True,
+    ),
+    "cmdana, rehearsals searched": Kind(
+        "the same with rehearsals that hide best of six tries (`cmdana train --rehearsals searched`)",
+        partial(_learned, rehearsals="searched"),
+        asked=True,
+    ),
 }
 CHIEF: Final = "cmdana"  # the one that speaks for the product
 

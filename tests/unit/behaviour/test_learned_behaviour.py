@@ -15,6 +15,7 @@ from made_windows import block_of, office
 from numpy.typing import NDArray
 from small_model import small_checkpoint
 
+from benchmarks.hiding import seen
 from cmdana_plugin.behaviour import (
     Behaviour,
     Bounds,
@@ -124,6 +125,24 @@ def test_a_kind_that_was_never_rehearsed_is_seen_all_the_same() -> None:
     assert made is not None
     lesson = lesson_of(normal, np.random.default_rng(9), Curriculum.begin(), Bounds(), ["ports"])
     assert recall(made.trees, lesson, 0.01)["ports"] > 0.3
+
+
+def test_rehearsals_that_hide_teach_another_model_and_the_same_seed_the_same() -> None:
+    flows = usual(1)
+    n = len(flows)
+    normal = Normal(flows, np.ones(n, np.bool_), int(0.8 * n))
+    plain, hidden, again = (
+        fit_behaviour([normal], rounds=4, trees=40, hiding=way) for way in ("plain", "searched", "searched")
+    )
+    assert plain is not None
+    assert hidden is not None
+    assert again is not None
+    assert np.array_equal(hidden.trees.value, again.trees.value)
+    assert not np.array_equal(plain.trees.value, hidden.trees.value)
+    loud, quiet = (seen(plain.trees, normal, way, turns=1) for way in ("plain", "searched"))
+    assert loud[1] > 0.5
+    assert quiet[1] < loud[1]  # fewer of the connections of whoever searches are seen
+    assert quiet[3] < loud[3]
 
 
 def test_too_little_teaches_nothing() -> None:

@@ -184,3 +184,16 @@ def test_a_story_tells_attackers_roles_and_events(tmp_path: Path) -> None:
     (tmp_path / "story.json").write_text('{"hosts": 3}')
     with pytest.raises(CmdanaError, match=r"story\.json: no story"):
         read_story(tmp_path)
+
+
+def test_what_is_asked_for_by_name_only_is_not_measured_otherwise() -> None:
+    by_default = [name for name in measure.OURS if measure._by_default(name, False)]
+    assert by_default == [
+        "cmdana as shipped",
+        "cmdana calibrated",
+        "cmdana",
+        "cmdana without behaviour",
+    ]
+    assert measure._by_default("gaussians", False)
+    assert not measure._by_default("boosted", False)
+    assert measure._by_default("boosted", True)
