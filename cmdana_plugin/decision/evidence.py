@@ -211,7 +211,7 @@ class Evidence:
     def turn(self) -> None:
         """Ends the hour that was counted."""
         for role in range(ROLES):
-            mine = np.flatnonzero((self._active > 0) & (self._role == role) & (self.last_open == -np.inf))
+            mine = np.flatnonzero((self._active > 0) & (self._role == role) & self._teaches())
             mine = mine[:: -(-len(mine) // _OF_AN_HOUR) or 1]
             kept = self._blocks[role]
             if len(mine):
@@ -220,13 +220,18 @@ class Evidence:
                 kept.pop(0)
         served = (self._active > 0) & (self._role == 1)
         self._hours_counted[served] += 1
-        served &= self.last_open == -np.inf  # an incident does not become usual
+        served &= self._teaches()
         self._most[served] = np.maximum(self._most[served], self._peak[served])
         self._before = [self._crowd(role) for role in range(ROLES)]
         self._hours = [*self._hours, self.active()][-24:]
         self._active[:] = 0
         self._peak[:] = 0.0
         self._rarest[:] = 0.0
+
+    def _teaches(self) -> NDArray[np.bool_]:
+        """Of which hosts an hour says what is usual here: an incident does not become that."""
+        teaches: NDArray[np.bool_] = self.last_open == -np.inf
+        return teaches
 
     def next_day(self) -> None:
         """From now on the days that are over count as what is usual here.

@@ -19,7 +19,9 @@ file and reason in `passed`, and in `counts`:
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -103,6 +105,9 @@ class ZeekLogs:
             raise RecordError(
                 f"no conn.log with connections in {', '.join(names)}: found {_found(files)}{self._left_out.words()}"
             )
+        sizes = sorted((f.first, f.path.stat().st_size if f.path.exists() else 0) for f in self._connections)
+        self._begin = [first for first, _ in sizes]
+        self._bytes = [0, *itertools.accumulate(n for _, n in sizes)]
 
     def __iter__(self) -> Iterator[Windows]:
         self.counts.by_reason.clear()
@@ -116,8 +121,8 @@ class ZeekLogs:
 
     def begun(self, now: float) -> float:
         """About the share, 0..1, of conn.log's bytes in files that had begun by network time `now`."""
-        sizes = [(f.first, f.path.stat().st_size if f.path.exists() else 0) for f in self._connections]
-        return sum(n for first, n in sizes if first <= now) / max(sum(n for _, n in sizes), 1)
+        files = bisect_right(self._begin, now)
+        return self._bytes[files] / max(self._bytes[-1], 1)
 
     def _windows(self) -> Iterator[Windows]:
         waiting = Waiting(self.counts, self._fields)

@@ -25,6 +25,7 @@ _JOINING: Final = frozenset(
 _OF_FILES: Final = frozenset({"x509", "pe", "ocsp"})
 
 _MAX_NAME: Final = 256  # characters of a uid, a file id or a fingerprint
+_UID: Final = 20  # of which a connection bears so many (`Connections.uid`)
 _MAX_WAITING: Final = 256 * 1024 * 1024  # bytes of entries that wait, and of what is said of files
 _MAX_PENDING: Final = 200_000  # connections for whose row the entries of other logs wait
 _MAX_SHOWING: Final = 16  # connections of a file that is not described yet
@@ -64,6 +65,7 @@ class Waiting:
         if _too_long(named) or any(map(_too_long, uids)):
             self._counts.add("bad_record")
             return
+        uids = [uid[:_UID] for uid in uids]
         size = _size(fields)
         for uid in uids:
             self._add(LogEntry(stream, ts, uid, fields), size)

@@ -337,6 +337,15 @@ def test_a_uid_that_none_can_be_is_a_bad_record(tmp_path: Path) -> None:
     assert (len(windows.logs), counts) == (1, {"bad_record": 1})
 
 
+def test_a_uid_longer_than_zeeks_joins_by_what_a_connection_bears_of_it(tmp_path: Path) -> None:
+    uid = "C" + "0123456789abcdef" * 2
+    (tmp_path / "conn.log").write_text(as_json(conn(uid)))
+    (tmp_path / "dns.log").write_text(as_json(conn(uid, query="x")))
+    windows, counts = read(tmp_path)
+    assert ([entry.fields["query"] for entry in windows.logs], counts) == (["x"], {})
+    assert windows.connections.uid.tolist() == [uid[:20].encode()]
+
+
 @pytest.mark.parametrize("field", ["id.orig_p", "id.resp_p"])
 def test_a_connection_without_a_port_is_a_bad_record(tmp_path: Path, field: str) -> None:
     whole, without = conn("C1"), conn("C2")
