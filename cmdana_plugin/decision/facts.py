@@ -45,9 +45,7 @@ class Strand:
     domains: Counter[str] = field(default_factory=Counter)
     bits: Counter[str] = field(default_factory=Counter)  # by domain
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
-    kept: Counter[str] = field(
-        default_factory=Counter
-    )  # of new domains or hosts that are kept to, connections
+    kept: Counter[str] = field(default_factory=Counter)  # connections by new domain or host that is kept to
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident

@@ -25,9 +25,8 @@ _QUARTILE: Final = 0.6745  # of the normal distribution
 _ODD: Final = 1.0  # -log10 p from which on connections of an hour are counted
 _TIMES: Final = 2.0  # the most of an hour on the days before,
 _MORE: Final = 10.0  # and so many more: what is beyond them is no habit
-_SO_FAR, _TEACH, _TODAY, _BEFORE = range(
-    4
-)  # of "hour": of this one, those that teach, the most of an hour by day
+# Of "hour": odd connections of this one, those of them that teach, the most of an hour of today and of the days before.
+_SO_FAR, _TEACH, _TODAY, _BEFORE = range(4)
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = (len(USUAL), np.float64)
 _DAYS: Final = (_LEVELS + 1, np.float32)

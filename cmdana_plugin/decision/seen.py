@@ -65,9 +65,7 @@ class Rows:
     resp: NDArray[np.uint8]
     end: NDArray[np.float64]
     evidence: NDArray[np.float64]
-    persistence: NDArray[
-        np.float64
-    ]  # -log10 of the share of hosts' hours that keep as long to what is new to them
+    persistence: NDArray[np.float64]  # as of `Seen`
     tried: NDArray[np.bool_]
     early: NDArray[np.bool_]
     odd: NDArray[np.bool_]  # by itself, at the budget
