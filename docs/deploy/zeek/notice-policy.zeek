@@ -7,7 +7,7 @@ module SiteCmdana;
 export {
 	## Kinds of incidents that are worth a mail at once, as docs/logs.md names them.
 	option mailed_kinds: set[string] = {
-		"password guessing", "lateral movement", "exfiltration", "beacon", "tunnel",
+		"password guessing", "lateral movement", "exfiltration", "beacon", "persistence", "tunnel",
 	};
 
 	## Evidence above which any incident is mailed: one in ten to the power of it of normal hosts' hours holds as much.
