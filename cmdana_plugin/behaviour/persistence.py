@@ -39,9 +39,7 @@ class Visits:
 
     tens: NDArray[np.float32]  # [n] ten minutes of the last 64, this one included; 0 of look-ups
     entered: NDArray[np.bool_]  # [n] whether this is the first connection in its ten minutes
-    unknown: NDArray[
-        np.bool_
-    ]  # [n] whether nobody here went there before the day on which the host first did
+    unknown: NDArray[np.bool_]  # [n] whether nobody here went there before the day of the host's first
     age: NDArray[np.float32]  # [n] seconds since the host first went there
     host_age: NDArray[np.float32]  # [n] seconds since the host was first seen
 

@@ -22,7 +22,7 @@ from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.allow import AllowList
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
-from cmdana_plugin.decision.facts import TRIES, Facts, Pair, strand_of, tally
+from cmdana_plugin.decision.facts import TRIES, Facts, Pair, Strand, strand_of, tally
 from cmdana_plugin.decision.habits import Habits
 from cmdana_plugin.decision.kinds import UNUSUAL, Setting, is_remote, named
 from cmdana_plugin.decision.notice import (
@@ -101,9 +101,7 @@ class _Case:
     lead: str = ""  # the strand that it was last noticed for
     # Of the last notice by strand and originator: network time, and the evidence of what it told most of.
     strands_told: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
-    paces: dict[str, float] = field(
-        default_factory=dict
-    )  # connections a second by strand, when it was noticed last
+    paces: dict[str, float] = field(default_factory=dict)  # a second, by strand, when it was noticed last
 
 
 class Decider:
@@ -386,8 +384,10 @@ class Decider:
             return None  # a surge or a roll-out: once is enough
         if news is not None:
             return self._told(case, s, news.uids)
-        if case.facts.reach >= _GROWTH * case.reach or self._faster(case, s):
-            return self._told(case, s, case.facts.strands[strand_of(s)].latest)
+        # An early verdict is not counted: there may be no strand of what it is about.
+        strand = case.facts.strands.get(strand_of(s))
+        if strand is not None and (case.facts.reach >= _GROWTH * case.reach or self._faster(case, strand, s)):
+            return self._told(case, s, strand.latest)
         if n >= _GROWTH * case.told:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:
@@ -407,14 +407,12 @@ class Decider:
         again = since > self._quiet / 2 and pair.evidence >= known / 2  # as hard, to another
         return pair if new or again or (s.domain and not pair.told) else None
 
-    def _faster(self, case: _Case, s: Seen) -> bool:
-        """Whether the host does by now ten times as much a second of something as when it was told of last."""
-        strand = strand_of(s)
-        last, _ = case.strands_told.get((strand, s.verdict.orig_h), (-math.inf, 0.0))
+    def _faster(self, case: _Case, strand: Strand, s: Seen) -> bool:
+        """Whether the host does by now ten times as much a second of a strand as when it was told of last."""
+        last, _ = case.strands_told.get((strand.name, s.verdict.orig_h), (-math.inf, 0.0))
         if abs(s.end - last) < self._quiet / 6:
             return False
-        pace = case.facts.strands[strand].pace()
-        return pace >= max(_GROWTH * case.paces.get(strand, 0.0), _FAST)
+        return strand.pace() >= max(_GROWTH * case.paces.get(strand.name, 0.0), _FAST)
 
     def _told(self, case: _Case, s: Seen, news: Collection[str] = ()) -> Notice:
         """A notice; `news` are uids of what is new since the last."""

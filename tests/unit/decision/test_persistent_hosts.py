@@ -128,3 +128,13 @@ def test_a_state_of_before_persistence_is_read() -> None:
     values.pop("opened")
     with pytest.raises(ValueError, match="opened"):
         made(_Case, values)
+
+
+def test_an_early_verdict_about_something_else_goes_on_with_an_incident_that_is_over() -> None:
+    """It is not counted in the incident, so that there is no strand of what it is about."""
+    decider = Decider(Budget(), Incident())
+    (first, *_) = notices(decider, tries(60, 0.0, 0.1))
+    early = connection(4000.0, 1e-12, service="ssl", port=443)
+    early = early._replace(verdict=early.verdict._replace(stage="early"))
+    assert {n.identifier for n in notices(decider, [early])} <= {first.identifier}
+    assert decider.suppressed == 1
