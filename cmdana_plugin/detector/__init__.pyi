@@ -63,6 +63,8 @@ from .network import Pool as Pool
 from .network import Predictor as Predictor
 from .network import latent_residual as latent_residual
 from .network import segmented_scan as segmented_scan
+from .networks.dependency import DependencyNetwork as DependencyNetwork
+from .networks.dependency import fit_conditionals as fit_conditionals
 from .networks.elements import OTHER as OTHER
 from .networks.elements import FieldNetwork as FieldNetwork
 from .networks.elements import Told as Told
@@ -73,6 +75,7 @@ from .networks.heads import drawn as drawn
 from .networks.heads import energy as energy
 from .networks.heads import head_loss as head_loss
 from .networks.names import CROSS_MODAL as CROSS_MODAL
+from .networks.names import DEPENDENCY as DEPENDENCY
 from .networks.names import DETECTORS as DETECTORS
 from .networks.names import NETWORKS as NETWORKS
 from .networks.of_fields import OfFields as OfFields

@@ -26,7 +26,7 @@ from cmdana_plugin.detector.calibration import ENOUGH, ENOUGH_HISTORY, Strata, T
 from cmdana_plugin.detector.engines.shape import Shape, parameters_of
 from cmdana_plugin.detector.inputs import Bins, Preparation
 from cmdana_plugin.detector.mixture import Mixture
-from cmdana_plugin.detector.networks.names import CROSS_MODAL
+from cmdana_plugin.detector.networks.names import CROSS_MODAL, NETWORKS
 from cmdana_plugin.detector.soundness import TREES, Unsound, shown
 from cmdana_plugin.detector.trees import Trees
 from feature_extractors import CmdanaError, SchemaError
@@ -205,7 +205,7 @@ def _checked(tensors: Mapping[str, NDArray[Any]], meta: Mapping[str, str], schem
             width = sound.columns_of(prefix, schema)
             sound.check_trees(prefix, tensors, width, len(classes) if prefix == "namer" else 1)
         forests[prefix] = Trees(**_named(prefix, tensors, Trees)) if there else None
-    if classes and forests["namer"] is None and detector == CROSS_MODAL:
+    if classes and forests["namer"] is None and detector not in NETWORKS:
         raise Unsound("classes", f"{len(classes)} names", "none, or trees that tell them apart")
     if "name" in about:
         about["name"] = shown(about["name"])

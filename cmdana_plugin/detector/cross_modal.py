@@ -27,7 +27,7 @@ from cmdana_plugin.detector.inputs import (
     novelty,
     prepare,
 )
-from cmdana_plugin.detector.networks.names import CROSS_MODAL
+from cmdana_plugin.detector.networks.names import CROSS_MODAL, DEPENDENCY
 from cmdana_plugin.detector.scores import Scores, score_of, significant
 from cmdana_plugin.detector.soundness import COMPONENTS
 from cmdana_plugin.detector.trees import tabulate
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cmdana_plugin.detector.network import Network
     from cmdana_plugin.detector.networks.elements import FieldNetwork
 
-_PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
+PREDICTED: Final = ("packets", "connection", "log")  # the component of each modality
 _CHUNK_ROWS: Final = 8192  # windows looked at together; bounds memory, changes nothing
 _NAMED_PROBABILITY: Final = 0.7  # probability from which on the supervised head names a class
 _NAMED_P_VALUE: Final = 1e-2  # p-value below which it does so at all
@@ -119,12 +119,15 @@ class CrossModal:
         self.own: Own | None = None
         self._salt = salt
         self._hosts = hosts
-        self._tables = Tables(hosts, max(hosts // 2, 64), hosts * 2)
+        self._tables = self._made_tables()
         self.seen: EventContext | None = None
 
     def _set_up(self, device: str, network: type[Network] | None) -> None:
         self._engine = engine_of(self.checkpoint, device, network)
         self._settle_thread = self._engine.settle_thread
+
+    def _made_tables(self) -> Tables:
+        return Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
 
     @property
     def engine(self) -> Engine:
@@ -134,7 +137,7 @@ class CrossModal:
 
     def reset(self) -> None:
         """Empties the state of all hosts, services and pairs, as before the first window."""
-        self._tables = Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
+        self._tables = self._made_tables()
         self.seen = None
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -300,41 +303,50 @@ class CrossModal:
         Only of its `own` [n] rows where it has some: of others they mean nothing.
         """
         n, shape = len(prepared), self.checkpoint.shape
-        raw = {name: np.full(n, np.nan) for name in COMPONENTS}
-        if own is not None:  # of others a number that is none
-            for name in ("next", "density", "attack", "isolation"):
-                raw[name][~own] = 0.0
+        every, beside = self.beside_network(prepared, seen, own)
+        # Of others a number that is none.
+        ahead = np.full(n, np.nan) if own is None else np.where(own, np.nan, 0.0)
+        raw = {name: np.full(n, np.nan) for name in PREDICTED} | {"next": ahead} | every
         out = Outcome(
             state=np.empty((n, shape.width), np.float32),
             gate=np.ones((n, 4), np.float32),
             residual=np.zeros((n, MODALITIES), np.float32),
-            ahead=raw["next"],
-            surprise=tuple(raw[name] for name in _PREDICTED),
+            ahead=ahead,
+            surprise=tuple(raw[name] for name in PREDICTED),
             chance=tuple(np.zeros((n, t, CLASSES), np.float32) for t in shape.targets) if keep else None,
         )
         before = Before(seen.memory, seen.ring, seen.ring_used)
-        plain, wide = density_input(prepared, self.schema), isolation_input(prepared, self.schema)
-        table = tabulate(seen.features, seen.state)
-        trees, isolation = self.checkpoint.trees, self.checkpoint.isolation
 
         def state_block(rows: NDArray[np.int64]) -> None:
             self.engine.state(prepared, before, rows, out)
-            raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
-            if trees is not None:
-                raw["attack"][rows] = trees.score(table[rows])
-            if isolation is not None:
-                raw["isolation"][rows] = isolation.score(wide[rows])
+            beside(rows)
 
         self._each(state_block, self._wanted(n, own))
         wanted = np.arange(n) if own is None else np.flatnonzero(own)
         self._each(_run, self.engine.predicting(prepared, latents, wanted, out))
         raw["residual"] = out.residual.sum(axis=1) / np.maximum(prepared.present.sum(axis=1), 1)
-        raw["novelty"] = novelty(seen.state, self.schema)
-        if trees is None:
-            del raw["attack"]
-        if isolation is None:
-            del raw["isolation"]
         return RawScores({k: np.round(v, 5) for k, v in raw.items()}, out.gate, out.chance)
+
+    def beside_network(
+        self, prepared: Prepared, seen: EventContext, own: NDArray[np.bool_] | None
+    ) -> tuple[dict[str, NDArray[np.float64]], Callable[[NDArray[np.int64]], None]]:
+        """The uncalibrated components [n] that no network computes, and what puts those of some rows in them."""
+        n, trees, isolation = len(prepared), self.checkpoint.trees, self.checkpoint.isolation
+        plain = density_input(prepared, self.schema)
+        names = ["density", *(["attack"] if trees else []), *(["isolation"] if isolation else [])]
+        # Of rows that are not its own a number that is none.
+        raw = {k: np.full(n, np.nan) if own is None else np.where(own, np.nan, 0.0) for k in names}
+        wide = isolation_input(prepared, self.schema) if isolation else None
+        table = tabulate(seen.features, seen.state) if trees else None
+
+        def put(rows: NDArray[np.int64]) -> None:
+            raw["density"][rows] = self.checkpoint.mixture.score(plain[rows])
+            if trees is not None and table is not None:
+                raw["attack"][rows] = trees.score(table[rows])
+            if isolation is not None and wide is not None:
+                raw["isolation"][rows] = isolation.score(wide[rows])
+
+        return raw | {"novelty": novelty(seen.state, self.schema)}, put
 
     def _scores(self, raw: Mapping[str, NDArray[np.float64]], gate: NDArray[np.float32]) -> Scores:
         """Of the events last seen."""
@@ -348,7 +360,7 @@ class CrossModal:
         p = overall_p_value(self.checkpoint, self.evidence(components), components, history)
         score = np.round(score_of(p), 6)
         p = significant(p)
-        reliance = np.round(gate.astype(np.float64), 6)
+        reliance = np.round(self.reliance(gate, components), 6)
         return Scores(
             score=score,
             p_value=p,
@@ -357,6 +369,12 @@ class CrossModal:
             attack=self._attack(raw, p),
             seen=self.seen,
         )
+
+    def reliance(
+        self, gate: NDArray[np.float32], components: Mapping[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """How much each modality counts in the verdict of each event [n, 4], by the gate."""
+        return gate.astype(np.float64)
 
     def _attack(self, raw: Mapping[str, NDArray[np.float64]], p: NDArray[np.float64]) -> list[str]:
         """The kind of known attack, named only where the head is sure and the event is odd at all."""
@@ -461,6 +479,10 @@ def detector_of(
     network: type[Network] | type[FieldNetwork] | None = None,
 ) -> CrossModal:
     """The detector that a checkpoint names; arguments as of `CrossModal`."""
+    if checkpoint.detector == DEPENDENCY:
+        from cmdana_plugin.detector.networks.dependency import DependencyNetwork
+
+        return DependencyNetwork(checkpoint, schema, salt, hosts, device, threads, spare)
     if checkpoint.detector == CROSS_MODAL:
         own = None if network is None or not _is_cross_modal(network) else network
         return CrossModal(checkpoint, schema, salt, hosts, device, threads, spare, own)

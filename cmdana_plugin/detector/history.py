@@ -81,62 +81,72 @@ class Slots:
 class Tables:
     """Bounded set-associative tables of counts and learned memory (LRU within a set).
 
-    `hosts`, `pairs` and `marks` are capacities in entries, rounded up to a power of two.
+    `hosts`, `pairs` and `marks` are capacities in entries, rounded up to a power of two; not `learned`: without memory.
 
     They begin small and double when a set is full, until the capacity is reached: a short capture pays for no more
     memory than it needs, and nothing is displaced before its time.
     """
 
-    def __init__(self, hosts: int = 1 << 20, pairs: int = 1 << 19, marks: int = 1 << 21) -> None:
+    def __init__(
+        self, hosts: int = 1 << 20, pairs: int = 1 << 19, marks: int = 1 << 21, learned: bool = True
+    ) -> None:
         self.hosts = _Table(hosts, _HOST_WIDTH)
         self.services = _Table(max(hosts // 4, WAYS), 1)
         self.pairs = _Table(pairs, _PAIR_WIDTH)
         self.marks = _Table(marks, 1)
         self.ports = _Table(1 << 14, _PORT_WIDTH)
         self._entities = (self.hosts, self.services, self.pairs)
-        self._memory = [np.zeros((len(t.keys), MEMORY), np.float32) for t in self._entities]
-        self._memory_at = [np.zeros(len(t.keys)) for t in self._entities]
-        self._ring = np.zeros((len(self.hosts.keys), RING, RING_WIDTH), np.float32)
-        self._ring_used = np.zeros(len(self.hosts.keys), np.int32)
+        self._learned = learned
+        self._forget()
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that is remembered, as arrays by name."""
         out: dict[str, NDArray[Any]] = {}
         for name in _NAMES:
             table: _Table = getattr(self, name)
-            out |= packed(name, table.keys, self._columns(name))
+            out |= packed(name, table.keys, self._columns(name, self._learned))
         return out
 
     def restore(self, state: Mapping[str, NDArray[Any]], learned: bool = True) -> None:
-        """Goes on from a `state`; where not `learned`, without the memory, which is in another network's terms.
+        """Goes on from a `state`; where not `learned`, without its memory, which is in another network's terms.
 
         Raises `ValueError` where it is none, or holds more than this may.
         """
+        learned = learned and self._learned
         found = {}
         for name in _NAMES:
             table: _Table = getattr(self, name)
             sizes = [n for n in _sizes(table.capacity) if n >= min(table.capacity, _INITIAL_SLOTS)]
-            found[name] = unpacked(name, state, self._columns(name), sizes)
+            found[name] = unpacked(name, state, self._columns(name, learned), sizes)
+        if min(int(columns["used"].min()) for columns in found.values()) < 0:
+            raise ValueError("tables: found uses below none")
+        if learned and int(found["hosts"]["ring_used"].min()) < 0:
+            raise ValueError("tables: found uses below none")
         for name, columns in found.items():
             table = getattr(self, name)
             table.keys, table.used, table.rows = columns["keys"], columns["used"], columns["values"]
-        for k, name in enumerate(("hosts", "services", "pairs")):
-            self._memory[k], self._memory_at[k] = found[name]["memory"], found[name]["memory_at"]
-            if not learned:
-                self._memory[k][:] = 0.0
-        self._ring, self._ring_used = found["hosts"]["ring"], found["hosts"]["ring_used"]
         if not learned:
-            self._ring_used[:] = 0
-        if min(int(self._ring_used.min()), *(int(getattr(self, n).used.min()) for n in _NAMES)) < 0:
-            raise ValueError("tables: found uses below none")
+            self._forget()
+            return
+        for k, name in enumerate(_LEARNED):
+            self._memory[k], self._memory_at[k] = found[name]["memory"], found[name]["memory_at"]
+        self._ring, self._ring_used = found["hosts"]["ring"], found["hosts"]["ring_used"]
 
-    def _columns(self, name: str) -> dict[str, NDArray[Any]]:
+    def _forget(self) -> None:
+        """Empties the learned memory, of as many slots as there are."""
+        slots = [len(t.keys) if self._learned else 0 for t in self._entities]
+        self._memory = [np.zeros((n, MEMORY), np.float32) for n in slots]
+        self._memory_at = [np.zeros(n) for n in slots]
+        self._ring = np.zeros((slots[0], RING, RING_WIDTH), np.float32)
+        self._ring_used = np.zeros(slots[0], np.int32)
+
+    def _columns(self, name: str, learned: bool) -> dict[str, NDArray[Any]]:
         table: _Table = getattr(self, name)
         columns: dict[str, NDArray[Any]] = {"keys": table.keys, "used": table.used, "values": table.rows}
-        if name in ("hosts", "services", "pairs"):
-            k = ("hosts", "services", "pairs").index(name)
+        if learned and name in _LEARNED:
+            k = _LEARNED.index(name)
             columns |= {"memory": self._memory[k], "memory_at": self._memory_at[k]}
-        if name == "hosts":
+        if learned and name == "hosts":
             columns |= {"ring": self._ring, "ring_used": self._ring_used}
         return columns
 
@@ -179,6 +189,8 @@ class Tables:
     def _grow(self, table: _Table, index: NDArray[np.int64]) -> None:
         """Double a table, and what lies beside it; `index` are slots given out in this call, set right in place."""
         moved = table.grow()
+        if not self._learned:
+            return
         for k, owner in enumerate(self._entities):
             if owner is not table:
                 continue
@@ -264,6 +276,7 @@ def join_ports(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     return joined
 
 
+_LEARNED: Final = ("hosts", "services", "pairs")  # those beside which memory lies
 _NAMES: Final = ("hosts", "services", "pairs", "marks", "ports")
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.detector.calibration import KEPT
-from cmdana_plugin.detector.engines.shape import Shape, parameter_shapes
+from cmdana_plugin.detector.engines.shape import Shape, parameter_shapes, table_shapes
 from cmdana_plugin.detector.engines.shape import shape_of as shape_of_network
 from cmdana_plugin.detector.inputs import EDGES, density_columns, isolation_columns
-from cmdana_plugin.detector.networks.names import CROSS_MODAL, DETECTORS, NETWORKS
+from cmdana_plugin.detector.networks.names import CROSS_MODAL, DEPENDENCY, DETECTORS, NETWORKS
 from cmdana_plugin.detector.scores import ANOMALOUS, BENIGN
 from cmdana_plugin.detector.trees import LEAVES
 from feature_extractors.features import FIRST_SIZES, PACKET_FIELDS, TOKEN_WIDTH, Schema
@@ -124,13 +124,13 @@ def detector_of(meta: Mapping[str, str]) -> str:
 
 
 def _width_of_fields(shape: Shape, detector: str) -> None:
-    if detector != CROSS_MODAL and shape.width % 8:
+    if detector in NETWORKS and shape.width % 8:
         raise Unsound("shape width", shape.width, f"a multiple of 8 for {detector}")
 
 
 def density_width(shape: Shape, detector: str, schema: Schema) -> int:
     """The number of columns of the mixture: of the features, or of what the network made of them."""
-    return len(schema.numeric) + len(density_columns(schema)) if detector == CROSS_MODAL else shape.width
+    return shape.width if detector in NETWORKS else len(schema.numeric) + len(density_columns(schema))
 
 
 def weights_of(meta: Mapping[str, str], there: Arrays, detector: str = CROSS_MODAL) -> dict[str, float]:
@@ -144,7 +144,7 @@ def weights_of(meta: Mapping[str, str], there: Arrays, detector: str = CROSS_MOD
             raise Unsound(f"weights {name}", _brief(weight), f"a number of 0..{_MAX_FUSION_WEIGHT:g}")
     if not sum(given.values()) > 0.0:
         raise Unsound("weights", _brief(given), "one above 0")
-    if "attack" in given and "trees.root" not in there and detector == CROSS_MODAL:
+    if "attack" in given and "trees.root" not in there and detector not in NETWORKS:
         raise Unsound("weights attack", given["attack"], "none, or trees")
     return {k: float(v) for k, v in given.items()}
 
@@ -210,6 +210,8 @@ def check_network(shape: Shape, tensors: Arrays, detector: str = CROSS_MODAL, cl
     _width_of_fields(shape, detector)
     if detector == CROSS_MODAL:
         expected = parameter_shapes(shape)
+    elif detector == DEPENDENCY:
+        expected = table_shapes(shape)
     else:
         from cmdana_plugin.detector.networks.elements import shapes_of
 
@@ -223,6 +225,16 @@ def check_network(shape: Shape, tensors: Arrays, detector: str = CROSS_MODAL, cl
         entry = f"network.{name}"
         x = _array(tensors, entry, np.float32, size)
         _within(entry, x, _MAX_LOG_HALF_LIFE if name == "log_half_life" else _GREATEST)
+    if detector == DEPENDENCY:
+        _check_tables(tensors, sum(shape.targets))
+
+
+def _check_tables(tensors: Arrays, fields: int) -> None:
+    parent, log_p = tensors["network.parent"], tensors["network.log_probability"]
+    if (parent != np.round(parent)).any() or parent.min() < -1 or parent.max() >= fields:
+        raise Unsound("network.parent", "others", f"whole numbers of -1..{fields - 1}")
+    if (log_p > 1e-6).any() or (np.abs(np.exp(log_p).sum(axis=2) - 1.0) > 1e-3).any():
+        raise Unsound("network.log_probability", "other numbers", "logarithms of shares that sum to 1")
 
 
 def check_preparation(tensors: Arrays, schema: Schema) -> None:

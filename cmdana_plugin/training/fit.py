@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour
 from cmdana_plugin.detector import (
     CROSS_MODAL,
+    DEPENDENCY,
     NETWORKS,
     OTHER,
     RING_WIDTH,
@@ -26,6 +27,7 @@ from cmdana_plugin.detector import (
     Trees,
     density_input,
     fit_classes,
+    fit_conditionals,
     fit_isolation,
     fit_mixture,
     fit_tail,
@@ -101,9 +103,10 @@ def train(
     recipe = recipe or Recipe()
     schema = _schema_of(recipe, init)
     if hardening.checked(recipe.hardening) != hardening.PLAIN:
-        if recipe.detector != CROSS_MODAL:
+        if recipe.detector in NETWORKS:
             raise CmdanaError(
-                f"--hardening: found detector {recipe.detector}, expected {CROSS_MODAL}, whose trees it is for"
+                f"--hardening: found detector {recipe.detector}, expected {DEPENDENCY} or {CROSS_MODAL}, whose trees "
+                "it is for"
             )
         recordings = list(recordings)  # which are changed when the rest is learned
     torch.manual_seed(recipe.seed)
@@ -131,7 +134,7 @@ def train(
     corpus = recipe.variant.material(corpus, schema, recipe.seed)
     how = (
         learn_preparation(_rows(corpus.features, benign), corpus.state[benign])
-        if init is None
+        if init is None or recipe.detector == DEPENDENCY  # of whose tables nothing is gone on from
         else init.preparation
     )
     prepared = recipe.variant.prepared(prepare(corpus.features, corpus.state, how, schema))
@@ -140,38 +143,33 @@ def train(
         (init.trees, init.attack_classifier, init.classes) if init is not None else (None, None, ())
     )
     kinds = _named_kinds(corpus, learn) if labelled else classes
-    network = _network(prepared, schema, recipe, init, kinds)
-    made_of_fields = np.zeros((0, 0), np.float32)
-    threads = torch.get_num_threads()
-    # One thread: small products do not gain from more, and sums shared out otherwise give other weights.
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
-    try:
-        if isinstance(network, Network):
-            kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep else None
-            _fit(network, prepared, corpus, benign, recipe, progress, kept, schema)
-        else:
-            kind = _kinds_of(corpus, learn, kinds) if labelled else np.full(len(corpus), -1)
-            made_of_fields = fit_fields(network, prepared, corpus, benign, kind, recipe, progress)
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-    if isinstance(network, Network):
-        density, gaussians = density_input(prepared, schema)[benign], 12
+    of_fields = recipe.detector in NETWORKS
+    if recipe.detector == DEPENDENCY:
+        shape = _shape(prepared, schema, recipe)
+        arrays: Mapping[str, NDArray[np.float32]] = fit_conditionals(prepared, benign, schema).arrays()
+        made_of_fields = np.zeros((0, 0), np.float32)
     else:
-        density, gaussians = made_of_fields, 8
-    mixture = fit_mixture(density, gaussians, recipe.seed)
-    if labelled and isinstance(network, Network):
+        network = _network(prepared, schema, recipe, init, kinds)
+        kind = _kinds_of(corpus, learn, kinds) if labelled else np.full(len(corpus), -1)
+        kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep and not of_fields else None
+        made_of_fields = _fit_network(network, prepared, corpus, benign, kind, recipe, progress, kept, schema)
+        shape = network.shape
+        arrays = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+    if of_fields:
+        mixture = fit_mixture(made_of_fields, 8, recipe.seed)
+    else:
+        mixture = fit_mixture(density_input(prepared, schema)[benign], 12, recipe.seed)
+    if labelled and not of_fields:
         progress("trees", 0.0)
         trees = _fit_trees(corpus, learn, recipe, recordings, schema)
         attack_classifier, classes = _fit_classes(corpus, learn, recipe)
     elif labelled:
         classes = kinds
-    alone = labelled or recipe.detector != CROSS_MODAL
+    alone = labelled or of_fields
     draft = Checkpoint(
         detector=recipe.detector,
-        shape=network.shape,
-        network={k: v.detach().cpu().numpy() for k, v in network.state_dict().items()},
+        shape=shape,
+        network=arrays,
         preparation=how,
         mixture=mixture,
         trees=trees,
@@ -193,7 +191,7 @@ def train(
             "recordings": str(len(corpus.bounds) - 1),
         },
     )
-    untaught = recipe.detector != CROSS_MODAL and not labelled
+    untaught = of_fields and not labelled
     if untaught or (init is not None and not (corpus.label[learn] == 1).any()):
         # Trees that were shown neither this network's normal nor an attack on it drown what was learned of it
         # (docs/results.md, a network of one's own). They go on naming kinds of attack.
@@ -273,22 +271,49 @@ def _network(
         network = recipe.variant.network(init.shape) if fields is None else fields(init.shape, len(kinds))
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in init.network.items()})
         return network
+    shape = _shape(prepared, schema, recipe)
+    return recipe.variant.network(shape) if fields is None else fields(shape, len(kinds))
+
+
+def _shape(prepared: Prepared, schema: Schema, recipe: Recipe) -> Shape:
     f = prepared.features
-    shape = Shape(
+    packets, connection, logs = prepared.targets
+    return Shape(
         numeric=f.numeric.shape[1],
         categorical=tuple(c.size for c in schema.categorical),
         state=prepared.state.shape[1],
         packet_width=f.packets.shape[1],
         log_width=f.log_tokens.shape[1],
         log_buckets=schema.log_buckets,
-        targets=(
-            prepared.targets[0].shape[1],
-            prepared.targets[1].shape[1],
-            prepared.targets[2].shape[1],
-        ),
+        targets=(packets.shape[1], connection.shape[1], logs.shape[1]),
         width=recipe.width,
     )
-    return recipe.variant.network(shape) if fields is None else fields(shape, len(kinds))
+
+
+def _fit_network(
+    network: Network | FieldNetwork,
+    prepared: Prepared,
+    corpus: Corpus,
+    benign: NDArray[np.bool_],
+    kind: NDArray[np.int64],
+    recipe: Recipe,
+    progress: Progress,
+    kept: Progressed | None,
+    schema: Schema,
+) -> NDArray[np.float32]:
+    """Trains a network in place; of one over fields, what it made of the benign rows [benign, width]."""
+    threads = torch.get_num_threads()
+    # One thread: small products do not gain from more, and sums shared out otherwise give other weights.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # memory that has faded away must not slow arithmetic down
+    try:
+        if isinstance(network, FieldNetwork):
+            return fit_fields(network, prepared, corpus, benign, kind, recipe, progress)
+        _fit(network, prepared, corpus, benign, recipe, progress, kept, schema)
+        return np.zeros((0, 0), np.float32)
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
 
 
 def _fit(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.detector import (
     COMPONENTS,
-    CROSS_MODAL,
+    DEPENDENCY,
     CrossModal,
     EventContext,
     FieldNetwork,
@@ -78,7 +78,7 @@ class Recipe:
     # of the supervised head in the fusion, the anomaly components together weigh 1
     attack_weight: float = 3.0
     variant: Variant = Variant()
-    detector: str = CROSS_MODAL  # one of `DETECTORS`
+    detector: str = DEPENDENCY  # one of `DETECTORS`
     hardening: str = "plain"  # of trees against an attacker's changes, one of `training.WAYS`
     rehearsals: str = "plain"  # how those that behaviour learns from hide, one of `rehearsals.hiding.WAYS`
     further_logs: bool = False  # whether the logs under `further` in schema.yaml are learned from

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.behaviour import Bounds, behaviour_of, with_behaviour_beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import (
-    CROSS_MODAL,
+    DEPENDENCY,
     DETECTORS,
     Checkpoint,
     Detector,
@@ -237,7 +237,7 @@ def chosen(detector: str | None, config: Config, init: Checkpoint | None) -> str
         raise CmdanaError(f"--detector: found {wanted}, expected one of {', '.join(DETECTORS)}")
     if start is not None and wanted not in (None, start):
         raise CmdanaError(f"--init: a model of detector {start}; expected one of {wanted}")
-    return wanted or start or CROSS_MODAL
+    return wanted or start or DEPENDENCY
 
 
 def calibrate(

@@ -50,6 +50,12 @@ def shape_of(parameters: Mapping[str, Any]) -> Shape:
     return Shape(**kept)
 
 
+def table_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a `DependencyNetwork` by name."""
+    fields = sum(shape.targets)
+    return {"parent": (fields,), "log_probability": (fields, CLASSES, CLASSES)}
+
+
 def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of a `Network` by name, without allocating any."""
     d, wide = shape.width, 2 * shape.width

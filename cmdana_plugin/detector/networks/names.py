@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 if TYPE_CHECKING:
     from cmdana_plugin.detector.networks.elements import FieldNetwork
 
+DEPENDENCY: Final = "dependency-network"  # what ships
 CROSS_MODAL: Final = "cross-modal"
 _ROOM: Final = "cmdana_plugin.detector.networks"
 
@@ -36,4 +37,4 @@ class _Networks(Mapping[str, "type[FieldNetwork]"]):
 
 
 NETWORKS: Final[Mapping[str, type[FieldNetwork]]] = _Networks()
-DETECTORS: Final = (CROSS_MODAL, *NETWORKS)
+DETECTORS: Final = (DEPENDENCY, CROSS_MODAL, *NETWORKS)

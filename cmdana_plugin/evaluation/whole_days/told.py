@@ -21,11 +21,11 @@ from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
 from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
     Checkpoint,
-    CrossModal,
     Detector,
     Scores,
     Tables,
     WithSiteHistory,
+    detector_of,
     fit_tail,
     make_keys,
     share_of,
@@ -138,7 +138,7 @@ def begun(made: Checkpoint) -> Callable[[], Detector]:
         made = with_behaviour(made, replace(behaviour, past={}))
 
     def begin() -> Detector:
-        inner = with_behaviour_beside(CrossModal(made, load_schema(), threads=1), made)
+        inner = with_behaviour_beside(detector_of(made, load_schema(), threads=1), made)
         return WithSiteHistory(inner, share=share_of(made.weights))
 
     return begin
