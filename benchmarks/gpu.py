@@ -26,11 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmdana_plugin.detector.cross_modal import CrossModal, shipped_checkpoint
+from cmdana_plugin.detector.cross_modal import CrossModal
 from cmdana_plugin.detector.engines.padding import pad_logs, pad_packets
 from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.inputs import prepare
 from cmdana_plugin.detector.network import Network, Past, latent_residual
+from cmdana_plugin.detector.networks.names import CROSS_MODAL
+from cmdana_plugin.training import Recipe, Recording, train
 from feature_extractors.features.encoding import encoded
 from feature_extractors.features.schema import load_schema
 
@@ -109,7 +111,8 @@ def components(network: Network, b: Batch) -> Tensor:
 def material(n: int, seed: int = 1) -> tuple[CrossModal, Batch, np.ndarray, float]:
     """The detector, `n` connections as tensors, their components by our kernels, and connections a second of these."""
     schema = load_schema()
-    detector = CrossModal(shipped_checkpoint(), schema)
+    recipe = Recipe(epochs=1, detector=CROSS_MODAL, behaviour=False, trees=False)
+    detector = CrossModal(train([Recording("made up", office(3000, seed=seed + 1))], recipe=recipe), schema)
     detector.receive(encoded(office(n, seed=seed), schema))
     seen = detector.seen
     assert seen is not None

@@ -35,7 +35,10 @@ def main() -> int:
     try:
         split = captures_split(asked.captures, None, Config(), asked.cache, lambda _what, _share: None)
         made = train(
-            split.train, split.calibrate, recipe=Recipe(seed=asked.seed, behaviour=False), name=shipped.about["name"]
+            split.train,
+            split.calibrate,
+            recipe=Recipe(seed=asked.seed, behaviour=False),
+            name=shipped.about["name"],
         )
     except CmdanaError as error:
         print(error, file=sys.stderr)

@@ -63,7 +63,6 @@ from .network import Pool as Pool
 from .network import Predictor as Predictor
 from .network import latent_residual as latent_residual
 from .network import segmented_scan as segmented_scan
-from .networks.dependency import DependencyNetwork as DependencyNetwork
 from .networks.dependency import fit_conditionals as fit_conditionals
 from .networks.elements import OTHER as OTHER
 from .networks.elements import FieldNetwork as FieldNetwork

@@ -118,9 +118,8 @@ class Tables:
             table: _Table = getattr(self, name)
             sizes = [n for n in _sizes(table.capacity) if n >= min(table.capacity, _INITIAL_SLOTS)]
             found[name] = unpacked(name, state, self._columns(name, learned), sizes)
-        if min(int(columns["used"].min()) for columns in found.values()) < 0:
-            raise ValueError("tables: found uses below none")
-        if learned and int(found["hosts"]["ring_used"].min()) < 0:
+        rings = [found["hosts"]["ring_used"]] if learned else []
+        if min(int(used.min()) for used in (*rings, *(c["used"] for c in found.values()))) < 0:
             raise ValueError("tables: found uses below none")
         for name, columns in found.items():
             table = getattr(self, name)

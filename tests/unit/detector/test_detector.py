@@ -17,10 +17,11 @@ from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector import history as state
 from cmdana_plugin.detector import inputs as batch
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.cross_modal import CrossModal, load_detector, shipped_checkpoint
+from cmdana_plugin.detector.cross_modal import CrossModal, detector_of, load_detector, shipped_checkpoint
 from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.engines.torch_engine import _surprise
 from cmdana_plugin.detector.inputs import first_identical_row, prepare
+from cmdana_plugin.detector.networks.names import CROSS_MODAL
 from cmdana_plugin.detector.reasons import evidence_of, explain_rows
 from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.training.calibrate import components, recalibrate
@@ -33,19 +34,32 @@ from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, concat, take
 
 QUICK = Recipe(epochs=4, width=16)
+NETWORK = replace(QUICK, detector=CROSS_MODAL)
 
 
-def quick() -> Checkpoint:
-    return train([Recording("a", office(1500, seed=1)), Recording("b", office(1500, seed=2))], recipe=QUICK)
+def quick(recipe: Recipe = QUICK) -> Checkpoint:
+    return train([Recording("a", office(1500, seed=1)), Recording("b", office(1500, seed=2))], recipe=recipe)
 
 
 @pytest.fixture(scope="module")
-def trained() -> Checkpoint:
+def of_tables() -> Checkpoint:
     return quick()
 
 
+@pytest.fixture(scope="module")
+def of_a_network() -> Checkpoint:
+    return quick(NETWORK)
+
+
+@pytest.fixture(params=["of_tables", "of_a_network"])
+def trained(request: pytest.FixtureRequest) -> Checkpoint:
+    made = request.getfixturevalue(request.param)
+    assert isinstance(made, Checkpoint)
+    return made
+
+
 def detector(checkpoint: Checkpoint, hosts: int = 512) -> CrossModal:
-    return CrossModal(checkpoint, load_schema(), hosts=hosts)
+    return detector_of(checkpoint, load_schema(), hosts=hosts)
 
 
 def receive_in(checkpoint: Checkpoint, windows: Windows, size: int) -> list[Scores]:
@@ -69,8 +83,8 @@ def test_streaming_in_pieces_equals_one_pass_to_the_last_digit(trained: Checkpoi
 
 def test_threads_change_nothing(trained: Checkpoint) -> None:
     windows = office(1500, seed=3, scan=300)
-    one = CrossModal(trained, load_schema(), threads=1).receive(block_of(windows))
-    two = CrossModal(trained, load_schema(), threads=2).receive(block_of(windows))
+    one = detector_of(trained, load_schema(), threads=1).receive(block_of(windows))
+    two = detector_of(trained, load_schema(), threads=2).receive(block_of(windows))
     assert np.array_equal(one.p_value, two.p_value)
     assert np.array_equal(one.reliance, two.reliance)
 
@@ -83,8 +97,8 @@ def test_one_thread_works_where_no_cores_are_spared(trained: Checkpoint) -> None
         asked.append(False)
         return False
 
-    alone = CrossModal(trained, load_schema(), threads=2, spare=never)
-    together = CrossModal(trained, load_schema(), threads=2)
+    alone = detector_of(trained, load_schema(), threads=2, spare=never)
+    together = detector_of(trained, load_schema(), threads=2)
     assert np.array_equal(
         alone.receive(block_of(windows)).p_value, together.receive(block_of(windows)).p_value
     )
@@ -93,7 +107,7 @@ def test_one_thread_works_where_no_cores_are_spared(trained: Checkpoint) -> None
     assert not alone._pool._threads  # none was started
 
 
-def test_rows_that_look_the_same_are_found_and_encoded_once(trained: Checkpoint) -> None:
+def test_rows_that_look_the_same_are_found_and_encoded_once(of_a_network: Checkpoint) -> None:
     rng = np.random.default_rng(1)
     for dtype, width in ((np.float32, 4), (np.int16, 8), (np.uint8, 4)):
         lengths = rng.integers(0, 4, 500)
@@ -106,12 +120,12 @@ def test_rows_that_look_the_same_are_found_and_encoded_once(trained: Checkpoint)
         assert len(first) < len(rows)
 
     windows = office(300, seed=3, scan=30)
-    d = detector(trained)
+    d = detector(of_a_network)
     features = encode(windows, load_schema())
     state_ = np.full((len(windows), len(load_schema().state)), np.nan, np.float32)
-    once = prepare(features, state_, trained.preparation, load_schema())
+    once = prepare(features, state_, of_a_network.preparation, load_schema())
     rows = rng.integers(0, len(windows), 700)
-    often = prepare(take_features(features, rows), state_[rows], trained.preparation, load_schema())
+    often = prepare(take_features(features, rows), state_[rows], of_a_network.preparation, load_schema())
     assert np.array_equal(d.latents(often), d.latents(once)[rows])
 
 
@@ -122,12 +136,12 @@ def test_windows_encoded_by_another_schema_are_refused(trained: Checkpoint) -> N
 
 
 def test_only_what_is_asked_for_is_predicted_and_says_the_same(
-    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    of_a_network: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = office(1500, seed=3, scan=300)
-    some, gate, _ = detector(trained).raw(block_of(windows))
+    some, gate, _ = detector(of_a_network).raw(block_of(windows))
     monkeypatch.setattr(batch, "_MIN_GROUP_ROWS", 1 << 30)
-    every, same_gate, _ = detector(trained).raw(block_of(windows))
+    every, same_gate, _ = detector(of_a_network).raw(block_of(windows))
     assert np.array_equal(gate, same_gate)
     for name, raw in every.items():
         assert np.allclose(some[name], raw, atol=2e-5, equal_nan=True), name
@@ -155,12 +169,12 @@ def test_surprise_is_cross_entropy_however_large_the_logits(size: float) -> None
 
 
 @pytest.mark.gpu
-def test_a_gpu_ranks_as_the_processor_does(trained: Checkpoint) -> None:
+def test_a_gpu_ranks_as_the_processor_does(of_a_network: Checkpoint) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     windows = office(3000, seed=3, scan=300)
-    here = CrossModal(trained, load_schema()).receive(block_of(windows))
-    there = CrossModal(trained, load_schema(), device="cuda").receive(block_of(windows))
+    here = detector_of(of_a_network, load_schema()).receive(block_of(windows))
+    there = detector_of(of_a_network, load_schema(), device="cuda").receive(block_of(windows))
     assert np.allclose(here.score, there.score, atol=2e-3)
 
 
@@ -168,11 +182,11 @@ def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large
     trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = office(2000, seed=8, scan=400)
-    small = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
+    small = detector_of(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     monkeypatch.setattr(state, "_INITIAL_SLOTS", 1 << 20)
-    large = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
+    large = detector_of(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     monkeypatch.setattr(state, "_INITIAL_SLOTS", 16)
-    tiny = CrossModal(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
+    tiny = detector_of(trained, load_schema(), hosts=1 << 13).receive(block_of(windows))
     assert np.array_equal(small.p_value, large.p_value)
     assert np.array_equal(small.p_value, tiny.p_value)
 
@@ -212,9 +226,9 @@ def test_scores_at_calibration_are_scores_at_run_time(
 
 @pytest.mark.parametrize("modality", [PACKET, CONNECTION, LOG])
 def test_what_a_modality_holds_never_changes_what_is_expected_of_it(
-    trained: Checkpoint, modality: int
+    of_a_network: Checkpoint, modality: int
 ) -> None:
-    d = detector(trained)
+    d = detector(of_a_network)
     d.receive(block_of(office(120, seed=3)))
     assert d.seen is not None
     f = d.seen.features
@@ -356,10 +370,10 @@ def test_calibrating_on_other_calm_traffic_restores_the_rate(trained: Checkpoint
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_weights(trained: Checkpoint) -> None:
-    again = quick()
-    assert all(np.array_equal(v, trained.network[k]) for k, v in again.network.items())
-    assert again.about["data_digest"] == trained.about["data_digest"]
+def test_the_same_seed_gives_the_same_weights(of_a_network: Checkpoint) -> None:
+    again = quick(NETWORK)
+    assert all(np.array_equal(v, of_a_network.network[k]) for k, v in again.network.items())
+    assert again.about["data_digest"] == of_a_network.about["data_digest"]
 
 
 def test_labels_teach_known_attacks() -> None:
@@ -376,11 +390,13 @@ def test_labels_teach_known_attacks() -> None:
     assert (s.score[scan] > np.quantile(s.score[~scan], 0.99)).mean() > 0.9
 
 
-def test_training_from_an_earlier_model_starts_there(trained: Checkpoint) -> None:
+def test_training_from_an_earlier_model_starts_there(of_a_network: Checkpoint) -> None:
     made = train(
-        [Recording("d", office(800, seed=12))], recipe=replace(QUICK, epochs=1, rate=1e-5), init=trained
+        [Recording("d", office(800, seed=12))],
+        recipe=replace(NETWORK, epochs=1, rate=1e-5),
+        init=of_a_network,
     )
-    assert all(np.allclose(v, trained.network[k], atol=1e-2) for k, v in made.network.items())
+    assert all(np.allclose(v, of_a_network.network[k], atol=1e-2) for k, v in made.network.items())
 
 
 @pytest.mark.parametrize("recordings", [[], [Recording("x", office(20))]])
@@ -451,7 +467,10 @@ def test_another_network_gives_other_reasons(trained: Checkpoint) -> None:
     Isolation, which knows no network, would lead among the oddest connections of a scan: it is left out.
     """
     rng = np.random.default_rng(0)
-    noise = {k: (v + rng.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in trained.network.items()}
+    if trained.detector == CROSS_MODAL:
+        noise = {k: (v + rng.normal(0, 0.3, v.shape)).astype(np.float32) for k, v in trained.network.items()}
+    else:
+        noise = {k: rng.permutation(v) for k, v in trained.network.items()}
     windows = office(200, seed=16, scan=40)
     fused = {k: s for k, s in trained.strata.items() if k != "isolation"}
     plain = replace(trained, isolation=None, strata=fused, overall_calibration=None)

@@ -9,7 +9,7 @@ from made_windows import changed, office
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import PARAMETERS, ROLES, STATISTICS, UNLEARNED, surprise, tails_of
-from cmdana_plugin.detector import CrossModal, checkpoint, shipped_checkpoint
+from cmdana_plugin.detector import checkpoint, detector_of, shipped_checkpoint
 from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.detector.soundness import INCIDENTS
 from cmdana_plugin.training.fit_incidents import Hours, with_incidents
@@ -77,7 +77,7 @@ def test_tails_survive_the_file_and_others_are_refused(tmp_path: Path) -> None:
     read = checkpoint.load(path, load_schema())
     assert read.incidents is not None
     assert np.array_equal(read.incidents, tails)
-    assert CrossModal(read, load_schema()).checkpoint is read
+    assert detector_of(read, load_schema()).checkpoint is read
     for wrong in (np.nan, -1.0, 1e30):
         bad = tails.copy()
         bad[0, 0, 1] = wrong

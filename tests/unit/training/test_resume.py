@@ -1,6 +1,7 @@
 """A training that was interrupted goes on where it was, and only if it is the same training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cmdana_plugin.training.fit import _spread, train
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Recording
 
-RECIPE = Recipe(epochs=3, width=16, trees=False)
+RECIPE = Recipe(epochs=3, width=16, trees=False, detector="cross-modal")
 
 
 class Cut(Exception):
@@ -70,7 +71,7 @@ def test_another_material_or_recipe_begins_anew(tmp_path: Path) -> None:
     other = [*recordings()[:2], Recording("2", office(1500, seed=9))]
     for material, recipe in (
         (other, RECIPE),
-        (recordings(), Recipe(epochs=3, width=16, trees=False, seed=1)),
+        (recordings(), replace(RECIPE, seed=1)),
     ):
         shares: list[float] = []
         with pytest.raises(Cut):
