@@ -1,4 +1,4 @@
-"""What speaks against each host: the oddest of its connections of a minute, an hour and a day, and how rare that is.
+"""What speaks against each host: its oddest connections of a minute, an hour and a day, how many, how rare that is.
 
 One walk over the connections, in order of their ends. Every host that has been behind or before something unusual has a
 place in a table of fixed size; where it is full the least evidence goes first, and of equal evidence the oldest, never
@@ -50,7 +50,8 @@ _HORIZONS_OF: Final = np.array(HORIZONS_OF)
 _COLUMNS: Final = {
     "keys": "_key", "value": "_value", "when": "_when", "last": "_last", "peak": "_peak", "rarest": "_rarest",
     "active": "_active", "role": "_role", "other": "_other", "several": "_several", "source": "_source",
-    "last_open": "last_open", "most": "_most", "hours": "_hours_counted", "own": "_own",
+    "last_open": "last_open", "most": "_most", "hours": "_hours_counted", "own": "_own", "many": "_many",
+    "many_at": "_many_at",
 }  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -83,6 +84,8 @@ class Evidence:
         self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
         # Of a value of 0 it means nothing: 72 MB that nobody has touched take neither time nor memory.
         self._when = np.zeros((hosts, len(HORIZONS), KEPT))
+        self._many = np.zeros(hosts, np.float32)  # connections of at least `FIRM`, fading over an hour
+        self._many_at = np.zeros(hosts)
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
         # Of a responder: the most that its hours have come to, how many they were, and what of that is its own usual.
@@ -127,6 +130,8 @@ class Evidence:
 
         Raises `ValueError` where it is none, or of a table of another size.
         """
+        if not (of_now := "hosts.many" in state):
+            state = _of_before(state)
         columns = unpacked("hosts", state, self._columns(), [len(self._key)])
         try:
             numbers = of_text(state, "numbers")
@@ -143,7 +148,7 @@ class Evidence:
             rows = state.get(f"blocks.{role}")
             if rows is None or rows.shape != (sum(lengths), STATISTICS) or rows.dtype != np.float64:
                 raise ValueError(f"evidence: found no blocks.{role}")
-            blocks.append(np.split(rows, np.cumsum(lengths)[:-1]) if lengths and learned else [])
+            blocks.append(np.split(rows, np.cumsum(lengths)[:-1]) if lengths and learned and of_now else [])
         tails = state.get("tails")
         if tails is not None and not are_tails(tails):
             raise ValueError("evidence: found no tails")
@@ -186,7 +191,7 @@ class Evidence:
             begin, orig, resp, end, e, host, tried, early, ours, overheard, owner, told, self._tails, _SIZES,
             _HORIZON_OF, _HORIZONS, self.limits, self._quiet, self._key, self._value, self._when, self._last,
             self._peak, self._rarest, self._active, self._role, self._other, self._several, self._source,
-            self.last_open, self._most, self._hours_counted, self._own,
+            self.last_open, self._most, self._hours_counted, self._own, self._many, self._many_at,
         )  # fmt: skip
         self.forgotten += forgotten
         return row, slot
@@ -282,6 +287,16 @@ class Evidence:
         return np.concatenate(kept) if kept else np.zeros((0, STATISTICS))
 
 
+def _of_before(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A state of when how many are odd was no statistic yet: of hours only what the others came to is known."""
+    out = {name: array for name, array in state.items() if name != "tails"}
+    for name in ("hosts.peak", "hosts.most", "hosts.own", *(f"blocks.{role}" for role in range(ROLES))):
+        if name in out and out[name].ndim == 2:
+            out[name] = np.pad(out[name], ((0, 0), (0, 1)))
+    places = len(state.get("hosts.at", ()))
+    return out | {"hosts.many": np.zeros(places, np.float32), "hosts.many_at": np.zeros(places)}
+
+
 @helper
 def _find(keys: Any, key: Any) -> Any:
     n = np.uint64(len(keys))
@@ -372,7 +387,7 @@ def _compare(
         value = total / sizes[k]
         peak[k] = max(peak[k], np.float32(value))
         rarest = max(rarest, _surprise(learned[role, k], value) - own[k])
-    return _surprise(learned[role, len(sizes)], rarest)
+    return _surprise(learned[role, len(sizes) + 1], rarest)
 
 
 @entry
@@ -380,7 +395,8 @@ def _weigh(
     begin: Any, orig: Any, resp: Any, end: Any, e: Any, host: Any, tried: Any, early: Any, ours: Any,
     overheard: Any, owner: Any, told: Any, learned: Any, sizes: Any, which: Any, horizons: Any, limit: Any,
     quiet: Any, keys: Any, values: Any, when: Any, last: Any, peak: Any, rarest: Any, active: Any, roles: Any,
-    other: Any, several: Any, source: Any, last_open: Any, worst: Any, hours: Any, own: Any,
+    other: Any, several: Any, source: Any, last_open: Any, worst: Any, hours: Any, own: Any, many: Any,
+    many_at: Any,
 ) -> Any:  # fmt: skip
     ordered = np.zeros(values.shape[2])
     forgotten = 0
@@ -398,16 +414,18 @@ def _weigh(
         b_open = b >= 0 and last_open[b] >= now
         if a >= 0 and not a_open and last_open[a] > -np.inf:  # what has been told of does not count again
             values[a] = 0.0
+            many[a] = 0.0
             last_open[a] = -np.inf
         if b >= 0 and not b_open and last_open[b] > -np.inf:
             values[b] = 0.0
+            many[b] = 0.0
             last_open[b] = -np.inf
         if a_open or b_open:
             owner[i] = a if a_open else b
         if early[i]:
             # A verdict before the end speaks for itself alone, and is not counted: the end will be.
             if owner[i] < 0 and not tried[i] and e[i] >= FIRM:
-                told[i] = _surprise(learned[0, len(sizes)], _surprise(learned[0, 0], e[i]))
+                told[i] = _surprise(learned[0, len(sizes) + 1], _surprise(learned[0, 0], e[i]))
                 if told[i] >= limit[0] and a >= 0:
                     return i, a, forgotten
             continue
@@ -455,6 +473,7 @@ def _weigh(
                 worst[slot] = 0.0
                 hours[slot] = 0
                 own[slot] = 0.0
+                many[slot] = 0.0
                 rarest[slot] = 0.0
                 active[slot] = 0
                 roles[slot] = role
@@ -466,6 +485,14 @@ def _weigh(
             best = host[i] if role == 0 else 0.0
             if best >= limit[role] and last_open[slot] >= now:
                 last_open[slot] = max(last_open[slot], now + quiet)
+            if e[i] >= FIRM:  # how many are odd, of which the oddest thirty say nothing
+                k = len(sizes)
+                many[slot] = many[slot] * np.exp(-max(now - many_at[slot], 0.0) / BLOCK) + 1.0
+                many_at[slot] = now
+                value = np.log10(1.0 + many[slot])
+                peak[slot, k] = max(peak[slot, k], np.float32(value))
+                rare = _surprise(learned[role, k], value) - own[slot, k]
+                best = max(best, _surprise(learned[role, k + 1], rare))
             for h in range(_HORIZONS_OF[role]):
                 if e[i] < LEAST:
                     break

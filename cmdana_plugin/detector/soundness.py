@@ -29,7 +29,8 @@ COMPONENTS: Final = (
     "packets", "connection", "log", "residual", "next", "density", "novelty", "isolation", "attack",
 )  # fmt: skip
 TREES: Final = ("trees", "namer", "isolation")
-INCIDENTS: Final = (2, 10, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
+INCIDENTS: Final = (2, 11, 3)  # of the tails of incidents: roles, statistics and the rarest of them, numbers
+_INCIDENTS_BEFORE: Final = (2, 10, 3)  # of models of before, which knew one statistic less: learned anew
 BEHAVIOUR: Final = "behaviour"  # whose arrays the room of that name checks before it uses them
 _TAILS: Final = frozenset((*COMPONENTS, "whole"))
 _MAX_TEXT_CHARACTERS: Final = 1 << 20  # characters of one entry of the metadata
@@ -346,7 +347,7 @@ def are_tails(x: NDArray[Any]) -> bool:
 
 def incidents_of(tensors: Arrays) -> NDArray[np.float64] | None:
     """The tails of evidence against hosts: where each begins, its scale and its shape; None where there are none."""
-    if "incidents.tails" not in tensors:
+    if "incidents.tails" not in tensors or tensors["incidents.tails"].shape == _INCIDENTS_BEFORE:
         return None
     x = _array(tensors, "incidents.tails", np.float64, INCIDENTS)
     if not are_tails(x):

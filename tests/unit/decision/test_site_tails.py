@@ -64,7 +64,7 @@ def test_on_a_calm_site_less_evidence_is_an_incident_from_the_second_day_on() ->
 def test_on_a_site_that_the_model_does_not_fit_more_evidence_is_needed_from_the_second_day_on() -> None:
     first, second = (
         {host for host in told(None, *days) if host.startswith("10.1.")}
-        for days in ([day(1, 3.0)], [day(0, 3.0), day(1, 3.0)])
+        for days in ([day(1, 3.0, 40)], [day(0, 3.0, 40), day(1, 3.0, 40)])
     )
     assert len(first) >= 10
     assert len(second) <= 2
@@ -109,3 +109,31 @@ def test_an_hour_of_many_hosts_is_one_of_many_hours() -> None:
     decider = Decider(SMALL, Incident(max_hosts=4096))
     through(decider, day(0, 1.0, hosts=500, each=100), 4096)
     assert 24 * 100 < len(decider.evidence.blocks(0)) <= 24 * 341
+
+
+def test_many_connections_that_are_odd_are_more_than_the_oddest_thirty_of_them() -> None:
+    """A flood's connections are as odd as each other: of thirty and of three hundred the oddest thirty are the same."""
+
+    def flood(many: int) -> list[Seen]:
+        return [
+            connection(0.5 * DAY + 30.0 * k / many, 0.008, orig="10.200.0.1", resp="198.51.100.9", port=443)
+            for k in range(many)
+        ]
+
+    assert told(UNLEARNED, day(0, 1.0), flood(30)) == []
+    assert told(UNLEARNED, day(0, 1.0), flood(1000)) == ["10.200.0.1"]
+
+
+def test_a_state_of_before_there_was_a_count_keeps_its_hosts_and_learns_the_hours_anew() -> None:
+    decider = through(Decider(SMALL, Incident(), key=(1, 2)), day(0, 1.0))
+    old = {}
+    for name, array in decider.evidence.state().items():
+        if name in ("hosts.many", "hosts.many_at"):
+            continue
+        shorter = ("hosts.peak", "hosts.most", "hosts.own", "blocks.0", "blocks.1", "tails")
+        old[name] = array[:, :-1] if name in shorter else array
+    again = Decider(SMALL, Incident(), key=(1, 2)).evidence
+    again.restore(old)
+    assert len(again) == len(decider.evidence) > 20
+    assert len(decider.evidence.blocks(0)) > 0 == len(again.blocks(0))
+    assert again.limit == decider.evidence.limit

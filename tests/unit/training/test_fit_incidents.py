@@ -86,6 +86,6 @@ def test_tails_survive_the_file_and_others_are_refused(tmp_path: Path) -> None:
             checkpoint.load(path, load_schema())
     checkpoint.save(replace(shipped_checkpoint(), incidents=tails[:1]), path)
     with pytest.raises(
-        CmdanaError, match=r"incidents.tails: found float64 \[1, 10, 3\], expected float64 \[2, 10, 3\]"
+        CmdanaError, match=r"incidents.tails: found float64 \[1, 11, 3\], expected float64 \[2, 11, 3\]"
     ):
         checkpoint.load(path, load_schema())
