@@ -20,6 +20,8 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
 from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
+    CROSS_MODAL,
+    DEPENDENCY,
     Checkpoint,
     Detector,
     Scores,
@@ -153,8 +155,10 @@ def _calibrated(lesson: Lesson, seed: int) -> Learned:
     return _with_tails(begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
 
 
-def _learned(lesson: Lesson, seed: int, behaviour: bool = True, rehearsals: str = "plain") -> Learned:
-    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour, rehearsals=rehearsals)
+def _learned(
+    lesson: Lesson, seed: int, behaviour: bool = True, rehearsals: str = "plain", detector: str = DEPENDENCY
+) -> Learned:
+    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour, rehearsals=rehearsals, detector=detector)
     return _with_tails(begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
 
 
@@ -179,6 +183,11 @@ OURS: Final[Mapping[str, Kind]] = {
     ),
     "cmdana": Kind("learned on the site's normal days (`cmdana train`)", _learned),
     "cmdana without behaviour": Kind("the same without what is learned of behaviour", _without),
+    "cmdana, cross-modal network": Kind(
+        "the same with the cross-modal network in the place of the tables (`cmdana train --detector cross-modal`)",
+        partial(_learned, detector=CROSS_MODAL),
+        asked=True,
+    ),
     "cmdana, rehearsals drawn": Kind(
         "the same with rehearsals that hide at random (`cmdana train --rehearsals drawn`)",
         partial(_learned, rehearsals="drawn"),
