@@ -68,7 +68,12 @@ class Model(_Table):
 
     path: str = ""
     detector: Literal[
-        "auto", "cross-modal", "residual-attention", "residual-attention-fields", "spatio-temporal"
+        "auto",
+        "dependency-network",
+        "cross-modal",
+        "residual-attention",
+        "residual-attention-fields",
+        "spatio-temporal",
     ] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0

@@ -62,8 +62,8 @@ def train(
         str | None,
         typer.Option(
             "--detector",
-            help="cross-modal, residual-attention, residual-attention-fields or spatio-temporal; without it "
-            "[model] detector.",
+            help="dependency-network, cross-modal, residual-attention, residual-attention-fields or "
+            "spatio-temporal; without it [model] detector.",
         ),
     ] = None,
     hardening: Annotated[

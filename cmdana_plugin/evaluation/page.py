@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from cmdana_plugin import files
+from cmdana_plugin.detector import CROSS_MODAL
 from cmdana_plugin.evaluation import own_network
 from cmdana_plugin.evaluation.adversary import hardening as of_hardening
 from cmdana_plugin.evaluation.adversary import networks as of_networks
@@ -194,7 +195,7 @@ def _verdict(section: Section, ours: str) -> str:
 
 
 def _claims(captures: Section) -> list[str]:
-    ours = _mean(captures, UNLABELLED)
+    ours = _mean(captures, CROSS_MODAL if CROSS_MODAL in captures["detectors"] else UNLABELLED)
     lines = []
     for name, claim, wanted in _CLAIMS:
         if name in captures["detectors"]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cmdana_plugin import files
 from cmdana_plugin.config import Config
 from cmdana_plugin.detector import (
+    CROSS_MODAL,
     Checkpoint,
     WithSiteHistory,
     component_p_values,
@@ -177,8 +178,8 @@ def split_rows(folder: Path) -> list[dict[str, str]]:
 # Trials
 
 
-VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
-    SHIPPED: {},
+_OF_THE_NETWORK: Final[Mapping[str, Mapping[str, object]]] = {
+    CROSS_MODAL: {},
     "packets alone": {
         "variant": ablations.Only((True, False, False)),
         "components": ("packets", "residual"),
@@ -197,6 +198,10 @@ VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
     "no modality dropout": {"dropout": 0.0},
     "control: shuffled time": {"variant": ablations.ShuffledTime()},
     "control: shuffled pairing": {"variant": ablations.ShuffledPairing()},
+}
+VARIANTS: Final[Mapping[str, Mapping[str, object]]] = {
+    SHIPPED: {},
+    **{name: {"detector": CROSS_MODAL, **settings} for name, settings in _OF_THE_NETWORK.items()},
     "spatio-temporal": {"detector": "spatio-temporal"},
     "control: permuted columns": {"detector": "spatio-temporal", "variant": ablations.PermutedColumns()},
 }

@@ -21,7 +21,7 @@ from feature_extractors.features.schema import load_schema
 
 pytestmark = pytest.mark.slow
 
-QUICK = Recipe(epochs=1, width=16, trees=False)
+QUICK = Recipe(epochs=1, width=16, trees=False, detector="cross-modal")
 SCHEMA = load_schema()
 
 
