@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cmdana_plugin.detector.checkpoint import Checkpoint
+    from cmdana_plugin.detector.engines.resident import Resident
     from cmdana_plugin.detector.inputs import Prepared
     from cmdana_plugin.detector.network import Network
 
@@ -92,6 +93,16 @@ def engine_of(checkpoint: Checkpoint, device: str, network: type[Network] | None
     from cmdana_plugin.detector.engines.torch_engine import Torch
 
     return Torch(checkpoint.network, checkpoint.shape, device, network)
+
+
+def resident_of(engine: Engine, device: str) -> Resident | None:
+    """What scores whole chunks where the memory is, for an engine on a GPU; none for one on a processor."""
+    if device == "cpu":
+        return None
+    from cmdana_plugin.detector.engines.resident import Resident
+    from cmdana_plugin.detector.engines.torch_engine import Torch
+
+    return Resident(engine.network, engine.device) if isinstance(engine, Torch) else None
 
 
 def sees_gpu() -> bool:
