@@ -114,6 +114,11 @@ def sees_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def device_of(setting: str) -> str:
+    """The device that `[model] device` means: "auto" is a GPU where torch sees one."""
+    return setting if setting != "auto" else "cuda" if sees_gpu() else "cpu"
+
+
 def share_cores() -> None:
     """Sets what holds for the whole process where scoring is its work: our own threads, each on one core.
 

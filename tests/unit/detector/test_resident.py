@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_windows import block_of, changed, office
 
-from benchmarks.gpu import BOUNDS
+from benchmarks.gpu import BOUNDS, training
 from cmdana_plugin.detector import CROSS_MODAL, Checkpoint, CrossModal, Network
 from cmdana_plugin.detector import history as histories
 from cmdana_plugin.detector.engines.resident import COMPONENTS, Resident
@@ -206,6 +206,15 @@ def test_a_ring_that_was_written_a_billion_times_goes_on() -> None:
             *map(torch.from_numpy, (ts, early, slots.index, slots.fresh, zero, zero, zero[0], recent))
         )
         np.testing.assert_array_equal(found.ring.numpy(), expected[1])
+
+
+def test_a_network_learns_in_bfloat16_what_it_learns_in_single_precision(trained: Checkpoint) -> None:
+    (_, *alone), (_, *mixed) = (
+        training(trained, 1500, 0.1, torch.device("cpu"), mixed=mixed) for mixed in (False, True)
+    )
+    assert alone[0] == pytest.approx(mixed[0], rel=0.01)
+    for first, last in (alone, mixed):
+        assert last < 0.9 * first
 
 
 @pytest.mark.gpu
