@@ -99,7 +99,7 @@ def train(
     kept and from which it goes on. `salt` keys the hashes of the hosts of one site, whose past then goes along, of so
     many `hosts` at most; without it recordings are of networks that have nothing to do with each other. The same
     recordings, recipe and machine give the same checkpoint, unless the training was interrupted. On a
-    `device` other than "cpu" a cross-modal network learns in bfloat16, to other weights; all else is the processor's.
+    `device` of CUDA a cross-modal network learns in bfloat16, to other weights; all else is the processor's.
     """
     recipe = recipe or Recipe()
     schema = _schema_of(recipe, init)
