@@ -53,9 +53,9 @@ def load_detector_of(
     from cmdana_plugin.behaviour import Bounds, mark_of, with_behaviour_beside
     from cmdana_plugin.detector import (
         WithSiteHistory,
+        device_of,
         fingerprint,
         load_detector,
-        sees_gpu,
         share_cores,
         share_of,
     )
@@ -67,9 +67,7 @@ def load_detector_of(
     settings = config.model
     salt = state_salt(settings.state_key)
     path = model_path(config, model)
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if sees_gpu() else "cpu"
+    device = device_of(settings.device)
     threads = threads or settings.threads or min(os.cpu_count() or 1, 2)
     detector = load_detector(
         path, device=device, threads=threads, salt=salt, hosts=settings.max_hosts, spare=spare, own=own

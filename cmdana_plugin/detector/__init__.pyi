@@ -25,7 +25,7 @@ from .cross_modal import load_detector as load_detector
 from .cross_modal import overall_p_value as overall_p_value
 from .cross_modal import shipped_checkpoint as shipped_checkpoint
 from .cross_modal import stratum_of as stratum_of
-from .engines.engine import sees_gpu as sees_gpu
+from .engines.engine import device_of as device_of
 from .engines.engine import share_cores as share_cores
 from .engines.padding import tokens_of as tokens_of
 from .engines.shape import CLASSES as CLASSES

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.detector import checkpoint as checkpoints
 from cmdana_plugin.detector.calibration import fuse, weighted_bonferroni
 from cmdana_plugin.detector.checkpoint import Checkpoint
-from cmdana_plugin.detector.engines.engine import Before, Engine, Outcome, engine_of
+from cmdana_plugin.detector.engines.engine import Before, Engine, Outcome, engine_of, resident_of
 from cmdana_plugin.detector.engines.shape import CLASSES, LOG, MODALITIES, PACKET
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING_WIDTH, Tables, make_keys
 from cmdana_plugin.detector.inputs import (
@@ -43,6 +43,7 @@ from feature_extractors.features import (
 )
 
 if TYPE_CHECKING:
+    from cmdana_plugin.detector.engines.resident import Resident
     from cmdana_plugin.detector.network import Network
     from cmdana_plugin.detector.networks.elements import FieldNetwork
 
@@ -110,6 +111,7 @@ class CrossModal:
         self.schema_digest = self.schema.digest
         self.name = checkpoint.about.get("name", "cmdana")
         self._engine: Engine | None = None
+        self._resident: Resident | None = None  # what scores chunks on a GPU, where there is one
         self._settle_thread: Callable[[], object] | None = None
         self._set_up(device, network)
         several = threads > 1 and device == "cpu"
@@ -125,9 +127,11 @@ class CrossModal:
     def _set_up(self, device: str, network: type[Network] | None) -> None:
         self._engine = engine_of(self.checkpoint, device, network)
         self._settle_thread = self._engine.settle_thread
+        self._resident = resident_of(self._engine, device)
 
     def _made_tables(self) -> Tables:
-        return Tables(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
+        made = Tables if self._resident is None else self._resident.tables
+        return made(self._hosts, max(self._hosts // 2, 64), self._hosts * 2)
 
     @property
     def engine(self) -> Engine:
@@ -165,11 +169,11 @@ class CrossModal:
         if windows.schema != self.schema_digest:
             raise SchemaError(f"windows encoded by schema {windows.schema}; expected {self.schema_digest}")
         parts, seen = [], []
-        for begin in range(0, len(windows), _CHUNK_ROWS):
-            rows = np.arange(begin, min(begin + _CHUNK_ROWS, len(windows)))
-            outcome, looked = self._advance(
-                windows if len(rows) == len(windows) else take_encoded(windows, rows)
-            )
+        resident = self._resident
+        blocks = _blocks(windows, _CHUNK_ROWS if resident is None else resident.most)
+        for outcome, looked in (
+            map(self._advance, blocks) if resident is None else self._advance_on(resident, blocks)
+        ):
             parts.append(outcome)
             seen.append(looked)
         self.seen = seen[0] if len(seen) == 1 else _join(seen)
@@ -214,6 +218,43 @@ class CrossModal:
             )
 
         return self.components(prepared, state, remember, None if self.own is None else self.own(c))
+
+    def _advance_on(
+        self, resident: Resident, blocks: Iterable[Encoded]
+    ) -> Iterator[tuple[RawScores, EventContext]]:
+        """The same on a GPU, which computes a block while the processor judges the one before and counts the next."""
+        waiting: Callable[[], tuple[RawScores, EventContext]] | None = None
+        for block in blocks:
+            begun = self._begin(resident, block)
+            if waiting is not None:
+                yield waiting()
+            waiting = begun
+        if waiting is not None:
+            yield waiting()
+
+    def _begin(self, resident: Resident, block: Encoded) -> Callable[[], tuple[RawScores, EventContext]]:
+        features, c = block.features, block.connections
+        keys = make_keys(c, features, self._salt)
+        state, slots = self._tables.counts(c, features, keys, self.schema.spans)
+        prepared = prepare(features, state, self.checkpoint.preparation, self.schema)
+        found = resident.submit(self._tables, prepared, c.ts, c.stage == Stage.EARLY, slots)
+        own = None if self.own is None else self.own(c)
+
+        def judged() -> tuple[RawScores, EventContext]:
+            told = found()
+            seen = EventContext(
+                features, state, told.memory, told.ring, told.ring_used, stratum_of(features, self.schema)
+            )
+            every, beside = self.beside_network(prepared, seen, own)
+            self._each(beside, self._wanted(len(prepared), own))
+            raw = {k: v if own is None else np.where(own, v, 0.0) for k, v in told.raw.items()}
+            for m, name in enumerate(PREDICTED):
+                there = prepared.present[:, m] if own is None else prepared.present[:, m] & own
+                raw[name] = np.where(there, raw[name], np.nan)
+            gate = told.gate if own is None else np.where(own[:, None], told.gate, np.float32(1.0))
+            return RawScores({k: np.round(v, 5) for k, v in (raw | every).items()}, gate, None), seen
+
+        return judged
 
     def components(
         self,
@@ -405,6 +446,12 @@ def _first_identical(prepared: Prepared, modality: int, rows: NDArray[np.int64])
 
 def _run(job: Callable[[], None]) -> None:
     job()
+
+
+def _blocks(windows: Encoded, size: int) -> Iterator[Encoded]:
+    for begin in range(0, len(windows), size):
+        rows = np.arange(begin, min(begin + size, len(windows)))
+        yield windows if len(rows) == len(windows) else take_encoded(windows, rows)
 
 
 def stratum_of(features: Features, schema: Schema) -> NDArray[np.int64]:

@@ -34,17 +34,8 @@ _SEEN, _ALL_FAILED, _ALL_PEERS, _ALL_PORTS, _ANSWERED, _LAST, _LAST_IN = range(2
 _ORIG_MEAN, _ORIG_VAR, _RESP_MEAN, _RESP_VAR = range(31, 35)
 _HOST_WIDTH: Final = 35
 # In a pair's row
-_P_CONNS, _P_SEEN, _P_LAST, _P_GAP, _P_GAP_VAR, _P_ORIG, _P_ORIG_VAR, _P_RESP, _P_RESP_VAR = (
-    0,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-)
+_P_CONNS, _P_SEEN, _P_LAST, _P_GAP, _P_GAP_VAR = 0, 4, 5, 6, 7
+_P_ORIG, _P_ORIG_VAR, _P_RESP, _P_RESP_VAR = range(8, 12)
 _PAIR_WIDTH: Final = 12
 # In a port's row
 _S_SEEN, _S_ORIG, _S_ORIG_VAR, _S_RESP, _S_RESP_VAR, _S_DUR, _S_DUR_VAR = range(7)
@@ -128,8 +119,7 @@ class Tables:
             self._forget()
             return
         for k, name in enumerate(_LEARNED):
-            self._memory[k], self._memory_at[k] = found[name]["memory"], found[name]["memory_at"]
-        self._ring, self._ring_used = found["hosts"]["ring"], found["hosts"]["ring_used"]
+            self._put_learned(k, found[name])
 
     def _forget(self) -> None:
         """Empties the learned memory, of as many slots as there are."""
@@ -142,12 +132,21 @@ class Tables:
     def _columns(self, name: str, learned: bool) -> dict[str, NDArray[Any]]:
         table: _Table = getattr(self, name)
         columns: dict[str, NDArray[Any]] = {"keys": table.keys, "used": table.used, "values": table.rows}
-        if learned and name in _LEARNED:
-            k = _LEARNED.index(name)
-            columns |= {"memory": self._memory[k], "memory_at": self._memory_at[k]}
-        if learned and name == "hosts":
-            columns |= {"ring": self._ring, "ring_used": self._ring_used}
-        return columns
+        return columns | (self._learned_of(_LEARNED.index(name)) if learned and name in _LEARNED else {})
+
+    def _learned_of(self, k: int) -> dict[str, NDArray[Any]]:
+        """What is learned of the entities of kind `k`, by slot: memory, its time, and of hosts the ring."""
+        columns: dict[str, NDArray[Any]] = {"memory": self._memory[k], "memory_at": self._memory_at[k]}
+        return columns if k else columns | {"ring": self._ring, "ring_used": self._ring_used}
+
+    def _put_learned(self, k: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        self._memory[k], self._memory_at[k] = columns["memory"], columns["memory_at"]
+        if k == 0:
+            self._ring, self._ring_used = columns["ring"], columns["ring_used"]
+
+    def _move_learned(self, k: int, moved: NDArray[np.int64]) -> None:
+        """Twice the slots, each of the old ones where `moved` says."""
+        self._put_learned(k, {name: _spread(x, moved) for name, x in self._learned_of(k).items()})
 
     def counts(
         self, c: Connections, features: Features, keys: Keys, spans: tuple[float, ...]
@@ -193,12 +192,9 @@ class Tables:
         for k, owner in enumerate(self._entities):
             if owner is not table:
                 continue
-            self._memory[k] = _spread(self._memory[k], moved)
-            self._memory_at[k] = _spread(self._memory_at[k], moved)
+            self._move_learned(k, moved)
             known = index[:, k] >= 0
             index[known, k] = moved[index[known, k]]
-        if table is self.hosts:
-            self._ring, self._ring_used = _spread(self._ring, moved), _spread(self._ring_used, moved)
 
     def remember(
         self,

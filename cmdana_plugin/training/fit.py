@@ -18,7 +18,6 @@ from cmdana_plugin.detector import (
     DEPENDENCY,
     NETWORKS,
     OTHER,
-    RING_WIDTH,
     Checkpoint,
     FieldNetwork,
     Network,
@@ -40,7 +39,7 @@ from cmdana_plugin.detector import (
 )
 from cmdana_plugin.training.adversarial import hardening
 from cmdana_plugin.training.calibrate import calibrated_on
-from cmdana_plugin.training.cross_modal.loss import Carry, previous_of_entity, step_loss
+from cmdana_plugin.training.cross_modal.loss import Learner, previous_of_entity
 from cmdana_plugin.training.cross_modal.resume import Position, Progressed
 from cmdana_plugin.training.fit_behaviour import fit_behaviour, normal_of
 from cmdana_plugin.training.fit_fields import fit_fields
@@ -89,6 +88,7 @@ def train(
     keep: Path | None = None,
     salt: int | None = None,
     hosts: int | None = None,
+    device: str = "cpu",
 ) -> Checkpoint:
     """A checkpoint trained on `recordings` and calibrated on `calibration`, or on the last fifth by time of each
     recording.
@@ -98,7 +98,8 @@ def train(
     is shown the corpus before anything is learned from it. `keep` names a file in which an interrupted training is
     kept and from which it goes on. `salt` keys the hashes of the hosts of one site, whose past then goes along, of so
     many `hosts` at most; without it recordings are of networks that have nothing to do with each other. The same
-    recordings, recipe and machine give the same checkpoint, unless the training was interrupted.
+    recordings, recipe and machine give the same checkpoint, unless the training was interrupted. On a
+    `device` of CUDA a cross-modal network learns in bfloat16, to other weights; all else is the processor's.
     """
     recipe = recipe or Recipe()
     schema = _schema_of(recipe, init)
@@ -152,7 +153,9 @@ def train(
         network = _network(prepared, schema, recipe, init, kinds)
         kind = _kinds_of(corpus, learn, kinds) if labelled else np.full(len(corpus), -1)
         kept = Progressed(keep, _key(corpus, recipe, init, schema)) if keep and not of_fields else None
-        made_of_fields = _fit_network(network, prepared, corpus, benign, kind, recipe, progress, kept, schema)
+        made_of_fields = _fit_network(
+            network, prepared, corpus, benign, kind, recipe, progress, kept, schema, device
+        )
         shape = network.shape
         arrays = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
     if of_fields:
@@ -300,6 +303,7 @@ def _fit_network(
     progress: Progress,
     kept: Progressed | None,
     schema: Schema,
+    device: str,
 ) -> NDArray[np.float32]:
     """Trains a network in place; of one over fields, what it made of the benign rows [benign, width]."""
     threads = torch.get_num_threads()
@@ -309,7 +313,7 @@ def _fit_network(
     try:
         if isinstance(network, FieldNetwork):
             return fit_fields(network, prepared, corpus, benign, kind, recipe, progress)
-        _fit(network, prepared, corpus, benign, recipe, progress, kept, schema)
+        _fit(network, prepared, corpus, benign, recipe, progress, kept, schema, torch.device(device))
         return np.zeros((0, 0), np.float32)
     finally:
         torch.set_flush_denormal(False)
@@ -325,9 +329,11 @@ def _fit(
     progress: Progress,
     kept: Progressed | None,
     schema: Schema,
+    device: torch.device,
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-2)
+    learner = Learner(network, recipe, device)
+    optimiser = learner.optimiser
     previous = previous_of_entity(corpus.ids[:, 0])
     most = _LARGE_RECORDING_EVENTS // _CHUNK_EVENTS if recipe.epochs is None else None
     plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
@@ -348,17 +354,9 @@ def _fit(
         chunks = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
         if position.chunk:
             rng.bit_generator.state = position.at_chunk
-        carry = Carry(corpus.ids)
-        ring_store = np.zeros((len(corpus), RING_WIDTH), np.float32)
+        past = learner.begin(corpus)
         for rows in chunks[position.chunk :]:
-            loss = step_loss(
-                network, prepared, corpus, rows, benign, previous, carry, ring_store, recipe, rng
-            )
-            if loss is not None:
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
+            learner.step(prepared, corpus, rows, benign, previous, past, rng)
             position.chunk += 1
             position.step += 1
             if position.step < total:
@@ -367,7 +365,7 @@ def _fit(
                 kept.save(network, optimiser, schedule, rng, position)
             progress(what, position.step / total)
         position.epoch, position.chunk, position.at_epoch = position.epoch + 1, 0, None
-    network.eval()
+    network.eval().cpu()
 
 
 def _key(corpus: Corpus, recipe: Recipe, init: Checkpoint | None, schema: Schema) -> str:

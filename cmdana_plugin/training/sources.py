@@ -21,6 +21,7 @@ from cmdana_plugin.detector import (
     Detector,
     WithSiteHistory,
     detector_of,
+    device_of,
     share_of,
 )
 from cmdana_plugin.detector import checkpoint as checkpoints
@@ -222,6 +223,7 @@ def train_on(
         keep=kept,
         salt=state_salt(config.model.state_key),
         hosts=config.behaviour.max_hosts,
+        device=device_of(config.model.device),
     )
     made = with_reference(with_incidents(made, hours, _as_judging(config)))
     checkpoints.save(made, out)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cmdana_plugin.detector.checkpoint import Checkpoint
+    from cmdana_plugin.detector.engines.resident import Resident
     from cmdana_plugin.detector.inputs import Prepared
     from cmdana_plugin.detector.network import Network
 
@@ -94,6 +95,16 @@ def engine_of(checkpoint: Checkpoint, device: str, network: type[Network] | None
     return Torch(checkpoint.network, checkpoint.shape, device, network)
 
 
+def resident_of(engine: Engine, device: str) -> Resident | None:
+    """What scores whole chunks where the memory is, for an engine on a GPU; none for one on a processor."""
+    if device == "cpu":
+        return None
+    from cmdana_plugin.detector.engines.resident import Resident
+    from cmdana_plugin.detector.engines.torch_engine import Torch
+
+    return Resident(engine.network, engine.device) if isinstance(engine, Torch) else None
+
+
 def sees_gpu() -> bool:
     """Whether torch sees a GPU; it is not imported where the system has no device of one."""
     if not any(os.path.exists(device) for device in _GPU_DEVICES):
@@ -101,6 +112,11 @@ def sees_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def device_of(setting: str) -> str:
+    """The device that `[model] device` means: "auto" is a GPU where torch sees one."""
+    return setting if setting != "auto" else "cuda" if sees_gpu() else "cpu"
 
 
 def share_cores() -> None:

@@ -17,6 +17,7 @@ from cmdana_plugin.detector import (
     PACKET,
     PACKET_LENGTHS,
     RING,
+    RING_WIDTH,
     Network,
     Past,
     Prepared,
@@ -33,12 +34,57 @@ from feature_extractors.features import (
 )
 
 
+def _on(device: torch.device, x: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(x).to(device)
+
+
+class Learner:
+    """A network on its device and the steps that it learns by: in bfloat16 where `mixed`, as CUDA does."""
+
+    def __init__(
+        self, network: Network, recipe: Recipe, device: torch.device, mixed: bool | None = None
+    ) -> None:
+        on_gpu = device.type == "cuda"
+        self.network = network.to(device)
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(), lr=recipe.rate, weight_decay=1e-2, fused=True if on_gpu else None
+        )
+        self._recipe = recipe
+        self._device = device
+        self._mixed = on_gpu if mixed is None else mixed
+
+    def begin(self, corpus: Corpus) -> tuple[Carry, Tensor]:
+        """What is remembered before a pass: nothing. As `carry` and `ring_store` of `step_loss`."""
+        return Carry(corpus.ids, self._device), torch.zeros(len(corpus), RING_WIDTH, device=self._device)
+
+    def step(
+        self,
+        prepared: Prepared,
+        corpus: Corpus,
+        rows: NDArray[np.int64],
+        benign: NDArray[np.bool_],
+        previous: NDArray[np.int64],
+        past: tuple[Carry, Tensor],
+        rng: np.random.Generator,
+    ) -> Tensor | None:
+        """Learns from one step's events; the loss before, without a gradient."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            loss = step_loss(self.network, prepared, corpus, rows, benign, previous, *past, self._recipe, rng)
+        if loss is None:
+            return None
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        return loss.detach()
+
+
 class Carry:
     """The learned memory by entity at the end of the last step, without gradients."""
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: NDArray[np.int64], device: torch.device | None = None) -> None:
         sizes = ids.max(axis=0) + 1
-        self.memory = [torch.zeros(int(n), MEMORY) for n in sizes]
+        self.memory = [torch.zeros(int(n), MEMORY, device=device) for n in sizes]
         self.at = [np.full(int(n), -1.0) for n in sizes]
 
 
@@ -54,31 +100,32 @@ def _read_memory(
 
     The exact scan over all entities at once: events sorted by entity, then stream order.
     """
+    device = write.device
     order = np.argsort(ids, kind="stable")
     entity, when = ids[order], ts[order]
     first = np.ones(len(ids), np.bool_)
     first[1:] = entity[1:] != entity[:-1]
     before = np.concatenate([[0.0], _latest(when, first)[:-1]])
     if carry is None:
-        start, begun = torch.zeros(len(ids), write.shape[1]), np.zeros(len(ids), np.bool_)
+        start, begun = torch.zeros(len(ids), write.shape[1], device=device), np.zeros(len(ids), np.bool_)
         before[first] = when[first]
     else:
         memory, at = carry
         begun = first & (at[entity] >= 0)
         before[first] = np.where(at[entity[first]] >= 0, at[entity[first]], when[first])
-        start = memory[torch.from_numpy(entity)] * torch.from_numpy(begun)[:, None]
-    dt = torch.from_numpy(np.maximum(when - before, 0.0).astype(np.float32))
+        start = memory[_on(device, entity)] * _on(device, begun)[:, None]
+    dt = _on(device, np.maximum(when - before, 0.0).astype(np.float32))
     decay = torch.exp(-rate[None] * dt[:, None])
-    index = torch.from_numpy(order)
+    index = _on(device, order)
     w, v = write[index], value[index]
-    head = torch.from_numpy(first)[:, None]
+    head = _on(device, first)[:, None]
     carried = torch.where(head, decay * start, torch.zeros_like(decay))
     keep = torch.where(head, torch.zeros_like(decay), decay * (1.0 - w))
     after = segmented_scan(keep, w * v + carried * (1.0 - w))
     earlier = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
     read = torch.where(head, carried, decay * earlier)
     back = torch.empty_like(index)
-    back[index] = torch.arange(len(index))
+    back[index] = torch.arange(len(index), device=device)
     return read[back], after, order
 
 
@@ -118,23 +165,29 @@ def step_loss(
     benign: NDArray[np.bool_],
     previous: NDArray[np.int64],
     carry: Carry,
-    ring_store: NDArray[np.float32],
+    ring_store: Tensor,
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> Tensor | None:
-    """The loss of one step's events, a scalar; None where none of them is to be learned from."""
+    """The loss of one step's events, a scalar; None where none of them is to be learned from.
+
+    Where the network is: there `carry` and `ring_store` [events, RING_WIDTH], what each wrote in its host's ring, lie
+    as well, and are updated. Under autocast what is remembered stays in single precision.
+    """
+    device = network.log_half_life.device
     present = prepared.present[rows].copy()
-    z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width)
+    z = torch.zeros(len(rows), MODALITIES, network.shape.latents, network.shape.width, device=device)
     local = np.full(len(corpus), -1, np.int64)
     local[rows] = np.arange(len(rows))
     for m, chosen, length in encoded_together(
         prepared.features, [rows[present[:, m]] for m in range(MODALITIES)]
     ):
-        seen = network.encode(m, *tokens_of(prepared, m, chosen, length, len(chosen)))
-        z = z.index_put((torch.from_numpy(local[chosen]), torch.tensor(m)), seen)
-    there = torch.from_numpy(present)
+        tokens, other = tokens_of(prepared, m, chosen, length, len(chosen))
+        seen = network.encode(m, tokens.to(device), other.to(device)).float()
+        z = z.index_put((_on(device, local[chosen]), torch.tensor(m, device=device)), seen)
+    there = _on(device, present)
     z = z * there[:, :, None, None]
-    write, value, recent = network.memory_update(z, there)
+    write, value, recent = (x.float() for x in network.memory_update(z, there))
     rate = network.rate()
     memory = []
     for k in range(KINDS):
@@ -145,35 +198,33 @@ def step_loss(
         memory.append(read)
         entity = ids[order]
         last = np.flatnonzero(np.append(entity[1:] != entity[:-1], True))
-        carry.memory[k][torch.from_numpy(entity[last])] = after[torch.from_numpy(last)].detach()
+        carry.memory[k][_on(device, entity[last])] = after[_on(device, last)].detach()
         np.maximum.at(carry.at[k], ids, corpus.ts[rows])
     back = previous[rows]
-    inside = torch.from_numpy(np.where(back >= 0, local[back], -1))
-    stored = torch.from_numpy(ring_store[np.maximum(back, 0)])
+    inside = _on(device, np.where(back >= 0, local[back], -1))
+    stored = ring_store[_on(device, np.maximum(back, 0))]
     ring = torch.where((inside >= 0)[:, :, None], recent[inside.clamp_min(0)], stored)
-    ring = ring * torch.from_numpy(back >= 0)[:, :, None]
-    ring_store[rows] = recent.detach().numpy()
-    past = Past(torch.stack(memory, dim=1), ring, torch.from_numpy((back >= 0).sum(axis=1)))
+    ring = ring * _on(device, back >= 0)[:, :, None]
+    ring_store[_on(device, rows)] = recent.detach()
+    past = Past(torch.stack(memory, dim=1), ring, _on(device, (back >= 0).sum(axis=1)))
     past = recipe.variant.past(past, rng)
     # Only benign events are predicted; the others have moved the state, and that was all.
     kept = np.flatnonzero(benign[rows])
     if not len(kept):
         return None
-    index = torch.from_numpy(kept)
+    index = _on(device, kept)
     past = Past(past.memory[index], past.ring[index], past.ring_used[index])
     z, there, asked = z[index], there[index], rows[kept]
-    s = network.read_state(
-        torch.from_numpy(prepared.state[asked]), torch.from_numpy(prepared.known[asked]), past
-    )
+    s = network.read_state(_on(device, prepared.state[asked]), _on(device, prepared.known[asked]), past)
     # A modality that is late or lost must not surprise: sometimes one of them is taken away as a source.
     dropped = there.clone()
-    lost = torch.from_numpy(rng.random(len(kept)) < recipe.dropout) & (there.sum(dim=1) > 1)
-    which = torch.from_numpy(rng.integers(0, MODALITIES, len(kept)))
+    lost = _on(device, rng.random(len(kept)) < recipe.dropout) & (there.sum(dim=1) > 1)
+    which = _on(device, rng.integers(0, MODALITIES, len(kept)))
     dropped[lost, which[lost]] = False
     gate = network.gate_weights(s, dropped)
     bias = network.gate_bias(gate, dropped)
     sources = z * dropped[:, :, None, None]
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=device)
     for m in range(MODALITIES):
         loss = loss + _prediction_loss(network, m, z, sources, s, bias, prepared, asked, there[:, m])
     loss = loss + 0.5 * F.cross_entropy(*_asked(network.look_ahead(s), prepared.targets[CONNECTION][asked]))
@@ -199,43 +250,44 @@ def _prediction_loss(
 
     Short packet sequences have few fields to ask for, so only those are decoded.
     """
-    have = np.flatnonzero(there.numpy())
+    device = z.device
+    have = np.flatnonzero(there.cpu().numpy())
     if not len(have):
-        return torch.zeros(())
+        return torch.zeros((), device=device)
     targets = prepared.targets[modality]
     parts: list[tuple[NDArray[np.int64], Tensor | None]] = [(have, None)]
     if modality == PACKET:
         start = prepared.features.packet_start
         short = (start[asked[have] + 1] - start[asked[have]]) <= PACKET_LENGTHS[0]
         first = np.flatnonzero(np.arange(targets.shape[1]) % FIRST_SIZES < PACKET_LENGTHS[0])
-        parts = [(have[short], torch.from_numpy(first)), (have[~short], None)]
-    total, count, far = torch.zeros(()), 0, torch.zeros(())
+        parts = [(have[short], _on(device, first)), (have[~short], None)]
+    total, count, far = torch.zeros((), device=device), 0, torch.zeros((), device=device)
     for rows, fields in parts:
         if not len(rows):
             continue
-        index = torch.from_numpy(rows)
+        index = _on(device, rows)
         expected, field_logits = network(modality, sources[index], s[index], bias[index], fields)
         far = far + latent_residual(expected, z[index, modality]).sum()
-        wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.numpy()]
+        wanted = targets[asked[rows]] if fields is None else targets[asked[rows]][:, fields.cpu().numpy()]
         logits, classes = _asked(field_logits, wanted)
         total, count = total + F.cross_entropy(logits, classes, reduction="sum"), count + len(classes)
     return total / max(count, 1) + 0.5 * far / len(have) / MODALITIES
 
 
 def _asked(logits: Tensor, targets: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    wanted = torch.from_numpy(targets)
+    wanted = _on(logits.device, targets)
     asked = wanted >= 0
     return logits[asked], wanted[asked]
 
 
 def _pairs(z: Tensor, there: Tensor) -> Tensor:
     """InfoNCE: the packets and the connection of one event belong together, and so do logs and connection."""
-    loss = torch.zeros(())
+    loss = torch.zeros((), device=z.device)
     for m in (PACKET, LOG):
         rows = torch.nonzero(there[:, m] & there[:, CONNECTION])[:256, 0]
         if len(rows) < 8:
             continue
         a = F.normalize(z[rows, m].mean(dim=1), dim=1)
         b = F.normalize(z[rows, CONNECTION].mean(dim=1), dim=1)
-        loss = loss + F.cross_entropy(a @ b.T / 0.1, torch.arange(len(rows)))
+        loss = loss + F.cross_entropy(a @ b.T / 0.1, torch.arange(len(rows), device=z.device))
     return loss

@@ -90,7 +90,9 @@ class Progressed:
         network.load_state_dict({k: tensors[f"network.{k}"] for k in known})
         for i, parameter in enumerate(parameters):
             if f"{i}.step" in tensors:
-                optimiser.state[parameter] = {name: tensors[f"{i}.{name}"] for name in _MOMENTS}
+                optimiser.state[parameter] = {
+                    name: tensors[f"{i}.{name}"].to(parameter.device) for name in _MOMENTS
+                }
         for group, (rate, betas) in zip(optimiser.param_groups, groups, strict=True):
             group["lr"], group["betas"] = rate, betas
         schedule.last_epoch = done

@@ -174,8 +174,13 @@ def test_a_gpu_ranks_as_the_processor_does(of_a_network: Checkpoint) -> None:
         pytest.skip("no GPU here")
     windows = office(3000, seed=3, scan=300)
     here = detector_of(of_a_network, load_schema()).receive(block_of(windows))
+    exact = detector_of(of_a_network, load_schema(), device="cuda")
+    assert exact._resident is not None
+    exact._resident.exact = True  # in single precision
+    assert np.allclose(here.score, exact.receive(block_of(windows)).score, atol=2e-3)
     there = detector_of(of_a_network, load_schema(), device="cuda").receive(block_of(windows))
-    assert np.allclose(here.score, there.score, atol=2e-3)
+    # In bfloat16 by torch on a processor: .011 for 999 in 1,000, and .07 at a step of a small calibration sample.
+    assert np.quantile(np.abs(here.score - there.score), 0.99) < 0.01
 
 
 def test_a_table_that_grew_forgets_nothing_and_remembers_as_one_that_began_large(

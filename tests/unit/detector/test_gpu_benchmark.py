@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu import BOUNDS, COMPONENTS, measured
+from benchmarks.gpu import BOUNDS, measured
+from cmdana_plugin.detector.engines.resident import COMPONENTS
 
 
 @pytest.mark.slow
