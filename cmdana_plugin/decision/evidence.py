@@ -485,7 +485,7 @@ def _weigh(
             best = host[i] if role == 0 else 0.0
             if best >= limit[role] and last_open[slot] >= now:
                 last_open[slot] = max(last_open[slot], now + quiet)
-            if e[i] >= FIRM:  # how many are odd, of which the oddest thirty say nothing
+            if role == 0 and e[i] >= FIRM:  # how many are odd, of which the oddest thirty say nothing
                 k = len(sizes)
                 many[slot] = many[slot] * np.exp(-max(now - many_at[slot], 0.0) / BLOCK) + 1.0
                 many_at[slot] = now

@@ -32,7 +32,7 @@ SIZES: Final = (
     (3, 10, 30),
     (10, 30),
 )  # of each horizon, how many of the oddest connections are averaged
-STATISTICS: Final = sum(map(len, SIZES)) + 1  # and how many connections of an hour are `FIRM`, log10(1 + n)
+STATISTICS: Final = sum(map(len, SIZES)) + 1  # and, of originators, how many of an hour are `FIRM`
 KEPT: Final = 30  # the oddest connections of a host and horizon, which are all that is needed
 ABOVE: Final = 0.1  # share of blocks above the level that a tail begins at
 PARAMETERS: Final = 3  # of a tail: the level it begins at, its scale, its shape
@@ -85,17 +85,20 @@ def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[n
     return out
 
 
+# How many are odd in an hour follows from how many there are: nobody knows it before hours were seen.
+_UNKNOWN: Final = [99.0, 1.0, 0.0]
+
 # What holds until a checkpoint brings the tails of its own network: of hosts with uniform p-values, of whose
 # connections runs of four on average share one, thirty in the middle hour (`python -m benchmarks.null_evidence`).
 UNLEARNED: Final[Tails] = np.array([
     [
         [2.362, 0.497, 0.000], [2.182, 0.467, 0.001], [1.773, 0.373, 0.039], [1.210, 0.278, 0.000],
         [2.990, 0.438, 0.138], [2.613, 0.472, 0.000], [2.104, 0.319, 0.000], [1.268, 0.398, 0.023],
-        [0.504, 0.189, 0.075], [0.471, 0.290, 0.000], [1.603, 0.443, 0.049],
+        [0.504, 0.189, 0.075], _UNKNOWN, [1.559, 0.503, 0.000],
     ],
     [
         [2.094, 0.459, 0.000], [1.917, 0.423, 0.000], [1.499, 0.355, 0.006], [0.855, 0.217, 0.000],
         [2.813, 0.368, 0.097], [2.435, 0.301, 0.137], [1.875, 0.193, 0.069], [0.000, 0.050, 0.000],
-        [0.000, 0.050, 0.000], [0.000, 0.628, 0.000], [1.583, 0.358, 0.177],
+        [0.000, 0.050, 0.000], _UNKNOWN, [1.566, 0.398, 0.119],
     ],
 ])  # fmt: skip

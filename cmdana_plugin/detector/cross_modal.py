@@ -529,7 +529,7 @@ def detector_of(
     if checkpoint.detector == DEPENDENCY:
         from cmdana_plugin.detector.networks.dependency import DependencyNetwork
 
-        return DependencyNetwork(checkpoint, schema, salt, hosts, device, threads, spare)
+        return DependencyNetwork(checkpoint, schema, salt, hosts, "cpu", threads, spare)
     if checkpoint.detector == CROSS_MODAL:
         own = None if network is None or not _is_cross_modal(network) else network
         return CrossModal(checkpoint, schema, salt, hosts, device, threads, spare, own)
