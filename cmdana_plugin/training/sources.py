@@ -170,8 +170,8 @@ def train(
     `detector` is one of `DETECTORS`; None: `[model] detector`'s, or the one to start from, or dependency-network. The
     state of a cross-modal training is kept beside `out` until it is written: the same command goes on from there.
     `hardening` is one of `training.WAYS`, for what learns from labels, `rehearsals` one of `rehearsals.hiding.WAYS`;
-    `further_logs` has those in schema.yaml learned from too. Raises `CmdanaError` for material that cannot be used; `out` is then left
-    as it was.
+    `further_logs` has those in schema.yaml learned from too. Raises `CmdanaError` for material that cannot be
+    used; `out` is then left as it was.
     """
     report = Learned(str(out))
     recipe = Recipe(
