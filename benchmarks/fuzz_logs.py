@@ -60,7 +60,7 @@ STREAMS: Final[Streams] = {
         ("verdict", "string", "anomalous"), ("packet_reliance", "double", "0.25"),
         ("connection_reliance", "double", "0.25"), ("log_reliance", "double", "0.25"),
         ("state_reliance", "double", "0.25"), ("modalities", "set[string]", "packet,connection"),
-        ("reasons", "vector[string]", "many bytes,a rare port"), ("model", "string", "cmdana-2"),
+        ("reasons", "vector[string]", "many bytes,a rare port"), ("model", "string", "cmdana-3"),
     ),
     "notice": (
         *_ID, ("note", "enum", "CMDANA::Anomalous_Host"), ("msg", "string", "10.0.0.1 is behind 3 odd connections"),

@@ -355,7 +355,7 @@ def test_the_shapes_of_the_parameters_are_those_of_a_network() -> None:
 def test_the_model_that_ships_is_the_one_whose_digest_is_packed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert shipped_checkpoint().about["name"] == "cmdana-2"
+    assert shipped_checkpoint().about["name"] == "cmdana-3"
     other = checkpoints.Shipped("0" * 64, "[]")
     monkeypatch.setattr(checkpoints, "shipped_model", lambda: other)
     with pytest.raises(CmdanaError, match=rf"{DEFAULT_MODEL}: found SHA-256 .* expected 000000000000"):
