@@ -116,6 +116,7 @@ def _crowd(capture: Path) -> None:
 
 def _learned(capture: Path) -> None:
     from cmdana_plugin.behaviour import Bounds, Streams, flows_of
+    from cmdana_plugin.detector import CROSS_MODAL, DEPENDENCY
     from cmdana_plugin.training import Recipe, Recording, train
     from feature_extractors import concat
     from feature_extractors.features import encoded, load_schema
@@ -124,7 +125,8 @@ def _learned(capture: Path) -> None:
     streams = Streams(Bounds())
     streams.receive(flows_of(encoded(windows, load_schema()), 0))
     streams.matter(np.ones(1, np.uint64), np.zeros(1))
-    train([Recording("small", windows)], recipe=Recipe(epochs=1))
+    for detector in (DEPENDENCY, CROSS_MODAL):
+        train([Recording("small", windows)], recipe=Recipe(epochs=1, detector=detector))
 
 
 def _copies(capture: Path) -> Iterator[Windows]:

@@ -22,8 +22,8 @@ from feature_extractors.compiled.source_digest import code_digest
 def keep(folder: Path | None = None) -> int:
     """The number of functions kept, of those that numba's cache holds for modules loaded so far; 0 where none can be.
 
-    With them what `ready.remembered` has answered in this process. They replace what was kept in the folder, or in the
-    first of `ready.folders` that can be written.
+    With them what `ready.remembered` has answered, in this process or in those that kept it before. They replace what was
+    kept in the folder, or in the first of `ready.folders` that can be written.
     """
     made = wake().made
     functions, code = {}, bytearray()
@@ -46,7 +46,7 @@ def keep(folder: Path | None = None) -> int:
         "triple": triple,
         "features": [f[1:] for f in features.split(",") if f.startswith("+")],
         "functions": functions,
-        "values": ready.values,
+        "values": {**ready.kept_values(), **ready.values},
     }
     for place in [folder] if folder is not None else ready.folders():
         with contextlib.suppress(OSError):

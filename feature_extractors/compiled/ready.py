@@ -151,6 +151,11 @@ def remembered(name: str, of: str, make: Callable[[], Any]) -> Any:
     return kept
 
 
+def kept_values() -> dict[str, tuple[str, Any]]:
+    """What `remembered` finds kept: by name, of what and the answer."""
+    return {name: value for file in reversed(_files()) for name, value in file.values.items()}
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """A function's name in the file."""
     return f"{function.__module__}:{function.__qualname__}"

@@ -140,7 +140,8 @@ def load_schema(path: Path | None = None) -> Schema:
     where = "schema.yaml" if path is None else str(path)
     try:
         text = source.read_text(encoding="utf-8")
-        table = remembered("schema", hashlib.sha256(text.encode()).hexdigest(), lambda: _table(text))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        table = remembered("schema", digest, lambda: _table(text)) if path is None else _table(text)
     except (OSError, ValueError) as error:
         raise SchemaError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     try:

@@ -51,6 +51,8 @@ def test_what_a_command_is_said_to_compile_is_a_module_that_is_compiled() -> Non
     named = {name for text in source.values() for name in re.findall(r'say_if_it_compiles\("(\w+)"\)', text)}
     assert named
     assert [name for name in named if not re.search("^@entry", source.get(name, ""), re.M)] == []
+    if compiled.kept("tracker"):  # by `cmdana doctor --compile`, which leaves nothing out
+        assert [name for name in named if not compiled.kept(name)] == []
 
 
 def test_hosts_whose_evidence_was_let_go_are_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ def test_a_value_is_remembered_of_what_it_was_made_of_alone(folder: Path) -> Non
     assert ready.remembered("seven", "of another seven", lambda: 8) == 8
 
 
+def test_what_another_process_remembered_stays_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    for values in ({"one": ("a", 1), "two": ("b", 2)}, {"two": ("c", 3)}):
+        monkeypatch.setattr(ready, "values", values)
+        ready.forget()
+        keeping.keep()
+    found = ready.kept_values()
+    ready.forget()
+    assert {name: found[name] for name in ("one", "two")} == {"one": ("a", 1), "two": ("c", 3)}
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_nothing_is_compiled_any_more_after_everything_was(tmp_path: Path) -> None:
