@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 from typing import Final
 
@@ -64,10 +65,10 @@ def _of_ipv4(
     rows["src"], rows["dst"] = (np.where(turned, b, a) >> 16 for a, b in (sides, sides[::-1]))
     rows["sport"], rows["dport"] = (np.where(turned, b, a) for a, b in ((orig_p, resp_p), (resp_p, orig_p)))
     raw, width = rows.tobytes(), rows.itemsize
-    sha1, encode = hashlib.sha1, base64.b64encode
+    sha1, encode = hashlib.sha1, binascii.b2a_base64
     return np.array(
         [
-            b"1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest())
+            b"1:" + encode(sha1(raw[k : k + width], usedforsecurity=False).digest(), newline=False)
             for k in range(0, len(raw), width)
         ],
         _ID,

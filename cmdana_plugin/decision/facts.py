@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _RING: Final = 64  # intervals, and names, that are remembered
 _LIKE: Final = 0.3  # share of evident connections from which on those like them belong to an incident
 _BURST: Final = 50
 _FEW: Final = 12  # connections that stand for all
+_STRONGEST: Final = 24  # connections that are remembered for their evidence
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -50,35 +51,40 @@ class Strand:
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
-    def add(self, s: Seen, most: int = MOST) -> int:
+    def add(self, s: Seen, against: float, most: int = MOST) -> int:
         """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
-        v = s.verdict
-        before = len(self.targets) + len(self.sources) + len(self.ports)
-        self.first, self.last = min(self.first, v.ts), max(self.last, s.end)
+        v, targets, sources, ports = s.verdict, self.targets, self.sources, self.ports
+        before = len(targets) + len(sources) + len(ports)
+        ts, end, target, source = v.ts, s.end, v.resp_h, v.orig_h
+        self.first = min(self.first, ts)
+        self.last = max(self.last, end)
         self.connections += 1
-        if s.against >= 1.0:
+        if against >= 1.0:
             self.evident += 1
-            self.evidence += s.against - 1.0
+            self.evidence += against - 1.0
             self.latest.append(v.uid)
-        tally(self.targets, v.resp_h, most=most)
-        tally(self.sources, v.orig_h, most=most)
-        if len(self.ports) < most:
-            self.ports.add(f"{v.resp_p}/{v.proto}")
+        if target in targets or len(targets) < most:
+            targets[target] += 1
+        if source in sources or len(sources) < most:
+            sources[source] += 1
+        if len(ports) < most:
+            ports.add(f"{v.resp_p}/{v.proto}")
         self.sent += s.sent
         self.got += s.got
         if s.asked is not None:
             tally(self.accepted, s.asked, s.accepted)
             tally(self.refused, s.asked, s.refused)
-        if s.domain:
-            tally(self.domains, s.domain, most=_RING)
-            tally(self.bits, s.domain, round(s.bits), most=_RING)
+        domain = s.domain
+        if domain:
+            tally(self.domains, domain, most=_RING)
+            tally(self.bits, domain, round(s.bits), most=_RING)
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
         if s.persistence >= 1.0:
-            tally(self.kept, s.domain or v.resp_h, most=_RING)
+            tally(self.kept, domain or target, most=_RING)
             self.longest = max(self.longest, s.persistence)
-        self.begun.append(v.ts)
-        return len(self.targets) + len(self.sources) + len(self.ports) - before
+        self.begun.append(ts)
+        return len(targets) + len(sources) + len(ports) - before
 
     @property
     def target(self) -> str:
@@ -122,6 +128,9 @@ class Pair:
     uids: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # of the latest
 
 
+Taken: TypeAlias = tuple[Strand, Pair | None]  # what a connection was taken into
+
+
 @dataclass(slots=True)
 class Facts:
     """The strands of an incident, and what they have in common."""
@@ -140,58 +149,71 @@ class Facts:
     last: float = -math.inf
     held: int = 0  # ports, targets and sources told apart
 
-    def takes(self, s: Seen) -> bool:
-        """Whether a connection of one of the incident's hosts is of the incident and not of its ordinary use.
+    def take(self, s: Seen) -> Taken | None:
+        """Takes in a connection of one of the incident's hosts; None where it is of the host's ordinary use.
 
-        It is by itself, or is like others of which a good part are: tries to whomever, the same with the same host.
+        It is of the incident by itself, or is like others of which a good part are: tries to whomever, the same with
+        the same host.
         """
-        name = strand_of(s)
-        known = self.strands.get(name)
-        pair = self.pair_of(s)
+        against, name = s.against, strand_of(s)
+        key = name, self._other(s)
+        strand, pair = self.strands.get(name), self.pairs.get(key)
         if pair is not None:
             pair.connections += 1
-        if s.against >= FIRM:
-            return True
-        if name == TRIES and known is not None and known.evident >= 3:
-            return known.evident >= _LIKE * known.connections
-        return pair is not None and pair.evident >= _LIKE * pair.connections
+        if against < FIRM:
+            if name == TRIES and strand is not None and strand.evident >= 3:
+                if strand.evident < _LIKE * strand.connections:
+                    return None
+            elif pair is None or pair.evident < _LIKE * pair.connections:
+                return None
+        return self._added(s, against, key, strand, pair)
 
-    def pair_of(self, s: Seen) -> Pair | None:
-        """What is known of connections like this one with the same host."""
-        return self.pairs.get((strand_of(s), self._other(s)))
+    def add(self, s: Seen) -> Taken:
+        """Takes in a connection that is of the incident."""
+        name = strand_of(s)
+        key = name, self._other(s)
+        return self._added(s, s.against, key, self.strands.get(name), self.pairs.get(key))
+
+    def of(self, s: Seen) -> tuple[Strand | None, Pair | None]:
+        """What is known of connections like this one: the strand, and of that those with the same host."""
+        name = strand_of(s)
+        return self.strands.get(name), self.pairs.get((name, self._other(s)))
 
     def _other(self, s: Seen) -> str:
-        if s.domain and self.role == "originator":
-            return s.domain
-        return s.verdict.resp_h if self.role == "originator" else s.verdict.orig_h
+        if self.role == "originator":
+            return s.domain or s.verdict.resp_h
+        return s.verdict.orig_h
 
-    def add(self, s: Seen) -> None:
-        name = strand_of(s)
-        strand = self.strands.get(name)
+    def _added(
+        self, s: Seen, against: float, key: tuple[str, str], strand: Strand | None, pair: Pair | None
+    ) -> Taken:
+        name = key[0]
         if strand is None:
             if len(self.strands) >= _STRANDS:
                 least = min(self.strands, key=lambda k: self.strands[k].evidence)
                 gone = self.strands.pop(least)
                 self.held -= len(gone.targets) + len(gone.sources) + len(gone.ports)
             strand = self.strands[name] = Strand(name)
-        self.held += strand.add(s, MOST if self.held < _ROOM else 1)
+        self.held += strand.add(s, against, MOST if self.held < _ROOM else 1)
         self.connections += 1
-        self.first, self.last = min(self.first, s.verdict.ts), max(self.last, s.end)
-        if s.against >= 1.0:
+        uid, ts, end = s.verdict.uid, s.verdict.ts, s.end
+        self.first = min(self.first, ts)
+        self.last = max(self.last, end)
+        if against >= 1.0:
             self.evident += 1
-            pair = self.pair_of(s)
             if pair is not None:
                 pair.evident += 1
             elif len(self.pairs) < MOST:
-                pair = self.pairs[name, self._other(s)] = Pair()
+                pair = self.pairs[key] = Pair()
             if pair is not None:
-                pair.evidence += s.against - 1.0
-                pair.uids.append(s.verdict.uid)
+                pair.evidence += against - 1.0
+                pair.uids.append(uid)
             if s.component is not None:
                 tally(self.components, s.component)
-            self.strongest.append((s.against, s.verdict.uid))
-            if len(self.strongest) > 24:
-                self.strongest = sorted(self.strongest, reverse=True)[:12]
+            self.strongest.append((against, uid))
+            if len(self.strongest) > _STRONGEST:
+                self.strongest = sorted(self.strongest, reverse=True)[: _STRONGEST // 2]
+        return strand, pair
 
     def ordered(self) -> Sequence[Strand]:
         """The strands, those of most evidence first."""

@@ -280,21 +280,23 @@ class Decider:
         """The connections before the next alarm: those of open incidents to these, what is odd among the rest kept."""
         part = slice(begin, end)
         wanted = np.flatnonzero(((owner[part] >= 0) | (e[part] >= 1.0)) & ~rows.early[part]) + begin
-        for i, s in zip(wanted.tolist(), rows.seen(wanted.tolist()), strict=True):
-            case = self._by_place.get(int(owner[i])) if owner[i] >= 0 else None
+        at = wanted.tolist()
+        places, evidence, here = owner[wanted].tolist(), told[wanted].tolist(), ours[wanted].tolist()
+        for i, place, against, mine, s in zip(at, places, evidence, here, rows.seen(at), strict=True):
+            case = self._by_place.get(place) if place >= 0 else None
             if case is None:
                 self._past.keep(s)
-                if not ours[i] and self._elsewhere.takes(s):
+                if not mine and self._elsewhere.takes(s):
                     out.elsewhere.append(s)
-                self._remember_near(s.verdict.orig_h, float(told[i]))
+                self._remember_near(s.verdict.orig_h, against)
                 continue
-            if not case.facts.takes(s):
+            taken = case.facts.take(s)
+            if taken is None:
                 continue
             out.incident[i] = case.id
-            case.facts.add(s)
             case.until = s.end
-            case.evidence = max(case.evidence, float(told[i]))
-            notice = self._growth(case, s)
+            case.evidence = max(case.evidence, against)
+            notice = self._growth(case, s, *taken)
             if notice is not None:
                 out.notices.setdefault(i, []).append(notice)
 
@@ -352,7 +354,7 @@ class Decider:
         elif new:
             case.facts.add(s._replace(evidence=max(s.evidence, 1.0)))
         self.suppressed += resumed
-        notice = self._told(case, s) if new else self._growth(case, s)
+        notice = self._told(case, s) if new else self._growth(case, s, *case.facts.of(s))
         if notice is not None:
             out.notices.setdefault(row, []).append(notice)
 
@@ -377,31 +379,33 @@ class Decider:
                 return case
         return None
 
-    def _growth(self, case: _Case, s: Seen) -> Notice | None:
-        """A notice where an incident has grown or reaches tenfold, or is by now known for what it is."""
-        n, news = case.facts.connections, self._news(case, s)
+    def _growth(self, case: _Case, s: Seen, strand: Strand | None, pair: Pair | None) -> Notice | None:
+        """A notice where an incident has grown or reaches tenfold, or is by now known for what it is.
+
+        `strand` and `pair` are what is known of connections like `s`: of an early verdict, which is not counted, there
+        may be none.
+        """
+        facts = case.facts
+        n, news = facts.connections, self._news(case, s, strand, pair)
         if case.kind == UNUSUAL and len(case.hosts) >= _COMMON and (news is None or news.told):
             return None  # a surge or a roll-out: once is enough
         if news is not None:
             return self._told(case, s, news.uids)
-        # An early verdict is not counted: there may be no strand of what it is about.
-        strand = case.facts.strands.get(strand_of(s))
-        if strand is not None and (case.facts.reach >= _GROWTH * case.reach or self._faster(case, strand, s)):
+        if strand is not None and (facts.reach >= _GROWTH * case.reach or self._faster(case, strand, s)):
             return self._told(case, s, strand.latest)
         if n >= _GROWTH * case.told:
             return self._told(case, s)
         if case.kind == UNUSUAL and n >= 1.5 * case.looked:
             case.looked = n
-            if named(case.facts, self._setting(case), 1).kind != UNUSUAL:
+            if named(facts, self._setting(case), 1).kind != UNUSUAL:
                 return self._told(case, s)
         return None
 
-    def _news(self, case: _Case, s: Seen) -> Pair | None:
+    def _news(self, case: _Case, s: Seen, strand: Strand | None, pair: Pair | None) -> Pair | None:
         """What the host by now does beside what was told, or to somebody else after a while."""
-        pair = case.facts.pair_of(s)
-        if pair is None or pair.evidence < max(_NEWS, _GROWTH * pair.told):
+        if strand is None or pair is None or pair.evidence < max(_NEWS, _GROWTH * pair.told):
             return None
-        last, known = case.strands_told.get((strand_of(s), s.verdict.orig_h), (-math.inf, 0.0))
+        last, known = case.strands_told.get((strand.name, s.verdict.orig_h), (-math.inf, 0.0))
         since = abs(s.end - last)
         new = since > self._quiet or pair.evidence >= _GROWTH * known
         again = since > self._quiet / 2 and pair.evidence >= known / 2  # as hard, to another
@@ -420,7 +424,7 @@ class Decider:
         incident, known = self._described(case)
         if news:
             incident = replace(incident, news=True, uids=tuple(news))
-        this = case.facts.pair_of(s)
+        _, this = case.facts.of(s)
         for (strand, _), pair in case.facts.pairs.items():
             if pair.evidence >= _NEWS / 2 or pair is this:
                 pair.told = pair.evidence

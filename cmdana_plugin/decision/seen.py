@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.tails import LEAST, MOST
-from cmdana_plugin.decision.verdict import Verdict, Verdicts
+from cmdana_plugin.decision.verdict import Verdict, Verdicts, made_of
 from cmdana_plugin.detector import BENIGN, PERSISTENCE
 from feature_extractors import CONN_STATES, Stage, addresses_of
 from feature_extractors.features import load_schema
@@ -83,23 +84,24 @@ class Retries:
     """Which attempts only repeat one that was refused: a program that wants a server back asks many times a minute."""
 
     def __init__(self) -> None:
-        self._counted: OrderedDict[tuple[bytes, bytes, int], float] = (
-            OrderedDict()
-        )  # network time of the last
+        self._counted: OrderedDict[bytes, float] = OrderedDict()  # network time of the last
 
     def of(self, rows: Rows, e: NDArray[np.float64]) -> NDArray[np.int64]:
         """Of connections with the evidence `e` [n], those whose pair and port counted less than a minute before."""
-        again = []
-        for i in np.flatnonzero(rows.rejected & (e >= LEAST)).tolist():
-            key = rows.orig[i].tobytes(), rows.resp[i].tobytes(), int(rows.port[i])
-            now = float(rows.end[i])
-            if abs(now - self._counted.get(key, -np.inf)) < _RETRY_SECONDS:
+        at, again = np.flatnonzero(rows.rejected & (e >= LEAST)), []
+        if not len(at):
+            return at
+        port = rows.port[at].astype(">u4")[:, None].view(np.uint8)
+        keys = np.concatenate([rows.orig[at], rows.resp[at], port], axis=1).view("V36").ravel().tolist()
+        counted = self._counted
+        for i, key, now in zip(at.tolist(), keys, rows.end[at].tolist(), strict=True):
+            if abs(now - counted.get(key, -math.inf)) < _RETRY_SECONDS:
                 again.append(i)
                 continue
-            self._counted[key] = now
-            self._counted.move_to_end(key)
-            if len(self._counted) > _MOST_RETRIES:
-                self._counted.popitem(last=False)
+            counted[key] = now
+            counted.move_to_end(key)
+            if len(counted) > _MOST_RETRIES:
+                counted.popitem(last=False)
         return np.array(again, np.int64)
 
 
@@ -155,7 +157,7 @@ def rows_of(
         told = [asked[k - 1] if 0 < k <= len(asked) else None for k in told_by[at].tolist()]
         names = [domain[i][:MAX_NAME] for i in rows]
         more = told, names, bits[at].tolist(), oddest(rows), persistence[at].tolist()
-        return list(map(Seen, verdicts.rows(rows), *columns, *more))
+        return made_of(Seen, verdicts.rows(rows), *columns, *more)
 
     def pair(i: int) -> tuple[str, str, int, str]:
         return verdicts.orig_h[i], verdicts.resp_h[i], int(verdicts.resp_p[i]), verdicts.proto[i]

@@ -22,8 +22,8 @@ from feature_extractors.compiled.source_digest import code_digest
 def keep(folder: Path | None = None) -> int:
     """The number of functions kept, of those that numba's cache holds for modules loaded so far; 0 where none can be.
 
-    With them what `ready.remembered` has answered, in this process or in those that kept it before. They replace what was
-    kept in the folder, or in the first of `ready.folders` that can be written.
+    With them what `ready.remembered` has answered, here or in a process that kept it before. They replace what was kept
+    in the folder, or in the first of `ready.folders` that can be written.
     """
     made = wake().made
     functions, code = {}, bytearray()
