@@ -35,8 +35,9 @@ from feature_extractors.compiled import entry, hashed, helper, new_key
 
 BLOCK: Final = 3600.0  # seconds of a host's hour
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
-_CROWD: Final = 10  # hosts from which on there is a middle one
-_MIDDLE: Final = 0.5  # what the evidence against it comes to in most hours, at most
+_CROWD: Final = 10  # hosts from which on it is known what nearly everybody does
+_FEW: Final = 0.25  # share of hosts that may do less: intruders move the middle one, where they are many
+_CALM: Final = 0.5  # what the evidence against the others comes to in most hours, at most
 _CHANCE: Final = 0.5  # -log10 of how far beyond one in m the most of m hours is by chance
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
@@ -262,7 +263,7 @@ class Evidence:
         self.limits[:] = limit
 
     def everybody(self, role: int) -> float:
-        """How much more than in other hours the middle host is odd in this one, or was in the one before.
+        """How much more than in other hours three in four hosts are odd in this one, or were in the one before.
 
         So it is in a surge, after a roll-out, and always where the model does not fit. Hosts with an incident are no
         crowd: at an hour's beginning they would be half of those that have been seen.
@@ -271,7 +272,7 @@ class Evidence:
 
     def _crowd(self, role: int) -> float:
         seen = self._rarest[(self._active > 1) & (self._role == role) & (self.last_open == -np.inf)]
-        return max(float(np.median(seen)) - _MIDDLE, 0.0) if len(seen) >= _CROWD else 0.0
+        return max(float(np.quantile(seen, _FEW)) - _CALM, 0.0) if len(seen) >= _CROWD else 0.0
 
     def active(self) -> int:
         """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""

@@ -248,6 +248,21 @@ def test_hosts_with_an_incident_are_no_crowd_that_hides_another() -> None:
     assert len({n.identifier for n in notices(decider, new)} - told) == 1
 
 
+def test_an_hour_in_which_half_of_the_hosts_do_something_odd_hides_nobody() -> None:
+    odd = [
+        connection(3 * HOUR + 60.0 * k + host, 5e-3, orig=f"10.1.0.{host}", resp=f"198.18.0.{host}", port=443)
+        for host in range(24)
+        for k in range(12)
+    ]
+    new = [
+        connection(3 * HOUR + 1800.0 + k, 0.01, orig="10.1.0.30", resp="203.0.113.99", port=443)
+        for k in range(40)
+    ]
+    decider = Decider(Budget(), Incident())
+    notices(decider, [*office(4), *odd, *new])
+    assert "10.1.0.30" in [i.host for i in decider.incidents()]
+
+
 def attempts(begin: float, every: float, n: int = 40) -> list[Seen]:
     return [connection(begin + every * k, 0.02, port=8080, tried=True) for k in range(n)]
 
