@@ -57,7 +57,9 @@ def judge_of(threads: int, first: Encoded) -> Judge:
     before = state_of(loaded.detector)
     loaded.detector.receive(first)
     restore_to(loaded.detector, before)
-    return Judge(loaded.detector, Config(), loaded.tails, adapting=True, key=loaded.key)
+    return Judge(
+        loaded.detector, Config(), loaded.tails, adapting=True, key=loaded.key, at_home=loaded.at_home
+    )
 
 
 def stages(blocks: Sequence[Encoded], threads: int) -> dict[str, Callable[[], Callable[[], object]]]:

@@ -180,7 +180,7 @@ def paper(archive: Path, model: str) -> None:
     whole, scores = of(Turn(1, 1))
     state_alone, _ = of(Turn(2, 1))  # whose turn never comes
     brought = load_detector_of(config, threads=1)
-    judge = Judge(brought.detector, config, brought.tails, adapting=True)
+    judge = Judge(brought.detector, config, brought.tails, adapting=True, at_home=brought.at_home)
     with tempfile.TemporaryDirectory() as folder:
         logs = LogFolder(Path(folder), lambda f, s: LogWriter(f, s, "tsv"), (CMDANA, NOTICE))
         began = time.process_time()

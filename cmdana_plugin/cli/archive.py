@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cmdana_plugin.cli.judging import load_detector_of, schema_of_model, state_path
+from cmdana_plugin.cli.judging import judge_of, load_detector_of, schema_of_model, state_path
 from cmdana_plugin.cli.options import (
     ConfigOption,
     JsonOption,
@@ -130,9 +130,7 @@ def _loaded(settings: Config, model: Path | None, threads: int, turn: Turn) -> L
 
 
 def _judge(settings: Config, loaded: Loaded) -> Judge:
-    from cmdana_plugin.decision import Judge
-
-    return Judge(loaded.detector, settings, loaded.tails, adapting=True, key=loaded.key)
+    return judge_of(loaded, settings)
 
 
 @app.command(

@@ -55,6 +55,7 @@ def load_detector_of(
         WithSiteHistory,
         device_of,
         fingerprint,
+        learned_here,
         load_detector,
         share_cores,
         share_of,
@@ -88,7 +89,10 @@ def load_detector_of(
         "model": detector.name,
         "cmdana": importlib.metadata.version("cmdana"),
     }
-    return Loaded(judging, detector.checkpoint.incidents, about, evidence_key(salt))
+    checkpoint = detector.checkpoint
+    return Loaded(
+        judging, checkpoint.incidents, about, evidence_key(salt), at_home=learned_here(checkpoint.weights)
+    )
 
 
 def model_path(config: Config, model: Path | None) -> Path | None:
@@ -117,10 +121,14 @@ def _promoted(config: Config, salt: int) -> Path | None:
 
 def load_judge(config: Config, model: Path | None = None, spare: Callable[[], bool] | None = None) -> Judge:
     """The judge for a configuration; else as `load_detector_of`."""
+    return judge_of(load_detector_of(config, model, spare), config)
+
+
+def judge_of(loaded: Loaded, config: Config) -> Judge:
+    """The judge of a loaded detector."""
     from cmdana_plugin.decision import Judge
 
-    loaded = load_detector_of(config, model, spare)
-    return Judge(loaded.detector, config, loaded.tails, adapting=True, key=loaded.key)
+    return Judge(loaded.detector, config, loaded.tails, adapting=True, key=loaded.key, at_home=loaded.at_home)
 
 
 def have_compiled(judge: Judge) -> None:
@@ -135,11 +143,8 @@ def load_with_origin(
     config: Config, model: Path | None = None, spare: Callable[[], bool] | None = None
 ) -> tuple[Judge, Mapping[str, str]]:
     """The judge as `load_judge`, and what a state has to agree with."""
-    from cmdana_plugin.decision import Judge
-
     loaded = load_detector_of(config, model, spare)
-    judge = Judge(loaded.detector, config, loaded.tails, adapting=True, key=loaded.key)
-    return judge, loaded.about
+    return judge_of(loaded, config), loaded.about
 
 
 @contextmanager

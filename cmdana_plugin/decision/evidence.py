@@ -35,9 +35,12 @@ from feature_extractors.compiled import entry, hashed, helper, new_key
 
 BLOCK: Final = 3600.0  # seconds of a host's hour
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
-_CROWD: Final = 10  # hosts from which on it is known what nearly everybody does
-_FEW: Final = 0.25  # share of hosts that may do less: intruders move the middle one, where they are many
-_CALM: Final = 0.5  # what the evidence against the others comes to in most hours, at most
+_CROWD: Final = 10  # hosts from which on it is known what everybody does
+# Share of hosts that may do less in an hour in which everybody does more. Many intruders move the middle one; but away
+# from home it tells how far the model does not fit.
+_FEW: Final = 0.25
+_HALF: Final = 0.5
+_CALM: Final = 0.5  # what the evidence against the next host comes to in most hours, at most
 _CHANCE: Final = 0.5  # -log10 of how far beyond one in m the most of m hours is by chance
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
@@ -66,17 +69,24 @@ class Evidence:
     """
 
     def __init__(
-        self, tails: Tails | None, hosts: int, quiet: float, key: tuple[int, int] | None = None
+        self,
+        tails: Tails | None,
+        hosts: int,
+        quiet: float,
+        key: tuple[int, int] | None = None,
+        *,
+        at_home: bool = False,
     ) -> None:
         """For so many `hosts` at most; an incident is over `quiet` seconds after what kept it open.
 
         `key` is that of the hashes of hosts, a new one where there is none. Where nobody has learned `tails`, those of
-        originators follow the days that are over.
+        originators follow the days that are over. The detector is `at_home` where it has learned this network.
         """
         self.forgotten = 0  # hosts let go, or not taken in, to keep the bound
         self.limit = math.inf  # -log10 of the share of hosts' hours
         self.limits = np.full(ROLES, np.inf)  # the same by role, in an hour in which everybody is odd more
         self.last_open = np.full(hosts, -np.inf)  # network time until which the host's incident is open
+        self._few = _FEW if at_home else _HALF
         self._follows = tails is None
         self._tails = UNLEARNED.copy() if tails is None else tails
         self._quiet = quiet
@@ -263,7 +273,7 @@ class Evidence:
         self.limits[:] = limit
 
     def everybody(self, role: int) -> float:
-        """How much more than in other hours three in four hosts are odd in this one, or were in the one before.
+        """How much more than in other hours everybody is odd in this one, or was in the one before.
 
         So it is in a surge, after a roll-out, and always where the model does not fit. Hosts with an incident are no
         crowd: at an hour's beginning they would be half of those that have been seen.
@@ -272,7 +282,7 @@ class Evidence:
 
     def _crowd(self, role: int) -> float:
         seen = self._rarest[(self._active > 1) & (self._role == role) & (self.last_open == -np.inf)]
-        return max(float(np.quantile(seen, _FEW)) - _CALM, 0.0) if len(seen) >= _CROWD else 0.0
+        return max(float(np.quantile(seen, self._few)) - _CALM, 0.0) if len(seen) >= _CROWD else 0.0
 
     def active(self) -> int:
         """Hosts' hours with more than one connection that was evidence, in the hour that is being counted."""

@@ -113,11 +113,13 @@ class Decider:
         incident: Incident,
         tails: Tails | None = None,
         key: tuple[int, int] | None = None,
+        *,
+        at_home: bool = False,
     ) -> None:
         self.threshold = threshold(budget)
         self.suppressed = 0  # incidents that went on after they had grown quiet, and were not noticed anew
         self.allowed = 0  # connections on the allow-list that else would have counted
-        self.evidence = Evidence(tails, incident.max_hosts, incident.quiet, key)
+        self.evidence = Evidence(tails, incident.max_hosts, incident.quiet, key, at_home=at_home)
         self._budget = budget
         self._quiet = incident.quiet
         self._allow = AllowList(budget.allow)

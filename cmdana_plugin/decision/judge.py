@@ -64,16 +64,16 @@ class Judge:
 
     def __init__(
         self, detector: Detector, config: Config, tails: Tails | None = None, *, adapting: bool = False,
-        key: tuple[int, int] | None = None,
+        key: tuple[int, int] | None = None, at_home: bool = False,
     ) -> None:  # fmt: skip
         """`tails` say how rare evidence against a host is on the network that was learned; None: nobody has learned.
 
         Where it is `adapting`, the p-values of verdicts follow the stream as `[adaptation]` says. Evidence against
         hosts does not: its tails are another calibration, and doing both costs incidents. `key` is that of its hashes,
-        so that the states of several judges of a site can be merged.
+        so that the states of several judges of a site can be merged. `at_home`: the detector has learned this network.
         """
         self.detector = detector
-        self.decider = Decider(config.verdict, config.incident, tails, key)
+        self.decider = Decider(config.verdict, config.incident, tails, key, at_home=at_home)
         self.watch = Watch(config, COMPONENT_WORDS)
         mode = config.adaptation.mode
         self.adaptation = Adaptation(

@@ -94,6 +94,7 @@ from .scores import significant as significant
 from .scores import state_of as state_of
 from .scores import taken as taken
 from .site_history import WithSiteHistory as WithSiteHistory
+from .site_history import learned_here as learned_here
 from .site_history import share_of as share_of
 from .soundness import COMPONENTS as COMPONENTS
 from .soundness import Unsound as Unsound

@@ -78,9 +78,14 @@ _SHARE_LEARNED_ELSEWHERE: Final = 0.5
 _SHARE_LEARNED_HERE: Final = 0.1
 
 
+def learned_here(weights: Container[str]) -> bool:
+    """Whether a model with these components has learned the network that it judges: only the shipped knows attacks."""
+    return "attack" not in weights
+
+
 def share_of(weights: Container[str]) -> float:
     """The share of the false-alarm rate, 0..1, that the site's history has beside a model with these components."""
-    return _SHARE_LEARNED_ELSEWHERE if "attack" in weights else _SHARE_LEARNED_HERE
+    return _SHARE_LEARNED_HERE if learned_here(weights) else _SHARE_LEARNED_ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)

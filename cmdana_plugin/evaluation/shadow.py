@@ -79,10 +79,11 @@ class Comparison:
 
 
 def outcome(
-    detector: Detector, tails: NDArray[np.float64] | None, config: Config, before: Encoded, trial: Trial
-) -> Outcome:
+    detector: Detector, tails: NDArray[np.float64] | None, config: Config, before: Encoded, trial: Trial,
+    *, at_home: bool = False,
+) -> Outcome:  # fmt: skip
     """What a detector that has just begun comes to in the trial, with the day `before` as its past."""
-    judge = Judge(detector, config, tails)
+    judge = Judge(detector, config, tails, at_home=at_home)
     for _ in judge.judged(_blocks(before)):
         pass
     c = trial.windows.connections
@@ -151,7 +152,7 @@ def propose(
     for k, model in enumerate((present, lineage.shadow)):
         progress("trying both models", k / 2)
         loaded = load(model)
-        came.append(outcome(loaded.detector, loaded.tails, config, before, trial))
+        came.append(outcome(loaded.detector, loaded.tails, config, before, trial, at_home=loaded.at_home))
     beside = Comparison(came[0], came[1], config.verdict.alerts_per_day)
     return lineage.propose(beside.words(), beside.refusal)
 

@@ -57,6 +57,7 @@ class Loaded(NamedTuple):
     tails: NDArray[np.float64] | None  # of evidence against hosts
     about: Mapping[str, str]  # what a state has to agree with
     key: tuple[int, int] | None = None  # of the judge's hashes of hosts
+    at_home: bool = False  # it has learned the network that it judges
 
 
 Load = Callable[[Turn], Loaded]  # the detector that scores one part
@@ -88,14 +89,19 @@ class Scorer:
     """A detector that scores its turns of every block. Raises `CmdanaError` where there is none."""
 
     def __init__(self, load: Load, turn: Turn) -> None:
-        self._detector, self._tails, self._about, self._key = load(turn)
+        self._detector, self._tails, self._about, self._key, self._at_home = load(turn)
         self._turn = turn
         self._held: dict[int, tuple[Encoded, Scores]] = {}
 
     def hello(self) -> tuple[dict[str, Any], Columns]:
         """What whoever shares the work out has to know of it."""
         words, columns = packed_arrays({} if self._tails is None else {"tails": self._tails})
-        about = {"schema": self._detector.schema_digest, "about": dict(self._about), "key": self._key}
+        about = {
+            "schema": self._detector.schema_digest,
+            "about": dict(self._about),
+            "key": self._key,
+            "at_home": self._at_home,
+        }
         return {"name": self._detector.name, **about, **words}, columns
 
     def answer(self, kind: str, value: Any, data: NDArray[np.uint8]) -> tuple[Any, Columns]:

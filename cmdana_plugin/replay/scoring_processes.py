@@ -72,7 +72,7 @@ class ScoringProcesses:
                     raise ScoringError(f"part {turn} has another {name}: {found}, expected {expected}")
         tails = arrays_of(about, data).get("tails")
         self.name, self.schema_digest = about["name"], about["schema"]
-        return Loaded(self, tails, about["about"], about["key"])
+        return Loaded(self, tails, about["about"], about["key"], about["at_home"])
 
     def receive(self, windows: Encoded) -> Scores:
         """The scores of a block; each process scores its part of it."""

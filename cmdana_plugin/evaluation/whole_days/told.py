@@ -112,6 +112,7 @@ class Learned:
 
     begin: Callable[[], Detector]
     tails: Floats | None
+    at_home: bool = True  # it has learned the network
 
 
 def _mute() -> Detector:
@@ -148,11 +149,12 @@ def begun(made: Checkpoint) -> Callable[[], Detector]:
 
 def _as_shipped(lesson: Lesson, seed: int) -> Learned:
     made = shipped_checkpoint()
-    return Learned(begun(made), made.incidents)
+    return Learned(begun(made), made.incidents, at_home=False)
 
 
 def _calibrated(lesson: Lesson, seed: int) -> Learned:
-    return _with_tails(begun(recalibrate(shipped_checkpoint(), lesson.held)), lesson.held)
+    made = recalibrate(shipped_checkpoint(), lesson.held)
+    return replace(_with_tails(begun(made), lesson.held), at_home=False)
 
 
 def _learned(
@@ -262,7 +264,10 @@ class Judged:
         self.shipped = multiples.index(1.0)
         self._begin = learned.begin
         self._detector = learned.begin()
-        self._judges = [Judge(_mute(), _with_budget(config, -level), learned.tails) for level in self.levels]
+        self._judges = [
+            Judge(_mute(), _with_budget(config, -level), learned.tails, at_home=learned.at_home)
+            for level in self.levels
+        ]
 
     def warm(self, past: Encoded) -> None:
         """Shows connections that are not counted."""

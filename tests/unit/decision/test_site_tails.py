@@ -56,9 +56,9 @@ def told(tails: Tails | None, *days: list[Seen]) -> list[str]:
 
 def test_on_a_calm_site_less_evidence_is_an_incident_from_the_second_day_on() -> None:
     calm = [day(0, 0.5), day(1, 0.5)]
-    assert len(told(None, *calm)) <= 1, "one a day is what the budget allows"
-    assert "10.200.0.1" not in told(None, *calm, attempt(0))
-    assert "10.200.0.1" in told(None, *calm, attempt(1))
+    assert told(None, *calm) == []
+    assert told(None, *calm, attempt(0)) == []
+    assert told(None, *calm, attempt(1)) == ["10.200.0.1"]
 
 
 def test_on_a_site_that_the_model_does_not_fit_more_evidence_is_needed_from_the_second_day_on() -> None:
