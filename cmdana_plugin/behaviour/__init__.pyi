@@ -1,6 +1,7 @@
 from .detector import has_direction as has_direction
 from .detector import is_known as is_known
 from .detector import with_behaviour_beside as with_behaviour_beside
+from .fields import names as names
 from .flows import Flows as Flows
 from .flows import concat_flows as concat_flows
 from .flows import flow_rows as flow_rows

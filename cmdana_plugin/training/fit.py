@@ -246,7 +246,8 @@ def _with_behaviour(
         parts = [c for c in (corpus, held) if c is not None]
         normal = normal_of(parts, 1.0 if held is not None else 1.0 - CALIBRATION_FRACTION, salt is not None)
         bounds = Bounds() if hosts is None else Bounds(hosts)
-        elsewhere = behaviour_of(shipped_checkpoint()) if salt is not None else None
+        alone = salt is None or recipe.blind_to is not None
+        elsewhere = None if alone else behaviour_of(shipped_checkpoint())
         learned = fit_behaviour(
             normal,
             seed=recipe.seed,
@@ -254,6 +255,7 @@ def _with_behaviour(
             bounds=bounds,
             beside=elsewhere.trees if elsewhere else None,
             hiding=recipe.rehearsals,
+            blind_to=recipe.blind_to or (),
             progress=progress,
         )
     if learned is None and init is not None:

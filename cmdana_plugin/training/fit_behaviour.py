@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +20,7 @@ from cmdana_plugin.behaviour import (
     has_direction,
     is_known,
     mark_of,
+    names,
     take_flows,
 )
 from cmdana_plugin.detector import Trees, averaged, fit_tail, fit_trees
@@ -113,6 +114,7 @@ def fit_behaviour(
     trees: int = _TREES,
     beside: Trees | None = None,
     hiding: str = PLAIN,
+    blind_to: Collection[str] = (),
     progress: Progress = lambda _what, _share: None,
 ) -> Behaviour | None:
     """What is learned of the recordings; None where there is too little normal traffic.
@@ -120,16 +122,18 @@ def fit_behaviour(
     With the `salt` under which its hosts are told, the past of the last recording goes along: it is the site's own.
     The same recordings and seed give the same `trees`, so many in each of two courses. What is learned here and what
     was learned elsewhere (`beside`) have one word each: a day of a small site is too little to stand on alone.
-    `hiding` is one of `rehearsals.hiding.WAYS`. Raises `CmdanaError` where LightGBM is not installed.
+    `hiding` is one of `rehearsals.hiding.WAYS`; fields that it is `blind_to` are unset in what is learned from. Raises
+    `CmdanaError` where LightGBM is not installed.
     """
     bounds = bounds or Bounds()
     recordings = [r for r in recordings if len(r)]
     if sum(int(r.normal[: r.learned].sum()) for r in recordings) < _LEAST_NORMAL:
         return None
+    unset = [i for i, name in enumerate(names()) if name in blind_to]
     forests, lessons = [], []
     for course in range(_COURSES):
         lessons = _course(
-            recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds, hiding
+            recordings, np.random.default_rng((seed, course)), seed, bounds, kinds, rounds, hiding, unset
         )
         progress("behaviour", (course + 0.5) / (_COURSES + 0.5))
         forests.append(fit_lessons(lessons, seed, trees))
@@ -148,6 +152,7 @@ def _course(
     kinds: Sequence[str],
     rounds: int,
     hiding: str,
+    unset: Sequence[int],
 ) -> list[Lesson]:
     """Lessons, each harder in what a model of those before it sees."""
     curriculum = Curriculum.begin()
@@ -155,6 +160,7 @@ def _course(
     draft: Trees | None = None
     for turn in range(rounds):
         lesson = lesson_of(recordings, rng, curriculum, bounds, kinds, rounds, hiding, draft)
+        lesson.table[:, unset] = np.nan
         if turn < rounds - 1 and turn % 2 == 1:
             draft = fit_lessons(lessons, seed, _DRAFT_TREES)
             curriculum = curriculum.after(recall(draft, lesson))

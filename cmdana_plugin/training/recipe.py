@@ -81,5 +81,7 @@ class Recipe:
     detector: str = DEPENDENCY  # one of `DETECTORS`
     hardening: str = "plain"  # of trees against an attacker's changes, one of `training.WAYS`
     rehearsals: str = "plain"  # how those that behaviour learns from hide, one of `rehearsals.hiding.WAYS`
+    # Ablations: fields that behaviour is not told, and nothing that was learned elsewhere; None: all of both.
+    blind_to: tuple[str, ...] | None = None
     further_logs: bool = False  # whether the logs under `further` in schema.yaml are learned from
     balancing: str = "weights"  # of the head of a detector over fields, one of `BALANCING`

@@ -6,6 +6,7 @@ score for peers. One of them is how it ships.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.behaviour import behaviour_of, with_behaviour, with_behaviour_beside
+from cmdana_plugin.behaviour import behaviour_of, names, with_behaviour, with_behaviour_beside
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
 from cmdana_plugin.decision import Judged as Decided
@@ -158,9 +159,13 @@ def _calibrated(lesson: Lesson, seed: int) -> Learned:
 
 
 def _learned(
-    lesson: Lesson, seed: int, behaviour: bool = True, rehearsals: str = "plain", detector: str = DEPENDENCY
-) -> Learned:
-    recipe = Recipe(seed=seed, trees=False, behaviour=behaviour, rehearsals=rehearsals, detector=detector)
+    lesson: Lesson, seed: int, behaviour: bool = True, rehearsals: str = "plain", detector: str = DEPENDENCY,
+    blind_to: str | None = None,
+) -> Learned:  # fmt: skip
+    blind = None if blind_to is None else tuple(n for n in names() if blind_to and re.search(blind_to, n))
+    recipe = Recipe(
+        seed=seed, trees=False, behaviour=behaviour, rehearsals=rehearsals, detector=detector, blind_to=blind
+    )
     return _with_tails(begun(train(lesson.train, lesson.held, recipe=recipe, salt=0)), lesson.held)
 
 
@@ -178,6 +183,19 @@ class Kind:
     asked: bool = False  # whether it is measured only where it is asked for by name
 
 
+_ALONE: Final = "cmdana, own behaviour"
+# Fields of behaviour, by their names: what logs say came of it, what an entity itself usually does, and the two clocks.
+_PARTS: Final[Mapping[str, tuple[str, str]]] = {
+    _ALONE: ("the same, its behaviour without the trees that were learned elsewhere", ""),
+    f"{_ALONE}, without outcomes": ("and not told what was refused or accepted", "refused|accepted"),
+    f"{_ALONE}, without own usual": ("and not told what the entity itself usually does", "_vs_"),
+    f"{_ALONE}, slow clock alone": (
+        "and not told of the last minutes", "_1m|_10m|_gain|_evidence|_interval|_beat|_cv|_idle|_minutes|_tens",
+    ),
+    f"{_ALONE}, fast clock alone": (
+        "and not told of days", "_1d|_1w|_slow|_gain|_evidence|_surprise|_bits|_young|_vs_|_age|_seen|_share",
+    ),
+}  # fmt: skip
 OURS: Final[Mapping[str, Kind]] = {
     "cmdana as shipped": Kind("the shipped model, nothing learned here", _as_shipped, seeded=False),
     "cmdana calibrated": Kind(
@@ -200,6 +218,10 @@ OURS: Final[Mapping[str, Kind]] = {
         partial(_learned, rehearsals="searched"),
         asked=True,
     ),
+    **{
+        name: Kind(words, partial(_learned, blind_to=fields), asked=True)
+        for name, (words, fields) in _PARTS.items()
+    },
 }
 CHIEF: Final = "cmdana"  # the one that speaks for the product
 

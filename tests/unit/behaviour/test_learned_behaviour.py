@@ -25,6 +25,7 @@ from cmdana_plugin.behaviour import (
     concat_flows,
     ending_before,
     flows_of,
+    names,
     take_flows,
     with_behaviour,
     with_behaviour_beside,
@@ -115,6 +116,22 @@ def test_the_same_seed_learns_the_same() -> None:
     assert np.array_equal(a.trees.value, b.trees.value)
     assert np.array_equal(a.known.order, b.known.order)
     assert not np.array_equal(a.trees.value, c.trees.value)
+
+
+def test_a_model_asks_no_field_that_it_was_blind_to() -> None:
+    flows = usual(1)
+    n = len(flows)
+    normal = [Normal(flows, np.ones(n, np.bool_), int(0.8 * n))]
+    blind = {name for name in names() if name.startswith("host_")}
+
+    def asked(made: Behaviour | None) -> set[str]:
+        assert made is not None
+        trees = made.trees
+        inner = trees.left != np.arange(len(trees.left))
+        return {names()[f] for f in trees.feature[inner].tolist()}
+
+    assert asked(fit_behaviour(normal, rounds=2, trees=40)) & blind
+    assert not asked(fit_behaviour(normal, rounds=2, trees=40, blind_to=blind)) & blind
 
 
 def test_a_kind_that_was_never_rehearsed_is_seen_all_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from made_windows import changed, is_scan, office
 
+from cmdana_plugin.behaviour import names
 from cmdana_plugin.config import Config
 from cmdana_plugin.evaluation.command import load_findings, save_findings
 from cmdana_plugin.evaluation.page import SECTIONS, write_pages
-from cmdana_plugin.evaluation.whole_days import measure
+from cmdana_plugin.evaluation.whole_days import measure, told
 from cmdana_plugin.evaluation.whole_days import page as of_days
 from cmdana_plugin.evaluation.whole_days.alarms import Stretch, Truth, attacks_of
 from cmdana_plugin.evaluation.whole_days.plan import Day, Planned, moved, networks_of, read_days, read_story
@@ -197,3 +199,11 @@ def test_what_is_asked_for_by_name_only_is_not_measured_otherwise() -> None:
     assert measure._by_default("gaussians", False)
     assert not measure._by_default("boosted", False)
     assert measure._by_default("boosted", True)
+
+
+def test_what_an_ablation_of_behaviour_leaves_out_is_there_to_be_left_out() -> None:
+    alone, *parts = told._PARTS.values()
+    assert not alone[1]
+    for words, pattern in parts:
+        left = [name for name in names() if re.search(pattern, name)]
+        assert 5 < len(left) < len(names()) - 20, words
