@@ -56,6 +56,9 @@ from feature_extractors.features import Encoded, load_schema, take_encoded
 Floats = NDArray[np.float64]
 
 _BLOCK: Final = 4096  # connections judged at once
+_HOSTS: Final = (
+    1 << 14
+)  # whose evidence a judge holds: a detector has one for each budget, and networks are small
 MULTIPLES: Final = (
     0.01,
     0.03,
@@ -390,7 +393,14 @@ def _blocks(n: int) -> list[NDArray[np.int64]]:
 
 
 def _with_budget(config: Config, alerts: float) -> Config:
-    return config.model_copy(update={"verdict": config.verdict.model_copy(update={"alerts_per_day": alerts})})
+    return config.model_copy(
+        update={
+            "verdict": config.verdict.model_copy(update={"alerts_per_day": alerts}),
+            "incident": config.incident.model_copy(
+                update={"max_hosts": min(config.incident.max_hosts, _HOSTS)}
+            ),
+        }
+    )
 
 
 class Listed:
