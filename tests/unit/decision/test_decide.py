@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from incident_rows import asked, connection, rows
 
-from cmdana_plugin.config import ConfigError, Incident
+from cmdana_plugin.cli.judging import judge_of, load_detector_of
+from cmdana_plugin.config import Config, ConfigError, Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.allow import AllowList
 from cmdana_plugin.decision.incidents import REVISED, Decided, Decider, threshold
 from cmdana_plugin.decision.notice import ANOMALOUS_CONNECTION, ANOMALOUS_HOST, KNOWN_ATTACK, Notice
 from cmdana_plugin.decision.seen import Seen
 from cmdana_plugin.detector.scores import p_value_of
+from cmdana_plugin.detector.site_history import learned_here
 
 HOUR = 3600.0
 
@@ -263,6 +265,14 @@ def test_an_hour_in_which_half_of_the_hosts_do_something_odd_hides_nobody_at_hom
     decider = Decider(Budget(), Incident(), at_home=at_home)
     notices(decider, [*office(4), *odd, *new])
     assert ("10.1.0.30" in [i.host for i in decider.incidents()]) is at_home
+
+
+def test_a_model_is_at_home_where_it_learned_and_the_shipped_one_nowhere() -> None:
+    assert learned_here(("density", "packets"))
+    loaded = load_detector_of(Config())
+    assert not loaded.at_home
+    few = [judge_of(loaded._replace(at_home=home), Config()).decider.evidence._few for home in (True, False)]
+    assert few[0] < few[1]
 
 
 def attempts(begin: float, every: float, n: int = 40) -> list[Seen]:
