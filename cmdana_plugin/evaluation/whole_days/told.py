@@ -56,9 +56,8 @@ from feature_extractors.features import Encoded, load_schema, take_encoded
 Floats = NDArray[np.float64]
 
 _BLOCK: Final = 4096  # connections judged at once
-_HOSTS: Final = (
-    1 << 14
-)  # whose evidence a judge holds: a detector has one for each budget, and networks are small
+# Hosts whose evidence a judge holds: a detector has one judge for each budget, and networks are small.
+_HOSTS: Final = 1 << 14
 MULTIPLES: Final = (
     0.01,
     0.03,
