@@ -128,5 +128,7 @@ def test_detectors_stand_side_by_side_clean_and_under_attack(tmp_path: Path) -> 
     text = side_by_side.words(found)
     assert "| cross-modal, with labels | 1 |" in text
     assert side_by_side.named(["all"]) == list(DETECTORS)
-    with pytest.raises(CmdanaError, match="--detectors: found lstm; expected all, or among cross-modal"):
+    with pytest.raises(
+        CmdanaError, match="--detectors: found lstm; expected all, or among dependency-network,"
+    ):
         measure(tmp_path, None, tmp_path / "f.json", Config(), detectors=["lstm"])

@@ -270,6 +270,7 @@ def test_a_missing_tool_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(net, "closed_folder", lambda: None)  # wherever the project lies
     monkeypatch.setattr(
         "shutil.which", lambda tool, path=None: None if tool == lacking else f"/usr/bin/{tool}"
     )
@@ -284,6 +285,7 @@ def test_a_missing_module_of_debians_python_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(net, "closed_folder", lambda: None)
     monkeypatch.setattr("shutil.which", lambda tool, path=None: tool)
     monkeypatch.setattr("benchmarks.lab.services.MODULES", {"mail": "json", "api": "no_such_module"})
     assert main([*OFFICE, str(tmp_path / "out")]) == 1
