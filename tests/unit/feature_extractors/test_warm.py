@@ -34,7 +34,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def compiled() -> set[tuple[str, str]]:
     gc.unfreeze()  # an endpoint that another test ran has put what was loaded by then out of sight
-    found = [d for d in gc.get_objects() if isinstance(d, Dispatcher)]
+    # By its type: a weak proxy of something that is gone cannot be asked for its class.
+    found = [d for d in gc.get_objects() if issubclass(type(d), Dispatcher)]
     return {(d.py_func.__qualname__, str(s)) for d in found for s in d.signatures}
 
 
