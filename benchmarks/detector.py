@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdana_plugin.cli.judging import load_detector_of
+from cmdana_plugin.cli.judging import judge_of, load_detector_of
 from cmdana_plugin.config import Config
 from cmdana_plugin.decision import Judge
 from cmdana_plugin.detector import restore_to, state_of
@@ -51,15 +51,13 @@ def cut(block: Encoded, size: int) -> list[Encoded]:
     return [take_encoded(block, np.arange(i, min(i + size, len(block)))) for i in range(0, len(block), size)]
 
 
-def judge_of(threads: int, first: Encoded) -> Judge:
+def begun(threads: int, first: Encoded) -> Judge:
     """A judge without a past, whose detector has been used once: what is made at its first block is no rate."""
     loaded = load_detector_of(Config(), threads=threads)
     before = state_of(loaded.detector)
     loaded.detector.receive(first)
     restore_to(loaded.detector, before)
-    return Judge(
-        loaded.detector, Config(), loaded.tails, adapting=True, key=loaded.key, at_home=loaded.at_home
-    )
+    return judge_of(loaded, Config())
 
 
 def stages(blocks: Sequence[Encoded], threads: int) -> dict[str, Callable[[], Callable[[], object]]]:
@@ -67,7 +65,7 @@ def stages(blocks: Sequence[Encoded], threads: int) -> dict[str, Callable[[], Ca
 
     def scored(layers: int) -> Callable[[], Callable[[], object]]:
         def ready() -> Callable[[], object]:
-            detector = judge_of(threads, blocks[0]).detector
+            detector = begun(threads, blocks[0]).detector
             for _ in range(layers):
                 detector = detector.inner  # type: ignore[attr-defined]
             return lambda: [detector.receive(block) for block in blocks]
@@ -75,7 +73,7 @@ def stages(blocks: Sequence[Encoded], threads: int) -> dict[str, Callable[[], Ca
         return ready
 
     def judged() -> Callable[[], object]:
-        judge = judge_of(threads, blocks[0])
+        judge = begun(threads, blocks[0])
         return lambda: [len(j.verdicts) for j in judge.judged(blocks, ahead=True)]
 
     return {
@@ -99,7 +97,7 @@ def rates(name: str, n: int, taken: Sequence[tuple[float, float]]) -> str:
 
 def profiled(blocks: Sequence[Encoded]) -> None:
     """Where the loop's time goes, of one thread's processor time."""
-    judge = judge_of(1, blocks[0])
+    judge = begun(1, blocks[0])
     profile = cProfile.Profile(time.thread_time)
     profile.enable()
     for _ in judge.judged(blocks):
@@ -142,7 +140,7 @@ def main() -> None:
         else:
             block = concat_encoded([encoded(windows, schema) for windows in extract(read(name))])
         blocks, n = cut(block, given.block), len(block)
-        for _ in judge_of(given.threads, blocks[0]).judged(blocks[:2]):  # compile and warm up
+        for _ in begun(given.threads, blocks[0]).judged(blocks[:2]):  # compile and warm up
             pass
         what = stages(blocks, given.threads)
         taken: dict[str, list[tuple[float, float]]] = {stage: [] for stage in what}

@@ -150,9 +150,8 @@ def state(hosts: int) -> None:
 
 def paper(archive: Path, model: str) -> None:
     """Reading and deciding are one process each; of scoring, the state is everybody's and the network one's share."""
-    from cmdana_plugin.cli.judging import load_detector_of
+    from cmdana_plugin.cli.judging import judge_of, load_detector_of
     from cmdana_plugin.config import Config, Model
-    from cmdana_plugin.decision import Judge
     from cmdana_plugin.logs import CMDANA, NOTICE, LogFolder, LogWriter
     from cmdana_plugin.replay.archives import _write
     from cmdana_plugin.replay.extraction_process import packed_part
@@ -180,7 +179,7 @@ def paper(archive: Path, model: str) -> None:
     whole, scores = of(Turn(1, 1))
     state_alone, _ = of(Turn(2, 1))  # whose turn never comes
     brought = load_detector_of(config, threads=1)
-    judge = Judge(brought.detector, config, brought.tails, adapting=True, at_home=brought.at_home)
+    judge = judge_of(brought, config)
     with tempfile.TemporaryDirectory() as folder:
         logs = LogFolder(Path(folder), lambda f, s: LogWriter(f, s, "tsv"), (CMDANA, NOTICE))
         began = time.process_time()
