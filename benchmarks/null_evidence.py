@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hosts", type=int, default=120)
     args = parser.parse_args()
-    for role, tails in enumerate(tails_of(maxima(60, args.hosts, args.seed))):
+    for role, tails in enumerate(tails_of(maxima(60, args.hosts, args.seed), 60 * BLOCK)):
         print(f"role {role}")
         for level, scale, shape in tails:
             print(f"            [{level:.3f}, {scale:.3f}, {shape:.3f}],")

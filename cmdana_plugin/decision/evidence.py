@@ -113,6 +113,7 @@ class Evidence:
         )  # of its oddest connections of the hour, their originators
         self._before = [0.0] * ROLES  # what `_crowd` was of the hour before
         self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
+        self._watched = 0  # hours so far
         self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
 
     def __len__(self) -> int:
@@ -127,6 +128,7 @@ class Evidence:
             "key": list(self._hash_key),
             "before": self._before,
             "hours": self._hours,
+            "watched": self._watched,
             "blocks": [[len(part) for part in kept] for kept in self._blocks],
         }
         more = {f"blocks.{role}": self.blocks(role) for role in range(ROLES)} | {
@@ -150,6 +152,7 @@ class Evidence:
             limits, before = np.array(numbers["limits"], float), [float(x) for x in numbers["before"]]
             key, hours = tuple(int(x) for x in numbers["key"]), [int(x) for x in numbers["hours"]][-24:]
             sizes = [[int(n) for n in kept] for kept in numbers["blocks"]]
+            watched = int(numbers.get("watched", len(hours)))
         except (KeyError, TypeError) as error:
             raise ValueError(f"evidence: found no {error}") from None
         if limits.shape != (ROLES,) or not len(before) == len(sizes) == ROLES or len(key) != 2:
@@ -172,6 +175,7 @@ class Evidence:
             self._tails = tails.copy()
         self.forgotten, self.limit, self.limits = forgotten, limit, limits
         self._hash_key, self._before, self._hours, self._blocks = (key[0], key[1]), before, hours, blocks
+        self._watched = watched if learned and of_now else 0
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {name: getattr(self, attribute) for name, attribute in _COLUMNS.items()}
@@ -240,6 +244,7 @@ class Evidence:
         self._most[served] = np.maximum(self._most[served], self._peak[served])
         self._before = [self._crowd(role) for role in range(ROLES)]
         self._hours = [*self._hours, self.active()][-24:]
+        self._watched += 1
         self._active[:] = 0
         self._peak[:] = 0.0
         self._rarest[:] = 0.0
@@ -260,7 +265,7 @@ class Evidence:
         those to a responder are many hosts', and one detector of several does not see them all.
         """
         if self._follows and len(hours := self.blocks(0)) >= ENOUGH_BLOCKS:
-            self._tails[0] = of_hours(hours)
+            self._tails[0] = of_hours(hours, 0, self._watched * BLOCK)
         served = np.flatnonzero((self._key != 0) & (self._role == 1) & (self._hours_counted > 0))
         chance = np.log10(self._hours_counted[served]) + _CHANCE
         for k in range(STATISTICS):

@@ -139,6 +139,7 @@ class Facts:
     strands: dict[str, Strand] = field(default_factory=dict)
     # By strand and who is at the other end: the domain where one is named, else the host.
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
+    tried_by: dict[str, Pair] = field(default_factory=dict)  # by originator, what it tried of whomever
     components: Counter[str] = field(
         default_factory=Counter
     )  # of the score, the oddest of each evident connection
@@ -208,12 +209,26 @@ class Facts:
             if pair is not None:
                 pair.evidence += against - 1.0
                 pair.uids.append(uid)
+            if name == TRIES and self.role == "originator":
+                self._tried(s, against)
             if s.component is not None:
                 tally(self.components, s.component)
             self.strongest.append((against, uid))
             if len(self.strongest) > _STRONGEST:
                 self.strongest = sorted(self.strongest, reverse=True)[: _STRONGEST // 2]
         return strand, pair
+
+    def _tried(self, s: Seen, against: float) -> None:
+        by = s.verdict.orig_h
+        pair = self.tried_by.get(by)
+        if pair is not None:
+            pair.connections += 1
+            pair.evident += 1
+        elif len(self.tried_by) < MOST:
+            pair = self.tried_by[by] = Pair()
+        if pair is not None:
+            pair.evidence += against - 1.0
+            pair.uids.append(s.verdict.uid)
 
     def ordered(self) -> Sequence[Strand]:
         """The strands, those of most evidence first."""

@@ -368,8 +368,9 @@ class Decider:
         for case in list(self._cases.values())[::-1]:
             if case.role != role or s.end - case.until > self._quiet:
                 continue
-            ways = [w for w, strand in case.facts.strands.items() if is_remote(w) and host in strand.targets]
-            if ways:
+            # Where no service was spoken nobody has got further: a scanned host is no hop.
+            spoken = [strand for w, strand in case.facts.strands.items() if "/" not in w and is_remote(w)]
+            if any(host in strand.targets for strand in spoken):
                 for hop in (case.chain, [host]):
                     if host not in hop:
                         hop.append(host)
@@ -389,6 +390,10 @@ class Decider:
         """
         facts = case.facts
         n, news = facts.connections, self._news(case, s, strand, pair)
+        if news is None and s.tried:
+            tried = facts.tried_by.get(s.verdict.orig_h)
+            if tried is not None and tried.evident >= _GROWTH:  # of a few nobody can say what they are
+                news = self._news(case, s, strand, tried)
         if case.kind == UNUSUAL and len(case.hosts) >= _COMMON and (news is None or news.told):
             return None  # a surge or a roll-out: once is enough
         if news is not None:
@@ -428,11 +433,14 @@ class Decider:
             incident = replace(incident, news=True, uids=tuple(news))
         _, this = case.facts.of(s)
         for (strand, _), pair in case.facts.pairs.items():
-            if pair.evidence >= _NEWS / 2 or pair is this:
+            if (pair.evidence >= _NEWS / 2 and not news) or pair is this:
                 pair.told = pair.evidence
                 of_strand = strand, s.verdict.orig_h
                 _, before = case.strands_told.get(of_strand, (0.0, 0.0))
                 case.strands_told[of_strand] = s.end, max(before, pair.evidence)
+        for by, pair in case.facts.tried_by.items():
+            if not news or by == s.verdict.orig_h:
+                pair.told = pair.evidence
         case.paces = {name: strand.pace() for name, strand in case.facts.strands.items()}
         case.told = case.looked = max(case.facts.connections, 1)
         case.reach = max(case.facts.reach, 1)

@@ -57,18 +57,27 @@ def fitted(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([level, max(mean * (1.0 - shape), _LEAST_SCALE), shape])
 
 
-def tails_of(maxima: Sequence[NDArray[np.float64]]) -> Tails:
-    """The tails of block maxima [n, STATISTICS] of each role; of a role with few blocks, those of no learning."""
+def tails_of(maxima: Sequence[NDArray[np.float64]], watched: float) -> Tails:
+    """The tails of block maxima [n, STATISTICS] of each role; of a role with few blocks, those of no learning.
+
+    `watched` is over how many seconds the blocks lie.
+    """
     out = UNLEARNED.copy()
     for role, blocks in enumerate(maxima):
         if len(blocks) >= ENOUGH_BLOCKS:
-            out[role] = of_hours(blocks)
+            out[role] = of_hours(blocks, role, watched)
     return out
 
 
-def of_hours(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The tails of one role's block maxima [n, STATISTICS], and last that of the rarest of them."""
-    tails = [fitted(blocks[:, k]) for k in range(STATISTICS)]
+def of_hours(blocks: NDArray[np.float64], role: int, watched: float) -> NDArray[np.float64]:
+    """The tails of one role's block maxima [n, STATISTICS], and last that of the rarest of them.
+
+    What a day comes to is not known from a few of its hours, whose day had only begun: until a horizon has been
+    `watched` twice over, in seconds, its tails are those of no learning.
+    """
+    horizons = [HORIZONS[h] for h, sizes in enumerate(SIZES) for _ in sizes] + [HORIZONS[0]]
+    known = [watched >= 2.0 * horizon for horizon in horizons]
+    tails = [fitted(blocks[:, k]) if known[k] else UNLEARNED[role, k] for k in range(STATISTICS)]
     rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
     return np.stack([*tails, fitted(rarest)])
 

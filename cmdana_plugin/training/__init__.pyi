@@ -20,7 +20,7 @@ from .calibrate import components_with as components_with
 from .calibrate import recalibrate as recalibrate
 from .cross_modal.loss import previous_of_entity as previous_of_entity
 from .fit import train as train
-from .fit_incidents import hours_of as hours_of
+from .fit_incidents import tails_over as tails_over
 from .recipe import Recipe as Recipe
 from .recipe import Variant as Variant
 from .recording import Corpus as Corpus

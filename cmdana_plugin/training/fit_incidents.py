@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.behaviour import behaviour_of, with_behaviour
 from cmdana_plugin.config import Config
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, tails_of
+from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Tails, tails_of
 from cmdana_plugin.detector import Checkpoint, Detector
 from cmdana_plugin.training.recording import Recording
 from feature_extractors import Windows, concat, take
@@ -66,15 +66,27 @@ def with_incidents(
     judging = checkpoint
     if behaviour is not None:
         judging = with_behaviour(checkpoint, replace(behaviour, past=past or {}))
+    streams = hours.streams()
+    counting = [np.arange(len(w)) >= int(hours.learned * len(w)) for w in streams]
+    return replace(checkpoint, incidents=tails_over(streams, counting, lambda: detector_of(judging)))
+
+
+def tails_over(
+    streams: Sequence[Windows], counting: Sequence[NDArray[np.bool_]], begin: Callable[[], Detector]
+) -> Tails | None:
+    """The tails of what hosts' hours of these streams come to by a detector that begins anew with each.
+
+    Connections that are not `counting` [n] only move the state. None where the hours are too few.
+    """
     blocks: tuple[list[NDArray[np.float64]], ...] = ([], [])
-    for windows in hours.streams():
-        counts = np.arange(len(windows)) >= int(hours.learned * len(windows))
-        for role, found in enumerate(hours_of(windows, counts, detector_of(judging))):
+    watched = np.inf
+    for windows, counts in zip(streams, counting, strict=True):
+        for role, found in enumerate(hours_of(windows, counts, begin())):
             blocks[role].append(found)
+        end = windows.connections.end[counts]
+        watched = min(watched, float(np.ptp(end)) if len(end) else 0.0)
     maxima = [np.concatenate(found) if found else np.zeros((0, 0)) for found in blocks]
-    if len(maxima[0]) < ENOUGH_BLOCKS:
-        return replace(checkpoint, incidents=None)
-    return replace(checkpoint, incidents=tails_of(maxima))
+    return tails_of(maxima, watched) if len(maxima[0]) >= ENOUGH_BLOCKS else None
 
 
 def hours_of(windows: Windows, counts: NDArray[np.bool_], detector: Detector) -> list[NDArray[np.float64]]:

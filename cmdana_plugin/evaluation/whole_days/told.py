@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour import behaviour_of, names, with_behaviour, with_behaviour_beside
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import ENOUGH_BLOCKS, Judge, Notice, tails_of
+from cmdana_plugin.decision import Judge, Notice
 from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
     CROSS_MODAL,
@@ -46,8 +46,8 @@ from cmdana_plugin.training import (
     Recording,
     entities_of,
     gather,
-    hours_of,
     recalibrate,
+    tails_over,
     train,
 )
 from feature_extractors import CmdanaError, Stage
@@ -125,13 +125,8 @@ def _mute() -> Detector:
 
 def _with_tails(begin: Callable[[], Detector], later: Sequence[Recording]) -> Learned:
     """The tails of evidence from later hours, for everybody as the product learns them (`training.fit_incidents`)."""
-    blocks: tuple[list[Floats], ...] = ([], [])
-    for r in later:
-        normal = np.ones(len(r.windows), np.bool_) if r.label is None else r.label == 0
-        for role, found in enumerate(hours_of(r.windows, normal, begin())):
-            blocks[role].append(found)
-    maxima = [np.concatenate(found) for found in blocks]
-    return Learned(begin, tails_of(maxima) if len(maxima[0]) >= ENOUGH_BLOCKS else None)
+    normal = [np.ones(len(r.windows), np.bool_) if r.label is None else r.label == 0 for r in later]
+    return Learned(begin, tails_over([r.windows for r in later], normal, begin))
 
 
 def begun(made: Checkpoint) -> Callable[[], Detector]:

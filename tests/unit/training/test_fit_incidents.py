@@ -63,7 +63,7 @@ def test_malicious_connections_teach_nothing_of_what_normal_hours_hold() -> None
 def test_a_fitted_tail_says_how_often_normal_hours_come_to_more() -> None:
     rng = np.random.default_rng(3)
     maxima = [rng.exponential(1.0, (4000, STATISTICS)) for _ in range(ROLES)]
-    (tail, *_), _ = tails_of(maxima)
+    (tail, *_), _ = tails_of(maxima, 10 * 86_400.0)
     later = rng.exponential(1.0, 100_000)
     for share in (1e-2, 1e-3):
         told = 10.0 ** -surprise(tail, np.quantile(later, [1.0 - share]))[0]
