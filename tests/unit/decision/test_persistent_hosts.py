@@ -113,6 +113,49 @@ def test_a_scan_that_reaches_tenfold_is_what_its_notice_begins_with() -> None:
     assert told[0].incident.headline.startswith("scans: ")
 
 
+def asks(n: int, begin: float, orig: str) -> list[Seen]:
+    """Odd look-ups of a host."""
+    return [connection(begin + k, 1e-4, orig=orig, service="dns", port=53) for k in range(n)]
+
+
+def test_a_scan_by_a_host_that_joined_the_incident_of_others_is_told() -> None:
+    decider = Decider(Budget(), Incident())
+    hosts = ["10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.8"]
+    told = [notices(decider, asks(12, 100.0 * k, host)) for k, host in enumerate(hosts)]
+    assert {n.identifier for some in told for n in some} == {told[0][0].identifier}, "they do the same"
+    scan = [
+        connection(500.0 + 0.1 * k, 1e-3, orig=hosts[-1], resp=f"10.0.2.{k}", port=22, tried=True)
+        for k in range(80)
+    ]
+    news = notices(decider, scan)
+    assert len(news) == 1, "once, and not at each connection"
+    assert news[0].identifier == told[0][0].identifier
+    assert news[0].incident is not None
+    assert set(news[0].incident.uids) <= {s.verdict.uid for s in scan}
+
+
+def test_what_a_notice_did_not_speak_of_is_told_later() -> None:
+    decider = Decider(Budget(), Incident())
+    assert notices(decider, asks(12, 0.0, "10.0.0.5"))
+    uploads = [connection(100.0 + k, 1e-6, service="ssl", port=443, domain="drop.example") for k in range(2)]
+    mails = [connection(at, 1e-6, service="smtp", port=25, resp="10.0.0.25") for at in (99.0, 110.0)]
+    told = [n.incident for n in notices(decider, [mails[0], *uploads, mails[1]]) if n.incident is not None]
+    assert [set(i.uids) for i in told if i.news] == [{s.verdict.uid for s in some} for some in (uploads, mails)]
+
+
+@pytest.mark.parametrize(("service", "hop"), [("ssh", True), (None, False)])
+def test_a_host_that_was_only_scanned_is_no_hop(service: str | None, hop: bool) -> None:
+    decider = Decider(Budget(), Incident())
+    to = [
+        connection(0.1 * k, 1e-5, resp=f"10.0.2.{k}", port=22, service=service, sent=100 * bool(service))
+        for k in range(30)
+    ]
+    assert notices(decider, to)
+    (reached,) = {n.identifier for n in notices(decider, asks(12, 300.0, "10.0.2.7"))} or {""}
+    first, *more = decider.incidents()
+    assert (not more and reached in ("", first.id)) is hop
+
+
 def test_a_state_of_before_persistence_is_read() -> None:
     seen = kept(1)[0]
     older = plain(seen)

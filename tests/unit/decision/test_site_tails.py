@@ -8,7 +8,7 @@ from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.seen import Seen
-from cmdana_plugin.decision.tails import STATISTICS, UNLEARNED, Tails
+from cmdana_plugin.decision.tails import STATISTICS, UNLEARNED, Tails, of_hours
 
 DAY = 86_400.0
 SMALL = Budget(alerts_per_day=1.0)
@@ -140,3 +140,24 @@ def test_a_state_of_before_there_was_a_count_keeps_its_hosts_and_learns_the_hour
     assert len(again) == len(decider.evidence) > 20
     assert len(decider.evidence.blocks(0)) > 0 == len(again.blocks(0))
     assert again.limit == decider.evidence.limit
+
+
+def test_what_a_day_comes_to_is_learned_of_days() -> None:
+    rng = np.random.default_rng(5)
+    hours = rng.exponential(0.1, (400, STATISTICS))
+    few, many = (of_hours(hours, 0, days * DAY) for days in (1.0, 2.0))
+    day_long = [4, 5, 6]  # of `SIZES`, those of the second horizon
+    assert np.array_equal(few[day_long], UNLEARNED[0, day_long])
+    assert not np.isclose(many[day_long], UNLEARNED[0, day_long]).any(axis=1).all()
+    others = [k for k in range(STATISTICS) if k not in day_long]
+    assert np.array_equal(few[others], many[others])
+
+
+def test_hours_watched_go_on_with_a_state() -> None:
+    days = [day(of, 0.5) for of in range(3)]
+    whole = through(Decider(SMALL, Incident(), key=(1, 2)), [s for some in days for s in some])
+    begun = through(Decider(SMALL, Incident(), key=(1, 2)), [*days[0], *days[1]])
+    later = Decider(SMALL, Incident(), key=(1, 2))
+    later.restore(begun.state())
+    through(later, days[2])
+    assert np.array_equal(later.state()["evidence.tails"], whole.state()["evidence.tails"])
