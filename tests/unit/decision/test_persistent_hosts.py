@@ -140,7 +140,9 @@ def test_what_a_notice_did_not_speak_of_is_told_later() -> None:
     uploads = [connection(100.0 + k, 1e-6, service="ssl", port=443, domain="drop.example") for k in range(2)]
     mails = [connection(at, 1e-6, service="smtp", port=25, resp="10.0.0.25") for at in (99.0, 110.0)]
     told = [n.incident for n in notices(decider, [mails[0], *uploads, mails[1]]) if n.incident is not None]
-    assert [set(i.uids) for i in told if i.news] == [{s.verdict.uid for s in some} for some in (uploads, mails)]
+    assert [set(i.uids) for i in told if i.news] == [
+        {s.verdict.uid for s in some} for some in (uploads, mails)
+    ]
 
 
 @pytest.mark.parametrize(("service", "hop"), [("ssh", True), (None, False)])
