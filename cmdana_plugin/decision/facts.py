@@ -48,6 +48,7 @@ class Strand:
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     kept: Counter[str] = field(default_factory=Counter)  # connections by new domain or host that is kept to
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
+    volume: float = 0.0  # and of those in which one connection sends as much
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
@@ -83,6 +84,7 @@ class Strand:
         if s.persistence >= 1.0:
             tally(self.kept, domain or target, most=_RING)
             self.longest = max(self.longest, s.persistence)
+        self.volume = max(self.volume, s.volume)
         self.begun.append(ts)
         return len(targets) + len(sources) + len(ports) - before
 

@@ -2,7 +2,9 @@
 
 Counts of whole hours tell what is usual, so that an incident is not among it. The days before tell how often the host's
 own connections were so odd; a connection is worth no more evidence than that, unless it is one of more in an hour than
-on those days, and what belongs to an incident teaches nothing.
+on those days, and what belongs to an incident teaches nothing. They tell too how much a host sends in one connection at
+most, hour by hour: above the ninetieth percentile Pareto's tail, by Hill's estimator with a prior. Of a host that has
+never sent a quarter as much, a connection that is beyond it is evidence by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.seen import USUAL
-from cmdana_plugin.decision.tails import LEAST
+from cmdana_plugin.decision.tails import LEAST, MOST
 from cmdana_plugin.statefile import column
 
 _STEP: Final = 0.25  # -log10 p between two levels
@@ -27,11 +29,24 @@ _TIMES: Final = 2.0  # the most of an hour on the days before,
 _MORE: Final = 10.0  # and so many more: what is beyond them is no habit
 # Of "hour": odd connections of this one, those of them that teach, the most of an hour of today and of the days before.
 _SO_FAR, _TEACH, _TODAY, _BEFORE = range(4)
+# Of "sent": bytes of the largest connection of this hour that teaches, of today and of the days before.
+_THIS_HOUR, _THIS_DAY, _EARLIER = range(3)
+_SENT: Final = USUAL.index("sent")
+_OCTAVE: Final = 8  # bins of bytes to each power of two
+_BINS: Final = 50 * _OCTAVE
+_HOURS_KNOWN: Final = 100.0  # hosts' hours of the days before, from which on there is a tail
+_PRIOR: Final = 10.0  # hours above the percentile, counted before any was seen
+_PRIOR_INDEX: Final = 1.0  # of whose tail: it has no mean
+_MUCH_MORE: Final = 4.0  # times what the host has sent before
+_WAYS: Final = (
+    2.0  # in which one connection can be evidence against its host: how long it keeps to it is the other
+)
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = (len(USUAL), np.float64)
 _DAYS: Final = (_LEVELS + 1, np.float32)
 _TABLES: Final[Mapping[str, tuple[int, type]]] = {
     "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": (4, np.float32),
+    "sent": (3, np.float64),
 }  # fmt: skip
 
 
@@ -46,6 +61,8 @@ class Habits:
         # By `_TABLES`: of USUAL, the hours before and this one; by level, how many connections of the days before (that
         # fade) and of this one were at least so odd, and last how many there were.
         self._of = {name: _empty(name, min(_FIRST, hosts)) for name in _TABLES}
+        # Of hosts' hours of today and of the days before, which fade: how many sent at most so much.
+        self._sent = np.zeros((2, _BINS))
 
     def __len__(self) -> int:
         return len(self._place)
@@ -54,7 +71,7 @@ class Habits:
         """Hosts and counts, as arrays by name."""
         keys = np.array(list(self._place), np.uint64)
         tables = {name: table[: len(keys)].copy() for name, table in self._of.items()}
-        return {"hours": np.array([self._hours]), "keys": keys} | tables
+        return {"hours": np.array([self._hours]), "keys": keys, "sent_hours": self._sent.copy()} | tables
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Goes on from a `state`. Raises `ValueError` where it is none, or of more hosts."""
@@ -62,10 +79,11 @@ class Habits:
         keys = state.get("keys", np.zeros(0))
         if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
             raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
-        # An earlier version did not count by the hour.
-        state = {"hour": _empty("hour", len(keys)), **state}
+        # Earlier versions did not count by the hour, nor what is sent at most.
+        state = {name: _empty(name, len(keys)) for name in ("hour", "sent")} | dict(state)
+        sent = column({"sent_hours": np.zeros((2, _BINS))} | dict(state), "sent_hours", np.zeros((2, _BINS)))
         tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
-        self._hours, self._of = hours, tables
+        self._hours, self._of, self._sent = hours, tables, sent
         self._place = {key: i for i, key in enumerate(keys.tolist())}
 
     def beyond(self, orig: NDArray[np.uint64], e: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,6 +99,22 @@ class Habits:
         known = (n >= _ENOUGH) & (as_odd >= 1.0) & usual
         share = _at_least(as_odd[known]) / n[known]
         out[rows[known]] = np.clip(-np.log10(share), 0.0, e[rows[known]])
+        return out
+
+    def beyond_what_is_sent(self, orig: NDArray[np.uint64], sent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """-log10 of the share of hosts' hours whose largest connection sends so many bytes [n].
+
+        0 of what is no more than the 90th percentile, or than the host's own days before come near, and where no days
+        are known.
+        """
+        out = np.zeros(len(sent))
+        level, share, index = _tail(self._sent[1])
+        rows = np.flatnonzero(sent > level)
+        if len(rows):
+            place = np.array([self._place.get(key, -1) for key in orig[rows].tolist()], np.int64)
+            own = np.where(place >= 0, self._of["sent"][place, _EARLIER], 0.0)
+            e = -np.log10(_WAYS * share) + index * np.log10(sent[rows] / level)
+            out[rows] = np.where(sent[rows] >= _MUCH_MORE * own, np.clip(e, 0.0, MOST), 0.0)
         return out
 
     def _nth(self, place: NDArray[np.int64], odd: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -109,6 +143,7 @@ class Habits:
         np.add.at(self._of["now"], place[there], counts[there])
         there &= teaches
         np.add.at(self._of["today"][:, -1], place[there], 1.0)
+        np.maximum.at(self._of["sent"][:, _THIS_HOUR], place[there], counts[there, _SENT])
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
         there &= e >= _ODD
@@ -133,6 +168,11 @@ class Habits:
         hour = self._of["hour"]
         hour[:, _TODAY] = np.maximum(hour[:, _TODAY], hour[:, _TEACH])
         hour[:, [_SO_FAR, _TEACH]] = 0.0
+        sent = self._of["sent"]
+        most = sent[:, _THIS_HOUR]
+        self._sent[0] += np.bincount(_bin(most[most > 0.0]), minlength=_BINS)
+        sent[:, _THIS_DAY] = np.maximum(sent[:, _THIS_DAY], most)
+        most[:] = 0.0
 
     def next_day(self) -> None:
         """Ends the day that was counted."""
@@ -144,6 +184,11 @@ class Habits:
         hour = self._of["hour"]
         hour[:, _BEFORE] = np.maximum(np.float32(_FADE) * hour[:, _BEFORE], hour[:, _TODAY])
         hour[:, _TODAY] = 0.0
+        sent = self._of["sent"]
+        sent[:, _EARLIER] = np.maximum(_FADE * sent[:, _EARLIER], sent[:, _THIS_DAY])
+        sent[:, _THIS_DAY] = 0.0
+        self._sent[1] = _FADE * self._sent[1] + self._sent[0]
+        self._sent[0] = 0.0
 
     def usual(self, key: int) -> Mapping[str, float]:
         """Of a day; nothing where no hour is over yet."""
@@ -168,6 +213,24 @@ class Habits:
                     name: np.concatenate([table, _empty(name, more)]) for name, table in self._of.items()
                 }
         return place
+
+
+def _bin(sent: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of bytes [n], 1 or more."""
+    octaves = np.log2(np.maximum(sent, 1.0))
+    return np.asarray(np.minimum(octaves * _OCTAVE, _BINS - 1), np.int64)
+
+
+def _tail(hours: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Bytes that a tail begins at, the share of hosts' hours beyond, its index; by how many lie in each bin."""
+    n = float(hours.sum())
+    if n < _HOURS_KNOWN:
+        return np.inf, 1.0, _PRIOR_INDEX
+    at = int(np.searchsorted(np.cumsum(hours), 0.9 * n)) + 1
+    above = hours[at:]
+    k = float(above.sum())
+    beyond = float(above @ ((np.arange(len(above)) + 0.5) / _OCTAVE * np.log(2.0)))
+    return 2.0 ** (at / _OCTAVE), (k + 1.0) / (n + 1.0), (k + _PRIOR) / (beyond + _PRIOR / _PRIOR_INDEX)
 
 
 def _at_least(k: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
-from cmdana_plugin.decision.seen import Oddest, Retries, Rows, Seen, rows_of_seen
+from cmdana_plugin.decision.seen import USUAL, Oddest, Retries, Rows, Seen, rows_of_seen, with_volume
 from cmdana_plugin.decision.stored import made, plain
 from cmdana_plugin.decision.tails import KEPT, LEAST, Tails
 from cmdana_plugin.decision.verdict import Verdict
@@ -203,6 +203,10 @@ class Decider:
         orig, resp = self.evidence.keys(rows.orig, 0), self.evidence.keys(rows.resp, 1)
         e, host = self._counted(rows)
         owner, told = np.full(len(rows), -1), np.zeros(len(rows))
+        # Of what is allowed nothing counts.
+        sent = rows.counts[:, USUAL.index("sent")] * (~rows.early & (e > 0.0))
+        volume = np.zeros(len(rows))
+        rows = replace(rows, seen=with_volume(rows.seen, volume))
         hour = np.floor(rows.end / BLOCK).astype(np.int64)
         cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
         for begin, stop in itertools.pairwise(cuts):
@@ -211,6 +215,8 @@ class Decider:
             brought = e[each].copy()
             if not overheard:
                 e[each] = self._habits.beyond(orig[each], brought)
+                volume[each] = self._habits.beyond_what_is_sent(orig[each], sent[each])
+                host[each] = np.maximum(host[each], volume[each])
             at = begin
             while at < stop:
                 row, place = self.evidence.weigh(
@@ -390,6 +396,8 @@ class Decider:
         """
         facts = case.facts
         n, news = facts.connections, self._news(case, s, strand, pair)
+        if s.volume >= self.evidence.limit and pair is not None and not pair.told:
+            news = pair
         if news is None and s.tried:
             tried = facts.tried_by.get(s.verdict.orig_h)
             if tried is not None and tried.evident >= _GROWTH:  # of a few nobody can say what they are

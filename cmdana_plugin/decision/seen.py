@@ -47,11 +47,12 @@ class Seen(NamedTuple):
     bits: float = 0.0  # information in names below that domain
     component: str | None = None  # of the score, the oddest
     persistence: float = 0.0  # -log10 of the share of hosts' hours that keep as long to what is new to them
+    volume: float = 0.0  # -log10 of the share of hosts' hours in which one connection sends as much
 
     @property
     def against(self) -> float:
         """The evidence that it is against its originator."""
-        return max(self.evidence, self.persistence)
+        return max(self.evidence, self.persistence, self.volume)
 
     @property
     def service(self) -> str:
@@ -156,7 +157,7 @@ def rows_of(
         columns = [column[at].tolist() for column in (c.end, evidence, tried, sent, got, accepted, refused)]
         told = [asked[k - 1] if 0 < k <= len(asked) else None for k in told_by[at].tolist()]
         names = [domain[i][:MAX_NAME] for i in rows]
-        more = told, names, bits[at].tolist(), oddest(rows), persistence[at].tolist()
+        more = told, names, bits[at].tolist(), oddest(rows), persistence[at].tolist(), [0.0] * len(at)
         return made_of(Seen, verdicts.rows(rows), *columns, *more)
 
     def pair(i: int) -> tuple[str, str, int, str]:
@@ -185,6 +186,18 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
         np.zeros(n, np.int64), np.zeros((n, len(USUAL))),
         lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
+
+
+def with_volume(
+    seen: Callable[[Sequence[int]], list[Seen]], volume: NDArray[np.float64]
+) -> Callable[[Sequence[int]], list[Seen]]:
+    """The same connections, with what `volume` [n] holds when they are asked for."""
+
+    def with_it(rows: Sequence[int]) -> list[Seen]:
+        pairs = zip(seen(rows), volume[np.asarray(rows, np.int64)].tolist(), strict=True)
+        return [s._replace(volume=v) if v else s for s, v in pairs]
+
+    return with_it
 
 
 def _persistence(scores: Scores) -> NDArray[np.float64]:

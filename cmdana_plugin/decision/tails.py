@@ -36,7 +36,8 @@ STATISTICS: Final = sum(map(len, SIZES)) + 1  # and, of originators, how many of
 KEPT: Final = 30  # the oddest connections of a host and horizon, which are all that is needed
 ABOVE: Final = 0.1  # share of blocks above the level that a tail begins at
 PARAMETERS: Final = 3  # of a tail: the level it begins at, its scale, its shape
-ENOUGH_BLOCKS: Final = 200  # hosts' hours from which on a tail is fitted
+ENOUGH_BLOCKS: Final = 100  # hosts' hours from which on a tail is fitted
+_PRIOR_BLOCKS: Final = 200.0  # that what holds without learning counts as, beside them
 _HEAVIEST: Final = 0.5  # shape; a heavier tail has no variance, and no fit is sure of it
 _LEAST_SCALE: Final = 0.05
 
@@ -77,9 +78,20 @@ def of_hours(blocks: NDArray[np.float64], role: int, watched: float) -> NDArray[
     """
     horizons = [HORIZONS[h] for h, sizes in enumerate(SIZES) for _ in sizes] + [HORIZONS[0]]
     known = [watched >= 2.0 * horizon for horizon in horizons]
-    tails = [fitted(blocks[:, k]) if known[k] else UNLEARNED[role, k] for k in range(STATISTICS)]
+    tails = [
+        _shrunk(fitted(blocks[:, k]), len(blocks), UNLEARNED[role, k]) if known[k] else UNLEARNED[role, k]
+        for k in range(STATISTICS)
+    ]
     rarest = np.max([surprise(tail, blocks[:, k]) for k, tail in enumerate(tails)], axis=0)
-    return np.stack([*tails, fitted(rarest)])
+    return np.stack([*tails, _shrunk(fitted(rarest), len(blocks), UNLEARNED[role, -1])])
+
+
+def _shrunk(fit: NDArray[np.float64], n: int, prior: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A tail fitted to `n` blocks, drawn toward what holds without learning: of few blocks a tenth is a handful."""
+    if prior[0] >= _UNKNOWN[0]:
+        return fit
+    share = n / (n + _PRIOR_BLOCKS)
+    return share * fit + (1.0 - share) * prior
 
 
 def surprise(tail: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -326,13 +326,16 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     out: Arrays = {"decider.habits.hours": np.max([a["decider.habits.hours"] for a in arrays], axis=0)}
     keys = np.concatenate([a["decider.habits.keys"] for a in arrays])
     unique, at = np.unique(keys, return_inverse=True)
-    for name in ("settled", "now", "days", "today", "hour"):
+    for name in ("settled", "now", "days", "today", "hour", "sent"):
         if any(f"decider.habits.{name}" not in a for a in arrays):
             continue  # of an earlier version
         counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
         sums = np.zeros((len(unique), counts.shape[1]), counts.dtype)
-        np.add.at(sums, at, counts)
+        # Counts add up; of "sent" the most stays.
+        (np.maximum if name == "sent" else np.add).at(sums, at, counts)
         out[f"decider.habits.{name}"] = sums
+    if all("decider.habits.sent_hours" in a for a in arrays):
+        out["decider.habits.sent_hours"] = np.sum([a["decider.habits.sent_hours"] for a in arrays], axis=0)
     out["decider.habits.keys"] = unique
     return out
 
