@@ -6,10 +6,13 @@ Inference is `Resident`: the network in bfloat16 with its memory on the device, 
 fixed size, each copied from pinned memory while the one before is computed. Told are the rate of that alone, with the
 slots given; that of the whole detector, whose counts, mixture and isolation forest are the processor's; and that of the
 detector by our kernels on one core. Training is `Learner`, the step of `cmdana train --detector cross-modal`: bfloat16
-with float32 weights (autocast) and fused AdamW, beside the same in float32 on the processor. What is scored are made-up
-office connections. Agreement is of the components before calibration and of the memory before each event; the bounds
-are `BOUNDS`, and beyond them the exit status is 1. Without a GPU `--device cpu` runs the same without graphs, pinned
-memory and streams: for tests, its rates mean nothing.
+with float32 weights (autocast) and fused AdamW, the corpus on the device, beside the same in float32 on the processor.
+Told are, in steps of 512 connections, as `cmdana train` takes, and of 4,096 (`Recipe.step_events`): the rate of passes
+that follow each other, and what one pass over a million connections takes, counted from one over fewer that includes
+moving the corpus to the device and laying out the steps, and neither features nor calibration. What is scored are
+made-up office connections. Agreement is of the components before calibration and of the memory before each event; the
+bounds are `BOUNDS`, and beyond them the exit status is 1. Without a GPU `--device cpu` runs the same without graphs,
+pinned memory and streams: for tests, its rates mean nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cmdana_plugin.detector import Checkpoint, CrossModal, Network
 from cmdana_plugin.detector.engines.resident import COMPONENTS, SIZES, Resident
@@ -31,7 +36,8 @@ from cmdana_plugin.detector.history import make_keys
 from cmdana_plugin.detector.inputs import prepare
 from cmdana_plugin.detector.networks.names import CROSS_MODAL
 from cmdana_plugin.training import Recipe, Recording, gather, train
-from cmdana_plugin.training.cross_modal.loss import Learner, previous_of_entity
+from cmdana_plugin.training.cross_modal.loss import Learner
+from cmdana_plugin.training.cross_modal.steps import Lesson, lesson_of
 from feature_extractors import Stage
 from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
 
@@ -40,7 +46,9 @@ from made_windows import office
 
 # nats, of the difference to the processor's: its median, and below which 99 in 100 lie
 BOUNDS = {"median": 0.005, "99 %": 0.05}
-_STEP_EVENTS = 512  # of a step of training, as `cmdana train` takes
+_STEPS = (512, 4096)  # events of a step of training
+_LEARNED = 131_072  # connections that training on a device is measured with
+_MILLION = 1_000_000
 
 _COMPARED = 32_768  # connections that our kernels score as well
 
@@ -123,30 +131,51 @@ def inference(there: OnDevice, block: Encoded, seconds: float, device: torch.dev
     }
 
 
+@dataclass(frozen=True)
+class Trained:
+    rate: float  # connections a second, of passes
+    million: (
+        float  # seconds of a pass over a million connections, all that precedes it on the device included
+    )
+    first: float  # loss of the first step
+    last: float
+
+
 def training(
-    checkpoint: Checkpoint, connections: int, seconds: float, device: torch.device, mixed: bool
-) -> tuple[float, float, float]:
-    """Connections a second of the product's steps, and the loss of the first and of the last."""
+    checkpoint: Checkpoint,
+    connections: int,
+    seconds: float,
+    device: torch.device,
+    mixed: bool,
+    step_events: int = _STEPS[0],
+) -> Trained:
+    """The product's steps, with the corpus on the device."""
     schema, recipe = load_schema(), Recipe(detector=CROSS_MODAL)
     corpus = gather([Recording("made up", office(connections, seed=3))], schema)
     prepared = prepare(corpus.features, corpus.state, checkpoint.preparation, schema)
     torch.manual_seed(0)
-    learner = Learner(Network(checkpoint.shape).train(), recipe, device, mixed)
-    benign, previous = np.ones(len(corpus), np.bool_), previous_of_entity(corpus.ids[:, 0])
+    room = None if device.type == "cuda" else sys.maxsize
+    learner = Learner(Network(checkpoint.shape).train(), recipe, device, mixed, room)
+    lesson = lesson_of(corpus, prepared, np.ones(len(corpus), np.bool_))
+    chunks = np.split(np.arange(len(corpus)), range(step_events, len(corpus), step_events))
     rng, losses = np.random.default_rng(0), []
 
-    def one_pass() -> int:
-        past = learner.begin(corpus)
-        for begin in range(0, len(corpus), _STEP_EVENTS):
-            rows = np.arange(begin, min(begin + _STEP_EVENTS, len(corpus)))
-            losses.append(learner.step(prepared, corpus, rows, benign, previous, past, rng))
+    def one_pass(lesson: Lesson = lesson, chunks: Sequence[NDArray[np.int64]] = chunks) -> int:
+        carry, steps = learner.begin(lesson, chunks)
+        losses.extend(learner.step(step, carry, rng) for step in steps)
         return len(corpus)
 
+    one_pass(chunks=chunks[:2])  # what a device does at first alone
+    settled(device)
+    begun = time.perf_counter()
+    one_pass(lesson=replace(lesson))  # as a corpus that is not there yet
+    settled(device)
+    whole = time.perf_counter() - begun
     rate = rate_of(one_pass, seconds, device)
     first, last = losses[0], losses[-1]
     assert first is not None
     assert last is not None
-    return rate, float(first), float(last)
+    return Trained(rate, whole * _MILLION / len(corpus), float(first), float(last))
 
 
 def measured(device: torch.device, connections: int, size: int, seconds: float) -> dict[str, object]:
@@ -162,9 +191,10 @@ def measured(device: torch.device, connections: int, size: int, seconds: float) 
     apart, memory = agreement(ours, there, some)
     rates = inference(there, block, seconds, device)
     kernels = rate_of(lambda: len(ours.raw(some)[1]), seconds / 3, torch.device("cpu"))
-    few = min(connections, 8192)
-    mixed, first, last = training(checkpoint, few, seconds, device, mixed=True)
-    processor, *_ = training(checkpoint, min(few, 2048), seconds / 3, torch.device("cpu"), mixed=False)
+    few = min(connections, _LEARNED if device.type == "cuda" else 8192)
+    learned = {f"{n} a step": training(checkpoint, few, seconds / 2, device, True, n) for n in _STEPS}
+    shown = learned[f"{_STEPS[0]} a step"]
+    processor = training(checkpoint, min(few, 2048), seconds / 3, torch.device("cpu"), mixed=False)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "processor",
@@ -173,9 +203,12 @@ def measured(device: torch.device, connections: int, size: int, seconds: float) 
         "batch": min(size, len(block)),
         "inference, connections/s": {k: round(v) for k, v in rates.items()},
         "whole detector by our kernels on one core, connections/s": round(kernels),
-        "training, connections/s": round(mixed),
-        "training on the processor, connections/s": round(processor),
-        "loss, first and last step": [round(first, 4), round(last, 4)],
+        "training, connections/s": {k: round(x.rate) for k, x in learned.items()},
+        "training, a pass over a million connections, s": {
+            k: round(x.million, 1) for k, x in learned.items()
+        },
+        "training on the processor, connections/s": round(processor.rate),
+        "loss, first and last step": [round(shown.first, 4), round(shown.last, 4)],
         "nats from our kernels": {k: round(v, 5) for k, v in apart.items()},
         "memory from our kernels, median": round(memory, 6),
         "within the bounds": all(apart[k] <= most for k, most in BOUNDS.items()),

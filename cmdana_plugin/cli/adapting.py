@@ -85,7 +85,7 @@ def _propose(settings: Config, folder: Path, quiet: bool) -> Entry:
     present = _lineage(settings, folder).model or (Path(settings.model.path) if settings.model.path else None)
     with files.alone(folder, "adapt"):
         found = shadow.days_over(folder)
-        say_if_it_compiles("loss")
+        say_if_it_compiles("steps")
         with show.steps(quiet=quiet) as progress, settled_for_extraction():
             return shadow.propose(
                 folder, found, settings, partial(load_detector_of, settings), present, progress

@@ -104,7 +104,7 @@ def train(
     from cmdana_plugin.training import checked, checked_way
     from cmdana_plugin.training import sources as learn
 
-    say_if_it_compiles("loss")
+    say_if_it_compiles("steps")
     names = list(sources or ())
     spool = None
     with show.steps(quiet=as_json) as progress:

@@ -18,7 +18,7 @@ from .adversarial.hardening import hardened as hardened
 from .calibrate import components as components
 from .calibrate import components_with as components_with
 from .calibrate import recalibrate as recalibrate
-from .cross_modal.loss import previous_of_entity as previous_of_entity
+from .cross_modal.steps import previous_of_entity as previous_of_entity
 from .fit import train as train
 from .fit_incidents import tails_over as tails_over
 from .recipe import Recipe as Recipe

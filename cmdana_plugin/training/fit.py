@@ -39,8 +39,9 @@ from cmdana_plugin.detector import (
 )
 from cmdana_plugin.training.adversarial import hardening
 from cmdana_plugin.training.calibrate import calibrated_on
-from cmdana_plugin.training.cross_modal.loss import Learner, previous_of_entity
+from cmdana_plugin.training.cross_modal.loss import Learner
 from cmdana_plugin.training.cross_modal.resume import Position, Progressed
+from cmdana_plugin.training.cross_modal.steps import lesson_of
 from cmdana_plugin.training.fit_behaviour import fit_behaviour, normal_of
 from cmdana_plugin.training.fit_fields import fit_fields
 from cmdana_plugin.training.recipe import Recipe
@@ -63,13 +64,12 @@ from feature_extractors.features import (
 )
 
 Progress = Callable[[str, float], None]
-_CHUNK_EVENTS: Final = 512  # events of one step
 # events that the network learns from, repeats included, unless told how many passes
 _TRAINING_EVENTS: Final = 300_000
 # events of a large recording that the network learns from: a day in minutes
 _LARGE_RECORDING_EVENTS: Final = 150_000
-# steps that follow each other where not all of a large recording is learned from
-_CONSECUTIVE_STEPS: Final = 16
+# events, in steps that follow each other, where not all of a large recording is learned from
+_CONSECUTIVE_EVENTS: Final = 8192
 _MAX_EPOCHS: Final = 40
 # Share of each recording, its last, that p-values are taken from if nothing else is given.
 CALIBRATION_FRACTION: Final = 0.2
@@ -336,9 +336,8 @@ def _fit(
     rng = np.random.default_rng(recipe.seed)
     learner = Learner(network, recipe, device)
     optimiser = learner.optimiser
-    previous = previous_of_entity(corpus.ids[:, 0])
-    most = _LARGE_RECORDING_EVENTS // _CHUNK_EVENTS if recipe.epochs is None else None
-    plan = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
+    lesson = lesson_of(corpus, prepared, benign)
+    plan = _steps_of(corpus, benign, recipe, rng)
     epochs = recipe.epochs or min(max(_TRAINING_EVENTS // int(benign.sum()), 1), _MAX_EPOCHS)
     total = epochs * len(plan)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -347,18 +346,19 @@ def _fit(
     position = (kept.load(network, optimiser, schedule) if kept else None) or Position()
     what = "network, where it was interrupted" if position.step else "network"
     network.train()
-    whole = prepared
     while position.epoch < epochs:
         if position.at_epoch is not None:
             rng.bit_generator.state = position.at_epoch
         position.at_epoch = rng.bit_generator.state
-        prepared = recipe.variant.lesson(whole, schema, rng)
-        chunks = _spread(_chunks(corpus.bounds, benign, rng), benign, most, rng)
+        shown = recipe.variant.lesson(prepared, schema, rng)
+        if shown is not lesson.prepared:
+            lesson = replace(lesson, prepared=shown)
+        chunks = _steps_of(corpus, benign, recipe, rng)
         if position.chunk:
             rng.bit_generator.state = position.at_chunk
-        past = learner.begin(corpus)
-        for rows in chunks[position.chunk :]:
-            learner.step(prepared, corpus, rows, benign, previous, past, rng)
+        carry, steps = learner.begin(lesson, chunks[position.chunk :])
+        for step in steps:
+            learner.step(step, carry, rng)
             position.chunk += 1
             position.step += 1
             if position.step < total:
@@ -378,8 +378,18 @@ def _key(corpus: Corpus, recipe: Recipe, init: Checkpoint | None, schema: Schema
     return digest.hexdigest()
 
 
+def _steps_of(
+    corpus: Corpus, benign: NDArray[np.bool_], recipe: Recipe, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """The events of each step of one pass."""
+    size = recipe.step_events
+    most = max(_LARGE_RECORDING_EVENTS // size, 1) if recipe.epochs is None else None
+    run = max(_CONSECUTIVE_EVENTS // size, 1)
+    return _spread(_chunks(corpus.bounds, benign, size, rng), benign, most, run, rng)
+
+
 def _chunks(
-    bounds: NDArray[np.int64], useful: NDArray[np.bool_], rng: np.random.Generator
+    bounds: NDArray[np.int64], useful: NDArray[np.bool_], least: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Recordings in random order, each whole and in time order unless longer than a chunk; others left out."""
     out, held, size = [], [], 0
@@ -387,11 +397,11 @@ def _chunks(
         a, b = bounds[r], bounds[r + 1]
         if not useful[a:b].any():
             continue
-        for begin in range(a, b, _CHUNK_EVENTS):
-            rows = np.arange(begin, min(begin + _CHUNK_EVENTS, b))
+        for begin in range(a, b, least):
+            rows = np.arange(begin, min(begin + least, b))
             held.append(rows)
             size += len(rows)
-            if size >= _CHUNK_EVENTS:
+            if size >= least:
                 out.append(np.concatenate(held))
                 held, size = [], 0
     if held:
@@ -400,19 +410,19 @@ def _chunks(
 
 
 def _spread(
-    chunks: list[NDArray[np.int64]], useful: NDArray[np.bool_], most: int | None, rng: np.random.Generator
+    chunks: list[NDArray[np.int64]],
+    useful: NDArray[np.bool_],
+    most: int | None,
+    run: int,
+    rng: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    """At most so many of the chunks, in runs that follow each other, drawn from all of the time there is."""
+    """At most so many of the chunks, in runs of `run` that follow each other, drawn from all of the time there is."""
     if most is None or len(chunks) <= most:
         return chunks
     chunks = [rows for rows in chunks if useful[rows].any()]
-    runs = len(chunks) // _CONSECUTIVE_STEPS
-    drawn = np.sort(rng.choice(runs, min(most // _CONSECUTIVE_STEPS, runs), replace=False))
-    return [
-        rows
-        for run in drawn.tolist()
-        for rows in chunks[run * _CONSECUTIVE_STEPS : (run + 1) * _CONSECUTIVE_STEPS]
-    ]
+    runs = len(chunks) // run
+    drawn = np.sort(rng.choice(runs, min(most // run, runs), replace=False))
+    return [rows for k in drawn.tolist() for rows in chunks[k * run : (k + 1) * run]]
 
 
 def _fit_trees(

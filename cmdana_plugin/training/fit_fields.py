@@ -24,7 +24,7 @@ from cmdana_plugin.detector import (
     energy,
     head_loss,
 )
-from cmdana_plugin.training.cross_modal.loss import previous_of_entity
+from cmdana_plugin.training.cross_modal.steps import previous_of_entity
 from cmdana_plugin.training.recipe import Recipe
 from cmdana_plugin.training.recording import Corpus, balance
 

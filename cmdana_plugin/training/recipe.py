@@ -70,6 +70,9 @@ class Recipe:
     # passes; None: as many as a small recording needs and a large one can do without
     epochs: int | None = None
     rate: float = 2e-3
+    # events of one step of the cross-modal network; more make fewer steps, of which a GPU has more in a second, and
+    # fewer changes of the weights in a pass
+    step_events: int = 512
     width: int = 48
     dropout: float = _MODALITY_DROPOUT
     trees: bool = True

@@ -8,7 +8,8 @@ import torch
 from made_windows import changed, is_scan, office
 
 from cmdana_plugin.detector.history import KINDS, MEMORY, RING, RING_WIDTH, Slots, Tables, make_keys
-from cmdana_plugin.training.cross_modal.loss import _latest, _read_memory, previous_of_entity
+from cmdana_plugin.training.cross_modal.loss import read_memory
+from cmdana_plugin.training.cross_modal.steps import _latest, _turns, previous_of_entity
 from feature_extractors.features.encoding import encode
 from feature_extractors.features.schema import load_schema
 from feature_extractors.observations import Stage, Windows, take
@@ -123,8 +124,13 @@ def events() -> tuple[np.ndarray, ...]:
 
 def test_training_reads_the_same_memory_as_the_loop(events: tuple[np.ndarray, ...]) -> None:
     ids, ts, write, value, rate = events
-    read, _, _ = _read_memory(ids, ts, *(torch.from_numpy(x) for x in (write, value, rate)), None)
-    assert np.allclose(read.numpy(), loop(*events), atol=1e-5)
+    at, memory = np.full(9, -1.0), torch.zeros(9, MEMORY)
+    found = []
+    for rows in np.split(np.arange(len(ids)), [120, 170]):  # in steps, as training goes
+        turns = {k: torch.from_numpy(x) for k, x in _turns(ids[rows, None], ts[rows], at).items()}
+        w, v = (torch.from_numpy(x[rows, None]) for x in (write, value))
+        found.append(read_memory(turns, w, v, torch.from_numpy(rate[None]), memory)[:, 0].numpy())
+    assert np.allclose(np.concatenate(found), loop(*events), atol=1e-5)
 
 
 def test_scoring_reads_the_same_memory_as_the_loop(events: tuple[np.ndarray, ...]) -> None:

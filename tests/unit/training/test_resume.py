@@ -93,9 +93,9 @@ def test_a_large_recording_is_learned_from_in_runs_from_all_of_its_time() -> Non
     useful = np.ones(10_000, np.bool_)
     useful[8000:] = False  # held out
     rng = np.random.default_rng(1)
-    assert _spread(chunks, useful, None, rng) == chunks
-    assert _spread(chunks, useful, 1000, rng) == chunks
-    drawn = np.concatenate(_spread(chunks, useful, 320, rng))
+    assert _spread(chunks, useful, None, 16, rng) == chunks
+    assert _spread(chunks, useful, 1000, 16, rng) == chunks
+    drawn = np.concatenate(_spread(chunks, useful, 320, 16, rng))
     assert len(drawn) == len(set(drawn.tolist())) == 3200
     assert (np.diff(drawn) > 0).all()
     assert (np.diff(drawn) > 1).sum() < 20  # runs, not single steps
