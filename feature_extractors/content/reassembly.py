@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from feature_extractors.addresses import address_texts
 from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
-from feature_extractors.content.analyzers.columns import NOTHING
+from feature_extractors.content.analyzers.columns import HELLO, NOTHING
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
 from feature_extractors.content.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
 from feature_extractors.content.analyzers.http_columns import MIN_HEAD
 from feature_extractors.content.analyzers.http_columns import read as read_http
 from feature_extractors.content.analyzers.registry import create
+from feature_extractors.content.analyzers.tls_columns import read as read_tls
 from feature_extractors.content.segments import NEVER, Segments, Wanted
 from feature_extractors.frames import Counts
 from feature_extractors.observations import LogEntry
@@ -31,9 +32,10 @@ _DNS_PORTS = np.array(
     [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
 )
 # What a segment may begin with, by its first byte.
-_OF_HTTP = 1
+_OF_HTTP, _OF_TLS = 1, 2
 _BEGINS = np.zeros(256, np.uint8)
 _BEGINS[list(b"CDGHOP")] = _OF_HTTP
+_BEGINS[22] = _OF_TLS
 NO_HOST = ("0.0.0.0", "255.255.255.255")  # noqa: S104  # addresses of nobody, which DHCP's messages come from
 NOT_SAID = 0.0  # no analyzer said when an entry is written
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
@@ -197,6 +199,8 @@ class Content:
         )
         begins = _BEGINS[data[start[whole]]]
         heads = read_http(data, start, captured, whole[begins == _OF_HTTP], which)
+        hellos = read_tls(data, start, captured, whole[begins == _OF_TLS], which, HELLO)
+        columns.hellos, columns.kinds = hellos.rows, hellos.kinds
         columns.heads, columns.items, columns.words = heads.rows, heads.items, heads.words
         return which.tolist()
 
