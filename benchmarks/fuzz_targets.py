@@ -64,7 +64,9 @@ class Analyzers:
         names = [p.stem for p in sorted((_FOLDER / "content" / "analyzers").glob("*.py"))]
         python = [f"content.analyzers.{n}" for n in names if n not in ("__init__", *_COLUMNS)]
         # Messages that are read with their block are read by the same compiled code for both.
-        loaded = Covered(self.marks, ["content.reassembly", *python], [f"content.analyzers.{n}" for n in _COLUMNS])
+        loaded = Covered(
+            self.marks, ["content.reassembly", *python], [f"content.analyzers.{n}" for n in _COLUMNS]
+        )
         import fuzzed
         from made_segments import segments
 
