@@ -23,6 +23,7 @@ from marks import Covered, Marks  # noqa: E402
 from mutation import MOST_PARTS, Mutator, Talk, decoded  # noqa: E402
 
 _FOLDER: Final = ROOT / "feature_extractors"
+_COLUMNS: Final = ("dns_columns", "http_columns", "tls_columns")  # of content.analyzers
 _LARGEST_PART: Final = 2048
 _LARGEST_ENTRY: Final = 1_000_000  # bytes
 
@@ -61,9 +62,11 @@ class Analyzers:
         self._rng = rng
         self.marks = Marks()
         names = [p.stem for p in sorted((_FOLDER / "content" / "analyzers").glob("*.py"))]
-        python = [f"content.analyzers.{n}" for n in names if n not in ("__init__", "dns_columns")]
+        python = [f"content.analyzers.{n}" for n in names if n not in ("__init__", *_COLUMNS)]
         # Messages that are read with their block are read by the same compiled code for both.
-        loaded = Covered(self.marks, ["content.reassembly", *python], ["content.analyzers.dns_columns"])
+        loaded = Covered(
+            self.marks, ["content.reassembly", *python], [f"content.analyzers.{n}" for n in _COLUMNS]
+        )
         import fuzzed
         from made_segments import segments
 
@@ -225,7 +228,8 @@ class Frames:
             if (_FOLDER / "tracker" / f"{n}.py").exists()
         ]
         loaded = Covered(
-            self.marks, compiled=[*(f"tracker.{n}" for n in modules), "content.analyzers.dns_columns"]
+            self.marks,
+            compiled=[f"tracker.{n}" for n in modules] + [f"content.analyzers.{n}" for n in _COLUMNS],
         )
         import fuzzed_frames
 

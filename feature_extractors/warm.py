@@ -21,10 +21,11 @@ _ANSWER: Final = (
     + _QUERY[12:]
     + b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xcb\x00\x71\x01"
 )
+_HELLO: Final = b"\x16\3\1\0\x2f\1\0\0\x2b\3\3" + bytes(33) + b"\0\2\x13\1\1\0\0\0"
 
 
 def warm_up() -> None:
-    """Extracts one DNS lookup and one HTTP request, so that all compiled code is loaded."""
+    """Extracts one DNS lookup, one HTTP request and one hello of TLS, so that all compiled code is loaded."""
     extractor = Extractor()
     schema = load_schema()
     none = np.zeros(0, np.int64)
@@ -42,6 +43,7 @@ def _block() -> FrameBlock:
         _udp(_QUERY, 0), _udp(_ANSWER, 1),
         _tcp(0, syn, 100, 0), _tcp(1, syn | ack, 200, 101), _tcp(0, ack, 101, 201),
         _tcp(0, push, 101, 201, request), _tcp(1, push, 201, 101 + len(request), answer),
+        _tcp(0, push, 101, 201, _HELLO, 443),
     ]  # fmt: skip
     sizes = np.array([len(frame) for frame in frames], np.int32)
     ends = np.cumsum(sizes, dtype=np.int64)
@@ -60,8 +62,8 @@ def _udp(payload: bytes, side: int) -> bytes:
     return _ethernet(struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload, 17, side)
 
 
-def _tcp(side: int, flags: int, seq: int, ack: int, payload: bytes = b"") -> bytes:
-    ports = (40001, 80)[:: 1 - 2 * side]
+def _tcp(side: int, flags: int, seq: int, ack: int, payload: bytes = b"", port: int = 80) -> bytes:
+    ports = (40001, port)[:: 1 - 2 * side]
     return _ethernet(struct.pack(">HHIIBBHHH", *ports, seq, ack, 0x50, flags, 64000, 0, 0) + payload, 6, side)
 
 

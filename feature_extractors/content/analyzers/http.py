@@ -6,8 +6,6 @@ length are passed over without being looked at beyond their first bytes, but for
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import ClassVar, Final
 
@@ -23,6 +21,14 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 from feature_extractors.content.analyzers.http_body import Body, Budget
+from feature_extractors.content.analyzers.http_columns import HEAD, HEADERS, ITEM, METHODS, NUMBER, TEXT
+from feature_extractors.content.analyzers.http_words import (
+    PROXY_HEADERS,
+    WRITTEN,
+    read_as,
+    unescape,
+    username,
+)
 from feature_extractors.content.analyzers.lines import Lines
 from feature_extractors.content.analyzers.mime import filename
 
@@ -31,23 +37,13 @@ MAX_CHUNKS: Final = 100_000  # chunks of one body
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
-_ESCAPE: Final = re.compile(rb"%(%*)(u[0-9a-fA-F]{4}|[0-9a-fA-F]{2})?")
 _RANGE: Final = re.compile(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/\s*([0-9]{1,15}|\*)?")
-_PROXY_HEADERS: Final = frozenset((
-    b"FORWARDED", b"X-FORWARDED-FOR", b"X-FORWARDED-FROM", b"CLIENT-IP", b"VIA", b"XROXY-CONNECTION",
-    b"PROXY-CONNECTION",
-))  # fmt: skip
-
 # Methods that Zeek knows (HTTP::http_methods)
 _METHODS: Final = frozenset((
     b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"CONNECT", b"PROPFIND", b"PROPPATCH", b"MKCOL",
     b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"POLL", b"REPORT", b"SUBSCRIBE", b"BMOVE", b"SEARCH",
 ))  # fmt: skip
-_READ: Final = _PROXY_HEADERS | {
-    b"CONTENT-LENGTH", b"TRANSFER-ENCODING", b"CONTENT-ENCODING", b"CONTENT-TYPE", b"CONTENT-DISPOSITION",
-    b"CONTENT-RANGE", b"HOST", b"USER-AGENT", b"REFERER", b"ORIGIN", b"AUTHORIZATION", b"PROXY-AUTHORIZATION",
-    b"CONNECTION", b"UPGRADE",
-}  # fmt: skip
+_SAID_AS: Final = ("host", "user_agent", "referrer", "origin")  # the first of HEADERS
 
 # What a direction waits for
 _LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
@@ -60,17 +56,12 @@ _BODIES: Final = frozenset((_BODY, _CHUNK, _TO_END))
 _NO_ENTRY: Final[Fields] = {}
 _NOT_FOLDED: Final[list[bytes]] = []
 
-# Names of headers as they are written, in capitals; "" for those that nobody reads. Clients and servers write few.
-_WRITTEN: Final[dict[bytes, bytes]] = {}
-_MAX_WRITTEN: Final = 1024
-_MAX_WRITTEN_BYTES: Final = 40  # of a name that is remembered
-
 
 class _Side:
     """One direction: where its parser stands, and the message under way."""
 
     __slots__ = (
-        "body", "chunks", "close", "content_length", "content_type", "entry", "expects_body", "folded", "headers",
+        "body", "chunks", "close", "content_length", "entry", "expects_body", "folded", "headers",
         "left", "lines", "name", "ongoing", "state", "upgrade", "upgrade_to", "value", "value_size", "version",
     )  # fmt: skip
 
@@ -88,7 +79,6 @@ class _Side:
         self.body.reset()
         self.expects_body = expects_body  # None: maybe
         self.content_length = -1
-        self.content_type = b""
         self.left = 0
         self.chunks = -1  # -1: not chunked
         self.headers = 0
@@ -120,6 +110,7 @@ class Http(Analyzer):
         self._code = 0
         self._inside: Analyzer | None = None
         self._ts = 0.0
+        self._columns = session.run.columns
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._inside is not None:
@@ -129,8 +120,12 @@ class Http(Analyzer):
         side = self._sides[is_orig]
         lines, budget = side.lines, self._budget
         if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
-            self._begin_reply(side, b"0.9", 0, b"<empty>", True)
+            self._begin_reply(side, b"0.9", 0, "<empty>", True)
             side.state = _TO_END
+        if side.state == _LINE and self._columns.segment is data and not len(lines):
+            data = self._past_plain(is_orig, ts, side, data)
+            if not data:
+                return
         if len(lines) or side.state not in _BODIES:
             lines.feed(data)
             data = b""
@@ -185,6 +180,44 @@ class Http(Analyzer):
                 self._line(is_orig, side, line)
             if self.done or self._hand_on(is_orig, ts, lines):
                 return
+
+    def _past_plain(self, is_orig: bool, ts: float, side: _Side, data: bytes) -> bytes:
+        """Takes the head that was read with its block, if these bytes begin with one; what is left to look at."""
+        columns = self._columns
+        row, heads = HEAD * columns.which, columns.heads
+        if row < 0 or (heads[row] != 0) != is_orig:
+            return data
+        line, size = heads[row + 1], heads[row + 2]
+        begin, end = heads[row + 7], heads[row + 8]
+        is_plain = heads[row + 6] != 0
+        version = b"1.1" if heads[row + 5] else b"1.0"
+        self._said += line
+        if is_orig:
+            uri = columns.words[begin:end] if is_plain else text(unescape(data[begin:end]))
+            self._requested(side, METHODS[heads[row + 4]], uri, version)
+        else:
+            reason = columns.words[begin:end] if is_plain else text(data[begin:end])
+            self._replied(side, version, heads[row + 4], reason)
+        if self.done:
+            return b""
+        self._said += size - line
+        side.headers = heads[row + 3]
+        items = columns.items
+        for i in range(ITEM * heads[row + 9], ITEM * heads[row + 10], ITEM):
+            which, begin, end = items[i], items[i + 1], items[i + 2]
+            if which <= TEXT:
+                side.entry[_SAID_AS[TEXT - which]] = columns.words[begin:end]
+            elif which == NUMBER:
+                side.content_length = begin
+            else:
+                self._header(is_orig, side, HEADERS[which], data[begin:end])
+        self._headers_done(is_orig, side)
+        if self.done or size == len(data):
+            return b""
+        if self._inside is not None:
+            self.session.feed(self._inside, is_orig, ts, data[size:])
+            return b""
+        return data[size:]
 
     def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
         """Where the connection has turned to something else, gives it what is left."""
@@ -296,7 +329,17 @@ class Http(Analyzer):
             raise ParseError("not_a_request_line")
         if not _VERSION.match(version):
             version = b"0.0"
-        side.version = version[:3]
+        self._requested(side, method, text(unescape(uri)), version[:3])
+        if version == b"0.9":
+            if method != b"GET":
+                self.session.weird(self._ts, "invalid_http_09_request_method", "HTTP", text(method))
+            reply = self._sides[0]
+            if reply.state == _LINE:
+                reply.state = _OLD_REPLY
+
+    def _requested(self, side: _Side, method: bytes, uri: str, version: bytes) -> None:
+        """A request begins, whose line says this."""
+        side.version = version
         self.session.confirm(self.service)
         if len(self._methods) < self.session.limits.transactions:
             self._methods.append(method)
@@ -311,17 +354,11 @@ class Http(Analyzer):
         entry["method"] = text(method)
         if method not in _METHODS:
             self.session.weird(self._ts, "unknown_HTTP_method", "", text(method))
-        entry["uri"] = text(unescape(uri))
+        entry["uri"] = uri
         side.entry = entry
         side.reset(None)
         side.ongoing = True
         side.state = _HEADERS
-        if version == b"0.9":
-            if method != b"GET":
-                self.session.weird(self._ts, "invalid_http_09_request_method", "HTTP", text(method))
-            reply = self._sides[0]
-            if reply.state == _LINE:
-                reply.state = _OLD_REPLY
 
     def _bad_request(self, line: bytes, no_method: bool) -> None:
         with_version = no_method and line[-9:-3].upper() == b" HTTP/"
@@ -340,14 +377,18 @@ class Http(Analyzer):
         code = int(parts[1][:3]) if parts[1][:3].isdigit() else 0
         reason = parts[2] if len(parts) > 2 else b""
         version = parts[0][:3] if _VERSION.match(parts[0]) else b"0.0"
+        has_reason = len(parts) > 2 or line.endswith((b" ", b"\t"))
+        self._replied(side, version, code, text(reason) if has_reason else "<empty>")
+
+    def _replied(self, side: _Side, version: bytes, code: int, reason: str) -> None:
+        """A reply begins, whose line says this."""
         if self._methods:
             self.session.confirm(self.service)
         method = self._methods[0] if self._methods else b""
         nothing = method.upper() == b"HEAD" or 100 <= code < 200 or code in (204, 304)
-        has_reason = len(parts) > 2 or line.endswith((b" ", b"\t"))
-        self._begin_reply(side, version, code, reason if has_reason else b"<empty>", not nothing)
+        self._begin_reply(side, version, code, reason, not nothing)
 
-    def _begin_reply(self, side: _Side, version: bytes, code: int, reason: bytes, has_body: bool) -> None:
+    def _begin_reply(self, side: _Side, version: bytes, code: int, reason: str, has_body: bool) -> None:
         if self._connect and code != 200:
             self._connect = False
         current = self._pending.get(self._response)
@@ -357,11 +398,11 @@ class Http(Analyzer):
         entry = self._open(self._response)
         entry["status_code"] = code
         if not self.session.brief:
-            entry["status_msg"] = text(reason)
+            entry["status_msg"] = reason
             entry["version"] = version.decode("ascii")
         if 100 <= code <= 199:
             entry["info_code"] = code
-            entry["info_msg"] = text(reason)
+            entry["info_msg"] = reason
         self._code = code
         side.version = version
         side.entry = entry
@@ -394,9 +435,9 @@ class Http(Analyzer):
             if (colon := line.find(b":")) < 0:
                 continue
             name = line[:colon]
-            read = _WRITTEN.get(name)
+            read = WRITTEN.get(name)
             if read is None:
-                read = _read_as(name)
+                read = read_as(name)
             if read:
                 self._header(is_orig, side, read, line[colon + 1 :].strip(b" \t\r\n"))
         self._headers_done(is_orig, side)
@@ -445,8 +486,7 @@ class Http(Analyzer):
         elif name == b"CONTENT-ENCODING":
             side.body.unpack(value.split(b";")[0].strip().lower())
         elif name == b"CONTENT-TYPE":
-            side.content_type = value.split(b";")[0].strip().lower()
-            if side.content_type.startswith(b"multipart/"):
+            if value.split(b";")[0].strip().lower().startswith(b"multipart/"):
                 side.body.multipart = value[:1024]
             if value.lower().find(b"name") >= 0:
                 side.body.filename = filename(value) or side.body.filename
@@ -466,13 +506,13 @@ class Http(Analyzer):
                 entry["referrer"] = text(value)
             elif name == b"ORIGIN":
                 entry["origin"] = text(value)
-            elif name in _PROXY_HEADERS:
+            elif name in PROXY_HEADERS:
                 proxied = entry.setdefault("proxied", [])
                 said = f"{text(name)} -> {text(value)}"
                 if isinstance(proxied, list) and said not in proxied and len(proxied) < MAX_ITEMS:
                     proxied.append(said)
             elif name in (b"AUTHORIZATION", b"PROXY-AUTHORIZATION") and value[:6].lower() == b"basic ":
-                entry["username"] = _username(value)
+                entry["username"] = username(value)
         elif name == b"CONNECTION":
             token = value.split(b",")[0].strip().lower()
             if token == b"close":
@@ -538,40 +578,3 @@ class Http(Analyzer):
     def _interrupt(self, is_orig: bool) -> None:
         self._finish(is_orig)
         self._sides[is_orig].state = _NOTHING
-
-
-def _read_as(written: bytes) -> bytes:
-    """The name of a header that is read, in capitals; "" of any other."""
-    name = written.upper()
-    if name not in _READ:
-        name = name.strip()
-    read = name if name in _READ else b""
-    if len(_WRITTEN) < _MAX_WRITTEN and len(written) <= _MAX_WRITTEN_BYTES:
-        _WRITTEN[written] = read
-    return read
-
-
-def unescape(uri: bytes) -> bytes:
-    """The URI with its percent escapes undone, odd ones as Zeek's unescape_URI undoes them. Linear in its length."""
-    if uri.find(b"%") < 0:  # `in` raises and forgets an exception first
-        return uri
-
-    def one(match: re.Match[bytes]) -> bytes:
-        escape = match.group(2)
-        if escape is None:
-            return b"%"
-        if escape[:1] == b"u":
-            raw = bytes.fromhex(escape[1:].decode("ascii"))
-            return raw[1:] if raw[0] == 0 else raw
-        return bytes.fromhex(escape.decode("ascii"))
-
-    return _ESCAPE.sub(one, uri)
-
-
-def _username(value: bytes) -> str:
-    try:
-        decoded = base64.b64decode(value[6:].strip(), validate=False)
-    except (binascii.Error, ValueError):
-        decoded = b""
-    user, colon, _ = decoded.partition(b":")
-    return text(user) if colon else f"<problem-decoding> ({text(value)})"

@@ -251,3 +251,16 @@ ALERTS: Final[dict[int, str]] = {
     114: "bad_certificate_hash_value", 115: "unknown_psk_identity", 116: "certificate_required",
     117: "general_error", 120: "no_application_protocol", 121: "ech_required",
 }  # fmt: skip
+
+VERSIONS: Final[dict[int, str]] = {
+    0x0002: "SSLv2", 0x0300: "SSLv3", 0x0301: "TLSv10", 0x0302: "TLSv11", 0x0303: "TLSv12", 0x0304: "TLSv13",
+    0xFEFF: "DTLSv10", 0xFEFD: "DTLSv12", 0xFEFC: "DTLSv13",
+}  # fmt: skip
+
+
+def version_name(version: int) -> str:
+    if version in VERSIONS:
+        return VERSIONS[version]
+    if version // 0xFF == 0x7F:
+        return f"TLSv13-draft{version % 0x7F}"
+    return f"unknown-{version}"

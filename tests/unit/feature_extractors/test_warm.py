@@ -1,6 +1,7 @@
 """What is compiled is loaded before a process is locked in: traffic of any kind asks for nothing more."""
 
 import gc
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,18 @@ def compiled() -> set[tuple[str, str]]:
     return {(d.py_func.__qualname__, str(s)) for d in found for s in d.signatures}
 
 
+def said(payload: bytes) -> bytes:
+    """A frame whose originator says this over TCP, to port 99."""
+    packet = struct.pack(">BBHHHBBHII", 0x45, 0, 40 + len(payload), 1, 0, 64, 6, 0, 0xC0000201, 0xC0000202)
+    return (
+        bytes(12)
+        + b"\x08\0"
+        + packet
+        + struct.pack(">HHIIBBHHH", 9999, 99, 1, 1, 0x50, 24, 9, 0, 0)
+        + payload
+    )
+
+
 def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up(loads: list[str]) -> None:
     warm_up()
     before, missed, loaded = compiled(), list(ready.missed_functions), list(loads)
@@ -47,6 +60,10 @@ def test_traffic_of_any_kind_needs_nothing_compiled_after_the_warm_up(loads: lis
     made = [RawFrame(f.data, f.length, f.ts, f.link) for f in frames(50)]
     made += [
         RawFrame(data, len(data), 1e9 + i, link) for i, (link, data) in enumerate(link_layers().values())
+    ]
+    made += [
+        RawFrame(data, len(data), 1.5e9, 1)
+        for data in map(said, (b"GET / HTTP/1.1\r\n\r\n", b"\x16\3\1" + bytes(60)))
     ]
     rng = np.random.default_rng(1)
     made += [RawFrame(bytes(rng.integers(0, 256, 80, np.uint8)), 80, 2e9 + i, 1) for i in range(2000)]
