@@ -34,6 +34,7 @@ from cmdana_plugin.statefile import of_text, packed, text_array, unpacked
 from feature_extractors.compiled import entry, hashed, helper, new_key
 
 BLOCK: Final = 3600.0  # seconds of a host's hour
+_LOOKS: Final = 600.0  # seconds after which it is looked again what everybody does
 _STILL: Final = 0.8  # of the limit: evidence of the last hour that keeps an incident open
 _CROWD: Final = 10  # hosts from which on it is known what everybody does
 # Share of hosts that may do less in an hour in which everybody does more. Many intruders move the middle one; but away
@@ -42,6 +43,7 @@ _FEW: Final = 0.25
 _HALF: Final = 0.5
 _CALM: Final = 0.5  # what the evidence against the next host comes to in most hours, at most
 _CHANCE: Final = 0.5  # -log10 of how far beyond one in m the most of m hours is by chance
+_MANY: Final = 1.5  # -log10 p of connections that are counted: a flood's need not be odder each
 _PROBES: Final = 16  # places that a host may take
 _BLOCKS: Final = 8192  # hosts' hours of this site remembered for each role
 _OF_AN_HOUR: Final = _BLOCKS // 24  # of which so many may be of one hour: they are of a day at least
@@ -95,7 +97,7 @@ class Evidence:
         self._value = np.zeros((hosts, len(HORIZONS), KEPT), np.float32)
         # Of a value of 0 it means nothing: 72 MB that nobody has touched take neither time nor memory.
         self._when = np.zeros((hosts, len(HORIZONS), KEPT))
-        self._many = np.zeros(hosts, np.float32)  # connections of at least `FIRM`, fading over an hour
+        self._many = np.zeros(hosts, np.float32)  # connections of at least `_MANY`, fading over an hour
         self._many_at = np.zeros(hosts)
         self._last = np.full(hosts, -np.inf)
         self._peak = np.zeros((hosts, STATISTICS), np.float32)  # in the hour that is being counted
@@ -114,6 +116,7 @@ class Evidence:
         self._before = [0.0] * ROLES  # what `_crowd` was of the hour before
         self._blocks: list[list[Floats]] = [[] for _ in range(ROLES)]
         self._watched = 0  # hours so far
+        self._looked = 0  # the ten minutes in which raised limits were taken last
         self._hours: list[int] = []  # how many hosts' hours there were in each of the last 24 hours
 
     def __len__(self) -> int:
@@ -129,6 +132,7 @@ class Evidence:
             "before": self._before,
             "hours": self._hours,
             "watched": self._watched,
+            "looked": self._looked,
             "blocks": [[len(part) for part in kept] for kept in self._blocks],
         }
         more = {f"blocks.{role}": self.blocks(role) for role in range(ROLES)} | {
@@ -152,7 +156,7 @@ class Evidence:
             limits, before = np.array(numbers["limits"], float), [float(x) for x in numbers["before"]]
             key, hours = tuple(int(x) for x in numbers["key"]), [int(x) for x in numbers["hours"]][-24:]
             sizes = [[int(n) for n in kept] for kept in numbers["blocks"]]
-            watched = int(numbers.get("watched", len(hours)))
+            watched, looked = int(numbers.get("watched", len(hours))), int(numbers.get("looked", 0))
         except (KeyError, TypeError) as error:
             raise ValueError(f"evidence: found no {error}") from None
         if limits.shape != (ROLES,) or not len(before) == len(sizes) == ROLES or len(key) != 2:
@@ -175,7 +179,7 @@ class Evidence:
             self._tails = tails.copy()
         self.forgotten, self.limit, self.limits = forgotten, limit, limits
         self._hash_key, self._before, self._hours, self._blocks = (key[0], key[1]), before, hours, blocks
-        self._watched = watched if learned and of_now else 0
+        self._watched, self._looked = watched if learned and of_now else 0, looked
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {name: getattr(self, attribute) for name, attribute in _COLUMNS.items()}
@@ -276,6 +280,27 @@ class Evidence:
         """From an hour's beginning on."""
         self.limit = limit
         self.limits[:] = limit
+
+    def raise_limit(self, role: int, limit: float, now: float) -> None:
+        """Until it is looked again how much more everybody is odd than in other hours."""
+        self.limits[role] = limit
+        self._looked = math.floor(now / _LOOKS)
+
+    def upto(self, end: Floats, at: int, stop: int) -> int:
+        """Up to which row from `at` on the limits stand: raised ones are taken anew every ten minutes.
+
+        At an hour's beginning few hosts have been seen, and what some of them do is soon no longer what everybody does.
+        """
+        if not (self.limits > self.limit).any():
+            return stop
+        slot = math.floor(end[at] / _LOOKS)
+        if slot != self._looked:
+            self._looked = slot
+            for role in range(ROLES):
+                if self.limits[role] > self.limit:
+                    self.limits[role] = self.limit + self.everybody(role)
+        later = np.flatnonzero(np.floor(end[at:stop] / _LOOKS) != slot)
+        return at + int(later[0]) if len(later) else stop
 
     def everybody(self, role: int) -> float:
         """How much more than in other hours everybody is odd in this one, or was in the one before.
@@ -501,7 +526,7 @@ def _weigh(
             best = host[i] if role == 0 else 0.0
             if best >= limit[role] and last_open[slot] >= now:
                 last_open[slot] = max(last_open[slot], now + quiet)
-            if role == 0 and e[i] >= FIRM:  # how many are odd, of which the oddest thirty say nothing
+            if role == 0 and e[i] >= _MANY:  # how many are odd, of which the oddest thirty say nothing
                 k = len(sizes)
                 many[slot] = many[slot] * np.exp(-max(now - many_at[slot], 0.0) / BLOCK) + 1.0
                 many_at[slot] = now

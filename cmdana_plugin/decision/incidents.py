@@ -219,14 +219,15 @@ class Decider:
                 host[each] = np.maximum(host[each], volume[each])
             at = begin
             while at < stop:
+                upto = self.evidence.upto(rows.end, at, stop)
                 row, place = self.evidence.weigh(
-                    at, orig[:stop], resp[:stop], rows.end[:stop], e[:stop], host[:stop], rows.tried[:stop],
-                    rows.early[:stop], ours, owner, told, overheard=overheard,
+                    at, orig[:upto], resp[:upto], rows.end[:upto], e[:upto], host[:upto], rows.tried[:upto],
+                    rows.early[:upto], ours, owner, told, overheard=overheard,
                 )  # fmt: skip
                 self._gather(rows, at, row, np.maximum(e, host), ours, owner, told, out)
                 if place >= 0:
                     self._alarm(rows, row, place, int(orig[row]), float(told[row]), out)
-                at = row + 1
+                at = row + 1 if place >= 0 else upto
             if not overheard:
                 teaches = ~rows.early[each] & (owner[each] < 0)
                 self._habits.count(orig[each], rows.counts[each], brought, teaches)
@@ -322,7 +323,7 @@ class Decider:
         which = self.evidence.role(place)
         common = self.evidence.limit + self.evidence.everybody(which)
         if evidence < common:  # what everybody does at the same time is no incident of one
-            self.evidence.limits[which] = common
+            self.evidence.raise_limit(which, common, s.end)
             if not rows.early[row]:
                 self._past.keep(s)
             return

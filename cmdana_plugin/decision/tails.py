@@ -32,7 +32,7 @@ SIZES: Final = (
     (3, 10, 30),
     (10, 30),
 )  # of each horizon, how many of the oddest connections are averaged
-STATISTICS: Final = sum(map(len, SIZES)) + 1  # and, of originators, how many of an hour are `FIRM`
+STATISTICS: Final = sum(map(len, SIZES)) + 1  # and, of originators, how many of an hour are odd
 KEPT: Final = 30  # the oddest connections of a host and horizon, which are all that is needed
 ABOVE: Final = 0.1  # share of blocks above the level that a tail begins at
 PARAMETERS: Final = 3  # of a tail: the level it begins at, its scale, its shape

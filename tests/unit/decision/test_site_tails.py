@@ -161,3 +161,22 @@ def test_hours_watched_go_on_with_a_state() -> None:
     later.restore(begun.state())
     through(later, days[2])
     assert np.array_equal(later.state()["evidence.tails"], whole.state()["evidence.tails"])
+
+
+def test_what_everybody_did_at_an_hours_beginning_is_looked_at_again() -> None:
+    calm = [
+        connection(300.0 + 10.0 * k, 0.2, orig=f"10.8.0.{k % 60 + 1}", resp="192.0.2.9", port=443)
+        for k in range(180)
+    ]
+    deciders = [Decider(SMALL, Incident(), key=(1, 2)) for _ in range(2)]
+    for decider, size in zip(deciders, (1000, 7), strict=True):
+        through(decider, calm[:10])
+        limit = decider.evidence.limit
+        decider.evidence.raise_limit(0, limit + 1.0, 390.0)
+        through(decider, calm[10:30], size)
+        assert decider.evidence.limits[0] == limit + 1.0, "it was just looked"
+        through(decider, calm[30:], size)
+        assert decider.evidence.limits[0] == limit
+    whole, cut = (decider.evidence.state() for decider in deciders)
+    for name, array in whole.items():
+        assert np.array_equal(array, cut[name]), f"{name}: however the stream is cut"
