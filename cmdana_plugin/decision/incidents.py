@@ -442,7 +442,8 @@ class Decider:
             incident = replace(incident, news=True, uids=tuple(news))
         _, this = case.facts.of(s)
         for (strand, _), pair in case.facts.pairs.items():
-            if (pair.evidence >= _NEWS / 2 and not news) or pair is this:
+            # News tells of its strand alone, but of all of that.
+            if pair is this or (pair.evidence >= _NEWS / 2 and (not news or strand == strand_of(s))):
                 pair.told = pair.evidence
                 of_strand = strand, s.verdict.orig_h
                 _, before = case.strands_told.get(of_strand, (0.0, 0.0))
