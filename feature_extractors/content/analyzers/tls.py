@@ -141,10 +141,7 @@ class Tls(Analyzer):
                 self._chosen = chosen
             self._negotiated(entry, version, chosen if chosen >= 0 else version, session_id, cipher, kinds)
             self._add_history(is_orig != self._flipped, "j" if hellos[row + read.RETRY] else "s")
-        end, hello_end = hellos[row + read.RECORD_END], hellos[row + read.END]
-        if hello_end < end:
-            self._handshake(is_orig, data[hello_end:end])
-        return data[end:]
+        return data[hellos[row + read.RECORD_END] :]
 
     def end(self) -> None:
         self._close()

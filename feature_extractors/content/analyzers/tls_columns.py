@@ -18,7 +18,6 @@ from feature_extractors.compiled import borrowed, entry, helper, i64
 KIND: Final = 0
 RECORD_VERSION: Final = 1
 RECORD_END: Final = 2
-END: Final = 3
 VERSION: Final = 4
 SESSION: Final = 5  # two
 KINDS: Final = 7  # two
@@ -111,7 +110,7 @@ def _hello(data: Any, base: int, end: int, row: Any, kinds: Any, at: int) -> int
         i64(data[base + 2]) > 3
         or record_end > end
         or record_end - base > _MAX_RECORD
-        or hello_end > record_end
+        or hello_end != record_end
     ):
         return i64(-1)
     if hello_end - base < MIN_HELLO or kind not in (CLIENT, SERVER):
@@ -124,7 +123,6 @@ def _hello(data: Any, base: int, end: int, row: Any, kinds: Any, at: int) -> int
     row[KIND] = kind
     row[RECORD_VERSION] = 0x300 | i64(data[base + 2])
     row[RECORD_END] = record_end - base
-    row[END] = hello_end - base
     row[VERSION] = version
     pos = base + 11 + _RANDOM
     session = pos + 1
