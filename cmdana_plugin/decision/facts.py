@@ -13,6 +13,7 @@ import numpy as np
 from cmdana_plugin.decision.seen import Seen
 from cmdana_plugin.decision.tails import FIRM
 
+K = TypeVar("K")
 W = TypeVar("W")
 TRIES: Final = "tries"  # the strand of what was never answered, to whichever port
 MOST: Final = 4096  # ports, and targets, told apart in a strand
@@ -204,33 +205,15 @@ class Facts:
         self.last = max(self.last, end)
         if against >= 1.0:
             self.evident += 1
-            if pair is not None:
-                pair.evident += 1
-            elif len(self.pairs) < MOST:
-                pair = self.pairs[key] = Pair()
-            if pair is not None:
-                pair.evidence += against - 1.0
-                pair.uids.append(uid)
+            pair = _brought(self.pairs, key, against, uid)
             if name == TRIES and self.role == "originator":
-                self._tried(s, against)
+                _brought(self.tried_by, s.verdict.orig_h, against, uid)
             if s.component is not None:
                 tally(self.components, s.component)
             self.strongest.append((against, uid))
             if len(self.strongest) > _STRONGEST:
                 self.strongest = sorted(self.strongest, reverse=True)[: _STRONGEST // 2]
         return strand, pair
-
-    def _tried(self, s: Seen, against: float) -> None:
-        by = s.verdict.orig_h
-        pair = self.tried_by.get(by)
-        if pair is not None:
-            pair.connections += 1
-            pair.evident += 1
-        elif len(self.tried_by) < MOST:
-            pair = self.tried_by[by] = Pair()
-        if pair is not None:
-            pair.evidence += against - 1.0
-            pair.uids.append(s.verdict.uid)
 
     def ordered(self) -> Sequence[Strand]:
         """The strands, those of most evidence first."""
@@ -259,6 +242,19 @@ class Facts:
             else:
                 total.update(dict.fromkeys(sorted(strand.ports)[:MOST], 1))
         return total
+
+
+def _brought(pairs: dict[K, Pair], key: K, against: float, uid: str) -> Pair | None:
+    """Of whom a connection is evidence; None where there is no room."""
+    pair = pairs.get(key)
+    if pair is not None:
+        pair.evident += 1
+    elif len(pairs) < MOST:
+        pair = pairs[key] = Pair()
+    if pair is not None:
+        pair.evidence += against - 1.0
+        pair.uids.append(uid)
+    return pair
 
 
 def strand_of(s: Seen) -> str:

@@ -38,9 +38,8 @@ _HOURS_KNOWN: Final = 100.0  # hosts' hours of the days before, from which on th
 _PRIOR: Final = 10.0  # hours above the percentile, counted before any was seen
 _PRIOR_INDEX: Final = 1.0  # of whose tail: it has no mean
 _MUCH_MORE: Final = 4.0  # times what the host has sent before
-_WAYS: Final = (
-    2.0  # in which one connection can be evidence against its host: how long it keeps to it is the other
-)
+# In which one connection can be evidence against its host: how long the host keeps to what is new is the other.
+_WAYS: Final = 2.0
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = (len(USUAL), np.float64)
 _DAYS: Final = (_LEVELS + 1, np.float32)
@@ -63,6 +62,7 @@ class Habits:
         self._of = {name: _empty(name, min(_FIRST, hosts)) for name in _TABLES}
         # Of hosts' hours of today and of the days before, which fade: how many sent at most so much.
         self._sent = np.zeros((2, _BINS))
+        self._tail = _tail(self._sent[1])
 
     def __len__(self) -> int:
         return len(self._place)
@@ -83,7 +83,7 @@ class Habits:
         state = {name: _empty(name, len(keys)) for name in ("hour", "sent")} | dict(state)
         sent = column({"sent_hours": np.zeros((2, _BINS))} | dict(state), "sent_hours", np.zeros((2, _BINS)))
         tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
-        self._hours, self._of, self._sent = hours, tables, sent
+        self._hours, self._of, self._sent, self._tail = hours, tables, sent, _tail(sent[1])
         self._place = {key: i for i, key in enumerate(keys.tolist())}
 
     def beyond(self, orig: NDArray[np.uint64], e: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,7 +108,7 @@ class Habits:
         are known.
         """
         out = np.zeros(len(sent))
-        level, share, index = _tail(self._sent[1])
+        level, share, index = self._tail
         rows = np.flatnonzero(sent > level)
         if len(rows):
             place = np.array([self._place.get(key, -1) for key in orig[rows].tolist()], np.int64)
@@ -189,6 +189,7 @@ class Habits:
         sent[:, _THIS_DAY] = 0.0
         self._sent[1] = _FADE * self._sent[1] + self._sent[0]
         self._sent[0] = 0.0
+        self._tail = _tail(self._sent[1])
 
     def usual(self, key: int) -> Mapping[str, float]:
         """Of a day; nothing where no hour is over yet."""

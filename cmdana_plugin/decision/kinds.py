@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cmdana_plugin.decision.facts import MOST, TRIES, Facts, Strand
+from cmdana_plugin.decision.tails import FIRM
 
 NO_TECHNIQUE: Final = ""
 UNUSUAL: Final = "unusual"  # the kind of what no rule knows
@@ -204,9 +205,10 @@ def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
 
 def _sends(s: Strand, at: Setting) -> tuple[str, str] | None:
     usual = at.usual.get("sent")
-    if at.role != "originator" or (s.sent < 1_000_000 and not s.volume) or s.sent < 3 * s.got:
+    if at.role != "originator" or s.sent < 3 * s.got:
         return None
-    if usual is not None and s.sent < 3 * usual and not s.volume:
+    # A copy that is rare here is one, however little it is and however much the host sends in a day.
+    if s.volume < FIRM and (s.sent < 1_000_000 or (usual is not None and s.sent < 3 * usual)):
         return None
     return f"sends {size(s.sent)} to {_hosts(s)}{_named_domain(s)}{_over(s, at, 'sent', s.sent)}", "T1048"
 
@@ -289,7 +291,7 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
         pieces.append(
             (_beyond(at, "sent", s.sent), f"{size(s.sent)} sent in {lasted}{_usual(at, 'sent', s.sent)}")
         )
-    if s.volume:
+    if s.volume >= FIRM:
         words = f"one in {10.0**s.volume:,.0f} hosts' hours here sends as much in one connection"
         pieces.append((2.0, words))
     if (beat := s.beat()) is not None and beat[1] <= 0.25 and beat[0] >= 1.0:

@@ -76,7 +76,8 @@ def tails_over(
 ) -> Tails | None:
     """The tails of what hosts' hours of these streams come to by a detector that begins anew with each.
 
-    Connections that are not `counting` [n] only move the state. None where the hours are too few.
+    Connections that are not `counting` [n] only move the state; how long hours were watched is that of the shortest
+    stream. None where the hours are too few.
     """
     blocks: tuple[list[NDArray[np.float64]], ...] = ([], [])
     watched = np.inf

@@ -233,3 +233,11 @@ def test_an_amount_is_said_in_the_unit_that_fits() -> None:
 
 def test_a_long_name_is_cut_in_the_middle() -> None:
     assert quoted("a" * 50 + "." + "b" * 50, 20) == "a" * 10 + "…" + "b" * 9
+
+
+@pytest.mark.parametrize(("volume", "is_named"), [(1.2, False), (3.0, True)])
+def test_a_small_copy_is_named_where_it_is_rare_here(volume: float, is_named: bool) -> None:
+    copy = connection(0.0, 1e-2, service="ssh", port=22, sent=60_000)
+    found = said([copy._replace(volume=volume)], Setting("originator", {"sent": 1e6}))
+    assert (found.kind == "exfiltration") is is_named
+    assert any("sends as much in one connection" in why for why in found.why) is is_named
