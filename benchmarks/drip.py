@@ -44,7 +44,7 @@ from cmdana_plugin.config import Config
 from cmdana_plugin.decision import Judge
 from cmdana_plugin.decision.adaptation import Adaptation
 from cmdana_plugin.decision.evidence import Evidence
-from cmdana_plugin.decision.tails import STATISTICS, surprise
+from cmdana_plugin.decision.usual.tails import STATISTICS, surprise
 from cmdana_plugin.evaluation.adversary.plans import moved_to
 from cmdana_plugin.evaluation.adversary.poison import in_turn
 from cmdana_plugin.evaluation.own_network import after, cut
@@ -70,7 +70,7 @@ def without_tails_guard(judge: Judge) -> None:
 def without_habits_guard(judge: Judge) -> None:
     habits: Any = judge.decider._habits
     count = habits.count
-    habits.count = lambda orig, counts, e, teaches: count(orig, counts, e, teaches | True)
+    habits.count = lambda orig, counts, e, teaches, amounts: count(orig, counts, e, teaches | True, amounts)
     habits.uncount = lambda key, e: None
 
 

@@ -1,4 +1,4 @@
-"""Tails of evidence against hosts whose p-values are uniform: prints the table that `decision.tails` begins with."""
+"""Tails of evidence against hosts whose p-values are uniform: prints the table `decision.usual.tails` begins with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
-from cmdana_plugin.decision.tails import PARAMETERS, ROLES, STATISTICS, tails_of
+from cmdana_plugin.decision.usual.tails import PARAMETERS, ROLES, STATISTICS, tails_of
 
 RUN = 4.0  # connections of a host that share a p-value, on average
 MIDDLE, SPREAD = 30.0, 1.2  # connections of a host in an hour: median, and spread of their logarithm

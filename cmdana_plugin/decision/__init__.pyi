@@ -21,10 +21,10 @@ from .notice import TrafficDrift as TrafficDrift
 from .seen import Seen as Seen
 from .stored import made as made
 from .stored import plain as plain
-from .tails import ENOUGH_BLOCKS as ENOUGH_BLOCKS
-from .tails import MOST as MOST
-from .tails import Tails as Tails
-from .tails import tails_of as tails_of
+from .usual.tails import ENOUGH_BLOCKS as ENOUGH_BLOCKS
+from .usual.tails import MOST as MOST
+from .usual.tails import Tails as Tails
+from .usual.tails import tails_of as tails_of
 from .verdict import NO_VERDICTS as NO_VERDICTS
 from .verdict import Coded as Coded
 from .verdict import Verdict as Verdict

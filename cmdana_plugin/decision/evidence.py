@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.tails import (
+from cmdana_plugin.decision.usual.tails import (
     ENOUGH_BLOCKS,
     FIRM,
     HORIZONS,

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 
 from cmdana_plugin.decision.seen import Seen
-from cmdana_plugin.decision.tails import FIRM
+from cmdana_plugin.decision.usual.tails import FIRM
 
 K = TypeVar("K")
 W = TypeVar("W")
@@ -49,7 +49,10 @@ class Strand:
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     kept: Counter[str] = field(default_factory=Counter)  # connections by new domain or host that is kept to
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
-    volume: float = 0.0  # and of those in which one connection sends as much
+    volume: float = 0.0  # of those in which one connection sends as much,
+    reach: float = 0.0  # as many hosts are spoken to,
+    guesses: float = 0.0  # as many logins refused,
+    tries: float = 0.0  # as many connections not answered
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
@@ -86,6 +89,9 @@ class Strand:
             tally(self.kept, domain or target, most=_RING)
             self.longest = max(self.longest, s.persistence)
         self.volume = max(self.volume, s.volume)
+        self.reach = max(self.reach, s.reach)
+        self.guesses = max(self.guesses, s.guesses)
+        self.tries = max(self.tries, s.tries)
         self.begun.append(ts)
         return len(targets) + len(sources) + len(ports) - before
 

@@ -23,7 +23,6 @@ from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.allow import AllowList
 from cmdana_plugin.decision.evidence import BLOCK, Evidence
 from cmdana_plugin.decision.facts import TRIES, Facts, Pair, Strand, strand_of, tally
-from cmdana_plugin.decision.habits import Habits
 from cmdana_plugin.decision.kinds import UNUSUAL, Setting, is_remote, named
 from cmdana_plugin.decision.notice import (
     ANOMALOUS_CONNECTION,
@@ -34,15 +33,17 @@ from cmdana_plugin.decision.notice import (
     Notice,
     Role,
 )
-from cmdana_plugin.decision.seen import USUAL, Oddest, Retries, Rows, Seen, rows_of_seen, with_volume
+from cmdana_plugin.decision.past import ROLES_OF, Past, role_of
+from cmdana_plugin.decision.seen import USUAL, Oddest, Retries, Rows, Seen, rows_of_seen, with_amounts
 from cmdana_plugin.decision.stored import made, plain
-from cmdana_plugin.decision.tails import KEPT, LEAST, Tails
+from cmdana_plugin.decision.usual.amounts import MEASURES
+from cmdana_plugin.decision.usual.habits import Habits
+from cmdana_plugin.decision.usual.tails import KEPT, LEAST, Tails
 from cmdana_plugin.decision.verdict import Verdict
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, score_of
 from cmdana_plugin.statefile import of_text, prefixed, text_array, under
 
 REVISED: Final = "revised"  # the stage of a row about a connection that turned out to belong to an incident
-_ROLES: Final[tuple[Role, Role]] = ("originator", "responder")
 _GROWTH: Final = 10  # an open incident is noticed again each time it has grown tenfold
 _NEWS: Final = 8.0  # evidence (-log10 p beyond one in ten each) from which on a further thing is told of
 _FAST: Final = 0.5  # connections a second that are a burst of their own
@@ -53,10 +54,6 @@ _MOST_ENDED: Final = 4096  # incidents remembered after that
 _COMMON: Final = 3  # hosts that do the same unusual thing, from which on it is the site's and not theirs
 _MOST_HOSTS: Final = 256  # that do the same thing in one incident
 _MOST_NEAR: Final = 256
-_PAST_EACH: Final = (
-    64  # connections of a host that are remembered in case they turn out to belong to an incident
-)
-_PAST_ALL: Final = 32768
 _PER_HOST: Final = 25  # connections of a day for each hour of a host, until the hosts have been counted
 _DAY: Final = 86400.0
 
@@ -127,7 +124,7 @@ class Decider:
         self._cases: OrderedDict[tuple[Role, str], _Case] = OrderedDict()  # by host that does it
         self._by_place: dict[int, _Case] = {}
         self._ended: deque[HostIncident] = deque(maxlen=_MOST_ENDED)
-        self._past = _Past()
+        self._past = Past()
         self._habits = Habits(incident.max_hosts)
         self._hour: int | None = None
         self._near: dict[str, float] = {}  # what came nearest to an alarm, by originator
@@ -170,13 +167,13 @@ class Decider:
         text = of_text(state, "incidents")
         try:
             cases = {case.id: case for case in (made(_Case, c) for c in text["cases"])}
-            by_host = OrderedDict(((_role(r), str(h)), cases[i]) for r, h, i in text["hosts"])
+            by_host = OrderedDict(((role_of(r), str(h)), cases[i]) for r, h, i in text["hosts"])
             by_place = {int(place): cases[i] for place, i in text["places"]}
             ended = [made(HostIncident, incident) for incident in text["ended"]]
             near = {str(host): float(e) for host, e in text["near"]}
             hour = None if text["hour"] is None else int(text["hour"])
             suppressed, allowed = int(text["suppressed"]), int(text["allowed"])
-            past = _Past()
+            past = Past()
             past.restore(text["past"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"incidents: found no {error}") from None
@@ -204,9 +201,9 @@ class Decider:
         e, host = self._counted(rows)
         owner, told = np.full(len(rows), -1), np.zeros(len(rows))
         # Of what is allowed nothing counts.
-        sent = rows.counts[:, USUAL.index("sent")] * (~rows.early & (e > 0.0))
-        volume = np.zeros(len(rows))
-        rows = replace(rows, seen=with_volume(rows.seen, volume))
+        counts = ~rows.early & (e > 0.0)
+        beyond = np.zeros((len(rows), len(MEASURES)))
+        rows = replace(rows, seen=with_amounts(rows.seen, beyond))
         hour = np.floor(rows.end / BLOCK).astype(np.int64)
         cuts = [0, *(np.flatnonzero(np.diff(hour)) + 1).tolist(), len(rows)]
         for begin, stop in itertools.pairwise(cuts):
@@ -215,8 +212,12 @@ class Decider:
             brought = e[each].copy()
             if not overheard:
                 e[each] = self._habits.beyond(orig[each], brought)
-                volume[each] = self._habits.beyond_what_is_sent(orig[each], sent[each])
-                host[each] = np.maximum(host[each], volume[each])
+                amounts = self._habits.amounts(
+                    orig[each], resp[each], rows.counts[each, USUAL.index("sent")], rows.logins[each],
+                    rows.tried[each], counts[each],
+                )  # fmt: skip
+                beyond[each] = self._habits.beyond_others(amounts)
+                host[each] = np.maximum(host[each], beyond[each].max(axis=1))
             at = begin
             while at < stop:
                 upto = self.evidence.upto(rows.end, at, stop)
@@ -230,7 +231,7 @@ class Decider:
                 at = row + 1 if place >= 0 else upto
             if not overheard:
                 teaches = ~rows.early[each] & (owner[each] < 0)
-                self._habits.count(orig[each], rows.counts[each], brought, teaches)
+                self._habits.count(orig[each], rows.counts[each], brought, teaches, amounts)
         return out
 
     def incidents(self) -> list[HostIncident]:
@@ -327,7 +328,7 @@ class Decider:
             if not rows.early[row]:
                 self._past.keep(s)
             return
-        role = _ROLES[which]
+        role = ROLES_OF[which]
         host = s.verdict.orig_h if role == "originator" else s.verdict.resp_h
         earlier = self._past.of(role, host, s)
         case = self._cases.get((role, host))
@@ -397,7 +398,7 @@ class Decider:
         """
         facts = case.facts
         n, news = facts.connections, self._news(case, s, strand, pair)
-        if s.volume >= self.evidence.limit and pair is not None and not pair.told:
+        if pair is not None and not pair.told and self._is_amount(case, s):
             news = pair
         if news is None and s.tried:
             tried = facts.tried_by.get(s.verdict.orig_h)
@@ -426,6 +427,12 @@ class Decider:
         new = since > self._quiet or pair.evidence >= _GROWTH * known
         again = since > self._quiet / 2 and pair.evidence >= known / 2  # as hard, to another
         return pair if new or again or (s.domain and not pair.told) else None
+
+    def _is_amount(self, case: _Case, s: Seen) -> bool:
+        """Whether by what its hour has come to the host would be an incident with this one, and it is not yet told."""
+        limit = self.evidence.limit
+        last, _ = case.strands_told.get((strand_of(s), s.verdict.orig_h), (-math.inf, 0.0))
+        return s.volume >= limit or (s.amount >= limit and abs(s.end - last) > self._quiet)
 
     def _faster(self, case: _Case, strand: Strand, s: Seen) -> bool:
         """Whether the host does by now ten times as much a second of a strand as when it was told of last."""
@@ -518,60 +525,6 @@ class Decider:
                 self._ended.append(self._described(case)[0])
         if ended:
             self._by_place = {place: case for place, case in self._by_place.items() if case.id in still}
-
-
-class _Past:
-    """The last odd connections of each host, in case they turn out to belong to an incident."""
-
-    def __init__(self) -> None:
-        self._hosts: OrderedDict[tuple[Role, str], deque[Seen]] = OrderedDict()
-        self._held = 0
-
-    def state(self) -> dict[str, Any]:
-        """The connections, each once, and which each host has."""
-        unique = {id(s): s for ring in self._hosts.values() for s in ring}
-        at = {key: i for i, key in enumerate(unique)}
-        hosts = [[*key, [at[id(s)] for s in ring]] for key, ring in self._hosts.items()]
-        return {"seen": [plain(s) for s in unique.values()], "hosts": hosts}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        seen = [made(Seen, s) for s in state["seen"]]
-        for role, host, rows in state["hosts"]:
-            self._hosts[_role(role), str(host)] = deque((seen[int(i)] for i in rows), _PAST_EACH)
-        self._held = sum(map(len, self._hosts.values()))
-
-    def keep(self, s: Seen) -> None:
-        for role, host in zip(_ROLES, (s.verdict.orig_h, s.verdict.resp_h), strict=True):
-            ring = self._hosts.get((role, host))
-            if ring is None:
-                ring = self._hosts[role, host] = deque(maxlen=_PAST_EACH)
-            else:
-                self._hosts.move_to_end((role, host))
-            self._held += len(ring) < _PAST_EACH
-            ring.append(s)
-        while self._held > 2 * _PAST_ALL:
-            # Of the hosts that are longest unseen, the one with least against it goes.
-            some = list(itertools.islice(self._hosts, 8))
-            least = min(some, key=lambda k: max(s.against for s in self._hosts[k]))
-            self._held -= len(self._hosts.pop(least))
-
-    def of(self, role: Role, host: str, s: Seen) -> list[Seen]:
-        """Takes out what belongs to an incident that opens with `s`: of the last hour, and of the day what is alike."""
-        ring = self._hosts.pop((role, host), None)
-        if ring is None:
-            return []
-        self._held -= len(ring)
-        like = strand_of(s), s.verdict.resp_h
-        return [
-            old
-            for old in ring
-            if 0.0 <= s.end - old.end <= BLOCK
-            or (0.0 <= s.end - old.end <= _DAY and (strand_of(old), old.verdict.resp_h) == like)
-        ]
-
-
-def _role(word: object) -> Role:
-    return "responder" if word == "responder" else "originator"
 
 
 def _mostly(seen: Sequence[Seen]) -> tuple[tuple[str, str], str]:

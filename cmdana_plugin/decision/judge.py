@@ -19,7 +19,7 @@ from cmdana_plugin.decision.incidents import Decided, Decider
 from cmdana_plugin.decision.kinds import COMPONENT_WORDS, quoted
 from cmdana_plugin.decision.notice import Notice
 from cmdana_plugin.decision.seen import Seen, rows_of
-from cmdana_plugin.decision.tails import Tails
+from cmdana_plugin.decision.usual.tails import Tails
 from cmdana_plugin.decision.verdict import NO_VERDICTS, Coded, Verdict, Verdicts, coded
 from cmdana_plugin.detector import ANOMALOUS, BENIGN, PERSISTENCE, Detector, Scores, restore_to, state_of
 from cmdana_plugin.statefile import column, prefixed, under

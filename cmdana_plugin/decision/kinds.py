@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cmdana_plugin.decision.facts import MOST, TRIES, Facts, Strand
-from cmdana_plugin.decision.tails import FIRM
+from cmdana_plugin.decision.usual.tails import FIRM
 
 NO_TECHNIQUE: Final = ""
 UNUSUAL: Final = "unusual"  # the kind of what no rule knows
@@ -291,9 +291,14 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
         pieces.append(
             (_beyond(at, "sent", s.sent), f"{size(s.sent)} sent in {lasted}{_usual(at, 'sent', s.sent)}")
         )
-    if s.volume >= FIRM:
-        words = f"one in {10.0**s.volume:,.0f} hosts' hours here sends as much in one connection"
-        pieces.append((2.0, words))
+    for rare, does in (
+        (s.volume, "sends as much in one connection"),
+        (s.reach, "speaks to as many hosts"),
+        (s.guesses, "has as many logins refused"),
+        (s.tries, "opens as many connections without an answer"),
+    ):
+        if rare >= FIRM:
+            pieces.append((rare, f"one in {10.0**rare:,.0f} hosts' hours here {does}"))
     if (beat := s.beat()) is not None and beat[1] <= 0.25 and beat[0] >= 1.0:
         words = f"{beat[2] + 1:,} calls {span(beat[0])} apart, half of them within {beat[1] * beat[0]:.2g} s"
         pieces.append((1.5, words))

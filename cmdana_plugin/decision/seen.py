@@ -7,12 +7,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.tails import LEAST, MOST
+from cmdana_plugin.decision.usual.tails import LEAST, MOST
 from cmdana_plugin.decision.verdict import Verdict, Verdicts, made_of
 from cmdana_plugin.detector import BENIGN, PERSISTENCE
 from feature_extractors import CONN_STATES, Stage, addresses_of
@@ -47,12 +48,21 @@ class Seen(NamedTuple):
     bits: float = 0.0  # information in names below that domain
     component: str | None = None  # of the score, the oddest
     persistence: float = 0.0  # -log10 of the share of hosts' hours that keep as long to what is new to them
-    volume: float = 0.0  # -log10 of the share of hosts' hours in which one connection sends as much
+    # -log10 of the share of hosts' hours here in which one connection sends as much, or that come to as much with it:
+    volume: float = 0.0
+    reach: float = 0.0  # responders that are spoken to,
+    guesses: float = 0.0  # logins that are refused,
+    tries: float = 0.0  # connections without an answer
 
     @property
     def against(self) -> float:
         """The evidence that it is against its originator."""
-        return max(self.evidence, self.persistence, self.volume)
+        return max(self.evidence, self.persistence, self.volume, self.amount)
+
+    @property
+    def amount(self) -> float:
+        """The evidence of what its hour has come to with it."""
+        return max(self.reach, self.guesses, self.tries)
 
     @property
     def service(self) -> str:
@@ -74,6 +84,7 @@ class Rows:
     rejected: NDArray[np.bool_]  # nobody listens there
     port: NDArray[np.int64]  # of the responder
     counts: NDArray[np.float64]  # [n, len(USUAL)]
+    logins: NDArray[np.float64]  # [n] that its logs say were refused
     seen: Callable[[Sequence[int]], list[Seen]]  # those of these rows
     pair: Callable[[int], tuple[str, str, int, str]]  # originator, responder, its port, protocol
 
@@ -157,7 +168,14 @@ def rows_of(
         columns = [column[at].tolist() for column in (c.end, evidence, tried, sent, got, accepted, refused)]
         told = [asked[k - 1] if 0 < k <= len(asked) else None for k in told_by[at].tolist()]
         names = [domain[i][:MAX_NAME] for i in rows]
-        more = told, names, bits[at].tolist(), oddest(rows), persistence[at].tolist(), [0.0] * len(at)
+        more = (
+            told,
+            names,
+            bits[at].tolist(),
+            oddest(rows),
+            persistence[at].tolist(),
+            *([[0.0] * len(at)] * len(_AMOUNTS)),
+        )
         return made_of(Seen, verdicts.rows(rows), *columns, *more)
 
     def pair(i: int) -> tuple[str, str, int, str]:
@@ -166,7 +184,8 @@ def rows_of(
     return Rows(
         c.orig_h, c.resp_h, c.end, evidence, persistence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
         c.conn_state == _REJ, c.resp_p.astype(np.int64),
-        np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64), seen, pair,
+        np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64),
+        np.where(_of_logins()[told_by], refused, 0).astype(np.float64), seen, pair,
     )  # fmt: skip
 
 
@@ -183,21 +202,24 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
         np.array([s.end for s in seen], np.float64), np.array([s.evidence for s in seen], np.float64),
         np.zeros(n), np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
         np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros(n, np.bool_),
-        np.zeros(n, np.int64), np.zeros((n, len(USUAL))),
+        np.zeros(n, np.int64), np.zeros((n, len(USUAL))), np.zeros(n),
         lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
 
 
-def with_volume(
-    seen: Callable[[Sequence[int]], list[Seen]], volume: NDArray[np.float64]
+_AMOUNTS: Final = ("volume", "reach", "guesses", "tries")  # in the order of `MEASURES`
+
+
+def with_amounts(
+    seen: Callable[[Sequence[int]], list[Seen]], beyond: NDArray[np.float64]
 ) -> Callable[[Sequence[int]], list[Seen]]:
-    """The same connections, with what `volume` [n] holds when they are asked for."""
+    """The same connections, with what `beyond` [n, MEASURES] holds when they are asked for."""
 
-    def with_it(rows: Sequence[int]) -> list[Seen]:
-        pairs = zip(seen(rows), volume[np.asarray(rows, np.int64)].tolist(), strict=True)
-        return [s._replace(volume=v) if v else s for s, v in pairs]
+    def with_them(rows: Sequence[int]) -> list[Seen]:
+        pairs = zip(seen(rows), beyond[np.asarray(rows, np.int64)].tolist(), strict=True)
+        return [s._replace(**dict(zip(_AMOUNTS, each, strict=True))) if any(each) else s for s, each in pairs]
 
-    return with_it
+    return with_them
 
 
 def _persistence(scores: Scores) -> NDArray[np.float64]:
@@ -210,3 +232,9 @@ def _persistence(scores: Scores) -> NDArray[np.float64]:
 def _outcomes() -> Sequence[tuple[str, str, str]]:
     """What is asked for, by `told_by` less one: singular, plural, and how it ends where it is refused."""
     return [(o.one, o.many, o.ended) for o in load_schema().outcomes]
+
+
+@cache
+def _of_logins() -> NDArray[np.bool_]:
+    """By `told_by`, whether it tells of logins."""
+    return np.array([False] + ["login" in one for one, _, _ in _outcomes()])

@@ -61,7 +61,7 @@ class Checkpoint:
     # Of the overall p-value, -log p, by how well the originator is known; where benign traffic was plenty.
     overall_calibration: Strata | None
     about: Mapping[str, str]  # schema_digest, data_digest, seed, code_digest, created_with, name
-    # How rare evidence against a host is on the network that was learned (`decision.tails`); None: not learned.
+    # How rare evidence against a host is on the network that was learned (`decision.usual.tails`); None: not learned.
     incidents: NDArray[np.float64] | None = None
     behaviour: Mapping[str, NDArray[Any]] = field(
         default_factory=dict

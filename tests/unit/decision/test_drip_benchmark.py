@@ -12,7 +12,7 @@ from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.seen import Seen
-from cmdana_plugin.decision.tails import UNLEARNED, surprise
+from cmdana_plugin.decision.usual.tails import UNLEARNED, surprise
 
 DAY = 86_400.0
 HOST = "10.200.0.1"

@@ -6,10 +6,10 @@ from incident_rows import connection, rows
 
 from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
-from cmdana_plugin.decision.habits import Habits, _bin, _tail
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.seen import USUAL, Seen
-from cmdana_plugin.decision.tails import UNLEARNED
+from cmdana_plugin.decision.usual.habits import Habits
+from cmdana_plugin.decision.usual.tails import UNLEARNED
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -82,10 +82,17 @@ def test_what_belongs_to_an_incident_does_not_become_usual() -> None:
     assert case.host == "10.1.0.2"
 
 
+def count(habits: Habits, keys: np.ndarray, counts: np.ndarray, e: np.ndarray) -> None:
+    n = len(keys)
+    none, no = np.zeros(n), np.zeros(n, bool)
+    amounts = habits.amounts(keys, keys, none, none, no, no)
+    habits.count(keys, counts, e, np.ones(n, bool), amounts)
+
+
 def counted(e: list[float]) -> tuple[Habits, np.ndarray]:
     habits, key = Habits(4), np.array([7], np.uint64)
     keys = np.repeat(key, len(e))
-    habits.count(keys, np.zeros((len(e), len(USUAL))), np.array(e), np.ones(len(e), bool))
+    count(habits, keys, np.zeros((len(e), len(USUAL))), np.array(e))
     return habits, key
 
 
@@ -117,7 +124,7 @@ def test_more_in_an_hour_than_on_the_days_before_is_no_habit() -> None:
     e = np.tile([0.0, 0.0, 0.0, 2.1], 12)
     keys = np.repeat(key, len(e))
     for _ in range(24):
-        habits.count(keys, np.zeros((len(e), len(USUAL))), e, np.ones(len(e), bool))
+        count(habits, keys, np.zeros((len(e), len(USUAL))), e)
         habits.turn(1)
     habits.next_day()
     burst = np.full(300, 2.1)
@@ -156,7 +163,7 @@ def test_of_a_host_with_few_connections_nothing_is_usual() -> None:
 def test_no_more_hosts_are_taken_in_than_there_may_be_and_a_state_goes_on() -> None:
     habits = Habits(300)
     keys = np.arange(1, 401, dtype=np.uint64)
-    habits.count(keys, np.ones((400, len(USUAL))), np.full(400, 1.0), np.ones(400, bool))
+    count(habits, keys, np.ones((400, len(USUAL))), np.full(400, 1.0))
     assert len(habits) == 300
     habits.turn(1)
     habits.next_day()
@@ -193,105 +200,3 @@ def test_a_busy_server_is_weighed_against_its_own_hours() -> None:
         connection(DAY + 3 * HOUR + k, 1e-4, orig=f"10.2.1.{k}", resp="10.0.0.53", port=53) for k in range(60)
     ]
     assert through(known, flood) == {"10.0.0.53"}, "far beyond its own"
-
-
-def days_of(sent: float, of: int = 0, hosts: int = 20) -> Habits:
-    """After a day in whose every hour each host's largest connection sends `sent` bytes, half to twice of it."""
-    rng = np.random.default_rng(of)
-    habits = Habits(1000)
-    keys = np.arange(1, hosts + 1).astype(np.uint64)
-    for _ in range(24):
-        counts = np.zeros((hosts, len(USUAL)))
-        counts[:, USUAL.index("sent")] = sent * 2.0 ** rng.uniform(-1.0, 1.0, hosts)
-        habits.count(keys, counts, np.zeros(hosts), np.ones(hosts, np.bool_))
-        habits.turn(1)
-    habits.next_day()
-    return habits
-
-
-def much(habits: Habits, sent: float, key: int = 999) -> float:
-    (e,) = habits.beyond_what_is_sent(np.array([key], np.uint64), np.array([sent]))
-    return float(e)
-
-
-def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
-    habits = days_of(10_000.0)
-    assert much(habits, 15_000.0) == 0.0
-    assert 2.0 < much(habits, 100_000.0) < much(habits, 1e6) < much(habits, 1e9)
-    assert much(Habits(1000), 1e9) == 0.0, "no day is known"
-
-
-def test_a_host_that_has_sent_as_much_before_does_nothing_new() -> None:
-    habits = days_of(10_000.0)
-    counts = np.zeros((1, len(USUAL)))
-    counts[0, USUAL.index("sent")] = 1e6
-    habits.count(np.array([7], np.uint64), counts, np.zeros(1), np.ones(1, np.bool_))
-    habits.turn(1)
-    habits.next_day()
-    assert much(habits, 2e6, key=7) == 0.0
-    assert much(habits, 2e6, key=8) > 2.0
-
-
-def test_what_is_sent_in_an_incident_teaches_nothing() -> None:
-    habits = days_of(10_000.0)
-    counts = np.zeros((1, len(USUAL)))
-    counts[0, USUAL.index("sent")] = 1e6
-    habits.count(np.array([7], np.uint64), counts, np.zeros(1), np.zeros(1, np.bool_))
-    habits.turn(1)
-    habits.next_day()
-    assert much(habits, 2e6, key=7) > 2.0
-
-
-def test_heavy_tails_need_more() -> None:
-    rng = np.random.default_rng(4)
-    calm, heavy = np.zeros(400), np.zeros(400)
-    for tail, hours in ((0.2, calm), (2.0, heavy)):
-        bytes_ = 10_000.0 * rng.pareto(1.0 / tail, 1000) + 10_000.0
-        np.add.at(hours, _bin(bytes_), 1.0)
-    (at, share, index), (at_heavy, share_heavy, index_heavy) = _tail(calm), _tail(heavy)
-    assert at < at_heavy
-    assert index > 3.0
-    assert 0.4 < index_heavy < 0.8
-    assert share == pytest.approx(share_heavy, abs=0.05)
-
-
-def test_hours_of_what_was_sent_go_on_with_a_state() -> None:
-    habits, again, older = days_of(10_000.0), Habits(1000), Habits(1000)
-    again.restore(habits.state())
-    assert much(again, 1e6) == much(habits, 1e6) > 0.0
-    state = {name: array for name, array in habits.state().items() if name not in ("sent", "sent_hours")}
-    older.restore(state)
-    assert much(older, 1e6) == 0.0
-
-
-def sends(at: float, orig: str, sent: int) -> Seen:
-    return connection(at, 0.4, orig=orig, resp="198.51.100.9", service="ssh", port=22, sent=sent)
-
-
-def test_one_copy_that_is_larger_than_any_here_is_an_incident_that_says_so() -> None:
-    rng = np.random.default_rng(6)
-    calm = [
-        sends(at * DAY, f"10.0.0.{host}", int(10_000 * 2 ** rng.uniform(-1.0, 1.0)))
-        for host in range(1, 30)
-        for at in rng.random(100)
-    ]
-    decider = Decider(SMALL, Incident())
-    assert through(decider, [*calm, sends(0.5 * DAY, "10.0.0.7", 2_000_000)]) == set(), "no day is over"
-    decider = Decider(SMALL, Incident())
-    assert through(decider, [*calm, sends(1.1 * DAY, "10.0.0.7", 2_000_000)]) == {"10.0.0.7"}
-    (incident,) = decider.incidents()
-    assert incident.headline.startswith("sends 2 MB to 198.51.100.9")
-    assert any("sends as much in one connection" in why for why in incident.why)
-    assert incident.technique == "T1048"
-
-
-def test_a_copy_in_an_open_incident_is_told() -> None:
-    calm = [sends(at / 20 * DAY, f"10.0.0.{host}", 10_000) for host in range(1, 30) for at in range(20)]
-    tries = [
-        connection(1.1 * DAY + k, 1e-4, orig="10.0.0.7", resp=f"10.0.2.{k}", port=22, tried=True)
-        for k in range(40)
-    ]
-    decider = Decider(SMALL, Incident())
-    assert through(decider, [*calm, *tries]) == {"10.0.0.7"}
-    (notices,) = decider.receive(rows([sends(1.1 * DAY + 50, "10.0.0.7", 2_000_000)])).notices.values()
-    assert [n.incident.headline[:10] for n in notices if n.incident is not None] == ["sends 2 MB"]

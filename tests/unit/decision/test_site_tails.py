@@ -8,7 +8,7 @@ from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
 from cmdana_plugin.decision.incidents import Decider
 from cmdana_plugin.decision.seen import Seen
-from cmdana_plugin.decision.tails import STATISTICS, UNLEARNED, Tails, of_hours
+from cmdana_plugin.decision.usual.tails import STATISTICS, UNLEARNED, Tails, of_hours
 
 DAY = 86_400.0
 SMALL = Budget(alerts_per_day=1.0)

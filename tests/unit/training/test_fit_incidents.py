@@ -8,7 +8,7 @@ import pytest
 from made_windows import changed, office
 from numpy.typing import NDArray
 
-from cmdana_plugin.decision.tails import PARAMETERS, ROLES, STATISTICS, UNLEARNED, surprise, tails_of
+from cmdana_plugin.decision.usual.tails import PARAMETERS, ROLES, STATISTICS, UNLEARNED, surprise, tails_of
 from cmdana_plugin.detector import checkpoint, detector_of, shipped_checkpoint
 from cmdana_plugin.detector.scores import Scores, score_of
 from cmdana_plugin.detector.soundness import INCIDENTS

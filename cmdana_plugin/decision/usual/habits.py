@@ -2,9 +2,8 @@
 
 Counts of whole hours tell what is usual, so that an incident is not among it. The days before tell how often the host's
 own connections were so odd; a connection is worth no more evidence than that, unless it is one of more in an hour than
-on those days, and what belongs to an incident teaches nothing. They tell too how much a host sends in one connection at
-most, hour by hour: above the ninetieth percentile Pareto's tail, by Hill's estimator with a prior. Of a host that has
-never sent a quarter as much, a connection that is beyond it is evidence by itself.
+on those days, and what belongs to an incident teaches nothing. They tell too what a host comes to in an hour at most
+(`amounts`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmdana_plugin.decision.seen import USUAL
-from cmdana_plugin.decision.tails import LEAST, MOST
+from cmdana_plugin.decision.usual.amounts import (
+    BINS,
+    LOGINS,
+    MEASURES,
+    RESPONDERS,
+    SENT,
+    TRIES,
+    Amounts,
+    bin_of,
+    tails_of_hours,
+)
+from cmdana_plugin.decision.usual.tails import LEAST
 from cmdana_plugin.statefile import column
 
 _STEP: Final = 0.25  # -log10 p between two levels
@@ -29,23 +39,17 @@ _TIMES: Final = 2.0  # the most of an hour on the days before,
 _MORE: Final = 10.0  # and so many more: what is beyond them is no habit
 # Of "hour": odd connections of this one, those of them that teach, the most of an hour of today and of the days before.
 _SO_FAR, _TEACH, _TODAY, _BEFORE = range(4)
-# Of "sent": bytes of the largest connection of this hour that teaches, of today and of the days before.
+# Of "most": what teaches of this hour, the most of an hour of today and of the days before.
 _THIS_HOUR, _THIS_DAY, _EARLIER = range(3)
-_SENT: Final = USUAL.index("sent")
-_OCTAVE: Final = 8  # bins of bytes to each power of two
-_BINS: Final = 50 * _OCTAVE
-_HOURS_KNOWN: Final = 100.0  # hosts' hours of the days before, from which on there is a tail
-_PRIOR: Final = 10.0  # hours above the percentile, counted before any was seen
-_PRIOR_INDEX: Final = 1.0  # of whose tail: it has no mean
-_MUCH_MORE: Final = 4.0  # times what the host has sent before
-# In which one connection can be evidence against its host: how long the host keeps to what is new is the other.
-_WAYS: Final = 2.0
+_PAIRS_EACH: Final = (
+    16  # of originator and responder that an hour may have, for each host that there is room for
+)
 _FIRST: Final = 256  # hosts that there is room for at first
-_COUNTS: Final = (len(USUAL), np.float64)
-_DAYS: Final = (_LEVELS + 1, np.float32)
-_TABLES: Final[Mapping[str, tuple[int, type]]] = {
-    "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": (4, np.float32),
-    "sent": (3, np.float64),
+_COUNTS: Final = ((len(USUAL),), np.float64)
+_DAYS: Final = ((_LEVELS + 1,), np.float32)
+_TABLES: Final[Mapping[str, tuple[tuple[int, ...], type]]] = {
+    "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": ((4,), np.float32),
+    "most": ((len(MEASURES), 3), np.float64), "so_far": ((len(MEASURES),), np.float64),
 }  # fmt: skip
 
 
@@ -60,9 +64,10 @@ class Habits:
         # By `_TABLES`: of USUAL, the hours before and this one; by level, how many connections of the days before (that
         # fade) and of this one were at least so odd, and last how many there were.
         self._of = {name: _empty(name, min(_FIRST, hosts)) for name in _TABLES}
-        # Of hosts' hours of today and of the days before, which fade: how many sent at most so much.
-        self._sent = np.zeros((2, _BINS))
-        self._tail = _tail(self._sent[1])
+        # Of hosts' hours of today and of the days before, which fade: by measure, how many came to so much.
+        self._amounts = np.zeros((2, len(MEASURES), BINS))
+        self._tails = tails_of_hours(self._amounts[1])
+        self._pairs: set[int] = set()  # originators and responders of this hour
 
     def __len__(self) -> int:
         return len(self._place)
@@ -71,7 +76,9 @@ class Habits:
         """Hosts and counts, as arrays by name."""
         keys = np.array(list(self._place), np.uint64)
         tables = {name: table[: len(keys)].copy() for name, table in self._of.items()}
-        return {"hours": np.array([self._hours]), "keys": keys, "sent_hours": self._sent.copy()} | tables
+        pairs = np.array(sorted(self._pairs), np.uint64)
+        more = {"amounts": self._amounts.copy(), "pairs": pairs}
+        return {"hours": np.array([self._hours]), "keys": keys} | more | tables
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Goes on from a `state`. Raises `ValueError` where it is none, or of more hosts."""
@@ -79,11 +86,14 @@ class Habits:
         keys = state.get("keys", np.zeros(0))
         if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
             raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
-        # Earlier versions did not count by the hour, nor what is sent at most.
-        state = {name: _empty(name, len(keys)) for name in ("hour", "sent")} | dict(state)
-        sent = column({"sent_hours": np.zeros((2, _BINS))} | dict(state), "sent_hours", np.zeros((2, _BINS)))
+        state = _as_now(state, len(keys))
+        amounts = column(state, "amounts", np.zeros((2, len(MEASURES), BINS)))
+        pairs = state["pairs"]
+        if pairs.dtype != np.uint64 or pairs.ndim != 1 or len(pairs) > _PAIRS_EACH * self._most:
+            raise ValueError(f"habits: found {len(pairs):,} pairs")
         tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
-        self._hours, self._of, self._sent, self._tail = hours, tables, sent, _tail(sent[1])
+        self._hours, self._of, self._pairs = hours, tables, set(pairs.tolist())
+        self._amounts, self._tails = amounts, tails_of_hours(amounts[1])
         self._place = {key: i for i, key in enumerate(keys.tolist())}
 
     def beyond(self, orig: NDArray[np.uint64], e: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,49 +111,75 @@ class Habits:
         out[rows[known]] = np.clip(-np.log10(share), 0.0, e[rows[known]])
         return out
 
-    def beyond_what_is_sent(self, orig: NDArray[np.uint64], sent: NDArray[np.float64]) -> NDArray[np.float64]:
-        """-log10 of the share of hosts' hours whose largest connection sends so many bytes [n].
-
-        0 of what is no more than the 90th percentile, or than the host's own days before come near, and where no days
-        are known.
+    def amounts(
+        self, orig: NDArray[np.uint64], resp: NDArray[np.uint64], sent: NDArray[np.float64],
+        logins: NDArray[np.float64], tried: NDArray[np.bool_], counts: NDArray[np.bool_],
+    ) -> Amounts:  # fmt: skip
+        """What the originators of connections come to in this hour with each, by bytes `sent`, `logins` refused and
+        whether it was `tried` in vain [n]. Only what `counts` does.
         """
-        out = np.zeros(len(sent))
-        level, share, index = self._tail
-        rows = np.flatnonzero(sent > level)
-        if len(rows):
-            place = np.array([self._place.get(key, -1) for key in orig[rows].tolist()], np.int64)
-            own = np.where(place >= 0, self._of["sent"][place, _EARLIER], 0.0)
-            e = -np.log10(_WAYS * share) + index * np.log10(sent[rows] / level)
-            out[rows] = np.where(sent[rows] >= _MUCH_MORE * own, np.clip(e, 0.0, MOST), 0.0)
+        n = len(orig)
+        value, added = np.zeros((n, len(MEASURES))), np.zeros((n, len(MEASURES)))
+        rows = np.flatnonzero(counts)
+        unique, at = np.unique(orig[rows], return_inverse=True)
+        place = np.full(n, -1)
+        place[rows] = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
+        added[rows, SENT], added[rows, LOGINS] = sent[rows], logins[rows]
+        added[rows, TRIES] = tried[rows]
+        added[rows, RESPONDERS] = self._first(orig[rows], resp[rows])
+        value[:, SENT] = added[:, SENT]
+        rows = np.flatnonzero(place >= 0)
+        so_far = self._of["so_far"]
+        for measure in (RESPONDERS, LOGINS, TRIES):
+            value[rows, measure] = so_far[place[rows], measure] + _running(place[rows], added[rows, measure])
+        np.add.at(so_far, place[rows], added[rows])
+        return Amounts(place, value, added)
+
+    def beyond_others(self, amounts: Amounts) -> NDArray[np.float64]:
+        """-log10 of the share of hosts' hours here that come to as much, [n, MEASURES]; 0 where no days are known."""
+        own = np.zeros(amounts.value.shape)
+        there = amounts.place >= 0
+        own[there] = self._of["most"][amounts.place[there], :, _EARLIER]
+        return self._tails.beyond(amounts, own)
+
+    def _first(self, orig: NDArray[np.uint64], resp: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """1 of connections [n] that are the first of their originator to their responder in this hour, 0 of others."""
+        out = np.zeros(len(orig))
+        pairs = orig * np.uint64(0x9E3779B97F4A7C15) ^ resp
+        unique, first = np.unique(pairs, return_index=True)
+        room = _PAIRS_EACH * self._most - len(self._pairs)
+        new = [
+            (pair, i)
+            for pair, i in zip(unique.tolist(), first.tolist(), strict=True)
+            if pair not in self._pairs
+        ]
+        new = new[: max(room, 0)]
+        self._pairs.update(pair for pair, _ in new)
+        out[[i for _, i in new]] = 1.0
         return out
 
     def _nth(self, place: NDArray[np.int64], odd: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Which one of its host's odd connections of this hour each of these [n] is, or comes after."""
-        order = np.argsort(place, kind="stable")
-        count = np.cumsum(odd[order]).astype(np.float64)
-        hosts, begin = np.unique(place[order], return_index=True)
-        whole = np.diff(np.append(count[begin] - odd[order][begin], count[-1:]))
-        nth = np.empty(len(place))
-        nth[order] = count - np.repeat(
-            count[begin] - odd[order][begin], np.diff(np.append(begin, len(place)))
-        )
         so_far = self._of["hour"][:, _SO_FAR]
-        nth += so_far[place]
-        so_far[hosts] += whole
+        nth: NDArray[np.float64] = _running(place, odd.astype(np.float64)) + so_far[place]
+        np.add.at(so_far, place, odd)
         return nth
 
     def count(
         self, orig: NDArray[np.uint64], counts: NDArray[np.float64], e: NDArray[np.float64],
-        teaches: NDArray[np.bool_],
+        teaches: NDArray[np.bool_], amounts: Amounts,
     ) -> None:  # fmt: skip
-        """Takes in connections: `counts` [n, USUAL] of all, the evidence `e` [n] of those that teach."""
+        """Takes in connections: `counts` [n, USUAL] of all, evidence `e` [n] and `amounts` of those that teach."""
         unique, at = np.unique(orig, return_inverse=True)
         place = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
         there = place >= 0
         np.add.at(self._of["now"], place[there], counts[there])
         there &= teaches
         np.add.at(self._of["today"][:, -1], place[there], 1.0)
-        np.maximum.at(self._of["sent"][:, _THIS_HOUR], place[there], counts[there, _SENT])
+        most = self._of["most"][:, :, _THIS_HOUR]
+        np.maximum.at(most[:, SENT], place[there], amounts.added[there, SENT])
+        for measure in (RESPONDERS, LOGINS, TRIES):
+            np.add.at(most[:, measure], place[there], amounts.added[there, measure])
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
         there &= e >= _ODD
@@ -168,11 +204,16 @@ class Habits:
         hour = self._of["hour"]
         hour[:, _TODAY] = np.maximum(hour[:, _TODAY], hour[:, _TEACH])
         hour[:, [_SO_FAR, _TEACH]] = 0.0
-        sent = self._of["sent"]
-        most = sent[:, _THIS_HOUR]
-        self._sent[0] += np.bincount(_bin(most[most > 0.0]), minlength=_BINS)
-        sent[:, _THIS_DAY] = np.maximum(sent[:, _THIS_DAY], most)
-        most[:] = 0.0
+        self._of["so_far"][:] = 0.0
+        self._pairs.clear()
+        most = self._of["most"]
+        now = most[:, :, _THIS_HOUR]
+        spoke = now[:, RESPONDERS] > 0.0
+        for measure in range(len(MEASURES)):
+            of = now[spoke, measure] if measure != SENT else now[now[:, SENT] > 0.0, SENT]
+            self._amounts[0, measure] += np.bincount(bin_of(of), minlength=BINS)
+        most[:, :, _THIS_DAY] = np.maximum(most[:, :, _THIS_DAY], now)
+        most[:, :, _THIS_HOUR] = 0.0
 
     def next_day(self) -> None:
         """Ends the day that was counted."""
@@ -184,12 +225,12 @@ class Habits:
         hour = self._of["hour"]
         hour[:, _BEFORE] = np.maximum(np.float32(_FADE) * hour[:, _BEFORE], hour[:, _TODAY])
         hour[:, _TODAY] = 0.0
-        sent = self._of["sent"]
-        sent[:, _EARLIER] = np.maximum(_FADE * sent[:, _EARLIER], sent[:, _THIS_DAY])
-        sent[:, _THIS_DAY] = 0.0
-        self._sent[1] = _FADE * self._sent[1] + self._sent[0]
-        self._sent[0] = 0.0
-        self._tail = _tail(self._sent[1])
+        most = self._of["most"]
+        most[:, :, _EARLIER] = np.maximum(_FADE * most[:, :, _EARLIER], most[:, :, _THIS_DAY])
+        most[:, :, _THIS_DAY] = 0.0
+        self._amounts[1] = _FADE * self._amounts[1] + self._amounts[0]
+        self._amounts[0] = 0.0
+        self._tails = tails_of_hours(self._amounts[1])
 
     def usual(self, key: int) -> Mapping[str, float]:
         """Of a day; nothing where no hour is over yet."""
@@ -216,22 +257,14 @@ class Habits:
         return place
 
 
-def _bin(sent: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Of bytes [n], 1 or more."""
-    octaves = np.log2(np.maximum(sent, 1.0))
-    return np.asarray(np.minimum(octaves * _OCTAVE, _BINS - 1), np.int64)
-
-
-def _tail(hours: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Bytes that a tail begins at, the share of hosts' hours beyond, its index; by how many lie in each bin."""
-    n = float(hours.sum())
-    if n < _HOURS_KNOWN:
-        return np.inf, 1.0, _PRIOR_INDEX
-    at = int(np.searchsorted(np.cumsum(hours), 0.9 * n)) + 1
-    above = hours[at:]
-    k = float(above.sum())
-    beyond = float(above @ ((np.arange(len(above)) + 0.5) / _OCTAVE * np.log(2.0)))
-    return 2.0 ** (at / _OCTAVE), (k + 1.0) / (n + 1.0), (k + _PRIOR) / (beyond + _PRIOR / _PRIOR_INDEX)
+def _running(place: NDArray[np.int64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of `x` [n] so far, each among those of its own place."""
+    order = np.argsort(place, kind="stable")
+    total = np.cumsum(x[order])
+    _, begin, length = np.unique(place[order], return_index=True, return_counts=True)
+    out = np.empty(len(place))
+    out[order] = total - np.repeat(total[begin] - x[order][begin], length)
+    return out
 
 
 def _at_least(k: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -244,8 +277,18 @@ def _at_least(k: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _empty(table: str, hosts: int) -> NDArray[Any]:
-    width, kind = _TABLES[table]
-    return np.zeros((hosts, width), kind)
+    shape, kind = _TABLES[table]
+    return np.zeros((hosts, *shape), kind)
+
+
+def _as_now(state: Mapping[str, NDArray[Any]], hosts: int) -> Mapping[str, NDArray[Any]]:
+    """A state, also of a version that did not count by the hour, or of an hour's amounts none or only what is sent."""
+    out = {name: _empty(name, hosts) for name in ("hour", "most", "so_far")}
+    out |= {"amounts": np.zeros((2, len(MEASURES), BINS)), "pairs": np.zeros(0, np.uint64)} | dict(state)
+    if "most" not in state and "sent" in state:
+        out["most"][:, SENT] = column(state, "sent", np.zeros((hosts, 3)))
+        out["amounts"][:, SENT] = column(state, "sent_hours", np.zeros((2, BINS)))
+    return out
 
 
 def _level(e: NDArray[np.float64]) -> NDArray[np.int64]:

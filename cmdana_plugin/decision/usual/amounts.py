@@ -1,0 +1,85 @@
+"""What a host comes to in an hour against hosts' hours here: above their ninetieth percentile Pareto's tail.
+
+Four things are measured of each hour: bytes of the largest connection, responders that were spoken to, logins that were
+refused, connections without an answer. The tail's index is Hill's estimator (1975) with a prior; of a host whose own
+days came near, nothing is evidence. So a slow scan, a guesser of passwords and a flood are found by what they come to,
+though each of their connections be ordinary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmdana_plugin.decision.usual.tails import MOST
+
+MEASURES: Final = ("sent", "responders", "logins", "tries")
+SENT, RESPONDERS, LOGINS, TRIES = range(4)
+_OCTAVE: Final = 8  # bins to each power of two
+BINS: Final = 50 * _OCTAVE
+_HOURS_KNOWN: Final = 100.0  # hosts' hours of the days before, from which on there is a tail
+_PRIOR: Final = np.array(
+    [10.0, 3.0, 3.0, 3.0]
+)  # by measure, hours above the percentile, counted before any was seen
+_PRIOR_INDEX: Final = np.array([1.0, 1.5, 1.5, 1.5])  # of whose tail; with 1 it has no mean
+# What is beyond the host's own days: so many times the most of an hour, and so much more.
+_TIMES: Final = np.array([4.0, 2.0, 2.0, 2.0])
+_MORE: Final = np.array([0.0, 10.0, 8.0, 30.0])
+# In which one connection can be evidence against its host: how long the host keeps to what is new is another.
+_WAYS: Final = len(MEASURES) + 1.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What the originators of connections [n] have come to in this hour with each of them."""
+
+    place: NDArray[np.int64]  # [n] where the originator stands, -1 nowhere
+    value: Floats  # [n, MEASURES] so far
+    added: Floats  # [n, MEASURES] of that by this connection; of what is sent, its bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HourTails:
+    """Of each measure the value that its tail begins at, the share of hosts' hours beyond, the tail's index."""
+
+    level: Floats
+    share: Floats
+    index: Floats
+
+    def beyond(self, amounts: Amounts, own: Floats) -> Floats:
+        """-log10 of the share of hosts' hours that come to as much, [n, MEASURES].
+
+        `own` [n, MEASURES] is the most of an hour on the originator's own days. 0 of what others come to in one hour of
+        ten, of what adds nothing, and of what is usual for the host.
+        """
+        value = amounts.value
+        news = (amounts.added > 0.0) & (value > self.level) & (value >= np.maximum(_TIMES * own, own + _MORE))
+        e = self.index * np.log10(np.maximum(value / self.level, 1.0)) - np.log10(_WAYS * self.share)
+        return np.where(news, np.clip(e, 0.0, MOST), 0.0)
+
+
+def bin_of(value: Floats) -> NDArray[np.int64]:
+    """Of values [n]; those below 1 share the lowest."""
+    return np.asarray(np.minimum(np.log2(np.maximum(value, 1.0)) * _OCTAVE, BINS - 1), np.int64)
+
+
+def tails_of_hours(hours: Floats) -> HourTails:
+    """The tails by how many hosts' hours lie in each bin, [MEASURES, BINS]."""
+    found = [_tail(h, prior, index) for h, prior, index in zip(hours, _PRIOR, _PRIOR_INDEX, strict=True)]
+    return HourTails(*np.array(found).T)
+
+
+def _tail(hours: Floats, prior: float, prior_index: float) -> tuple[float, float, float]:
+    n = float(hours.sum())
+    if n < _HOURS_KNOWN:
+        return np.inf, 1.0, prior_index
+    at = int(np.searchsorted(np.cumsum(hours), 0.9 * n)) + 1
+    above = hours[at:]
+    k = float(above.sum())
+    beyond = float(above @ ((np.arange(len(above)) + 0.5) / _OCTAVE * np.log(2.0)))
+    return 2.0 ** (at / _OCTAVE), (k + 1.0) / (n + 1.0), (k + prior) / (beyond + prior / prior_index)
