@@ -164,7 +164,7 @@ class Endpoint(_Table):
     topic_verdicts: str = "zeek/cmdana/verdicts"
     queue_records: Count = 200_000
     queue_bytes: Count = 256 * 1024 * 1024
-    batch_records: Count = 1024
+    batch_records: Count = 400
     batch_seconds: Seconds = 0.05
     log_seconds: Seconds = 3.0
     reconnect_min: Seconds = 0.5

@@ -23,7 +23,7 @@ Received = Event | PeerError
 
 _POLL_SECONDS: Final = 0.2  # seconds that one receive waits, which bounds how late a stop is seen
 
-_ARREARS: Final = 4
+_ARREARS: Final = 10
 _MAX_BATCH_BYTES: Final = 32 * 1024 * 1024  # taken together
 _MESSAGE_OVERHEAD_BYTES: Final = 400  # bytes that a message takes besides its payload
 _HEARTBEAT_SECONDS: Final = 1.0  # seconds between two heartbeats

@@ -15,11 +15,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Thresholds of `gc.set_threshold`: allocations less deallocations, then collections of the younger generation.
 _EXTRACTION_THRESHOLDS: Final = (200_000, 20, 50)
 _LIVE_THRESHOLDS: Final = (20_000, 10, 10)
+_PAGE: Final = 4096  # bytes
+_LARGE: Final = 64 * _PAGE
 
 
 def settle_for_extraction() -> None:
@@ -46,8 +51,21 @@ def settled_for_extraction() -> Iterator[None]:
 def settle_for_live() -> None:
     """Collects, freezes what is left and collects less often than Python, in an endpoint that runs for months.
 
-    More often than in extraction: what a library of sockets leaves in cycles must go.
+    More often than in extraction: what a library of sockets leaves in cycles must go. The pages of the large
+    tables that there are by now are taken from the kernel: else the first second of a busy Zeek waits for them, up to
+    half a second.
     """
     gc.collect()
+    for table in _large_tables():
+        table.reshape(-1).view(np.uint8)[::_PAGE] |= 0
     gc.freeze()
     gc.set_threshold(*_LIVE_THRESHOLDS)
+
+
+def _large_tables() -> list[NDArray[Any]]:
+    """Arrays that may be written to and lie in one piece; the collector does not track them, but what holds them."""
+    held = (thing for holder in gc.get_objects() for thing in gc.get_referents(holder))
+    arrays = {id(thing): thing for thing in held if type(thing) is np.ndarray and thing.nbytes >= _LARGE}
+    return [
+        a for a in arrays.values() if a.flags.writeable and a.flags.c_contiguous and not a.dtype.hasobject
+    ]

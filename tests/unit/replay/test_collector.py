@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +45,20 @@ def test_a_command_that_extracts_looks_seldom_and_leaves_all_as_it_was() -> None
         assert gc.get_threshold()[0] > before[0]
         assert gc.get_freeze_count() > 10_000
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
+def test_an_endpoint_has_the_pages_of_its_tables_before_it_begins() -> None:
+    code = (
+        "import numpy as np\n"
+        "from pathlib import Path\n"
+        "from cmdana_plugin.replay.gc_policy import settle_for_live\n"
+        "def held(): return 4096 * int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "class Table:\n"
+        "    def __init__(self): self.rows = np.zeros((4096, 4096)); self.rows[5, 5] = 3.0\n"
+        "table, before = Table(), held()\n"
+        "settle_for_live()\n"
+        "assert held() - before > table.rows.nbytes - 2**22, held() - before\n"
+        "assert table.rows.sum() == 3.0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
