@@ -23,7 +23,8 @@ from marks import Covered, Marks  # noqa: E402
 from mutation import MOST_PARTS, Mutator, Talk, decoded  # noqa: E402
 
 _FOLDER: Final = ROOT / "feature_extractors"
-_COLUMNS: Final = ("dns_columns", "http_columns", "tls_columns")  # of content.analyzers
+# Of content.analyzers, what is compiled by numba or kept by its own name: the same for both.
+_AS_INSTALLED: Final = ("automaton", "dns_columns", "http_columns", "tls_columns")
 _LARGEST_PART: Final = 2048
 _LARGEST_ENTRY: Final = 1_000_000  # bytes
 
@@ -62,10 +63,10 @@ class Analyzers:
         self._rng = rng
         self.marks = Marks()
         names = [p.stem for p in sorted((_FOLDER / "content" / "analyzers").glob("*.py"))]
-        python = [f"content.analyzers.{n}" for n in names if n not in ("__init__", *_COLUMNS)]
+        python = [f"content.analyzers.{n}" for n in names if n not in ("__init__", *_AS_INSTALLED)]
         # Messages that are read with their block are read by the same compiled code for both.
         loaded = Covered(
-            self.marks, ["content.reassembly", *python], [f"content.analyzers.{n}" for n in _COLUMNS]
+            self.marks, ["content.reassembly", *python], [f"content.analyzers.{n}" for n in _AS_INSTALLED]
         )
         import fuzzed
         from made_segments import segments
@@ -229,7 +230,7 @@ class Frames:
         ]
         loaded = Covered(
             self.marks,
-            compiled=[f"tracker.{n}" for n in modules] + [f"content.analyzers.{n}" for n in _COLUMNS],
+            compiled=[f"tracker.{n}" for n in modules] + [f"content.analyzers.{n}" for n in _AS_INSTALLED],
         )
         import fuzzed_frames
 
