@@ -137,6 +137,8 @@ class Tls(Analyzer):
             chosen, group = hellos[row + read.CHOSEN], hellos[row + read.GROUP]
             if group >= 0:
                 entry["curve"] = GROUPS.get(group) or f"unknown-{group}"
+                if protocol >= 0 and not _protocol_first(kinds):
+                    entry["next_protocol"] = entry.pop("next_protocol")
             if chosen >= 0:
                 self._chosen = chosen
             self._negotiated(entry, version, chosen if chosen >= 0 else version, session_id, cipher, kinds)
@@ -583,6 +585,15 @@ class Dtls(Tls):
         if len(whole) == size:
             del self._fragments[is_orig, sequence]
             self._message(is_orig, known, Reader(bytes(whole)))
+
+
+def _protocol_first(kinds: bytes) -> bool:
+    """Whether of extensions, by their kinds, that of the protocol inside comes before that of the key's group."""
+    for i in range(0, len(kinds) - 1, 2):
+        kind = (kinds[i] << 8) | kinds[i + 1]
+        if kind in (16, 40, 51):
+            return kind == 16
+    return True
 
 
 def _protocols(extension: Reader) -> list[bytes]:
