@@ -136,8 +136,8 @@ class Decider:
 
     @property
     def forgotten(self) -> int:
-        """Hosts whose evidence was let go to keep the bound."""
-        return self.evidence.forgotten
+        """Hosts whose evidence was let go, and that were not counted among whom one spoke to, to keep the bounds."""
+        return self.evidence.forgotten + self._habits.uncounted
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Evidence, incidents and habits, as arrays by name."""

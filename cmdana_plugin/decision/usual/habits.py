@@ -58,6 +58,7 @@ class Habits:
 
     def __init__(self, hosts: int) -> None:
         """For so many `hosts` at most."""
+        self.uncounted = 0  # of an hour's pairs of originator and responder, to keep the bound
         self._most = hosts
         self._hours = 0
         self._place: dict[int, int] = {}
@@ -153,7 +154,8 @@ class Habits:
             for pair, i in zip(unique.tolist(), first.tolist(), strict=True)
             if pair not in self._pairs
         ]
-        new = new[: max(room, 0)]
+        self.uncounted += max(len(new) - room, 0)
+        new = new[:room]
         self._pairs.update(pair for pair, _ in new)
         out[[i for _, i in new]] = 1.0
         return out

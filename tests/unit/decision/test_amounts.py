@@ -161,6 +161,9 @@ def test_of_pairs_no_more_are_held_than_there_may_be() -> None:
     keys, peers = np.full(100, 3, np.uint64), np.arange(100).astype(np.uint64)
     none, no = np.zeros(100), np.zeros(100, bool)
     assert habits.amounts(keys, peers, none, none, no, ~no).value[-1, RESPONDERS] == 64.0
+    assert habits.uncounted == 36
+    assert habits.amounts(keys, peers, none, none, no, ~no).value[-1, RESPONDERS] == 64.0
+    assert habits.uncounted == 72, "each time that they are passed over"
 
 
 def calm(hosts: int = 30) -> list[Seen]:
