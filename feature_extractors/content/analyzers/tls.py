@@ -26,6 +26,7 @@ from feature_extractors.content.analyzers.der import certificate, matches
 from feature_extractors.content.analyzers.files import Carried
 from feature_extractors.content.analyzers.tls_fingerprints import ja3, ja3s, ja4_of_hello
 from feature_extractors.content.analyzers.tls_names import ALERTS, CIPHERS, GROUPS, VERSIONS, version_name
+from feature_extractors.content.analyzers.tls_protocols import protocol_first, protocols_of
 
 MAX_HISTORY: Final = 100  # SSL::max_ssl_history_length
 MAX_CHAIN: Final = 20
@@ -137,7 +138,7 @@ class Tls(Analyzer):
             chosen, group = hellos[row + read.CHOSEN], hellos[row + read.GROUP]
             if group >= 0:
                 entry["curve"] = GROUPS.get(group) or f"unknown-{group}"
-                if protocol >= 0 and not _protocol_first(kinds):
+                if protocol >= 0 and not protocol_first(kinds):
                     entry["next_protocol"] = entry.pop("next_protocol")
             if chosen >= 0:
                 self._chosen = chosen
@@ -373,7 +374,7 @@ class Tls(Analyzer):
                 elif kind == 13 and extension.left >= 2:
                     signatures = extension.take(min(extension.u16(), extension.left))
                 elif kind == 16 and extension.left >= 2:
-                    protocols = _protocols(extension)
+                    protocols = protocols_of(extension)
                 elif kind == 35 and extension.left:
                     self._empty_ticket_id = True
                 elif kind == 41:
@@ -437,7 +438,7 @@ class Tls(Analyzer):
                 extensions += inside.data[inside.pos - 4 : inside.pos - 2]
                 extension = inside.sub(length)
                 if kind == 16 and extension.left >= 2:
-                    protocols = _protocols(extension)
+                    protocols = protocols_of(extension)
                     if protocols:
                         entry["next_protocol"] = text(protocols[0], 255)
                 elif kind == 41 and self._offered_psk:
@@ -585,23 +586,3 @@ class Dtls(Tls):
         if len(whole) == size:
             del self._fragments[is_orig, sequence]
             self._message(is_orig, known, Reader(bytes(whole)))
-
-
-def _protocol_first(kinds: bytes) -> bool:
-    """Whether of extensions, by their kinds, that of the protocol inside comes before that of the key's group."""
-    for i in range(0, len(kinds) - 1, 2):
-        kind = (kinds[i] << 8) | kinds[i + 1]
-        if kind in (16, 40, 51):
-            return kind == 16
-    return True
-
-
-def _protocols(extension: Reader) -> list[bytes]:
-    inside = extension.sub(min(extension.u16(), extension.left))
-    out = []
-    while inside.left >= 1:
-        n = inside.u8()
-        if n > inside.left:
-            break
-        out.append(inside.take(n))
-    return out
