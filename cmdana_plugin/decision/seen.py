@@ -236,5 +236,5 @@ def _outcomes() -> Sequence[tuple[str, str, str]]:
 
 @cache
 def _of_logins() -> NDArray[np.bool_]:
-    """By `told_by`, whether it tells of logins."""
-    return np.array([False] + ["login" in one for one, _, _ in _outcomes()])
+    """By `told_by`, whether it tells of logins; not where every login begins with a refusal (401 of HTTP and SIP)."""
+    return np.array([False] + ["login" in o.one and bool(o.accepted) for o in load_schema().outcomes])

@@ -80,7 +80,10 @@ def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
 
     assert much(15_000.0) == 0.0
     assert 1.5 < much(100_000.0) < much(1e6) < much(1e9)
-    assert not an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90).any(), "no day is known"
+    nothing = an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90, tries=500)
+    assert np.flatnonzero(nothing).tolist() == [LOGINS], "no day is known; what refused logins are is"
+    assert nothing[LOGINS] > 3.0
+    assert an_hour(Habits(1000), 9, logins=7)[LOGINS] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_amounts_go_on_with_a_state_and_with_one_of_an_earlier_version() -> None
         name: array for name, array in state.items() if name not in ("most", "so_far", "amounts", "pairs")
     }
     oldest.restore(before)
-    assert not an_hour(oldest, 999, sent=1e9).any()
+    assert not an_hour(oldest, 999, sent=1e9).any(), "nor of any other measure but logins"
     older.restore(before | {"sent": state["most"][:, SENT], "sent_hours": state["amounts"][:, SENT]})
     assert an_hour(older, 998, sent=1e9)[SENT] == an_hour(days_of(), 998, sent=1e9)[SENT] > 0.0
     with pytest.raises(ValueError, match="pairs"):
