@@ -250,5 +250,5 @@ def test_the_inbox_gives_whole_batches_up_to_the_number_asked_for_and_at_least_o
 
 def test_arrears_are_taken_in_larger_blocks() -> None:
     inbox = Inbox(10_000, Counts())
-    inbox.put([batch(k, 4 * k, 4) for k in range(12)], now=0.0)
-    assert [len(inbox.take(8, 0.0, 0.0, lambda: 1.0)) for _ in range(4)] == [8, 2, 2, 0]
+    inbox.put([batch(k, 4 * k, 4) for k in range(24)], now=0.0)
+    assert [len(inbox.take(8, 0.0, 0.0, lambda: 1.0)) for _ in range(4)] == [20, 2, 2, 0]
