@@ -364,7 +364,8 @@ class Decider:
         elif new:
             case.facts.add(s._replace(evidence=max(s.evidence, 1.0)))
         self.suppressed += resumed
-        joined = not new and not resumed and len(case.hosts) < _COMMON  # one more host of a few is told of
+        # One more host of a few is told of, where it is known what they do; a roll-out is told of once.
+        joined = not new and not resumed and len(case.hosts) < _COMMON and case.kind != UNUSUAL
         notice = self._told(case, s) if new or joined else self._growth(case, s, *case.facts.of(s))
         if notice is not None:
             out.notices.setdefault(row, []).append(notice)
