@@ -70,7 +70,7 @@ def without_tails_guard(judge: Judge) -> None:
 def without_habits_guard(judge: Judge) -> None:
     habits: Any = judge.decider._habits
     count = habits.count
-    habits.count = lambda orig, counts, e, teaches, amounts: count(orig, counts, e, teaches | True, amounts)
+    habits.count = lambda amounts, counts, e, teaches: count(amounts, counts, e, teaches | True)
     habits.uncount = lambda key, e: None
 
 

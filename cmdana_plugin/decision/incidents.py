@@ -231,7 +231,7 @@ class Decider:
                 at = row + 1 if place >= 0 else upto
             if not overheard:
                 teaches = ~rows.early[each] & (owner[each] < 0)
-                self._habits.count(orig[each], rows.counts[each], brought, teaches, amounts)
+                self._habits.count(amounts, rows.counts[each], brought, teaches)
         return out
 
     def incidents(self) -> list[HostIncident]:

@@ -121,10 +121,9 @@ class Habits:
         """
         n = len(orig)
         value, added = np.zeros((n, len(MEASURES))), np.zeros((n, len(MEASURES)))
+        unique, at = np.unique(orig, return_inverse=True)
+        place = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
         rows = np.flatnonzero(counts)
-        unique, at = np.unique(orig[rows], return_inverse=True)
-        place = np.full(n, -1)
-        place[rows] = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
         added[rows, SENT], added[rows, LOGINS] = sent[rows], logins[rows]
         added[rows, TRIES] = tried[rows]
         added[rows, RESPONDERS] = self._first(orig[rows], resp[rows])
@@ -137,7 +136,7 @@ class Habits:
         return Amounts(place, value, added)
 
     def beyond_others(self, amounts: Amounts) -> NDArray[np.float64]:
-        """-log10 of the share of hosts' hours here that come to as much, [n, MEASURES]; 0 where no days are known."""
+        """-log10 of the share of hosts' hours that come to as much, [n, MEASURES]; see `tails_of_hours` of few days."""
         own = np.zeros(amounts.value.shape)
         there = amounts.place >= 0
         own[there] = self._of["most"][amounts.place[there], :, _EARLIER]
@@ -168,12 +167,10 @@ class Habits:
         return nth
 
     def count(
-        self, orig: NDArray[np.uint64], counts: NDArray[np.float64], e: NDArray[np.float64],
-        teaches: NDArray[np.bool_], amounts: Amounts,
+        self, amounts: Amounts, counts: NDArray[np.float64], e: NDArray[np.float64], teaches: NDArray[np.bool_]
     ) -> None:  # fmt: skip
         """Takes in connections: `counts` [n, USUAL] of all, evidence `e` [n] and `amounts` of those that teach."""
-        unique, at = np.unique(orig, return_inverse=True)
-        place = np.array([self._taken(key) for key in unique.tolist()], np.int64)[at]
+        place = amounts.place
         there = place >= 0
         np.add.at(self._of["now"], place[there], counts[there])
         there &= teaches

@@ -55,7 +55,7 @@ def an_hour(
     refused[-1] = logins
     amounts = habits.amounts(keys, peers, np.full(n, sent), refused, tried, np.ones(n, bool))
     found = habits.beyond_others(amounts)
-    habits.count(keys, np.zeros((n, len(USUAL))), np.zeros(n), np.full(n, teaches), amounts)
+    habits.count(amounts, np.zeros((n, len(USUAL))), np.zeros(n), np.full(n, teaches))
     return found.max(axis=0)
 
 

@@ -86,7 +86,7 @@ def count(habits: Habits, keys: np.ndarray, counts: np.ndarray, e: np.ndarray) -
     n = len(keys)
     none, no = np.zeros(n), np.zeros(n, bool)
     amounts = habits.amounts(keys, keys, none, none, no, no)
-    habits.count(keys, counts, e, np.ones(n, bool), amounts)
+    habits.count(amounts, counts, e, np.ones(n, bool))
 
 
 def counted(e: list[float]) -> tuple[Habits, np.ndarray]:
