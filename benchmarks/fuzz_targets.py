@@ -24,7 +24,7 @@ from mutation import MOST_PARTS, Mutator, Talk, decoded  # noqa: E402
 
 _FOLDER: Final = ROOT / "feature_extractors"
 # Of content.analyzers, what is compiled by numba or kept by its own name: the same for both.
-_AS_INSTALLED: Final = ("automaton", "dns_columns", "http_columns", "tls_columns")
+_AS_INSTALLED: Final = ("automaton", "dns_columns")
 _LARGEST_PART: Final = 2048
 _LARGEST_ENTRY: Final = 1_000_000  # bytes
 

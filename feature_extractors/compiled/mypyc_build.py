@@ -22,7 +22,7 @@ from feature_extractors.compiled.source_digest import code_digest
 
 _FOLDER: Final = Path(__file__).parent
 _CONTENT: Final = _FOLDER.parent / "content"
-_LEFT_OUT: Final = ("__init__", "dns_columns", "http_columns", "tls_columns")  # these are compiled by numba
+_LEFT_OUT: Final = ("__init__", "dns_columns")  # the latter is compiled by numba
 
 
 def sources() -> list[Path]:

@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 
 from feature_extractors.addresses import address_texts
 from feature_extractors.content.analyzers.base import ContentLimits, Fields, Run, Session
-from feature_extractors.content.analyzers.columns import HELLO, NOTHING
 from feature_extractors.content.analyzers.dns import NETBIOS, Dns
 from feature_extractors.content.analyzers.dns_columns import read as read_dns
 from feature_extractors.content.analyzers.dpd import TCP_PORTS, TCP_TWO, UDP_PORTS, Detector
-from feature_extractors.content.analyzers.http_columns import MIN_HEAD
-from feature_extractors.content.analyzers.http_columns import read as read_http
 from feature_extractors.content.analyzers.registry import create
-from feature_extractors.content.analyzers.tls_columns import read as read_tls
 from feature_extractors.content.segments import NEVER, Segments, Wanted
 from feature_extractors.frames import Counts
 from feature_extractors.observations import LogEntry
@@ -31,11 +27,6 @@ __all__ = ["Content", "ContentLimits"]
 _DNS_PORTS = np.array(
     [port for port, name in UDP_PORTS.items() if name == "dns" and port != NETBIOS], np.uint16
 )
-# What a segment may begin with, by its first byte.
-_OF_HTTP, _OF_TLS = 1, 2
-_BEGINS = np.zeros(256, np.uint8)
-_BEGINS[list(b"CDGHOP")] = _OF_HTTP
-_BEGINS[22] = _OF_TLS
 NO_HOST = ("0.0.0.0", "255.255.255.255")  # noqa: S104  # addresses of nobody, which DHCP's messages come from
 NOT_SAID = 0.0  # no analyzer said when an entry is written
 EXPECT_SECONDS = 300.0  # how long a connection that another one announced is awaited
@@ -104,10 +95,7 @@ class Content:
         changed: dict[int, None] = {}
         cut_short = 0
         start = segments.start
-        data = _readonly(segments.data)
-        messages = read_dns(data, start, segments.captured, _dns_rows(segments))
-        columns = self._run.columns
-        plain = self._read_streams(data, segments)
+        messages = read_dns(_readonly(segments.data), start, segments.captured, _dns_rows(segments))
         serials: list[int] = segments.connection.tolist()
         from_orig: list[bool] = segments.is_orig.tolist()
         times: list[float] = segments.ts.tolist()
@@ -160,10 +148,7 @@ class Content:
             session.partial = partials[i]
             if offset <= stream.next or offset <= stream.skippable_until:
                 if end - begin == length:
-                    piece = view[begin:end].tobytes()
-                    if plain[i] != NOTHING:
-                        columns.segment, columns.which = piece, plain[i]
-                    self._deliver(connection, stream, is_orig, ts, offset, piece, length)
+                    self._deliver(connection, stream, is_orig, ts, offset, view[begin:end].tobytes(), length)
                 elif (
                     root.ignored and not stream.skippable_until
                 ):  # cut short, and nobody listens: only counted
@@ -185,24 +170,9 @@ class Content:
                 self._give_up(connection, other, not is_orig, ts)
             if root.done or stream.skippable_until > stream.next:
                 changed[serial] = None
-        columns.clear()
         if cut_short:
             self.counts.add("tcp_payload_not_captured", cut_short)
         return self._wanted(changed)
-
-    def _read_streams(self, data: NDArray[np.uint8], segments: Segments) -> list[int]:
-        """Reads what segments of streams begin with into the run's columns: which of it, of each segment."""
-        start, captured, columns = segments.start, segments.captured, self._run.columns
-        which = np.full(len(segments), NOTHING, np.int64)
-        whole = np.flatnonzero(
-            (segments.ip_proto == 6) & (captured == segments.length) & (captured >= MIN_HEAD)
-        )
-        begins = _BEGINS[data[start[whole]]]
-        heads = read_http(data, start, captured, whole[begins == _OF_HTTP], which)
-        hellos = read_tls(data, start, captured, whole[begins == _OF_TLS], which, HELLO)
-        columns.hellos, columns.kinds = hellos.rows, hellos.kinds
-        columns.heads, columns.items, columns.words = heads.rows, heads.items, heads.words
-        return which.tolist()
 
     def close(
         self,

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers.columns import Columns
 from feature_extractors.content.segments import NEVER
 from feature_extractors.frames import Counts
 from feature_extractors.observations import LogValue
@@ -110,7 +109,6 @@ class Run:
     seen: OrderedDict[str, float] = field(
         default_factory=OrderedDict
     )  # what is logged once a day, and when it was
-    columns: Columns = field(default_factory=Columns)
 
     def fuid(self, ts: float) -> str:
         """An id for a file that begins now, the same in every run over the same traffic."""

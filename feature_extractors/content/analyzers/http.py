@@ -21,7 +21,6 @@ from feature_extractors.content.analyzers.base import (
     text,
 )
 from feature_extractors.content.analyzers.http_body import Body, Budget
-from feature_extractors.content.analyzers.http_columns import HEAD, HEADERS, ITEM, METHODS, NUMBER, TEXT
 from feature_extractors.content.analyzers.http_words import (
     PROXY_HEADERS,
     WRITTEN,
@@ -38,12 +37,12 @@ MAX_CHUNKS: Final = 100_000  # chunks of one body
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSION: Final = re.compile(rb"[0-9]\.[0-9]")
 _RANGE: Final = re.compile(rb"bytes\s+([0-9]{1,15})\s*-\s*([0-9]{1,15})\s*/\s*([0-9]{1,15}|\*)?")
+
 # Methods that Zeek knows (HTTP::http_methods)
 _METHODS: Final = frozenset((
     b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"CONNECT", b"PROPFIND", b"PROPPATCH", b"MKCOL",
     b"COPY", b"MOVE", b"LOCK", b"UNLOCK", b"POLL", b"REPORT", b"SUBSCRIBE", b"BMOVE", b"SEARCH",
 ))  # fmt: skip
-_SAID_AS: Final = ("host", "user_agent", "referrer", "origin")  # the first of HEADERS
 
 # What a direction waits for
 _LINE, _HEADERS, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _TRAILER, _TO_END, _NOTHING, _OLD_REPLY = range(10)
@@ -110,7 +109,6 @@ class Http(Analyzer):
         self._code = 0
         self._inside: Analyzer | None = None
         self._ts = 0.0
-        self._columns = session.run.columns
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         if self._inside is not None:
@@ -120,12 +118,8 @@ class Http(Analyzer):
         side = self._sides[is_orig]
         lines, budget = side.lines, self._budget
         if side.state == _OLD_REPLY:  # an answer of HTTP/0.9 is a body alone
-            self._begin_reply(side, b"0.9", 0, "<empty>", True)
+            self._begin_reply(side, b"0.9", 0, b"<empty>", True)
             side.state = _TO_END
-        if side.state == _LINE and self._columns.segment is data and not len(lines):
-            data = self._past_plain(is_orig, ts, side, data)
-            if not data:
-                return
         if len(lines) or side.state not in _BODIES:
             lines.feed(data)
             data = b""
@@ -180,44 +174,6 @@ class Http(Analyzer):
                 self._line(is_orig, side, line)
             if self.done or self._hand_on(is_orig, ts, lines):
                 return
-
-    def _past_plain(self, is_orig: bool, ts: float, side: _Side, data: bytes) -> bytes:
-        """Takes the head that was read with its block, if these bytes begin with one; what is left to look at."""
-        columns = self._columns
-        row, heads = HEAD * columns.which, columns.heads
-        if row < 0 or (heads[row] != 0) != is_orig:
-            return data
-        line, size = heads[row + 1], heads[row + 2]
-        begin, end = heads[row + 7], heads[row + 8]
-        is_plain = heads[row + 6] != 0
-        version = b"1.1" if heads[row + 5] else b"1.0"
-        self._said += line
-        if is_orig:
-            uri = columns.words[begin:end] if is_plain else text(unescape(data[begin:end]))
-            self._requested(side, METHODS[heads[row + 4]], uri, version)
-        else:
-            reason = columns.words[begin:end] if is_plain else text(data[begin:end])
-            self._replied(side, version, heads[row + 4], reason)
-        if self.done:
-            return b""
-        self._said += size - line
-        side.headers = heads[row + 3]
-        items = columns.items
-        for i in range(ITEM * heads[row + 9], ITEM * heads[row + 10], ITEM):
-            which, begin, end = items[i], items[i + 1], items[i + 2]
-            if which <= TEXT:
-                side.entry[_SAID_AS[TEXT - which]] = columns.words[begin:end]
-            elif which == NUMBER:
-                side.content_length = begin
-            else:
-                self._header(is_orig, side, HEADERS[which], data[begin:end])
-        self._headers_done(is_orig, side)
-        if self.done or size == len(data):
-            return b""
-        if self._inside is not None:
-            self.session.feed(self._inside, is_orig, ts, data[size:])
-            return b""
-        return data[size:]
 
     def _hand_on(self, is_orig: bool, ts: float, lines: Lines) -> bool:
         """Where the connection has turned to something else, gives it what is left."""
@@ -329,17 +285,7 @@ class Http(Analyzer):
             raise ParseError("not_a_request_line")
         if not _VERSION.match(version):
             version = b"0.0"
-        self._requested(side, method, text(unescape(uri)), version[:3])
-        if version == b"0.9":
-            if method != b"GET":
-                self.session.weird(self._ts, "invalid_http_09_request_method", "HTTP", text(method))
-            reply = self._sides[0]
-            if reply.state == _LINE:
-                reply.state = _OLD_REPLY
-
-    def _requested(self, side: _Side, method: bytes, uri: str, version: bytes) -> None:
-        """A request begins, whose line says this."""
-        side.version = version
+        side.version = version[:3]
         self.session.confirm(self.service)
         if len(self._methods) < self.session.limits.transactions:
             self._methods.append(method)
@@ -354,11 +300,17 @@ class Http(Analyzer):
         entry["method"] = text(method)
         if method not in _METHODS:
             self.session.weird(self._ts, "unknown_HTTP_method", "", text(method))
-        entry["uri"] = uri
+        entry["uri"] = text(unescape(uri))
         side.entry = entry
         side.reset(None)
         side.ongoing = True
         side.state = _HEADERS
+        if version == b"0.9":
+            if method != b"GET":
+                self.session.weird(self._ts, "invalid_http_09_request_method", "HTTP", text(method))
+            reply = self._sides[0]
+            if reply.state == _LINE:
+                reply.state = _OLD_REPLY
 
     def _bad_request(self, line: bytes, no_method: bool) -> None:
         with_version = no_method and line[-9:-3].upper() == b" HTTP/"
@@ -377,18 +329,14 @@ class Http(Analyzer):
         code = int(parts[1][:3]) if parts[1][:3].isdigit() else 0
         reason = parts[2] if len(parts) > 2 else b""
         version = parts[0][:3] if _VERSION.match(parts[0]) else b"0.0"
-        has_reason = len(parts) > 2 or line.endswith((b" ", b"\t"))
-        self._replied(side, version, code, text(reason) if has_reason else "<empty>")
-
-    def _replied(self, side: _Side, version: bytes, code: int, reason: str) -> None:
-        """A reply begins, whose line says this."""
         if self._methods:
             self.session.confirm(self.service)
         method = self._methods[0] if self._methods else b""
         nothing = method.upper() == b"HEAD" or 100 <= code < 200 or code in (204, 304)
-        self._begin_reply(side, version, code, reason, not nothing)
+        has_reason = len(parts) > 2 or line.endswith((b" ", b"\t"))
+        self._begin_reply(side, version, code, reason if has_reason else b"<empty>", not nothing)
 
-    def _begin_reply(self, side: _Side, version: bytes, code: int, reason: str, has_body: bool) -> None:
+    def _begin_reply(self, side: _Side, version: bytes, code: int, reason: bytes, has_body: bool) -> None:
         if self._connect and code != 200:
             self._connect = False
         current = self._pending.get(self._response)
@@ -398,11 +346,11 @@ class Http(Analyzer):
         entry = self._open(self._response)
         entry["status_code"] = code
         if not self.session.brief:
-            entry["status_msg"] = reason
+            entry["status_msg"] = text(reason)
             entry["version"] = version.decode("ascii")
         if 100 <= code <= 199:
             entry["info_code"] = code
-            entry["info_msg"] = reason
+            entry["info_msg"] = text(reason)
         self._code = code
         side.version = version
         side.entry = entry

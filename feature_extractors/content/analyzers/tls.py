@@ -10,7 +10,6 @@ import hashlib
 import struct
 from typing import ClassVar, Final
 
-from feature_extractors.content.analyzers import tls_columns as read
 from feature_extractors.content.analyzers.base import (
     MAX_CERTIFICATES,
     Analyzer,
@@ -21,12 +20,11 @@ from feature_extractors.content.analyzers.base import (
     Session,
     text,
 )
-from feature_extractors.content.analyzers.columns import HELLO
 from feature_extractors.content.analyzers.der import certificate, matches
 from feature_extractors.content.analyzers.files import Carried
 from feature_extractors.content.analyzers.tls_fingerprints import ja3, ja3s, ja4_of_hello
 from feature_extractors.content.analyzers.tls_names import ALERTS, CIPHERS, GROUPS, VERSIONS, version_name
-from feature_extractors.content.analyzers.tls_protocols import protocol_first, protocols_of
+from feature_extractors.content.analyzers.tls_protocols import protocols_of
 
 MAX_HISTORY: Final = 100  # SSL::max_ssl_history_length
 MAX_CHAIN: Final = 20
@@ -73,15 +71,10 @@ class Tls(Analyzer):
         self._saw_certificates = False
         self._leaf: Fields = {}
         self._ts = 0.0
-        self._columns = session.run.columns
 
     def data(self, is_orig: bool, ts: float, data: bytes) -> None:
         self._ts = ts
         records = self._records[is_orig]
-        if self._columns.segment is data and not len(records):
-            data = self._past_hello(is_orig, data)
-            if not data:
-                return
         records.feed(data)
         while not self.done and (head := records.peek(5)) is not None:
             kind, length = self._record_head(head, is_orig)
@@ -92,59 +85,6 @@ class Tls(Analyzer):
             if whole is None:
                 return
             self._record(is_orig, kind, whole)
-
-    def _past_hello(self, is_orig: bool, data: bytes) -> bytes:
-        """Takes the hello that was read with its block, if these bytes begin with one; what is left to look at."""
-        columns = self._columns
-        row, hellos = read.ROW * (HELLO - columns.which), columns.hellos
-        if row < 0 or self._encrypted[is_orig] or self._record_version == 2 or len(self._messages[is_orig]):
-            return data
-        is_client = hellos[row] == read.CLIENT
-        if is_client and not is_orig:
-            return data
-        if self._record_version == 0:
-            self._record_version = hellos[row + read.RECORD_VERSION]
-        session_id = data[hellos[row + read.SESSION] : hellos[row + read.SESSION + 1]]
-        kinds = columns.kinds[hellos[row + read.KINDS] : hellos[row + read.KINDS + 1]]
-        version, protocol = hellos[row + read.VERSION], hellos[row + read.PROTOCOL]
-        first = data[protocol : hellos[row + read.PROTOCOL + 1]] if protocol > 0 else b""
-        if is_client:
-            self.session.confirm(self.service)
-            entry = self._log()
-            name = hellos[row + read.NAME]
-            if name >= 0:
-                entry["server_name"] = text(data[name : hellos[row + read.NAME + 1]], 512)
-            self._empty_ticket_id = self._empty_ticket_id or hellos[row + read.TICKET] != 0
-            self._offered_psk = self._offered_psk or hellos[row + read.PSK] != 0
-            self._offers(session_id)
-            if not self.session.brief:
-                suites, groups, formats, signatures, versions = [
-                    data[hellos[row + k] : hellos[row + k + 1]]
-                    for k in (read.SUITES, read.GROUPS, read.FORMATS, read.SIGNATURES, read.VERSIONS)
-                ]
-                has_name = 0 <= name < hellos[row + read.NAME + 1]
-                self._fingerprint(
-                    version, versions, has_name, suites, kinds, groups, formats, signatures, first
-                )
-            self._add_history(is_orig != self._flipped, "c")
-        else:
-            entry = self._log()
-            cipher = hellos[row + read.CIPHER]
-            entry["cipher"] = CIPHERS.get(cipher) or f"unknown-{cipher}"
-            if protocol >= 0:
-                entry["next_protocol"] = text(first, 255)
-            if hellos[row + read.PSK] and self._offered_psk:
-                entry["resumed"] = True
-            chosen, group = hellos[row + read.CHOSEN], hellos[row + read.GROUP]
-            if group >= 0:
-                entry["curve"] = GROUPS.get(group) or f"unknown-{group}"
-                if protocol >= 0 and not protocol_first(kinds):
-                    entry["next_protocol"] = entry.pop("next_protocol")
-            if chosen >= 0:
-                self._chosen = chosen
-            self._negotiated(entry, version, chosen if chosen >= 0 else version, session_id, cipher, kinds)
-            self._add_history(is_orig != self._flipped, "j" if hellos[row + read.RETRY] else "s")
-        return data[hellos[row + read.RECORD_END] :]
 
     def end(self) -> None:
         self._close()
@@ -381,40 +321,20 @@ class Tls(Analyzer):
                     self._offered_psk = True
                 elif kind == 43 and extension.left >= 1:
                     versions = extension.take(min(extension.u8(), extension.left))
-        self._offers(session_id)
-        if not brief:
-            self._fingerprint(
-                version,
-                versions,
-                bool(name),
-                suites,
-                bytes(extensions),
-                groups,
-                formats,
-                signatures,
-                protocols[0] if protocols else b"",
-            )
-
-    def _offers(self, session_id: bytes) -> None:
-        """A client offers to go on with this session."""
         if session_id and session_id != b"\0" * 32:
             self._session_id = session_id
             self._empty_ticket_id = False
-
-    def _fingerprint(
-        self, version: int, versions: bytes, has_name: bool, suites: bytes, extensions: bytes, groups: bytes,
-        formats: bytes, signatures: bytes, protocol: bytes,
-    ) -> None:  # fmt: skip
-        """The fingerprints of a client whose hello lists this."""
+        if brief:
+            return
         listed = len(suites) + len(extensions) + len(groups) + len(signatures) + len(versions)
         if listed > MAX_LISTED:
             self.session.counts.add("tls_hello_without_fingerprint")
             return
-        entry = self._log()
-        entry["ja3"] = ja3(version, suites, extensions, groups, formats)
+        entry["ja3"] = ja3(version, suites, bytes(extensions), groups, formats)
         entry["ja4"] = ja4_of_hello(
-            self.datagrams, version, versions, has_name, suites, extensions, signatures, protocol
-        )
+            self.datagrams, version, versions, bool(name), suites, bytes(extensions), signatures,
+            protocols[0] if protocols else b"",
+        )  # fmt: skip
 
     def _server_hello(self, body: Reader) -> bool:
         """Reads a server hello and says whether it asks for another client hello."""
@@ -448,23 +368,17 @@ class Tls(Analyzer):
                 elif kind in (40, 51) and extension.left >= 2:
                     group = extension.u16()
                     entry["curve"] = GROUPS.get(group) or f"unknown-{group}"
-        self._negotiated(entry, version, negotiated, session_id, cipher, bytes(extensions))
-        return retry
-
-    def _negotiated(
-        self, entry: Fields, version: int, negotiated: int, session_id: bytes, cipher: int, extensions: bytes
-    ) -> None:
-        """A server has chosen."""
         self._version = self._chosen or negotiated
         entry["version"] = version_name(self._version)
         if session_id and session_id == self._session_id and not self._is_tls13():
             entry["resumed"] = True
         if self.session.brief:
-            return
+            return retry
         if len(extensions) <= MAX_LISTED:
-            entry["ja3s"] = ja3s(version, cipher, extensions)
+            entry["ja3s"] = ja3s(version, cipher, bytes(extensions))
         else:
             self.session.counts.add("tls_hello_without_fingerprint")
+        return retry
 
     def _status(self, is_orig: bool, body: Reader) -> None:
         """A certificate's status that the server has at hand: a file, as Zeek sees it (RFC 6066, 8)."""

@@ -15,12 +15,3 @@ def protocols_of(extension: Reader) -> list[bytes]:
             break
         out.append(inside.take(n))
     return out
-
-
-def protocol_first(kinds: bytes) -> bool:
-    """Whether of extensions, by their kinds, that of the protocol inside comes before that of the key's group."""
-    for i in range(0, len(kinds) - 1, 2):
-        kind = (kinds[i] << 8) | kinds[i + 1]
-        if kind in (16, 40, 51):
-            return kind == 16
-    return True

@@ -28,12 +28,13 @@ def record(kind: int, body: bytes, version: int = 0x0301) -> bytes:
     return struct.pack(">BH", kind, version) + vector(2, body)
 
 
-def client_hello(name: bytes = b"www.example.com", session: bytes = b"") -> bytes:
+def client_hello(name: bytes = b"www.example.com", session: bytes = b"", more: bytes = b"") -> bytes:
     extensions = (
         extension(0, vector(2, b"\0" + vector(2, name)))
         + extension(10, vector(2, b"\0\x1d\0\x17"))
         + extension(11, vector(1, b"\0"))
         + extension(16, vector(2, vector(1, b"h2") + vector(1, b"http/1.1")))
+        + more
     )
     suites = vector(2, b"\x13\x01\xc0\x2f")
     return handshake(
@@ -41,13 +42,15 @@ def client_hello(name: bytes = b"www.example.com", session: bytes = b"") -> byte
     )
 
 
-def server_hello(cipher: bytes = b"\xc0\x2f", extensions: bytes = b"", session: bytes = b"") -> bytes:
-    return handshake(
-        2, b"\x03\x03" + b"\1" * 32 + vector(1, session) + cipher + b"\0" + vector(2, extensions)
-    )
+def server_hello(
+    cipher: bytes = b"\xc0\x2f", extensions: bytes = b"", session: bytes = b"", random: bytes = b"\1" * 32
+) -> bytes:
+    return handshake(2, b"\x03\x03" + random + vector(1, session) + cipher + b"\0" + vector(2, extensions))
 
 
 TLS13 = extension(43, b"\x03\x04") + extension(51, b"\0\x1d" + vector(2, bytes(32)))
+RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+PSK = extension(41, b"x")  # a key shared before, offered or taken
 CCS = record(20, b"\1")
 DATA = record(23, b"x" * 50)
 KEYS = handshake(12, b"\3\0\x17" + bytes(20)) + handshake(14, b"")
@@ -95,6 +98,15 @@ def test_a_session_id_that_comes_back_is_a_resumption() -> None:
         ]
     )
     assert entry["resumed"] is True
+
+
+def test_a_server_may_ask_for_another_hello_and_go_on_with_a_key_of_before() -> None:
+    entry = ssl([
+        (True, record(22, client_hello())), (False, record(22, server_hello(b"\x13\x01", TLS13, random=RETRY))),
+        (True, record(22, client_hello(more=PSK))), (False, record(22, server_hello(b"\x13\x01", TLS13 + PSK)) + DATA),
+        (True, DATA),
+    ])  # fmt: skip
+    assert (entry["resumed"], entry["established"], entry["ssl_history"]) == (True, True, "CjCs")
 
 
 def test_an_alert_is_named() -> None:
