@@ -164,38 +164,17 @@ def verdicts(day: Path, seed: int = 1) -> None:
 
 def _noticed(decider: Decider, verdicts: Sequence[Verdict], ends: Sequence[float]) -> list[Notice]:
     """The notices that a block of verdicts gives rise to."""
-    import ipaddress
-
     import numpy as np
 
-    from cmdana_plugin.decision.seen import Rows, Seen
+    from cmdana_plugin.decision.seen import Seen, rows_of_seen
 
     if not verdicts:
         return []
-
-    def packed(address: str) -> bytes:
-        ip = ipaddress.ip_address(address)
-        return ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
-
-    def addresses(name: str) -> Any:
-        return np.frombuffer(b"".join(packed(getattr(v, name)) for v in verdicts), np.uint8).reshape(-1, 16)
-
-    order = np.argsort(ends, kind="stable").tolist()
-    verdicts, ends = [verdicts[i] for i in order], [ends[i] for i in order]
-    e = -np.log10([v.p_value for v in verdicts])
-    none = np.zeros(len(verdicts), np.bool_)
-
-    def seen(which: Sequence[int]) -> list[Seen]:
-        return [Seen(verdicts[i], ends[i], float(e[i]), False, 0, 0, component="density") for i in which]
-
-    def pair(i: int) -> tuple[str, str, int, str]:
-        v = verdicts[i]
-        return v.orig_h, v.resp_h, v.resp_p, v.proto
-
-    decided = decider.receive(
-        Rows(addresses("orig_h"), addresses("resp_h"), np.array(ends), e, none, none, e >= 3.0,
-             np.ones((len(verdicts), 4)), seen, pair)
-    )  # fmt: skip
+    seen = [
+        Seen(verdicts[i], ends[i], -float(np.log10(verdicts[i].p_value)), False, 0, 0, component="density")
+        for i in np.argsort(ends, kind="stable").tolist()
+    ]
+    decided = decider.receive(rows_of_seen(seen))
     return [n for row in sorted(decided.notices) for n in decided.notices[row]]
 
 

@@ -52,7 +52,9 @@ class Strand:
     volume: float = 0.0  # of those in which one connection sends as much,
     reach: float = 0.0  # as many hosts are spoken to,
     guesses: float = 0.0  # as many logins refused,
-    tries: float = 0.0  # as many connections not answered
+    tries: float = 0.0  # as many connections not answered,
+    names: float = 0.0  # as much information in names below one domain,
+    probes: float = 0.0  # as many ports that do not answer
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
@@ -92,6 +94,8 @@ class Strand:
         self.reach = max(self.reach, s.reach)
         self.guesses = max(self.guesses, s.guesses)
         self.tries = max(self.tries, s.tries)
+        self.names = max(self.names, s.names)
+        self.probes = max(self.probes, s.probes)
         self.begun.append(ts)
         return len(targets) + len(sources) + len(ports) - before
 

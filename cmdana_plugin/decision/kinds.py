@@ -140,7 +140,7 @@ def _probes(s: Strand, at: Setting) -> tuple[str, str] | None:
 def _tunnels(s: Strand, at: Setting) -> tuple[str, str] | None:
     if s.bits:
         domain, bits = s.bits.most_common(1)[0]
-        if bits >= 8 * 2000:
+        if bits >= 8 * 2000 or s.names >= FIRM:
             return (
                 f"tunnels through {quoted(domain)}: {size(bits / 8)} of names in {span(s.lasted)}",
                 "T1071.004",
@@ -296,9 +296,11 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
         (s.reach, "speaks to as many hosts"),
         (s.guesses, "has as many logins refused"),
         (s.tries, "opens as many connections without an answer"),
+        (s.names, "asks for as much below one domain"),
+        (s.probes, "tries as many ports without an answer"),
     ):
         if rare >= FIRM:
-            pieces.append((rare, f"one in {10.0**rare:,.0f} hosts' hours here {does}"))
+            pieces.append((rare, f"one in {10.0**rare:,.0f} hosts' hours {does}"))
     if (beat := s.beat()) is not None and beat[1] <= 0.25 and beat[0] >= 1.0:
         words = f"{beat[2] + 1:,} calls {span(beat[0])} apart, half of them within {beat[1] * beat[0]:.2g} s"
         pieces.append((1.5, words))

@@ -52,7 +52,9 @@ class Seen(NamedTuple):
     volume: float = 0.0
     reach: float = 0.0  # responders that are spoken to,
     guesses: float = 0.0  # logins that are refused,
-    tries: float = 0.0  # connections without an answer
+    tries: float = 0.0  # connections without an answer,
+    names: float = 0.0  # information in the names below one domain,
+    probes: float = 0.0  # ports that do not answer
 
     @property
     def against(self) -> float:
@@ -62,7 +64,7 @@ class Seen(NamedTuple):
     @property
     def amount(self) -> float:
         """The evidence of what its hour has come to with it."""
-        return max(self.reach, self.guesses, self.tries)
+        return max(self.reach, self.guesses, self.tries, self.names, self.probes)
 
     @property
     def service(self) -> str:
@@ -85,6 +87,8 @@ class Rows:
     port: NDArray[np.int64]  # of the responder
     counts: NDArray[np.float64]  # [n, len(USUAL)]
     logins: NDArray[np.float64]  # [n] that its logs say were refused
+    bits: NDArray[np.float64]  # [n] as of `Seen`
+    domain: Sequence[str]
     seen: Callable[[Sequence[int]], list[Seen]]  # those of these rows
     pair: Callable[[int], tuple[str, str, int, str]]  # originator, responder, its port, protocol
 
@@ -157,7 +161,7 @@ def rows_of(
     sent, got = np.maximum(c.orig_bytes, 0), np.maximum(c.resp_bytes, 0)
     tried = _NO_ANSWER[c.conn_state] | ((c.ip_proto == _TCP) & (sent == 0) & (got == 0))
     accepted, refused, told_by = windows.accepted, windows.refused, windows.told_by
-    bits, domain = np.nan_to_num(windows.subdomain_bits), windows.domain
+    bits, domain = np.nan_to_num(windows.subdomain_bits).astype(np.float64), windows.domain
     with np.errstate(divide="ignore"):
         evidence = np.clip(-np.log10(scores.p_value), 0.0, MOST)
     persistence = _persistence(scores)
@@ -185,7 +189,7 @@ def rows_of(
         c.orig_h, c.resp_h, c.end, evidence, persistence, tried, c.stage == Stage.EARLY, verdicts.verdict.code != 0,
         c.conn_state == _REJ, c.resp_p.astype(np.int64),
         np.stack([np.ones(n), tried, refused, sent], axis=1).astype(np.float64),
-        np.where(_of_logins()[told_by], refused, 0).astype(np.float64), seen, pair,
+        np.where(_of_logins()[told_by], refused, 0).astype(np.float64), bits, domain, seen, pair,
     )  # fmt: skip
 
 
@@ -202,12 +206,12 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
         np.array([s.end for s in seen], np.float64), np.array([s.evidence for s in seen], np.float64),
         np.zeros(n), np.array([s.tried for s in seen], np.bool_), np.zeros(n, np.bool_),
         np.array([s.verdict.verdict != BENIGN for s in seen], np.bool_), np.zeros(n, np.bool_),
-        np.zeros(n, np.int64), np.zeros((n, len(USUAL))), np.zeros(n),
+        np.zeros(n, np.int64), np.zeros((n, len(USUAL))), np.zeros(n), np.zeros(n), [""] * n,
         lambda rows: [seen[i] for i in rows], pair,
     )  # fmt: skip
 
 
-_AMOUNTS: Final = ("volume", "reach", "guesses", "tries")  # in the order of `MEASURES`
+_AMOUNTS: Final = ("volume", "reach", "guesses", "tries", "names", "probes")  # in the order of `MEASURES`
 
 
 def with_amounts(

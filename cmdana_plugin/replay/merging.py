@@ -337,6 +337,13 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     if all("decider.habits.amounts" in a for a in arrays):
         out["decider.habits.amounts"] = np.sum([a["decider.habits.amounts"] for a in arrays], axis=0)
         out["decider.habits.pairs"] = np.unique(np.concatenate([a["decider.habits.pairs"] for a in arrays]))
+    if all("decider.habits.names" in a for a in arrays):
+        names, at = np.unique(
+            np.concatenate([a["decider.habits.names"] for a in arrays]), return_inverse=True
+        )
+        out["decider.habits.names"], bits = names, np.zeros(len(names))
+        np.add.at(bits, at, np.concatenate([a["decider.habits.bits"] for a in arrays]))
+        out["decider.habits.bits"] = bits
     out["decider.habits.keys"] = unique
     return out
 

@@ -68,7 +68,8 @@ def rows(seen: Sequence[Seen], rejected: bool = False) -> Rows:
         np.array([s.verdict.stage == "early" for s in seen]), np.array([s.verdict.verdict != "benign" for s in seen]),
         np.full(len(seen), rejected), np.array([s.verdict.resp_p for s in seen]),
         np.array([[1.0, s.tried, s.refused, s.sent] for s in seen]),
-        np.array([s.refused if s.asked and "login" in s.asked[0] else 0.0 for s in seen]), some, pair,
+        np.array([s.refused if s.asked and "login" in s.asked[0] else 0.0 for s in seen]),
+        np.array([s.bits for s in seen], float), [s.domain for s in seen], some, pair,
     )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ on those days, and what belongs to an incident teaches nothing. They tell too wh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +21,14 @@ from cmdana_plugin.decision.usual.amounts import (
     BINS,
     LOGINS,
     MEASURES,
+    NAMES,
+    PROBES,
     RESPONDERS,
     SENT,
     TRIES,
     Amounts,
     bin_of,
+    is_news,
     tails_of_hours,
 )
 from cmdana_plugin.decision.usual.tails import LEAST
@@ -47,6 +52,7 @@ _PAIRS_EACH: Final = (
 _FIRST: Final = 256  # hosts that there is room for at first
 _COUNTS: Final = ((len(USUAL),), np.float64)
 _DAYS: Final = ((_LEVELS + 1,), np.float32)
+_HOURS: Final = (2, 2, len(MEASURES), BINS)
 _TABLES: Final[Mapping[str, tuple[tuple[int, ...], type]]] = {
     "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": ((4,), np.float32),
     "most": ((len(MEASURES), 3), np.float64), "so_far": ((len(MEASURES),), np.float64),
@@ -65,10 +71,12 @@ class Habits:
         # By `_TABLES`: of USUAL, the hours before and this one; by level, how many connections of the days before (that
         # fade) and of this one were at least so odd, and last how many there were.
         self._of = {name: _empty(name, min(_FIRST, hosts)) for name in _TABLES}
-        # Of hosts' hours of today and of the days before, which fade: by measure, how many came to so much.
-        self._amounts = np.zeros((2, len(MEASURES), BINS))
+        # Of hosts' hours of today and of the days before, which fade: of all and of those that were news for their host
+        # how many came to so much, by measure.
+        self._amounts = np.zeros(_HOURS)
         self._tails = tails_of_hours(self._amounts[1])
         self._pairs: set[int] = set()  # originators and responders of this hour
+        self._names: dict[int, float] = {}  # bits of names, by originator and domain of this hour
 
     def __len__(self) -> int:
         return len(self._place)
@@ -78,7 +86,8 @@ class Habits:
         keys = np.array(list(self._place), np.uint64)
         tables = {name: table[: len(keys)].copy() for name, table in self._of.items()}
         pairs = np.array(sorted(self._pairs), np.uint64)
-        more = {"amounts": self._amounts.copy(), "pairs": pairs}
+        names, bits = np.array(list(self._names), np.uint64), np.array(list(self._names.values()), np.float64)
+        more = {"amounts": self._amounts.copy(), "pairs": pairs, "names": names, "bits": bits}
         return {"hours": np.array([self._hours]), "keys": keys} | more | tables
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -88,12 +97,15 @@ class Habits:
         if keys.dtype != np.uint64 or keys.ndim != 1 or len(keys) > self._most:
             raise ValueError(f"habits: found {len(keys):,} hosts, expected at most {self._most:,}")
         state = _as_now(state, len(keys))
-        amounts = column(state, "amounts", np.zeros((2, len(MEASURES), BINS)))
-        pairs = state["pairs"]
-        if pairs.dtype != np.uint64 or pairs.ndim != 1 or len(pairs) > _PAIRS_EACH * self._most:
-            raise ValueError(f"habits: found {len(pairs):,} pairs")
+        amounts = column(state, "amounts", np.zeros(_HOURS))
+        pairs, names = state["pairs"], state["names"]
+        for of in (pairs, names):
+            if of.dtype != np.uint64 or of.ndim != 1 or len(of) > _PAIRS_EACH * self._most:
+                raise ValueError(f"habits: found {len(of):,} pairs")
+        bits = column(state, "bits", np.zeros(len(names)))
         tables = {name: column(state, name, _empty(name, len(keys))) for name in _TABLES}
         self._hours, self._of, self._pairs = hours, tables, set(pairs.tolist())
+        self._names = dict(zip(names.tolist(), bits.tolist(), strict=True))
         self._amounts, self._tails = amounts, tails_of_hours(amounts[1])
         self._place = {key: i for i, key in enumerate(keys.tolist())}
 
@@ -114,10 +126,12 @@ class Habits:
 
     def amounts(
         self, orig: NDArray[np.uint64], resp: NDArray[np.uint64], sent: NDArray[np.float64],
-        logins: NDArray[np.float64], tried: NDArray[np.bool_], counts: NDArray[np.bool_],
+        logins: NDArray[np.float64], tried: NDArray[np.bool_], port: NDArray[np.int64],
+        bits: NDArray[np.float64], domain: Sequence[str], counts: NDArray[np.bool_],
     ) -> Amounts:  # fmt: skip
-        """What the originators of connections come to in this hour with each, by bytes `sent`, `logins` refused and
-        whether it was `tried` in vain [n]. Only what `counts` does.
+        """What the originators of connections come to in this hour with each, by bytes `sent`, `logins` refused,
+        whether it was `tried` in vain and at which `port`, and `bits` of names below a `domain` [n]. Only what `counts`
+        does.
         """
         n = len(orig)
         value, added = np.zeros((n, len(MEASURES))), np.zeros((n, len(MEASURES)))
@@ -128,9 +142,14 @@ class Habits:
         added[rows, TRIES] = tried[rows]
         added[rows, RESPONDERS] = self._first(orig[rows], resp[rows])
         value[:, SENT] = added[:, SENT]
+        rows = np.flatnonzero(counts & tried)
+        added[rows, PROBES] = self._first(orig[rows], resp[rows] ^ _of_port(port[rows]))
+        rows = np.flatnonzero(counts & (bits > 0.0))
+        added[rows, NAMES] = bits[rows]
+        value[rows, NAMES] = self._below(orig[rows], bits[rows], [domain[i] for i in rows.tolist()])
         rows = np.flatnonzero(place >= 0)
         so_far = self._of["so_far"]
-        for measure in (RESPONDERS, LOGINS, TRIES):
+        for measure in (RESPONDERS, LOGINS, TRIES, PROBES):
             value[rows, measure] = so_far[place[rows], measure] + _running(place[rows], added[rows, measure])
         np.add.at(so_far, place[rows], added[rows])
         return Amounts(place, value, added)
@@ -159,6 +178,22 @@ class Habits:
         out[[i for _, i in new]] = 1.0
         return out
 
+    def _below(
+        self, orig: NDArray[np.uint64], bits: NDArray[np.float64], domains: Sequence[str]
+    ) -> list[float]:
+        """The bits of names that originators [n] have asked for in this hour below a domain, with each connection."""
+        out, names = [], self._names
+        keys = orig ^ np.array([_key_of(domain) for domain in domains], np.uint64)
+        for key, more in zip(keys.tolist(), bits.tolist(), strict=True):
+            so_far = names.get(key)
+            if so_far is None and len(names) >= _PAIRS_EACH * self._most:
+                self.uncounted += 1
+                out.append(more)
+                continue
+            names[key] = total = (so_far or 0.0) + more
+            out.append(total)
+        return out
+
     def _nth(self, place: NDArray[np.int64], odd: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Which one of its host's odd connections of this hour each of these [n] is, or comes after."""
         so_far = self._of["hour"][:, _SO_FAR]
@@ -176,8 +211,9 @@ class Habits:
         there &= teaches
         np.add.at(self._of["today"][:, -1], place[there], 1.0)
         most = self._of["most"][:, :, _THIS_HOUR]
-        np.maximum.at(most[:, SENT], place[there], amounts.added[there, SENT])
-        for measure in (RESPONDERS, LOGINS, TRIES):
+        for measure in (SENT, NAMES):
+            np.maximum.at(most[:, measure], place[there], amounts.value[there, measure])
+        for measure in (RESPONDERS, LOGINS, TRIES, PROBES):
             np.add.at(most[:, measure], place[there], amounts.added[there, measure])
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
@@ -205,12 +241,14 @@ class Habits:
         hour[:, [_SO_FAR, _TEACH]] = 0.0
         self._of["so_far"][:] = 0.0
         self._pairs.clear()
+        self._names.clear()
         most = self._of["most"]
         now = most[:, :, _THIS_HOUR]
-        spoke = now[:, RESPONDERS] > 0.0
+        news, spoke = is_news(now, most[:, :, _EARLIER]), now[:, RESPONDERS] > 0.0
         for measure in range(len(MEASURES)):
-            of = now[spoke, measure] if measure != SENT else now[now[:, SENT] > 0.0, SENT]
-            self._amounts[0, measure] += np.bincount(bin_of(of), minlength=BINS)
+            of = spoke if measure != SENT else now[:, SENT] > 0.0
+            for kind, hosts in enumerate((of, of & news[:, measure])):
+                self._amounts[0, kind, measure] += np.bincount(bin_of(now[hosts, measure]), minlength=BINS)
         most[:, :, _THIS_DAY] = np.maximum(most[:, :, _THIS_DAY], now)
         most[:, :, _THIS_HOUR] = 0.0
 
@@ -281,13 +319,35 @@ def _empty(table: str, hosts: int) -> NDArray[Any]:
 
 
 def _as_now(state: Mapping[str, NDArray[Any]], hosts: int) -> Mapping[str, NDArray[Any]]:
-    """A state, also of a version that did not count by the hour, or of an hour's amounts none or only what is sent."""
+    """A state, also of a version that did not count by the hour, or of an hour's amounts none or fewer."""
+    none = np.zeros(0, np.uint64)
     out = {name: _empty(name, hosts) for name in ("hour", "most", "so_far")}
-    out |= {"amounts": np.zeros((2, len(MEASURES), BINS)), "pairs": np.zeros(0, np.uint64)} | dict(state)
+    out |= {"amounts": np.zeros(_HOURS), "pairs": none, "names": none, "bits": np.zeros(0)} | dict(state)
+    before = out["amounts"].shape
+    if len(before) == 3 and before[1] < len(MEASURES):
+        known = slice(before[1])
+        for name, shape in (("most", (hosts, before[1], 3)), ("so_far", (hosts, before[1]))):
+            table = _empty(name, hosts)
+            table[:, known] = column(state, name, np.zeros(shape))
+            out[name] = table
+        amounts = np.zeros(_HOURS)
+        amounts[:, :, known] = column(state, "amounts", np.zeros((2, before[1], BINS)))[:, None]
+        out["amounts"] = amounts
     if "most" not in state and "sent" in state:
         out["most"][:, SENT] = column(state, "sent", np.zeros((hosts, 3)))
-        out["amounts"][:, SENT] = column(state, "sent_hours", np.zeros((2, BINS)))
+        out["amounts"][:, :, SENT] = column(state, "sent_hours", np.zeros((2, BINS)))[:, None]
     return out
+
+
+@lru_cache(65536)
+def _key_of(domain: str) -> int:
+    digest = hashlib.blake2s(domain.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _of_port(port: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """What sets the ports [n] of a responder apart from one another, and from the responder."""
+    return (port.astype(np.uint64) + np.uint64(1)) * np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 def _level(e: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from incident_rows import asked, connection, rows
+from numpy.typing import NDArray
 
 from cmdana_plugin.config import Incident
 from cmdana_plugin.config import Verdict as Budget
@@ -15,9 +16,12 @@ from cmdana_plugin.decision.usual.amounts import (
     BINS,
     LOGINS,
     MEASURES,
+    NAMES,
+    PROBES,
     RESPONDERS,
     SENT,
     TRIES,
+    Amounts,
     bin_of,
     tails_of_hours,
 )
@@ -38,22 +42,30 @@ def through(decider: Decider, seen: Sequence[Seen]) -> list[HostIncident]:
     return decider.incidents()
 
 
+def come_to(
+    habits: Habits, key: int, peers: NDArray[np.uint64], *, sent: float = 0.0, logins: object = 0.0,
+    tried: object = False, ports: object = 80, bits: object = 0.0, domain: str = "",
+) -> Amounts:  # fmt: skip
+    """What host `key` comes to with connections to these."""
+    n = len(peers)
+    return habits.amounts(
+        np.full(n, key, np.uint64), peers, np.full(n, sent), np.zeros(n) + logins, np.zeros(n, bool) | tried,
+        np.zeros(n, np.int64) + ports, np.zeros(n) + bits, [domain] * n, np.ones(n, bool),
+    )  # fmt: skip
+
+
 def an_hour(
-    habits: Habits,
-    key: int,
-    teaches: bool = True,
-    *,
-    sent: float = 0.0,
-    responders: int = 1,
-    logins: int = 0,
-    tries: int = 0,
-) -> np.ndarray:
-    """The evidence of the last connection of so many, [MEASURES]."""
+    habits: Habits, key: int, teaches: bool = True, *, sent: float = 0.0, responders: int = 1, logins: int = 0,
+    tries: int = 0, ports: int = 1, names: float = 0.0, domain: str = "example.com",
+) -> np.ndarray:  # fmt: skip
+    """The most evidence of connections of so many, [MEASURES]."""
     n = max(responders, tries, 1)
-    keys, peers = np.full(n, key, np.uint64), np.arange(n).astype(np.uint64) % np.uint64(max(responders, 1))
-    refused, tried = np.zeros(n), np.arange(n) >= n - tries
-    refused[-1] = logins
-    amounts = habits.amounts(keys, peers, np.full(n, sent), refused, tried, np.ones(n, bool))
+    peers = np.arange(n).astype(np.uint64) % np.uint64(max(responders, 1))
+    last = np.arange(n) == n - 1
+    amounts = come_to(
+        habits, key, peers, sent=sent, logins=logins * last, tried=np.arange(n) >= n - tries,
+        ports=np.arange(n) % ports, bits=names * last, domain=domain,
+    )  # fmt: skip
     found = habits.beyond_others(amounts)
     habits.count(amounts, np.zeros((n, len(USUAL))), np.zeros(n), np.full(n, teaches))
     return found.max(axis=0)
@@ -67,7 +79,7 @@ def days_of(sent: float = 10_000.0, hosts: int = 20) -> Habits:
         for host in range(1, hosts + 1):
             an_hour(
                 habits, host, sent=sent * 2.0 ** rng.uniform(-1.0, 1.0), responders=int(rng.integers(2, 7)),
-                logins=int(rng.random() < 0.05), tries=int(rng.integers(0, 3)),
+                logins=int(rng.random() < 0.05), tries=int(rng.integers(0, 3)), names=rng.uniform(0.0, 400.0),
             )  # fmt: skip
         habits.turn(1)
     habits.next_day()
@@ -80,10 +92,12 @@ def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
 
     assert much(15_000.0) == 0.0
     assert 1.5 < much(100_000.0) < much(1e6) < much(1e9)
-    nothing = an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90, tries=500)
-    assert np.flatnonzero(nothing).tolist() == [LOGINS], "no day is known; what refused logins are is"
+    nothing = an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90, tries=500, ports=50, names=2e4)
+    assert np.flatnonzero(nothing).tolist() == [LOGINS, NAMES], "no day is known; what these two are is"
     assert nothing[LOGINS] > 3.0
+    assert nothing[NAMES] > 2.0
     assert an_hour(Habits(1000), 9, logins=7)[LOGINS] == 0.0
+    assert an_hour(Habits(1000), 9, names=250.0)[NAMES] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -92,10 +106,12 @@ def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
         (RESPONDERS, {"responders": 9}, {"responders": 60}),
         (LOGINS, {"logins": 7}, {"logins": 30}),
         (TRIES, {"tries": 20}, {"tries": 200}),
+        (NAMES, {"names": 300.0}, {"names": 20_000.0}),
+        (PROBES, {"tries": 90, "ports": 3}, {"tries": 90, "ports": 90}),
     ],
 )
 def test_many_in_an_hour_are_evidence_and_a_few_more_are_not(
-    measure: int, few: dict[str, int], many: dict[str, int]
+    measure: int, few: dict[str, float], many: dict[str, float]
 ) -> None:
     assert an_hour(days_of(), 999, **few)[measure] == 0.0
     assert an_hour(days_of(), 999, **many)[measure] > 2.0
@@ -103,16 +119,35 @@ def test_many_in_an_hour_are_evidence_and_a_few_more_are_not(
 
 def test_however_the_hour_is_cut_it_comes_to_the_same() -> None:
     whole, cut = days_of(), days_of()
-    keys, peers = np.full(60, 999, np.uint64), np.arange(60).astype(np.uint64) % np.uint64(40)
-    none, yes = np.zeros(60), np.ones(60, bool)
-    once = whole.amounts(keys, peers, none, none + 1, yes, yes)
+    peers, at = np.arange(60).astype(np.uint64) % np.uint64(40), np.arange(60)
+    like = {"logins": 1.0, "tried": True, "bits": 10.0, "domain": "example.com"}
+    once = come_to(whole, 999, peers, ports=at % 50, **like)
     cuts = [slice(i, i + 7) for i in range(0, 60, 7)]
-    parts = [cut.amounts(keys[c], peers[c], none[c], none[c] + 1, yes[c], yes[c]) for c in cuts]
+    parts = [come_to(cut, 999, peers[c], ports=at[c] % 50, **like) for c in cuts]
     assert np.array_equal(once.value, np.concatenate([p.value for p in parts]))
-    assert once.value[-1].tolist() == [0.0, 40.0, 60.0, 60.0]
+    assert once.value[-1].tolist() == [0.0, 40.0, 60.0, 60.0, 600.0, 60.0]
     whole.turn(1)
-    again = whole.amounts(keys[:1], peers[:1], none[:1], none[:1], yes[:1], yes[:1])
-    assert again.value[0].tolist() == [0.0, 1.0, 0.0, 1.0], "of a new hour"
+    again = come_to(whole, 999, peers[:1], tried=True, bits=10.0)
+    assert again.value[0].tolist() == [0.0, 1.0, 0.0, 1.0, 10.0, 1.0], "of a new hour"
+
+
+def test_what_is_asked_for_below_several_domains_adds_up_for_none() -> None:
+    habits = Habits(1000)
+    peers = np.ones(1, np.uint64)
+    each = [come_to(habits, 9, peers, bits=2000.0, domain=f"d{k}.example").value[0, NAMES] for k in range(9)]
+    assert each == [2000.0] * 9
+    assert come_to(habits, 9, peers, bits=2000.0, domain="d3.example").value[0, NAMES] == 4000.0
+    assert come_to(habits, 8, peers, bits=2000.0, domain="d3.example").value[0, NAMES] == 2000.0
+
+
+def test_who_sought_a_server_that_has_moved_is_found_when_it_scans() -> None:
+    habits = days_of()
+    an_hour(habits, 7, tries=400, ports=2)
+    habits.turn(1)
+    habits.next_day()
+    scan = an_hour(habits, 7, tries=70, ports=70)
+    assert scan[TRIES] == 0.0
+    assert scan[PROBES] > 2.0
 
 
 @pytest.mark.parametrize("teaches", [True, False])
@@ -120,18 +155,34 @@ def test_a_host_that_has_come_to_as_much_before_does_nothing_new_unless_that_was
     teaches: bool,
 ) -> None:
     habits = days_of()
-    an_hour(habits, 7, teaches, sent=1e6, responders=60, logins=30, tries=60)
+    like = {"responders": 60, "logins": 30, "tries": 60, "ports": 60, "names": 20_000.0}
+    an_hour(habits, 7, teaches, sent=1e6, **like)
     habits.turn(1)
     habits.next_day()
-    assert bool(an_hour(habits, 7, sent=2e6, responders=60, logins=30, tries=60).any()) is not teaches
-    assert (an_hour(habits, 8, sent=2e6, responders=60, logins=30, tries=60) > 1.0).all()
+    assert bool(an_hour(habits, 7, sent=2e6, **like).any()) is not teaches
+    assert (an_hour(habits, 8, sent=2e6, **like) > 1.0).all()
+
+
+def test_hours_that_are_a_hosts_own_are_none_of_the_tail_that_others_are_held_against() -> None:
+    def scanned(daily: bool) -> float:
+        """What others' scan is evidence of, where host 7 scans each day, or each day another host."""
+        habits = days_of()
+        for day in range(6):
+            for _ in range(4):
+                an_hour(habits, 7 if daily else 20 + day, tries=300, ports=300)
+                habits.turn(6)
+            habits.next_day()
+        return float(an_hour(habits, 99, tries=300, ports=300)[PROBES])
+
+    assert scanned(daily=True) > scanned(daily=False) + 0.3
 
 
 def test_heavy_tails_need_more() -> None:
     rng = np.random.default_rng(4)
-    hours = np.zeros((2, len(MEASURES), BINS))
+    hours = np.zeros((2, 2, len(MEASURES), BINS))
     for tail, of in zip((0.2, 2.0), hours, strict=True):
-        np.add.at(of[SENT], bin_of(10_000.0 * rng.pareto(1.0 / tail, 1000) + 10_000.0), 1.0)
+        np.add.at(of[0, SENT], bin_of(10_000.0 * rng.pareto(1.0 / tail, 1000) + 10_000.0), 1.0)
+        of[1] = of[0]
     calm, heavy = (tails_of_hours(of) for of in hours)
     assert calm.level[SENT] < heavy.level[SENT]
     assert calm.index[SENT] > 3.0
@@ -140,20 +191,28 @@ def test_heavy_tails_need_more() -> None:
 
 
 def test_amounts_go_on_with_a_state_and_with_one_of_an_earlier_version() -> None:
-    habits, again, older, oldest = days_of(), Habits(1000), Habits(1000), Habits(1000)
-    an_hour(habits, 999, responders=20)
+    habits = days_of()
+    again, last, older, oldest = (Habits(1000) for _ in range(4))
+    an_hour(habits, 999, responders=20, names=500.0)
     state = habits.state()
     again.restore(state)
     for some in (habits, again):
-        keys, peers = np.full(40, 999, np.uint64), np.arange(40).astype(np.uint64)
-        of = some.amounts(keys, peers, np.zeros(40), np.zeros(40), np.zeros(40, bool), np.ones(40, bool))
+        of = come_to(some, 999, np.arange(40).astype(np.uint64), bits=10.0, domain="example.com")
         assert of.value[-1, RESPONDERS] == 40.0, "twenty of these are known"
-    before = {
-        name: array for name, array in state.items() if name not in ("most", "so_far", "amounts", "pairs")
-    }
+        assert of.value[-1, NAMES] == 900.0
+    added = ("most", "so_far", "amounts", "pairs", "names", "bits")
+    before = {name: array for name, array in state.items() if name not in added}
     oldest.restore(before)
-    assert not an_hour(oldest, 999, sent=1e9).any(), "nor of any other measure but logins"
-    older.restore(before | {"sent": state["most"][:, SENT], "sent_hours": state["amounts"][:, SENT]})
+    assert not an_hour(oldest, 999, sent=1e9).any(), "nor of any other measure but logins and names"
+    most, hours = state["most"], state["amounts"][:, 0]
+    older.restore(before | {"sent": most[:, SENT], "sent_hours": hours[:, SENT]})
+    of_four = {"most": most[:, :4], "so_far": state["so_far"][:, :4], "amounts": hours[:, :4]}
+    last.restore(before | of_four | {"pairs": state["pairs"]})
+    assert (
+        an_hour(last, 998, responders=60)[RESPONDERS]
+        == an_hour(days_of(), 998, responders=60)[RESPONDERS]
+        > 0.0
+    )
     assert an_hour(older, 998, sent=1e9)[SENT] == an_hour(days_of(), 998, sent=1e9)[SENT] > 0.0
     with pytest.raises(ValueError, match="pairs"):
         again.restore(state | {"pairs": np.zeros((2, 2), np.uint64)})
@@ -161,12 +220,14 @@ def test_amounts_go_on_with_a_state_and_with_one_of_an_earlier_version() -> None
 
 def test_of_pairs_no_more_are_held_than_there_may_be() -> None:
     habits = Habits(4)
-    keys, peers = np.full(100, 3, np.uint64), np.arange(100).astype(np.uint64)
-    none, no = np.zeros(100), np.zeros(100, bool)
-    assert habits.amounts(keys, peers, none, none, no, ~no).value[-1, RESPONDERS] == 64.0
+    peers = np.arange(100).astype(np.uint64)
+    assert come_to(habits, 3, peers).value[-1, RESPONDERS] == 64.0
     assert habits.uncounted == 36
-    assert habits.amounts(keys, peers, none, none, no, ~no).value[-1, RESPONDERS] == 64.0
+    assert come_to(habits, 3, peers).value[-1, RESPONDERS] == 64.0
     assert habits.uncounted == 72, "each time that they are passed over"
+    for k in range(100):
+        come_to(habits, 3, peers[:1], bits=10.0, domain=f"d{k}.example")
+    assert habits.uncounted == 72 + 36
 
 
 def calm(hosts: int = 30) -> list[Seen]:
@@ -197,6 +258,15 @@ def test_a_slow_scan_and_a_guesser_are_found_though_each_connection_is_ordinary(
         assert (incident.host, incident.kind) == (host, kind)
         assert any(words in why for why in incident.why)
         assert through(Decider(SMALL, Incident(), UNLEARNED), [*calm(), *attack[: len(attack) // 6]]) == []
+
+
+def test_a_tunnel_of_one_connection_is_found_before_any_day_is_known() -> None:
+    tunnel = connection(10.0, 0.3, port=53, service="dns", domain="tunnel.example", bits=30_000.0)
+    (incident,) = through(Decider(Budget(), Incident()), [tunnel])
+    assert incident.kind == "tunnel"
+    assert incident.headline.startswith("tunnels through tunnel.example")
+    assert any("asks for as much below one domain" in why for why in incident.why)
+    assert through(Decider(Budget(), Incident()), [tunnel._replace(bits=1000.0)]) == []
 
 
 def sends(at: float, orig: str, sent: int) -> Seen:
