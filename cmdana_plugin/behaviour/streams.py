@@ -159,9 +159,10 @@ class Streams:
 
     def _grow(self, table: int) -> None:
         if table == KINDS:
-            self._meetings = grown(self._meetings)
+            self._meetings = grown(self._meetings, self._capacity[KINDS])
         else:
-            self._kinds = tuple(grown(t) if k == table else t for k, t in enumerate(self._kinds))
+            size = self._capacity[table]
+            self._kinds = tuple(grown(t, size) if k == table else t for k, t in enumerate(self._kinds))
 
 
 def _uses(flows: Flows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -137,26 +137,32 @@ def at_first(capacity: int) -> int:
     return min(capacity, _AT_FIRST)
 
 
-def grown(table: Any) -> Any:
-    """The table with twice the slots: each set becomes two, told apart by the next bit of the key."""
-    moved = _split(table.keys)
+def grown(table: Any, capacity: int) -> Any:
+    """The table with twice the slots: each set becomes two, told apart by the next bit of the key.
+
+    The columns of the one given are not to be used any more: where there is room behind them for all of `capacity`,
+    which is made the first time and costs nothing until it is used, they grow in their place.
+    """
+    n = len(table.keys)
+    moved = _moved(table.keys)
 
     def spread(column: NDArray[Any]) -> NDArray[Any]:
-        out = np.zeros((2 * len(column), *column.shape[1:]), column.dtype)
-        out[moved] = column
+        room = column.base
+        if room is None or len(room) != capacity:
+            room = np.zeros((capacity, *column.shape[1:]), column.dtype)
+            room[:n] = column
+        out: NDArray[Any] = room[: 2 * n]
+        out[moved + n] = out[moved]
+        out[moved] = 0
         return out
 
     return type(table)(*map(spread, table))
 
 
-@entry
-def _split(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    moved = np.arange(len(keys))
+def _moved(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The slots of those that belong to the second of the two sets that theirs becomes."""
     sets = np.uint64(len(keys) // WAYS)
-    for j in range(len(keys)):
-        if keys[j] != 0 and (keys[j] >> np.uint64(8)) & sets:
-            moved[j] = j + len(keys)
-    return moved
+    return np.flatnonzero((keys != 0) & ((keys >> np.uint64(8)) & sets != 0))
 
 
 @helper
