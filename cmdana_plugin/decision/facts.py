@@ -53,8 +53,7 @@ class Strand:
     reach: float = 0.0  # as many hosts are spoken to,
     guesses: float = 0.0  # as many logins refused,
     tries: float = 0.0  # as many connections not answered,
-    names: float = 0.0  # as much information in names below one domain,
-    probes: float = 0.0  # as many ports that do not answer
+    names: float = 0.0  # as much information in names below one domain
     begun: deque[float] = field(default_factory=lambda: deque(maxlen=_RING))
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=_FEW))  # uids of what is evident
 
@@ -95,7 +94,6 @@ class Strand:
         self.guesses = max(self.guesses, s.guesses)
         self.tries = max(self.tries, s.tries)
         self.names = max(self.names, s.names)
-        self.probes = max(self.probes, s.probes)
         self.begun.append(ts)
         return len(targets) + len(sources) + len(ports) - before
 

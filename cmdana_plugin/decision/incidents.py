@@ -214,7 +214,7 @@ class Decider:
                 e[each] = self._habits.beyond(orig[each], brought)
                 amounts = self._habits.amounts(
                     orig[each], resp[each], rows.counts[each, USUAL.index("sent")], rows.logins[each],
-                    rows.tried[each], rows.port[each], rows.bits[each], rows.domain[begin:stop], counts[each],
+                    rows.tried[each], rows.bits[each], rows.domain[begin:stop], counts[each],
                 )  # fmt: skip
                 beyond[each] = self._habits.beyond_others(amounts)
                 host[each] = np.maximum(host[each], beyond[each].max(axis=1))

@@ -297,7 +297,6 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
         (s.guesses, "has as many logins refused"),
         (s.tries, "opens as many connections without an answer"),
         (s.names, "asks for as much below one domain"),
-        (s.probes, "tries as many ports without an answer"),
     ):
         if rare >= FIRM:
             pieces.append((rare, f"one in {10.0**rare:,.0f} hosts' hours {does}"))

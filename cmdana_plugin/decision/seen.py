@@ -53,8 +53,7 @@ class Seen(NamedTuple):
     reach: float = 0.0  # responders that are spoken to,
     guesses: float = 0.0  # logins that are refused,
     tries: float = 0.0  # connections without an answer,
-    names: float = 0.0  # information in the names below one domain,
-    probes: float = 0.0  # ports that do not answer
+    names: float = 0.0  # information in the names below one domain
 
     @property
     def against(self) -> float:
@@ -64,7 +63,7 @@ class Seen(NamedTuple):
     @property
     def amount(self) -> float:
         """The evidence of what its hour has come to with it."""
-        return max(self.reach, self.guesses, self.tries, self.names, self.probes)
+        return max(self.reach, self.guesses, self.tries, self.names)
 
     @property
     def service(self) -> str:
@@ -211,7 +210,7 @@ def rows_of_seen(seen: Sequence[Seen]) -> Rows:
     )  # fmt: skip
 
 
-_AMOUNTS: Final = ("volume", "reach", "guesses", "tries", "names", "probes")  # in the order of `MEASURES`
+_AMOUNTS: Final = ("volume", "reach", "guesses", "tries", "names")  # in the order of `MEASURES`
 
 
 def with_amounts(

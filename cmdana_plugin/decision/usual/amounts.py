@@ -1,9 +1,8 @@
 """What a host comes to in an hour against hosts' hours here: above their ninetieth percentile Pareto's tail.
 
-Six things are measured of each hour: bytes of the largest connection, responders that were spoken to, logins that were
-refused, connections without an answer, information in the names asked for below one domain, and ports that did not
-answer: of those a server that has moved is one, however often it is asked for. The tail's index is Hill's estimator
-(1975) with a prior. Of a host whose own days came near nothing is evidence, and its hours are none of the
+Five things are measured of each hour: bytes of the largest connection, responders that were spoken to, logins that were
+refused, connections without an answer, information in the names asked for below one domain. The tail's index is Hill's
+estimator (1975) with a prior. Of a host whose own days came near nothing is evidence, and its hours are none of the
 tail. So a slow scan, a guesser of passwords, a flood and a tunnel are found by what they come to, though each of their
 connections be ordinary.
 """
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.decision.usual.tails import MOST
 
-MEASURES: Final = ("sent", "responders", "logins", "tries", "names", "probes")
-SENT, RESPONDERS, LOGINS, TRIES, NAMES, PROBES = range(6)
+MEASURES: Final = ("sent", "responders", "logins", "tries", "names")
+SENT, RESPONDERS, LOGINS, TRIES, NAMES = range(5)
 _OCTAVE: Final = 8  # bins to each power of two
 BINS: Final = 50 * _OCTAVE
 _HOURS_KNOWN: Final = 100.0  # hosts' hours of the days before, from which on there is a tail
 _PRIOR: Final = np.array(
-    [10.0, 3.0, 3.0, 3.0, 3.0, 3.0]
+    [10.0, 3.0, 3.0, 3.0, 3.0]
 )  # by measure, hours above the percentile, counted before any was seen
-_PRIOR_INDEX: Final = np.array([1.0, 1.5, 1.5, 1.5, 1.5, 1.5])  # of whose tail; with 1 it has no mean
+_PRIOR_INDEX: Final = np.array([1.0, 1.5, 1.5, 1.5, 1.5])  # of whose tail; with 1 it has no mean
 # Until days are known here: of logins what hosts' hours of normal days of ten laboratory networks had in common (shares
 # of .004 to .03, indices of 1.23 to 1.5), of names that and 421 hosts' hours of benign captures (a share of .07; none
 # beyond 2,800 bits). Of the other measures one network says nothing of the next.
@@ -37,11 +36,10 @@ _UNLEARNED: Final = (
     (2.0 ** (1 / _OCTAVE), 0.02, 1.4),
     _UNKNOWN,
     (256.0, 0.07, 1.25),
-    _UNKNOWN,
 )
 # What is beyond the host's own days: so many times the most of an hour, and so much more.
-_TIMES: Final = np.array([4.0, 2.0, 2.0, 2.0, 4.0, 2.0])
-_MORE: Final = np.array([0.0, 10.0, 8.0, 30.0, 256.0, 15.0])
+_TIMES: Final = np.array([4.0, 2.0, 2.0, 2.0, 4.0])
+_MORE: Final = np.array([0.0, 10.0, 8.0, 30.0, 3000.0])
 # In which one connection can be evidence against its host: how long the host keeps to what is new is another.
 _WAYS: Final = len(MEASURES) + 1.0
 

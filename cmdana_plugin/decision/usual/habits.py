@@ -22,7 +22,6 @@ from cmdana_plugin.decision.usual.amounts import (
     LOGINS,
     MEASURES,
     NAMES,
-    PROBES,
     RESPONDERS,
     SENT,
     TRIES,
@@ -126,12 +125,11 @@ class Habits:
 
     def amounts(
         self, orig: NDArray[np.uint64], resp: NDArray[np.uint64], sent: NDArray[np.float64],
-        logins: NDArray[np.float64], tried: NDArray[np.bool_], port: NDArray[np.int64],
-        bits: NDArray[np.float64], domain: Sequence[str], counts: NDArray[np.bool_],
+        logins: NDArray[np.float64], tried: NDArray[np.bool_], bits: NDArray[np.float64], domain: Sequence[str],
+        counts: NDArray[np.bool_],
     ) -> Amounts:  # fmt: skip
         """What the originators of connections come to in this hour with each, by bytes `sent`, `logins` refused,
-        whether it was `tried` in vain and at which `port`, and `bits` of names below a `domain` [n]. Only what `counts`
-        does.
+        whether it was `tried` in vain, and `bits` of names below a `domain` [n]. Only what `counts` does.
         """
         n = len(orig)
         value, added = np.zeros((n, len(MEASURES))), np.zeros((n, len(MEASURES)))
@@ -142,14 +140,12 @@ class Habits:
         added[rows, TRIES] = tried[rows]
         added[rows, RESPONDERS] = self._first(orig[rows], resp[rows])
         value[:, SENT] = added[:, SENT]
-        rows = np.flatnonzero(counts & tried)
-        added[rows, PROBES] = self._first(orig[rows], resp[rows] ^ _of_port(port[rows]))
         rows = np.flatnonzero(counts & (bits > 0.0))
         added[rows, NAMES] = bits[rows]
         value[rows, NAMES] = self._below(orig[rows], bits[rows], [domain[i] for i in rows.tolist()])
         rows = np.flatnonzero(place >= 0)
         so_far = self._of["so_far"]
-        for measure in (RESPONDERS, LOGINS, TRIES, PROBES):
+        for measure in (RESPONDERS, LOGINS, TRIES):
             value[rows, measure] = so_far[place[rows], measure] + _running(place[rows], added[rows, measure])
         np.add.at(so_far, place[rows], added[rows])
         return Amounts(place, value, added)
@@ -213,7 +209,7 @@ class Habits:
         most = self._of["most"][:, :, _THIS_HOUR]
         for measure in (SENT, NAMES):
             np.maximum.at(most[:, measure], place[there], amounts.value[there, measure])
-        for measure in (RESPONDERS, LOGINS, TRIES, PROBES):
+        for measure in (RESPONDERS, LOGINS, TRIES):
             np.add.at(most[:, measure], place[there], amounts.added[there, measure])
         there &= e >= LEAST
         np.add.at(self._of["today"], (place[there], _level(e[there])), 1.0)
@@ -343,11 +339,6 @@ def _as_now(state: Mapping[str, NDArray[Any]], hosts: int) -> Mapping[str, NDArr
 def _key_of(domain: str) -> int:
     digest = hashlib.blake2s(domain.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def _of_port(port: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """What sets the ports [n] of a responder apart from one another, and from the responder."""
-    return (port.astype(np.uint64) + np.uint64(1)) * np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 def _level(e: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from cmdana_plugin.decision.usual.amounts import (
     LOGINS,
     MEASURES,
     NAMES,
-    PROBES,
     RESPONDERS,
     SENT,
     TRIES,
@@ -44,19 +43,19 @@ def through(decider: Decider, seen: Sequence[Seen]) -> list[HostIncident]:
 
 def come_to(
     habits: Habits, key: int, peers: NDArray[np.uint64], *, sent: float = 0.0, logins: object = 0.0,
-    tried: object = False, ports: object = 80, bits: object = 0.0, domain: str = "",
+    tried: object = False, bits: object = 0.0, domain: str = "",
 ) -> Amounts:  # fmt: skip
     """What host `key` comes to with connections to these."""
     n = len(peers)
     return habits.amounts(
         np.full(n, key, np.uint64), peers, np.full(n, sent), np.zeros(n) + logins, np.zeros(n, bool) | tried,
-        np.zeros(n, np.int64) + ports, np.zeros(n) + bits, [domain] * n, np.ones(n, bool),
+        np.zeros(n) + bits, [domain] * n, np.ones(n, bool),
     )  # fmt: skip
 
 
 def an_hour(
     habits: Habits, key: int, teaches: bool = True, *, sent: float = 0.0, responders: int = 1, logins: int = 0,
-    tries: int = 0, ports: int = 1, names: float = 0.0, domain: str = "example.com",
+    tries: int = 0, names: float = 0.0, domain: str = "example.com",
 ) -> np.ndarray:  # fmt: skip
     """The most evidence of connections of so many, [MEASURES]."""
     n = max(responders, tries, 1)
@@ -64,7 +63,7 @@ def an_hour(
     last = np.arange(n) == n - 1
     amounts = come_to(
         habits, key, peers, sent=sent, logins=logins * last, tried=np.arange(n) >= n - tries,
-        ports=np.arange(n) % ports, bits=names * last, domain=domain,
+        bits=names * last, domain=domain,
     )  # fmt: skip
     found = habits.beyond_others(amounts)
     habits.count(amounts, np.zeros((n, len(USUAL))), np.zeros(n), np.full(n, teaches))
@@ -92,7 +91,7 @@ def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
 
     assert much(15_000.0) == 0.0
     assert 1.5 < much(100_000.0) < much(1e6) < much(1e9)
-    nothing = an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90, tries=500, ports=50, names=2e4)
+    nothing = an_hour(Habits(1000), 999, sent=1e9, responders=500, logins=90, tries=500, names=2e4)
     assert np.flatnonzero(nothing).tolist() == [LOGINS, NAMES], "no day is known; what these two are is"
     assert nothing[LOGINS] > 3.0
     assert nothing[NAMES] > 2.0
@@ -106,8 +105,7 @@ def test_who_sends_far_more_than_hosts_here_do_brings_evidence() -> None:
         (RESPONDERS, {"responders": 9}, {"responders": 60}),
         (LOGINS, {"logins": 7}, {"logins": 30}),
         (TRIES, {"tries": 20}, {"tries": 200}),
-        (NAMES, {"names": 300.0}, {"names": 20_000.0}),
-        (PROBES, {"tries": 90, "ports": 3}, {"tries": 90, "ports": 90}),
+        (NAMES, {"names": 2500.0}, {"names": 20_000.0}),
     ],
 )
 def test_many_in_an_hour_are_evidence_and_a_few_more_are_not(
@@ -119,16 +117,16 @@ def test_many_in_an_hour_are_evidence_and_a_few_more_are_not(
 
 def test_however_the_hour_is_cut_it_comes_to_the_same() -> None:
     whole, cut = days_of(), days_of()
-    peers, at = np.arange(60).astype(np.uint64) % np.uint64(40), np.arange(60)
+    peers = np.arange(60).astype(np.uint64) % np.uint64(40)
     like = {"logins": 1.0, "tried": True, "bits": 10.0, "domain": "example.com"}
-    once = come_to(whole, 999, peers, ports=at % 50, **like)
+    once = come_to(whole, 999, peers, **like)
     cuts = [slice(i, i + 7) for i in range(0, 60, 7)]
-    parts = [come_to(cut, 999, peers[c], ports=at[c] % 50, **like) for c in cuts]
+    parts = [come_to(cut, 999, peers[c], **like) for c in cuts]
     assert np.array_equal(once.value, np.concatenate([p.value for p in parts]))
-    assert once.value[-1].tolist() == [0.0, 40.0, 60.0, 60.0, 600.0, 60.0]
+    assert once.value[-1].tolist() == [0.0, 40.0, 60.0, 60.0, 600.0]
     whole.turn(1)
     again = come_to(whole, 999, peers[:1], tried=True, bits=10.0)
-    assert again.value[0].tolist() == [0.0, 1.0, 0.0, 1.0, 10.0, 1.0], "of a new hour"
+    assert again.value[0].tolist() == [0.0, 1.0, 0.0, 1.0, 10.0], "of a new hour"
 
 
 def test_what_is_asked_for_below_several_domains_adds_up_for_none() -> None:
@@ -140,22 +138,12 @@ def test_what_is_asked_for_below_several_domains_adds_up_for_none() -> None:
     assert come_to(habits, 8, peers, bits=2000.0, domain="d3.example").value[0, NAMES] == 2000.0
 
 
-def test_who_sought_a_server_that_has_moved_is_found_when_it_scans() -> None:
-    habits = days_of()
-    an_hour(habits, 7, tries=400, ports=2)
-    habits.turn(1)
-    habits.next_day()
-    scan = an_hour(habits, 7, tries=70, ports=70)
-    assert scan[TRIES] == 0.0
-    assert scan[PROBES] > 2.0
-
-
 @pytest.mark.parametrize("teaches", [True, False])
 def test_a_host_that_has_come_to_as_much_before_does_nothing_new_unless_that_was_an_incident(
     teaches: bool,
 ) -> None:
     habits = days_of()
-    like = {"responders": 60, "logins": 30, "tries": 60, "ports": 60, "names": 20_000.0}
+    like = {"responders": 60, "logins": 30, "tries": 60, "names": 20_000.0}
     an_hour(habits, 7, teaches, sent=1e6, **like)
     habits.turn(1)
     habits.next_day()
@@ -169,10 +157,10 @@ def test_hours_that_are_a_hosts_own_are_none_of_the_tail_that_others_are_held_ag
         habits = days_of()
         for day in range(6):
             for _ in range(4):
-                an_hour(habits, 7 if daily else 20 + day, tries=300, ports=300)
+                an_hour(habits, 7 if daily else 20 + day, tries=300)
                 habits.turn(6)
             habits.next_day()
-        return float(an_hour(habits, 99, tries=300, ports=300)[PROBES])
+        return float(an_hour(habits, 99, tries=300)[TRIES])
 
     assert scanned(daily=True) > scanned(daily=False) + 0.3
 

@@ -85,7 +85,7 @@ def test_what_belongs_to_an_incident_does_not_become_usual() -> None:
 def count(habits: Habits, keys: np.ndarray, counts: np.ndarray, e: np.ndarray) -> None:
     n = len(keys)
     none, no = np.zeros(n), np.zeros(n, bool)
-    amounts = habits.amounts(keys, keys, none, none, no, np.zeros(n, np.int64), none, [""] * n, no)
+    amounts = habits.amounts(keys, keys, none, none, no, none, [""] * n, no)
     habits.count(amounts, counts, e, np.ones(n, bool))
 
 
