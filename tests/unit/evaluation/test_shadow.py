@@ -68,12 +68,20 @@ def test_found_are_canaries_that_incidents_rest_on_and_false_are_those_that_rest
     own = encoded(office(3000, desks=30, gap=6.0), load_schema())
     nothing = take_encoded(own, np.zeros(0, np.int64))
     trial = trial_of(own, np.random.default_rng(3), 24)
-    sees, blind, wrong = (
-        outcome(Sees(uid), None, Config(), nothing, trial) for uid in (b"Ccanary", b"nobody", b"C1")
+    # What is asked for below one domain needs no model to be found.
+    nameless = replace(
+        trial, windows=replace(trial.windows, subdomain_bits=np.zeros(len(trial.canary), np.float32))
     )
+    sees, blind, wrong, asked = (
+        outcome(Sees(uid), None, Config(), nothing, of)
+        for uid, of in (
+            (b"Ccanary", nameless), (b"nobody", nameless), (b"C1", nameless), (b"nobody", trial),
+        )
+    )  # fmt: skip
     assert sees.found > sees.canaries / 2
     assert (sees.false, sees.odd) == (0, 0.0)
     assert (blind.found, blind.false) == (0, 0)
+    assert (0 < asked.found < sees.found, asked.false) == (True, 0)
     assert (wrong.found, wrong.false > 0, wrong.odd > 0.1) == (0, True, True)
     assert sees.canaries == blind.canaries == len(set(trial.canary.tolist())) - 1
 
