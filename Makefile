@@ -32,7 +32,9 @@ $(VENV)/.installed: $(VENV)/.demo constraints.txt requirements.lock
 	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--no-deps --extra-index-url $(TORCH_INDEX)) torch
 	@touch $@
 
-$(VENV)/.compiled: $(VENV)/.installed
+# Analyzers that have changed since are compiled anew: what was compiled before them stands in their way.
+$(VENV)/.compiled: $(VENV)/.installed feature_extractors/content/reassembly.py \
+    $(wildcard feature_extractors/content/analyzers/*.py)
 	$(SAY) "3/3 compiling: protocol analyzers, where there is a C compiler, for captures read in half the time; then what"
 	$(SAY) "    numba compiles for this processor (some minutes together)"
 	@$(PIP) --no-deps --no-build-isolation -e .
