@@ -3,7 +3,8 @@
 Counts of whole hours tell what is usual, so that an incident is not among it. The days before tell how often the host's
 own connections were so odd; a connection is worth no more evidence than that, unless it is one of more in an hour than
 on those days, and what belongs to an incident teaches nothing. They tell too what a host comes to in an hour at most
-(`amounts`).
+(`amounts`). One thing is learned of incidents too, so that an inventory of every day is told of once: how many were
+spoken to, and how many connections had no answer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ _MORE: Final = 10.0  # and so many more: what is beyond them is no habit
 _SO_FAR, _TEACH, _TODAY, _BEFORE = range(4)
 # Of "most": what teaches of this hour, the most of an hour of today and of the days before.
 _THIS_HOUR, _THIS_DAY, _EARLIER = range(3)
+# Of "told": the most of an hour, incidents among it, of responders, connections without an answer, these to each
+# responder; of today and of the days before.
+_SPOKEN, _TRIED, _EACH = range(3)
+_NOW, _PAST = range(2)
 _PAIRS_EACH: Final = (
     16  # of originator and responder that an hour may have, for each host that there is room for
 )
@@ -55,6 +60,7 @@ _HOURS: Final = (2, 2, len(MEASURES), BINS)
 _TABLES: Final[Mapping[str, tuple[tuple[int, ...], type]]] = {
     "settled": _COUNTS, "now": _COUNTS, "days": _DAYS, "today": _DAYS, "hour": ((4,), np.float32),
     "most": ((len(MEASURES), 3), np.float64), "so_far": ((len(MEASURES),), np.float64),
+    "told": ((3, 2), np.float64),
 }  # fmt: skip
 
 
@@ -151,10 +157,19 @@ class Habits:
         return Amounts(place, value, added)
 
     def beyond_others(self, amounts: Amounts) -> NDArray[np.float64]:
-        """-log10 of the share of hosts' hours that come to as much, [n, MEASURES]; see `tails_of_hours` of few days."""
+        """-log10 of the share of hosts' hours that come to as much, [n, MEASURES]; see `tails_of_hours` of few days.
+
+        A host's own is its days' most without incidents; of whom it speaks to and what gets no answer, with them.
+        """
         own = np.zeros(amounts.value.shape)
         there = amounts.place >= 0
-        own[there] = self._of["most"][amounts.place[there], :, _EARLIER]
+        place = amounts.place[there]
+        own[there] = self._of["most"][place, :, _EARLIER]
+        told = self._of["told"][place, :, _PAST]
+        # As many to each: ports of one host are no inventory.
+        tried = np.minimum(told[:, _TRIED], told[:, _EACH] * amounts.value[there, RESPONDERS])
+        own[there, RESPONDERS] = np.maximum(own[there, RESPONDERS], told[:, _SPOKEN])
+        own[there, TRIES] = np.maximum(own[there, TRIES], tried)
         return self._tails.beyond(amounts, own)
 
     def _first(self, orig: NDArray[np.uint64], resp: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -235,7 +250,10 @@ class Habits:
         hour = self._of["hour"]
         hour[:, _TODAY] = np.maximum(hour[:, _TODAY], hour[:, _TEACH])
         hour[:, [_SO_FAR, _TEACH]] = 0.0
-        self._of["so_far"][:] = 0.0
+        so_far, told = self._of["so_far"], self._of["told"][:, :, _NOW]
+        spoken, tried = so_far[:, RESPONDERS], so_far[:, TRIES]
+        np.maximum(told, np.column_stack([spoken, tried, tried / np.maximum(spoken, 1.0)]), out=told)
+        so_far[:] = 0.0
         self._pairs.clear()
         self._names.clear()
         most = self._of["most"]
@@ -261,6 +279,9 @@ class Habits:
         most = self._of["most"]
         most[:, :, _EARLIER] = np.maximum(_FADE * most[:, :, _EARLIER], most[:, :, _THIS_DAY])
         most[:, :, _THIS_DAY] = 0.0
+        told = self._of["told"]
+        told[:, :, _PAST] = np.maximum(_FADE * told[:, :, _PAST], told[:, :, _NOW])
+        told[:, :, _NOW] = 0.0
         self._amounts[1] = _FADE * self._amounts[1] + self._amounts[0]
         self._amounts[0] = 0.0
         self._tails = tails_of_hours(self._amounts[1])
@@ -317,7 +338,7 @@ def _empty(table: str, hosts: int) -> NDArray[Any]:
 def _as_now(state: Mapping[str, NDArray[Any]], hosts: int) -> Mapping[str, NDArray[Any]]:
     """A state, also of a version that did not count by the hour, or of an hour's amounts none or fewer."""
     none = np.zeros(0, np.uint64)
-    out = {name: _empty(name, hosts) for name in ("hour", "most", "so_far")}
+    out = {name: _empty(name, hosts) for name in ("hour", "most", "so_far", "told")}
     out |= {"amounts": np.zeros(_HOURS), "pairs": none, "names": none, "bits": np.zeros(0)} | dict(state)
     before = out["amounts"].shape
     if len(before) == 3 and before[1] < len(MEASURES):

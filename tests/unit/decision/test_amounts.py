@@ -147,8 +147,32 @@ def test_a_host_that_has_come_to_as_much_before_does_nothing_new_unless_that_was
     an_hour(habits, 7, teaches, sent=1e6, **like)
     habits.turn(1)
     habits.next_day()
-    assert bool(an_hour(habits, 7, sent=2e6, **like).any()) is not teaches
+    found = an_hour(habits, 7, sent=2e6, **like)
+    news = [SENT, LOGINS, NAMES]
+    assert np.flatnonzero(found).tolist() == ([] if teaches else news), "of scans an incident teaches too"
     assert (an_hour(habits, 8, sent=2e6, **like) > 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("later", "days", "told"),
+    [
+        ({"responders": 60, "tries": 120}, 1, False),
+        ({"responders": 40, "tries": 80}, 1, False),
+        ({"responders": 60, "tries": 300}, 1, True),  # more than twice as many
+        ({"responders": 2, "tries": 120}, 1, True),  # ports of one host are no inventory
+        ({"responders": 60, "tries": 120}, 9, True),  # and what was told is forgotten
+    ],
+)
+def test_of_a_scan_the_host_is_not_told_again_the_next_day_for_as_many_to_each_responder(
+    later: dict[str, int], days: int, told: bool
+) -> None:
+    habits = days_of()
+    assert an_hour(habits, 7, teaches=False, responders=60, tries=120)[TRIES] > 2.0
+    for _ in range(days):
+        habits.turn(24)
+        habits.next_day()
+    assert bool(an_hour(habits, 7, teaches=False, **later)[TRIES]) is told
+    assert an_hour(habits, 8, teaches=False, **later)[TRIES] > 2.0, "another host's is news"
 
 
 def test_hours_that_are_a_hosts_own_are_none_of_the_tail_that_others_are_held_against() -> None:
@@ -188,7 +212,7 @@ def test_amounts_go_on_with_a_state_and_with_one_of_an_earlier_version() -> None
         of = come_to(some, 999, np.arange(40).astype(np.uint64), bits=10.0, domain="example.com")
         assert of.value[-1, RESPONDERS] == 40.0, "twenty of these are known"
         assert of.value[-1, NAMES] == 900.0
-    added = ("most", "so_far", "amounts", "pairs", "names", "bits")
+    added = ("most", "so_far", "amounts", "pairs", "names", "bits", "told")
     before = {name: array for name, array in state.items() if name not in added}
     oldest.restore(before)
     assert not an_hour(oldest, 999, sent=1e9).any(), "nor of any other measure but logins and names"
@@ -246,6 +270,23 @@ def test_a_slow_scan_and_a_guesser_are_found_though_each_connection_is_ordinary(
         assert (incident.host, incident.kind) == (host, kind)
         assert any(words in why for why in incident.why)
         assert through(Decider(SMALL, Incident(), UNLEARNED), [*calm(), *attack[: len(attack) // 6]]) == []
+
+
+def test_an_inventory_of_every_day_is_one_incident_and_a_scan_by_the_same_host_is_another() -> None:
+    def scan(at: float, hosts: int, ports: int) -> list[Seen]:
+        return [
+            connection(at + 10 * k, 0.3, orig="10.0.0.7", resp=f"10.0.2.{k % hosts}", port=20 + k // hosts, tried=True)
+            for k in range(hosts * ports)
+        ]  # fmt: skip
+
+    inventories = [s for day in range(1, 5) for s in scan((day + 0.2) * DAY, 60, 1)]
+    calm_days = [s._replace(end=s.end + day * DAY) for day in range(5) for s in calm()]
+    (incident,) = through(Decider(SMALL, Incident(), UNLEARNED), [*calm_days, *inventories])
+    assert incident.host == "10.0.0.7"
+    both = through(
+        Decider(SMALL, Incident(), UNLEARNED), [*calm_days, *inventories, *scan(4.6 * DAY, 1, 200)]
+    )
+    assert [i.host for i in both] == ["10.0.0.7"] * 2
 
 
 def test_a_tunnel_of_one_connection_is_found_before_any_day_is_known() -> None:
