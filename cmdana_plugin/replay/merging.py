@@ -326,13 +326,13 @@ def _habits(arrays: Sequence[Arrays]) -> Arrays:
     out: Arrays = {"decider.habits.hours": np.max([a["decider.habits.hours"] for a in arrays], axis=0)}
     keys = np.concatenate([a["decider.habits.keys"] for a in arrays])
     unique, at = np.unique(keys, return_inverse=True)
-    for name in ("settled", "now", "days", "today", "hour", "most", "so_far"):
+    for name in ("settled", "now", "days", "today", "hour", "most", "so_far", "told"):
         if any(f"decider.habits.{name}" not in a for a in arrays):
             continue  # of an earlier version
         counts = np.concatenate([a[f"decider.habits.{name}"] for a in arrays])
         sums = np.zeros((len(unique), *counts.shape[1:]), counts.dtype)
         # Counts add up; the most of an hour stays.
-        (np.maximum if name == "most" else np.add).at(sums, at, counts)
+        (np.maximum if name in {"most", "told"} else np.add).at(sums, at, counts)
         out[f"decider.habits.{name}"] = sums
     if all("decider.habits.amounts" in a for a in arrays):
         out["decider.habits.amounts"] = np.sum([a["decider.habits.amounts"] for a in arrays], axis=0)
