@@ -128,7 +128,8 @@ def notice_row(n: Notice) -> tuple[Value, ...]:
 
 
 def _incident_message(i: HostIncident) -> str:
-    more = f" and {i.host_count - 1:,} more" if i.host_count > 1 else ""
+    others = i.host_count - 1
+    more = f" (and {others:,} more host{'s' if others > 1 else ''})" if others > 0 else ""
     return f"{i.host}{more} {i.headline}"
 
 

@@ -56,7 +56,7 @@ def host(**changes: Any) -> Notice:
         ),
         (
             replace(host(role="responder", host="192.0.2.1", technique="", host_count=3), explained=False),
-            "192.0.2.1 and 2 more scans: 20 ports of 192.0.2.1 in 5 s",
+            "192.0.2.1 (and 2 more hosts) scans: 20 ports of 192.0.2.1 in 5 s",
             "20 attempts without an answer in 5 s; a reason; of two parts",
         ),
         (

@@ -43,6 +43,8 @@ TOLD: list[tuple[str, dict[str, Any], int, int, str]] = [
     ("ssh", {"auth_success": False}, 0, 1, "1 SSH login refused"),
     ("ssh", {"auth_success": "F", "auth_attempts": 2}, 0, 2, "2 SSH logins refused"),
     ("ssh", {"auth_attempts": 0, "client": "SSH-2.0-x"}, 0, 0, ""),
+    ("ssh", {"auth_attempts": 0, "version": 2}, 0, 1, "1 SSH connection ended without a login"),
+    ("ssh", {"auth_attempts": 0}, 0, 0, ""),  # a banner that nobody answered
     ("ssl", {"established": True, "last_alert": "close_notify"}, 0, 0, ""),
     ("ssl", {"established": True, "last_alert": "unknown_ca"}, 0, 0, ""),
     ("ssl", {"established": False, "last_alert": "unknown_ca"}, 0, 1, "1 TLS certificate refused"),
