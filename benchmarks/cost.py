@@ -199,7 +199,9 @@ def main() -> int:
     )
     parser.add_argument("kinds", nargs="*", metavar="KIND")
     parser.add_argument("--captures", nargs="*", type=Path, default=[])
-    parser.add_argument("--ordinary", type=Path, default=ROOT / "tests/traces/demo/demo.pcap.gz")
+    parser.add_argument(
+        "--ordinary", type=Path, default=ROOT / "tests/traces/busy-minutes/busy-minutes.pcap.gz"
+    )
     parser.add_argument("--size", type=int, default=1_000_000, help="bytes of frames of each kind")
     parser.add_argument("--most", type=float, default=5.0, help="the ratio above which a kind is too dear")
     parser.add_argument("--search", type=float, default=0.0, metavar="SECONDS")

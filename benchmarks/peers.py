@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers [--rounds 3] [--nfstream PYTHON] [--anomaly-detector PYTHON SCRIPT] [CAPTURE...]
 
-Without captures four are made: the one that ships with the model, the demonstration, the demonstration eight times in a
+Without captures four are made: the one that ships with the model, the busy minutes, the busy minutes eight times in a
 row, and a scan with 1.6 packets a connection. Each program does its own whole work on a file, start-up included: cmdana
 writes conn.log, cmdana.log and notice.log with every connection judged, Zeek its logs without judging, Suricata (its
 configuration as installed, without rules unless there are some) its eve.json, tshark a line a packet with what each
@@ -32,10 +32,10 @@ from benchmarks.extract import dense
 from benchmarks.replay import grow, timed
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "tests" / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = ROOT / "tests" / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 SMALL = ROOT / "cmdana_plugin" / "models" / "reference.pcap.gz"
 DENSE_PACKETS = 160_000
-GROWN = 8  # times the demonstration
+GROWN = 8  # times the busy minutes
 NFSTREAM = """
 import sys
 from nfstream import NFStreamer
@@ -46,12 +46,12 @@ for flow in NFStreamer(source=sys.argv[1], statistical_analysis=True, n_meters=1
 
 def made(folder: Path) -> dict[str, Path]:
     """The four captures, by what they are."""
-    small, demo, grown, scan = (folder / f"{name}.pcap" for name in ("small", "demo", "grown", "scan"))
+    small, busy, grown, scan = (folder / f"{name}.pcap" for name in ("small", "busy", "grown", "scan"))
     small.write_bytes(gzip.decompress(SMALL.read_bytes()))
-    demo.write_bytes(gzip.decompress(DEMO.read_bytes()))
-    grow([demo], GROWN * (demo.stat().st_size - 24), grown)
+    busy.write_bytes(gzip.decompress(BUSY_MINUTES.read_bytes()))
+    grow([busy], GROWN * (busy.stat().st_size - 24), grown)
     dense(scan, DENSE_PACKETS)
-    return {"small": small, "demonstration": demo, f"demonstration, {GROWN} times": grown, "scan": scan}
+    return {"small": small, "busy minutes": busy, f"busy minutes, {GROWN} times": grown, "scan": scan}
 
 
 def packets_of(capture: Path) -> int:

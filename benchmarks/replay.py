@@ -4,7 +4,7 @@
     python -m benchmarks.replay --sizes --rounds 5 [CAPTURE...]
 
 `--sizes` makes captures of 100, 15,000, 40,000, 180,000 and 475,000 packets and of a gigabyte out of what was recorded
-(the demonstration, unless others are named; `benchmarks/sizes.py`), and a dense one, and says of each whether the goal
+(the busy minutes, unless others are named; `benchmarks/sizes.py`), and a dense one, and says of each whether the goal
 is met: at most Zeek's time and .4 s on the first three, twice, two and a half and four times as fast on the others, no
 slower on the dense one. It wants two idle cores and 3 GB below TMPDIR.
 

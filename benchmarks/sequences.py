@@ -38,7 +38,6 @@ _LESSONS = 4
 _TREES = 200
 _RATES = (1e-2, 1e-3)
 WITHOUT: Mapping[str, tuple[str, ...]] = {
-    "own usual": ("_vs_own", "_vs_most"),
     "outcomes": ("refused", "accepted"),
     "slow clock": ("_slow_bits", "_surprise", "_gain", "_evidence"),
     "gain of the fast clock": ("_gain", "_evidence"),

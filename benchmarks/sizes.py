@@ -2,7 +2,7 @@
 
     python -m benchmarks.sizes --out FOLDER [--packets 100 15000 40000 180000 475000] [--bytes 1000000000] [CAPTURE...]
 
-Without captures the demonstration is taken. A round begins a minute after the end of the one before. In round k every
+Without captures the busy minutes are taken. A round begins a minute after the end of the one before. In round k every
 private IPv4 address of Ethernet frames is another: 10.a becomes 10.(a + k), 172.a another of the sixteen, 192.168.a
 192.168.(a + k); so hosts and connections grow in number as the capture does, and no history stands for two of them.
 Checksums are left as they are: Zeek, told `-C`, and cmdana do not look at them.
@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-DEMO = Path(__file__).resolve().parents[1] / "tests" / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = (
+    Path(__file__).resolve().parents[1] / "tests" / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
+)
 PACKETS = (100, 15_000, 40_000, 180_000, 475_000)
 BYTES = 1_000_000_000
 BETWEEN_ROUNDS = 60  # seconds
@@ -118,7 +120,7 @@ def made(
     sources: Sequence[Path], folder: Path, packets: Sequence[int] = PACKETS, size: int = BYTES
 ) -> dict[str, Path]:
     """The captures of all sizes in the folder, by what they are."""
-    captures = [recorded(source) for source in sources or (DEMO,)]
+    captures = [recorded(source) for source in sources or (BUSY_MINUTES,)]
     found = {f"{n:,} packets": folder / f"{n}.pcap" for n in packets}
     for n, target in zip(packets, found.values(), strict=True):
         write(captures, target, packets=n)

@@ -1,7 +1,7 @@
 """The behaviour fields: each a line of `schema.yaml`, whose name says which statistic it is, or has a function here.
 
-`pair_conns_1h` is a sum of a stream over a horizon, `host_others_1h_vs_own` how it compares with what an hour shows,
-`pair_interval_cv` a statistic of the stream by itself. What is made of several has a function of its name below.
+`pair_conns_1h` is a sum of a stream over a horizon, `pair_interval_cv` a statistic of the stream by itself. What is
+made of several has a function of its name below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from cmdana_plugin.behaviour.tables import (
     HORIZONS,
     HOST,
     KINDS,
-    MEASURES,
     ORIG,
     PAIR,
     RESP,
@@ -35,8 +34,6 @@ from cmdana_plugin.behaviour.walk import (
     AT_GAIN,
     AT_GAP,
     AT_MINUTES,
-    AT_OWN,
-    AT_PEAK,
     AT_RHYTHM,
     AT_SEEN,
     AT_SUMS,
@@ -62,7 +59,6 @@ _SUMS: Final = (
     "bits",
 )
 _OVER: Final = ("1m", "10m", "1h", "1d", "1w")
-_AGAINST: Final = {"own": AT_OWN, "most": AT_PEAK}
 _LOGARITHMS: Final = ("refused", "accepted", "sent", "received", "lasts")
 _RHYTHM: Final = ("interval", "interval_cv", "off_beat", "sent_cv")
 # By itself: its column, and whether its logarithm is taken.
@@ -176,19 +172,10 @@ def _column(name: str) -> tuple[int, bool] | None:
             return None
         column, logarithm = _ALONE[rest]
         return base + column, logarithm
-    told, _, against = rest.partition("_vs_")
-    which, _, over = told.rpartition("_")
-    if which not in _SUMS or over not in _OVER:
+    which, _, over = rest.rpartition("_")
+    if which not in _SUMS or over not in _OVER or _SUMS.index(which) not in SUMS_OF[_KINDS[kind]]:
         return None
-    at = _SUMS.index(which), _OVER.index(over)
-    if at[0] not in SUMS_OF[_KINDS[kind]]:
-        return None
-    if not against:
-        return base + AT_SUMS + at[0] * len(HORIZONS) + at[1], True
-    measures = MEASURES[_KINDS[kind]]
-    if against not in _AGAINST or at not in measures:
-        return None
-    return base + _AGAINST[against] + measures.index(at), False
+    return base + AT_SUMS + _SUMS.index(which) * len(HORIZONS) + _OVER.index(over), True
 
 
 @dataclass(frozen=True, slots=True)

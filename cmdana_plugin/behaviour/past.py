@@ -99,7 +99,7 @@ def _check(name: str, values: NDArray[Any]) -> None:
     if values.dtype.kind == "f":
         if not np.isfinite(values).all() or (values.size and np.abs(values).max() > _FAR):
             raise Unsound(f"past.{name}", "no number", "finite numbers")
-        if column in ("seen", "worth", "hours", "visits") and values.size and values.min() < 0:
+        if column in ("seen", "worth", "visits") and values.size and values.min() < 0:
             raise Unsound(f"past.{name}", float(values.min()), "0 or more")
         if column == "held" and values.ndim == 2 and values.shape[1] > _CLUSTER:
             clusters = values[:, _CLUSTER]

@@ -47,7 +47,7 @@ _PURPOSES: Final = np.array(
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much is remembered: of each host about ten streams, 12 kB where all are used."""
+    """How much is remembered: of each host about ten streams, 9 kB where all are used."""
 
     hosts: int = 32_768
 

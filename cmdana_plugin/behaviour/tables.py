@@ -20,7 +20,7 @@ PAIR, USE, TARGET, DOMAIN, HOST = range(KINDS)
 # Sums that decay over each horizon.
 SUMS: Final = 10
 CONNS, FAILED, REFUSED, ACCEPTED, ORIG, RESP, OTHERS, PORTS, YOUNG, BITS = range(SUMS)
-# Which of them each kind has,
+# Which of them each kind has.
 SUMS_OF: Final = (
     (CONNS, FAILED, REFUSED, ORIG, RESP, YOUNG),
     (CONNS, FAILED, REFUSED, ORIG, OTHERS, YOUNG, BITS),
@@ -28,25 +28,10 @@ SUMS_OF: Final = (
     (CONNS, ORIG, RESP, BITS),
     (CONNS, FAILED, REFUSED, ACCEPTED, ORIG, RESP, OTHERS, PORTS, YOUNG, BITS),
 )
-# and of which sum over which horizon the most in an hour is learned as the usual.
-MEASURES: Final = (
-    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (ORIG, 2), (YOUNG, 2)),
-    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (ORIG, 2), (OTHERS, 2), (BITS, 2)),
-    ((CONNS, 0), (CONNS, 2), (REFUSED, 2), (OTHERS, 2), (BITS, 2)),
-    ((CONNS, 2), (ORIG, 2), (BITS, 2)),
-    (
-        (CONNS, 0), (CONNS, 2), (FAILED, 2), (REFUSED, 2), (ORIG, 2), (OTHERS, 2), (PORTS, 2), (YOUNG, 2), (ORIG, 3),
-        (BITS, 2),
-    ),
-)  # fmt: skip
-M: Final = max(map(len, MEASURES))
 RING: Final = 16  # last connections, or visits, of a stream
 SHAPE: Final = 2  # of which stand: interval, bytes from the originator
 SYMBOLS: Final = 3  # that a stream's connection is predicted as
 ALPHABET: Final = 16
-# Of a measure: most in this hour, usual of an hour, its variance, most of all; and what this hour is compared with:
-# the usual, the inverse of its spread, and the most.
-NOW, MEAN, VAR, PEAK, FROM, BY, ABOVE = range(7)
 WAYS: Final = 8
 FADE: Final = 604_800.0  # seconds in which what an entry was worth falls to 1/e
 _LITTLE_TIME: Final = 600.0  # seconds in which nothing falls
@@ -66,7 +51,6 @@ class Rows(NamedTuple):
     first: NDArray[np.float64]  # of the first connection that was to be learned from
     seen: NDArray[np.float32]  # connections, [n, 2] all and those that were to be learned from
     hour: NDArray[np.int64]
-    hours: NDArray[np.float32]  # hours that were learned
     held: NDArray[
         np.float32
     ]  # [n, 4] evidence of the clocks, surprise of the first contact, cluster, importance
@@ -76,7 +60,6 @@ class Rows(NamedTuple):
     ring: NDArray[np.float32]  # [n, RING, SHAPE]
     codes: NDArray[np.uint8]  # [n, RING, SYMBOLS]
     slow: NDArray[np.float32]  # [n, 2, SYMBOLS, ALPHABET + 1] learned; of this hour; last their sum
-    usual: NDArray[np.float32]  # [n, M, ABOVE + 1]
     active: NDArray[np.uint64]  # [n, 2] which of the last 64 minutes and ten minutes
     slot_of: NDArray[np.int64]  # [n, 2] the last of these
 
@@ -88,7 +71,6 @@ class Groups(NamedTuple):
     used: NDArray[np.float64]
     worth: NDArray[np.float32]
     slow: NDArray[np.float32]  # [GROUPS + KINDS, SYMBOLS, ALPHABET + 1]; the last KINDS are of all
-    usual: NDArray[np.float32]  # [GROUPS + KINDS, M, 3] hours, mean, variance
     centre: NDArray[np.float32]  # [CLUSTERS, ALPHABET] what its hosts use, of length 1
     members: NDArray[np.float32]  # [CLUSTERS]
 
@@ -106,11 +88,11 @@ def new_rows(size: int) -> Rows:
     f4, n = np.float32, size
     return Rows(
         keys=np.zeros(n, np.uint64), used=np.zeros(n), worth=np.zeros(n, f4), ends=np.zeros(n), first=np.zeros(n),
-        seen=np.zeros((n, 2), f4), hour=np.zeros(n, np.int64), hours=np.zeros(n, f4), held=np.zeros((n, 4), f4),
+        seen=np.zeros((n, 2), f4), hour=np.zeros(n, np.int64), held=np.zeros((n, 4), f4),
         visits=np.zeros(n, f4), visited=np.zeros(n), sums=np.zeros((n, SUMS, len(HORIZONS)), f4),
         ring=np.zeros((n, RING, SHAPE), f4),
         codes=np.zeros((n, RING, SYMBOLS), np.uint8), slow=np.zeros((n, 2, SYMBOLS, ALPHABET + 1), f4),
-        usual=np.zeros((n, M, ABOVE + 1), f4), active=np.zeros((n, 2), np.uint64), slot_of=np.zeros((n, 2), np.int64),
+        active=np.zeros((n, 2), np.uint64), slot_of=np.zeros((n, 2), np.int64),
     )  # fmt: skip
 
 
@@ -118,7 +100,7 @@ def new_groups() -> Groups:
     f4 = np.float32
     return Groups(
         keys=np.zeros(GROUPS, np.uint64), used=np.zeros(GROUPS), worth=np.zeros(GROUPS, f4),
-        slow=np.zeros((GROUPS + KINDS, SYMBOLS, ALPHABET + 1), f4), usual=np.zeros((GROUPS + KINDS, M, 3), f4),
+        slow=np.zeros((GROUPS + KINDS, SYMBOLS, ALPHABET + 1), f4),
         centre=np.zeros((CLUSTERS, ALPHABET), f4), members=np.zeros(CLUSTERS, f4),
     )  # fmt: skip
 

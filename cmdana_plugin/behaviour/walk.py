@@ -7,23 +7,19 @@ from typing import Any, Final
 import numpy as np
 
 from cmdana_plugin.behaviour.clocks import evidence_after, gap_symbol, learn_hour, predicted, size_symbol
+from cmdana_plugin.behaviour.clusters import cluster_of
 from cmdana_plugin.behaviour.rhythm import RHYTHM, active_after, bits_set, rhythm
 from cmdana_plugin.behaviour.tables import (
-    ABOVE,
     ACCEPTED,
     ALPHABET,
     BITS,
-    BY,
     CONNS,
     DOMAIN,
     FAILED,
-    FROM,
     GROUPS,
     HORIZONS,
     HOST,
     KINDS,
-    MEASURES,
-    NOW,
     ORIG,
     OTHERS,
     PAIR,
@@ -39,7 +35,6 @@ from cmdana_plugin.behaviour.tables import (
     USE,
     YOUNG,
     Groups,
-    M,
     Marks,
     Rows,
     claimed,
@@ -49,15 +44,12 @@ from cmdana_plugin.behaviour.tables import (
     key_of,
     used_again,
 )
-from cmdana_plugin.behaviour.usual import cluster_of, compare_with, learn_usual
 from feature_extractors.compiled import borrowed, entry, helper
 
 H: Final = len(HORIZONS)
 # What a row tells of each kind of stream: places in its columns.
 AT_SUMS: Final = 0
-AT_OWN: Final = SUMS * H  # spreads above the own usual, by measure
-AT_PEAK: Final = AT_OWN + M  # above the most of all
-AT_SEEN: Final = AT_PEAK + M
+AT_SEEN: Final = SUMS * H
 AT_AGE: Final = AT_SEEN + 1  # seconds since the first connection that was to be learned from
 AT_GAP: Final = AT_AGE + 1  # seconds since the last, NaN for the first
 AT_RHYTHM: Final = AT_GAP + 1  # as `rhythm` has them
@@ -75,8 +67,6 @@ _HORIZONS: Final = np.array(HORIZONS)
 # For compiled code: by kind, padded, with their numbers.
 _SUMS_OF: Final = np.array([[*sums, *[0] * (SUMS - len(sums))] for sums in SUMS_OF])
 _HOW_MANY: Final = np.array([len(sums) for sums in SUMS_OF])
-_MEASURES: Final = np.array([[*told, *[(0, 0)] * (M - len(told))] for told in MEASURES])
-_MEASURED: Final = np.array([len(told) for told in MEASURES])
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
 _YOUNG: Final = 3600.0  # seconds for which a pair is new
@@ -144,7 +134,6 @@ def _group_of(groups: Any, key: Any, now: Any) -> Any:
         groups.used[at] = now
         groups.worth[at] = 0.0
         groups.slow[at] = 0.0
-        groups.usual[at] = 0.0
     used_again(groups.used, groups.worth, at, now, 1.0)
     return at
 
@@ -170,9 +159,9 @@ def _fading(elapsed: Any, out: Any) -> None:
 def _borrowed(r: Any) -> Any:
     return Rows(
         borrowed(r.keys), borrowed(r.used), borrowed(r.worth), borrowed(r.ends), borrowed(r.first), borrowed(r.seen),
-        borrowed(r.hour), borrowed(r.hours), borrowed(r.held), borrowed(r.visits),
+        borrowed(r.hour), borrowed(r.held), borrowed(r.visits),
         borrowed(r.visited), borrowed(r.sums), borrowed(r.ring),
-        borrowed(r.codes), borrowed(r.slow), borrowed(r.usual), borrowed(r.active), borrowed(r.slot_of),
+        borrowed(r.codes), borrowed(r.slow), borrowed(r.active), borrowed(r.slot_of),
     )  # fmt: skip
 
 
@@ -184,13 +173,11 @@ def _empty(rows: Any, at: Any, key: Any, now: Any) -> None:
     rows.first[at] = -1.0
     rows.seen[at] = 0.0
     rows.hour[at] = 0
-    rows.hours[at] = 0.0
     rows.held[at] = 0.0
     rows.visits[at] = 0.0
     rows.visited[at] = 0.0
     rows.sums[at] = 0.0
     rows.slow[at] = 0.0
-    rows.usual[at] = 0.0
     rows.active[at] = 0
     rows.slot_of[at] = 0
 
@@ -210,7 +197,7 @@ def walk(  # type: ignore[no-untyped-def]
     )  # fmt: skip
     groups = Groups(
         borrowed(shared.keys), borrowed(shared.used), borrowed(shared.worth), borrowed(shared.slow),
-        borrowed(shared.usual), borrowed(shared.centre), borrowed(shared.members),
+        borrowed(shared.centre), borrowed(shared.members),
     )  # fmt: skip
     meetings = Marks(borrowed(met.keys), borrowed(met.used), borrowed(met.worth), borrowed(met.value))
     likes = Marks(borrowed(alike.keys), borrowed(alike.used), borrowed(alike.worth), borrowed(alike.value))
@@ -316,25 +303,17 @@ def walk(  # type: ignore[no-untyped-def]
             )
             every = GROUPS + k
             elapsed = max(now - rows.used[at], 0.0)
-            # The hour that is over becomes the usual.
+            # The slow clock learns the hour that is over.
             hour = int(np.floor(now / _HOUR))
             if fresh:
                 rows.hour[at] = hour
-                compare_with(rows.usual[at], 0.0, _MEASURED[k], groups.usual[group], groups.usual[every])
             elif hour > rows.hour[at]:
-                if rows.usual[at, 0, NOW] > 0.0:  # it held something to be learned from
+                if rows.slow[at, 1, 0, ALPHABET] > 0.0:  # it held something to be learned from
                     if k == HOST and rows.seen[at, 1] >= _TO_CLUSTER:
                         rows.held[at, 2] = cluster_of(
                             rows.slow[at, 0, 1] + rows.slow[at, 1, 1], cluster, groups.centre, groups.members
                         )
-                    learn_usual(
-                        rows.usual[at], rows.hours[at], _MEASURED[k], groups.usual[group], groups.usual[every]
-                    )
                     learn_hour(rows.slow[at, 0], groups.slow[group], groups.slow[every], rows.slow[at, 1])
-                    rows.hours[at] = min(rows.hours[at] + 1.0, 10_000.0)
-                compare_with(
-                    rows.usual[at], rows.hours[at], _MEASURED[k], groups.usual[group], groups.usual[every]
-                )
                 rows.hour[at] = hour
             # The sums, with this connection in them.
             _fading(elapsed, fading)
@@ -352,13 +331,6 @@ def walk(  # type: ignore[no-untyped-def]
                         value += more[s]
                     rows.sums[at, s, h] = value
                     row[AT_SUMS + s * H + h] = value
-            for m in range(_MEASURED[k]):
-                usual = rows.usual[at, m]
-                x = np.log1p(rows.sums[at, _MEASURES[k, m, 0], _MEASURES[k, m, 1]])
-                row[AT_OWN + m] = (x - usual[FROM]) * usual[BY] if usual[BY] > 0.0 else np.nan
-                row[AT_PEAK + m] = x - usual[ABOVE] if usual[BY] > 0.0 else np.nan
-                if teaches:
-                    usual[NOW] = max(usual[NOW], x)
             # The ring and the clocks.
             have = int(min(rows.seen[at, 0], RING))
             place = int(rows.seen[at, 0]) & (RING - 1)

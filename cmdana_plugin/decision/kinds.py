@@ -203,12 +203,18 @@ def _calls(s: Strand, at: Setting) -> tuple[str, str] | None:
     )
 
 
+_MUCH: Final = 1_000_000  # bytes sent that are told of as such
+
+
 def _sends(s: Strand, at: Setting) -> tuple[str, str] | None:
-    usual = at.usual.get("sent")
-    if at.role != "originator" or s.sent < 3 * s.got:
+    if s.sent < 3 * s.got:
         return None
+    if at.role != "originator":  # what is usual of a host is what it sends itself
+        receives = f"receives {size(s.sent)}{_sources(s, at)}{_named_domain(s)}{_over(s, at)}"
+        return (receives, "T1048") if s.sent >= _MUCH else None
+    usual = at.usual.get("sent")
     # A copy that is rare here is one, however little it is and however much the host sends in a day.
-    if s.volume < FIRM and (s.sent < 1_000_000 or (usual is not None and s.sent < 3 * usual)):
+    if s.volume < FIRM and (s.sent < _MUCH or (usual is not None and s.sent < 3 * usual)):
         return None
     return f"sends {size(s.sent)} to {_hosts(s)}{_named_domain(s)}{_over(s, at, 'sent', s.sent)}", "T1048"
 

@@ -23,7 +23,7 @@ from cmdana_plugin.replay import convert
 from feature_extractors.features import encoded, load_schema
 from feature_extractors.readers import FollowedLogs, PassedOver, ZeekLogs, records
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 JSON = Config(logs=Logs(format="json"))
 
 
@@ -51,7 +51,7 @@ def notes(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
-    convert([DEMO], folder, Config(logs=Logs(format="json", streams="all")))
+    convert([BUSY_MINUTES], folder, Config(logs=Logs(format="json", streams="all")))
     return folder
 
 
@@ -89,8 +89,10 @@ def test_logs_that_are_followed_get_the_verdicts_of_whole_ones_and_a_second_run_
 def test_a_real_zeeks_logs_are_judged_as_they_come_and_again_after_they_were_moved_away(
     tmp_path: Path,
 ) -> None:
-    capture, theirs, out, whole = (tmp_path / name for name in ("demo.pcap", "current", "out", "whole"))
-    capture.write_bytes(gzip.decompress(DEMO.read_bytes()))
+    capture, theirs, out, whole = (
+        tmp_path / name for name in ("busy-minutes.pcap", "current", "out", "whole")
+    )
+    capture.write_bytes(gzip.decompress(BUSY_MINUTES.read_bytes()))
     theirs.mkdir()
     # Zeek reading a capture has a minute of traffic's rows in its buffers.
     (tmp_path / "patient.toml").write_text("[endpoint]\nlog_seconds = 12.0\n")

@@ -17,14 +17,14 @@ from feature_extractors.readers.zeek_logs import ZeekLogs
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 FURTHER = load_schema().further
 
 
 def test_a_capture_and_its_logs_come_to_the_same(tmp_path: Path) -> None:
     assert FURTHER is not None
     capture = tmp_path / "some.pcap"
-    with gzip.open(DEMO) as whole:
+    with gzip.open(BUSY_MINUTES) as whole:
         capture.write_bytes(whole.read(1_500_000))
     (tmp_path / "logs").mkdir()
     convert([capture], tmp_path / "logs", Config(logs=Logs(streams="all")))

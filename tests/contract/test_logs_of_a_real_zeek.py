@@ -1,4 +1,4 @@
-"""The demonstration's logs as a real Zeek and as we write them: the same headers, and the same rows but for ids."""
+"""The busy minutes' logs as a real Zeek and as we write them: the same headers, and the same rows but for ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cmdana_plugin.config import Config, Logs
 from cmdana_plugin.replay.conversion import convert
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 OWN = {"uid", "uids", "fuid", "fuids", "orig_fuids", "resp_fuids"}  # ids are each one's own
 SITE = {"local_orig"}  # Zeek takes addresses for documentation for local ones
 NOT_OURS = {"packet_filter", "weird", "conn", "reporter"}
@@ -35,8 +35,8 @@ def read(path: Path) -> tuple[list[str], Counter[tuple[tuple[str, str], ...]]]:
 @pytest.mark.zeek
 @pytest.mark.skipif(shutil.which("zeek") is None, reason="needs zeek on the PATH")
 def test_our_logs_are_zeeks(tmp_path: Path) -> None:
-    capture, theirs, ours = tmp_path / "demo.pcap", tmp_path / "zeek", tmp_path / "ours"
-    capture.write_bytes(gzip.decompress(DEMO.read_bytes()))
+    capture, theirs, ours = tmp_path / "busy-minutes.pcap", tmp_path / "zeek", tmp_path / "ours"
+    capture.write_bytes(gzip.decompress(BUSY_MINUTES.read_bytes()))
     theirs.mkdir()
     ours.mkdir()
     subprocess.run(["zeek", "-C", "-r", str(capture)], cwd=theirs, check=True, capture_output=True)

@@ -27,7 +27,7 @@ from feature_extractors.observations import CONN_STATES, Stage, Windows, concat,
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 CONNECTIONS = 1200  # a scan is among them
 BATCH = 100
 
@@ -92,9 +92,9 @@ def messages(windows: Windows, to: str) -> Iterator[Event]:
 
 @pytest.fixture(scope="module")
 def windows() -> Windows:
-    """The first connections of the demonstration, at microseconds as Zeek tells them."""
+    """The first connections of the busy minutes, at microseconds as Zeek tells them."""
     blocks: list[Windows] = []
-    for block in cmdana_plugin.extract(cmdana_plugin.read(DEMO)):
+    for block in cmdana_plugin.extract(cmdana_plugin.read(BUSY_MINUTES)):
         blocks.append(block)
         if sum(map(len, blocks)) >= CONNECTIONS:
             break

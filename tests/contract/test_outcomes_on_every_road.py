@@ -24,13 +24,13 @@ from feature_extractors.readers.zeek_logs import ZeekLogs
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 SCHEMA = load_schema()
 
 
 @pytest.fixture(scope="module")
 def windows() -> Windows:
-    return concat([w for w in cmdana_plugin.extract(cmdana_plugin.read(DEMO)) if len(w)])
+    return concat([w for w in cmdana_plugin.extract(cmdana_plugin.read(BUSY_MINUTES)) if len(w)])
 
 
 def told(block: Encoded) -> dict[str, tuple[Any, ...]]:
@@ -81,7 +81,7 @@ def test_what_a_zeek_tells_comes_to_the_same(windows: Windows) -> None:
 
 @pytest.mark.parametrize("form", ["tsv", "json"])
 def test_logs_come_to_the_same(windows: Windows, form: Any, tmp_path: Path) -> None:
-    convert([DEMO], tmp_path, Config(logs=Logs(format=form, streams="all")))
+    convert([BUSY_MINUTES], tmp_path, Config(logs=Logs(format=form, streams="all")))
     from_logs = encoded(concat(list(ZeekLogs([tmp_path]))), SCHEMA)
     assert told(from_logs) == told(encoded(windows, SCHEMA))
 

@@ -14,7 +14,7 @@ import pytest
 from feature_extractors.observations import LogValue, Windows, concat
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 MICROSECOND = 1.5e-6  # Zeek's TSV rounds times and intervals to it
 
 
@@ -39,8 +39,8 @@ def near(a: LogValue, b: LogValue) -> bool:
 @pytest.mark.zeek
 @pytest.mark.skipif(shutil.which("zeek") is None, reason="needs zeek on the PATH")
 def test_tsv_and_json_of_a_real_zeek_are_the_same_windows(tmp_path: Path) -> None:
-    capture = tmp_path / "demo.pcap"
-    capture.write_bytes(gzip.decompress(DEMO.read_bytes()))
+    capture = tmp_path / "busy-minutes.pcap"
+    capture.write_bytes(gzip.decompress(BUSY_MINUTES.read_bytes()))
     tsv = logs_of(capture, tmp_path / "tsv")
     plain = logs_of(capture, tmp_path / "json", "LogAscii::use_json=T")
     assert len(tsv) == len(plain) > 100

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.zeek,
     pytest.mark.skipif(shutil.which("zeek") is None, reason="needs a real Zeek on the PATH"),
 ]
-DEMO = Path(__file__).parents[1] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[1] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 JSON = Config(logs=Logs(format="json"))
 
 
@@ -51,8 +51,8 @@ def through_zeek(capture: Path, out: Path, config: Config = JSON) -> tuple[Windo
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("capture") / "demo.pcap"
-    path.write_bytes(gzip.decompress(DEMO.read_bytes()))
+    path = tmp_path_factory.mktemp("capture") / "busy-minutes.pcap"
+    path.write_bytes(gzip.decompress(BUSY_MINUTES.read_bytes()))
     return path
 
 

@@ -181,16 +181,15 @@ class Kind:
 
 
 _ALONE: Final = "cmdana, own behaviour"
-# Fields of behaviour, by their names: what logs say came of it, what an entity itself usually does, and the two clocks.
+# Fields of behaviour, by their names: what logs say came of it, and the two clocks.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
     _ALONE: ("the same, its behaviour without the trees that were learned elsewhere", ""),
     f"{_ALONE}, without outcomes": ("and not told what was refused or accepted", "refused|accepted"),
-    f"{_ALONE}, without own usual": ("and not told what the entity itself usually does", "_vs_"),
     f"{_ALONE}, slow clock alone": (
         "and not told of the last minutes", "_1m|_10m|_gain|_evidence|_interval|_beat|_cv|_idle|_minutes|_tens",
     ),
     f"{_ALONE}, fast clock alone": (
-        "and not told of days", "_1d|_1w|_slow|_gain|_evidence|_surprise|_bits|_young|_vs_|_age|_seen|_share",
+        "and not told of days", "_1d|_1w|_slow|_gain|_evidence|_surprise|_bits|_young|_age|_seen|_share",
     ),
 }  # fmt: skip
 OURS: Final[Mapping[str, Kind]] = {

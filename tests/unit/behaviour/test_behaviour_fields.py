@@ -1,4 +1,4 @@
-"""What the behaviour fields tell: fan-out, rhythm, usual, surprise."""
+"""What the behaviour fields tell: fan-out, rhythm, surprise."""
 
 from __future__ import annotations
 
@@ -105,23 +105,6 @@ def test_a_domain_that_nobody_knows_surprises_and_how_much_is_told_up_to_a_bound
 def test_refusals_add_up_over_connections() -> None:
     out = told(flows(126, ts=START + 0.5 * np.arange(126), refused=1, service=5, port=22), "use_refused_10m")
     assert out[-1, 0] == pytest.approx(120, rel=0.05)
-
-
-def test_the_scan_of_one_who_scans_daily_is_his_usual_and_anothers_is_not() -> None:
-    def scan(host: int, at: float) -> Flows:
-        n = 200
-        return flows(n, ts=at + 0.01 * np.arange(n), orig=host, resp=2000 + np.arange(n), port=22, service=0, state=0,
-                     resp_bytes=0.0)  # fmt: skip
-
-    quiet = site(20_000, hosts=10, gap=10.0)
-    days = merged(quiet, *(scan(103, START + 3600.0 * h + 60.0) for h in range(40)))
-    streams = Streams()
-    streams.receive(days)
-    later = days.end[-1] + 3600.0
-    usual = statistics(streams, scan(103, later), "host_others_1h_vs_own")[-1, 0]
-    unusual = statistics(streams, scan(107, later + 30.0), "host_others_1h_vs_own")[-1, 0]
-    assert usual < 2.0
-    assert unusual > 4.0
 
 
 def test_a_contact_that_others_like_it_have_is_less_surprising() -> None:

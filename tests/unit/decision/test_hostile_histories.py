@@ -1,6 +1,6 @@
 """What a hostile history does to what follows: a flood of spoofed sources, uploads that grow, a start in the middle.
 
-The demonstration is judged with the shipped model, whose tables here have a hundredth of their places, so that a flood
+The busy minutes are judged with the shipped model, whose tables here have a hundredth of their places, so that a flood
 of some thousand sources does what one of a million does to the real ones.
 """
 
@@ -29,7 +29,7 @@ from feature_extractors.readers.captures import open_capture
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).resolve().parents[2] / "traces" / "demo"
+BUSY_MINUTES = Path(__file__).resolve().parents[2] / "traces" / "busy-minutes"
 SCHEMA = load_schema()
 PLACES = 1024  # for hosts; 131,072 as it ships
 SOURCES = 4000
@@ -37,8 +37,8 @@ INCIDENTS = 500
 
 
 @dataclass
-class Demo:
-    """The demonstration's connections in order of their end, and what each is: "benign", a family, or "" (unknown)."""
+class Minutes:
+    """The busy minutes' connections in order of their end, and what each is: "benign", a family, or "" (unknown)."""
 
     windows: Windows
     family: NDArray[np.str_]
@@ -50,13 +50,15 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Demo:
+def minutes() -> Minutes:
     extractor = Extractor()
-    parts = [p for block in open_capture(DEMO / "demo.pcap.gz") for p in extractor.parts(block)]
+    parts = [
+        p for block in open_capture(BUSY_MINUTES / "busy-minutes.pcap.gz") for p in extractor.parts(block)
+    ]
     windows = concat([p for p in [*parts, *extractor.ending()] if len(p)])
     windows = take(windows, np.argsort(windows.connections.end, kind="stable"))
     known = {}
-    with (DEMO / "labels.csv").open(newline="") as file:
+    with (BUSY_MINUTES / "labels.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             ends = frozenset([(row["orig_h"], int(row["orig_p"])), (row["resp_h"], int(row["resp_p"]))])
             known[row["proto"], ends, round(float(row["ts"]), 1)] = row["family"] or "benign"
@@ -68,7 +70,7 @@ def demo() -> Demo:
         key = PROTO_NAMES.get(proto, ""), frozenset([(orig, orig_p), (resp, resp_p)])
         family.append(next((f for d in (0, 0.1, -0.1) if (f := known.get((*key, round(ts + d, 1))))), ""))
     assert family.count("benign") > 2000
-    return Demo(windows, np.array(family))
+    return Minutes(windows, np.array(family))
 
 
 def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
@@ -144,10 +146,10 @@ def held(detector: WithSiteHistory) -> int:
 
 @pytest.mark.parametrize("kind", ["syn", "dns"])
 def test_after_a_flood_of_spoofed_sources_the_same_attacks_are_told(
-    demo: Demo, kind: str, monkeypatch: pytest.MonkeyPatch
+    minutes: Minutes, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = demo.until(60.0)
-    family = demo.family[len(before) :]
+    before, after = minutes.until(60.0)
+    family = minutes.family[len(before) :]
     calm, flooded = judge(monkeypatch), judge(monkeypatch)
     judged(calm, before)
     expected = judged(calm, after)
@@ -174,10 +176,10 @@ def test_after_a_flood_of_spoofed_sources_the_same_attacks_are_told(
 
 
 def test_hosts_that_were_busy_keep_their_history_through_a_flood(
-    demo: Demo, monkeypatch: pytest.MonkeyPatch
+    minutes: Minutes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = demo.until(60.0)
-    benign = demo.family[len(before) :] == "benign"
+    before, after = minutes.until(60.0)
+    benign = minutes.family[len(before) :] == "benign"
     calm, flooded = judge(monkeypatch), judge(monkeypatch)
     judged(calm, before)
     judged(flooded, before)
@@ -187,10 +189,10 @@ def test_hosts_that_were_busy_keep_their_history_through_a_flood(
 
 
 @pytest.fixture
-def warm(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> tuple[Judge, float]:
+def warm(minutes: Minutes, monkeypatch: pytest.MonkeyPatch) -> tuple[Judge, float]:
     """A judge that has seen the benign minutes twice, and the time then."""
     judge_ = judge(monkeypatch)
-    benign = take(demo.windows, np.flatnonzero(demo.family == "benign"))
+    benign = take(minutes.windows, np.flatnonzero(minutes.family == "benign"))
     for turn in range(2):
         c = benign.connections
         judged(
@@ -199,11 +201,11 @@ def warm(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> tuple[Judge, float]:
     return judge_, float(benign.connections.ts.min()) + 380.0
 
 
-def upload(demo: Demo, size: float, ts: float) -> Windows:
+def upload(minutes: Minutes, size: float, ts: float) -> Windows:
     """The recorded exfiltration, with so many bytes."""
-    service = np.array(demo.windows.connections.service)
-    row = np.flatnonzero((demo.family == "exfiltration-tls") & (service == "ssl"))[:1]
-    one = take(demo.windows, row)
+    service = np.array(minutes.windows.connections.service)
+    row = np.flatnonzero((minutes.family == "exfiltration-tls") & (service == "ssl"))[:1]
+    one = take(minutes.windows, row)
     sent, seconds = int(size), 1.0 + size / 1e6
     packets = max(sent // 1400, 5)
     connections = replace(
@@ -215,34 +217,34 @@ def upload(demo: Demo, size: float, ts: float) -> Windows:
     return replace(one, connections=connections)
 
 
-def is_odd(judge: Judge, demo: Demo, size: float, ts: float) -> bool:
-    return bool(judged(judge, upload(demo, size, ts)).odd[0])
+def is_odd(judge: Judge, minutes: Minutes, size: float, ts: float) -> bool:
+    return bool(judged(judge, upload(minutes, size, ts)).odd[0])
 
 
 def test_uploads_that_grow_are_told_before_a_megabyte_and_at_a_gigabyte_still(
-    demo: Demo, warm: tuple[Judge, float]
+    minutes: Minutes, warm: tuple[Judge, float]
 ) -> None:
     patient, ts = warm
     sizes = 2000.0 * 1.2 ** np.arange(73)
-    odd = [is_odd(patient, demo, float(size), ts + 30.0 * i) for i, size in enumerate(sizes)]
+    odd = [is_odd(patient, minutes, float(size), ts + 30.0 * i) for i, size in enumerate(sizes)]
     assert min(sizes[odd]) < 1e6
-    assert all(is_odd(patient, demo, 1e9, ts + 30.0 * (80 + i)) for i in range(5))
+    assert all(is_odd(patient, minutes, 1e9, ts + 30.0 * (80 + i)) for i in range(5))
 
 
 def test_many_uploads_of_a_modest_size_do_not_make_a_large_one_normal(
-    demo: Demo, warm: tuple[Judge, float]
+    minutes: Minutes, warm: tuple[Judge, float]
 ) -> None:
     patient, ts = warm
     for i in range(100):
-        is_odd(patient, demo, 20_000.0, ts + 30.0 * i)
-    assert is_odd(patient, demo, 1e7, ts + 3100.0)
+        is_odd(patient, minutes, 20_000.0, ts + 30.0 * i)
+    assert is_odd(patient, minutes, 1e7, ts + 3100.0)
 
 
 def test_a_detector_started_in_the_middle_raises_no_alarms_of_its_own_and_tells_the_tunnel(
-    demo: Demo, monkeypatch: pytest.MonkeyPatch
+    minutes: Minutes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, after = demo.until(60.0)
-    family = demo.family[len(before) :]
+    before, after = minutes.until(60.0)
+    family = minutes.family[len(before) :]
     found = judged(judge(monkeypatch), after)
     assert found.odd[family == "benign"].mean() < 0.01
     assert found.odd[family == "dns-tunnel-iodine"].sum() > 10

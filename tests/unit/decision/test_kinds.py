@@ -122,6 +122,13 @@ def tries(n: int, gap: float, ports: int = 1, hosts: int = 1, sources: int = 1) 
             "T1048",
         ),
         (
+            [connection(10.0 * i, 1e-4, port=443, service="ssl", sent=1_050_000, got=1600) for i in range(3)],
+            Setting("responder", {"sent": 30e6}),
+            "exfiltration",
+            "receives 3.1 MB from 10.0.0.5 in 20 s",
+            "T1048",
+        ),
+        (
             [asked(i, 1e-3, SHARE, refused=1, port=445, service="smb") for i in range(20)],
             ORIGINATOR,
             "refused",

@@ -21,7 +21,7 @@ from cmdana_plugin.replay.summary import Summary
 from cmdana_plugin.training import Recipe, Recording, train
 from feature_extractors.features import Encoded, encoded, load_schema, take_encoded
 
-DEMO = Path(__file__).parents[2] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[2] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 RELATIVE, ABSOLUTE = 1e-5, 2e-5  # uncalibrated components are rounded to five digits
 
 
@@ -48,7 +48,7 @@ def empty(both: tuple[CrossModal, CrossModal]) -> tuple[CrossModal, CrossModal]:
 
 
 def blocks() -> Iterator[Encoded]:
-    for windows in extract([DEMO], Config(), Summary([]), brief=True):
+    for windows in extract([BUSY_MINUTES], Config(), Summary([]), brief=True):
         yield encoded(windows, load_schema())
 
 
@@ -60,7 +60,7 @@ def close(one: RawScores, other: RawScores) -> None:
         np.testing.assert_allclose(found, expected, 1e-4, 1e-4)
 
 
-def test_the_demonstration_scores_the_same(empty: tuple[CrossModal, CrossModal]) -> None:
+def test_busy_minutes_score_the_same(empty: tuple[CrossModal, CrossModal]) -> None:
     for block in blocks():
         (raw, _, _), (expected, _, _) = (detector.raw(block) for detector in empty)
         for name, found in raw.items():

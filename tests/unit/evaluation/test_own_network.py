@@ -14,11 +14,11 @@ from cmdana_plugin.evaluation.page import words
 from cmdana_plugin.training.recording import Recording
 from feature_extractors.errors import CmdanaError
 
-DEMO = Path(__file__).parents[2] / "traces" / "demo"
+BUSY_MINUTES = Path(__file__).parents[2] / "traces" / "busy-minutes"
 PLAN = """recording,network,part,begin,end
-demo,office,train,0,0.5
-demo,office,calibrate,0.5,0.7
-demo,office,test,0.7,1
+busy-minutes,office,train,0,0.5
+busy-minutes,office,calibrate,0.5,0.7
+busy-minutes,office,test,0.7,1
 """
 
 
@@ -30,7 +30,9 @@ def recording(seed: int, scan: int = 0) -> Recording:
 
 def test_a_plan_names_folders_beside_it(tmp_path: Path) -> None:
     (tmp_path / "plan.csv").write_text(PLAN)
-    assert read_plan(tmp_path / "plan.csv")[1] == Part(tmp_path / "demo", "office", "calibrate", 0.5, 0.7)
+    assert read_plan(tmp_path / "plan.csv")[1] == Part(
+        tmp_path / "busy-minutes", "office", "calibrate", 0.5, 0.7
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_the_past_moves_the_state_and_counts_for_nothing() -> None:
 @pytest.mark.slow
 def test_a_recording_is_learned_and_judged_from_a_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.csv").write_text(PLAN)
-    (tmp_path / "demo").symlink_to(DEMO)
+    (tmp_path / "busy-minutes").symlink_to(BUSY_MINUTES)
     found = evaluate(
         read_plan(tmp_path / "plan.csv"),
         Config(),

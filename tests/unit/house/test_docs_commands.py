@@ -32,9 +32,9 @@ from cmdana_plugin.training.spool import Spool
 from feature_extractors.readers.zeek_logs import ZeekLogs
 
 UID = "CHhAvVGS1DHFjwGM9"  # the uid of the pages
-DEMO = ROOT / "tests" / "traces" / "demo"
+BUSY_MINUTES = ROOT / "tests" / "traces" / "busy-minutes"
 INCIDENT = "10545af1b19d"  # and the incident
-FRAMES = 5000  # of the demonstration's capture: its beginning and the scan
+FRAMES = 5000  # of the busy minutes' capture: its beginning and the scan
 SHORTER = {
     "train": ["--epochs", "1"],
     "evaluate": ["--seeds", "1", "--variant-seeds", "1", "--only", "volume"],
@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("capture") / "incident.pcap"
-    cut(DEMO / "demo.pcap.gz", path, FRAMES)
+    cut(BUSY_MINUTES / "busy-minutes.pcap.gz", path, FRAMES)
     return path
 
 
@@ -120,7 +120,7 @@ def folders(capture: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory)
         (folder / "docs").mkdir()
         for name in ("results.md", "results-squeezed.md"):
             shutil.copy(ROOT / "docs" / name, folder / "docs")
-        with (DEMO / "labels.csv").open() as file:
+        with (BUSY_MINUTES / "labels.csv").open() as file:
             rows = list(csv.DictReader(file))
         labelled(folder / "labels.csv", rows, [""])
         if "researcher" in page:
@@ -159,7 +159,7 @@ def material(folder: Path, capture: Path, rows: list[dict[str, str]]) -> None:
         (folder / name).write_text(f"recording,network,{plan}")
     for name in {line.split(",")[0] for plan in plans for line in plan.splitlines()[1:]}:
         (folder / name).mkdir()
-        cut(DEMO / "demo.pcap.gz", folder / name / "capture.pcap", FRAMES // 2)
+        cut(BUSY_MINUTES / "busy-minutes.pcap.gz", folder / name / "capture.pcap", FRAMES // 2)
         labelled(folder / name / "labels.csv", rows, [""])
 
 

@@ -44,7 +44,7 @@ def test_where_it_was_left_out_its_reader_says_so(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(CaptureError, match="scapy is not installed"):
-        ScapyReader(ROOT / "tests/traces/demo/demo.pcap.gz")
+        ScapyReader(ROOT / "tests/traces/busy-minutes/busy-minutes.pcap.gz")
 
 
 @pytest.mark.parametrize(("lock", "holds"), [

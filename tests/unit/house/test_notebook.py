@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pages import ROOT
-from test_docs_commands import DEMO, FRAMES, cut
+from test_docs_commands import BUSY_MINUTES, FRAMES, cut
 
 import cmdana_plugin
 from cmdana_plugin import notebook
@@ -25,9 +25,9 @@ OFFERED = ("calibrate", "encode", "extract", "fit", "judge", "load_detector", "r
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The beginning of the demonstration under the names of the page."""
+    """The beginning of the busy minutes under the names of the page."""
     place = tmp_path_factory.mktemp("notebook")
-    cut(DEMO / "demo.pcap.gz", place / "incident.pcap", FRAMES)
+    cut(BUSY_MINUTES / "busy-minutes.pcap.gz", place / "incident.pcap", FRAMES)
     for name in ("yesterday.pcap", "today.pcap"):
         (place / name).symlink_to(place / "incident.pcap")
     return place

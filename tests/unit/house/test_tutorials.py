@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pages import ROOT
-from test_docs_commands import DEMO, FRAMES, cut
+from test_docs_commands import BUSY_MINUTES, FRAMES, cut
 
 import cmdana_plugin
 from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE
@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cmdana_plugin.cli import app
 
     folder = tmp_path_factory.mktemp("tutorials")
-    cut(DEMO / "demo.pcap.gz", folder / "incident.pcap", FRAMES)
+    cut(BUSY_MINUTES / "busy-minutes.pcap.gz", folder / "incident.pcap", FRAMES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "sys.argv", ["cmdana", "replay", str(folder / "incident.pcap"), "--out", str(folder / "logs")]

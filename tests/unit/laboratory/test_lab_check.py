@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 HOSTS = 20
 PER_HOST = 40  # connections, every fourth an attack
-DEMO = Path(__file__).parents[2] / "traces" / "demo"
+BUSY_MINUTES = Path(__file__).parents[2] / "traces" / "busy-minutes"
 
 
 def recording(name: str, marks: dict[str, float] | None = None, seed: int = 0) -> check.Recording:
@@ -75,9 +75,9 @@ def test_a_recording_of_one_class_cannot_be_judged() -> None:
         check.judge([calm])
 
 
-def test_the_demonstration_is_read_with_its_labels() -> None:
-    found = check.load(DEMO)
-    with (DEMO / "labels.csv").open(encoding="utf-8", newline="") as file:
+def test_a_recording_is_read_with_its_labels() -> None:
+    found = check.load(BUSY_MINUTES)
+    with (BUSY_MINUTES / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["proto"] != "icmp"]
     assert len(found.malicious) == len(rows)
     assert found.malicious.sum() == sum(r["label"] == "malicious" for r in rows)

@@ -20,7 +20,7 @@ from cmdana_plugin.replay.conversion import convert
 from cmdana_plugin.replay.embedded import prepared
 from feature_extractors.errors import CaptureError
 
-DEMO = Path(__file__).parents[2] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[2] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 LOGS = {"conn", *(log for talk in spoken.TALKS.values() for log in talk.rows)}
 
 
@@ -56,8 +56,8 @@ def test_the_same_capture_has_the_same_logs(tmp_path: Path, capture: Path) -> No
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
-def test_an_independent_reader_reads_every_log_of_the_demonstration(tmp_path: Path) -> None:
-    convert([DEMO], tmp_path, Config(logs=Logs(format="tsv", streams="all")))
+def test_an_independent_reader_reads_every_log_of_the_busy_minutes(tmp_path: Path) -> None:
+    convert([BUSY_MINUTES], tmp_path, Config(logs=Logs(format="tsv", streams="all")))
     logs = sorted(tmp_path.glob("*.log"))
     assert {"conn", "dns", "files", "http", "ssh", "ssl", "syslog", "x509"} < {log.stem for log in logs}
     for log in logs:

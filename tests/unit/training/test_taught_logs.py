@@ -93,7 +93,7 @@ def test_captures_and_archives_are_read_for_it(tmp_path: Path) -> None:
     """By the commands, which read while the model is loaded; and with the shipped model as ever."""
     model, capture, archive = tmp_path / "m.safetensors", tmp_path / "short.pcap", tmp_path / "archive"
     checkpoints.save(small_checkpoint(schema=FURTHER), model)
-    with gzip.open(ROOT / "tests/traces/demo/demo.pcap.gz") as whole:
+    with gzip.open(ROOT / "tests/traces/busy-minutes/busy-minutes.pcap.gz") as whole:
         capture.write_bytes(whole.read(60_000))
     archive.mkdir()
     made_archive.archive(archive)

@@ -27,7 +27,7 @@ for line in (traces / "fuzzed.txt").read_text().split():
     pieces = fuzzed.pieces(bytes.fromhex(line))
     print(repr(fuzzed.said([pieces], pieces)))
 extractor = Extractor()
-windows = [extractor.receive(block) for block in NativeReader(traces / "demo" / "demo.pcap.gz")]
+windows = [extractor.receive(block) for block in NativeReader(traces / "busy-minutes" / "busy-minutes.pcap.gz")]
 for w in [*windows, extractor.finish()]:
     print(w.connections.service, w.logs)
 print(sorted(extractor.counts.by_reason.items()))

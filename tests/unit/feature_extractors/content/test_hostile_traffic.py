@@ -23,7 +23,7 @@ from feature_extractors.frames import FrameBlock
 from feature_extractors.readers.captures import open_capture
 from feature_extractors.tracker.state import NONE
 
-DEMO = Path(__file__).resolve().parents[3] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).resolve().parents[3] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 SIZE = 100_000  # bytes of frames of each kind
 MOST = 25  # times ordinary traffic, as a small capture has a start; benchmarks/cost.py asks for 5
 
@@ -40,8 +40,8 @@ def seconds_per_byte(path: Path) -> float:
 
 @pytest.fixture(scope="module")
 def ordinary() -> float:
-    seconds_per_byte(DEMO)  # compiles
-    return seconds_per_byte(DEMO)
+    seconds_per_byte(BUSY_MINUTES)  # compiles
+    return seconds_per_byte(BUSY_MINUTES)
 
 
 @pytest.mark.parametrize("kind", hostile.KINDS)

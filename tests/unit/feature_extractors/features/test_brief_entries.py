@@ -22,7 +22,7 @@ from feature_extractors.features import encoded, load_schema
 from feature_extractors.observations import LogEntry, concat
 
 TRACES = Path(__file__).parents[3] / "traces"
-DEMO = TRACES / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = TRACES / "busy-minutes" / "busy-minutes.pcap.gz"
 SCHEMA = load_schema()
 READS = SCHEMA.reads()
 
@@ -56,8 +56,10 @@ def left_out(whole: Sequence[LogEntry], brief: Sequence[LogEntry]) -> dict[str, 
     return out
 
 
-def test_the_demonstration_encodes_to_the_same_with_brief_entries() -> None:
-    whole, brief = (concat(list(extract([DEMO], Config(), Summary([]), brief=b))) for b in (False, True))
+def test_busy_minutes_encode_to_the_same_with_brief_entries() -> None:
+    whole, brief = (
+        concat(list(extract([BUSY_MINUTES], Config(), Summary([]), brief=b))) for b in (False, True)
+    )
     equal(encoded(whole, SCHEMA), encoded(brief, SCHEMA))
     out = left_out(whole.logs, brief.logs)
     assert {"qclass", "trans_id", "rejected"} <= out["dns"]
@@ -69,8 +71,8 @@ def test_the_demonstration_encodes_to_the_same_with_brief_entries() -> None:
 
 def test_who_asks_for_rows_gets_whole_entries() -> None:
     rows: list[Any] = []
-    asked = concat(list(extract([DEMO], Config(), Summary([]), rows=rows.extend, brief=True)))
-    plain = concat(list(extract([DEMO], Config(), Summary([]))))
+    asked = concat(list(extract([BUSY_MINUTES], Config(), Summary([]), rows=rows.extend, brief=True)))
+    plain = concat(list(extract([BUSY_MINUTES], Config(), Summary([]))))
     whole = {stream: set[str]() for stream in ("dns", "ssl", "x509")}
     for entry in asked.logs:
         whole.get(entry.stream, set()).update(entry.fields)

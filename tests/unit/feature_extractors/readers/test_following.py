@@ -16,13 +16,13 @@ from feature_extractors.errors import RecordError
 from feature_extractors.observations import Connections, Windows, concat
 from feature_extractors.readers import FollowedLogs, LogLines, PassedOver, ZeekLogs
 
-DEMO = Path(__file__).parents[3] / "traces" / "demo" / "demo.pcap.gz"
+BUSY_MINUTES = Path(__file__).parents[3] / "traces" / "busy-minutes" / "busy-minutes.pcap.gz"
 
 
 @pytest.fixture(scope="module", params=["tsv", "json"])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
-    convert([DEMO], folder, Config(logs=Logs(format=request.param, streams="all")))
+    convert([BUSY_MINUTES], folder, Config(logs=Logs(format=request.param, streams="all")))
     return folder
 
 
