@@ -19,6 +19,7 @@ from .notice import HostIncident as HostIncident
 from .notice import Notice as Notice
 from .notice import TrafficDrift as TrafficDrift
 from .seen import Seen as Seen
+from .seen import in_vain as in_vain
 from .stored import made as made
 from .stored import plain as plain
 from .usual.tails import ENOUGH_BLOCKS as ENOUGH_BLOCKS

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cmdana_plugin.decision.usual.tails import LEAST, MOST
 from cmdana_plugin.decision.verdict import Verdict, Verdicts, made_of
 from cmdana_plugin.detector import BENIGN, PERSISTENCE
-from feature_extractors import CONN_STATES, Stage, addresses_of
+from feature_extractors import CONN_STATES, Connections, Stage, addresses_of
 from feature_extractors.features import load_schema
 
 if TYPE_CHECKING:
@@ -148,6 +148,13 @@ class Oddest:
 USUAL: Final = ("connections", "tries", "refused", "sent")  # what is counted of a host by day
 
 
+def in_vain(c: Connections) -> NDArray[np.bool_]:
+    """Which connections [n] were never answered, or closed before a byte was said."""
+    nothing_said = (c.ip_proto == _TCP) & (c.orig_bytes <= 0) & (c.resp_bytes <= 0)
+    found: NDArray[np.bool_] = _NO_ANSWER[c.conn_state] | nothing_said
+    return found
+
+
 def rows_of(
     windows: Encoded,
     verdicts: Verdicts,
@@ -158,7 +165,7 @@ def rows_of(
     c = windows.connections
     n = len(windows)
     sent, got = np.maximum(c.orig_bytes, 0), np.maximum(c.resp_bytes, 0)
-    tried = _NO_ANSWER[c.conn_state] | ((c.ip_proto == _TCP) & (sent == 0) & (got == 0))
+    tried = in_vain(c)
     accepted, refused, told_by = windows.accepted, windows.refused, windows.told_by
     bits, domain = np.nan_to_num(windows.subdomain_bits).astype(np.float64), windows.domain
     with np.errstate(divide="ignore"):

@@ -29,7 +29,9 @@ _DAYS: Final = (
     "which the calibration days have at most so many false incidents a day, with what the judged days really had; "
     "*the best point* is read off the judged days, for all alike, so it ranks and promises nothing. A day is 24 hours "
     "or the part of it that a site records. Delay: from the attack's first packet, and the attack's connections that "
-    "had ended, medians of what is found."
+    "had ended, medians of what is found. *Incident known*: a connection of an incident that was told has its p-value "
+    "divided by one and what those like it in the incident (in vain, or of one service with one other end) bring, "
+    "-log10 p beyond one in ten of each."
 )
 
 

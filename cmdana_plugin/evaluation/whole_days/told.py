@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cmdana_plugin.behaviour import behaviour_of, names, with_behaviour, with_behaviour_beside
 from cmdana_plugin.config import Config
-from cmdana_plugin.decision import Judge, Notice
+from cmdana_plugin.decision import MOST, Judge, Notice, in_vain
 from cmdana_plugin.decision import Judged as Decided
 from cmdana_plugin.detector import (
     CROSS_MODAL,
@@ -312,7 +312,7 @@ class Judged:
             for judge, known in zip(self._judges, members, strict=True):
                 known.add(judge.conclude(block, scores), int(rows[0]))
         alarms = [known.alarms(day) for known in members]
-        return Told(alarms, p, members[self.shipped].revised(p))
+        return Told(alarms, p, members[self.shipped].revised(p, day.encoded))
 
 
 class _Members:
@@ -322,7 +322,7 @@ class _Members:
         self._row_of = row_of
         self._rows: dict[str, list[tuple[int, int]]] = defaultdict(list)  # incident -> (row, known at row)
         self._notices: list[tuple[int, Notice]] = []  # at row
-        self._evidence: dict[str, float] = {}  # -log10, by incident
+        self._told: dict[str, str] = {}  # role of the host, by incident
 
     def add(self, judged: Decided, begin: int) -> None:
         for i, incident in enumerate(judged.verdicts.incident):
@@ -337,7 +337,7 @@ class _Members:
             if row is not None:  # else drift: about no connection in particular
                 self._notices.append((row, notice))
                 if notice.incident is not None:
-                    self._evidence[notice.incident.id] = notice.incident.evidence
+                    self._told[notice.incident.id] = notice.incident.role
 
     def _row(self, uid: str, stage: str) -> int | None:
         stages = (Stage.EARLY,) if stage == "early" else (Stage.FINAL, Stage.EARLY)
@@ -372,12 +372,25 @@ class _Members:
             )
         return out
 
-    def revised(self, p: Floats) -> Floats:
-        """p-values of connections once their incidents are known: each times the share of hosts' hours like it."""
-        out = p.copy()
-        for incident, evidence in self._evidence.items():
-            rows = np.array([i for i, _ in self._rows[incident]], np.int64)
-            out[rows] = np.maximum(np.minimum(out[rows], p[rows] * 10.0 ** -min(evidence, 100.0)), 1e-300)
+    def revised(self, p: Floats, windows: Encoded) -> Floats:
+        """p-values [n] of connections once their incidents are known.
+
+        Each is divided by one and what those like it bring together, -log10 p beyond one in ten of each: the
+        connections of the incident that were in vain, or of the same service with the same other end.
+        """
+        c, out = windows.connections, p.copy()
+        tried = in_vain(c)
+        brought = np.clip(-np.log10(np.maximum(p, 1e-300)) - 1.0, 0.0, MOST)
+        for incident, role in self._told.items():
+            acts = role == "originator"
+            mine, others = (c.orig_h, c.resp_h) if acts else (c.resp_h, c.orig_h)
+            like: dict[tuple[object, ...], list[int]] = defaultdict(list)
+            for i in sorted({i for i, _ in self._rows[incident]}):
+                other = (acts and windows.domain[i]) or others[i].tobytes()
+                spoken = () if tried[i] else (c.service[i] or int(c.resp_p[i]), other)
+                like[mine[i].tobytes(), *spoken].append(i)
+            for rows in like.values():
+                out[rows] = np.minimum(out[rows], p[rows] / (1.0 + brought[rows].sum()))
         return out
 
 

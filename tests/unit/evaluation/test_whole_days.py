@@ -86,6 +86,7 @@ def test_days_are_measured_from_a_plan(found: dict[str, Any], tmp_path: Path) ->
     mixture = site["detectors"]["gaussians"]["runs"][0]
     assert mixture["rates"]["prospective"][0] > 0.9
     assert 0.0 <= mixture["rates"]["realised"][0] < 0.1
+    assert mixture["rates"]["retrospective"][0] >= mixture["rates"]["prospective"][0]
     assert [p[2] for p in mixture["curve"]] == sorted(p[2] for p in mixture["curve"])
     page = tmp_path / "results.md"
     kept = "\n".join(f"{mark}kept {name}{mark}" for name, (mark, _) in SECTIONS.items() if name != "days")
@@ -109,6 +110,23 @@ def test_days_are_measured_from_a_plan(found: dict[str, Any], tmp_path: Path) ->
         assert both.count(f"### {network}: unseen until now") == 1
     write_pages(findings, page)
     assert page.read_text().split(of_days.MARK)[1] == both
+
+
+def test_once_an_incident_is_known_its_connections_count_by_what_those_like_them_bring() -> None:
+    windows = encoded(office(40, seed=1, scan=20), load_schema())
+    scan = np.flatnonzero(is_scan(office(40, seed=1, scan=20)))
+    other = next(i for i in range(len(windows)) if i not in scan)
+    members = told._Members({})
+    members._rows["known"] = [(int(i), int(i)) for i in (*scan, other)]
+    members._rows["never told"] = [(int(other) + 1, int(other) + 1)]
+    members._told["known"] = "originator"
+    p = np.full(len(windows), 0.5)
+    p[scan], p[other] = 1e-3, 1e-3
+    revised = members.revised(p, windows)
+    assert revised[scan] == pytest.approx(1e-3 / (1.0 + 2.0 * len(scan)))
+    assert revised[other] == pytest.approx(1e-3 / 3.0)
+    left = np.setdiff1d(np.arange(len(windows)), [*scan, other])
+    assert (revised[left] == p[left]).all()
 
 
 def test_a_network_that_is_measured_anew_leaves_the_others_answers_and_tables() -> None:
