@@ -9,7 +9,7 @@ is false; one that rests on nothing but connections of unknown kind is neither.
 False alarms that name the same host, each at most an hour after the one before, are one **false incident**: somebody
 looks into a host once. An alarm with the key of an earlier one of the day is the same alarm again: it may have come
 true of an attack by now, and is not counted else. Attacks are found once, by the first true alarm; its delay runs from
-the attack's first packet, and counts the connections of the attack that had ended.
+the attack's first packet, and counts the connections of the attack that had ended and been judged.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ GRACE: Final = (
 )
 MERGE: Final = 3600.0  # seconds between false alarms about one host that are looked into together
 BUDGETS: Final = (1.0, 3.0, 10.0)  # false incidents a day at which detectors are compared
+_SAME: Final = 1e-6  # seconds within which connections end at the same time
 _LEVELS: Final = 48  # thresholds of a curve, at most
 
 
@@ -170,13 +171,13 @@ class Tally:
             self.families.setdefault(attack.family, [0, 0])[0] += 1
         for stretch in truth.stretches:
             self.stretches.setdefault(stretch.name, [0, 0])[0] += 1
-        first: dict[int, float] = {}
+        first: dict[int, Alarm] = {}
         told: set[str] = set()
         last: dict[tuple[str, str], float] = {}
         for alarm in sorted(alarms, key=lambda a: a.ts):
             true = true_of(alarm, truth, owner)
             for k in true:
-                first.setdefault(k, alarm.ts)
+                first.setdefault(k, alarm)
             if alarm.key and alarm.key in told:
                 continue
             told.add(alarm.key)
@@ -197,12 +198,15 @@ class Tally:
             self.false += 1
             self.roles[truth.roles.get(alarm.host, "unknown")] += 1
             self.services[_service(alarm, truth)] += 1
-        for k, ts in first.items():
+        for k, alarm in first.items():
             attack = truth.attacks[k]
             self.families[attack.family][1] += 1
-            self.delay.setdefault(attack.family, []).append(max(ts - attack.begin, 0.0))
-            ended = int((truth.end[attack.rows] <= ts + 1e-6).sum())
-            self.within.setdefault(attack.family, []).append(max(ended, 1))
+            self.delay.setdefault(attack.family, []).append(max(alarm.ts - attack.begin, 0.0))
+            # Many end at the same time, a scan's all of five seconds: of these what came after was not needed for it.
+            end = truth.end[attack.rows]
+            ended = (end < alarm.ts - _SAME) | ((end <= alarm.ts + _SAME) & (attack.rows <= alarm.rows.max()))
+            ended &= truth.final[attack.rows]
+            self.within.setdefault(attack.family, []).append(max(int(ended.sum()), 1))
 
     def section(self) -> Section:
         """As plain numbers."""

@@ -131,6 +131,12 @@ def test_the_delay_runs_from_the_first_packet_and_counts_connections_that_ended(
     assert counted.section()["families"]["scan"] == [1, 1, pytest.approx(0.055 * HOUR), 6.0]
 
 
+def test_of_connections_that_end_at_the_same_time_those_judged_after_the_alarm_do_not_count() -> None:
+    truth = day([*CALM, *[(2.0, EVIL, WEB, 1, "scan")] * 50])
+    told = alarm(truth.end[len(CALM)] / HOUR, EVIL, [len(CALM), len(CALM) + 8])
+    assert tally(truth, told).section()["families"]["scan"][3] == 9.0
+
+
 def test_unknown_connections_make_an_alarm_neither_true_nor_false() -> None:
     counted = tally(day([(1.0, DESK, WEB, -1, ""), *CALM]), alarm(1.0, DESK, [0]), alarm(3.0, DESK, [0, 3]))
     assert (counted.unlabelled, counted.false) == (1, 1)
