@@ -189,7 +189,7 @@ def show(found: Explanation, logs: Path) -> None:
     )
     console.print(_timeline(found))
     if len(found.unfolding.points) > 1:
-        _say(console, f"\n[bold]How incident {_safe(v, 'incident')} unfolded[/bold]")
+        _say(console, f"\n[bold]How incident {_safe(v, 'incident')} unfolded[/bold] (hosts and ports so far)")
         console.print(_course(found.unfolding))
     if found.notices:
         _say(console, "\n[bold]Notices about it, or about its hosts[/bold]")
@@ -278,17 +278,19 @@ def _others(folder: Path, uid: str, passed: PassedOver) -> Iterator[tuple[str, M
 
 
 def _course(unfolding: Unfolding) -> Table:
-    """An incident in steps of equal length, with a bar for the connections of each."""
+    """An incident in steps of equal length, with a bar for the connections of each; a date where it is another one."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("time (UTC)", "connections", "", "oddest p", "hosts so far", "ports so far", "bytes"):
+    for column in ("time (UTC)", "connections", "", "oddest p", "hosts", "ports", "bytes"):
         table.add_column(column, no_wrap=True)
     steps = unfolding.steps()
-    most = max(step.connections for step in steps)
+    most, date = max(step.connections for step in steps), ""
     for step in steps:
+        begin = when(step.begin)
+        same, date = begin[:10] == date, begin[:10]
         table.add_row(
-            when(step.begin),
+            f"{begin[11:]:>{len(begin)}}" if same else begin,
             f"{step.connections:,}",
-            "█" * max(round(step.connections / most * _BAR_CHARACTERS / 2), 1),
+            "█" * max(round(step.connections / most * _BAR_CHARACTERS / 3), 1),
             f"{10.0**-step.evidence:.0e}",
             f"{step.targets:,}",
             f"{step.ports:,}",
