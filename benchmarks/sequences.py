@@ -4,8 +4,9 @@
 
 All learn the same rehearsals on the network's training days (`training.rehearsals`), without a label of an attack, and
 are asked of rehearsals that are drawn anew and of the real attacks of the judged days: macro over families, at the
-threshold that a share of the judged days' own normal connections passes. Ablations take columns from the trees; the
-control shuffles each originator's connections in time, and what only their order tells must vanish.
+threshold that a share of the judged days' own normal connections passes. Ablations take columns from the trees; each
+kind of rehearsal is held out once, to see whether the others teach to see it; the control shuffles each originator's
+connections in time, and what only their order tells must vanish.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cmdana_plugin.detector.networks.encoders import ENCODERS, encoder
 from cmdana_plugin.evaluation.metrics import judge
 from cmdana_plugin.evaluation.whole_days.plan import Day, in_turn, networks_of, read_days
 from cmdana_plugin.training.fit_behaviour import Lesson, fit_lessons
-from cmdana_plugin.training.rehearsals.rehearsal import Curriculum, rehearsed
+from cmdana_plugin.training.rehearsals.rehearsal import KINDS, Curriculum, rehearsed
 from feature_extractors import CONN_STATES, CmdanaError
 from feature_extractors.features import load_schema
 
@@ -251,6 +252,8 @@ def _measure(past: Flows, at: Judged, asked: argparse.Namespace, seed: int) -> N
             spent = time.process_time() - begun
             seen = at.found(trees.score(_masked(at.fields, kept)))
             told(name, trees.score(_masked(fresh.table, kept)), fresh.kind, seen, spent)
+    if wanted("kinds held out"):
+        _held_out([x for x, _ in made], fresh, seed)
     if wanted("time shuffled"):
         begun = time.process_time()
         trees = fit_lessons(
@@ -279,6 +282,23 @@ def _measure(past: Flows, at: Judged, asked: argparse.Namespace, seed: int) -> N
         base = base or fit_lessons([x for x, _ in made], seed, _TREES)
         both = at.found(odds + base.score(at.fields))
         told(f"  {name} and trees", own + base.score(fresh.table), fresh.kind, both, spent)
+
+
+def _held_out(made: list[Lesson], fresh: Lesson, seed: int) -> None:
+    """Of each kind of rehearsal the share that is seen by who learned it too, and by who learned all others."""
+    whole = fit_lessons(made, seed, _TREES)
+    print(f"{'  kinds held out':38} seen at 1e-2 and 1e-3, learned and not")
+    for k in np.unique(fresh.kind[fresh.kind > 0]).tolist():
+        others = [Lesson(x.table[x.kind != k], x.kind[x.kind != k], x.weight[x.kind != k]) for x in made]
+        shares = []
+        for trees in (whole, fit_lessons(others, seed, _TREES)):
+            odds = trees.score(fresh.table)
+            least = [float(np.quantile(odds[fresh.kind == 0], 1.0 - r)) for r in _RATES]
+            shares += [float((odds[fresh.kind == k] > t).mean()) for t in least]
+        print(
+            f"    {KINDS[k - 1]:34} {shares[0]:.2f} {shares[1]:.2f}   {shares[2]:.2f} {shares[3]:.2f}",
+            flush=True,
+        )
 
 
 def _masked(table: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
