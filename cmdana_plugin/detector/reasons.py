@@ -121,6 +121,7 @@ def _evidence(detector: CrossModal, outcome: RawScores, seen: EventContext) -> N
     return evidence - ALONE * np.log(components["isolation"]) if "isolation" in components else evidence
 
 
+_MOST_FACTOR: Final = math.log(1e6)
 _OF_ANY_FIRST_CONTACT: Final = frozenset(("pair_conns", "pair_seen", "pair_idle"))  # that they are 0
 _GROUPS: Final = {
     "orig_bytes": "orig_volume", "orig_pkts": "orig_volume", "orig_packet_size": "orig_volume",
@@ -374,8 +375,20 @@ def _summary_words(name: str, what: str, low: float, high: float, x: float, p: f
 
 
 def _state_words(schema: Schema, column: int, saw: float, usual: float) -> str:
-    a, b = (_plain(schema.state[column], value) for value in (saw, usual))
-    return f"{schema.state_words[column]}: {a}, usual is {b}"
+    name, words = schema.state[column], schema.state_words[column]
+    if _is_comparison(name):
+        return f"{words}: {_rounded(abs(saw))} spreads {'above' if saw > 0.0 else 'below'}"
+    a, b = (_plain(name, value) for value in (saw, usual))
+    return f"{words}: {a}, usual is {b}"
+
+
+def _rounded(x: float) -> str:
+    return f"{x:,.0f}" if x >= 10.0 else f"{x:.2g}"
+
+
+def _is_comparison(name: str) -> bool:
+    """Whether a state column tells how many of its usual spreads something is off what is usual."""
+    return "_vs_" in name or name == "pair_beat"
 
 
 def _unusual(what: str, p: float) -> str:
@@ -431,8 +444,10 @@ def _span(low: float, high: float, unit: str, scale: str, name: str) -> str:
 
 def _plain(name: str, x: float) -> str:
     """A state column in everyday numbers."""
-    if name.endswith("_share") or "_vs_" in name or name in ("pair_beat", "pair_jitter"):
+    if name.endswith("_share"):
         return f"{x:.2g}"
+    if name == "pair_jitter":
+        return f"a factor of {_rounded(math.exp(min(x, _MOST_FACTOR)))}"
     value = float(np.expm1(x))
     if name.endswith("_idle"):
         return f"{value / 1e3:.3g} s"

@@ -22,7 +22,7 @@ from cmdana_plugin.detector.engines.shape import CONNECTION, LOG, PACKET
 from cmdana_plugin.detector.engines.torch_engine import _surprise
 from cmdana_plugin.detector.inputs import first_identical_row, prepare
 from cmdana_plugin.detector.networks.names import CROSS_MODAL
-from cmdana_plugin.detector.reasons import evidence_of, explain_rows
+from cmdana_plugin.detector.reasons import _state_words, evidence_of, explain_rows
 from cmdana_plugin.detector.scores import Scores
 from cmdana_plugin.training.calibrate import components, recalibrate
 from cmdana_plugin.training.fit import train
@@ -455,6 +455,21 @@ def test_resetting_the_named_fields_takes_most_of_the_evidence_away(trained: Che
         assert told.without == sorted(told.without, reverse=True)
         removed.append((told.evidence - min(told.without)) / (told.evidence - usual))
     assert np.median(removed) >= 0.4  # the goal of 0.6 is not met without labels, see docs/results.md
+
+
+@pytest.mark.parametrize(
+    ("name", "saw", "usual", "said"),
+    [
+        ("pair_beat", -2.61, 0.03, ": 2.6 spreads below"),
+        ("duration_vs_port", 12.4, 0.0, ": 12 spreads above"),
+        ("pair_jitter", 5.85, 2.7, ": a factor of 347, usual is a factor of 15"),
+        ("pair_jitter", 99.0, 0.5, ": a factor of 1,000,000, usual is a factor of 1.6"),
+        ("orig_failed_share", 0.8, 0.1, ": 0.8, usual is 0.1"),
+    ],
+)
+def test_a_history_is_told_of_in_units(name: str, saw: float, usual: float, said: str) -> None:
+    schema = load_schema()
+    assert _state_words(schema, schema.state.index(name), saw, usual).endswith(said)
 
 
 def test_reasons_are_words_about_the_row_and_at_most_three(trained: Checkpoint) -> None:
