@@ -17,6 +17,7 @@ from rich.table import Table
 from cmdana_plugin.analyst.charts import one_in
 from cmdana_plugin.analyst.conn_facts import facts
 from cmdana_plugin.analyst.printing import printable
+from cmdana_plugin.analyst.printing import reasons as whole_reasons
 from cmdana_plugin.analyst.report import RELIANCES
 from cmdana_plugin.analyst.unfolding import Unfolding
 from cmdana_plugin.analyst.units import plural, size, when
@@ -197,7 +198,7 @@ def show(found: Explanation, logs: Path) -> None:
             kind = escape(printable(text(row, "note").removeprefix("CMDANA::")))
             _say(console, f"  {when(_ts(row))}  {kind}: {_safe(row, 'msg')}")
             if text(row, "sub"):
-                _say(console, f"  [dim]{_safe(row, 'sub')}[/dim]")
+                _say(console, f"  [dim]{escape(whole_reasons(text(row, 'sub')))}[/dim]")
     if found.related:
         _say(console, "\n[bold]Other logs[/bold]")
         for stream, row in found.related:
@@ -207,9 +208,12 @@ def show(found: Explanation, logs: Path) -> None:
                 if k not in _EVERYWHERE and value not in (None, "", [])
             )
             _say(console, f"  [bold]{escape(stream)}[/bold]  {escape(printable(shown, 600))}")
-    if odd:
-        where = "" if logs == Path() else f" --logs {escape(printable(shlex.quote(str(logs))))}"
-        hint = f"cmdana label {_safe(v, 'uid')} benign{where}"
+    folder = "" if logs == Path() else escape(printable(shlex.quote(str(logs))))
+    if text(v, "incident"):
+        hint = f"cmdana decide {_safe(v, 'incident')} known {folder}".rstrip()
+        _say(console, f"\nIf the incident is fine: [bold]{hint}[/bold]; --allow says it for what is like it")
+    elif odd:
+        hint = f"cmdana label {_safe(v, 'uid')} benign{f' --logs {folder}' if folder else ''}"
         _say(console, f"\nIf it is fine: [bold]{hint}[/bold]; --allow says it for all like it")
     for line in found.passed.lines():
         _say(console, f"[dim]{escape(printable(line))}[/dim]")

@@ -18,6 +18,26 @@ def printable(text: str, most: int = 400) -> str:
     return middle(_UNSAFE.sub(_escape, middle(text, most)), most)
 
 
+def reasons(text: str, most: int = 400) -> str:
+    """Reasons with "; " between them, made safe to print, `most` characters at most: whole ones, … for those left out.
+
+    The first are of most evidence, the last of the latest connection; those between are left out.
+    """
+    parts = [printable(part, most // 2 - 2) for part in text.split("; ")]
+    if len("; ".join(parts)) <= most:
+        return "; ".join(parts)
+    begin: list[str] = []
+    end: list[str] = []
+    room = most - 1
+    while True:
+        to = begin if len(begin) <= len(end) else end
+        part = parts[len(begin)] if to is begin else parts[-1 - len(end)]
+        room -= len(part) + 2
+        if room < 0:
+            return "; ".join([*begin, "…", *reversed(end)])
+        to.append(part)
+
+
 def middle(text: str, most: int) -> str:
     """A text of `most` characters at most: beginning and end, where names tell most, with … between."""
     if len(text) <= most:

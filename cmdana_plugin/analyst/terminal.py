@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cmdana_plugin.analyst.printing import printable
+from cmdana_plugin.analyst.printing import printable, reasons
 from cmdana_plugin.analyst.units import plural
 from cmdana_plugin.logs import message, moments, notice_columns, sub_message
 
@@ -148,7 +148,7 @@ def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Tabl
 def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str = "") -> None:
     """Adds a notice to the table, its texts made safe to print."""
     kind, name = escape(printable(note.removeprefix("CMDANA::"))), escape(printable(uid))
-    what, why = escape(printable(msg)), f"[dim]{escape(printable(sub))}[/dim]" if sub else ""
+    what, why = escape(printable(msg)), f"[dim]{escape(reasons(sub))}[/dim]" if sub else ""
     if len(table.columns) == 1:
         table.add_row(f"[bold]{time}  {kind}[/bold]  {name}".rstrip())
         for line in filter(None, (what, why)):
@@ -169,8 +169,9 @@ def summary(s: Summary, out: Path, found: Found | None) -> None:
         console.print()
     odd = sum(n for word, n in s.verdicts.items() if word != "benign")
     span = s.last - s.first
+    frames = f"in {plural(s.frames, 'frame')} " if s.frames else ""
     console.print(
-        f"{s.connections:,} connections {f'in {s.frames:,} frames ' if s.frames else ''}over {_span(span)}: "
+        f"{plural(s.connections, 'connection')} {frames}over {_span(span)}: "
         f"{odd:,} odd at a threshold of {s.threshold:.3f}, "
         f"{plural(len(s.incidents), 'incident')} in {plural(len(s.notices), 'notice')}"
         + (f", {s.suppressed:,} repetitions suppressed" if s.suppressed else "")
@@ -217,7 +218,7 @@ _LOGS: Final = ("conn.log", "cmdana.log", "notice.log")  # of an engine that doe
 def converted(s: Summary) -> None:
     """Prints the outcome of converting captures."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
-    console.print(f"{s.connections:,} connections in {s.frames:,} frames")
+    console.print(f"{plural(s.connections, 'connection')} in {plural(s.frames, 'frame')}")
     if s.undecoded:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in s.undecoded.most_common())
         console.print(f"passed over, cut or late: {reasons}")

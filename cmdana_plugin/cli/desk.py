@@ -78,7 +78,7 @@ def incidents(
     budget = settings.verdict.alerts_per_day
     entries = queue(list(found.of.values()), kept.decisions(), clients, budget)
     try:
-        table.show(entries, wanted, form, most, budget)
+        table.show(entries, wanted, form, most, budget, logs)
         if follow:
             table.follow(logs, found, wanted, form, kept, budget)
     except KeyboardInterrupt:

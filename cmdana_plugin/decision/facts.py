@@ -24,6 +24,9 @@ _LIKE: Final = 0.3  # share of evident connections from which on those like them
 _BURST: Final = 50
 _FEW: Final = 12  # connections that stand for all
 _STRONGEST: Final = 24  # connections that are remembered for their evidence
+_PART: Final = (
+    0.1  # of the evidence of an incident's strongest strand, from which on another is what it is about too
+)
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -46,6 +49,9 @@ class Strand:
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     domains: Counter[str] = field(default_factory=Counter)
     bits: Counter[str] = field(default_factory=Counter)  # by domain
+    asked: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # by domain of `bits`, from when until when
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     kept: Counter[str] = field(default_factory=Counter)  # connections by new domain or host that is kept to
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
@@ -61,9 +67,9 @@ class Strand:
         """Takes in a connection; how many more ports, targets and sources are told apart, `most` of each at most."""
         v, targets, sources, ports = s.verdict, self.targets, self.sources, self.ports
         before = len(targets) + len(sources) + len(ports)
-        ts, end, target, source = v.ts, s.end, v.resp_h, v.orig_h
+        ts, last, target, source = v.ts, s.last, v.resp_h, v.orig_h
         self.first = min(self.first, ts)
-        self.last = max(self.last, end)
+        self.last = max(self.last, last)
         self.connections += 1
         if against >= 1.0:
             self.evident += 1
@@ -84,6 +90,9 @@ class Strand:
         if domain:
             tally(self.domains, domain, most=_RING)
             tally(self.bits, domain, round(s.bits), most=_RING)
+            if domain in self.bits:
+                first, until = self.asked.get(domain, (ts, last))
+                self.asked[domain] = min(first, ts), max(until, last)
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
         if s.persistence >= 1.0:
@@ -208,9 +217,9 @@ class Facts:
             strand = self.strands[name] = Strand(name)
         self.held += strand.add(s, against, MOST if self.held < _ROOM else 1)
         self.connections += 1
-        uid, ts, end = s.verdict.uid, s.verdict.ts, s.end
-        self.first = min(self.first, ts)
-        self.last = max(self.last, end)
+        uid = s.verdict.uid
+        self.first = min(self.first, s.verdict.ts)
+        self.last = max(self.last, s.last)
         if against >= 1.0:
             self.evident += 1
             pair = _brought(self.pairs, key, against, uid)
@@ -226,6 +235,11 @@ class Facts:
     def ordered(self) -> Sequence[Strand]:
         """The strands, those of most evidence first."""
         return sorted(self.strands.values(), key=lambda s: (-s.evidence, s.name))
+
+    def main(self) -> Sequence[Strand]:
+        """Those that the incident is about: a stray connection of a busy host is no part of when and of whom it is."""
+        strands = self.ordered()
+        return [s for s in strands if s.evidence >= _PART * strands[0].evidence]
 
     @property
     def reach(self) -> int:

@@ -481,9 +481,9 @@ class Decider:
         """The incident, and whether a supervised model knows it."""
         facts, setting = case.facts, self._setting(case)
         words = named(facts, setting, self._budget.max_reasons, case.lead)
-        strands = facts.ordered()
+        strands, main = facts.ordered(), facts.main()
         peers: Counter[str] = Counter()
-        for strand in strands:
+        for strand in main:
             for host, n in (strand.targets if case.role == "originator" else strand.sources).items():
                 tally(peers, host, n)
         services = facts.services()
@@ -495,8 +495,8 @@ class Decider:
             kind=words.kind,
             headline=words.headline,
             technique=words.technique,
-            first_seen=facts.first,
-            last_seen=facts.last,
+            first_seen=min(strand.first for strand in main),
+            last_seen=max(strand.last for strand in main),
             connections=facts.connections,
             odd=facts.evident,
             hosts=tuple(itertools.islice(case.hosts, _HOSTS)),

@@ -142,12 +142,18 @@ def _tunnels(s: Strand, at: Setting) -> tuple[str, str] | None:
         domain, bits = s.bits.most_common(1)[0]
         if bits >= 8 * 2000 or s.names >= FIRM:
             return (
-                f"tunnels through {quoted(domain)}: {size(bits / 8)} of names in {span(s.lasted)}",
+                f"tunnels through {quoted(domain)}: {size(bits / 8)} of names in {_asked_for(s, domain)}",
                 "T1071.004",
             )
     if s.name.endswith("/icmp") and s.sent + s.got >= 20_000:
         return f"tunnels through ICMP{_toward(s, at)}: {size(s.sent + s.got)} in {span(s.lasted)}", "T1095"
     return None
+
+
+def _asked_for(s: Strand, domain: str) -> str:
+    """How long names below a domain were asked for."""
+    first, last = s.asked.get(domain, (s.first, s.last))
+    return span(max(last - first, 0.0))
 
 
 _REMOTE: Final[Mapping[str, tuple[str, str]]] = {  # service or port: its name, technique
@@ -316,7 +322,7 @@ def _why(facts: Facts, s: Strand, at: Setting, most: int) -> tuple[str, ...]:
         )
         pieces.append((2.0, words))
     if s.bits and (top := s.bits.most_common(1)[0])[1] >= 8000:
-        pieces.append((2.0, f"{size(top[1] / 8)} of names below {quoted(top[0])} in {lasted}"))
+        pieces.append((2.0, f"{size(top[1] / 8)} of names below {quoted(top[0])} in {_asked_for(s, top[0])}"))
     if at.alone and at.role == "originator" and len(s.targets) == 1:
         pieces.append((1.0, f"nobody else speaks to {s.target}"))
     for component, k in facts.components.most_common(3):

@@ -54,6 +54,12 @@ class Seen(NamedTuple):
     guesses: float = 0.0  # logins that are refused,
     tries: float = 0.0  # connections without an answer,
     names: float = 0.0  # information in the names below one domain
+    duration: float = 0.0  # seconds, 0 where it is unset
+
+    @property
+    def last(self) -> float:
+        """Network time of its last packet: its row is made later, of what is not answered by seconds."""
+        return self.verdict.ts + self.duration
 
     @property
     def against(self) -> float:
@@ -171,6 +177,7 @@ def rows_of(
     with np.errstate(divide="ignore"):
         evidence = np.clip(-np.log10(scores.p_value), 0.0, MOST)
     persistence = _persistence(scores)
+    duration = np.maximum(np.nan_to_num(c.duration), 0.0)
     asked = _outcomes()
 
     def seen(rows: Sequence[int]) -> list[Seen]:
@@ -185,6 +192,7 @@ def rows_of(
             oddest(rows),
             persistence[at].tolist(),
             *([[0.0] * len(at)] * len(_AMOUNTS)),
+            duration[at].tolist(),
         )
         return made_of(Seen, verdicts.rows(rows), *columns, *more)
 

@@ -98,7 +98,6 @@ class Incidents:
             if known.told > ts:
                 known.times = told.times
                 return known
-            told.first = min(told.first, known.first)
             told.connections = max(told.connections, known.connections)
         self.of[told.id] = told
         if len(self.of) > MOST:

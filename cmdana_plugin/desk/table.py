@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ _FILE_COLUMNS = 140  # columns where the output is no terminal
 _COLOURS = {"open": "bold", "malicious": "bold red", "acknowledged": "cyan"}
 
 
-def show(entries: Sequence[Entry], wanted: Wanted, form: Form, most: int, budget: float) -> None:
-    """Prints the entries that are wanted, `most` at most, those ahead of their day first."""
+def show(
+    entries: Sequence[Entry], wanted: Wanted, form: Form, most: int, budget: float, logs: Path = Path()
+) -> None:
+    """Prints the entries that are wanted, `most` at most, those ahead of their day first; of `logs`."""
     found = [e for e in entries if wanted.takes(e)]
     ahead = sum(e.ahead for e in found)
     if form == "json":
@@ -47,7 +50,7 @@ def show(entries: Sequence[Entry], wanted: Wanted, form: Form, most: int, budget
             + ("" if not entries else f" of this kind; {units.plural(len(entries), 'incident')} in all")
         )
         return
-    lines(console, found[:most])
+    lines(console, found[:most], logs)
     more = [f"{ahead:,} within the budget of {budget:g} a day", f"{len(found) - ahead:,} beyond"]
     if len(found) > most:
         more.append(f"{len(found) - most:,} not shown (--most)")
@@ -64,13 +67,13 @@ def follow(folder: Path, so_far: Incidents, wanted: Wanted, form: Form, store: S
         entries = queue(list(so_far.of.values()), store.decisions(), {}, budget)
         found = [e for e in entries if e.incident is told and wanted.takes(e)]
         if form == "table":
-            lines(console, found)
+            lines(console, found, folder)
         for e in found if form != "table" else ():
             print(json.dumps(entry_object(e)) if form == "json" else in_brief(e), flush=True)
 
 
-def lines(console: Console, entries: Sequence[Entry]) -> None:
-    """Prints entries, each with its first reasons below it."""
+def lines(console: Console, entries: Sequence[Entry], logs: Path = Path()) -> None:
+    """Prints entries, each with its first reasons below it, and the command that explains it with what is in `logs`."""
     for e in entries:
         i = e.incident
         mark = "[bold]●[/bold]" if e.ahead else "[dim]○[/dim]"
@@ -85,7 +88,7 @@ def lines(console: Console, entries: Sequence[Entry]) -> None:
         )  # fmt: skip
         console.print(head)
         console.print(Padding(f"[bold]{escape(printable(i.title, 240))}[/bold]", (0, 0, 0, 9)))
-        for line in _below(e):
+        for line in _below(e, logs):
             console.print(Padding(line, (0, 0, 0, 9)))
 
 
@@ -111,16 +114,18 @@ def in_brief(e: Entry) -> str:
     return f"- incident {brief.quoted(i.id, 64)}: " + "; ".join(filter(None, of))
 
 
-def _below(e: Entry) -> Iterator[str]:
+def _below(e: Entry, logs: Path) -> Iterator[str]:
     i = e.incident
     for reason in i.reasons[:3]:
         yield escape(printable(reason, 240))
     facts = [f"rank: {', '.join(e.rank.words)}"]
     if i.technique:
         facts.append(f"ATT&CK {printable(i.technique, 20)}")
-    if i.uid:
-        facts.append(f"cmdana explain {printable(i.uid, 40)}")
     yield f"[dim]{escape('; '.join(facts))}[/dim]"
+    if i.uid:
+        folder = logs if logs.is_dir() else logs.parent
+        where = "" if folder == Path() else f" {printable(shlex.quote(str(folder)))}"
+        yield f"[dim]{escape(f'cmdana explain {printable(i.uid, 40)}{where}')}[/dim]"
     if e.decision.note:
         when = moments.shown(e.decision.at)
         yield f"[dim]{escape(printable(f'{e.decision.who}, {when}: {e.decision.note}', 400))}[/dim]"

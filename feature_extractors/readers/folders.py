@@ -8,10 +8,13 @@ from pathlib import Path
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Regular files below `folder` in order; what two links lead to comes once, and no ring is walked."""
+    """Regular files below `folder` in order; what two links lead to comes once, and no ring is walked.
+
+    Folders below it whose name begins with a dot (an environment of Python, a repository's own) are passed by.
+    """
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if _new(Path(place, name), seen)]
+        folders[:] = [n for n in sorted(folders) if not n.startswith(".") and _new(Path(place, n), seen)]
         for name in sorted(files):
             path = Path(place, name)
             if path.is_file() and _new(path, seen):

@@ -248,3 +248,30 @@ def test_a_small_copy_is_named_where_it_is_rare_here(volume: float, is_named: bo
     found = said([copy._replace(volume=volume)], Setting("originator", {"sent": 1e6}))
     assert (found.kind == "exfiltration") is is_named
     assert any("sends as much in one connection" in why for why in found.why) is is_named
+
+
+def test_how_long_it_takes_is_told_of_packets_and_not_of_when_rows_are_made() -> None:
+    late = [s._replace(end=s.end + 5.3) for s in tries(40, 0.1, ports=40)]
+    assert said(late).headline == "scans: 40 ports of 10.0.1.0 in 3.9 s"
+    (copy,) = [connection(0.0, 1e-6, port=443, sent=4_200_000_000)]
+    assert "in 3 min" in said([copy._replace(end=300.0, duration=180.0)]).headline
+
+
+def test_names_of_a_tunnel_take_as_long_as_they_are_asked_for() -> None:
+    stray = connection(0.0, 1e-2, port=53, service="dns", domain="news.example")
+    asks = [
+        connection(9000.0 + i, 1e-3, port=53, service="dns", domain="t.example", bits=900.0)
+        for i in range(60)
+    ]
+    assert said([stray, *asks]).headline == "tunnels through t.example: 6.8 kB of names in 59 s"
+
+
+def test_a_stray_connection_is_no_part_of_what_an_incident_is_about() -> None:
+    facts = Facts()
+    for s in [
+        connection(0.0, 1e-2, port=53, service="dns"),
+        *(s._replace(end=9e3) for s in tries(40, 0.1, ports=40)),
+    ]:
+        facts.add(s)
+    assert [strand.name for strand in facts.main()] == ["tries"]
+    assert {strand.name for strand in facts.ordered()} == {"tries", "dns"}
