@@ -127,3 +127,4 @@ def test_of_a_connection_of_an_incident_the_whole_course_is_told(
     assert f"How incident {mark} unfolded" in text
     assert f"Part of incident {mark}: {told['msg']}" in text
     assert "scans: 24 ports of 192.0.2.5 in 5 s" in text
+    assert f"If the incident is fine: cmdana decide {mark} known {tmp_path}" in " ".join(text.split())
