@@ -426,12 +426,17 @@ def _size(x: float, unit: str, scale: str, name: str) -> str:
     if name == "duration":
         for factor, short in ((1e3, "s"), (1.0, "ms"), (1e-3, "us")):
             if value >= factor or short == "us":
-                return f"{value / factor:.3g} {short}"
+                return f"{_three(value / factor)} {short}" if value else "0 s"
     if unit.startswith("B"):
         for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if value >= factor:
-                return f"{value / factor:.3g} {letter}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
+                return f"{_three(value / factor)} {letter}{unit}"
+    return f"{_three(value)} {unit}".rstrip()
+
+
+def _three(x: float) -> str:
+    """Of three digits, or as many as it has before the point."""
+    return f"{x:,.0f}" if x >= 1000.0 else f"{x:.3g}"
 
 
 def _span(low: float, high: float, unit: str, scale: str, name: str) -> str:
@@ -450,5 +455,5 @@ def _plain(name: str, x: float) -> str:
         return f"a factor of {_rounded(math.exp(min(x, _MOST_FACTOR)))}"
     value = float(np.expm1(x))
     if name.endswith("_idle"):
-        return f"{value / 1e3:.3g} s"
-    return f"{value:.3g}"
+        return f"{_three(value / 1e3)} s"
+    return _three(value)
