@@ -103,7 +103,7 @@ def main() -> int:
     asked = ask.parse_args()
     try:
         calm = read_day(Planned(asked.calm, "site", "later"), Config(), None, 0.0)
-        later = read_day(Planned(asked.later, "site", "later"), Config(), None, 0.0)
+        later = read_day(Planned(asked.later, "site", "later"), Config(), None, float(calm.truth.ts.max()))
         made = OURS["cmdana as shipped"].learn(Lesson([], [], []), 0)
         if asked.model is not None:
             own = checkpoint.load(asked.model, load_schema())
