@@ -24,9 +24,7 @@ _LIKE: Final = 0.3  # share of evident connections from which on those like them
 _BURST: Final = 50
 _FEW: Final = 12  # connections that stand for all
 _STRONGEST: Final = 24  # connections that are remembered for their evidence
-_PART: Final = (
-    0.1  # of the evidence of an incident's strongest strand, from which on another is what it is about too
-)
+_PART: Final = 0.1  # of the evidence of the strongest strand, from which on an incident is about another too
 _TOGETHER: Final = 0.05  # times the median: connections so near belong to one call
 
 
@@ -49,9 +47,7 @@ class Strand:
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     domains: Counter[str] = field(default_factory=Counter)
     bits: Counter[str] = field(default_factory=Counter)  # by domain
-    asked: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # by domain of `bits`, from when until when
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)  # of `bits`, from when until when
     known: Counter[str] = field(default_factory=Counter)  # attacks that a supervised model names
     kept: Counter[str] = field(default_factory=Counter)  # connections by new domain or host that is kept to
     longest: float = 0.0  # -log10 of the share of hosts' hours in which what is new lasts as long
@@ -91,8 +87,8 @@ class Strand:
             tally(self.domains, domain, most=_RING)
             tally(self.bits, domain, round(s.bits), most=_RING)
             if domain in self.bits:
-                first, until = self.asked.get(domain, (ts, last))
-                self.asked[domain] = min(first, ts), max(until, last)
+                first, until = self.spans.get(domain, (ts, last))
+                self.spans[domain] = min(first, ts), max(until, last)
         if v.verdict not in ("benign", "anomalous"):
             tally(self.known, v.verdict, most=_RING)
         if s.persistence >= 1.0:

@@ -152,7 +152,7 @@ def _tunnels(s: Strand, at: Setting) -> tuple[str, str] | None:
 
 def _asked_for(s: Strand, domain: str) -> str:
     """How long names below a domain were asked for."""
-    first, last = s.asked.get(domain, (s.first, s.last))
+    first, last = s.spans.get(domain, (s.first, s.last))
     return span(max(last - first, 0.0))
 
 

@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     @property
     def last(self) -> float:
         """Network time of its last packet: its row is made later, of what is not answered by seconds."""
-        return self.verdict.ts + self.duration
+        return min(self.verdict.ts + self.duration, max(self.end, self.verdict.ts))
 
     @property
     def against(self) -> float:
