@@ -16,8 +16,7 @@ from rich.table import Table
 
 from cmdana_plugin.analyst.charts import one_in
 from cmdana_plugin.analyst.conn_facts import facts
-from cmdana_plugin.analyst.printing import printable
-from cmdana_plugin.analyst.printing import reasons as whole_reasons
+from cmdana_plugin.analyst.printing import printable, whole_reasons
 from cmdana_plugin.analyst.report import RELIANCES
 from cmdana_plugin.analyst.unfolding import Unfolding
 from cmdana_plugin.analyst.units import plural, size, when

@@ -18,7 +18,7 @@ def printable(text: str, most: int = 400) -> str:
     return middle(_UNSAFE.sub(_escape, middle(text, most)), most)
 
 
-def reasons(text: str, most: int = 400) -> str:
+def whole_reasons(text: str, most: int = 400) -> str:
     """Reasons with "; " between them, made safe to print, `most` characters at most: whole ones, … for those left out.
 
     The first are of most evidence, the last of the latest connection; those between are left out.

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from cmdana_plugin.analyst.printing import printable, reasons
+from cmdana_plugin.analyst.printing import printable, whole_reasons
 from cmdana_plugin.analyst.units import plural
 from cmdana_plugin.logs import message, moments, notice_columns, sub_message
 
@@ -148,7 +148,7 @@ def notice_table(width: int, *, uids: bool = False, header: bool = True) -> Tabl
 def add_notice(table: Table, time: str, note: str, msg: str, sub: str, uid: str = "") -> None:
     """Adds a notice to the table, its texts made safe to print."""
     kind, name = escape(printable(note.removeprefix("CMDANA::"))), escape(printable(uid))
-    what, why = escape(printable(msg)), f"[dim]{escape(reasons(sub))}[/dim]" if sub else ""
+    what, why = escape(printable(msg)), f"[dim]{escape(whole_reasons(sub))}[/dim]" if sub else ""
     if len(table.columns) == 1:
         table.add_row(f"[bold]{time}  {kind}[/bold]  {name}".rstrip())
         for line in filter(None, (what, why)):
