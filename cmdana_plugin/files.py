@@ -22,6 +22,7 @@ from feature_extractors import CmdanaError
 LOCK: Final = ".cmdana.lock"  # of a folder, as long as somebody writes there
 _SUFFIX: Final = ".partial"
 _BUSY: Final = (EAGAIN, EACCES)
+_AT_WORK: Final[set[Path]] = set()  # temporary files of this process: known by name before they are there
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -40,7 +41,7 @@ class Replacement:
         self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _remove_left_behind(self._folder, path.name)
-            self._name, descriptor = _opened(self._folder, path.name, mode)
+            self._name, descriptor = _opened(self._folder, path, mode)
         except BaseException:
             os.close(self._folder)
             raise
@@ -83,6 +84,7 @@ class Replacement:
             self.file.close()
         os.close(self._folder)
         self._folder = -1
+        _AT_WORK.discard(self.partial)
 
 
 class Appended:
@@ -168,6 +170,17 @@ class Resumed:
         """Leaves it where it is, for who goes on."""
         with suppress(OSError):
             self.file.close()
+
+
+def abandon_all(folder: Path) -> None:
+    """Deletes what replacements of this process have left in `folder`, for who was told to end while he opened them.
+
+    An exception that a signal raises may come between the making of a file and the first hold of it.
+    """
+    for partial in [path for path in _AT_WORK if path.parent == folder]:
+        with suppress(OSError):
+            partial.unlink()
+        _AT_WORK.discard(partial)
 
 
 @contextmanager
@@ -324,11 +337,17 @@ def _held(folder: int, name: str, *, wait: bool) -> int | None:
         os.close(held)  # whoever had it has taken it away
 
 
-def _opened(folder: int, name: str, mode: int | None) -> tuple[str, int]:
+def _opened(folder: int, path: Path, mode: int | None) -> tuple[str, int]:
     while True:
-        unique = f".{name[:200]}.{secrets.token_hex(8)}{_SUFFIX}"
-        with suppress(FileExistsError):
+        unique = f".{path.name[:200]}.{secrets.token_hex(8)}{_SUFFIX}"
+        _AT_WORK.add(path.parent / unique)
+        try:
             descriptor = os.open(unique, _NEW, 0o666 if mode is None else mode, dir_fd=folder)
+        except OSError as error:
+            _AT_WORK.discard(path.parent / unique)
+            if not isinstance(error, FileExistsError):
+                raise
+        else:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if mode is not None:
@@ -336,6 +355,7 @@ def _opened(folder: int, name: str, mode: int | None) -> tuple[str, int]:
             if os.fstat(descriptor).st_nlink:  # none, if it was taken for left behind just now
                 return unique, descriptor
             os.close(descriptor)
+            _AT_WORK.discard(path.parent / unique)
 
 
 def _remove_left_behind(folder: int, name: str) -> None:

@@ -79,16 +79,19 @@ def prepared(folder: Path, force: bool) -> Iterator[None]:
         raise LogError(f"{folder}: is a file; --out needs a folder")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         held = ExitStack()
-        held.enter_context(files.alone(folder))
-    except OSError as error:
-        _remove_empty(made)
-        raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
-    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.alone(folder))
+        except OSError as error:
+            raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
         with held:
-            _refuse_logs(folder, force)
-            yield
+            try:
+                _refuse_logs(folder, force)
+                yield
+            except BaseException:
+                files.abandon_all(folder)
+                raise
     except BaseException:
         _remove_empty(made)
         raise
@@ -212,20 +215,17 @@ def replay(
             lambda folder, stream: LogWriter(folder, stream, config.logs.format),
             (CMDANA, NOTICE) if config.logs.streams == "none" else (CONN, CMDANA, NOTICE),
         )
-    except LogError:
-        passes.close()
-        raise
-    try:
-        judge, local = load(passes.ahead), LocalNets(config.logs.local_nets)
-        blocks = passes.judging(judge)
-        for judged in judge.judged(_counted(blocks, summary, logs), ahead=True):
-            if len(judged.windows):
-                _write(judged, logs, local)
-            summary.receive(judged)
-            progress(summary)
-    except BaseException:
-        logs.abandon()
-        raise
+        try:
+            judge, local = load(passes.ahead), LocalNets(config.logs.local_nets)
+            blocks = passes.judging(judge)
+            for judged in judge.judged(_counted(blocks, summary, logs), ahead=True):
+                if len(judged.windows):
+                    _write(judged, logs, local)
+                summary.receive(judged)
+                progress(summary)
+        except BaseException:
+            logs.abandon()
+            raise
     finally:
         passes.close()
     summary.logs = logs.close()

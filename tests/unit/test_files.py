@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from cmdana_plugin import files
-from cmdana_plugin.logs.streams import CONN, LogWriter
+from cmdana_plugin.logs.log_folder import LogFolder
+from cmdana_plugin.logs.streams import CMDANA, CONN, NOTICE, LogWriter
+from cmdana_plugin.replay.embedded import prepared
 
 
 def left(folder: Path) -> list[str]:
@@ -140,3 +142,23 @@ def test_a_lock_file_that_is_a_link_or_a_pipe_is_not_opened(tmp_path: Path) -> N
     with pytest.raises(OSError):  # noqa: PT011
         files.in_turn(tmp_path / "labels.csv").__enter__()
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.parametrize("nth", [2, 3, 4])  # the first lock is that of the folder
+def test_who_is_told_to_end_while_logs_are_opened_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    out, asked, flock = tmp_path / "new" / "out", [0], files.fcntl.flock
+
+    def interrupted(descriptor: int, how: int) -> None:
+        flock(descriptor, how)
+        asked[0] += 1
+        if asked[0] == nth:
+            assert len(list(out.glob(".*.partial"))) == nth - 1
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), prepared(out, force=False):
+        LogFolder(out, lambda folder, stream: LogWriter(folder, stream, "tsv"), (CONN, CMDANA, NOTICE))
+    assert asked == [nth]
+    assert left(tmp_path) == []
