@@ -339,23 +339,23 @@ def _held(folder: int, name: str, *, wait: bool) -> int | None:
 
 def _opened(folder: int, path: Path, mode: int | None) -> tuple[str, int]:
     while True:
-        unique = f".{path.name[:200]}.{secrets.token_hex(8)}{_SUFFIX}"
-        _AT_WORK.add(path.parent / unique)
+        partial = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{_SUFFIX}"
+        _AT_WORK.add(partial)
         try:
-            descriptor = os.open(unique, _NEW, 0o666 if mode is None else mode, dir_fd=folder)
+            descriptor = os.open(partial.name, _NEW, 0o666 if mode is None else mode, dir_fd=folder)
         except OSError as error:
-            _AT_WORK.discard(path.parent / unique)
+            _AT_WORK.discard(partial)
             if not isinstance(error, FileExistsError):
                 raise
-        else:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            if os.fstat(descriptor).st_nlink:  # none, if it was taken for left behind just now
-                return unique, descriptor
-            os.close(descriptor)
-            _AT_WORK.discard(path.parent / unique)
+            continue
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        if os.fstat(descriptor).st_nlink:  # none, if it was taken for left behind just now
+            return partial.name, descriptor
+        os.close(descriptor)
+        _AT_WORK.discard(partial)
 
 
 def _remove_left_behind(folder: int, name: str) -> None:

@@ -79,19 +79,15 @@ def prepared(folder: Path, force: bool) -> Iterator[None]:
         raise LogError(f"{folder}: is a file; --out needs a folder")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        held = ExitStack()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(files.alone(folder))
-        except OSError as error:
-            raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
-        with held:
+        with ExitStack() as held:
             try:
-                _refuse_logs(folder, force)
-                yield
-            except BaseException:
-                files.abandon_all(folder)
-                raise
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(files.alone(folder))
+            except OSError as error:
+                raise LogError(f"{folder}: cannot be written: {error.strerror}") from None
+            held.callback(files.abandon_all, folder)
+            _refuse_logs(folder, force)
+            yield
     except BaseException:
         _remove_empty(made)
         raise
