@@ -11,6 +11,7 @@ import builtins
 import ctypes
 import functools
 import marshal
+import mmap
 import os
 import struct
 import sys
@@ -56,7 +57,7 @@ class Overload(NamedTuple):
 
 
 class _File:
-    """What was kept: the functions, and their code."""
+    """What was kept: the functions, and their code, as they were when it was opened: others may put a new one there."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -65,14 +66,13 @@ class _File:
             (size,) = _SIZE.unpack(file.read(_SIZE.size))
             self.head = marshal.loads(file.read(size))  # noqa: S302  # from a folder that only we write (`caches`)
             self._begin = file.tell()
-        self._path = path
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.values: dict[str, tuple[str, Any]] = self.head["values"]
         self.functions: dict[str, tuple[str, list[tuple[Any, tuple[Any, ...]]]]] = self.head["functions"]
 
     def code(self, overload: Overload) -> bytes:
-        with self._path.open("rb") as file:
-            file.seek(self._begin + overload.at)
-            return file.read(overload.size)
+        begin = self._begin + overload.at
+        return self._content[begin : begin + overload.size]
 
 
 def packed(head: dict[str, Any], code: bytes) -> bytes:

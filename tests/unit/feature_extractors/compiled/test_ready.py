@@ -139,6 +139,17 @@ def test_a_file_that_is_damaged_is_as_none(content: bytes, folder: Path) -> None
     assert ready.remembered("seven", "of seven", lambda: 8) == 8
 
 
+def test_code_is_of_the_file_that_was_opened_though_another_has_its_name_by_now(tmp_path: Path) -> None:
+    path = tmp_path / "functions"
+    head = {"values": {}, "functions": {}}
+    path.write_bytes(ready.packed(head, b"..the code"))
+    opened = ready._File(path)
+    keeping._replace(
+        path, ready.packed({**head, "made_by": "an update"}, b"what a process at work knows nothing of")
+    )
+    assert opened.code(ready.Overload(2, 8, "", "", [])) == b"the code"
+
+
 def test_a_value_is_remembered_of_what_it_was_made_of_alone(folder: Path) -> None:
     kept_in(folder)
     assert ready.remembered("seven", "of seven", lambda: 8) == 7
